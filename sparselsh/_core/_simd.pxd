@@ -1,0 +1,27 @@
+# The table of leaf loops (simd.h), shared by every kernel module: each takes it by table().
+from libc.stdint cimport int32_t
+
+cdef extern from "simd.h" nogil:
+    ctypedef struct rule_t:
+        int kind
+        int nesterov
+        float lr, momentum, beta1, beta2, eps, root_scale, decay
+
+    enum:
+        RULE_SGD
+        RULE_ADAM
+
+    ctypedef struct leaves_t:
+        float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
+        void (*axpy)(float a, const float *x, float *y, Py_ssize_t n) noexcept nogil
+        float (*gather_dot)(const float *data, const int32_t *indices, Py_ssize_t n, const float *dense) noexcept nogil
+        void (*scatter_axpy)(float a, const float *data, const int32_t *indices, Py_ssize_t n, float *dense) noexcept nogil
+        float (*max)(const float *x, Py_ssize_t n) noexcept nogil
+        float (*exp_sum)(float *x, Py_ssize_t n, float shift) noexcept nogil
+        float (*sigmoid_sum)(float *z, Py_ssize_t n) noexcept nogil
+        void (*scale)(float a, float *x, Py_ssize_t n) noexcept nogil
+        void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, Py_ssize_t n) noexcept nogil
+
+    void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
+
+cdef const leaves_t *table() noexcept nogil

@@ -1,0 +1,57 @@
+"""Which instruction set the leaf loops use.
+
+The fastest one that the processor runs is taken at import; the environment variable SPARSELSH_SIMD
+(``baseline``, ``v3`` or ``v4``) or :func:`set_level` forces another, so that tests can run each.
+"""
+import os
+
+from ._simd cimport leaves_t
+
+cdef extern from "simd.h" nogil:
+    ctypedef struct named_table "leaves_t":
+        const char *name
+    const leaves_t *leaves()
+    int leaves_select(const char *name)
+    int leaves_available(int i, const char **name)
+
+
+cdef const leaves_t *table() noexcept nogil:
+    return leaves()
+
+
+def available_levels():
+    """Names of the levels that this processor runs, from the slowest to the fastest."""
+    cdef const char *name
+    cdef int i = 0, runs
+    levels = []
+    while True:
+        runs = leaves_available(i, &name)
+        if runs < 0:
+            return levels
+        if runs:
+            levels.append(name.decode())
+        i += 1
+
+
+def level():
+    """Name of the level in use."""
+    return (<const named_table *>leaves()).name.decode()
+
+
+def set_level(str name):
+    """Use the leaf loops of one level. Not to be called while a kernel runs in another thread.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown, or the processor lacks that instruction set.
+    """
+    encoded = name.encode()
+    cdef int status = leaves_select(encoded)
+    if status < 0:
+        reason = "is unknown" if status == -1 else "is not supported by this processor"
+        raise ValueError(f"SIMD level {name!r} {reason}; available: {', '.join(available_levels())}")
+
+
+if os.environ.get("SPARSELSH_SIMD"):
+    set_level(os.environ["SPARSELSH_SIMD"])

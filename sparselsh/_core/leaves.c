@@ -1,0 +1,176 @@
+/* The leaf loops of one instruction set; LEVEL names it. See simd.h for what each computes.
+
+   Sums are reassociated by `omp simd reduction`, here only and never by -ffast-math, which would
+   flush denormals in the whole process. Several independent accumulators hide the latency of the FMA:
+   one vector at a time waits four cycles for each addition. */
+#include "simd.h"
+#include <math.h>
+#include <string.h>
+
+#define PASTE_(a, b) a##b
+#define PASTE(a, b) PASTE_(a, b)
+#define STRING_(a) #a
+#define STRING(a) STRING_(a)
+
+/* sixteen floats: one register of AVX-512, two of AVX, four of SSE or NEON */
+typedef float vec __attribute__((vector_size(64)));
+enum { VEC = 16 };
+
+static inline vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
+
+static inline float sum(vec v)
+{
+    float s = 0;
+    for (int k = 0; k < VEC; k++)
+        s += v[k];
+    return s;
+}
+
+static float dot(const float *a, const float *b, ptrdiff_t n)
+{
+    ptrdiff_t k = 0;
+    vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    for (; k + 4 * VEC <= n; k += 4 * VEC) {
+        s0 += load(a + k) * load(b + k);
+        s1 += load(a + k + VEC) * load(b + k + VEC);
+        s2 += load(a + k + 2 * VEC) * load(b + k + 2 * VEC);
+        s3 += load(a + k + 3 * VEC) * load(b + k + 3 * VEC);
+    }
+    for (; k + VEC <= n; k += VEC)
+        s0 += load(a + k) * load(b + k);
+    float s = sum((s0 + s1) + (s2 + s3));
+    for (; k < n; k++)
+        s += a[k] * b[k];
+    return s;
+}
+
+static void axpy(float a, const float *restrict x, float *restrict y, ptrdiff_t n)
+{
+    for (ptrdiff_t k = 0; k < n; k++)
+        y[k] += a * x[k];
+}
+
+static float gather_dot(const float *data, const int32_t *indices, ptrdiff_t n, const float *dense)
+{
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (ptrdiff_t k = 0; k < n; k++)
+        s += data[k] * dense[indices[k]];
+    return s;
+}
+
+static void scatter_axpy(float a, const float *data, const int32_t *indices, ptrdiff_t n, float *dense)
+{
+    for (ptrdiff_t k = 0; k < n; k++)
+        dense[indices[k]] += a * data[k];
+}
+
+static float max(const float *x, ptrdiff_t n)
+{
+    float m = x[0];
+#pragma omp simd reduction(max : m)
+    for (ptrdiff_t k = 1; k < n; k++)
+        m = x[k] > m ? x[k] : m;
+    return m;
+}
+
+static void scale(float a, float *x, ptrdiff_t n)
+{
+    for (ptrdiff_t k = 0; k < n; k++)
+        x[k] *= a;
+}
+
+/* exp(x) for x <= 0 within 2 units in the last place; below -87 it is 0 for all that follows.
+   x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r keeps its digits), a polynomial
+   in r, then n goes into the exponent. Adding 1.5 * 2^23 rounds to an integer that stands in the low bits. */
+static inline float exp_negative(float x)
+{
+    const float magic = 12582912.0f;
+    x = x < -87.0f ? -87.0f : x;
+    float shifted = x * 1.44269504f + magic;
+    float n = shifted - magic;
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1666502e-2f
+            + r * (8.3333741e-3f + r * 1.3981999e-3f)))));
+    int32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits - 0x4B400000 + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+static float exp_sum(float *x, ptrdiff_t n, float shift)
+{
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (ptrdiff_t k = 0; k < n; k++) {
+        x[k] = exp_negative(x[k] - shift);
+        s += x[k];
+    }
+    return s;
+}
+
+/* log(1 + u), u in [0, 1], as 2 artanh(u / (2 + u)); the series' ninth term is below 1e-9 */
+static inline float log1p_unit(float u)
+{
+    float s = u / (2.0f + u), q = s * s;
+    return 2.0f * s * (1.0f + q * (1 / 3.0f + q * (1 / 5.0f + q * (1 / 7.0f + q * (1 / 9.0f
+             + q * (1 / 11.0f + q * (1 / 13.0f + q * (1 / 15.0f))))))));
+}
+
+static float sigmoid_sum(float *z, ptrdiff_t n)
+{
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (ptrdiff_t k = 0; k < n; k++) {
+        float positive = z[k] > 0 ? z[k] : 0;
+        float u = exp_negative(-fabsf(z[k]));
+        s += positive + log1p_unit(u);
+        z[k] = (z[k] > 0 ? 1.0f : u) / (1.0f + u);
+    }
+    return s;
+}
+
+static void sgd(const rule_t *rule, float *restrict w, float *restrict m, const float *restrict g, ptrdiff_t n)
+{
+    const float lr = rule->lr, momentum = rule->momentum, decay = rule->decay;
+    if (!m)
+        for (ptrdiff_t k = 0; k < n; k++)
+            w[k] -= lr * (g[k] + decay * w[k]);
+    else if (rule->nesterov)
+        for (ptrdiff_t k = 0; k < n; k++) {
+            float d = g[k] + decay * w[k];
+            m[k] = momentum * m[k] + d;
+            w[k] -= lr * (d + momentum * m[k]);
+        }
+    else
+        for (ptrdiff_t k = 0; k < n; k++) {
+            m[k] = momentum * m[k] + (g[k] + decay * w[k]);
+            w[k] -= lr * m[k];
+        }
+}
+
+static void adam(const rule_t *rule, float *restrict w, float *restrict m, float *restrict v,
+                 const float *restrict g, ptrdiff_t n)
+{
+    const float lr = rule->lr, b1 = rule->beta1, b2 = rule->beta2, eps = rule->eps;
+    const float root_scale = rule->root_scale, keep = 1.0f - rule->decay;
+    for (ptrdiff_t k = 0; k < n; k++) {
+        m[k] = b1 * m[k] + (1.0f - b1) * g[k];
+        v[k] = b2 * v[k] + (1.0f - b2) * (g[k] * g[k]);
+        w[k] = keep * w[k] - lr * m[k] / (sqrtf(v[k]) * root_scale + eps);
+    }
+}
+
+static void update(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n)
+{
+    if (rule->kind == RULE_SGD)
+        sgd(rule, w, m, g, n);
+    else
+        adam(rule, w, m, v, g, n);
+}
+
+const leaves_t PASTE(leaves_, LEVEL) = {
+    STRING(LEVEL), dot, axpy, gather_dot, scatter_axpy, max, exp_sum, sigmoid_sum, scale, update,
+};

@@ -1,0 +1,61 @@
+/* The leaf loops: plain C over contiguous runs, compiled once per instruction set.
+
+   leaves.c is built as leaves_baseline, leaves_v3 and leaves_v4 (x86-64-v3: AVX2 and FMA; x86-64-v4:
+   AVX-512); simd.c picks the best one the processor runs. A kernel takes the table once, by
+   `const leaves_t *f = leaves()`, and calls through it: one indirect call per row, none per element. */
+#ifndef SPARSELSH_SIMD_H
+#define SPARSELSH_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* One optimizer step, with everything that does not depend on the row worked out beforehand. */
+typedef struct {
+    int kind;             /* RULE_SGD or RULE_ADAM */
+    int nesterov;         /* SGD */
+    float lr;             /* SGD: learning rate.  Adam: learning rate / (1 - beta1^t) */
+    float momentum;       /* SGD */
+    float beta1, beta2;   /* Adam */
+    float eps;            /* Adam */
+    float root_scale;     /* Adam: 1 / sqrt(1 - beta2^t) */
+    float decay;          /* SGD: added to the gradient, times w.  Adam: w is multiplied by 1 - decay first */
+} rule_t;
+
+enum { RULE_SGD = 0, RULE_ADAM = 1 };
+
+typedef struct {
+    const char *name;
+    /* sum_k a[k] b[k] */
+    float (*dot)(const float *a, const float *b, ptrdiff_t n);
+    /* y[k] += a x[k] */
+    void (*axpy)(float a, const float *x, float *y, ptrdiff_t n);
+    /* sum_k data[k] dense[indices[k]] */
+    float (*gather_dot)(const float *data, const int32_t *indices, ptrdiff_t n, const float *dense);
+    /* dense[indices[k]] += a data[k]; the indices are distinct */
+    void (*scatter_axpy)(float a, const float *data, const int32_t *indices, ptrdiff_t n, float *dense);
+    /* max_k x[k]; n >= 1 */
+    float (*max)(const float *x, ptrdiff_t n);
+    /* x[k] <- exp(x[k] - shift), shift >= max x; returns the sum */
+    float (*exp_sum)(float *x, ptrdiff_t n, float shift);
+    /* z[k] <- 1 / (1 + exp(-z[k])); returns sum_k log(1 + exp(z[k])) */
+    float (*sigmoid_sum)(float *z, ptrdiff_t n);
+    /* x[k] *= a */
+    void (*scale)(float a, float *x, ptrdiff_t n);
+    /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
+    void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
+} leaves_t;
+
+const leaves_t *leaves(void);            /* the level in use */
+int leaves_select(const char *name);     /* 0; -1: unknown name; -2: not on this processor */
+int leaves_available(int i, const char **name);  /* names level i, returns whether this processor runs it; -1 past the end */
+
+/* Ask for a run of memory that is needed soon. A random row costs a cache miss per line otherwise:
+   the hardware prefetcher does not know where the next row is. */
+static inline void prefetch_run(const void *p, ptrdiff_t bytes)
+{
+    const char *c = (const char *)p;
+    for (ptrdiff_t k = 0; k < bytes; k += 64)
+        __builtin_prefetch(c + k, 0, 3);
+}
+
+#endif
