@@ -183,3 +183,15 @@ def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t
         for r in range(n_rows):
             slot[rows[r]] = -1
     return n_rows
+
+
+def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] rows,
+              const int64_t[::1] out_indptr, int32_t[::1] out_indices, float[::1] out_data):
+    """Row i of the output is row rows[i] of the input; out_indptr says where it begins.   O(nnz of the rows)"""
+    cdef Py_ssize_t i, n
+    with nogil:
+        for i in range(rows.shape[0]):
+            n = indptr[rows[i] + 1] - indptr[rows[i]]
+            if n > 0:
+                memcpy(&out_indices[out_indptr[i]], &indices[indptr[rows[i]]], n * sizeof(int32_t))
+                memcpy(&out_data[out_indptr[i]], &data[indptr[rows[i]]], n * sizeof(float))

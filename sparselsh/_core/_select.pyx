@@ -5,46 +5,25 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 cdef extern from "order.h" nogil:
-    uint64_t score_key(float score, int32_t id) noexcept
-    int32_t key_id(uint64_t key) noexcept
-    float key_score(uint64_t key) noexcept
-    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
-    void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
+    ctypedef struct top_t:
+        pass
+    top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
+    void top_push(top_t *top, float score, int32_t id) noexcept
+    void top_end(top_t *top, int32_t *ids, float *scores) noexcept
     void sort_ids(int32_t *ids, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
     int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
 
 
 cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssize_t k, Py_ssize_t n_buffer,
                    uint64_t *keys, int32_t *out_ids, float *out_scores) noexcept nogil:
-    # Keep what beats the k-th best so far in a buffer a few times k long; cut it back when it is full.
-    cdef Py_ssize_t j, b, n_keys = 0
-    cdef int32_t id
-    cdef uint64_t key, worst = <uint64_t>-1
+    cdef Py_ssize_t j
+    cdef top_t top = top_begin(keys, n_buffer, k)
     for j in range(n):
-        id = ids[j] if ids != NULL else <int32_t>j
-        if id < 0:
-            continue
-        key = score_key(scores[j], id)
-        if key < worst:
-            keys[n_keys] = key
-            n_keys += 1
-            if n_keys == n_buffer:
-                select_smallest(keys, n_keys, k)
-                n_keys = k
-                worst = 0
-                for b in range(k):
-                    if keys[b] > worst:
-                        worst = keys[b]
-    if n_keys > k:
-        select_smallest(keys, n_keys, k)
-        n_keys = k
-    sort_keys(keys, n_keys)
-    for j in range(n_keys):
-        out_ids[j] = key_id(keys[j])
-        out_scores[j] = key_score(keys[j])
-    for j in range(n_keys, k):
-        out_ids[j] = -1
-        out_scores[j] = -INFINITY
+        if ids == NULL:
+            top_push(&top, scores[j], <int32_t>j)
+        elif ids[j] >= 0:
+            top_push(&top, scores[j], ids[j])
+    top_end(&top, out_ids, out_scores)
 
 
 def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):

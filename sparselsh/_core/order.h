@@ -127,6 +127,58 @@ static inline void sort_ids(int32_t *a, int32_t *spare, ptrdiff_t n, int64_t bou
         memcpy(a, from, (size_t)n * sizeof *a);
 }
 
+/* The k best of a stream of scores: what beats the k-th best so far is kept in a buffer a few times k long,
+   which is cut back when it is full. */
+typedef struct {
+    uint64_t *keys;          /* capacity entries, capacity > k */
+    ptrdiff_t n, k, capacity;
+    uint64_t worst;          /* keys from here on cannot be among the k best */
+} top_t;
+
+static inline top_t top_begin(uint64_t *keys, ptrdiff_t capacity, ptrdiff_t k)
+{
+    top_t top = { keys, 0, k, capacity, UINT64_MAX };
+    return top;
+}
+
+static inline void top_cut(top_t *top)
+{
+    if (top->n <= top->k)
+        return;
+    select_smallest(top->keys, top->n, top->k);
+    top->n = top->k;
+    top->worst = 0;
+    for (ptrdiff_t i = 0; i < top->k; i++)
+        top->worst = top->keys[i] > top->worst ? top->keys[i] : top->worst;
+}
+
+static inline void top_push(top_t *top, float score, int32_t id)
+{
+    uint64_t key = score_key(score, id);
+    if (key >= top->worst)
+        return;
+    top->keys[top->n++] = key;
+    if (top->n == top->capacity)
+        top_cut(top);
+}
+
+/* A score below this cannot enter */
+static inline float top_floor(const top_t *top)
+{
+    return top->worst == UINT64_MAX ? -__builtin_inff() : key_score(top->worst);
+}
+
+/* Best first, filled up with id -1 and score -inf to k; either output may be NULL */
+static inline void top_end(top_t *top, int32_t *ids, float *scores)
+{
+    top_cut(top);
+    sort_keys(top->keys, top->n);
+    for (ptrdiff_t i = 0; i < top->k; i++) {
+        if (ids) ids[i] = i < top->n ? key_id(top->keys[i]) : -1;
+        if (scores) scores[i] = i < top->n ? key_score(top->keys[i]) : -__builtin_inff();
+    }
+}
+
 /* A counter-based random number: the same for the same (seed, counter), whoever asks, in any order. */
 static inline uint64_t random_at(uint64_t seed, uint64_t counter)
 {
