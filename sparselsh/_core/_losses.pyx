@@ -94,3 +94,23 @@ def squared_error(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] i
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         losses[i] = _squared_row(f, &z[0] + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
                                  value + indptr[i], indptr[i + 1] - indptr[i], scale)
+
+
+def locate(const int64_t[::1] indptr, const int32_t[::1] indices, const int64_t[::1] label_indptr,
+           const int32_t[::1] labels, int32_t[::1] positions):
+    """indices[indptr[i] + positions[k]] == labels[k] for the labels k of row i; -1 where a label is not there.
+
+    Rows are ascending. O(n_labels * log(row length))
+    """
+    cdef Py_ssize_t i, k, low, high, middle
+    with nogil:
+        for i in range(label_indptr.shape[0] - 1):
+            for k in range(label_indptr[i], label_indptr[i + 1]):
+                low, high = indptr[i], indptr[i + 1]
+                while low < high:
+                    middle = (low + high) // 2
+                    if indices[middle] < labels[k]:
+                        low = middle + 1
+                    else:
+                        high = middle
+                positions[k] = <int32_t>(low - indptr[i]) if low < indptr[i + 1] and indices[low] == labels[k] else -1
