@@ -401,8 +401,13 @@ cdef uint8_t *_write_value(uint8_t *p, float value) noexcept nogil:
 
 
 cdef uint8_t *_write_value_by_python(uint8_t *p, float value) noexcept with gil:
-    cdef bytes token = b"%.9g" % value  # 9 digits identify a float32; no locale
+    cdef bytes token = b""
     cdef Py_ssize_t k
+    cdef int n_digits
+    for n_digits in range(6, 10):
+        token = b"%.*g" % (n_digits, value)  # deaf to the locale, as `float` is
+        if <float>float(token) == value:
+            break
     for k in range(len(token)):
         p[k] = token[k]
     return p + len(token)
