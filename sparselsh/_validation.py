@@ -27,8 +27,9 @@ def number(value, name, *, minimum=-np.inf, maximum=np.inf, above=None, below=No
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     value = float(value)
-    bounds = [f"at least {minimum:g}"] * (minimum > -np.inf) + [f"at most {maximum:g}"] * (maximum < np.inf)
-    bounds += [f"above {above:g}"] * (above is not None) + [f"below {below:g}"] * (below is not None)
+    limits = {"at least": minimum if minimum > -np.inf else None, "at most": maximum if maximum < np.inf else None,
+              "above": above, "below": below}
+    bounds = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]
     inside = (np.isfinite(value) and minimum <= value <= maximum
               and (above is None or value > above) and (below is None or value < below))
     if not inside:

@@ -7,7 +7,21 @@ cdef extern from "simd.h" nogil:
         int nesterov
         float lr, momentum, beta1, beta2, eps, root_scale, decay
 
+    ctypedef struct gemm_t:
+        Py_ssize_t m, n, k
+        const float *a
+        Py_ssize_t a_row, a_column
+        const float *b
+        Py_ssize_t b_row, b_column
+        const int32_t *rows
+        int gather
+        const float *bias
+        float *c
+        Py_ssize_t c_row
+        int accumulate
+
     enum:
+        GEMM_WORK
         RULE_SGD
         RULE_ADAM
         SKETCH_BLOCK
@@ -24,6 +38,7 @@ cdef extern from "simd.h" nogil:
         void (*sketch_scores)(const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups, const uint8_t *lut,
                               float a, float b, const float *factors, float *scores) noexcept nogil
         Py_ssize_t (*above)(const float *x, Py_ssize_t n, float floor, int32_t *out) noexcept nogil
+        void (*gemm)(const gemm_t *g, float *work) noexcept nogil
         void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept

@@ -14,7 +14,6 @@ from ._simd cimport RULE_ADAM, RULE_SGD, leaves_t, prefetch_run, rule_t, table
 
 cdef class Rule:
     """What an optimizer does to a row, with everything worked out that does not depend on the row."""
-    cdef rule_t rule
 
 
 def sgd(float lr, float momentum, bint nesterov, float decay):
@@ -39,14 +38,6 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
     return r
 
 
-cdef inline float *_first(float[:, ::1] a) noexcept:
-    return &a[0, 0] if a is not None else NULL
-
-
-cdef inline float *_at(float *a, Py_ssize_t row, Py_ssize_t d) noexcept nogil:
-    return a + row * d if a != NULL else NULL
-
-
 cdef inline void _prefetch(float *w, float *m, float *v, Py_ssize_t row, Py_ssize_t d) noexcept nogil:
     prefetch_run(w + row * d, d * sizeof(float))
     if m != NULL:
@@ -60,8 +51,8 @@ def update_rows(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v, co
     """Apply the gradient dw[r] to row rows[r] (distinct).   O(len(rows) * d)"""
     cdef Py_ssize_t r, n = rows.shape[0], d = w.shape[1]
     cdef float *w0
-    cdef float *m0 = _first(m)
-    cdef float *v0 = _first(v)
+    cdef float *m0 = first_or_null(m)
+    cdef float *v0 = first_or_null(v)
     cdef const leaves_t *f = table()
     if n == 0 or d == 0:
         return
@@ -69,7 +60,7 @@ def update_rows(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v, co
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         if r + 1 < n:
             _prefetch(w0, m0, v0, rows[r + 1], d)
-        f.update(&rule.rule, w0 + rows[r] * d, _at(m0, rows[r], d), _at(v0, rows[r], d), &dw[r, 0], d)
+        f.update(&rule.rule, w0 + rows[r] * d, row_or_null(m0, rows[r], d), row_or_null(v0, rows[r], d), &dw[r, 0], d)
 
 
 def update_all(Rule rule, float[::1] w, float[::1] m, float[::1] v, const float[::1] dw, int n_threads):
@@ -79,7 +70,7 @@ def update_all(Rule rule, float[::1] w, float[::1] m, float[::1] v, const float[
     cdef float *m0 = &m[0] if m is not None and n else NULL
     cdef float *v0 = &v[0] if v is not None and n else NULL
     for r in prange(n_chunks, nogil=True, schedule="static", num_threads=n_threads):
-        f.update(&rule.rule, &w[r * chunk], _at(m0, r, chunk), _at(v0, r, chunk), &dw[r * chunk],
+        f.update(&rule.rule, &w[r * chunk], row_or_null(m0, r, chunk), row_or_null(v0, r, chunk), &dw[r * chunk],
                  min(chunk, n - r * chunk))
 
 
@@ -103,8 +94,8 @@ def update_grouped(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v,
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
     cdef float *w0
-    cdef float *m0 = _first(m)
-    cdef float *v0 = _first(v)
+    cdef float *m0 = first_or_null(m)
+    cdef float *v0 = first_or_null(v)
     cdef float *buffers
     cdef const leaves_t *f = table()
     cdef int thread
@@ -118,7 +109,7 @@ def update_grouped(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v,
         thread = threadid()
         if r + 1 < n_rows:
             _prefetch(w0, m0, v0, rows[r + 1], d)
-        _update_grouped(f, &rule.rule, w0 + rows[r] * d, _at(m0, rows[r], d), _at(v0, rows[r], d), d,
+        _update_grouped(f, &rule.rule, w0 + rows[r] * d, row_or_null(m0, rows[r], d), row_or_null(v0, rows[r], d), d,
                         &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
                         &x[0, 0], buffers + thread * d)
     free(buffers)
@@ -179,8 +170,8 @@ def update_grouped_csr(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
     cdef float *w0
-    cdef float *m0 = _first(m)
-    cdef float *v0 = _first(v)
+    cdef float *m0 = first_or_null(m)
+    cdef float *v0 = first_or_null(v)
     cdef float *buffers
     cdef int32_t *columns
     cdef const leaves_t *f = table()
@@ -198,7 +189,7 @@ def update_grouped_csr(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1
         raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
-        _update_grouped_csr(f, &rule.rule, w0 + rows[r] * d, _at(m0, rows[r], d), _at(v0, rows[r], d), d,
+        _update_grouped_csr(f, &rule.rule, w0 + rows[r] * d, row_or_null(m0, rows[r], d), row_or_null(v0, rows[r], d), d,
                             &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
                             &x_indptr[0], x_index, x_value, buffers + thread * 5 * d, columns + thread * 2 * d)
     free(buffers)

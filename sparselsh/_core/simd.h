@@ -25,6 +25,27 @@ enum { SKETCH_BLOCK = 32 };
 
 enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
+/* A matrix product on one thread. Entry (i, p) of a is a[i * a_row + p * a_column]; entry (p, j) of b is
+   b[p * b_row + j * b_column], or with `rows` the matrix is gathered: along j (gather 1) row rows[j] of b
+   stands for j, along p (gather 2) row rows[p] for p. c is row-major.
+   Each entry of c is summed over p in an order that depends on k alone, so that a product may be cut into
+   blocks of c, among threads or not, without changing a bit of the result. */
+typedef struct {
+    ptrdiff_t m, n, k;
+    const float *a;
+    ptrdiff_t a_row, a_column;
+    const float *b;
+    ptrdiff_t b_row, b_column;
+    const int32_t *rows;     /* NULL: nothing is gathered */
+    int gather;
+    const float *bias;       /* (n,), added to each row of c; or NULL */
+    float *c;
+    ptrdiff_t c_row;
+    int accumulate;
+} gemm_t;
+
+enum { GEMM_M = 256, GEMM_K = 256, GEMM_WORK = GEMM_K * (GEMM_M + 8 + 64) };  /* the last in floats */
+
 typedef struct {
     const char *name;
     /* sum_k a[k] b[k] */
@@ -50,6 +71,8 @@ typedef struct {
                           float a, float b, const float *factors, float *scores);
     /* Indices k with x[k] >= floor, ascending, into out; returns how many */
     ptrdiff_t (*above)(const float *x, ptrdiff_t n, float floor, int32_t *out);
+    /* c (m, n) = a b + bias, or c += a b; see gemm_t */
+    void (*gemm)(const gemm_t *g, float *work);
     /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
     void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
 } leaves_t;

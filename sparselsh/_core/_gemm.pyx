@@ -1,0 +1,186 @@
+"""Dense matrix products, among them those with the active rows of the weights, gathered while they are packed.
+
+Why not BLAS: its threads are its own, so that two pools contend for the cores in every training step, and it
+wants the active rows copied together first. Here the loops share one pool, a row is gathered where it is packed
+anyway, and the result is bitwise the same for any number of threads.
+
+    matmul                  c = a b
+    active_outputs          z = x w[rows]^T + bias[rows]
+    active_input_gradient   dx = dz w[rows]
+    active_update           w[rows] <- rule(w[rows], dz^T x), block by block: the gradient is never stored
+"""
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t
+from libc.stdlib cimport free, malloc
+
+from ._simd cimport GEMM_WORK, gemm_t, leaves_t, prefetch_run, rule_t, table
+from ._updates cimport Rule, first_or_null, row_or_null
+
+cdef enum:
+    BLOCK = 128  # neurons whose gradient is summed before they are updated: 64 KB at 128 inputs
+
+
+cdef void _block(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first_column,
+                 Py_ssize_t n_columns, float *work) noexcept nogil:
+    # rows and columns of c, as a product of their own
+    cdef gemm_t g = whole[0]
+    g.m, g.n = n_rows, n_columns
+    g.a = g.a + first_row * g.a_row
+    g.c = g.c + first_row * g.c_row + first_column
+    if g.bias != NULL:
+        g.bias = g.bias + first_column
+    if g.rows != NULL and g.gather == 1:
+        g.rows = g.rows + first_column
+    else:
+        g.b = g.b + first_column * g.b_column
+    f.gemm(&g, work)
+
+
+cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
+    """Compute g, its rows or columns dealt out to the threads in equal parts."""
+    cdef const leaves_t *f = table()
+    cdef Py_ssize_t total = g.n if by_columns else g.m
+    cdef Py_ssize_t size = ((total + n_threads - 1) // n_threads + 31) // 32 * 32  # whole tiles
+    cdef Py_ssize_t t, n_parts
+    cdef float *work
+    if g.m == 0 or g.n == 0:
+        return 0
+    n_parts = (total + size - 1) // size
+    work = <float *>malloc(n_parts * GEMM_WORK * sizeof(float))
+    if work == NULL:
+        raise MemoryError()
+    for t in prange(n_parts, nogil=True, schedule="static", chunksize=1, num_threads=n_threads):
+        if by_columns:
+            _block(f, g, 0, g.m, t * size, min(size, total - t * size), work + t * GEMM_WORK)
+        else:
+            _block(f, g, t * size, min(size, total - t * size), 0, g.n, work + t * GEMM_WORK)
+    free(work)
+    return 0
+
+
+def matmul(const float[:, ::1] a, bint transpose_a, const float[:, ::1] b, bint transpose_b, const float[::1] bias,
+           float[:, ::1] c, int n_threads):
+    """c = op(a) op(b) + bias; bias may be empty.   2 m n k operations
+
+    op(a) is (m, k), op(b) is (k, n), each the array or its transpose; c is (m, n).
+    """
+    cdef gemm_t g
+    cdef Py_ssize_t m = c.shape[0], n = c.shape[1], k = a.shape[0] if transpose_a else a.shape[1]
+    if m == 0 or n == 0:
+        return
+    g.m, g.n, g.k = m, n, k
+    g.a = &a[0, 0] if k else NULL
+    g.b = &b[0, 0] if k else NULL
+    g.a_row, g.a_column = a.shape[1], 1
+    g.b_row, g.b_column = b.shape[1], 1
+    if transpose_a:
+        g.a_row, g.a_column = g.a_column, g.a_row
+    if transpose_b:
+        g.b_row, g.b_column = g.b_column, g.b_row
+    g.rows = NULL
+    g.gather = 0
+    g.bias = &bias[0] if bias.shape[0] else NULL
+    g.c = &c[0, 0]
+    g.c_row = n
+    g.accumulate = 0
+    _run(&g, n >= m, n_threads)
+
+
+def active_outputs(const float[:, ::1] x, const float[:, ::1] w, const int32_t[::1] rows, const float[::1] bias,
+                   float[:, ::1] z, int n_threads):
+    """z = x w[rows]^T + bias, bias that of the rows.   2 n len(rows) d operations"""
+    cdef gemm_t g
+    cdef Py_ssize_t d = w.shape[1]
+    if z.shape[0] == 0 or z.shape[1] == 0:
+        return
+    g.m, g.n, g.k = z.shape[0], z.shape[1], d
+    g.a = &x[0, 0] if d else NULL
+    g.a_row, g.a_column = d, 1
+    g.b = &w[0, 0] if d else NULL
+    g.b_row, g.b_column = 1, d
+    g.rows = &rows[0]
+    g.gather = 1
+    g.bias = &bias[0]
+    g.c = &z[0, 0]
+    g.c_row = z.shape[1]
+    g.accumulate = 0
+    _run(&g, True, n_threads)
+
+
+def active_input_gradient(const float[:, ::1] dz, const float[:, ::1] w, const int32_t[::1] rows, float[:, ::1] dx,
+                          int n_threads):
+    """dx = dz w[rows].   2 n len(rows) d operations"""
+    cdef gemm_t g
+    cdef Py_ssize_t d = w.shape[1]
+    if dx.shape[0] == 0 or d == 0:
+        return
+    g.m, g.n, g.k = dz.shape[0], d, dz.shape[1]
+    g.a = &dz[0, 0] if g.k else NULL
+    g.a_row, g.a_column = dz.shape[1], 1
+    g.b = &w[0, 0]
+    g.b_row, g.b_column = d, 1
+    g.rows = &rows[0] if g.k else NULL
+    g.gather = 2
+    g.bias = NULL
+    g.c = &dx[0, 0]
+    g.c_row = d
+    g.accumulate = 0
+    _run(&g, False, n_threads)
+
+
+cdef void _update_block(const leaves_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,
+                        const int32_t *rows, float *w, float *m, float *v, float *work) noexcept nogil:
+    cdef gemm_t g = whole[0]
+    cdef Py_ssize_t r, d = g.n
+    cdef float *dw = work + GEMM_WORK
+    g.m = n
+    g.a = g.a + first * g.a_row
+    g.c = dw
+    f.gemm(&g, work)
+    for r in range(first, first + n):
+        if r + 1 < first + n:
+            prefetch_run(w + rows[r + 1] * d, d * sizeof(float))
+            if m != NULL:
+                prefetch_run(m + rows[r + 1] * d, d * sizeof(float))
+            if v != NULL:
+                prefetch_run(v + rows[r + 1] * d, d * sizeof(float))
+        f.update(rule, w + rows[r] * d, row_or_null(m, rows[r], d), row_or_null(v, rows[r], d),
+                 dw + (r - first) * d, d)
+
+
+def active_update(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v, const int32_t[::1] rows,
+                  const float[:, ::1] dz, const float[:, ::1] x, int n_threads):
+    """Apply the gradient dz^T x to the rows (distinct) of w.   2 n len(rows) d operations
+
+    dz is (n, len(rows)), x (n, d).
+    """
+    cdef gemm_t g
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = w.shape[1], size = GEMM_WORK + BLOCK * w.shape[1]
+    cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
+    cdef float *w0
+    cdef float *m0 = first_or_null(m)
+    cdef float *v0 = first_or_null(v)
+    cdef const leaves_t *f = table()
+    cdef float *work
+    cdef int thread
+    if n_rows == 0 or d == 0:
+        return
+    w0 = &w[0, 0]
+    g.n, g.k = d, dz.shape[0]
+    g.a = &dz[0, 0] if g.k else NULL
+    g.a_row, g.a_column = 1, n_rows
+    g.b = &x[0, 0] if g.k else NULL
+    g.b_row, g.b_column = d, 1
+    g.rows = NULL
+    g.gather = 0
+    g.bias = NULL
+    g.c_row = d
+    g.accumulate = 0
+    work = <float *>malloc(n_threads * size * sizeof(float))
+    if work == NULL:
+        raise MemoryError()
+    for t in prange(n_blocks, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        thread = threadid()
+        _update_block(f, &rule.rule, &g, t * block, min(block, n_rows - t * block), &rows[0], w0, m0, v0,
+                      work + thread * size)
+    free(work)
