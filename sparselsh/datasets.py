@@ -10,9 +10,9 @@ Ids are integers from 0. A row without labels begins with a space. Only in XMC t
 
 The parser is in the compiled core because the reader that would have served, scikit-learn's
 ``load_svmlight_file(multilabel=True, zero_based=True)``, takes 16 times as long: 1.05 CPU seconds (1.02 to
-1.13) against 0.066 (0.060 to 0.073) for 56 MB of text, 41,902 rows with 4.1 million values; medians of 3,
-printed by ``python bench/read_xmc.py FILE``. It also refuses unsorted rows, lets NaN through, names no
-line in its errors, and returns labels as tuples of floats.
+1.17) against 0.065 (0.06 to 0.19, the first reading in a process being the slowest) for 56 MB of text,
+41,902 rows with 4.1 million values; medians of 3, printed by ``python bench/read_xmc.py FILE``. It also
+refuses unsorted rows, lets NaN through, names no line in its errors, and returns labels as tuples of floats.
 """
 import bz2
 import gzip
