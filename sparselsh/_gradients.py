@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._core import _updates
+from ._core import _gemm, _updates
 from ._csr import CSR
 
 
@@ -52,6 +52,17 @@ class RowGradient(NamedTuple):
 
     def apply(self, rule, w, m, v, n_threads):
         _updates.update_rows(rule, w, m, v, self.rows, self.value, n_threads)
+
+
+class ActiveGradient(NamedTuple):
+    """d_out^T x for the rows of an active set that the batch shares, never stored."""
+
+    rows: np.ndarray
+    d_out: np.ndarray
+    x: np.ndarray
+
+    def apply(self, rule, w, m, v, n_threads):
+        _gemm.active_update(rule, w, m, v, self.rows, self.d_out, self.x, n_threads)
 
 
 class Groups(NamedTuple):

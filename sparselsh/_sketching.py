@@ -2,6 +2,7 @@
 import numpy as np
 
 from ._core import _sketches
+from ._linalg import matmul
 
 
 def random_rotation(n_bits, n_dims, rng):
@@ -23,9 +24,9 @@ class Sketches:
         self.blocks = np.zeros((n_blocks, n_bits // 4 * 16), np.uint8)
         self.factors = np.zeros(n_blocks * _sketches.BLOCK, np.float32)
 
-    def update(self, rows, V):
+    def update(self, rows, V, n_threads):
         """Take the sketches of the neurons `rows`, whose vectors are V."""
-        rotated = V @ self.rotation.T
+        rotated = matmul(V, self.rotation, n_threads, transpose_b=True)
         _sketches.pack(rotated, rows, self.blocks)
         along = np.abs(rotated).sum(axis=1)
         self.factors[rows] = np.einsum("ij,ij->i", V, V) / np.maximum(along, np.float32(1e-30))
@@ -34,7 +35,8 @@ class Sketches:
         """Ids (n, n_best) of the neurons that look best for each query, best first, -1 for none."""
         ids = np.full((len(Q), n_best), -1, np.int32)
         scores = np.empty((len(Q), n_best), np.float32)
-        _sketches.scan(Q @ self.rotation.T, self.blocks, self.factors, self.n_neurons, ids, scores, n_threads)
+        rotated = matmul(Q, self.rotation, n_threads, transpose_b=True)
+        _sketches.scan(rotated, self.blocks, self.factors, self.n_neurons, ids, scores, n_threads)
         return ids, scores
 
     @property

@@ -10,9 +10,9 @@ Ids are integers from 0. A row without labels begins with a space. Only in XMC t
 
 The parser is in the compiled core because the reader that would have served, scikit-learn's
 ``load_svmlight_file(multilabel=True, zero_based=True)``, takes 16 times as long: 1.05 CPU seconds (1.02 to
-1.13) against 0.066 (0.060 to 0.073) for 56 MB of text, 41,902 rows with 4.1 million values; medians of 3,
-printed by ``python bench/read_xmc.py FILE``. It also refuses unsorted rows, lets NaN through, names no
-line in its errors, and returns labels as tuples of floats.
+1.17) against 0.065 (0.06 to 0.19, the first reading in a process being the slowest) for 56 MB of text,
+41,902 rows with 4.1 million values; medians of 3, printed by ``python bench/read_xmc.py FILE``. It also
+refuses unsorted rows, lets NaN through, names no line in its errors, and returns labels as tuples of floats.
 """
 import bz2
 import gzip
@@ -27,7 +27,7 @@ import zlib
 import numpy as np
 import scipy.sparse as sp
 
-from ._core import _parse
+from ._core import _format, _parse
 from ._validation import INT32_MAX, check_integer, check_labels
 
 __all__ = ["FileFormatError", "read_xmc", "write_xmc"]
@@ -405,13 +405,13 @@ def _write_rows(file, X, Y, format):
     if n_rows == 0:
         return
     # Rows go in chunks of some 16 MB of text, at the longest that numbers can be
-    per_feature = _parse.MAX_ID_BYTES + _parse.MAX_VALUE_BYTES
-    longest = np.arange(n_rows + 1) + per_feature * x_indptr + _parse.MAX_ID_BYTES * y_indptr
+    per_feature = _format.MAX_ID_BYTES + _format.MAX_VALUE_BYTES
+    longest = np.arange(n_rows + 1) + per_feature * x_indptr + _format.MAX_ID_BYTES * y_indptr
     first = 0
     while first < n_rows:
         last = max(first + 1, int(np.searchsorted(longest, longest[first] + _CHUNK_BYTES, side="right")) - 1)
         out = np.empty(longest[last] - longest[first], np.uint8)
-        size = _parse.format_rows(x_indptr, x_indices, X.data, y_indptr, y_indices, first, last,
+        size = _format.format_rows(x_indptr, x_indices, X.data, y_indptr, y_indices, first, last,
                                   0 if format == "xmc" else 1, out)
         file.write(out[:size])
         first = last

@@ -3,6 +3,7 @@ import numpy as np
 
 from . import _validation as check
 from ._core import _hashing
+from ._linalg import matmul
 
 __all__ = ["SimHash"]
 
@@ -57,7 +58,7 @@ class SimHash:
         ndarray of shape (n, tables), int32
         """
         codes = np.empty((len(V), self.tables), np.int32)
-        _hashing.pack_codes(V @ self.planes_.T, self.bits, codes, n_threads)
+        _hashing.pack_codes(matmul(V, self.planes_, n_threads, transpose_b=True), self.bits, codes, n_threads)
         return codes
 
     def __repr__(self):

@@ -85,7 +85,8 @@ class LSHIndex:
         bias = np.zeros(len(W), np.float32) if bias is None else check.vector(bias, "bias", len(W))
         moment = None
         if queries is not None:
-            moment = second_moment(check.dense(queries, "queries", n_columns=W.shape[1]))
+            queries = check.dense(queries, "queries", n_columns=W.shape[1])
+            moment = second_moment(queries, resolve(self.n_threads))
         return self.rebuild(W, bias, moment)
 
     def rebuild(self, W, bias, moment=None):
@@ -128,7 +129,7 @@ class LSHIndex:
             self._stale[rows] = True
 
     def _vectors(self, rows):
-        return self._transform.neurons(self._W[rows], self._bias[rows])
+        return self._transform.neurons(self._W[rows], self._bias[rows], resolve(self.n_threads))
 
     def _ready_sketches(self):
         n, n_in = self._W.shape
@@ -139,7 +140,7 @@ class LSHIndex:
         rows = np.flatnonzero(self._stale).astype(np.int32)
         for start in range(0, len(rows), CHUNK):
             part = rows[start:start + CHUNK]
-            self._sketches.update(part, self._vectors(part))
+            self._sketches.update(part, self._vectors(part), resolve(self.n_threads))
         self._stale[rows] = False
         return self._sketches
 
@@ -177,7 +178,8 @@ class LSHIndex:
 
     def candidates(self, X, n, min_count=1):
         """`query` for trusted input: ids and counts, (n_queries, n), best first, filled up with -1 and 0."""
-        return self._tables.collide(self._transform.queries(X), n, min_count, resolve(self.n_threads))
+        n_threads = resolve(self.n_threads)
+        return self._tables.collide(self._transform.queries(X, n_threads), n, min_count, n_threads)
 
     def search(self, X, k=5, *, n_candidates=None):
         """The neurons with the largest inner products.
@@ -211,7 +213,7 @@ class LSHIndex:
         if self.sketch_bits == 0:
             candidates, _ = self.candidates(X, n_candidates)
         else:
-            candidates, _ = self._ready_sketches().scan(self._transform.queries(X), n_candidates, n_threads)
+            candidates, _ = self._ready_sketches().scan(self._transform.queries(X, n_threads), n_candidates, n_threads)
         ids = np.full((len(X), k), -1, np.int32)
         scores = np.full((len(X), k), -np.inf, np.float32)
         kernels.rerank(candidates, X, self._W, self._bias, ids, scores, n_threads)

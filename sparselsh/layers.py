@@ -14,16 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _validation as check
-from ._core import _products, _select, _updates
+from ._core import _gemm, _products, _select, _updates
 from ._csr import CSR
-from ._gradients import DenseGradient, Groups, Parameter, ProductGradient, RowGradient
+from ._gradients import ActiveGradient, DenseGradient, Groups, Parameter, ProductGradient, RowGradient
+from ._linalg import NO_BIAS, matmul
 from ._threads import resolve
 from .index import LSHIndex, default_family
 from .transforms import second_moment
 
 __all__ = ["LSHLinear", "Linear"]
 
-NO_BIAS = np.zeros(0, np.float32)
 NO_CANDIDATES = np.zeros((0, 0), np.int32)
 EXACT_CHUNK = 1 << 24  # logits computed at a time by an exact search: 64 MB
 
@@ -135,13 +135,14 @@ class Linear:
 
     def _forward_dense(self, x, step):
         out = self._buffer("out", (len(x), self.n_out))
-        np.matmul(x, self.weight.T, out=out)
-        out += self.bias
+        w, flipped, n_threads = self._w.value, self._w.flipped, step.n_threads
+        matmul(x, w, n_threads, transpose_b=not flipped, bias=self.bias, out=out)
 
         def backprop(d_out):
-            dw = x.T @ d_out if self._w.flipped else d_out.T @ x
-            pairs = [(self._w, DenseGradient(dw)), (self._b, DenseGradient(d_out.sum(axis=0)))]
-            return (d_out @ self.weight if step.need_input_gradient else None), pairs
+            left, right = (x, d_out) if flipped else (d_out, x)
+            dw = matmul(left, right, n_threads, transpose_a=True, out=self._buffer("dw", w.shape))
+            dx = matmul(d_out, w, n_threads, transpose_b=flipped) if step.need_input_gradient else None
+            return dx, [(self._w, DenseGradient(dw)), (self._b, DenseGradient(d_out.sum(axis=0)))]
 
         return out, backprop
 
@@ -321,9 +322,9 @@ class LSHLinear(Linear):
                 self._index.refresh(rows)
                 self._n_updated += len(rows)
 
-    def _observe(self, x):
+    def _observe(self, x, n_threads):
         """Keep a running second moment of the inputs, for the scaling."""
-        moment = second_moment(x)
+        moment = second_moment(x, n_threads)
         self._moment = moment if self._moment is None else 0.9 * self._moment + 0.1 * moment
 
     # -- forward ----------------------------------------------------------------------------------------------
@@ -341,22 +342,22 @@ class LSHLinear(Linear):
 
     def _forward_batch(self, x, step):
         if step.training and step.seed % 8 == 0:
-            self._observe(x)
+            self._observe(x, step.n_threads)
         ids = self._batch_set(x, step)
-        w = self._buffer("w", (len(ids), self.n_in))
-        _products.gather_rows(self._w.value, ids, w, step.n_threads)
+        w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
-        np.matmul(x, w.T, out=out)
-        out += self.bias[ids]
+        _gemm.active_outputs(x, w, ids, self.bias[ids], out, n_threads)
         if self.activation == "relu":
             np.maximum(out, 0, out=out)
 
         def backprop(d_out):
             if self.activation == "relu":
                 d_out *= out > 0
-            dx = d_out @ w if step.need_input_gradient else None
-            dw = np.matmul(d_out.T, x, out=self._buffer("dw", w.shape))
-            return dx, [(self._w, RowGradient(ids, dw)),
+            dx = None
+            if step.need_input_gradient:
+                dx = np.empty_like(x)
+                _gemm.active_input_gradient(d_out, w, ids, dx, n_threads)
+            return dx, [(self._w, ActiveGradient(ids, d_out, x)),
                         (self._b, RowGradient(ids, d_out.sum(axis=0)[:, None]))]
 
         return BatchActive(ids, out, self.n_out), backprop

@@ -9,6 +9,8 @@ directions that most inputs share and gives it to those that tell them apart.
 """
 import numpy as np
 
+from ._linalg import matmul
+
 
 class Transform:
     """Centring and query-aware scaling.
@@ -43,30 +45,28 @@ class Transform:
             self.query_map_ = ((vectors / root) @ vectors.T).astype(np.float32)
         return self
 
-    def neurons(self, W, bias):
+    def neurons(self, W, bias, n_threads):
         """v for each row of W: (n, n_in + 1), float32."""
         V = np.empty((len(W), W.shape[1] + 1), np.float32)
         np.subtract(W, self.offset_[:-1], out=V[:, :-1])
         np.subtract(bias, self.offset_[-1], out=V[:, -1])
-        return V if self.neuron_map_ is None else V @ self.neuron_map_
+        return V if self.neuron_map_ is None else matmul(V, self.neuron_map_, n_threads)
 
-    def queries(self, X):
+    def queries(self, X, n_threads):
         """q for each row of X: (n, n_in + 1), float32."""
         if self.query_map_ is None:
             Q = np.empty((len(X), X.shape[1] + 1), np.float32)
             Q[:, :-1] = X
             Q[:, -1] = 1
             return Q
-        Q = X @ self.query_map_[:-1]
-        Q += self.query_map_[-1]
-        return Q
+        return matmul(X, self.query_map_[:-1], n_threads, bias=self.query_map_[-1])
 
 
-def second_moment(X):
+def second_moment(X, n_threads):
     """The mean of (x, 1) (x, 1)^T over the rows of X: (n_in + 1, n_in + 1), float32."""
     n, n_in = X.shape
     S = np.empty((n_in + 1, n_in + 1), np.float32)
-    np.matmul(X.T, X, out=S[:-1, :-1])
+    S[:-1, :-1] = matmul(X, X, n_threads, transpose_a=True)
     S[-1, :-1] = S[:-1, -1] = X.sum(axis=0)
     S[-1, -1] = n
     S /= max(n, 1)
