@@ -1,0 +1,264 @@
+"""The command ``sparselsh``: train, predict and evaluate on XMC text files, and a demo.
+
+Whatever a person can get wrong ends in one line on stderr that names the file and the remedy, and exit
+code 2. Outputs appear whole or not at all: they are written beside their place and moved there. Places that
+cannot be written and packages that are missing are found before the training, not after it.
+
+NumPy and the compiled core are imported inside the commands: ``sparselsh --help`` answers at once.
+"""
+import importlib.util
+import json
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from ._options import parser
+
+ROWS_A_WRITE = 4096
+
+
+class UserError(Exception):
+    """Something the user can put right; the message is one line that says how."""
+
+
+def main(argv=None):
+    """Run the command line and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
+    args = parser().parse_args(argv)
+    try:
+        COMMANDS[args.command](args)
+        sys.stdout.flush()  # a reader that has gone shows here and not when the interpreter ends
+    except KeyboardInterrupt:
+        print("sparselsh: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `sparselsh predict ... | head`: what remains in the buffer must go somewhere at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (UserError, ValueError, OSError, MemoryError) as error:
+        print(f"sparselsh: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+# --- the commands -----------------------------------------------------------------------------------------
+
+
+def train(args):
+    """Train a network on a file, measure it on another, save it."""
+    if args.model:
+        _require_safetensors()
+    _check_outputs([args.model, args.json], inputs=[args.train, args.test])
+    import sparselsh as sl
+
+    from . import _measure
+
+    say = _silent if args.quiet else print
+    X, Y = _read(args.train)
+    say(_describe("train", X, Y))
+    if args.test:
+        X_test, Y_test = _read(args.test, X.shape[1], Y.shape[1], of=args.train)
+        say(_describe("test", X_test, Y_test))
+
+    activation = None if args.activation == "none" else args.activation
+    net = sl.Network(
+        [sl.Linear(X.shape[1], args.hidden, activation=activation),
+         sl.LSHLinear(args.hidden, Y.shape[1], density=args.density)],
+        loss=args.loss, random_state=args.seed, n_threads=args.threads,
+    )
+    optimizer = None if args.lr is None else sl.Adam(lr=args.lr)
+    wall, cpu = _measure.fit(net, X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size,
+                             verbose=not args.quiet)
+    report = {"train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
+    if args.model:  # before the test: a trained network is worth more than its score
+        with _replacing(args.model) as path:
+            net.save(path)
+    if args.test:
+        report |= _measure.quality(net, X_test, Y_test)[0]
+    report["peak_rss_bytes"] = _measure.peak_rss()
+    say(_summary(report))
+    _write_json(args.json, report)
+
+
+def predict(args):
+    """Write the best labels of every row of a file."""
+    _check_outputs([args.output], inputs=[args.model, args.test])
+    net = _load(args.model)
+    if args.k > net.n_labels:
+        raise UserError(f"-k {args.k}: the network of {args.model} has {net.n_labels} labels; ask for fewer")
+    X, _ = _read(args.test, net.n_features, of=args.model)
+    ids, scores = net.topk(X, k=args.k, exact=args.exact)
+    lines = _lines(ids, scores if args.scores else None)
+    if args.output is None:
+        sys.stdout.writelines(lines)
+    else:
+        with _replacing(args.output) as path, open(path, "w", encoding="ascii") as file:
+            file.writelines(lines)
+
+
+def evaluate(args):
+    """Measure a saved network on a file."""
+    _check_outputs([args.json], inputs=[args.model, args.test, args.train])
+    net = _load(args.model)
+    X, Y = _read(args.test, net.n_features, net.n_labels, of=args.model)
+    from . import _measure, metrics
+
+    propensities = None
+    if args.train:
+        propensities = metrics.propensities(_read(args.train, net.n_features, net.n_labels, of=args.model)[1])
+    report, _ = _measure.quality(net, X, Y, args.exact, propensities)
+    report["peak_rss_bytes"] = _measure.peak_rss()
+    print(_describe("test", X, Y))
+    print(_summary(report))
+    _write_json(args.json, report)
+
+
+def demo(args):
+    """Train on the source text of Python's own standard library."""
+    _check_outputs([args.json], inputs=[])
+    from .demo import run_demo
+
+    report = run_demo(rows=args.rows, epochs=args.epochs, dense=args.dense, seed=args.seed,
+                      n_threads=args.threads, verbose=not args.quiet, say=_silent if args.quiet else print)
+    _write_json(args.json, report)
+
+
+COMMANDS = {"train": train, "predict": predict, "evaluate": evaluate, "demo": demo}
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def _read(path, n_features=None, n_labels=None, of=None):
+    """Read an XMC file; its counts must be `n_features` and `n_labels`, those of the file `of`."""
+    from . import datasets
+
+    X, Y = datasets.read_xmc(path)
+    if X.shape[0] == 0:
+        raise UserError(f"{path}: line 1: no rows; give a file with at least one")
+    for what, count, expected in (("features", X.shape[1], n_features), ("labels", Y.shape[1], n_labels)):
+        if expected is not None and count != expected:
+            raise UserError(f"{path}: line 1: {count} {what}, but {of} has {expected}; "
+                            f"make both files from one numbering of the {what}")
+    return X, Y
+
+
+def _load(path):
+    """Load a network that ``train --model`` has saved."""
+    _require_safetensors()
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; make a model with `sparselsh train TRAIN.txt --model {path}`")
+    from safetensors import SafetensorError
+
+    import sparselsh as sl
+
+    try:
+        return sl.load(path)
+    except (SafetensorError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path}: not a sparselsh model ({_one_line(error)}); "
+                        f"make one with `sparselsh train TRAIN.txt --model OUT.safetensors`") from error
+
+
+def _require_safetensors():
+    if importlib.util.find_spec("safetensors") is None:
+        raise UserError('model files need the package safetensors; run: pip install "sparselsh-nn[files]"')
+
+
+def _check_outputs(paths, inputs):
+    """Refuse, before any work, an output that cannot be written or that would replace an input."""
+    taken = {os.path.realpath(path): path for path in inputs if path}
+    for path in filter(None, paths):
+        real = os.path.realpath(path)
+        if real in taken:
+            raise UserError(f"{path}: is also given as {taken[real]}; choose another name for the output")
+        taken[real] = path
+        if os.path.isdir(real):
+            raise UserError(f"{path}: is a folder; give the name of a file in it")
+        with _replacing(path, keep=False) as trial:
+            open(trial, "ab").close()
+
+
+@contextmanager
+def _replacing(path, keep=True):
+    """Give a name beside `path` to write to, and move it to `path` once the block ends without an error.
+
+    With ``keep=False`` the file is thrown away: a trial of whether the folder can be written. A device or a
+    pipe (``/dev/null``) is written as it is.
+    """
+    place = Path(os.path.realpath(path))  # a symbolic link stays one
+    if place.exists() and not place.is_file():
+        yield place
+        return
+    part = place.with_name(f".{place.stem}.{os.getpid()}.part{place.suffix}")
+    try:
+        yield part
+        if keep:
+            os.replace(part, place)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); "
+                        f"give a file in a folder that exists, is writable and has room") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_json(path, report):
+    if path is None:
+        return
+    known = {key: value for key, value in report.items() if value is not None}
+    with _replacing(path) as part:
+        part.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+
+
+# --- text -------------------------------------------------------------------------------------------------
+
+
+def _lines(ids, scores):
+    """Yield the text of the predictions, some thousand rows at a time; an id of -1 stands for none."""
+    for start in range(0, len(ids), ROWS_A_WRITE):
+        rows = ids[start:start + ROWS_A_WRITE].tolist()
+        if scores is None:
+            words = [[str(j) for j in row if j >= 0] for row in rows]
+        else:
+            values = scores[start:start + ROWS_A_WRITE].tolist()
+            words = [[f"{j}:{s:.6g}" for j, s in zip(row, value, strict=True) if j >= 0]
+                     for row, value in zip(rows, values, strict=True)]
+        yield "".join(" ".join(row) + "\n" for row in words)
+
+
+def _describe(name, X, Y):
+    n = X.shape[0]
+    return (f"{name:<6}{n:,} rows, {X.shape[1]:,} features ({X.nnz / n:.1f} a row), "
+            f"{Y.shape[1]:,} labels ({Y.nnz / n:.1f} a row)")
+
+
+def _summary(report):
+    """Return the lines of a report for a person; keys that are missing or None leave no line."""
+    lines = []
+    for name, key in (("P", "p_at_"), ("nDCG", "ndcg_at_"), ("PSP", "psp_at_")):
+        if f"{key}1" in report:
+            lines.append("   ".join(f"{name}@{k} {report[f'{key}{k}']:6.2%}" for k in (1, 3, 5)))
+    if "train_seconds" in report:
+        lines.append(f"training {report['train_seconds']:.1f} s, {report['train_cpu_seconds']:.1f} CPU s")
+    if report.get("peak_rss_bytes"):
+        lines.append(f"peak memory {report['peak_rss_bytes'] / 2**20:,.0f} MiB")
+    if "microseconds_per_query" in report:
+        lines.append(f"query {report['microseconds_per_query']:.1f} microseconds")
+    lines.append(f"output neurons computed {report['computed_share']:.2%}")
+    return "\n".join(lines)
+
+
+def _one_line(error):
+    """Return the text of an error without line breaks, with the file an OSError is about."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename}: no such file; check the path"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}); try a smaller --hidden or --batch-size, or fewer rows"
+    return " ".join(str(error).split())
+
+
+def _silent(*_):
+    pass
