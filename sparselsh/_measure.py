@@ -26,29 +26,30 @@ def query(net, X, k, exact=False):
     return ids, scores, 1e6 * (time.perf_counter() - start) / X.shape[0]
 
 
-def quality(net, X, Y, exact=False, propensities=None):
-    """Return ``(report, ids)``: the keys of the JSON report for one test set, and the best ids of each row.
-
-    P@k is always there; with `propensities` so are nDCG@k and PSP@k, for k in 1, 3, 5.
-    """
+def quality(net, X, Y, exact=False):
+    """Return ``(report, ids)``: P@k, time and share of a test set by their JSON keys, and five ids a row."""
     ids, _, microseconds = query(net, X, min(max(KS), net.n_labels), exact)
-    report = scores(Y, ids, propensities)
-    report["microseconds_per_query"] = microseconds
-    report["computed_share"] = float(net.computed_share)
-    return report, ids
-
-
-def scores(Y, ids, propensities=None):
-    """Return P@k and nDCG@k of `ids` against `Y` for k in 1, 3, 5, and PSP@k where propensities are given."""
-    from . import metrics
-
     missing = max(KS) - ids.shape[1]
     if missing > 0:  # a network of fewer than five labels
         ids = np.pad(ids, ((0, 0), (0, missing)), constant_values=-1)
-    report = {f"p_at_{k}": float(metrics.precision_at_k(Y, ids, k)) for k in KS}
-    report |= {f"ndcg_at_{k}": float(metrics.ndcg_at_k(Y, ids, k)) for k in KS}
+    cost = {"microseconds_per_query": microseconds, "computed_share": float(net.computed_share)}
+    return precision(Y, ids) | cost, ids
+
+
+def precision(Y, ids):
+    """Return P@1, P@3 and P@5 by their JSON keys."""
+    from . import metrics
+
+    return {f"p_at_{k}": metrics.precision_at_k(Y, ids, k) for k in KS}
+
+
+def ranking(Y, ids, propensities=None):
+    """Return nDCG@k and, where propensities are given, PSP@k, for k in 1, 3, 5, by their JSON keys."""
+    from . import metrics
+
+    report = {f"ndcg_at_{k}": metrics.ndcg_at_k(Y, ids, k) for k in KS}
     if propensities is not None:
-        report |= {f"psp_at_{k}": float(metrics.psp_at_k(Y, ids, k, propensities)) for k in KS}
+        report |= {f"psp_at_{k}": metrics.psp_at_k(Y, ids, k, propensities) for k in KS}
     return report
 
 

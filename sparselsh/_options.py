@@ -8,6 +8,7 @@ ACTIVATION = "none"
 EPOCHS = 5
 BATCH_SIZE = 256
 LR = None
+SCHEDULE = "linear"  # of the learning rate, where one is given
 DENSITY = "auto"
 
 # The demo: a network that trains in a minute on two cores, the dense one included.

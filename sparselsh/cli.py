@@ -10,10 +10,10 @@ import importlib.util
 import json
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ._options import parser
+from ._options import SCHEDULE, parser
 
 ROWS_A_WRITE = 4096
 
@@ -57,7 +57,7 @@ def train(args):
     X, Y = _read(args.train)
     say(_describe("train", X, Y))
     if args.test:
-        X_test, Y_test = _read(args.test, X.shape[1], Y.shape[1], of=args.train)
+        X_test, Y_test = _read_matching(args.test, X.shape[1], Y.shape[1], of=args.train)
         say(_describe("test", X_test, Y_test))
 
     activation = None if args.activation == "none" else args.activation
@@ -66,7 +66,7 @@ def train(args):
          sl.LSHLinear(args.hidden, Y.shape[1], density=args.density)],
         loss=args.loss, random_state=args.seed, n_threads=args.threads,
     )
-    optimizer = None if args.lr is None else sl.Adam(lr=args.lr)
+    optimizer = None if args.lr is None else sl.Adam(lr=args.lr, schedule=SCHEDULE)
     wall, cpu = _measure.fit(net, X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size,
                              verbose=not args.quiet)
     report = {"train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
@@ -85,8 +85,8 @@ def predict(args):
     _check_outputs([args.output], inputs=[args.model, args.test])
     net = _load(args.model)
     if args.k > net.n_labels:
-        raise UserError(f"-k {args.k}: the network of {args.model} has {net.n_labels} labels; ask for fewer")
-    X, _ = _read(args.test, net.n_features, of=args.model)
+        raise UserError(f"-k {args.k}: {args.model!r} has {net.n_labels} labels; ask for no more than that")
+    X, _ = _read_matching(args.test, net.n_features, None, of=args.model, labelled=False)
     ids, scores = net.topk(X, k=args.k, exact=args.exact)
     lines = _lines(ids, scores if args.scores else None)
     if args.output is None:
@@ -100,13 +100,17 @@ def evaluate(args):
     """Measure a saved network on a file."""
     _check_outputs([args.json], inputs=[args.model, args.test, args.train])
     net = _load(args.model)
-    X, Y = _read(args.test, net.n_features, net.n_labels, of=args.model)
+    X, Y = _read_matching(args.test, net.n_features, net.n_labels, of=args.model)
     from . import _measure, metrics
 
     propensities = None
     if args.train:
-        propensities = metrics.propensities(_read(args.train, net.n_features, net.n_labels, of=args.model)[1])
-    report, _ = _measure.quality(net, X, Y, args.exact, propensities)
+        Y_train = _read_matching(args.train, net.n_features, net.n_labels, of=args.model)[1]
+        if Y_train.shape[0] < 3:
+            raise UserError(f"{args.train!r}: {Y_train.shape[0]} rows; propensities need 3 or more")
+        propensities = metrics.propensities(Y_train)
+    report, ids = _measure.quality(net, X, Y, args.exact)
+    report |= _measure.ranking(Y, ids, propensities)
     report["peak_rss_bytes"] = _measure.peak_rss()
     print(_describe("test", X, Y))
     print(_summary(report))
@@ -129,25 +133,46 @@ COMMANDS = {"train": train, "predict": predict, "evaluate": evaluate, "demo": de
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def _read(path, n_features=None, n_labels=None, of=None):
-    """Read an XMC file; its counts must be `n_features` and `n_labels`, those of the file `of`."""
+def _read(path, labelled=True):
+    """Read a file that must have rows and, where they are to be learnt or compared, labels."""
     from . import datasets
 
     X, Y = datasets.read_xmc(path)
-    if X.shape[0] == 0:
-        raise UserError(f"{path}: line 1: no rows; give a file with at least one")
-    for what, count, expected in (("features", X.shape[1], n_features), ("labels", Y.shape[1], n_labels)):
-        if expected is not None and count != expected:
-            raise UserError(f"{path}: line 1: {count} {what}, but {of} has {expected}; "
-                            f"make both files from one numbering of the {what}")
+    if X.shape[0] == 0 or X.shape[1] == 0:
+        raise UserError(f"{path!r}, line 1: {X.shape[0]} rows of {X.shape[1]} features; give some")
+    if labelled and Y.nnz == 0:
+        raise UserError(f"{path!r}: no row has a label; give a file with labels at the start of its lines")
     return X, Y
+
+
+def _read_matching(path, n_features, n_labels, of, labelled=True):
+    """Read a file whose features and labels must be numbered as those of the file or model `of`.
+
+    `n_labels` is None where labels do not matter.
+    """
+    from . import datasets
+
+    X, Y = _read(path, labelled)
+    if X.shape[1] == n_features and n_labels in (None, Y.shape[1]):
+        return X, Y
+    try:
+        # svmlight text does not say its counts: ids below ours will do. XMC text, which does, fails here.
+        return datasets.read_xmc(path, n_features=n_features, n_labels=n_labels, format="svmlight")
+    except datasets.FileFormatError as error:
+        if error.line != 1:
+            raise
+    what, found, expected = ("features", X.shape[1], n_features)
+    if found == expected:
+        what, found, expected = ("labels", Y.shape[1], n_labels)
+    raise UserError(f"{path!r}, line 1: {found} {what}, but {of!r} has {expected}; "
+                    f"write both files with the same numbering of {what}")
 
 
 def _load(path):
     """Load a network that ``train --model`` has saved."""
     _require_safetensors()
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; make a model with `sparselsh train TRAIN.txt --model {path}`")
+        raise UserError(f"{path!r} does not exist; make it with `sparselsh train TRAIN.txt --model {path}`")
     from safetensors import SafetensorError
 
     import sparselsh as sl
@@ -155,7 +180,7 @@ def _load(path):
     try:
         return sl.load(path)
     except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path}: not a sparselsh model ({_one_line(error)}); "
+        raise UserError(f"{path!r}: not a sparselsh model ({_one_line(error)}); "
                         f"make one with `sparselsh train TRAIN.txt --model OUT.safetensors`") from error
 
 
@@ -170,10 +195,10 @@ def _check_outputs(paths, inputs):
     for path in filter(None, paths):
         real = os.path.realpath(path)
         if real in taken:
-            raise UserError(f"{path}: is also given as {taken[real]}; choose another name for the output")
+            raise UserError(f"{path!r}: is also given as {taken[real]!r}; choose another name for the output")
         taken[real] = path
         if os.path.isdir(real):
-            raise UserError(f"{path}: is a folder; give the name of a file in it")
+            raise UserError(f"{path!r}: is a folder; give the name of a file in it")
         with _replacing(path, keep=False) as trial:
             open(trial, "ab").close()
 
@@ -197,10 +222,11 @@ def _replacing(path, keep=True):
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); "
+        raise UserError(f"{path!r}: cannot be written ({error.strerror or error}); "
                         f"give a file in a folder that exists, is writable and has room") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # mostly it is gone: moved, or never made
+            part.unlink()
 
 
 def _write_json(path, report):
@@ -252,9 +278,9 @@ def _summary(report):
 def _one_line(error):
     """Return the text of an error without line breaks, with the file an OSError is about."""
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"{error.filename}: no such file; check the path"
+        return f"{error.filename!r}: no such file; check the path"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+        return f"{error.filename!r}: {error.strerror}; check the path and its permissions"
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}); try a smaller --hidden or --batch-size, or fewer rows"
     return " ".join(str(error).split())

@@ -9,8 +9,10 @@ b. *Split.* By file: no test row shares a file with a training row. An identifie
 c. *Thinning.* One identifier in seven is ``self``. A class that occurs n times keeps about s * sqrt(n) rows,
    in training and test alike, with s set by the number of rows that is asked for.
 d. *Features.* The tokens at the distances -3 .. 3 with their distance, and the identifiers within 30 tokens
-   without it, at a lower weight. Measured with a NumPy softmax network of 128 hidden neurons (88,392 rows,
-   22,812 classes, 2 epochs, Adam at 1e-2 with linear decay), as P@1 on thinned test rows: @@
+   without it, at a lower weight; each scaled by its rarity. ``python bench/demo_features.py`` compares this
+   with its parts, as P@1 of a dense NumPy network (99,954 rows, 22,812 classes, 2 epochs; CPython 3.11.7):
+   20.3 %. The distances alone 11.4 %, the identifiers around alone 8.5 %, within 60 tokens 20.0 %, both at
+   one weight 19.2 %, without rarity 18.1 %.
 e. *Cost.* The dense network takes about 6 * rows * epochs * hidden * classes operations: 3.5e12 for 100,000
    rows, 23,000 classes, 128 hidden neurons and 2 epochs.
 """
@@ -28,7 +30,8 @@ from scipy.sparse import csr_array
 
 HIDDEN = 128
 BATCH_SIZE = 256
-LR = 1e-2
+LR = 2e-2
+SCHEDULE = "linear"
 TEST_ROWS = 5_000
 GUESSES_SHOWN = 8
 
@@ -112,7 +115,7 @@ def stdlib_task(seed=0, max_rows=100_000, max_test_rows=TEST_ROWS, root=None):
     columns, test_columns = (_columns(tokens, rows, is_name) for rows in (train, chosen))
     entries = np.bincount(columns[columns >= 0])
     used = np.flatnonzero(entries > 1)
-    rarity = 1 + np.log(entries.max() / entries[used])
+    rarity = _rarity(entries[used])
     names = [f"{distance:+d} " for distance in NEAR] + ["~ "]
     return Task(
         X_train=_features(columns, used, rarity),
@@ -145,8 +148,8 @@ def run_demo(rows=100_000, epochs=2, dense=True, seed=0, n_threads=None, verbose
         net = sl.Network([sl.Linear(task.X_train.shape[1], HIDDEN),
                           sl.LSHLinear(HIDDEN, n_classes, density=density)],
                          loss="softmax", random_state=seed, n_threads=n_threads)
-        wall, cpu = _measure.fit(net, task.X_train, task.Y_train, optimizer=sl.Adam(lr=LR), epochs=epochs,
-                                 batch_size=BATCH_SIZE, verbose=verbose)
+        wall, cpu = _measure.fit(net, task.X_train, task.Y_train, epochs=epochs, batch_size=BATCH_SIZE,
+                                 optimizer=sl.Adam(lr=LR, schedule=SCHEDULE), verbose=verbose)
         report, ids = _measure.quality(net, task.X_test, task.Y_test)
         return report | {"train_seconds": wall, "train_cpu_seconds": cpu}, ids
 
@@ -156,7 +159,7 @@ def run_demo(rows=100_000, epochs=2, dense=True, seed=0, n_threads=None, verbose
         report["dense"] = trained(1.0)[0]
         report["cpu_ratio"] = report["dense"]["train_cpu_seconds"] / report["train_cpu_seconds"]
     often = np.argsort(-task.Y_train.sum(axis=0), kind="stable")[:5].astype(np.int32)
-    report["baseline"] = _measure.scores(task.Y_test, np.tile(often, (task.X_test.shape[0], 1)))
+    report["baseline"] = _measure.precision(task.Y_test, np.tile(often, (task.X_test.shape[0], 1)))
     report["task"] = {
         "python": platform.python_version(), "rows": n, "test_rows": task.X_test.shape[0],
         "features": task.X_train.shape[1], "classes": n_classes, "epochs": epochs, "covered": task.covered,
@@ -190,18 +193,19 @@ def _guess(task, row, ids):
 
 
 def _table(report):
-    rows = [("", "P@1", "P@3", "P@5", "training", "query", "neurons computed")]
+    """Return the figures as lines of text; a row has one right answer, so "top 5" is 5 times P@5."""
+    lines = [f"{'':<14}{'P@1':>7}{'P@3':>7}{'P@5':>7}{'top 5':>7}{'training':>14}{'query':>10}{'computed':>11}"]
     nets = {"hashed": report, "dense": report.get("dense"), "most frequent": report["baseline"]}
     for name, figures in nets.items():
         if figures is None:
             continue
-        row = [name, *(f"{figures[f'p_at_{k}']:.1%}" for k in (1, 3, 5))]
+        quality = [*(figures[f"p_at_{k}"] for k in (1, 3, 5)), 5 * figures["p_at_5"]]
+        line = f"{name:<14}" + "".join(f"{share:>7.1%}" for share in quality)
         if "train_cpu_seconds" in figures:
-            row += [f"{figures['train_cpu_seconds']:.1f} CPU s",
-                    f"{figures['microseconds_per_query']:.0f} us", f"{figures['computed_share']:.1%}"]
-        rows.append((*row, *[""] * (7 - len(row))))
-    lines = [f"{a:<14}{b:>7}{c:>7}{d:>7}{e:>14}{f:>10}{g:>19}".rstrip() for a, b, c, d, e, f, g in rows]
-    lines.append("(a row has one right answer: P@3 can reach 33 %, P@5 20 %)")
+            line += (f"{figures['train_cpu_seconds']:>8.1f} CPU s{figures['microseconds_per_query']:>7.0f} us"
+                     f"{figures['computed_share']:>11.1%}")
+        lines.append(line)
+    lines.append("(top 5: the answer is among the first five; computed: share of the output neurons)")
     if "cpu_ratio" in report:
         lines.append(f"CPU seconds of training, dense / hashed: {report['cpu_ratio']:.2f}")
     return "\n".join(lines)
@@ -316,6 +320,11 @@ def _features(columns, used, rarity):
     length = np.sqrt(np.add.reduceat(np.append(X.data**2, 0), X.indptr[:-1]), dtype=np.float32)
     X.data /= np.repeat(length, np.diff(X.indptr))
     return X
+
+
+def _rarity(entries):
+    """Return the weight of features by how often they occur: 1 for the most frequent."""
+    return 1 + np.log(entries.max() / entries)
 
 
 def _indicator(labels, n_classes):
