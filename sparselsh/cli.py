@@ -32,13 +32,21 @@ def main(argv=None):
         print("sparselsh: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # `sparselsh predict ... | head`: what remains in the buffer must go somewhere at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()  # `sparselsh predict ... | head`
         return 141
     except (UserError, ValueError, OSError, MemoryError) as error:
         print(f"sparselsh: error: {_one_line(error)}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_stdout()  # `sparselsh predict ... > FILE` on a full disk
         return 2
     return 0
+
+
+def _drop_stdout():
+    """Send what remains in the buffer nowhere: it could not be written, and would fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- the commands -----------------------------------------------------------------------------------------
@@ -71,8 +79,7 @@ def train(args):
                              verbose=not args.quiet)
     report = {"train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
     if args.model:  # before the test: a trained network is worth more than its score
-        with _replacing(args.model) as path:
-            net.save(path)
+        _save(net, args.model)
     if args.test:
         report |= _measure.quality(net, X_test, Y_test)[0]
     report["peak_rss_bytes"] = _measure.peak_rss()
@@ -184,6 +191,16 @@ def _load(path):
                         f"make one with `sparselsh train TRAIN.txt --model OUT.safetensors`") from error
 
 
+def _save(net, path):
+    from safetensors import SafetensorError
+
+    try:
+        with _replacing(path) as part:
+            net.save(part)
+    except SafetensorError as error:  # also what it makes of a full disk
+        raise UserError(f"{path!r}: cannot be written ({_one_line(error)})") from error
+
+
 def _require_safetensors():
     if importlib.util.find_spec("safetensors") is None:
         raise UserError('model files need the package safetensors; run: pip install "sparselsh-nn[files]"')
@@ -211,13 +228,11 @@ def _replacing(path, keep=True):
     pipe (``/dev/null``) is written as it is.
     """
     place = Path(os.path.realpath(path))  # a symbolic link stays one
-    if place.exists() and not place.is_file():
-        yield place
-        return
-    part = place.with_name(f".{place.stem}.{os.getpid()}.part{place.suffix}")
+    is_device = place.exists() and not place.is_file()
+    part = place if is_device else place.with_name(f".{place.stem}.{os.getpid()}.part{place.suffix}")
     try:
         yield part
-        if keep:
+        if keep and not is_device:
             os.replace(part, place)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -225,8 +240,9 @@ def _replacing(path, keep=True):
         raise UserError(f"{path!r}: cannot be written ({error.strerror or error}); "
                         f"give a file in a folder that exists, is writable and has room") from error
     finally:
-        with suppress(OSError):  # mostly it is gone: moved, or never made
-            part.unlink()
+        if not is_device:
+            with suppress(OSError):  # mostly it is gone: moved, or never made
+                part.unlink()
 
 
 def _write_json(path, report):
@@ -281,6 +297,8 @@ def _one_line(error):
         return f"{error.filename!r}: no such file; check the path"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename!r}: {error.strerror}; check the path and its permissions"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if isinstance(error, MemoryError):
         return f"not enough memory ({error}); try a smaller --hidden or --batch-size, or fewer rows"
     return " ".join(str(error).split())

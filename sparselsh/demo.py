@@ -194,7 +194,8 @@ def _guess(task, row, ids):
 
 def _table(report):
     """Return the figures as lines of text; a row has one right answer, so "top 5" is 5 times P@5."""
-    lines = [f"{'':<14}{'P@1':>7}{'P@3':>7}{'P@5':>7}{'top 5':>7}{'training':>14}{'query':>10}{'computed':>11}"]
+    names = "".join(f"{name:>7}" for name in ("P@1", "P@3", "P@5", "top 5"))
+    lines = [f"{'':<14}{names}{'training':>14}{'query':>10}{'computed':>11}"]
     nets = {"hashed": report, "dense": report.get("dense"), "most frequent": report["baseline"]}
     for name, figures in nets.items():
         if figures is None:

@@ -145,6 +145,16 @@ def test_a_reader_that_goes_away_is_no_error(folder, tmp_path):
     assert process.returncode == 141
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device to stand for a full disk")
+@pytest.mark.parametrize("to_file", [False, True])
+def test_a_full_disk_ends_in_one_line(folder, to_file):
+    command = [sys.executable, "-P", "-m", "sparselsh", "predict", "model.safetensors", "test.txt"]
+    command += ["--output", "/dev/full"] if to_file else []
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert_one_line_error(done, "No space left")
+
+
 def test_version_and_help(tmp_path):
     assert re.fullmatch(r"sparselsh \d+\.\d+.*\n", sparselsh("--version", cwd=tmp_path).stdout)
     for command in ([], ["train"], ["predict"], ["evaluate"], ["demo"]):
