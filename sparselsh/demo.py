@@ -44,7 +44,7 @@ TEST_SHARE = 0.1  # of the files
 # Strings first, so that what they hold is not read as code; they leave the group empty. The repeats are
 # possessive: an unclosed quote must not make the search go back over the whole file.
 _TOKEN = re.compile(
-    r'''[rRbBuUfF]{0,2}(?:
+    r'''[rRbBuUfFtT]{0,2}(?:
             """(?:[^"\\]|\\.|"(?!""))*+"""  |  \'\'\'(?:[^'\\]|\\.|'(?!''))*+\'\'\'
           | "(?:[^"\\\n]|\\.)*+"            |  '(?:[^'\\\n]|\\.)*+'
         )
