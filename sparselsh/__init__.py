@@ -1,4 +1,36 @@
-"""Neural networks on CPUs that compute only the neurons locality-sensitive hashing finds."""
-from ._version import __version__
+"""Neural networks on CPUs that compute only the neurons locality-sensitive hashing finds.
 
-__all__ = ["__version__"]
+    network ---- layers, losses ---- index ---- hashing, transforms ---- _core (compiled)
+       |                                                                    |
+       +-------- optim ------------------------------------------------ ----+
+
+Weights are dense and activations sparse. See https://github.com/sparselsh/sparselsh for the guide.
+"""
+from . import datasets, metrics
+from ._threads import get_num_threads, set_num_threads
+from ._version import __version__
+from .hashing import SimHash
+from .index import LSHIndex
+from .layers import Linear, LSHLinear
+from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
+from .network import Network, load
+from .optim import SGD, Adam
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "BinaryCrossEntropy",
+    "LSHIndex",
+    "LSHLinear",
+    "Linear",
+    "MeanSquaredError",
+    "Network",
+    "SimHash",
+    "SoftmaxCrossEntropy",
+    "__version__",
+    "datasets",
+    "get_num_threads",
+    "load",
+    "metrics",
+    "set_num_threads",
+]

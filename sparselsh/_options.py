@@ -47,6 +47,7 @@ def parser():
     _option(sub, "-k", "labels a row", 5, type=_whole(1), metavar="N")
     sub.add_argument("--output", metavar="FILE", help="write to FILE instead of the terminal")
     sub.add_argument("--exact", action="store_true", help="compute every output neuron")
+    _add_threads(sub)
     sub.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True,
                      help="write the score behind each label, or the labels alone")
 
@@ -56,6 +57,7 @@ def parser():
     sub.add_argument("--train", metavar="TRAIN.txt",
                      help="rows it learnt from: their label frequencies give the propensities, and so PSP@k")
     sub.add_argument("--exact", action="store_true", help="compute every output neuron")
+    _add_threads(sub)
     _add_json(sub)
 
     sub = commands.add_parser("demo", help="guess identifiers in Python's own standard library")
@@ -84,8 +86,12 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _add_run_options(sub):
+def _add_threads(sub):
     _option(sub, "--threads", "threads to use", None, unset="the library's", type=_whole(1), metavar="N")
+
+
+def _add_run_options(sub):
+    _add_threads(sub)
     _option(sub, "--seed", "seed of every random choice", 0, type=_whole(0), metavar="N")
     sub.add_argument("--quiet", action="store_true", help="print nothing but errors")
     _add_json(sub)

@@ -6,12 +6,11 @@ cannot be written and packages that are missing are found before the training, n
 
 NumPy and the compiled core are imported inside the commands: ``sparselsh --help`` answers at once.
 """
-import importlib.util
 import json
 import os
 import sys
-from contextlib import contextmanager, suppress
-from pathlib import Path
+import tempfile
+from contextlib import contextmanager
 
 from ._options import SCHEDULE, parser
 
@@ -34,7 +33,7 @@ def main(argv=None):
     except BrokenPipeError:
         _drop_stdout()  # `sparselsh predict ... | head`
         return 141
-    except (UserError, ValueError, OSError, MemoryError) as error:
+    except (UserError, ValueError, ImportError, OSError, MemoryError) as error:
         print(f"sparselsh: error: {_one_line(error)}", file=sys.stderr)
         try:
             sys.stdout.flush()
@@ -54,12 +53,15 @@ def _drop_stdout():
 
 def train(args):
     """Train a network on a file, measure it on another, save it."""
-    if args.model:
-        _require_safetensors()
     _check_outputs([args.model, args.json], inputs=[args.train, args.test])
     import sparselsh as sl
 
-    from . import _measure
+    from . import _files, _measure
+
+    if args.model:
+        _files.require_safetensors()
+        if os.path.exists(args.model) and not os.path.isfile(args.model):
+            raise UserError(f"{args.model!r}: is a device or a pipe; give the name of a file")
 
     say = _silent if args.quiet else print
     X, Y = _read(args.train)
@@ -79,7 +81,10 @@ def train(args):
                              verbose=not args.quiet)
     report = {"train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
     if args.model:  # before the test: a trained network is worth more than its score
-        _save(net, args.model)
+        try:
+            net.save(os.path.realpath(args.model))  # a symbolic link stays one
+        except OSError as error:
+            raise _unwritable(args.model, error) from error
     if args.test:
         report |= _measure.quality(net, X_test, Y_test)[0]
     report["peak_rss_bytes"] = _measure.peak_rss()
@@ -90,7 +95,7 @@ def train(args):
 def predict(args):
     """Write the best labels of every row of a file."""
     _check_outputs([args.output], inputs=[args.model, args.test])
-    net = _load(args.model)
+    net = _load(args.model, args.threads)
     if args.k > net.n_labels:
         raise UserError(f"-k {args.k}: {args.model!r} has {net.n_labels} labels; ask for no more than that")
     X, _ = _read_matching(args.test, net.n_features, None, of=args.model, labelled=False)
@@ -99,14 +104,14 @@ def predict(args):
     if args.output is None:
         sys.stdout.writelines(lines)
     else:
-        with _replacing(args.output) as path, open(path, "w", encoding="ascii") as file:
+        with _writing(args.output) as file:
             file.writelines(lines)
 
 
 def evaluate(args):
     """Measure a saved network on a file."""
     _check_outputs([args.json], inputs=[args.model, args.test, args.train])
-    net = _load(args.model)
+    net = _load(args.model, args.threads)
     X, Y = _read_matching(args.test, net.n_features, net.n_labels, of=args.model)
     from . import _measure, metrics
 
@@ -175,35 +180,12 @@ def _read_matching(path, n_features, n_labels, of, labelled=True):
                     f"write both files with the same numbering of {what}")
 
 
-def _load(path):
-    """Load a network that ``train --model`` has saved."""
-    _require_safetensors()
-    if not os.path.exists(path):
-        raise UserError(f"{path!r} does not exist; make it with `sparselsh train TRAIN.txt --model {path}`")
-    from safetensors import SafetensorError
-
+def _load(path, n_threads):
     import sparselsh as sl
 
-    try:
-        return sl.load(path)
-    except (SafetensorError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path!r}: not a sparselsh model ({_one_line(error)}); "
-                        f"make one with `sparselsh train TRAIN.txt --model OUT.safetensors`") from error
-
-
-def _save(net, path):
-    from safetensors import SafetensorError
-
-    try:
-        with _replacing(path) as part:
-            net.save(part)
-    except SafetensorError as error:  # also what it makes of a full disk
-        raise UserError(f"{path!r}: cannot be written ({_one_line(error)})") from error
-
-
-def _require_safetensors():
-    if importlib.util.find_spec("safetensors") is None:
-        raise UserError('model files need the package safetensors; run: pip install "sparselsh-nn[files]"')
+    if os.path.isdir(path):
+        raise UserError(f"{path!r}: is a folder; give the file that `sparselsh train --model` has written")
+    return sl.load(path, n_threads=n_threads)
 
 
 def _check_outputs(paths, inputs):
@@ -216,41 +198,40 @@ def _check_outputs(paths, inputs):
         taken[real] = path
         if os.path.isdir(real):
             raise UserError(f"{path!r}: is a folder; give the name of a file in it")
-        with _replacing(path, keep=False) as trial:
-            open(trial, "ab").close()
+        if not os.path.exists(real) or os.path.isfile(real):
+            try:
+                tempfile.TemporaryFile(dir=os.path.dirname(real)).close()
+            except OSError as error:
+                raise _unwritable(path, error) from error
 
 
 @contextmanager
-def _replacing(path, keep=True):
-    """Give a name beside `path` to write to, and move it to `path` once the block ends without an error.
+def _writing(path):
+    """Open a text file that appears whole or not at all. A device or a pipe is written as it is."""
+    from ._files import replacing
 
-    With ``keep=False`` the file is thrown away: a trial of whether the folder can be written. A device or a
-    pipe (``/dev/null``) is written as it is.
-    """
-    place = Path(os.path.realpath(path))  # a symbolic link stays one
-    is_device = place.exists() and not place.is_file()
-    part = place if is_device else place.with_name(f".{place.stem}.{os.getpid()}.part{place.suffix}")
+    place = os.path.realpath(path)  # a symbolic link stays one
+    is_device = os.path.exists(place) and not os.path.isfile(place)
     try:
-        yield part
-        if keep and not is_device:
-            os.replace(part, place)
+        with (open if is_device else replacing)(place, "w", encoding="utf-8") as file:
+            yield file
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise UserError(f"{path!r}: cannot be written ({error.strerror or error}); "
-                        f"give a file in a folder that exists, is writable and has room") from error
-    finally:
-        if not is_device:
-            with suppress(OSError):  # mostly it is gone: moved, or never made
-                part.unlink()
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path, error):
+    return UserError(f"{path!r}: cannot be written ({error.strerror or error}); "
+                     f"give a file in a folder that exists, is writable and has room")
 
 
 def _write_json(path, report):
     if path is None:
         return
     known = {key: value for key, value in report.items() if value is not None}
-    with _replacing(path) as part:
-        part.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    with _writing(path) as file:
+        file.write(json.dumps(known, indent=2) + "\n")
 
 
 # --- text -------------------------------------------------------------------------------------------------

@@ -174,8 +174,8 @@ def test_interrupt_ends_in_one_line(monkeypatch, capsys):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     place = tmp_path / "out.json"
     place.write_text("old")
-    with pytest.raises(RuntimeError), cli._replacing(place) as part:
-        part.write_text("half")
+    with pytest.raises(RuntimeError), cli._writing(place) as file:
+        file.write("half")
         raise RuntimeError
     assert place.read_text() == "old" and os.listdir(tmp_path) == ["out.json"]
 
@@ -236,7 +236,7 @@ def test_a_file_that_is_no_model_is_refused(folder, tmp_path, command, content):
     if content is not None:
         (tmp_path / "model").write_bytes(content)
     done = sparselsh(command, tmp_path / "model", "test.txt", cwd=folder)
-    assert_one_line_error(done, "model", "sparselsh train")
+    assert_one_line_error(done, str(tmp_path / "model"))
 
 
 def test_a_truncated_model_is_refused(folder, tmp_path):
@@ -290,7 +290,8 @@ def test_bad_arguments_end_in_one_line(folder, args, named):
 
 
 def test_a_missing_safetensors_is_told_before_the_training(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.delitem(sys.modules, "safetensors.numpy", raising=False)
     assert cli.main(["train", str(tmp_path / "missing.txt"), "--model", str(tmp_path / "model")]) == 2
     assert 'pip install "sparselsh-nn[files]"' in capsys.readouterr().err
     assert os.listdir(tmp_path) == []

@@ -1,1 +1,16 @@
-# The compiled core: arrays in, arrays out; it knows no class of the package and trusts its input.
+"""The compiled core: arrays in, arrays out; it knows no class of the package and trusts its input.
+
+Our loops alternate with BLAS calls, which have threads of their own. A thread that spins while it waits for
+the next loop takes a core away from them, so libgomp is asked to let its threads sleep. It reads the variable
+once, when it is loaded, which is here; neither the user's choice nor the environment of child processes
+is touched.
+"""
+import os
+
+_given = os.environ.get("OMP_WAIT_POLICY")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+try:
+    from . import _products, _simd  # noqa: F401
+finally:
+    if _given is None:
+        del os.environ["OMP_WAIT_POLICY"]

@@ -1,5 +1,5 @@
 # The table of leaf loops (simd.h), shared by every kernel module: each takes it by table().
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint8_t
 
 cdef extern from "simd.h" nogil:
     ctypedef struct rule_t:
@@ -10,6 +10,7 @@ cdef extern from "simd.h" nogil:
     enum:
         RULE_SGD
         RULE_ADAM
+        SKETCH_BLOCK
 
     ctypedef struct leaves_t:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
@@ -20,6 +21,9 @@ cdef extern from "simd.h" nogil:
         float (*exp_sum)(float *x, Py_ssize_t n, float shift) noexcept nogil
         float (*sigmoid_sum)(float *z, Py_ssize_t n) noexcept nogil
         void (*scale)(float a, float *x, Py_ssize_t n) noexcept nogil
+        void (*sketch_scores)(const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups, const uint8_t *lut,
+                              float a, float b, const float *factors, float *scores) noexcept nogil
+        Py_ssize_t (*above)(const float *x, Py_ssize_t n, float floor, int32_t *out) noexcept nogil
         void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept

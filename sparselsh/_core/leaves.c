@@ -6,6 +6,9 @@
 #include "simd.h"
 #include <math.h>
 #include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #define PASTE_(a, b) a##b
 #define PASTE(a, b) PASTE_(a, b)
@@ -132,6 +135,131 @@ static float sigmoid_sum(float *z, ptrdiff_t n)
     return s;
 }
 
+/* A byte shuffle looks 16 nibbles up at once. Sums are kept in 16 bits: adding a register of bytes as 16-bit
+   numbers adds low + 256 high; the sum of the high bytes, kept beside it, is taken off at the end. */
+#if defined(__AVX512BW__)
+
+static inline __m256i sum_lanes(__m512i lo, __m512i hi)
+{
+    __m256i a = _mm256_add_epi16(_mm512_castsi512_si256(lo), _mm512_extracti64x4_epi64(lo, 1));
+    __m256i b = _mm256_add_epi16(_mm512_castsi512_si256(hi), _mm512_extracti64x4_epi64(hi, 1));
+    return _mm256_add_epi16(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+static inline void finish(__m512i even, __m512i odd, float a, float b, const float *factors, float *scores)
+{
+    even = _mm512_sub_epi16(even, _mm512_slli_epi16(odd, 8));
+    __m256i sums = sum_lanes(_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
+    __m512 s = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
+    s = _mm512_fmadd_ps(s, _mm512_set1_ps(a), _mm512_set1_ps(b));
+    _mm512_storeu_ps(scores, _mm512_mul_ps(s, _mm512_loadu_ps(factors)));
+}
+
+static void sketch_scores(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
+                          float a, float b, const float *factors, float *scores)
+{
+    const __m512i nibble = _mm512_set1_epi8(15);
+    for (ptrdiff_t k = 0; k < n_blocks; k++) {
+        __m512i even0 = _mm512_setzero_si512(), odd0 = even0, even1 = even0, odd1 = even0;
+        for (ptrdiff_t g = 0; g < n_groups; g += 4) {
+            __m512i codes = _mm512_loadu_si512(blocks + g * 16), t = _mm512_loadu_si512(lut + g * 16);
+            __m512i lo = _mm512_shuffle_epi8(t, _mm512_and_si512(codes, nibble));
+            __m512i hi = _mm512_shuffle_epi8(t, _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble));
+            even0 = _mm512_add_epi16(even0, lo);
+            odd0 = _mm512_add_epi16(odd0, _mm512_srli_epi16(lo, 8));
+            even1 = _mm512_add_epi16(even1, hi);
+            odd1 = _mm512_add_epi16(odd1, _mm512_srli_epi16(hi, 8));
+        }
+        finish(even0, odd0, a, b, factors, scores);
+        finish(even1, odd1, a, b, factors + 16, scores + 16);
+        blocks += n_groups * 16;
+        factors += SKETCH_BLOCK;
+        scores += SKETCH_BLOCK;
+    }
+}
+
+#elif defined(__AVX2__)
+
+static inline void finish(__m256i even, __m256i odd, float a, float b, const float *factors, float *scores)
+{
+    even = _mm256_sub_epi16(even, _mm256_slli_epi16(odd, 8));
+    __m256i lo = _mm256_unpacklo_epi16(even, odd), hi = _mm256_unpackhi_epi16(even, odd);
+    __m128i sums[2] = { _mm_add_epi16(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1)),
+                        _mm_add_epi16(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1)) };
+    for (int k = 0; k < 2; k++) {
+        __m256 s = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums[k]));
+        s = _mm256_fmadd_ps(s, _mm256_set1_ps(a), _mm256_set1_ps(b));
+        _mm256_storeu_ps(scores + 8 * k, _mm256_mul_ps(s, _mm256_loadu_ps(factors + 8 * k)));
+    }
+}
+
+static void sketch_scores(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
+                          float a, float b, const float *factors, float *scores)
+{
+    const __m256i nibble = _mm256_set1_epi8(15);
+    for (ptrdiff_t k = 0; k < n_blocks; k++) {
+        __m256i even0 = _mm256_setzero_si256(), odd0 = even0, even1 = even0, odd1 = even0;
+        for (ptrdiff_t g = 0; g < n_groups; g += 2) {
+            __m256i codes = _mm256_loadu_si256((const __m256i *)(blocks + g * 16));
+            __m256i t = _mm256_loadu_si256((const __m256i *)(lut + g * 16));
+            __m256i lo = _mm256_shuffle_epi8(t, _mm256_and_si256(codes, nibble));
+            __m256i hi = _mm256_shuffle_epi8(t, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
+            even0 = _mm256_add_epi16(even0, lo);
+            odd0 = _mm256_add_epi16(odd0, _mm256_srli_epi16(lo, 8));
+            even1 = _mm256_add_epi16(even1, hi);
+            odd1 = _mm256_add_epi16(odd1, _mm256_srli_epi16(hi, 8));
+        }
+        finish(even0, odd0, a, b, factors, scores);
+        finish(even1, odd1, a, b, factors + 16, scores + 16);
+        blocks += n_groups * 16;
+        factors += SKETCH_BLOCK;
+        scores += SKETCH_BLOCK;
+    }
+}
+
+#else
+
+static void sketch_scores(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
+                          float a, float b, const float *factors, float *scores)
+{
+    for (ptrdiff_t k = 0; k < n_blocks; k++) {
+        uint16_t sums[SKETCH_BLOCK] = {0};
+        for (ptrdiff_t g = 0; g < n_groups; g++)
+            for (int j = 0; j < 16; j++) {
+                sums[j] += lut[g * 16 + (blocks[g * 16 + j] & 15)];
+                sums[j + 16] += lut[g * 16 + (blocks[g * 16 + j] >> 4)];
+            }
+        for (int j = 0; j < SKETCH_BLOCK; j++)
+            scores[j] = factors[j] * (a * sums[j] + b);
+        blocks += n_groups * 16;
+        factors += SKETCH_BLOCK;
+        scores += SKETCH_BLOCK;
+    }
+}
+
+#endif
+
+static ptrdiff_t above(const float *x, ptrdiff_t n, float floor, int32_t *out)
+{
+    ptrdiff_t k = 0, found = 0;
+    /* few pass: look at many at once, and one by one only where one of them does */
+#if defined(__AVX512F__)
+    for (; k + 16 <= n; k += 16)
+        for (unsigned m = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + k), _mm512_set1_ps(floor), _CMP_GE_OQ); m; m &= m - 1)
+            out[found++] = (int32_t)k + __builtin_ctz(m);
+#elif defined(__AVX2__)
+    for (; k + 8 <= n; k += 8)
+        for (unsigned m = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + k), _mm256_set1_ps(floor), _CMP_GE_OQ));
+             m; m &= m - 1)
+            out[found++] = (int32_t)k + __builtin_ctz(m);
+#endif
+    for (; k < n; k++) {
+        out[found] = (int32_t)k;
+        found += x[k] >= floor;
+    }
+    return found;
+}
+
 static void sgd(const rule_t *rule, float *restrict w, float *restrict m, const float *restrict g, ptrdiff_t n)
 {
     const float lr = rule->lr, momentum = rule->momentum, decay = rule->decay;
@@ -172,5 +300,6 @@ static void update(const rule_t *rule, float *w, float *m, float *v, const float
 }
 
 const leaves_t PASTE(leaves_, LEVEL) = {
-    STRING(LEVEL), dot, axpy, gather_dot, scatter_axpy, max, exp_sum, sigmoid_sum, scale, update,
+    STRING(LEVEL), dot, axpy, gather_dot, scatter_axpy, max, exp_sum, sigmoid_sum, scale,
+    sketch_scores, above, update,
 };

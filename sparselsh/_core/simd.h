@@ -21,6 +21,8 @@ typedef struct {
     float decay;          /* SGD: added to the gradient, times w.  Adam: w is multiplied by 1 - decay first */
 } rule_t;
 
+enum { SKETCH_BLOCK = 32 };
+
 enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
 typedef struct {
@@ -41,6 +43,13 @@ typedef struct {
     float (*sigmoid_sum)(float *z, ptrdiff_t n);
     /* x[k] *= a */
     void (*scale)(float a, float *x, ptrdiff_t n);
+    /* Approximate scores of SKETCH_BLOCK neurons a block from their sign sketches:
+       scores[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b).
+       Byte g * 16 + k of a block holds nibble g of neuron k (low half) and of neuron k + 16 (high half). */
+    void (*sketch_scores)(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
+                          float a, float b, const float *factors, float *scores);
+    /* Indices k with x[k] >= floor, ascending, into out; returns how many */
+    ptrdiff_t (*above)(const float *x, ptrdiff_t n, float floor, int32_t *out);
     /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
     void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
 } leaves_t;

@@ -1,0 +1,181 @@
+"""Hash tables as CSR-like arrays, one row of each array a table.
+
+Bucket b of table t holds the neurons ids[t, start[t, b] : start[t, b] + count[t, b]] and has room for
+room[t, b] of them, so that a neuron can move without the table being sorted again:
+
+    ids     | bucket 0 . . | bucket 1 | bucket 2 . | ... | bucket 1, moved here . . . | free |
+              ^start[t, 0]                                                              ^tail[t]
+
+A bucket that is full moves behind the last one and doubles its room; when that space is used up the
+table is sorted anew from `codes`. With slack 0 the layout is plain CSR. What a probe finds does not
+depend on the order inside a bucket. One thread owns a table.
+"""
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+
+cdef extern from "order.h" nogil:
+    uint64_t count_key(int count, int32_t id) noexcept
+    int32_t count_key_id(uint64_t key) noexcept
+    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
+    void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
+
+
+cdef inline int32_t _room_for(int32_t count, bint slack) noexcept nogil:
+    return count + (count >> 2) + 2 if slack else count
+
+
+cdef int32_t _build_table(const int32_t *codes, Py_ssize_t n, Py_ssize_t stride, Py_ssize_t n_buckets, bint slack,
+                          int32_t *ids, int32_t *start, int32_t *count, int32_t *room) noexcept nogil:
+    # counting sort: count, add up, place
+    cdef Py_ssize_t j, b
+    cdef int32_t c, end = 0
+    memset(count, 0, n_buckets * sizeof(int32_t))
+    for j in range(n):
+        count[codes[j * stride]] += 1
+    for b in range(n_buckets):
+        start[b] = end
+        room[b] = _room_for(count[b], slack)
+        end += room[b]
+        count[b] = 0
+    for j in range(n):
+        c = codes[j * stride]
+        ids[start[c] + count[c]] = <int32_t>j
+        count[c] += 1
+    return end
+
+
+def capacity(Py_ssize_t n, Py_ssize_t n_buckets, bint slack):
+    """Entries a row of `ids` needs: every bucket with its room, and a quarter more for buckets that move."""
+    return n if not slack else (n + n // 4 + 2 * n_buckets) * 5 // 4 + 64
+
+
+def build(const int32_t[:, ::1] codes, bint slack, int32_t[:, ::1] ids, int32_t[:, ::1] start,
+          int32_t[:, ::1] count, int32_t[:, ::1] room, int32_t[::1] tail, int n_threads):
+    """Sort n neurons into n_tables tables.   O(n_tables * (n + n_buckets))
+
+    codes is (n, n_tables); start, count and room are (n_tables, n_buckets); ids is
+    (n_tables, capacity(n, n_buckets, slack)).
+    """
+    cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], n_buckets = start.shape[1]
+    if n == 0 or n_tables == 0:
+        return
+    for t in prange(n_tables, nogil=True, schedule="dynamic", num_threads=n_threads):
+        tail[t] = _build_table(&codes[0, t], n, n_tables, n_buckets, slack,
+                               &ids[t, 0], &start[t, 0], &count[t, 0], &room[t, 0])
+
+
+cdef void _remove(int32_t j, int32_t *bucket, int32_t *count) noexcept nogil:
+    cdef int32_t k = 0
+    while bucket[k] != j:
+        k += 1
+    count[0] -= 1
+    bucket[k] = bucket[count[0]]
+
+
+cdef bint _insert(int32_t j, int32_t b, int32_t *ids, Py_ssize_t n_ids, int32_t *start, int32_t *count,
+                  int32_t *room, int32_t *tail) noexcept nogil:
+    # returns False where the space behind the last bucket is used up
+    cdef int32_t wanted
+    if count[b] == room[b]:
+        wanted = 2 * room[b] + 2
+        if tail[0] + wanted > n_ids:
+            return False
+        memcpy(ids + tail[0], ids + start[b], count[b] * sizeof(int32_t))
+        start[b] = tail[0]
+        room[b] = wanted
+        tail[0] += wanted
+    ids[start[b] + count[b]] = j
+    count[b] += 1
+    return True
+
+
+cdef void _move_table(const int32_t *rows, Py_ssize_t n_rows, const int32_t *new_codes, int32_t *codes,
+                      Py_ssize_t n, Py_ssize_t stride, Py_ssize_t n_buckets, int32_t *ids, Py_ssize_t n_ids,
+                      int32_t *start, int32_t *count, int32_t *room, int32_t *tail) noexcept nogil:
+    cdef Py_ssize_t r
+    cdef int32_t j, old, new
+    cdef bint sorted_anew = False
+    for r in range(n_rows):
+        j, new = rows[r], new_codes[r * stride]
+        old = codes[j * stride]
+        if old == new:
+            continue
+        codes[j * stride] = new
+        if sorted_anew:
+            continue
+        _remove(j, ids + start[old], &count[old])
+        if not _insert(j, new, ids, n_ids, start, count, room, tail):
+            sorted_anew = True
+    if sorted_anew:
+        tail[0] = _build_table(codes, n, stride, n_buckets, True, ids, start, count, room)
+
+
+def move(const int32_t[::1] rows, const int32_t[:, ::1] new_codes, int32_t[:, ::1] codes,
+         int32_t[:, ::1] ids, int32_t[:, ::1] start, int32_t[:, ::1] count, int32_t[:, ::1] room,
+         int32_t[::1] tail, int n_threads):
+    """Give the neurons `rows` (distinct) new codes and move them to their buckets.
+
+    The tables were built with slack. O(len(rows) * n_tables * bucket length), amortised.
+    """
+    cdef Py_ssize_t t, n_tables = codes.shape[1], n_rows = rows.shape[0]
+    if n_rows == 0 or n_tables == 0:
+        return
+    for t in prange(n_tables, nogil=True, schedule="dynamic", num_threads=n_threads):
+        _move_table(&rows[0], n_rows, &new_codes[0, t], &codes[0, t], codes.shape[0], n_tables, start.shape[1],
+                    &ids[t, 0], ids.shape[1], &start[t, 0], &count[t, 0], &room[t, 0], &tail[t])
+
+
+cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, const int32_t *ids, Py_ssize_t n_ids,
+                         const int32_t *start, const int32_t *count, Py_ssize_t n_buckets,
+                         int min_count, Py_ssize_t n_best, uint8_t *seen, uint64_t *keys,
+                         int32_t *out_ids, int32_t *out_counts) noexcept nogil:
+    cdef Py_ssize_t t, k, b, n_keys = 0, n_kept = 0
+    cdef const int32_t *bucket
+    cdef int32_t j
+    for t in range(n_tables):
+        b = t * n_buckets + code[t]
+        bucket = ids + t * n_ids + start[b]
+        for k in range(count[b]):
+            j = bucket[k]
+            if seen[j] == 0:
+                keys[n_keys] = <uint64_t>j
+                n_keys += 1
+            seen[j] += 1
+    for k in range(n_keys):
+        j = <int32_t>keys[k]
+        if seen[j] >= min_count:
+            keys[n_kept] = count_key(seen[j], j)
+            n_kept += 1
+        seen[j] = 0  # only what was touched is cleared: nothing here costs O(n)
+    if n_kept > n_best:
+        select_smallest(keys, n_kept, n_best)
+        n_kept = n_best
+    sort_keys(keys, n_kept)
+    for k in range(n_kept):
+        out_ids[k] = count_key_id(keys[k])
+        out_counts[k] = 255 - <int32_t>(keys[k] >> 32)
+    for k in range(n_kept, n_best):
+        out_ids[k] = -1
+        out_counts[k] = 0
+    return n_kept
+
+
+def collide(const int32_t[:, ::1] codes, const int32_t[:, ::1] ids, const int32_t[:, ::1] start,
+            const int32_t[:, ::1] count, int min_count, uint8_t[:, ::1] seen, uint64_t[:, ::1] keys,
+            int32_t[:, ::1] out_ids, int32_t[:, ::1] out_counts, int n_threads):
+    """The n_best neurons that share most buckets with each query: SLIDE's candidates with their counts.
+
+    codes is (n_queries, n_tables) with n_tables <= 255; out_ids and out_counts are (n_queries, n_best),
+    best first, filled up with -1 and 0. A neuron counts if it shares at least min_count buckets.
+    seen, (n_threads, n), is all zero and is left so; keys is (n_threads, n).
+    O(n_tables + neurons in the probed buckets) a query.
+    """
+    cdef Py_ssize_t i, n_queries = codes.shape[0], n_tables = codes.shape[1], n_best = out_ids.shape[1]
+    cdef int thread
+    if n_queries == 0 or n_tables == 0 or n_best == 0:
+        return
+    for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
+        thread = threadid()
+        _collide(&codes[i, 0], n_tables, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0], start.shape[1],
+                 min_count, n_best, &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0], &out_counts[i, 0])

@@ -1,0 +1,116 @@
+"""Losses over logits of dense or active outputs, their gradients written in place of the logits.
+
+Row i of the logits is z[offsets[i]:offsets[i + 1]]: of equal lengths for dense outputs and for a set shared
+by the batch, ragged for one set a sample. The targets of row i are the entries
+positions[indptr[i]:indptr[i + 1]], counted from the start of the row.
+"""
+from cython.parallel cimport prange
+from libc.math cimport log
+from libc.stdint cimport int32_t, int64_t
+
+from ._simd cimport leaves_t, table
+
+
+cdef float _softmax_row(const leaves_t *f, float *z, Py_ssize_t n, const int32_t *target, Py_ssize_t n_targets,
+                        float scale) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef float shift, total, wanted = 0
+    if n_targets == 0 or n == 0:
+        f.scale(0, z, n)
+        return 0
+    shift = f.max(z, n)
+    for k in range(n_targets):
+        wanted += z[target[k]]
+    total = f.exp_sum(z, n, shift)
+    f.scale(scale / total, z, n)
+    for k in range(n_targets):
+        z[target[k]] -= scale / n_targets
+    return log(total) + shift - wanted / n_targets
+
+
+def softmax_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] indptr,
+                          const int32_t[::1] positions, float scale, float[::1] losses, int n_threads):
+    """losses[i] = log sum_j exp(z_ij) - mean over the targets of z_it;   z <- scale * (softmax(z) - target)
+
+    The target is uniform over the labels of the row. A row without labels has loss and gradient 0.
+    """
+    cdef Py_ssize_t i, n = losses.shape[0]
+    cdef const leaves_t *f = table()
+    cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
+    if n == 0 or z.shape[0] == 0:
+        return
+    for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        losses[i] = _softmax_row(f, &z[0] + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
+                                 indptr[i + 1] - indptr[i], scale)
+
+
+cdef float _sigmoid_row(const leaves_t *f, float *z, Py_ssize_t n, const int32_t *target, Py_ssize_t n_targets,
+                        float scale) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef float wanted = 0, loss
+    for k in range(n_targets):
+        wanted += z[target[k]]
+    loss = f.sigmoid_sum(z, n) - wanted
+    f.scale(scale, z, n)
+    for k in range(n_targets):
+        z[target[k]] -= scale
+    return loss
+
+
+def binary_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] indptr,
+                         const int32_t[::1] positions, float scale, float[::1] losses, int n_threads):
+    """losses[i] = sum_j log(1 + exp(z_ij)) - sum over the targets of z_it;   z <- scale * (sigmoid(z) - target)"""
+    cdef Py_ssize_t i, n = losses.shape[0]
+    cdef const leaves_t *f = table()
+    cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
+    if n == 0 or z.shape[0] == 0:
+        return
+    for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        losses[i] = _sigmoid_row(f, &z[0] + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
+                                 indptr[i + 1] - indptr[i], scale)
+
+
+cdef float _squared_row(const leaves_t *f, float *z, Py_ssize_t n, const int32_t *target, const float *value,
+                        Py_ssize_t n_targets, float scale) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef float loss
+    for k in range(n_targets):
+        z[target[k]] -= value[k]
+    loss = f.dot(z, z, n)
+    f.scale(2 * scale, z, n)
+    return loss
+
+
+def squared_error(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] indptr,
+                  const int32_t[::1] positions, const float[::1] values, float scale, float[::1] losses,
+                  int n_threads):
+    """losses[i] = sum_j (z_ij - y_ij)^2;   z <- 2 * scale * (z - y), y zero but for `values` at the targets"""
+    cdef Py_ssize_t i, n = losses.shape[0]
+    cdef const leaves_t *f = table()
+    cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
+    cdef const float *value = &values[0] if positions.shape[0] else NULL
+    if n == 0 or z.shape[0] == 0:
+        return
+    for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        losses[i] = _squared_row(f, &z[0] + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
+                                 value + indptr[i], indptr[i + 1] - indptr[i], scale)
+
+
+def locate(const int64_t[::1] indptr, const int32_t[::1] indices, const int64_t[::1] label_indptr,
+           const int32_t[::1] labels, int32_t[::1] positions):
+    """indices[indptr[i] + positions[k]] == labels[k] for the labels k of row i; -1 where a label is not there.
+
+    Rows are ascending. O(n_labels * log(row length))
+    """
+    cdef Py_ssize_t i, k, low, high, middle
+    with nogil:
+        for i in range(label_indptr.shape[0] - 1):
+            for k in range(label_indptr[i], label_indptr[i + 1]):
+                low, high = indptr[i], indptr[i + 1]
+                while low < high:
+                    middle = (low + high) // 2
+                    if indices[middle] < labels[k]:
+                        low = middle + 1
+                    else:
+                        high = middle
+                positions[k] = <int32_t>(low - indptr[i]) if low < indptr[i + 1] and indices[low] == labels[k] else -1

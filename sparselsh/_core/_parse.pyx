@@ -1,0 +1,413 @@
+"""Text of sparse rows, both ways: ``label,label id:value id:value ...``, one row a line.
+
+Design
+------
+A. :func:`count` reads the bytes once and bounds the size of every array by what is there, so that no
+   number written in a file decides how much memory is taken.
+B. :func:`parse` reads them a second time and fills the arrays. The text ends in a newline and no token
+   contains one, so no loop has to compare with the end of the buffer.
+C. A failure is a kind and a place. The words for it, which need the token, are made in Python.
+D. A value is ``float32(float64(token))``, rounded as Python and NumPy do. Nearly all tokens need one
+   division of doubles for that (`_value`); the others are handed to Python's own ``float``.
+E. :func:`format_rows` writes the shortest decimals that :func:`parse` takes back to the same float32.
+"""
+from libc.math cimport fabs, isinf, llrint
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
+
+cdef enum:
+    OK, LABEL, FEATURE, VALUE, DUPLICATE, ROWS
+
+# What `kind` means: the label or the feature at that place is not an id below the limit; the value is no
+# finite float32; the row that begins there has a feature twice; there are more rows than the header says.
+KINDS = ("ok", "label", "feature", "value", "duplicate", "rows")
+
+# The powers of ten that a double holds exactly.
+cdef double[23] POW10 = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14,
+                        1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22]
+
+MAX_ID_BYTES = 11     # ten digits and a separator
+MAX_VALUE_BYTES = 17  # -1.23456789e-38, or a sign and at most 14 digits with "0."; and a separator
+
+
+def count(const uint8_t[::1] text):
+    """(newlines, colons, commas) in the text.   O(bytes)"""
+    cdef Py_ssize_t i = 0, stop, n = text.shape[0]
+    cdef int64_t lines = 0, colons = 0, commas = 0
+    cdef uint8_t some_lines, some_colons, some_commas
+    cdef const uint8_t *p = &text[0] if n else NULL
+    with nogil:
+        while i < n:
+            # Byte-wide counters, emptied before they can overflow, take 16 characters an instruction.
+            stop = min(i + 240, n)
+            some_lines = some_colons = some_commas = 0
+            while i < stop:
+                some_lines += p[i] == c"\n"
+                some_colons += p[i] == c":"
+                some_commas += p[i] == c","
+                i += 1
+            lines += some_lines
+            colons += some_colons
+            commas += some_commas
+    return lines, colons, commas
+
+
+def parse(const uint8_t[::1] text, Py_ssize_t start, int64_t line, bint header, int64_t max_rows,
+          int64_t n_features, int64_t n_labels,
+          int64_t[::1] x_indptr, int32_t[::1] x_indices, float[::1] x_data,
+          int64_t[::1] y_indptr, int32_t[::1] y_indices):
+    """Fill two CSR matrices from ``text[start:]``, which begins line number `line` and ends in a newline.
+
+    With `header` (XMC text) every line is a row, an empty one too, and at most `max_rows` rows may come.
+    Without it (svmlight text) blank lines are passed over, and so is what follows a ``#``.
+    Ids are below `n_features` and `n_labels`, themselves below 2**31. Rows come out sorted; a label twice
+    in a row is kept once. The arrays have the lengths that :func:`count` bounds: (lines + 1), (colons),
+    (lines + 1), (lines + commas).
+
+    Returns (kind, line, offset, n_rows): `kind` indexes ``KINDS``; on failure `offset` is where the
+    offending token begins, or its row for a duplicate.   O(bytes), O(n log n) for an unsorted row of n
+    """
+    cdef const uint8_t *text0 = &text[0]
+    cdef const uint8_t *p = text0 + start
+    cdef const uint8_t *end = text0 + text.shape[0]
+    cdef const uint8_t *begin
+    cdef int32_t *x_ids = &x_indices[0] if x_indices.shape[0] else NULL
+    cdef float *x_values = &x_data[0] if x_data.shape[0] else NULL
+    cdef int32_t *y_ids = &y_indices[0] if y_indices.shape[0] else NULL
+    cdef int64_t row = 0, x_nnz = 0, y_nnz = 0, x_size = 0, y_size = 0
+    cdef int kind = OK
+    x_indptr[0] = y_indptr[0] = 0
+    with nogil:
+        while p < end:
+            begin = p
+            if not header or row == max_rows:
+                p = _skip_blanks(p)
+                if p[0] == c"#" and not header:
+                    p = _skip_line(p)
+                if p[0] == c"\n":
+                    p += 1
+                    line += 1
+                    continue
+                if row == max_rows:
+                    kind = ROWS
+                    break
+                p = begin
+            kind = _labels(&p, n_labels, y_ids + y_nnz, &y_size)
+            if kind == OK:
+                kind = _features(&p, n_features, not header, x_ids + x_nnz, x_values + x_nnz, &x_size)
+            if kind != OK:
+                if kind == DUPLICATE:
+                    p = begin
+                break
+            x_nnz += x_size
+            y_nnz += y_size
+            row += 1
+            x_indptr[row] = x_nnz
+            y_indptr[row] = y_nnz
+            p += 1
+            line += 1
+    return kind, line, p - text0, row
+
+
+cdef int _labels(const uint8_t **cursor, int64_t limit, int32_t *ids, int64_t *size) noexcept nogil:
+    """Labels of one row, sorted and distinct; the cursor then stands on what ended them."""
+    cdef const uint8_t *p = cursor[0]
+    cdef const uint8_t *token
+    cdef int64_t label, previous = -1
+    cdef Py_ssize_t n = 0, k
+    cdef bint is_sorted = True
+    if not _is_blank(p[0]) and p[0] != c"\n":
+        while True:
+            token = p
+            p += p[0] == c"+"
+            label = _id(&p)
+            if p[0] == c":" and n == 0:  # no labels, and no blank in their place: the first feature
+                return _done(cursor, cursor[0], size, 0, OK)
+            if label < 0 or label >= limit or not (p[0] == c"," or _ends_token(p[0])):
+                return _done(cursor, token, size, 0, LABEL)
+            is_sorted &= label > previous
+            previous = label
+            ids[n] = <int32_t>label
+            n += 1
+            if p[0] != c",":
+                break
+            p += 1
+    if not is_sorted:
+        _sort(ids, NULL, n)
+        k = 0
+        for i in range(1, n):
+            if ids[i] != ids[k]:
+                k += 1
+                ids[k] = ids[i]
+        n = k + 1
+    return _done(cursor, p, size, n, OK)
+
+
+cdef int _features(const uint8_t **cursor, int64_t limit, bint comments,
+                   int32_t *ids, float *values, int64_t *size) noexcept nogil:
+    """Features of one row, sorted; the cursor then stands on the newline."""
+    cdef const uint8_t *p = cursor[0]
+    cdef const uint8_t *token
+    cdef int64_t feature, previous = -1
+    cdef Py_ssize_t n = 0, i
+    cdef bint is_sorted = True
+    while True:
+        p = _skip_blanks(p)
+        if p[0] == c"\n":
+            break
+        if p[0] == c"#" and comments:
+            p = _skip_line(p)
+            break
+        token = p
+        feature = _id(&p)
+        if feature < 0 or feature >= limit or p[0] != c":":
+            return _done(cursor, token, size, 0, FEATURE)
+        p += 1
+        if not _value(&p, &values[n]) or not (_ends_token(p[0]) or (comments and p[0] == c"#")):
+            return _done(cursor, token, size, 0, VALUE)
+        is_sorted &= feature > previous
+        previous = feature
+        ids[n] = <int32_t>feature
+        n += 1
+    if not is_sorted:
+        _sort(ids, values, n)
+        for i in range(1, n):
+            if ids[i] == ids[i - 1]:
+                return _done(cursor, p, size, 0, DUPLICATE)
+    return _done(cursor, p, size, n, OK)
+
+
+cdef inline int _done(const uint8_t **cursor, const uint8_t *p, int64_t *size, int64_t n,
+                      int kind) noexcept nogil:
+    cursor[0] = p
+    size[0] = n
+    return kind
+
+
+cdef inline bint _is_blank(uint8_t c) noexcept nogil:
+    return c == c" " or c == c"\t" or c == c"\r"  # the last: lines that end as on Windows
+
+
+cdef inline bint _ends_token(uint8_t c) noexcept nogil:
+    return c == c"\n" or _is_blank(c)
+
+
+cdef inline const uint8_t *_skip_blanks(const uint8_t *p) noexcept nogil:
+    while _is_blank(p[0]):
+        p += 1
+    return p
+
+
+cdef inline const uint8_t *_skip_line(const uint8_t *p) noexcept nogil:
+    while p[0] != c"\n":
+        p += 1
+    return p
+
+
+cdef inline int64_t _id(const uint8_t **cursor) noexcept nogil:
+    """The digits here as a number, INT32_MAX where there are over 18; -1: not a digit."""
+    cdef const uint8_t *p = cursor[0]
+    cdef const uint8_t *begin = p
+    cdef uint64_t number = 0
+    cdef uint8_t digit = <uint8_t>(p[0] - c"0")
+    while digit <= 9:
+        number = number * 10 + digit
+        p += 1
+        digit = <uint8_t>(p[0] - c"0")
+    cursor[0] = p
+    if p - begin > 18:
+        return INT32_MAX  # not below any limit
+    return <int64_t>number if p > begin else -1
+
+
+cdef inline bint _value(const uint8_t **cursor, float *value) noexcept nogil:
+    """Decimal number to ``float32(float64(token))``; False: no number, or too large for float32.
+
+    With d the digits as an integer and s their scale, the token is d * 10**s. If d < 2**53 and |s| <= 22,
+    both factors are exact doubles and one operation rounds correctly (Clinger, "How to read floating point
+    numbers accurately", PLDI 1990). If d is longer, the result is within 2**-52 of the token, relatively;
+    where both ends of a wider interval round to one float32, so does the token.
+    """
+    cdef const uint8_t *p = cursor[0]
+    cdef const uint8_t *begin = p
+    cdef const uint8_t *point
+    cdef uint64_t digits = 0
+    cdef Py_ssize_t n_digits
+    cdef int64_t scale = 0, exponent
+    cdef bint negative = p[0] == c"-", small
+    cdef uint8_t digit
+    cdef double number
+    cdef float low, high
+    p += negative or p[0] == c"+"
+    point = p
+    digit = <uint8_t>(p[0] - c"0")
+    while digit <= 9:
+        digits = digits * 10 + digit
+        p += 1
+        digit = <uint8_t>(p[0] - c"0")
+    n_digits = p - point
+    if p[0] == c".":
+        p += 1
+        point = p
+        digit = <uint8_t>(p[0] - c"0")
+        while digit <= 9:
+            digits = digits * 10 + digit
+            p += 1
+            digit = <uint8_t>(p[0] - c"0")
+        scale = point - p
+        n_digits -= scale
+    if n_digits == 0:
+        return False
+    if p[0] == c"e" or p[0] == c"E":
+        p += 1
+        small = p[0] == c"-"
+        p += small or p[0] == c"+"
+        exponent = _id(&p)
+        if exponent < 0:
+            return False
+        scale += -exponent if small else exponent
+    cursor[0] = p
+    if n_digits <= 19 and -22 <= scale <= 22:
+        number = <double>digits
+        number = number / POW10[-scale] if scale < 0 else number * POW10[scale]
+        if digits >> 53 == 0:
+            value[0] = <float>(-number if negative else number)
+            return not isinf(value[0])
+        low = <float>(number * (1 - 2.0 ** -50))
+        high = <float>(number * (1 + 2.0 ** -50))
+        if low == high:
+            value[0] = -low if negative else low
+            return not isinf(low)
+    value[0] = <float>_value_by_python(begin, p - begin)
+    return not isinf(value[0])
+
+
+cdef double _value_by_python(const uint8_t *token, Py_ssize_t n) noexcept with gil:
+    # Correctly rounded whatever the length and the scale, and deaf to the locale, which strtod is not.
+    return float((<const char *>token)[:n])
+
+
+cdef void _sort(int32_t *ids, float *values, Py_ssize_t n) noexcept nogil:
+    """Heap sort by id, in place, the values (if any) alongside: no scratch, and O(n log n) on any input."""
+    cdef Py_ssize_t start = n // 2, end = n, root, child
+    cdef int32_t id_
+    cdef float value = 0
+    while end > 1:
+        if start > 0:
+            start -= 1
+        else:
+            end -= 1
+            ids[0], ids[end] = ids[end], ids[0]
+            if values != NULL:
+                values[0], values[end] = values[end], values[0]
+        root = start
+        id_ = ids[root]
+        if values != NULL:
+            value = values[root]
+        while True:
+            child = 2 * root + 1
+            if child >= end:
+                break
+            child += child + 1 < end and ids[child + 1] > ids[child]
+            if ids[child] <= id_:
+                break
+            ids[root] = ids[child]
+            if values != NULL:
+                values[root] = values[child]
+            root = child
+        ids[root] = id_
+        if values != NULL:
+            values[root] = value
+
+
+def format_rows(const int64_t[::1] x_indptr, const int32_t[::1] x_indices, const float[::1] x_data,
+                const int64_t[::1] y_indptr, const int32_t[::1] y_indices,
+                Py_ssize_t first, Py_ssize_t last, int base, uint8_t[::1] out):
+    """Write rows first:last as text, feature ids from `base`; returns the number of bytes.
+
+    `out` holds a newline a row, ``MAX_ID_BYTES`` a label, ``MAX_ID_BYTES + MAX_VALUE_BYTES`` a feature.
+    """
+    cdef uint8_t *out0 = &out[0]
+    cdef uint8_t *p = out0
+    cdef Py_ssize_t i, k
+    with nogil:
+        for i in range(first, last):
+            for k in range(y_indptr[i], y_indptr[i + 1]):
+                if k > y_indptr[i]:
+                    p[0] = c","
+                    p += 1
+                p = _write_digits(p, y_indices[k], 1)
+            for k in range(x_indptr[i], x_indptr[i + 1]):
+                p[0] = c" "
+                p = _write_digits(p + 1, <int64_t>x_indices[k] + base, 1)
+                p[0] = c":"
+                p = _write_value(p + 1, x_data[k])
+            p[0] = c"\n"
+            p += 1
+    return p - out0
+
+
+cdef inline uint8_t *_write_digits(uint8_t *p, int64_t number, Py_ssize_t width) noexcept nogil:
+    """A number >= 0, with zeros in front up to the width."""
+    cdef Py_ssize_t n = 1, k
+    cdef int64_t rest = number
+    while rest >= 10:
+        rest = rest // 10
+        n += 1
+    n = max(n, width)
+    for k in range(n - 1, -1, -1):
+        p[k] = <uint8_t>(c"0" + number % 10)
+        number = number // 10
+    return p + n
+
+
+cdef uint8_t *_write_value(uint8_t *p, float value) noexcept nogil:
+    """The shortest decimal that `_value` takes back to this float32.
+
+    Tried with 6, 7, 8 and 9 digits. Nine always do. A number of at most six digits survives the way
+    through float32 (FLT_DIG), so a shorter one shows as six digits that end in zeros.
+    """
+    cdef double size = fabs(<double>value)
+    cdef int n_digits, places, exponent = -5
+    cdef int64_t digits = 0
+    if not (1e-5 <= size < 1e9 or size == 0):
+        return _write_value_by_python(p, value)
+    if value < 0 or (value == 0 and 1 / value < 0):
+        p[0] = c"-"
+        p += 1
+    if size == 0:
+        return _write_digits(p, 0, 1)
+    # 10**exponent <= size, with one digit of slack where 1e-4 and so on are not exact: `digits` is then
+    # one digit longer, which the loop below takes as well
+    while exponent < 8 and size >= (POW10[exponent + 1] if exponent >= -1 else 1 / POW10[-exponent - 1]):
+        exponent += 1
+    for n_digits in range(6, 10):
+        places = n_digits - 1 - exponent
+        if places >= 0:
+            digits = llrint(size * POW10[places])
+            if <float>(<double>digits / POW10[places]) == <float>size:
+                break
+        else:
+            digits = llrint(size / POW10[-places])
+            if <float>(<double>digits * POW10[-places]) == <float>size:
+                break
+    while digits % 10 == 0 and places > 0:
+        digits = digits // 10
+        places -= 1
+    if places <= 0:
+        return _write_digits(p, digits * <int64_t>POW10[-places], 1)
+    p = _write_digits(p, digits // <int64_t>POW10[places], 1)
+    p[0] = c"."
+    return _write_digits(p + 1, digits % <int64_t>POW10[places], places)
+
+
+cdef uint8_t *_write_value_by_python(uint8_t *p, float value) noexcept with gil:
+    cdef bytes token = b""
+    cdef Py_ssize_t k
+    cdef int n_digits
+    for n_digits in range(6, 10):
+        token = b"%.*g" % (n_digits, value)  # deaf to the locale, as `float` is
+        if <float>float(token) == value:
+            break
+    for k in range(len(token)):
+        p[k] = token[k]
+    return p + len(token)

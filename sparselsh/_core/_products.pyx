@@ -1,0 +1,197 @@
+"""Products with one sparse side: forward and backward over active sets and sparse input.
+
+S is a sparse (n, n_rows) matrix in CSR: indptr (n + 1,), indices and data (nnz,). Its columns name rows of
+the dense matrix w, (n_rows, d): neurons where S holds active outputs, features where S is the input.
+
+    sampled_dots        S.data = (x w^T at S's pattern)     forward over active sets (SDDMM)
+    weighted_rows       out = S w                           forward of sparse input; dX over active sets (SpMM)
+    sampled_columns     dX at the pattern of a sparse X     dX where input and output are both sparse
+    group_columns       the transpose of S, touched columns only: who walks w row by row
+
+The gradient S^T x of w is never stored: _updates sums it row by row.
+"""
+from cython.parallel cimport prange
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memcpy, memset
+
+from ._simd cimport leaves_t, prefetch_run, table
+
+
+def gather_rows(const float[:, ::1] w, const int32_t[::1] rows, float[:, ::1] out, int n_threads):
+    """out[r] = w[rows[r]].   O(len(rows) * d)"""
+    cdef Py_ssize_t r, n = rows.shape[0], d = w.shape[1]
+    if n == 0 or d == 0:
+        return
+    for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        if r + 2 < n:
+            prefetch_run(&w[rows[r + 2], 0], d * sizeof(float))
+        memcpy(&out[r, 0], &w[rows[r], 0], d * sizeof(float))
+
+
+cdef void _dots_of_neuron(const leaves_t *f, const float *w, float bias, const int32_t *entries,
+                          const int32_t *samples, Py_ssize_t n, const float *x, Py_ssize_t d,
+                          float *out) noexcept nogil:
+    cdef Py_ssize_t e
+    for e in range(n):
+        out[entries[e]] = f.dot(w, x + samples[e] * d, d) + bias
+
+
+def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
+                 const int32_t[::1] samples, const float[:, ::1] x, const float[:, ::1] w,
+                 const float[::1] bias, float[::1] out, int n_threads):
+    """out[k] = w[j] . x[i] + bias[j] for every active (i, j), k its place in the CSR.   O(nnz * d)
+
+    Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a
+    batch, while the samples, few enough, stay in cache.
+    """
+    cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
+    cdef const leaves_t *f = table()
+    if n_rows == 0 or d == 0:
+        return
+    for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
+        if r + 1 < n_rows:
+            prefetch_run(&w[rows[r + 1], 0], d * sizeof(float))
+        _dots_of_neuron(f, &w[rows[r], 0], bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
+                        starts[r + 1] - starts[r], &x[0, 0], d, &out[0])
+
+
+cdef void _sparse_dots_of_neuron(const leaves_t *f, const float *w, float bias, const int32_t *entries,
+                                 const int32_t *samples, Py_ssize_t n, const int64_t *x_indptr,
+                                 const int32_t *x_indices, const float *x_data, float *out) noexcept nogil:
+    cdef Py_ssize_t e
+    cdef int64_t first
+    for e in range(n):
+        first = x_indptr[samples[e]]
+        out[entries[e]] = bias + f.gather_dot(x_data + first, x_indices + first,
+                                              x_indptr[samples[e] + 1] - first, w)
+
+
+def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
+                     const int32_t[::1] samples, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
+                     const float[::1] x_data, const float[:, ::1] w, const float[::1] bias, float[::1] out,
+                     int n_threads):
+    """sampled_dots for a sparse x: the active outputs of a layer from the active inputs.   O(sum nnz_i * nnz(x_i))"""
+    cdef Py_ssize_t r, n_rows = rows.shape[0]
+    cdef const leaves_t *f = table()
+    cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
+    cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
+    if n_rows == 0 or w.shape[1] == 0:
+        return
+    for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
+        _sparse_dots_of_neuron(f, &w[rows[r], 0], bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
+                               starts[r + 1] - starts[r], &x_indptr[0], x_index, x_value, &out[0])
+
+
+cdef void _weighted_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
+                        const float *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
+    cdef Py_ssize_t k
+    if bias != NULL:
+        memcpy(out, bias, d * sizeof(float))
+    else:
+        memset(out, 0, d * sizeof(float))
+    for k in range(n):
+        if k + 4 < n:
+            prefetch_run(w + indices[k + 4] * d, d * sizeof(float))
+        f.axpy(data[k], w + indices[k] * d, out, d)
+
+
+def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+                  const float[:, ::1] w, const float[::1] bias, float[:, ::1] out, int n_threads):
+    """out[i] = bias + sum_k data[k] w[indices[k]] over the entries k of row i; bias may be empty.   O(nnz * d)
+
+    Forward: a sparse input reads one contiguous row of input-major weights a feature.
+    Backward: dX[i] = sum over the active neurons of d_out times their weights.
+    """
+    cdef Py_ssize_t i, n = out.shape[0], d = w.shape[1]
+    cdef const leaves_t *f = table()
+    cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
+    cdef const float *value = &data[0] if indices.shape[0] else NULL
+    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef const float *b = &bias[0] if bias.shape[0] else NULL
+    if n == 0 or d == 0:
+        return
+    for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
+        _weighted_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], w0, b, d, &out[i, 0])
+
+
+cdef void _sampled_columns_row(const int32_t *indices, const float *data, Py_ssize_t n, const float *w,
+                               Py_ssize_t d, const int32_t *columns, Py_ssize_t n_columns,
+                               float *out) noexcept nogil:
+    cdef Py_ssize_t k, c
+    cdef const float *row
+    memset(out, 0, n_columns * sizeof(float))
+    for k in range(n):
+        row = w + indices[k] * d
+        for c in range(n_columns):
+            out[c] += data[k] * row[columns[c]]
+
+
+def sampled_columns(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+                    const float[:, ::1] w, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
+                    float[::1] out, int n_threads):
+    """out[p] = sum_k data[k] w[indices[k], x_indices[p]] over the entries k of the row i that p belongs to.
+
+    dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i))
+    """
+    cdef Py_ssize_t i, n = x_indptr.shape[0] - 1, d = w.shape[1]
+    cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
+    cdef const float *value = &data[0] if indices.shape[0] else NULL
+    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    if x_indices.shape[0] == 0:
+        return
+    for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
+        _sampled_columns_row(index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], w0, d,
+                             &x_indices[0] + x_indptr[i], x_indptr[i + 1] - x_indptr[i], &out[0] + x_indptr[i])
+
+
+def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot, int32_t[::1] rows,
+                  int64_t[::1] starts, int32_t[::1] entries, int32_t[::1] samples):
+    """Transpose the pattern of S, touched columns only; returns how many there are.
+
+    Group r is column rows[r], met in that order; its entries e in starts[r]:starts[r + 1] stand at place
+    entries[e] of the CSR, in row samples[e], ascending. slot, one entry a column, is all -1 and is left so.
+    rows holds min(nnz, n_columns) entries, starts one more, entries and samples nnz.
+    O(nnz), independent of the number of columns: a counting sort whose counters are found through `slot`.
+    """
+    cdef Py_ssize_t i, k, r, n_rows = 0, n = indptr.shape[0] - 1
+    cdef int64_t total = 0, count
+    with nogil:
+        for k in range(indptr[n]):
+            r = slot[indices[k]]
+            if r < 0:
+                r = n_rows
+                slot[indices[k]] = <int32_t>r
+                rows[r] = indices[k]
+                starts[r] = 0
+                n_rows += 1
+            starts[r] += 1
+        for r in range(n_rows):
+            count = starts[r]
+            starts[r] = total
+            total += count
+        starts[n_rows] = total
+        for i in range(n):
+            for k in range(indptr[i], indptr[i + 1]):
+                r = slot[indices[k]]
+                entries[starts[r]] = <int32_t>k
+                samples[starts[r]] = <int32_t>i
+                starts[r] += 1
+        # every start has moved to its group's end, which is the next group's start
+        for r in range(n_rows, 0, -1):
+            starts[r] = starts[r - 1]
+        starts[0] = 0
+        for r in range(n_rows):
+            slot[rows[r]] = -1
+    return n_rows
+
+
+def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] rows,
+              const int64_t[::1] out_indptr, int32_t[::1] out_indices, float[::1] out_data):
+    """Row i of the output is row rows[i] of the input; out_indptr says where it begins.   O(nnz of the rows)"""
+    cdef Py_ssize_t i, n
+    with nogil:
+        for i in range(rows.shape[0]):
+            n = indptr[rows[i] + 1] - indptr[rows[i]]
+            if n > 0:
+                memcpy(&out_indices[out_indptr[i]], &indices[indptr[rows[i]]], n * sizeof(int32_t))
+                memcpy(&out_data[out_indptr[i]], &data[indptr[rows[i]]], n * sizeof(float))

@@ -1,0 +1,192 @@
+"""Top k per row, and the union of labels, candidates and a random fill that makes an active set."""
+from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+cdef extern from "order.h" nogil:
+    ctypedef struct top_t:
+        pass
+    top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
+    void top_push(top_t *top, float score, int32_t id) noexcept
+    void top_end(top_t *top, int32_t *ids, float *scores) noexcept
+    void sort_ids(int32_t *ids, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
+    int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
+
+
+cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssize_t k, Py_ssize_t n_buffer,
+                   uint64_t *keys, int32_t *out_ids, float *out_scores) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef top_t top = top_begin(keys, n_buffer, k)
+    for j in range(n):
+        if ids == NULL:
+            top_push(&top, scores[j], <int32_t>j)
+        elif ids[j] >= 0:
+            top_push(&top, scores[j], ids[j])
+    top_end(&top, out_ids, out_scores)
+
+
+def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
+    """The k largest scores of each row, best first; ties by ascending id; -1 and -inf where there are fewer.
+
+    scores is (n, m); ids is None (column j has id j), or an int32 array: (m,) for ids shared by all
+    rows, or (n, m), where an entry of -1 is passed over. out_ids and out_scores are (n, k).
+    O(m) a row for k << m.
+    """
+    cdef Py_ssize_t i, n = scores.shape[0], m = scores.shape[1], k = out_ids.shape[1]
+    cdef Py_ssize_t n_buffer = 4 * k + 64, id_stride = 0
+    cdef const int32_t[:, ::1] id_table
+    cdef const int32_t *first_id = NULL
+    cdef uint64_t *keys
+    cdef int thread
+    if n == 0 or k == 0:
+        return
+    if m == 0:
+        out_ids[:, :] = -1
+        out_scores[:, :] = -INFINITY
+        return
+    if ids is not None:
+        id_table = ids.reshape(-1, m)
+        first_id = &id_table[0, 0]
+        id_stride = m if ids.ndim == 2 else 0
+    keys = <uint64_t *>malloc(n_threads * n_buffer * sizeof(uint64_t))
+    if keys == NULL:
+        raise MemoryError()
+    for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        thread = threadid()
+        _top_row(&scores[i, 0], first_id + i * id_stride if first_id != NULL else NULL, m, k, n_buffer,
+                 keys + thread * n_buffer, &out_ids[i, 0], &out_scores[i, 0])
+    free(keys)
+
+
+cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_wanted, uint64_t seed,
+                                int32_t *slot, Py_ssize_t n_neurons) noexcept nogil:
+    # Drawing until enough are new is quick while at most half are taken. Beyond, whoever comes next after
+    # a drawn one serves: the fill is then a little clustered, which does no harm.
+    cdef int32_t j
+    cdef uint64_t counter = 0
+    while size < n_wanted:
+        j = random_below(seed, counter, <int32_t>n_neurons)
+        counter += 1
+        if slot[j] >= 0 and 2 * size < n_neurons:
+            continue
+        while slot[j] >= 0:
+            j = j + 1 if j + 1 < n_neurons else 0
+        slot[j] = 0
+        out[size] = j
+        size += 1
+    return size
+
+
+def batch_union(const int32_t[::1] labels, const int32_t[:, ::1] candidates, Py_ssize_t n_wanted,
+                uint64_t seed, int32_t[::1] slot, int32_t[::1] spare, int32_t[::1] out, int32_t[::1] positions):
+    """One active set for the whole batch; returns its size.
+
+    First all labels, then the candidates, every sample's best before any sample's second best, while
+    there are fewer than n_wanted, then neurons at random until there are. out[:size] is ascending, and
+    out[positions[k]] == labels[k]. slot, (n_neurons,), is all -1 and is left so; spare and out hold
+    max(n_wanted, n_labels) entries; positions is as long as labels.
+    O(n_labels + candidates + n_wanted), independent of the number of neurons.
+    """
+    cdef Py_ssize_t k, i, rank, size = 0, n_neurons = slot.shape[0]
+    cdef int32_t j
+    if n_neurons == 0:
+        return 0
+    n_wanted = min(n_wanted, n_neurons)
+    with nogil:
+        for k in range(labels.shape[0]):
+            j = labels[k]
+            if slot[j] < 0:
+                slot[j] = 0
+                out[size] = j
+                size += 1
+        for rank in range(candidates.shape[1]):
+            if size >= n_wanted:
+                break
+            for i in range(candidates.shape[0]):
+                j = candidates[i, rank]
+                if j >= 0 and slot[j] < 0:
+                    slot[j] = 0
+                    out[size] = j
+                    size += 1
+                    if size >= n_wanted:
+                        break
+        if size < n_wanted:
+            size = _fill_at_random(&out[0], size, n_wanted, seed, &slot[0], n_neurons)
+        if size > 0:
+            sort_ids(&out[0], &spare[0], size, n_neurons)
+        for k in range(size):
+            slot[out[k]] = <int32_t>k
+        for k in range(labels.shape[0]):
+            positions[k] = slot[labels[k]]
+        for k in range(size):
+            slot[out[k]] = -1
+    return size
+
+
+cdef int32_t _sample_union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *candidates,
+                           Py_ssize_t n_candidates, Py_ssize_t n_wanted, bint fill, uint64_t seed,
+                           Py_ssize_t n_neurons, int32_t *slot, int32_t *spare, int32_t *out,
+                           int32_t *positions) noexcept nogil:
+    cdef Py_ssize_t k, size = 0
+    cdef int32_t j
+    for k in range(n_labels):
+        j = labels[k]
+        if slot[j] < 0:
+            slot[j] = 0
+            out[size] = j
+            size += 1
+    for k in range(n_candidates):
+        if size >= n_wanted:
+            break
+        j = candidates[k]
+        if j >= 0 and slot[j] < 0:
+            slot[j] = 0
+            out[size] = j
+            size += 1
+    if fill and size < n_wanted:
+        size = _fill_at_random(out, size, n_wanted, seed, slot, n_neurons)
+    sort_ids(out, spare, size, n_neurons)
+    for k in range(size):
+        slot[out[k]] = <int32_t>k
+    for k in range(n_labels):
+        positions[k] = slot[labels[k]]
+    for k in range(size):
+        slot[out[k]] = -1
+    return <int32_t>size
+
+
+def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels, const int32_t[:, ::1] candidates,
+                 Py_ssize_t n_wanted, bint fill, uint64_t seed, int32_t[:, ::1] slot, int32_t[:, ::1] spare,
+                 int32_t[:, ::1] out, int32_t[::1] sizes, int32_t[::1] positions, int n_threads):
+    """One active set for each sample: out[i, :sizes[i]], ascending.
+
+    As batch_union, row by row: the labels of the row, its candidates in their order, then (if `fill`)
+    neurons at random, up to n_wanted; positions[k] is the place of labels[k] in its row.
+    out is (n, max(n_wanted, most labels in a row)); slot, (n_threads, n_neurons), is all -1 and is left
+    so; spare, (n_threads, out.shape[1]).
+    """
+    cdef Py_ssize_t i, n = out.shape[0], n_neurons = slot.shape[1]
+    cdef Py_ssize_t n_candidates = candidates.shape[1]
+    cdef const int32_t *label = &labels[0] if labels.shape[0] else NULL
+    cdef int32_t *position = &positions[0] if labels.shape[0] else NULL
+    cdef const int32_t *candidate = &candidates[0, 0] if n and n_candidates else NULL
+    cdef int thread
+    if n == 0 or n_neurons == 0 or out.shape[1] == 0:
+        sizes[:] = 0
+        return
+    n_wanted = min(n_wanted, n_neurons)
+    for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
+        thread = threadid()
+        sizes[i] = _sample_union(label + label_indptr[i], label_indptr[i + 1] - label_indptr[i],
+                                 candidate + i * n_candidates, n_candidates, n_wanted, fill, seed + <uint64_t>i,
+                                 n_neurons, &slot[thread, 0], &spare[thread, 0], &out[i, 0],
+                                 position + label_indptr[i])
+
+
+def compact(const int32_t[:, ::1] padded, const int64_t[::1] indptr, int32_t[::1] indices):
+    """indices[indptr[i]:indptr[i + 1]] = the first entries of padded[i]"""
+    cdef Py_ssize_t i, k
+    for i in range(padded.shape[0]):
+        for k in range(indptr[i + 1] - indptr[i]):
+            indices[indptr[i] + k] = padded[i, k]

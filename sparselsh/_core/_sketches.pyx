@@ -1,0 +1,169 @@
+"""One-bit sketches of the neurons and the scan that ranks them (the estimator of RaBitQ, Gao and Long 2024).
+
+The sketch of a vector v is the signs s of a rotation R v; the query stays real. Up to a factor,
+
+    <q, v>  ~  f * <R q, s>,   f = |v|^2 / <R v, s>
+
+The signs of 32 neurons stand nibble by nibble (leaves: sketch_scores), so that a table of the 16 sums that a
+nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
+"""
+from cython.parallel cimport prange, threadid
+from libc.math cimport fabs
+from libc.stdint cimport int32_t, uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from ._simd cimport SKETCH_BLOCK, leaves_t, prefetch_run, table
+
+cdef extern from "order.h" nogil:
+    ctypedef struct top_t:
+        pass
+    top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
+    void top_push(top_t *top, float score, int32_t id) noexcept
+    float top_floor(const top_t *top) noexcept
+    void top_end(top_t *top, int32_t *ids, float *scores) noexcept
+
+BLOCK = SKETCH_BLOCK
+cdef enum:
+    CHUNK = 64  # blocks scored at a time: 2,048 scores stay in the first-level cache
+
+
+def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] blocks):
+    """Write the signs of rotated[r], (n_bits,), as the sketch of neuron rows[r].   O(len(rows) * n_bits)
+
+    blocks is (n_blocks, n_bits // 4 * 16), n_bits a multiple of 16. Neighbours share bytes: one thread.
+    """
+    cdef Py_ssize_t r, g, n_groups = rotated.shape[1] // 4
+    cdef int32_t place
+    cdef uint8_t nibble, keep
+    cdef uint8_t *byte
+    cdef const float *v
+    cdef int shift
+    with nogil:
+        for r in range(rows.shape[0]):
+            place = rows[r] % SKETCH_BLOCK
+            shift = 4 if place >= 16 else 0
+            keep = <uint8_t>(0x0F if shift else 0xF0)
+            byte = &blocks[rows[r] // SKETCH_BLOCK, place % 16]
+            v = &rotated[r, 0]
+            for g in range(n_groups):
+                nibble = <uint8_t>((v[0] > 0) | (v[1] > 0) << 1 | (v[2] > 0) << 2 | (v[3] > 0) << 3)
+                byte[0] = <uint8_t>((byte[0] & keep) | nibble << shift)
+                byte += 16
+                v += 4
+
+
+cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a, float *b) noexcept nogil:
+    # lut[g][nibble] = round((sum of +-q over the nibble + spread_g) * scale), 0..255;
+    # <R q, s> = sum_g lut / scale - sum_g spread_g
+    cdef Py_ssize_t g
+    cdef int nibble
+    cdef float spread, widest = 0, total = 0, scale, low, high
+    cdef float pair[2][4]
+    for g in range(n_groups):
+        spread = <float>(fabs(q[4 * g]) + fabs(q[4 * g + 1]) + fabs(q[4 * g + 2]) + fabs(q[4 * g + 3]))
+        total += spread
+        widest = spread if spread > widest else widest
+    scale = 127.5 / widest if widest > 0 else 0
+    for g in range(n_groups):
+        spread = <float>(fabs(q[4 * g]) + fabs(q[4 * g + 1]) + fabs(q[4 * g + 2]) + fabs(q[4 * g + 3]))
+        for nibble in range(4):
+            low, high = 2 * (nibble & 1) - 1, 2 * (nibble >> 1) - 1
+            pair[0][nibble] = low * q[4 * g] + high * q[4 * g + 1]
+            pair[1][nibble] = low * q[4 * g + 2] + high * q[4 * g + 3] + spread
+        for nibble in range(16):
+            lut[16 * g + nibble] = <uint8_t>((pair[0][nibble & 3] + pair[1][nibble >> 2]) * scale + 0.5)
+    a[0] = 1 / scale if scale > 0 else 0
+    b[0] = -total
+
+
+cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
+                const float *factors, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found, uint64_t *keys,
+                Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids, float *out_scores) noexcept nogil:
+    cdef Py_ssize_t block, n_chunk, k, n_found, first, chunk = CHUNK, n_block = SKETCH_BLOCK
+    cdef float a, b
+    cdef top_t top = top_begin(keys, n_keys, n_best)
+    _tabulate(q, n_groups, lut, &a, &b)
+    block = 0
+    while block < n_blocks:
+        first = block * n_block
+        n_chunk = min(chunk, n_blocks - block)
+        f.sketch_scores(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b, factors + first, scores)
+        n_found = f.above(scores, min(n_chunk * n_block, n - first), top_floor(&top), found)
+        for k in range(n_found):
+            top_push(&top, scores[found[k]], <int32_t>first + found[k])
+        block += chunk
+    top_end(&top, out_ids, out_scores)
+
+
+def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[::1] factors, Py_ssize_t n,
+         int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
+    """The neurons with the largest approximate scores for each rotated query, best first.
+
+    queries is (n_queries, n_bits), rotated; factors is (n_blocks * 32,), n of them in use; out_ids and
+    out_scores are (n_queries, n_best), filled up with -1 and -inf.   O(n * n_bits / 4 / 32) shuffles a query.
+    """
+    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
+    cdef Py_ssize_t n_keys = 3 * n_best + 64
+    cdef const leaves_t *f = table()
+    cdef int thread
+    cdef uint8_t *luts
+    cdef float *scores
+    cdef int32_t *found
+    cdef uint64_t *keys
+    if n_queries == 0 or n_best == 0 or n == 0:
+        return
+    luts = <uint8_t *>malloc(n_threads * n_groups * 16)
+    scores = <float *>malloc(n_threads * CHUNK * SKETCH_BLOCK * sizeof(float))
+    found = <int32_t *>malloc(n_threads * (CHUNK * SKETCH_BLOCK + 1) * sizeof(int32_t))
+    keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
+    try:
+        if luts == NULL or scores == NULL or found == NULL or keys == NULL:
+            raise MemoryError()
+        for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
+            thread = threadid()
+            _scan(f, &queries[i, 0], &blocks[0, 0], blocks.shape[0], n_groups, &factors[0], n,
+                  luts + thread * n_groups * 16, scores + thread * CHUNK * SKETCH_BLOCK,
+                  found + thread * (CHUNK * SKETCH_BLOCK + 1), keys + thread * n_keys, n_keys, n_best,
+                  &out_ids[i, 0], &out_scores[i, 0])
+    finally:
+        free(luts)
+        free(scores)
+        free(found)
+        free(keys)
+
+
+cdef void _rerank(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const float *w,
+                  const float *bias, Py_ssize_t d, uint64_t *keys, Py_ssize_t k, int32_t *out_ids,
+                  float *out_scores) noexcept nogil:
+    cdef Py_ssize_t c
+    cdef top_t top = top_begin(keys, n + k + 1, k)
+    for c in range(n):
+        if c + 4 < n and ids[c + 4] >= 0:
+            prefetch_run(w + ids[c + 4] * d, d * sizeof(float))
+        if ids[c] >= 0:
+            top_push(&top, f.dot(w + ids[c] * d, x, d) + bias[ids[c]], ids[c])
+    top_end(&top, out_ids, out_scores)
+
+
+def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1] w, const float[::1] bias,
+           int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
+    """The k candidates with the largest w[j] . x[i] + bias[j], best first; ties by ascending id.
+
+    ids is (n_queries, n_candidates), -1 for none; out_ids and out_scores are (n_queries, k).
+    O(n_candidates * d) a query, bound by reading random rows of w.
+    """
+    cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1], d = w.shape[1]
+    cdef Py_ssize_t n_keys = n_candidates + k + 1
+    cdef const leaves_t *f = table()
+    cdef uint64_t *keys
+    cdef int thread
+    if n == 0 or k == 0 or n_candidates == 0 or w.shape[0] == 0 or d == 0:
+        return
+    keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
+    if keys == NULL:
+        raise MemoryError()
+    for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
+        thread = threadid()
+        _rerank(f, &ids[i, 0], n_candidates, &x[i, 0], &w[0, 0], &bias[0], d, keys + thread * n_keys, k,
+                &out_ids[i, 0], &out_scores[i, 0])
+    free(keys)

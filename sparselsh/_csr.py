@@ -1,0 +1,66 @@
+"""Sparse rows as the kernels read them: int64 offsets, int32 column ids, float32 values.
+
+scipy.sparse uses one integer type for offsets and ids, and checks much on every slice. Inside the library
+rows travel as this tuple; scipy comes in and goes out at the border.
+"""
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from ._core import _products
+
+
+class CSR(NamedTuple):
+    """Compressed sparse rows, ids ascending and distinct within a row."""
+
+    indptr: np.ndarray  # (n + 1,) int64
+    indices: np.ndarray  # (nnz,) int32
+    data: np.ndarray  # (nnz,) float32
+    n_columns: int
+
+    @property
+    def shape(self):
+        return len(self.indptr) - 1, self.n_columns
+
+    @property
+    def nnz(self):
+        return len(self.indices)
+
+    def take(self, rows):
+        """The given rows, in that order."""
+        counts = self.indptr[rows + 1] - self.indptr[rows]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(counts, out=indptr[1:])
+        indices = np.empty(indptr[-1], np.int32)
+        data = np.empty(indptr[-1], np.float32)
+        _products.take_rows(self.indptr, self.indices, self.data, rows, indptr, indices, data)
+        return CSR(indptr, indices, data, self.n_columns)
+
+    def slice(self, start, stop):
+        """Rows start to stop, as views where that is possible."""
+        first, last = self.indptr[start], self.indptr[stop]
+        return CSR(self.indptr[start:stop + 1] - first, self.indices[first:last], self.data[first:last],
+                   self.n_columns)
+
+    def to_scipy(self):
+        """The same rows as a csr_array."""
+        wide = self.nnz > np.iinfo(np.int32).max
+        indptr = self.indptr if wide else self.indptr.astype(np.int32)
+        return sp.csr_array((self.data, self.indices, indptr), shape=self.shape)
+
+    def to_dense(self):
+        """The same rows as a float32 array."""
+        out = np.zeros(self.shape, np.float32)
+        out[np.repeat(np.arange(self.shape[0]), np.diff(self.indptr)), self.indices] = self.data
+        return out
+
+
+def from_scipy(matrix):
+    """Any scipy sparse matrix as :class:`CSR`; ids sorted, duplicates summed."""
+    matrix = sp.csr_array(matrix)
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    return CSR(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False),
+               matrix.data.astype(np.float32, copy=False), matrix.shape[1])

@@ -1,0 +1,62 @@
+"""safetensors files, written whole or not at all."""
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def require_safetensors():
+    """The package's NumPy functions, or an error that says how to get them."""
+    try:
+        import safetensors.numpy as st
+    except ImportError as error:
+        raise ImportError('reading and writing models needs the package safetensors; '
+                          'type: pip install "sparselsh-nn[files]"') from error
+    return st
+
+
+@contextmanager
+def replacing(path, mode="wb", **options):
+    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    It stands in the same folder, so that the renaming is one atomic step, and is flushed to the disk before.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp lets only the owner read
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write(path, tensors, metadata):
+    """Write named arrays and a dict of strings."""
+    data = require_safetensors().save(tensors, metadata)
+    with replacing(path) as file:
+        file.write(data)
+
+
+def read(path, kind):
+    """Named arrays and metadata of a file whose metadata say format = `kind`."""
+    require_safetensors()
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file; check the path of the model")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != kind:
+                raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one with Network.save")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
+                         "kind: save the model again") from error

@@ -1,0 +1,82 @@
+"""What layers hand to optimizers: parameters, and gradients that know the rows they touch.
+
+A gradient's `apply` calls the kernel that sums it and updates the rows in one go, so that layers need not
+know optimizers nor optimizers layers.
+"""
+from typing import NamedTuple
+
+import numpy as np
+
+from ._core import _updates
+from ._csr import CSR
+
+
+class Parameter:
+    """An array that is trained.
+
+    Attributes
+    ----------
+    value : ndarray of shape (n_rows, n_columns), float32, C-contiguous
+        A bias of n neurons is (n, 1).
+    flipped : bool
+        Whether rows are inputs instead of neurons. State that an optimizer keeps is flipped with it.
+    """
+
+    def __init__(self, value, flipped=False):
+        self.value = value
+        self.flipped = flipped
+
+    def flip(self):
+        """Store the transpose."""
+        self.value = np.ascontiguousarray(self.value.T)
+        self.flipped = not self.flipped
+
+
+class DenseGradient(NamedTuple):
+    """A gradient of all rows."""
+
+    value: np.ndarray
+
+    rows = None
+
+    def apply(self, rule, w, m, v, n_threads):
+        flat = [a if a is None else a.reshape(-1) for a in (w, m, v)]
+        _updates.update_all(rule, *flat, self.value.reshape(-1), n_threads)
+
+
+class RowGradient(NamedTuple):
+    """value[r] is the gradient of row rows[r]; rows are distinct."""
+
+    rows: np.ndarray
+    value: np.ndarray
+
+    def apply(self, rule, w, m, v, n_threads):
+        _updates.update_rows(rule, w, m, v, self.rows, self.value, n_threads)
+
+
+class Groups(NamedTuple):
+    """The transposed pattern of a sparse matrix, touched columns only (see _products.group_columns)."""
+
+    rows: np.ndarray
+    starts: np.ndarray
+    entries: np.ndarray
+    samples: np.ndarray
+
+
+class ProductGradient(NamedTuple):
+    """S^T x, never stored: S as groups and data, x dense (n, d) or CSR."""
+
+    groups: Groups
+    data: np.ndarray
+    x: np.ndarray | CSR
+
+    @property
+    def rows(self):
+        return self.groups.rows
+
+    def apply(self, rule, w, m, v, n_threads):
+        if isinstance(self.x, CSR):
+            _updates.update_grouped_csr(rule, w, m, v, *self.groups, self.data, self.x.indptr, self.x.indices,
+                                        self.x.data, n_threads)
+        else:
+            _updates.update_grouped(rule, w, m, v, *self.groups, self.data, self.x, n_threads)

@@ -1,0 +1,51 @@
+"""How many threads the kernels use where a call does not say."""
+import os
+
+_default = None
+
+
+def get_num_threads():
+    """Number of threads a kernel uses by default.
+
+    The number given to :func:`set_num_threads`, or else OMP_NUM_THREADS, or else the number of
+    processors this process may run on.
+
+    Returns
+    -------
+    int
+    """
+    if _default is not None:
+        return _default
+    try:
+        return max(1, int(os.environ["OMP_NUM_THREADS"].split(",")[0]))
+    except (KeyError, ValueError):
+        pass
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_num_threads(n):
+    """Set the number of threads for all later calls that do not say; None goes back to the default.
+
+    BLAS has threads of its own: limit them with ``threadpoolctl.threadpool_limits`` or
+    ``OPENBLAS_NUM_THREADS``.
+
+    Parameters
+    ----------
+    n : int or None
+
+    Raises
+    ------
+    ValueError
+        If n is less than 1.
+    """
+    global _default
+    if n is not None and (not isinstance(n, int) or n < 1):
+        raise ValueError(f"n must be None or an integer of at least 1, got {n!r}")
+    _default = n
+
+
+def resolve(n_threads):
+    """The number of threads for one call."""
+    return get_num_threads() if n_threads is None else n_threads

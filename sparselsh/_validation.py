@@ -1,0 +1,291 @@
+"""Every check of what a user hands in. Below this module input is trusted.
+
+Each message names the argument, the value that was given and what to do instead.
+"""
+import numbers
+
+import numpy as np
+import scipy.sparse as sp
+
+from . import _csr
+
+INT32_MAX = np.iinfo(np.int32).max
+
+
+def integer(value, name, *, minimum=1, maximum=2**31 - 1):
+    """An integer within bounds, as int."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+    if not minimum <= value <= maximum:
+        upper = "" if maximum == 2**31 - 1 else f" and at most {maximum}"
+        raise ValueError(f"{name} must be at least {minimum}{upper}, got {value}")
+    return int(value)
+
+
+def number(value, name, *, minimum=-np.inf, maximum=np.inf, above=None, below=None):
+    """A finite real number within bounds, as float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+    value = float(value)
+    bounds = [f"at least {minimum:g}"] * (minimum > -np.inf) + [f"at most {maximum:g}"] * (maximum < np.inf)
+    bounds += [f"above {above:g}"] * (above is not None) + [f"below {below:g}"] * (below is not None)
+    inside = (np.isfinite(value) and minimum <= value <= maximum
+              and (above is None or value > above) and (below is None or value < below))
+    if not inside:
+        raise ValueError(f"{name} must be {' and '.join(bounds) or 'finite'}, got {value:g}")
+    return value
+
+
+def choice(value, name, choices):
+    """One of the given names."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def generator(random_state):
+    """A numpy Generator from None, an integer, a Generator or a RandomState."""
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.default_rng(random_state.randint(2**31))
+    try:
+        return np.random.default_rng(random_state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"random_state must be None, an integer of at least 0 or a numpy random generator, "
+                         f"got {random_state!r}") from error
+
+
+def threads(n_threads):
+    """A number of threads, or None for the default."""
+    return None if n_threads is None else integer(n_threads, "n_threads", maximum=1024)
+
+
+def _check_finite(values, name, describe):
+    # a sum is finite if all terms are, save for overflow: one pass without a temporary in the usual case
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):
+            return
+    bad = np.flatnonzero(~np.isfinite(values).ravel())
+    if bad.size:
+        where, value = describe(bad[0]), values.ravel()[bad[0]]
+        raise ValueError(f"{name} must be finite, got {value} at {where} ({bad.size} such values in all); "
+                         "replace or remove them")
+
+
+def _check_width(n, n_columns, name, what):
+    if n_columns is not None and n != n_columns:
+        raise ValueError(f"{name} must have {n_columns} {what}, got {n}")
+
+
+def _check_numeric(dtype, name):
+    if dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be numeric, got dtype {dtype}; convert it to float32")
+
+
+def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
+    """A finite two-dimensional array as C-contiguous float32."""
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array: {error}") from None
+    _check_numeric(array.dtype, name)
+    if array.ndim != 2:
+        hint = f"; use {name}.reshape(1, -1) for a single row" if array.ndim == 1 else ""
+        raise ValueError(f"{name} must have two dimensions, got shape {array.shape}{hint}")
+    _check_width(array.shape[1], n_columns, name, what)
+    if n_rows is not None and array.shape[0] != n_rows:
+        raise ValueError(f"{name} must have {n_rows} rows, got {array.shape[0]}")
+    with np.errstate(over="ignore"):
+        out = np.ascontiguousarray(array, dtype=np.float32)
+    _check_finite(out, name, lambda k: f"row {k // out.shape[1]}, column {k % out.shape[1]}")
+    return out
+
+
+def sparse(matrix, name, *, n_columns=None, what="columns"):
+    """A finite scipy sparse matrix as CSR with sorted, distinct ids."""
+    _check_numeric(matrix.dtype, name)
+    if matrix.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions, got shape {matrix.shape}")
+    _check_width(matrix.shape[1], n_columns, name, what)
+    if matrix.format == "csr":
+        _check_csr(matrix, name)
+    rows = _csr.from_scipy(matrix)
+
+    def describe(k):
+        return f"row {np.searchsorted(rows.indptr, k, side='right') - 1}, column {rows.indices[k]}"
+
+    _check_finite(rows.data, name, describe)
+    return rows
+
+
+def _check_csr(matrix, name):
+    # scipy does not check hand-made arrays; the kernels would read outside of them
+    indptr, indices = matrix.indptr, matrix.indices
+    if len(indptr) != matrix.shape[0] + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise ValueError(f"{name}.indptr must begin with 0, never fall and have {matrix.shape[0] + 1} entries")
+    if indptr[-1] > len(indices) or len(indices) != len(matrix.data):
+        raise ValueError(f"{name}.indices and {name}.data must have indptr[-1] = {indptr[-1]} entries, "
+                         f"got {len(indices)} and {len(matrix.data)}")
+    if len(indices) and not (0 <= indices.min() and indices.max() < matrix.shape[1]):
+        bad = indices.min() if indices.min() < 0 else indices.max()
+        raise ValueError(f"{name}.indices must lie in 0..{matrix.shape[1] - 1}, got {bad}")
+
+
+def matrix(X, name="X", *, n_columns=None, what="features"):
+    """Input rows: a float32 array, or :class:`CSR` where X is sparse."""
+    if isinstance(X, _csr.CSR):
+        _check_width(X.n_columns, n_columns, name, what)
+        return X
+    if sp.issparse(X):
+        return sparse(X, name, n_columns=n_columns, what=what)
+    return dense(X, name, n_columns=n_columns, what=what)
+
+
+def vector(values, name, length):
+    """A finite one-dimensional float32 array of a given length."""
+    values = np.asarray(values)
+    _check_numeric(values.dtype, name)
+    if values.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {values.shape}")
+    out = np.ascontiguousarray(values, dtype=np.float32)
+    _check_finite(out, name, lambda k: f"entry {k}")
+    return out
+
+
+def ids(values, name, bound, *, unique=False):
+    """One-dimensional int32 ids in 0..bound-1."""
+    values = np.asarray(values)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        raise ValueError(f"{name} must be a one-dimensional array of integers, got shape {values.shape} and dtype "
+                         f"{values.dtype}")
+    if values.size and not (0 <= values.min() and values.max() < bound):
+        bad = values.min() if values.min() < 0 else values.max()
+        raise ValueError(f"{name} must lie in 0..{bound - 1}, got {bad}")
+    values = np.ascontiguousarray(values, dtype=np.int32)
+    if unique and len(np.unique(values)) != len(values):
+        raise ValueError(f"{name} must be distinct, got repeated ids")
+    return values
+
+
+def targets(Y, n_rows, n_labels, *, values=False):
+    """Targets as CSR over labels: from class ids (n,), a sparse indicator matrix, or a dense matrix.
+
+    Entries stored as zero are dropped unless `values` (regression) is true.
+    """
+    if isinstance(Y, _csr.CSR):
+        out = Y
+    elif sp.issparse(Y):
+        out = sparse(Y, "Y", n_columns=n_labels, what="labels")
+    else:
+        Y = np.asarray(Y)
+        if Y.ndim == 1 and values:
+            Y = Y[:, None]
+        if Y.ndim == 1:
+            if Y.dtype.kind == "f" and Y.size and np.isfinite(Y).all() and (Y == np.floor(Y)).all():
+                Y = Y.astype(np.int64)
+            labels = ids(Y, "Y", n_labels)
+            out = _csr.CSR(np.arange(len(labels) + 1, dtype=np.int64), labels,
+                           np.ones(len(labels), np.float32), n_labels)
+        else:
+            array = dense(Y, "Y", n_columns=n_labels, what="labels")
+            out = _csr.CSR(np.arange(len(array) + 1, dtype=np.int64) * n_labels,
+                           np.tile(np.arange(n_labels, dtype=np.int32), len(array)), array.ravel(), n_labels)
+    if out.shape[0] != n_rows:
+        raise ValueError(f"Y must have as many rows as X, got {out.shape[0]} and {n_rows}")
+    if not values and out.nnz and not out.data.all():
+        kept = out.to_scipy()
+        kept.eliminate_zeros()
+        out = _csr.from_scipy(kept)
+    return out
+
+
+def check_integer(name, value, low, high=INT32_MAX):
+    """Return `value` as an int in [low, high].
+
+    Raises
+    ------
+    TypeError
+        It is no integer (True and False are none here).
+    ValueError
+        It is outside the range.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={value!r} is no integer; give an integer from {low} to {high}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} is out of range; give an integer from {low} to {high}")
+    return int(value)
+
+
+def check_k(k, n_columns, name):
+    """Return `k` as an int from 1 to the number of columns of the array called `name`."""
+    k = check_integer("k", k, 1)
+    if k > n_columns:
+        raise ValueError(f"k={k} exceeds the {n_columns} columns of {name}; lower k or retrieve more ids")
+    return k
+
+
+def check_labels(Y, name):
+    """Return true labels, an indicator matrix or 1-D class ids, as a csr_array of ones.
+
+    Returns
+    -------
+    csr_array of float32, shape (n_rows, n_labels)
+        Sorted, without duplicates or stored zeros; a new object. Class ids give one label a row, and as
+        many columns as the largest id asks for.
+    """
+    if sp.issparse(Y):
+        if Y.ndim != 2:
+            raise ValueError(f"{name} has shape {Y.shape}; give a matrix of shape (n_rows, n_labels)")
+        Y = sp.csr_array(Y, copy=True)
+    else:
+        Y = np.asarray(Y)
+        if Y.dtype.kind not in "biuf":
+            raise TypeError(f"{name} has dtype {Y.dtype}; give a CSR indicator matrix or integer class ids")
+        if Y.ndim == 1:
+            return _one_label_a_row(Y, name)
+        if Y.ndim != 2:
+            raise ValueError(f"{name} has shape {Y.shape}; give (n_rows, n_labels), or (n_rows,) class ids")
+        Y = sp.csr_array(Y)
+    Y.sum_duplicates()
+    Y.eliminate_zeros()
+    return sp.csr_array((np.ones(Y.nnz, np.float32), Y.indices, Y.indptr), shape=Y.shape)
+
+
+def _one_label_a_row(ids, name):
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {ids.dtype}; class ids are integers: convert with astype(int)")
+    if ids.size and (ids.min() < 0 or ids.max() >= INT32_MAX):
+        bad = ids[(ids < 0) | (ids >= INT32_MAX)][0]
+        raise ValueError(f"{name} holds the class id {bad}; give ids from 0 to {INT32_MAX - 1}")
+    shape = (ids.size, int(ids.max()) + 1 if ids.size else 0)
+    indptr = np.arange(ids.size + 1, dtype=np.int32)
+    return sp.csr_array((np.ones(ids.size, np.float32), ids.astype(np.int32), indptr), shape=shape)
+
+
+def check_ids(ids, n_rows, name):
+    """Return a table of ids, best first, -1 for none: an int64 array of shape (n_rows, n_columns).
+
+    Raises
+    ------
+    TypeError
+        The dtype is no integer.
+    ValueError
+        The shape is wrong, or an id is below -1.
+    """
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {ids.dtype}; give integer ids, -1 for none")
+    if ids.ndim != 2 or ids.shape[0] != n_rows:
+        raise ValueError(f"{name} has shape {ids.shape}; give ({n_rows}, k), one row of ids for each row")
+    ids = ids.astype(np.int64, copy=False)
+    if ids.size and ids.min() < -1:
+        raise ValueError(f"{name} holds the id {ids.min()}; ids are 0 or more, -1 for none")
+    return ids
+
+
+def check_distinct(ids, name):
+    """Raise ValueError if a row of a table of ids holds one twice, -1 aside."""
+    in_order = np.sort(ids, axis=1)
+    twice = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)
+    if twice.any():
+        row, column = np.argwhere(twice)[0]
+        raise ValueError(f"{name} holds {in_order[row, column]} twice in row {row}; give each id once")

@@ -1,0 +1,78 @@
+"""Losses over every output or over the active ones; labels are active in any case.
+
+Each is a mean over the samples of a sum over the neurons that were computed.
+"""
+import numpy as np
+
+from ._core import _losses
+from ._csr import CSR
+from .layers import BatchActive
+
+__all__ = ["BinaryCrossEntropy", "MeanSquaredError", "SoftmaxCrossEntropy"]
+
+
+class _Loss:
+    """Calls a kernel over rows of logits, of whichever kind; a subclass names the kernel."""
+
+    def __call__(self, output, labels, *, n_threads=1):
+        """The loss, and its gradient in the form of the output, in its memory.
+
+        Parameters
+        ----------
+        output : ndarray (n, n_out), BatchActive or CSR
+        labels : CSR of shape (n, n_out)
+
+        Returns
+        -------
+        loss : float
+        d_output : ndarray
+            As output, output.values or output.data.
+        """
+        z, offsets, positions = _rows(output, labels)
+        n = len(offsets) - 1
+        losses = np.zeros(n, np.float32)
+        self._apply(offsets, z.reshape(-1), labels, positions, 1 / max(n, 1), losses, n_threads)
+        return float(losses.mean(dtype=np.float64)) if n else 0.0, z
+
+    def __repr__(self):
+        return f"{type(self).__name__}()"
+
+
+def _rows(output, labels):
+    """Logits, where each row begins, and the labels' places in their rows."""
+    if isinstance(output, CSR):
+        positions = np.empty(labels.nnz, np.int32)
+        _losses.locate(output.indptr, output.indices, labels.indptr, labels.indices, positions)
+        return output.data, output.indptr, positions
+    if isinstance(output, BatchActive):
+        z, positions = output.values, np.searchsorted(output.ids, labels.indices).astype(np.int32)
+    else:
+        z, positions = output, labels.indices
+    return z, np.arange(len(z) + 1, dtype=np.int64) * z.shape[1], positions
+
+
+class SoftmaxCrossEntropy(_Loss):
+    """``log sum_j exp(z_j) - mean of z over the labels``: cross entropy against the uniform distribution over
+    the labels of the sample. Over active outputs the sum runs over these: sampled softmax. A sample without
+    labels has loss and gradient zero.
+    """
+
+    def _apply(self, offsets, z, labels, positions, scale, losses, n_threads):
+        _losses.softmax_cross_entropy(offsets, z, labels.indptr, positions, scale, losses, n_threads)
+
+
+class BinaryCrossEntropy(_Loss):
+    """``sum_j log(1 + exp(z_j)) - sum of z over the labels``: each neuron a yes-or-no question."""
+
+    def _apply(self, offsets, z, labels, positions, scale, losses, n_threads):
+        _losses.binary_cross_entropy(offsets, z, labels.indptr, positions, scale, losses, n_threads)
+
+
+class MeanSquaredError(_Loss):
+    """``sum_j (z_j - y_j)^2``; targets that are not stored are zero."""
+
+    def _apply(self, offsets, z, labels, positions, scale, losses, n_threads):
+        _losses.squared_error(offsets, z, labels.indptr, positions, labels.data, scale, losses, n_threads)
+
+
+LOSSES = {"softmax": SoftmaxCrossEntropy, "bce": BinaryCrossEntropy, "mse": MeanSquaredError}

@@ -1,0 +1,144 @@
+"""SGD and Adam over dense and row-sparse gradients, and schedules of the learning rate.
+
+Both are *lazy*: a row that no sample of the batch touched keeps its value and its state. The step in Adam's
+bias correction is the network's (torch.optim.SparseAdam does the same). With dense gradients they are
+torch.optim.SGD and torch.optim.AdamW.
+"""
+import math
+
+import numpy as np
+
+from . import _validation as check
+from ._core import _updates
+
+__all__ = ["SGD", "Adam"]
+
+SCHEDULES = {
+    None: lambda t: 1.0,
+    "linear": lambda t: 1.0 - t,
+    "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
+}
+
+
+class _Optimizer:
+    """Walks (parameter, gradient) pairs; a subclass says which rule applies and how much state it keeps."""
+
+    n_states = 0
+
+    def __init__(self, lr, schedule):
+        self.lr = check.number(lr, "lr", above=0)
+        if not callable(schedule) and schedule not in SCHEDULES:
+            names = ", ".join(repr(s) for s in SCHEDULES)
+            raise ValueError(f"schedule must be one of {names} or a function of the progress in [0, 1], "
+                             f"got {schedule!r}")
+        self.schedule = schedule
+        self.n_steps = 0
+        self._state = {}
+
+    def step(self, pairs, *, progress=0.0, n_threads=1):
+        """Apply one step.
+
+        Parameters
+        ----------
+        pairs : iterable of (Parameter, gradient)
+        progress : float
+            Share of the training that is done, for the schedule.
+        n_threads : int
+        """
+        self.n_steps += 1
+        factor = self.schedule(progress) if callable(self.schedule) else SCHEDULES[self.schedule](progress)
+        rule = self._rule(self.lr * factor)
+        for parameter, gradient in pairs:
+            m, v = self._states_of(parameter)
+            gradient.apply(rule, parameter.value, m, v, n_threads)
+
+    def _states_of(self, parameter):
+        entry = self._state.get(id(parameter))
+        if entry is None:
+            # pages of zeros take no memory until a row is touched
+            entry = (parameter, parameter.flipped, [np.zeros_like(parameter.value) for _ in range(self.n_states)])
+        elif entry[1] != parameter.flipped:
+            entry = (parameter, parameter.flipped, [np.ascontiguousarray(a.T) for a in entry[2]])
+        self._state[id(parameter)] = entry
+        return (*entry[2], None, None)[:2]
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent with momentum, over the rows that a batch touches.
+
+    ``g' = g + weight_decay w;  m = momentum m + g';  w -= lr (g' + momentum m if nesterov else m)``
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    momentum : float
+        In [0, 1).
+    nesterov : bool
+        Look ahead along the momentum (Sutskever et al. 2013); needs momentum > 0.
+    weight_decay : float
+        Added to the gradient, times the weight (L2).
+    schedule : None, "linear", "cosine" or callable
+        Factor of the learning rate as a function of the progress in [0, 1].
+    """
+
+    def __init__(self, lr=0.1, *, momentum=0.0, nesterov=False, weight_decay=0.0, schedule=None):
+        super().__init__(lr, schedule)
+        self.momentum = check.number(momentum, "momentum", minimum=0, below=1)
+        self.nesterov = bool(nesterov)
+        self.weight_decay = check.number(weight_decay, "weight_decay", minimum=0)
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True needs momentum above 0, got momentum=0; 0.9 is usual")
+        self.n_states = 1 if self.momentum else 0
+
+    def _rule(self, lr):
+        return _updates.sgd(lr, self.momentum, self.nesterov, self.weight_decay)
+
+    def __repr__(self):
+        return (f"SGD(lr={self.lr:g}, momentum={self.momentum:g}, nesterov={self.nesterov}, "
+                f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r})")
+
+
+class Adam(_Optimizer):
+    """Adam with decoupled weight decay, over the rows that a batch touches.
+
+    ``m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2``
+    ``w = (1 - lr weight_decay) w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)``
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    betas : pair of float
+        Decay rates of the two moments, each in [0, 1).
+    eps : float
+        Added to the root of the second moment.
+    weight_decay : float
+        Decoupled from the gradient (AdamW, Loshchilov and Hutter 2019); touched rows only.
+    schedule : None, "linear", "cosine" or callable
+        Factor of the learning rate as a function of the progress in [0, 1].
+
+    References
+    ----------
+    Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
+    """
+
+    n_states = 2
+
+    def __init__(self, lr=1e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule=None):
+        super().__init__(lr, schedule)
+        try:
+            beta1, beta2 = betas
+        except (TypeError, ValueError):
+            raise ValueError(f"betas must be a pair of numbers, got {betas!r}") from None
+        self.betas = (check.number(beta1, "betas[0]", minimum=0, below=1),
+                      check.number(beta2, "betas[1]", minimum=0, below=1))
+        self.eps = check.number(eps, "eps", above=0)
+        self.weight_decay = check.number(weight_decay, "weight_decay", minimum=0)
+
+    def _rule(self, lr):
+        return _updates.adam(lr, *self.betas, self.eps, self.weight_decay, self.n_steps)
+
+    def __repr__(self):
+        return (f"Adam(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "
+                f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r})")
