@@ -199,33 +199,16 @@ def targets(Y, n_rows, n_labels, *, values=False):
     return out
 
 
-def check_integer(name, value, low, high=INT32_MAX):
-    """Return `value` as an int in [low, high].
-
-    Raises
-    ------
-    TypeError
-        It is no integer (True and False are none here).
-    ValueError
-        It is outside the range.
-    """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}={value!r} is no integer; give an integer from {low} to {high}")
-    if not low <= value <= high:
-        raise ValueError(f"{name}={value} is out of range; give an integer from {low} to {high}")
-    return int(value)
-
-
-def check_k(k, n_columns, name):
-    """Return `k` as an int from 1 to the number of columns of the array called `name`."""
-    k = check_integer("k", k, 1)
+def rank(k, n_columns, name):
+    """`k` as an int from 1 to the number of columns of the array called `name`."""
+    k = integer(k, "k")
     if k > n_columns:
         raise ValueError(f"k={k} exceeds the {n_columns} columns of {name}; lower k or retrieve more ids")
     return k
 
 
-def check_labels(Y, name):
-    """Return true labels, an indicator matrix or 1-D class ids, as a csr_array of ones.
+def indicator(Y, name):
+    """True labels, an indicator matrix or 1-D class ids, as a csr_array of ones.
 
     Returns
     -------
@@ -262,8 +245,8 @@ def _one_label_a_row(ids, name):
     return sp.csr_array((np.ones(ids.size, np.float32), ids.astype(np.int32), indptr), shape=shape)
 
 
-def check_ids(ids, n_rows, name):
-    """Return a table of ids, best first, -1 for none: an int64 array of shape (n_rows, n_columns).
+def id_table(ids, n_rows, name):
+    """A table of ids, best first, -1 for none: an int64 array of shape (n_rows, n_columns).
 
     Raises
     ------
@@ -283,7 +266,7 @@ def check_ids(ids, n_rows, name):
     return ids
 
 
-def check_distinct(ids, name):
+def distinct(ids, name):
     """Raise ValueError if a row of a table of ids holds one twice, -1 aside."""
     in_order = np.sort(ids, axis=1)
     twice = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)

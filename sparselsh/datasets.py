@@ -20,7 +20,6 @@ import lzma
 import mmap
 import os
 import re
-import secrets
 import stat
 import zlib
 
@@ -28,7 +27,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._core import _format, _parse
-from ._validation import INT32_MAX, check_integer, check_labels
+from ._files import replacing
+from ._validation import INT32_MAX
 
 __all__ = ["FileFormatError", "read_xmc", "write_xmc"]
 
@@ -104,8 +104,8 @@ def read_xmc(path, *, n_features=None, n_labels=None, format="auto"):
     A value is the float64 nearest to the decimal number, rounded to float32: ``numpy.float32(float(text))``.
     """
     path = os.fsdecode(path)
-    n_features = None if n_features is None else check_integer("n_features", n_features, 0)
-    n_labels = None if n_labels is None else check_integer("n_labels", n_labels, 0)
+    n_features = None if n_features is None else check.integer(n_features, "n_features", minimum=0)
+    n_labels = None if n_labels is None else check.integer(n_labels, "n_labels", minimum=0)
     if format not in ("auto", "xmc", "svmlight"):
         raise ValueError(f"format={format!r} is unknown; give 'auto', 'xmc' or 'svmlight'")
     text = _read(path)
@@ -157,27 +157,18 @@ def write_xmc(path, X, Y, *, format="xmc"):
     if format not in ("xmc", "svmlight"):
         raise ValueError(f"format={format!r} is unknown; give 'xmc' or 'svmlight'")
     X, Y = _as_written(X, Y, format)
-    folder, name = os.path.split(path)
+    folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder!r} is no directory; create it first")
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path!r} is a directory; give the path of a file in it")
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            opener = _COMPRESSED.get(os.path.splitext(path)[1])
-            if opener is None:
-                _write_rows(file, X, Y, format)
-            else:
-                with opener(file, "wb") as packed:
-                    _write_rows(packed, X, Y, format)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with replacing(path) as file:
+        opener = _COMPRESSED.get(os.path.splitext(path)[1])
+        if opener is None:
+            _write_rows(file, X, Y, format)
+        else:
+            with opener(file, "wb") as packed:
+                _write_rows(packed, X, Y, format)
 
 
 class _Source:
@@ -375,7 +366,7 @@ def _quote(token):
 
 def _as_written(X, Y, format):
     """(X, Y) as csr_arrays with int32 ids and int64 offsets, canonical, or an error that says why not."""
-    Y = check_labels(Y, "Y")
+    Y = check.indicator(Y, "Y")
     if np.ndim(X) != 2 or X.shape[0] != Y.shape[0]:
         raise ValueError(f"X has shape {np.shape(X)} and Y {Y.shape}; give matrices with as many rows each")
     if max(X.shape[1], Y.shape[1]) > INT32_MAX:

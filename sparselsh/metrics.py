@@ -9,7 +9,7 @@ of ids, good or bad, could change it, so they leave it out.
 """
 import numpy as np
 
-from ._validation import check_distinct, check_ids, check_k, check_labels
+from . import _validation as check
 
 __all__ = [
     "ndcg_at_k",
@@ -134,7 +134,7 @@ def propensities(Y_train, a=0.55, b=1.5):
     .. [1] H. Jain, Y. Prabhu, M. Varma: Extreme multi-label loss functions for recommendation, tagging,
        ranking and other missing label applications. KDD 2016, section 4.
     """
-    Y = check_labels(Y_train, "Y_train")
+    Y = check.indicator(Y_train, "Y_train")
     if Y.shape[0] < 3:
         raise ValueError(f"Y_train has {Y.shape[0]} rows; the model needs 3 or more, where log(n) > 1")
     for name, value in (("a", a), ("b", b)):
@@ -221,9 +221,9 @@ def neighbour_recall(ids, true_ids):
         row has a true id.
     """
     true_ids = np.asarray(true_ids)
-    true_ids = check_ids(true_ids, len(true_ids) if true_ids.ndim else 0, "true_ids")
-    ids = check_ids(ids, len(true_ids), "ids")
-    check_distinct(true_ids, "true_ids")
+    true_ids = check.id_table(true_ids, len(true_ids) if true_ids.ndim else 0, "true_ids")
+    ids = check.id_table(ids, len(true_ids), "ids")
+    check.distinct(true_ids, "true_ids")
     there = true_ids >= 0
     n_true = there.sum(axis=1)
     if not n_true.any():
@@ -236,13 +236,13 @@ def neighbour_recall(ids, true_ids):
 
 def _hits(Y_true, ids, k):
     """(Y, hits): the labels as CSR, and whether each of the first k ids is one of them, bool (n, k)."""
-    Y = check_labels(Y_true, "Y_true")
+    Y = check.indicator(Y_true, "Y_true")
     if Y.shape[0] == 0:
         raise ValueError("Y_true has no rows; give the labels of one row or more")
-    ids = check_ids(ids, Y.shape[0], "ids")
-    k = check_k(k, ids.shape[1], "ids")
+    ids = check.id_table(ids, Y.shape[0], "ids")
+    k = check.rank(k, ids.shape[1], "ids")
     ids = ids[:, :k]
-    check_distinct(ids, "ids")
+    check.distinct(ids, "ids")
     n_labels = Y.shape[1]
     if np.ndim(Y_true) == 1:  # class ids: the true ones do not show how many labels there are
         n_labels = max(n_labels, int(ids.max()) + 1)

@@ -1,0 +1,140 @@
+"""The options of the command line, and the recipe that stands behind their defaults."""
+import argparse
+import math
+
+# The recipe of `sparselsh train`. A learning rate of None leaves the optimizer to the network.
+HIDDEN = 256
+ACTIVATION = "none"
+EPOCHS = 5
+BATCH_SIZE = 256
+LR = None
+SCHEDULE = "linear"  # of the learning rate, where one is given
+DENSITY = "auto"
+
+# The demo: a network that trains in a minute on two cores, the dense one included.
+DEMO_ROWS = 100_000
+DEMO_EPOCHS = 2
+
+ABOUT = "Train and serve wide neural networks on a CPU: hashing finds the neurons that are computed."
+FORMAT = ("Files are XMC text: a first line `rows features labels`, then a line a row: labels, a space, "
+          "feature:value pairs, as in `3,17 5:0.2 90:1.5`. Start with `sparselsh demo`.")
+
+
+def parser():
+    """Return the argument parser; ``command`` is the name of the command that was given."""
+    top = _Parser(prog="sparselsh", description=ABOUT, epilog=FORMAT)
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+
+    sub = commands.add_parser("train", help="train a network on an XMC file", epilog=FORMAT)
+    sub.add_argument("train", metavar="TRAIN.txt", help="rows to learn from")
+    sub.add_argument("--test", metavar="TEST.txt", help="rows to measure it on")
+    sub.add_argument("--model", metavar="OUT.safetensors", help="file to save the network to")
+    _option(sub, "--hidden", "hidden neurons", HIDDEN, type=_whole(1), metavar="N")
+    _option(sub, "--activation", "what follows the hidden layer", ACTIVATION, choices=["none", "relu"])
+    _option(sub, "--loss", "softmax over all labels, or binary cross-entropy of each", "softmax",
+            choices=["softmax", "bce"])
+    _option(sub, "--density", "share of output neurons to compute; 1 computes all of them", DENSITY,
+            type=_density, metavar="auto|FLOAT")
+    _option(sub, "--epochs", "passes over the rows", EPOCHS, type=_whole(1), metavar="N")
+    _option(sub, "--batch-size", "rows a step", BATCH_SIZE, type=_whole(1), metavar="N")
+    _option(sub, "--lr", "learning rate of Adam", LR, unset="the library's", type=_number, metavar="FLOAT")
+    _add_run_options(sub)
+
+    sub = commands.add_parser("predict", help="write the best labels of every row, label:score ...")
+    sub.add_argument("model", metavar="MODEL", help="file that `sparselsh train --model` has written")
+    sub.add_argument("test", metavar="TEST.txt", help="rows to predict; their labels are not looked at")
+    _option(sub, "-k", "labels a row", 5, type=_whole(1), metavar="N")
+    sub.add_argument("--output", metavar="FILE", help="write to FILE instead of the terminal")
+    sub.add_argument("--exact", action="store_true", help="compute every output neuron")
+    _add_threads(sub)
+    sub.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True,
+                     help="write the score behind each label, or the labels alone")
+
+    sub = commands.add_parser("evaluate", help="measure a network: P@k, nDCG@k, PSP@k, time a query")
+    sub.add_argument("model", metavar="MODEL", help="file that `sparselsh train --model` has written")
+    sub.add_argument("test", metavar="TEST.txt", help="rows with their true labels")
+    sub.add_argument("--train", metavar="TRAIN.txt",
+                     help="rows it learnt from: their label frequencies give the propensities, and so PSP@k")
+    sub.add_argument("--exact", action="store_true", help="compute every output neuron")
+    _add_threads(sub)
+    _add_json(sub)
+
+    sub = commands.add_parser("demo", help="guess identifiers in Python's own standard library")
+    _option(sub, "--rows", "rows to learn from, at most", DEMO_ROWS, type=_whole(1000), metavar="N")
+    _option(sub, "--epochs", "passes over the rows", DEMO_EPOCHS, type=_whole(1), metavar="N")
+    sub.add_argument("--dense", action=argparse.BooleanOptionalAction, default=True,
+                     help="train the same network without hashing too, to compare")
+    _add_run_options(sub)
+    return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, without the usage in front."""
+
+    def error(self, message):
+        self.exit(2, f"sparselsh: error: {message}; see `{self.prog} --help`\n")
+
+
+class _Version(argparse.Action):
+    """Reads the version only when it is asked for."""
+
+    def __call__(self, parser, *_):
+        from ._version import __version__
+
+        print(f"sparselsh {__version__}")
+        parser.exit()
+
+
+def _add_threads(sub):
+    _option(sub, "--threads", "threads to use", None, unset="the library's", type=_whole(1), metavar="N")
+
+
+def _add_run_options(sub):
+    _add_threads(sub)
+    _option(sub, "--seed", "seed of every random choice", 0, type=_whole(0), metavar="N")
+    sub.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    _add_json(sub)
+
+
+def _add_json(sub):
+    sub.add_argument("--json", metavar="FILE", help="also write the figures to FILE, as one JSON object")
+
+
+def _option(sub, name, text, default, unset=None, **options):
+    """Add an option whose help ends with its default, or with `unset` in words where that is None."""
+    shown = default if default is not None else unset
+    sub.add_argument(name, default=default, help=f"{text} (default: {shown})", **options)
+
+
+def _whole(least):
+    def whole(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return value
+
+    return whole
+
+
+def _number(text, most=math.inf):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (0 < value <= most and value < math.inf):
+        bounds = "above 0" if most == math.inf else f"above 0 and up to {most:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}")
+    return value
+
+
+def _density(text):
+    if text == "auto":
+        return text
+    try:
+        return _number(text, most=1.0)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor 'auto'") from None

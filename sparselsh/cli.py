@@ -1,0 +1,289 @@
+"""The command ``sparselsh``: train, predict and evaluate on XMC text files, and a demo.
+
+Whatever a person can get wrong ends in one line on stderr that names the file and the remedy, and exit
+code 2. Outputs appear whole or not at all: they are written beside their place and moved there. Places that
+cannot be written and packages that are missing are found before the training, not after it.
+
+NumPy and the compiled core are imported inside the commands: ``sparselsh --help`` answers at once.
+"""
+import json
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+
+from ._options import SCHEDULE, parser
+
+ROWS_A_WRITE = 4096
+
+
+class UserError(Exception):
+    """Something the user can put right; the message is one line that says how."""
+
+
+def main(argv=None):
+    """Run the command line and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
+    args = parser().parse_args(argv)
+    try:
+        COMMANDS[args.command](args)
+        sys.stdout.flush()  # a reader that has gone shows here and not when the interpreter ends
+    except KeyboardInterrupt:
+        print("sparselsh: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        _drop_stdout()  # `sparselsh predict ... | head`
+        return 141
+    except (UserError, ValueError, ImportError, OSError, MemoryError) as error:
+        print(f"sparselsh: error: {_one_line(error)}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_stdout()  # `sparselsh predict ... > FILE` on a full disk
+        return 2
+    return 0
+
+
+def _drop_stdout():
+    """Send what remains in the buffer nowhere: it could not be written, and would fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# --- the commands -----------------------------------------------------------------------------------------
+
+
+def train(args):
+    """Train a network on a file, measure it on another, save it."""
+    _check_outputs([args.model, args.json], inputs=[args.train, args.test])
+    import sparselsh as sl
+
+    from . import _files, _measure
+
+    if args.model:
+        _files.require_safetensors()
+        if os.path.exists(args.model) and not os.path.isfile(args.model):
+            raise UserError(f"{args.model!r}: is a device or a pipe; give the name of a file")
+
+    say = _silent if args.quiet else print
+    X, Y = _read(args.train)
+    say(_describe("train", X, Y))
+    if args.test:
+        X_test, Y_test = _read_matching(args.test, X.shape[1], Y.shape[1], of=args.train)
+        say(_describe("test", X_test, Y_test))
+
+    activation = None if args.activation == "none" else args.activation
+    net = sl.Network(
+        [sl.Linear(X.shape[1], args.hidden, activation=activation),
+         sl.LSHLinear(args.hidden, Y.shape[1], density=args.density)],
+        loss=args.loss, random_state=args.seed, n_threads=args.threads,
+    )
+    optimizer = None if args.lr is None else sl.Adam(lr=args.lr, schedule=SCHEDULE)
+    wall, cpu = _measure.fit(net, X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size,
+                             verbose=not args.quiet)
+    report = {"train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
+    if args.model:  # before the test: a trained network is worth more than its score
+        try:
+            net.save(os.path.realpath(args.model))  # a symbolic link stays one
+        except OSError as error:
+            raise _unwritable(args.model, error) from error
+    if args.test:
+        report |= _measure.quality(net, X_test, Y_test)[0]
+    report["peak_rss_bytes"] = _measure.peak_rss()
+    say(_summary(report))
+    _write_json(args.json, report)
+
+
+def predict(args):
+    """Write the best labels of every row of a file."""
+    _check_outputs([args.output], inputs=[args.model, args.test])
+    net = _load(args.model, args.threads)
+    if args.k > net.n_labels:
+        raise UserError(f"-k {args.k}: {args.model!r} has {net.n_labels} labels; ask for no more than that")
+    X, _ = _read_matching(args.test, net.n_features, None, of=args.model, labelled=False)
+    ids, scores = net.topk(X, k=args.k, exact=args.exact)
+    lines = _lines(ids, scores if args.scores else None)
+    if args.output is None:
+        sys.stdout.writelines(lines)
+    else:
+        with _writing(args.output) as file:
+            file.writelines(lines)
+
+
+def evaluate(args):
+    """Measure a saved network on a file."""
+    _check_outputs([args.json], inputs=[args.model, args.test, args.train])
+    net = _load(args.model, args.threads)
+    X, Y = _read_matching(args.test, net.n_features, net.n_labels, of=args.model)
+    from . import _measure, metrics
+
+    propensities = None
+    if args.train:
+        Y_train = _read_matching(args.train, net.n_features, net.n_labels, of=args.model)[1]
+        if Y_train.shape[0] < 3:
+            raise UserError(f"{args.train!r}: {Y_train.shape[0]} rows; propensities need 3 or more")
+        propensities = metrics.propensities(Y_train)
+    report, ids = _measure.quality(net, X, Y, args.exact)
+    report |= _measure.ranking(Y, ids, propensities)
+    report["peak_rss_bytes"] = _measure.peak_rss()
+    print(_describe("test", X, Y))
+    print(_summary(report))
+    _write_json(args.json, report)
+
+
+def demo(args):
+    """Train on the source text of Python's own standard library."""
+    _check_outputs([args.json], inputs=[])
+    from .demo import run_demo
+
+    report = run_demo(rows=args.rows, epochs=args.epochs, dense=args.dense, seed=args.seed,
+                      n_threads=args.threads, verbose=not args.quiet, say=_silent if args.quiet else print)
+    _write_json(args.json, report)
+
+
+COMMANDS = {"train": train, "predict": predict, "evaluate": evaluate, "demo": demo}
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def _read(path, labelled=True):
+    """Read a file that must have rows and, where they are to be learnt or compared, labels."""
+    from . import datasets
+
+    X, Y = datasets.read_xmc(path)
+    if X.shape[0] == 0 or X.shape[1] == 0:
+        raise UserError(f"{path!r}, line 1: {X.shape[0]} rows of {X.shape[1]} features; give some")
+    if labelled and Y.nnz == 0:
+        raise UserError(f"{path!r}: no row has a label; give a file with labels at the start of its lines")
+    return X, Y
+
+
+def _read_matching(path, n_features, n_labels, of, labelled=True):
+    """Read a file whose features and labels must be numbered as those of the file or model `of`.
+
+    `n_labels` is None where labels do not matter.
+    """
+    from . import datasets
+
+    X, Y = _read(path, labelled)
+    if X.shape[1] == n_features and n_labels in (None, Y.shape[1]):
+        return X, Y
+    try:
+        # svmlight text does not say its counts: ids below ours will do. XMC text, which does, fails here.
+        return datasets.read_xmc(path, n_features=n_features, n_labels=n_labels, format="svmlight")
+    except datasets.FileFormatError as error:
+        if error.line != 1:
+            raise
+    what, found, expected = ("features", X.shape[1], n_features)
+    if found == expected:
+        what, found, expected = ("labels", Y.shape[1], n_labels)
+    raise UserError(f"{path!r}, line 1: {found} {what}, but {of!r} has {expected}; "
+                    f"write both files with the same numbering of {what}")
+
+
+def _load(path, n_threads):
+    import sparselsh as sl
+
+    if os.path.isdir(path):
+        raise UserError(f"{path!r}: is a folder; give the file that `sparselsh train --model` has written")
+    return sl.load(path, n_threads=n_threads)
+
+
+def _check_outputs(paths, inputs):
+    """Refuse, before any work, an output that cannot be written or that would replace an input."""
+    taken = {os.path.realpath(path): path for path in inputs if path}
+    for path in filter(None, paths):
+        real = os.path.realpath(path)
+        if real in taken:
+            raise UserError(f"{path!r}: is also given as {taken[real]!r}; choose another name for the output")
+        taken[real] = path
+        if os.path.isdir(real):
+            raise UserError(f"{path!r}: is a folder; give the name of a file in it")
+        if not os.path.exists(real) or os.path.isfile(real):
+            try:
+                tempfile.TemporaryFile(dir=os.path.dirname(real)).close()
+            except OSError as error:
+                raise _unwritable(path, error) from error
+
+
+@contextmanager
+def _writing(path):
+    """Open a text file that appears whole or not at all. A device or a pipe is written as it is."""
+    from ._files import replacing
+
+    place = os.path.realpath(path)  # a symbolic link stays one
+    is_device = os.path.exists(place) and not os.path.isfile(place)
+    try:
+        with (open if is_device else replacing)(place, "w", encoding="utf-8") as file:
+            yield file
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path, error):
+    return UserError(f"{path!r}: cannot be written ({error.strerror or error}); "
+                     f"give a file in a folder that exists, is writable and has room")
+
+
+def _write_json(path, report):
+    if path is None:
+        return
+    known = {key: value for key, value in report.items() if value is not None}
+    with _writing(path) as file:
+        file.write(json.dumps(known, indent=2) + "\n")
+
+
+# --- text -------------------------------------------------------------------------------------------------
+
+
+def _lines(ids, scores):
+    """Yield the text of the predictions, some thousand rows at a time; an id of -1 stands for none."""
+    for start in range(0, len(ids), ROWS_A_WRITE):
+        rows = ids[start:start + ROWS_A_WRITE].tolist()
+        if scores is None:
+            words = [[str(j) for j in row if j >= 0] for row in rows]
+        else:
+            values = scores[start:start + ROWS_A_WRITE].tolist()
+            words = [[f"{j}:{s:.6g}" for j, s in zip(row, value, strict=True) if j >= 0]
+                     for row, value in zip(rows, values, strict=True)]
+        yield "".join(" ".join(row) + "\n" for row in words)
+
+
+def _describe(name, X, Y):
+    n = X.shape[0]
+    return (f"{name:<6}{n:,} rows, {X.shape[1]:,} features ({X.nnz / n:.1f} a row), "
+            f"{Y.shape[1]:,} labels ({Y.nnz / n:.1f} a row)")
+
+
+def _summary(report):
+    """Return the lines of a report for a person; keys that are missing or None leave no line."""
+    lines = []
+    for name, key in (("P", "p_at_"), ("nDCG", "ndcg_at_"), ("PSP", "psp_at_")):
+        if f"{key}1" in report:
+            lines.append("   ".join(f"{name}@{k} {report[f'{key}{k}']:6.2%}" for k in (1, 3, 5)))
+    if "train_seconds" in report:
+        lines.append(f"training {report['train_seconds']:.1f} s, {report['train_cpu_seconds']:.1f} CPU s")
+    if report.get("peak_rss_bytes"):
+        lines.append(f"peak memory {report['peak_rss_bytes'] / 2**20:,.0f} MiB")
+    if "microseconds_per_query" in report:
+        lines.append(f"query {report['microseconds_per_query']:.1f} microseconds")
+    lines.append(f"output neurons computed {report['computed_share']:.2%}")
+    return "\n".join(lines)
+
+
+def _one_line(error):
+    """Return the text of an error without line breaks, with the file an OSError is about."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"{error.filename!r}: no such file; check the path"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename!r}: {error.strerror}; check the path and its permissions"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}); try a smaller --hidden or --batch-size, or fewer rows"
+    return " ".join(str(error).split())
+
+
+def _silent(*_):
+    pass

@@ -1,0 +1,297 @@
+"""The command line as a person meets it: a process, its files, its exit code and its last words."""
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sparselsh import cli
+
+pytest.importorskip("safetensors")
+
+N_FEATURES, N_LABELS = 40, 20
+TRAIN_KEYS = {"p_at_1", "p_at_3", "p_at_5", "train_seconds", "train_cpu_seconds", "microseconds_per_query",
+              "computed_share"}
+EVALUATE_KEYS = {f"{name}_at_{k}" for name in ("p", "ndcg", "psp") for k in (1, 3, 5)}
+
+
+def sparselsh(*args, cwd, **options):
+    """Run the command line in its own process."""
+    command = [sys.executable, "-P", "-m", "sparselsh", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def write_rows(path, n, seed, n_features=N_FEATURES):
+    """Write rows in which label j goes with the features 2j and 2j + 1."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(N_LABELS, size=n)
+    rows = [f"{j} {2 * j}:1 {2 * j + 1}:{rng.uniform(0.5, 1):.3f}\n" for j in labels]
+    path.write_text(f"{n} {n_features} {N_LABELS}\n" + "".join(rows))
+    return labels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with train.txt, test.txt, and a model trained on them with its report."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_rows(folder / "train.txt", 2000, seed=0)
+    write_rows(folder / "test.txt", 100, seed=1)
+    done = sparselsh("train", "train.txt", "--test", "test.txt", "--model", "model.safetensors",
+                     "--hidden", 16, "--epochs", 20, "--lr", 0.01, "--batch-size", 64,
+                     "--json", "report.json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "summary").write_text(done.stdout)
+    return folder
+
+
+def assert_one_line_error(done, *named):
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("sparselsh: error: "), done.stderr
+    for text in named:
+        assert text in done.stderr
+
+
+# --- what works -------------------------------------------------------------------------------------------
+
+
+def test_training_learns_and_reports(folder):
+    report = json.loads((folder / "report.json").read_text())
+    assert report.keys() - {"peak_rss_bytes"} == TRAIN_KEYS
+    assert report["p_at_1"] > 0.9
+    assert 0 < report["computed_share"] <= 1
+    assert report["microseconds_per_query"] > 0
+    assert report.get("peak_rss_bytes", 2**24) >= 2**24  # more than 16 MiB, so not kilobytes
+    summary = (folder / "summary").read_text()
+    for text in ("2,000 rows", "P@1", "CPU s", "microseconds", "neurons computed"):
+        assert text in summary
+
+
+def test_only_what_was_asked_for_is_written(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"model.safetensors", "report.json"}
+    assert not [name for name in names if "part" in name]
+
+
+@pytest.mark.parametrize("options", [[], ["--exact"]])
+def test_predictions_are_a_line_a_row(folder, options):
+    done = sparselsh("predict", "model.safetensors", "test.txt", "-k", 3, *options, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    truths = [line.split()[0] for line in (folder / "test.txt").read_text().splitlines()[1:]]
+    assert len(lines) == len(truths)
+    for line in lines:
+        pairs = [re.fullmatch(r"(\d+):(-?\d.*)", word).groups() for word in line.split()]
+        assert len(pairs) <= 3
+        scores = [float(score) for _, score in pairs]
+        assert scores == sorted(scores, reverse=True)
+    first = [line.split(":")[0] for line in lines]
+    assert np.mean([a == b for a, b in zip(first, truths, strict=True)]) > 0.9
+
+
+def test_predictions_go_to_a_file_and_without_scores(folder, tmp_path):
+    out = tmp_path / "out.txt"
+    done = sparselsh("predict", "model.safetensors", "test.txt", "--no-scores", "--output", out, cwd=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert re.fullmatch(r"((\d+( \d+)*)?\n){100}", out.read_text())
+    assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_a_saved_network_evaluates_as_it_did_after_training(folder, tmp_path):
+    report = tmp_path / "report.json"
+    done = sparselsh("evaluate", "model.safetensors", "test.txt", "--train", "train.txt", "--json", report,
+                     cwd=folder)
+    assert done.returncode == 0, done.stderr
+    figures, before = json.loads(report.read_text()), json.loads((folder / "report.json").read_text())
+    assert figures.keys() >= EVALUATE_KEYS | {"microseconds_per_query", "computed_share"}
+    assert figures["p_at_1"] == pytest.approx(before["p_at_1"], abs=0.03)
+    for text in ("P@5", "nDCG@5", "PSP@5"):
+        assert text in done.stdout
+
+
+def test_without_training_rows_there_is_no_psp(folder):
+    done = sparselsh("evaluate", "model.safetensors", "test.txt", "--exact", cwd=folder)
+    assert done.returncode == 0 and "nDCG@1" in done.stdout and "PSP" not in done.stdout
+
+
+def test_svmlight_rows_without_counts_are_predicted(folder, tmp_path):
+    (tmp_path / "rows.txt").write_text("0 0:1 1:1\n3 6:1 7:1\n")
+    model = folder / "model.safetensors"
+    done = sparselsh("predict", model, "rows.txt", "-k", 1, "--no-scores", cwd=tmp_path)
+    assert (done.returncode, done.stdout.split()) == (0, ["0", "3"])
+
+
+def test_quiet_training_prints_nothing(folder):
+    done = sparselsh("train", "train.txt", "--epochs", 1, "--quiet", cwd=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_network_of_few_labels_is_measured(tmp_path):
+    (tmp_path / "rows.txt").write_text("4 2 2\n" + "0 0:1\n1 1:1\n" * 2)
+    done = sparselsh("train", "rows.txt", "--test", "rows.txt", "--epochs", 1, cwd=tmp_path)
+    assert done.returncode == 0 and "P@5" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe without a reader is another error there")
+def test_a_reader_that_goes_away_is_no_error(folder, tmp_path):
+    write_rows(tmp_path / "many.txt", 20_000, seed=2)
+    command = [sys.executable, "-P", "-m", "sparselsh", "predict", folder / "model.safetensors", "many.txt"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device to stand for a full disk")
+@pytest.mark.parametrize("to_file", [False, True])
+def test_a_full_disk_ends_in_one_line(folder, to_file):
+    command = [sys.executable, "-P", "-m", "sparselsh", "predict", "model.safetensors", "test.txt"]
+    command += ["--output", "/dev/full"] if to_file else []
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert_one_line_error(done, "No space left")
+
+
+def test_version_and_help(tmp_path):
+    assert re.fullmatch(r"sparselsh \d+\.\d+.*\n", sparselsh("--version", cwd=tmp_path).stdout)
+    for command in ([], ["train"], ["predict"], ["evaluate"], ["demo"]):
+        done = sparselsh(*command, "--help", cwd=tmp_path)
+        assert done.returncode == 0 and done.stdout.startswith("usage: sparselsh")
+
+
+def test_interrupt_ends_in_one_line(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "demo", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "sparselsh: interrupted\n"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    place = tmp_path / "out.json"
+    place.write_text("old")
+    with pytest.raises(RuntimeError), cli._writing(place) as file:
+        file.write("half")
+        raise RuntimeError
+    assert place.read_text() == "old" and os.listdir(tmp_path) == ["out.json"]
+
+
+# --- what does not ----------------------------------------------------------------------------------------
+
+ROW = "3 1:0.5\n"
+
+BAD_FILES = {  # name: (content, what the message names)
+    "empty": (b"", "empty"),
+    "no rows": (b"0 40 20\n", "line 1"),
+    "cut": (b"3 40 20\n" + 2 * ROW.encode(), "line"),
+    "too many rows": (b"1 40 20\n" + 2 * ROW.encode(), "line"),
+    "binary": (bytes(range(256)) * 20, "line 1"),
+    "feature too large": (b"2 40 20\n3 1:0.5\n3 40:0.5\n", "line 3"),
+    "feature negative": (b"1 40 20\n3 -1:0.5\n", "line 2"),
+    "label too large": (b"1 40 20\n20 1:0.5\n", "line 2"),
+    "NaN": (b"1 40 20\n3 1:nan\n", "line 2"),
+    "infinite": (b"1 40 20\n3 1:inf\n", "line 2"),
+    "not a number": (b"1 40 20\n3 1:one\n", "line 2"),
+    "negative header": (b"1 -40 20\n3 1:0.5\n", "line 1"),
+    "no labels": (b"2 40 20\n 1:0.5\n 2:0.5\n", "label"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_to_train_on_is_named_and_leaves_nothing(tmp_path, name):
+    content, named = BAD_FILES[name]
+    (tmp_path / "rows.txt").write_bytes(content)
+    done = sparselsh("train", "rows.txt", "--model", "out.safetensors", "--json", "out.json", cwd=tmp_path)
+    assert_one_line_error(done, "rows.txt", named)
+    assert os.listdir(tmp_path) == ["rows.txt"]
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize("name", ["cut", "feature too large"])
+def test_a_bad_file_to_predict_is_named_and_leaves_nothing(folder, tmp_path, name, command):
+    content, named = BAD_FILES[name]
+    (tmp_path / "rows.txt").write_bytes(content)
+    output = "--output" if command == "predict" else "--json"
+    done = sparselsh(command, folder / "model.safetensors", "rows.txt", output, "out", cwd=tmp_path)
+    assert_one_line_error(done, "rows.txt", named)
+    assert done.stdout == "" and os.listdir(tmp_path) == ["rows.txt"]
+
+
+@pytest.mark.parametrize("command", [("predict",), ("evaluate",), ("train", "train.txt", "--test")])
+def test_other_features_than_the_network_has_are_refused(folder, tmp_path, command):
+    write_rows(tmp_path / "wide.txt", 5, seed=0, n_features=N_FEATURES + 1)
+    first, *rest = command
+    args = rest or [folder / "model.safetensors"]
+    done = sparselsh(first, *args, tmp_path / "wide.txt", cwd=folder)
+    assert_one_line_error(done, "wide.txt", "line 1", "41 features", "has 40")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model", b"\x10\0\0\0\0\0\0\0{}"])
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_file_that_is_no_model_is_refused(folder, tmp_path, command, content):
+    if content is not None:
+        (tmp_path / "model").write_bytes(content)
+    done = sparselsh(command, tmp_path / "model", "test.txt", cwd=folder)
+    assert_one_line_error(done, str(tmp_path / "model"))
+
+
+def test_a_truncated_model_is_refused(folder, tmp_path):
+    whole = (folder / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-100])
+    done = sparselsh("predict", tmp_path / "model.safetensors", "test.txt", cwd=folder)
+    assert_one_line_error(done, "model.safetensors")
+
+
+def test_tensors_of_another_program_are_no_model(folder, tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros((3, 2), np.float32)}, tmp_path / "other.safetensors")
+    done = sparselsh("predict", tmp_path / "other.safetensors", "test.txt", cwd=folder)
+    assert_one_line_error(done, "other.safetensors")
+
+
+@pytest.mark.parametrize("args, named", [
+    (["train", "missing.txt"], ["missing.txt", "path"]),
+    (["train", "."], ["directory"]),
+    (["train", "train.txt", "--test", "missing.txt"], ["missing.txt"]),
+    (["predict", "missing.safetensors", "test.txt"], ["missing.safetensors"]),
+    (["predict", "model.safetensors", "test.txt", "-k", "21"], ["-k 21", "20 labels"]),
+    (["predict", "model.safetensors", "test.txt", "-k", "0"], ["-k", "'0'"]),
+    (["train", "train.txt", "--model", "missing/model.safetensors"], ["missing", "folder"]),
+    (["train", "train.txt", "--model", "train.txt/model.safetensors"], ["train.txt", "folder"]),
+    (["train", "train.txt", "--json", "missing/report.json"], ["missing", "folder"]),
+    (["train", "train.txt", "--model", "."], ["folder"]),
+    (["train", "train.txt", "--model", "train.txt"], ["train.txt", "another name"]),
+    (["predict", "model.safetensors", "test.txt", "--output", "test.txt"], ["test.txt", "another name"]),
+    (["demo", "--json", "missing/report.json"], ["missing", "folder"]),
+    (["demo", "--rows", "10"], ["--rows", "1000"]),
+    (["train", "train.txt", "--hidden", "0"], ["--hidden"]),
+    (["train", "train.txt", "--epochs", "-1"], ["--epochs"]),
+    (["train", "train.txt", "--batch-size", "many"], ["--batch-size"]),
+    (["train", "train.txt", "--density", "1.5"], ["--density", "auto"]),
+    (["train", "train.txt", "--density", "nan"], ["--density"]),
+    (["train", "train.txt", "--lr", "inf"], ["--lr"]),
+    (["train", "train.txt", "--loss", "hinge"], ["--loss", "softmax"]),
+    (["train", "train.txt", "--activation", "tanh"], ["--activation", "relu"]),
+    (["train", "train.txt", "--threads", "0"], ["--threads"]),
+    (["train", "train.txt", "--seed", "x"], ["--seed"]),
+    (["train"], ["TRAIN.txt", "--help"]),
+    (["learn"], ["learn"]),
+    ([], ["COMMAND"]),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else None)
+def test_bad_arguments_end_in_one_line(folder, args, named):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert_one_line_error(sparselsh(*args, cwd=folder), *named)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_missing_safetensors_is_told_before_the_training(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.delitem(sys.modules, "safetensors.numpy", raising=False)
+    assert cli.main(["train", str(tmp_path / "missing.txt"), "--model", str(tmp_path / "model")]) == 2
+    assert 'pip install "sparselsh-nn[files]"' in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
