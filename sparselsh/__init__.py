@@ -11,8 +11,9 @@ from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import SimHash
 from .index import LSHIndex
-from .layers import Linear, LSHLinear
+from .layers import Linear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
+from .lsh_layers import LSHLinear
 from .network import Network, load
 from .optim import SGD, Adam
 

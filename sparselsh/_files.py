@@ -56,7 +56,7 @@ def read(path, kind):
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
                 raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one with Network.save")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
                          "kind: save the model again") from error

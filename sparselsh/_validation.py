@@ -12,12 +12,12 @@ from . import _csr
 INT32_MAX = np.iinfo(np.int32).max
 
 
-def integer(value, name, *, minimum=1, maximum=2**31 - 1):
+def integer(value, name, *, minimum=1, maximum=INT32_MAX):
     """An integer within bounds, as int."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
     if not minimum <= value <= maximum:
-        upper = "" if maximum == 2**31 - 1 else f" and at most {maximum}"
+        upper = f" and at most {maximum}" if maximum < INT32_MAX or value > maximum else ""
         raise ValueError(f"{name} must be at least {minimum}{upper}, got {value}")
     return int(value)
 

@@ -26,6 +26,7 @@ import zlib
 import numpy as np
 import scipy.sparse as sp
 
+from . import _validation as check
 from ._core import _format, _parse
 from ._files import replacing
 from ._validation import INT32_MAX

@@ -10,8 +10,9 @@ from . import _validation as check
 from ._csr import CSR
 from ._threads import resolve
 from ._version import __version__
-from .layers import BatchActive, Linear, LSHLinear, Step
+from .layers import BatchActive, Linear, Step
 from .losses import LOSSES, MeanSquaredError
+from .lsh_layers import LSHLinear
 from .optim import Adam
 
 __all__ = ["Network", "load"]

@@ -448,10 +448,10 @@ def test_missing_file_and_directory(tmp_path):
 
 @pytest.mark.parametrize("arguments, exception, says", [
     ({"format": "csv"}, ValueError, "format='csv' is unknown; give 'auto', 'xmc' or 'svmlight'"),
-    ({"n_features": -1}, ValueError, "n_features=-1 is out of range"),
-    ({"n_labels": 2**31}, ValueError, "n_labels=2147483648 is out of range"),
-    ({"n_labels": 2.0}, TypeError, "n_labels=2.0 is no integer"),
-    ({"n_features": True}, TypeError, "n_features=True is no integer"),
+    ({"n_features": -1}, ValueError, "n_features must be at least 0, got -1"),
+    ({"n_labels": 2**31}, ValueError, "n_labels must be at least 0 and at most 2147483647, got 2147483648"),
+    ({"n_labels": 2.0}, TypeError, "n_labels must be an integer, got 2.0"),
+    ({"n_features": True}, TypeError, "n_features must be an integer, got True"),
 ])
 def test_bad_arguments_of_read(write, arguments, exception, says):
     with pytest.raises(exception, match=says):

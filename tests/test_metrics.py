@@ -135,10 +135,10 @@ def test_neighbour_recall_by_hand():
 
 
 @pytest.mark.parametrize("Y, ids, k, exception, says", [
-    (Y3, IDS3, 0, ValueError, "k=0 is out of range"),
+    (Y3, IDS3, 0, ValueError, "k must be at least 1, got 0"),
     (Y3, IDS3, 4, ValueError, "k=4 exceeds the 3 columns of ids; lower k"),
-    (Y3, IDS3, 1.0, TypeError, "k=1.0 is no integer"),
-    (Y3, IDS3, True, TypeError, "k=True is no integer"),
+    (Y3, IDS3, 1.0, TypeError, "k must be an integer, got 1.0"),
+    (Y3, IDS3, True, TypeError, "k must be an integer, got True"),
     (Y3, IDS3[:2], 1, ValueError, r"ids has shape \(2, 3\); give \(3, k\)"),
     (Y3, IDS3[0], 1, ValueError, r"ids has shape \(3,\)"),
     (Y3, IDS3.astype(float), 1, TypeError, "ids has dtype float64; give integer ids"),

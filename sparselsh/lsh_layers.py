@@ -1,0 +1,273 @@
+"""LSHLinear: the layer that computes only the neurons that hashing finds."""
+import numpy as np
+
+from . import _validation as check
+from ._core import _gemm, _products, _select, _updates
+from ._csr import CSR
+from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
+from ._linalg import NO_BIAS
+from .index import LSHIndex, default_family
+from .layers import BatchActive, Linear
+from .transforms import second_moment
+
+__all__ = ["LSHLinear"]
+
+NO_LABELS = np.zeros(0, np.int32)
+NO_CANDIDATES = np.zeros((0, 0), np.int32)
+
+
+class LSHLinear(Linear):
+    """A linear layer that computes only the neurons that hashing finds for the input.
+
+    While training, the active set holds the labels of the batch (in an output layer), the neurons that share most
+    buckets with its inputs, and neurons at random up to `density`. Forward, backward and the update touch these
+    only. With ``density=1`` it is :class:`Linear`.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+    density : float or "auto"
+        Share of the neurons that are active, in (0, 1]; labels are active in any case. "auto" takes about 4,096
+        neurons for a set shared by the batch, and 1 % but at least 64 for one a sample.
+    active : None, "batch" or "sample"
+        One set for the batch, whose products then run at the speed of dense ones, or one a sample. None for
+        "batch" in the output layer and "sample" in hidden layers.
+    activation : None or "relu"
+        With "relu", zeros are not stored in the output of a set a sample.
+    family : SimHash or None
+        The tables that find neurons in training; None for twelve tables with buckets of about forty.
+    candidates : int
+        Neurons that the tables give for each sample of a batch that shares its set.
+    fill : bool
+        Fill the set up with neurons at random.
+    first_rebuild, rebuild_growth : int, float
+        The tables are built anew, with a new mean neuron, after first_rebuild steps and then at intervals that
+        grow by rebuild_growth (SLIDE, section 4.2). Between, touched neurons are re-hashed at once.
+    init_scale : float or None
+        As in Linear.
+
+    References
+    ----------
+    Chen et al., "SLIDE: in defense of smart algorithms over hardware acceleration for large-scale deep learning
+    systems", arXiv 1903.03129.
+    """
+
+    def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
+                 fill=True, first_rebuild=32, rebuild_growth=1.5, init_scale=None):
+        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale)
+        if density != "auto":
+            density = check.number(density, "density", above=0, maximum=1)
+        self.density = density
+        self.active = None if active is None else check.choice(active, "active", ("batch", "sample"))
+        self.candidates = check.integer(candidates, "candidates", minimum=0)
+        self.fill = bool(fill)
+        self.family = family
+        self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
+        self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
+        self._index = None
+        self._moment = None
+        self._next_rebuild = 0
+        self._interval = first_rebuild
+        self._n_updated = 0  # rows updated since the index was built
+        self._seed = 0
+
+    @classmethod
+    def from_dense(cls, W, bias=None, **options):
+        """A layer with trained weights W of shape (n_out, n_in) and a bias of shape (n_out,)."""
+        W = check.dense(W, "W")
+        return cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+
+    def initialize(self, rng, sparse_input=False):
+        super().initialize(rng, sparse_input=False)
+        self._seed = int(rng.integers(2**31))
+
+    def set_weights(self, weight, bias=None):
+        self._index = None
+        return super().set_weights(weight, bias)
+
+    @property
+    def n_active(self):
+        """Neurons that an active set is filled up to."""
+        if self.density == "auto":
+            return min(self.n_out, 4096 if self.active != "sample" else max(64, self.n_out // 100))
+        return min(self.n_out, max(1, round(self.density * self.n_out)))
+
+    @property
+    def is_dense(self):
+        """Whether every neuron is computed."""
+        return self.n_active == self.n_out
+
+    # -- the index --------------------------------------------------------------------------------------------
+
+    def _build_index(self):
+        if self._index is None:
+            family = self.family if self.family is not None else default_family(self.n_out)
+            self._index = LSHIndex(family, dynamic=True, random_state=self._seed)
+        self._index.rebuild(self.weight, self.bias, self._moment)
+        self._n_updated = 0
+
+    def prepare(self, step_number):
+        if not self.is_dense and (self._index is None or step_number >= self._next_rebuild):
+            if self._index is not None:
+                self._interval *= self.rebuild_growth
+            self._build_index()
+            self._next_rebuild = step_number + round(self._interval)
+
+    def updated(self, pairs):
+        if self._index is None:
+            return
+        for parameter, gradient in pairs:
+            if parameter is self._w:
+                rows = np.arange(self.n_out, dtype=np.int32) if gradient.rows is None else gradient.rows
+                self._index.refresh(rows)
+                self._n_updated += len(rows)
+
+    def _observe(self, x, n_threads):
+        """Keep a running second moment of the inputs, for the scaling."""
+        moment = second_moment(x, n_threads)
+        self._moment = moment if self._moment is None else 0.9 * self._moment + 0.1 * moment
+
+    # -- forward ----------------------------------------------------------------------------------------------
+
+    def forward(self, x, step):
+        """The outputs of the active neurons."""
+        if self.is_dense:
+            return super().forward(x, step)
+        if self._index is None:
+            self._build_index()
+        self._index.n_threads = step.n_threads
+        if isinstance(x, CSR) or self.active == "sample":
+            return self._forward_sample(x, step)
+        return self._forward_batch(x, step)
+
+    def _forward_batch(self, x, step):
+        if step.training and step.seed % 8 == 0:
+            self._observe(x, step.n_threads)
+        ids = self._batch_set(x, step)
+        w, n_threads = self._w.value, step.n_threads
+        out = self._buffer("out", (len(x), len(ids)))
+        _gemm.active_outputs(x, w, ids, self.bias[ids], out, n_threads)
+        if self.activation == "relu":
+            np.maximum(out, 0, out=out)
+
+        def backprop(d_out):
+            if self.activation == "relu":
+                d_out *= out > 0
+            dx = None
+            if step.need_input_gradient:
+                dx = np.empty_like(x)
+                _gemm.active_input_gradient(d_out, w, ids, dx, n_threads)
+            return dx, [(self._w, ActiveGradient(ids, d_out, x)),
+                        (self._b, RowGradient(ids, d_out.sum(axis=0)[:, None]))]
+
+        return BatchActive(ids, out, self.n_out), backprop
+
+    def _batch_set(self, x, step):
+        labels = step.labels.indices if step.labels is not None else np.zeros(0, np.int32)
+        found = NO_CANDIDATES
+        if self.candidates:
+            found, _ = self._index.candidates(x, min(self.candidates, self.n_out))
+        size = max(self.n_active, len(labels)) if self.fill else len(labels) + found.size
+        ids, spare = np.empty((2, min(size, self.n_out)), np.int32)
+        n_wanted = self.n_active if self.fill else len(ids)
+        if not self.fill:
+            n_wanted = min(n_wanted, len(np.union1d(labels, found[found >= 0])))
+        n = _select.batch_union(labels, found, n_wanted, step.seed, self._slots(1)[0], spare, ids,
+                                np.empty(len(labels), np.int32))
+        return ids[:n]
+
+    def _slots(self, n_threads):
+        if self._slot is None or self._slot.ndim != 2 or len(self._slot) < n_threads:
+            self._slot = np.full((n_threads, self.n_out), -1, np.int32)
+        return self._slot[:n_threads]
+
+    def _group(self, s):
+        rows = np.empty(min(s.nnz, self.n_out), np.int32)
+        starts = np.empty(len(rows) + 1, np.int64)
+        entries, samples = np.empty((2, s.nnz), np.int32)
+        n_rows = _products.group_columns(s.indptr, s.indices, self._slots(1)[0], rows, starts, entries, samples)
+        return Groups(rows[:n_rows], starts[:n_rows + 1], entries, samples)
+
+    def _forward_sample(self, x, step):
+        active = self._sample_sets(x, step)
+        groups = self._group(active)
+        if isinstance(x, CSR):
+            _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, self._w.value, self.bias, active.data,
+                                       step.n_threads)
+        else:
+            _products.sampled_dots(*groups, x, self._w.value, self.bias, active.data, step.n_threads)
+        if self.activation == "relu":
+            active = _positive(active)
+            groups = None
+
+        def backprop(d_out):
+            s = active._replace(data=d_out)
+            g = groups if groups is not None else self._group(active)
+            db = np.empty((len(g.rows), 1), np.float32)
+            _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
+            pairs = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
+            return (self._input_gradient(s, x, step) if step.need_input_gradient else None), pairs
+
+        return active, backprop
+
+    def _input_gradient(self, s, x, step):
+        if isinstance(x, CSR):
+            dx = np.empty(x.nnz, np.float32)
+            _products.sampled_columns(s.indptr, s.indices, s.data, self._w.value, x.indptr, x.indices, dx,
+                                      step.n_threads)
+        else:
+            dx = np.empty_like(x)
+            _products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx, step.n_threads)
+        return dx
+
+    def _sample_sets(self, x, step):
+        dense = x.to_dense() if isinstance(x, CSR) else x
+        n = len(dense)
+        found, _ = self._index.candidates(dense, self.n_active)
+        labels = step.labels
+        if labels is None:
+            labels = CSR(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), self.n_out)
+        width = min(self.n_out, max(self.n_active, int(np.diff(labels.indptr).max(initial=0))))
+        out = np.empty((n, width), np.int32)
+        sizes = np.empty(n, np.int32)
+        _select.sample_union(labels.indptr, labels.indices, found, self.n_active, self.fill and step.training,
+                             step.seed, self._slots(step.n_threads), np.empty((step.n_threads, width), np.int32),
+                             out, sizes, np.empty(labels.nnz, np.int32), step.n_threads)
+        indptr = np.zeros(n + 1, np.int64)
+        np.cumsum(sizes, out=indptr[1:])
+        indices = np.empty(indptr[-1], np.int32)
+        _select.compact(out, indptr, indices)
+        return CSR(indptr, indices, np.empty(len(indices), np.float32), self.n_out)
+
+    # -- inference --------------------------------------------------------------------------------------------
+
+    def topk(self, x, k, *, exact=False, n_threads=1):
+        """Ids and scores of the k largest outputs; `exact` computes every neuron."""
+        if exact or self.is_dense:
+            return super().topk(x, k, n_threads=n_threads)
+        if self._index is None or self._n_updated > self.n_out // 2:
+            self._build_index()
+        self._index.n_threads = n_threads
+        return self._index.best(x.to_dense() if isinstance(x, CSR) else x, k)
+
+    def share_computed(self, k, *, exact=False):
+        if exact or self.is_dense or self._index is None:
+            return 1.0
+        return self._index.default_candidates(k) / self.n_out
+
+    def config(self):
+        return super().config() | {
+            "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
+            "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
+        }
+
+    def __repr__(self):
+        return (f"LSHLinear({self.n_in}, {self.n_out}, density={self.density!r}, active={self.active!r}, "
+                f"activation={self.activation!r})")
+
+
+def _positive(active):
+    """The entries above zero."""
+    keep = active.data > 0
+    indptr = np.concatenate([[0], np.cumsum(keep)])[active.indptr].astype(np.int64)
+    return CSR(indptr, active.indices[keep], active.data[keep], active.n_columns)
