@@ -1,8 +1,9 @@
 """Plain NumPy twins of the kernels of sparselsh._core: same names, same meaning, the most obvious way.
 
-Each follows the formula in its kernel's docstring, in float64 and with Python loops where they are plainer, and
-returns what the kernel writes into its outputs. A sparse matrix is (indptr, indices, data), a set of hash tables
-is a list of lists of sets (table, bucket, neurons), an optimizer rule is a function (w, m, v, g) -> (w, m, v).
+Each follows the formula in its kernel's docstring, in float64 and with Python loops where they are plainer,
+and returns what the kernel writes into its outputs. A sparse matrix is (indptr, indices, data), a set of hash
+tables is a list of lists of sets (table, bucket, neurons), an optimizer rule is a function
+(w, m, v, g) -> (w, m, v).
 """
 import numpy as np
 
@@ -39,7 +40,7 @@ def collide(query_codes, codes, min_count, n_best):
     for i, query in enumerate(query_codes):
         shared = (codes == query).sum(axis=1)
         found = [j for j in range(len(codes)) if shared[j] >= max(min_count, 1)]
-        found = sorted(found, key=lambda j: (-shared[j], tie_rank(j)))[:n_best]  # noqa: B023
+        found = sorted(found, key=lambda j: (-shared[j], tie_rank(j)))[:n_best]
         ids[i, : len(found)] = found
         counts[i, : len(found)] = shared[found]
     return ids, counts
