@@ -253,7 +253,7 @@ def batch_union(labels, candidates, n_wanted, seed, n_neurons):
 
 def sample_union(label_indptr, labels, candidates, n_wanted, fill, seed, n_neurons):
     rows = [union(labels[label_indptr[i] : label_indptr[i + 1]], candidates[i], n_wanted, fill,
-                  (seed + i) % 2**64, n_neurons) for i in range(len(label_indptr) - 1)]
+                  random_at(seed, i), n_neurons) for i in range(len(label_indptr) - 1)]
     return [out for out, _ in rows], [place for _, places in rows for place in places]
 
 
