@@ -146,13 +146,11 @@ def update_grouped(rule, w, m, v, indptr, indices, data, x):
 
 
 def update_grouped_csr(rule, w, m, v, indptr, indices, data, x_indptr, x_indices, x_data):
-    def transposed(*csr, n_columns):
-        return dense(*csr, n_columns).T
+    def summed(data, x_data):
+        return dense(indptr, indices, data, len(w)).T @ dense(x_indptr, x_indices, x_data, w.shape[1])
 
-    x = dense(x_indptr, x_indices, x_data, w.shape[1])
-    gradient = transposed(indptr, indices, data, n_columns=len(w)) @ x
-    touched = transposed(indptr, indices, data != 0, n_columns=len(w)) @ (x != 0) > 0
-    return update_at(rule, w, m, v, touched, gradient[touched])
+    touched = summed(np.ones(len(data)), np.ones(len(x_data))) > 0
+    return update_at(rule, w, m, v, touched, summed(data, x_data)[touched])
 
 
 def sum_groups(starts, entries, data):
