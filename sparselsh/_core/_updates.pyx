@@ -131,7 +131,7 @@ cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, float *w, f
                               const int32_t *entries, const int32_t *samples, Py_ssize_t n, const float *data,
                               const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
                               float *buffer, int32_t *columns) noexcept nogil:
-    # buffer: the gradient by column (d), then packed g, w, m, v (d each); columns: d marks, d ids, d spare
+    # buffer: the gradient by column (d), then packed g, w, m, v (d each); columns: d marks, d ids
     cdef Py_ssize_t e, c, n_columns = 0
     cdef int64_t p
     cdef int32_t column
