@@ -10,7 +10,6 @@ from support import UNIT, assert_same_bits, gaussian, random_csr, read_only, unw
 
 from sparselsh._core import _buckets, _losses, _products, _select, _simd, _updates
 
-
 AVAILABLE = ", ".join(_simd.available_levels())
 
 
