@@ -43,7 +43,7 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
 
 
 cdef inline float *_first(float[:, ::1] a) noexcept:
-    return &a[0, 0] if a is not None else NULL
+    return &a[0, 0] if a is not None and a.shape[0] and a.shape[1] else NULL
 
 
 cdef inline float *_at(float *a, Py_ssize_t row, Py_ssize_t d) noexcept nogil:
