@@ -1,7 +1,265 @@
-"""Plain Python and NumPy twins of what the library computes, written to be read rather than to be fast."""
+"""Plain NumPy twins of the kernels of sparselsh._core: same names, same meaning, the most obvious way.
+
+Each follows the formula in its kernel's docstring, in float64 and with Python loops where they are plainer,
+and returns what the kernel writes into its outputs. A sparse matrix is (indptr, indices, data), a set of hash
+tables is a list of lists of sets (table, bucket, neurons), an optimizer rule is a function
+(w, m, v, g) -> (w, m, v).
+"""
 import numpy as np
 
-# ---- Text files and metrics ------------------------------------------------------------------------------
+# ---- _hashing
+
+
+def pack_codes(projections, n_bits):
+    n, width = projections.shape
+    bits = (projections > 0).reshape(n, width // n_bits, n_bits)
+    return (bits << np.arange(n_bits)).sum(axis=2).astype(np.int32)
+
+
+# ---- _buckets
+
+
+def build(codes, n_buckets):
+    n, n_tables = codes.shape
+    return [[{j for j in range(n) if codes[j, t] == b} for b in range(n_buckets)] for t in range(n_tables)]
+
+
+def move(rows, new_codes, codes):
+    codes = codes.copy()
+    codes[rows] = new_codes
+    return codes
+
+
+def tie_rank(j):
+    return j * 0x9E3779B1 % 2**32
+
+
+def collide(query_codes, codes, min_count, n_best):
+    ids = np.full((len(query_codes), n_best), -1, np.int32)
+    counts = np.zeros((len(query_codes), n_best), np.int32)
+    for i, query in enumerate(query_codes):
+        shared = (codes == query).sum(axis=1)
+        found = [j for j in range(len(codes)) if shared[j] >= max(min_count, 1)]
+        found = sorted(found, key=lambda j: (-shared[j], tie_rank(j)))[:n_best]
+        ids[i, : len(found)] = found
+        counts[i, : len(found)] = shared[found]
+    return ids, counts
+
+
+# ---- _products
+
+
+def dense(indptr, indices, data, n_columns):
+    out = np.zeros((len(indptr) - 1, n_columns))
+    for i in range(len(indptr) - 1):
+        for k in range(indptr[i], indptr[i + 1]):
+            out[i, indices[k]] = data[k]
+    return out
+
+
+def gather_rows(w, rows):
+    return w[rows]
+
+
+def sampled_dots(indptr, indices, x, w, bias):
+    out = np.zeros(len(indices))
+    for i in range(len(indptr) - 1):
+        for k in range(indptr[i], indptr[i + 1]):
+            j = indices[k]
+            out[k] = w[j].astype(float) @ x[i].astype(float) + bias[j]
+    return out
+
+
+def sampled_dots_csr(indptr, indices, x_indptr, x_indices, x_data, w, bias):
+    return sampled_dots(indptr, indices, dense(x_indptr, x_indices, x_data, w.shape[1]), w, bias)
+
+
+def weighted_rows(indptr, indices, data, w, bias):
+    out = dense(indptr, indices, data, len(w)) @ w.astype(float)
+    return out + bias if len(bias) else out
+
+
+def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
+    dx = weighted_rows(indptr, indices, data, w, [])
+    return np.array([dx[i, c] for i in range(len(dx)) for c in x_indices[x_indptr[i] : x_indptr[i + 1]]])
+
+
+def group_columns(indptr, indices):
+    groups = {}  # a dict keeps the order in which columns are met
+    for i in range(len(indptr) - 1):
+        for k in range(indptr[i], indptr[i + 1]):
+            groups.setdefault(int(indices[k]), []).append((k, i))
+    places = [place for group in groups.values() for place in group]
+    rows = np.array(list(groups), np.int32)
+    starts = np.cumsum([0] + [len(group) for group in groups.values()]).astype(np.int64)
+    entries = np.array([k for k, i in places], np.int32)
+    samples = np.array([i for k, i in places], np.int32)
+    return rows, starts, entries, samples
+
+
+# ---- _updates
+
+
+def sgd(lr, momentum, nesterov, decay):
+    def step(w, m, v, g):
+        g = g + decay * w
+        if m is None:
+            return w - lr * g, m, v
+        m = momentum * m + g
+        return w - lr * (g + momentum * m if nesterov else m), m, v
+
+    return step
+
+
+def adam(lr, beta1, beta2, eps, decay, step):
+    def apply(w, m, v, g):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+        return (1 - lr * decay) * w - lr * m_hat / (np.sqrt(v_hat) + eps), m, v
+
+    return apply
+
+
+def update_at(rule, w, m, v, where, dw):
+    """Apply the rule to the entries `where`, an index of w, with the gradient dw for them."""
+    state = [None if a is None else a.astype(float) for a in (w, m, v)]
+    stepped = rule(*(None if a is None else a[where] for a in state), dw)
+    for array, new in zip(state, stepped, strict=True):
+        if array is not None:
+            array[where] = new
+    return state
+
+
+def update_rows(rule, w, m, v, rows, dw):
+    return update_at(rule, w, m, v, rows, dw.astype(float))
+
+
+def update_all(rule, w, m, v, dw):
+    return update_at(rule, w, m, v, slice(None), dw.astype(float))
+
+
+def update_grouped(rule, w, m, v, indptr, indices, data, x):
+    gradient = dense(indptr, indices, data, len(w)).T @ x.astype(float)
+    rows = np.unique(indices)
+    return update_at(rule, w, m, v, rows, gradient[rows])
+
+
+def update_grouped_csr(rule, w, m, v, indptr, indices, data, x_indptr, x_indices, x_data):
+    def summed(data, x_data):
+        return dense(indptr, indices, data, len(w)).T @ dense(x_indptr, x_indices, x_data, w.shape[1])
+
+    touched = summed(np.ones(len(data)), np.ones(len(x_data))) > 0
+    return update_at(rule, w, m, v, touched, summed(data, x_data)[touched])
+
+
+def sum_groups(starts, entries, data):
+    values = data[entries].astype(float)
+    return np.array([values[starts[r] : starts[r + 1]].sum() for r in range(len(starts) - 1)])
+
+
+# ---- _losses: each returns (losses, gradient)
+
+
+def per_row(row_loss):
+    def loss(offsets, z, indptr, positions, *values, scale):
+        z = z.astype(float)
+        losses, gradient = np.zeros(len(offsets) - 1), np.zeros(len(z))
+        for i in range(len(losses)):
+            row, targets = slice(*offsets[i : i + 2]), slice(*indptr[i : i + 2])
+            losses[i], dz = row_loss(z[row], positions[targets], *(v[targets] for v in values))
+            gradient[row] = scale * dz
+        return losses, gradient
+
+    return loss
+
+
+@per_row
+def softmax_cross_entropy(z, targets):
+    if not len(targets):
+        return 0, np.zeros(len(z))
+    e = np.exp(z - z.max())
+    target = np.zeros(len(z))
+    target[targets] = 1 / len(targets)
+    return np.log(e.sum()) + z.max() - z[targets].mean(), e / e.sum() - target
+
+
+@per_row
+def binary_cross_entropy(z, targets):
+    target = np.zeros(len(z))
+    target[targets] = 1
+    return np.logaddexp(0, z).sum() - z[targets].sum(), np.exp(-np.logaddexp(0, -z)) - target
+
+
+@per_row
+def squared_error(z, targets, values):
+    y = np.zeros(len(z))
+    y[targets] = values
+    return ((z - y) ** 2).sum(), 2 * (z - y)
+
+
+# ---- _select
+
+
+def top_k(scores, ids, k):
+    n, m = scores.shape
+    ids = np.broadcast_to(np.arange(m) if ids is None else ids, (n, m))
+    out_ids, out_scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
+    for i in range(n):
+        best = sorted((-scores[i, c], ids[i, c]) for c in range(m) if ids[i, c] >= 0)[:k]
+        out_ids[i, : len(best)] = [j for _, j in best]
+        out_scores[i, : len(best)] = [-score for score, _ in best]
+    return out_ids, out_scores
+
+
+def random_at(seed, counter):
+    """SplitMix64: the number at place `counter` of the stream `seed`."""
+    z = (seed + (counter + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def fill_at_random(taken, n_wanted, seed, n_neurons):
+    counter = 0
+    while len(taken) < n_wanted:
+        j = (random_at(seed, counter) >> 32) * n_neurons >> 32
+        counter += 1
+        if j in taken and 2 * len(taken) < n_neurons:
+            continue
+        while j in taken:
+            j = (j + 1) % n_neurons
+        taken.add(j)
+
+
+def union(labels, candidates, n_wanted, fill, seed, n_neurons):
+    """Return the active set, ascending, and the places of the labels in it."""
+    n_wanted = min(n_wanted, n_neurons)
+    taken = {int(j) for j in labels}
+    for j in candidates:
+        if len(taken) < n_wanted and j >= 0:
+            taken.add(int(j))
+    if fill:
+        fill_at_random(taken, n_wanted, seed, n_neurons)
+    out = sorted(taken)
+    return out, [out.index(j) for j in labels]
+
+
+def batch_union(labels, candidates, n_wanted, seed, n_neurons):
+    return union(labels, candidates.T.ravel(), n_wanted, True, seed, n_neurons)
+
+
+def sample_union(label_indptr, labels, candidates, n_wanted, fill, seed, n_neurons):
+    rows = [union(labels[label_indptr[i] : label_indptr[i + 1]], candidates[i], n_wanted, fill,
+                  random_at(seed, i), n_neurons) for i in range(len(label_indptr) - 1)]
+    return [out for out, _ in rows], [place for _, places in rows for place in places]
+
+
+def compact(padded, indptr):
+    return [j for i in range(len(padded)) for j in padded[i, : indptr[i + 1] - indptr[i]]]
+
+
+# ---- text files and metrics
 
 
 def parse_rows(text, has_header):

@@ -58,7 +58,13 @@ def build(const int32_t[:, ::1] codes, bint slack, int32_t[:, ::1] ids, int32_t[
     (n_tables, capacity(n, n_buckets, slack)).
     """
     cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], n_buckets = start.shape[1]
-    if n == 0 or n_tables == 0:
+    if n_tables == 0:
+        return
+    if n == 0:
+        start[:, :] = 0
+        count[:, :] = 0
+        room[:, :] = 0
+        tail[:] = 0
         return
     for t in prange(n_tables, nogil=True, schedule="dynamic", num_threads=n_threads):
         tail[t] = _build_table(&codes[0, t], n, n_tables, n_buckets, slack,
@@ -173,7 +179,11 @@ def collide(const int32_t[:, ::1] codes, const int32_t[:, ::1] ids, const int32_
     """
     cdef Py_ssize_t i, n_queries = codes.shape[0], n_tables = codes.shape[1], n_best = out_ids.shape[1]
     cdef int thread
-    if n_queries == 0 or n_tables == 0 or n_best == 0:
+    if n_queries == 0 or n_best == 0:
+        return
+    if n_tables == 0 or seen.shape[1] == 0:
+        out_ids[:, :] = -1
+        out_counts[:, :] = 0
         return
     for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
         thread = threadid()

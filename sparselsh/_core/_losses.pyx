@@ -37,10 +37,9 @@ def softmax_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_
     cdef Py_ssize_t i, n = losses.shape[0]
     cdef const leaves_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
-    if n == 0 or z.shape[0] == 0:
-        return
+    cdef float *row = &z[0] if z.shape[0] else NULL
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        losses[i] = _softmax_row(f, &z[0] + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
+        losses[i] = _softmax_row(f, row + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
                                  indptr[i + 1] - indptr[i], scale)
 
 
@@ -63,10 +62,9 @@ def binary_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_t
     cdef Py_ssize_t i, n = losses.shape[0]
     cdef const leaves_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
-    if n == 0 or z.shape[0] == 0:
-        return
+    cdef float *row = &z[0] if z.shape[0] else NULL
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        losses[i] = _sigmoid_row(f, &z[0] + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
+        losses[i] = _sigmoid_row(f, row + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
                                  indptr[i + 1] - indptr[i], scale)
 
 
@@ -89,10 +87,9 @@ def squared_error(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] i
     cdef const leaves_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
     cdef const float *value = &values[0] if positions.shape[0] else NULL
-    if n == 0 or z.shape[0] == 0:
-        return
+    cdef float *row = &z[0] if z.shape[0] else NULL
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        losses[i] = _squared_row(f, &z[0] + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
+        losses[i] = _squared_row(f, row + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
                                  value + indptr[i], indptr[i + 1] - indptr[i], scale)
 
 

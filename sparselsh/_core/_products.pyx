@@ -46,13 +46,15 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
     cdef const leaves_t *f = table()
-    if n_rows == 0 or d == 0:
+    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef const float *x0 = &x[0, 0] if x.shape[0] and d else NULL
+    if n_rows == 0:
         return
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         if r + 1 < n_rows:
-            prefetch_run(&w[rows[r + 1], 0], d * sizeof(float))
-        _dots_of_neuron(f, &w[rows[r], 0], bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
-                        starts[r + 1] - starts[r], &x[0, 0], d, &out[0])
+            prefetch_run(w0 + rows[r + 1] * d, d * sizeof(float))
+        _dots_of_neuron(f, w0 + rows[r] * d, bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
+                        starts[r + 1] - starts[r], x0, d, &out[0])
 
 
 cdef void _sparse_dots_of_neuron(const leaves_t *f, const float *w, float bias, const int32_t *entries,
@@ -71,14 +73,15 @@ def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const i
                      const float[::1] x_data, const float[:, ::1] w, const float[::1] bias, float[::1] out,
                      int n_threads):
     """sampled_dots for a sparse x: the active outputs of a layer from the active inputs.   O(sum nnz_i * nnz(x_i))"""
-    cdef Py_ssize_t r, n_rows = rows.shape[0]
+    cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
     cdef const leaves_t *f = table()
+    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
-    if n_rows == 0 or w.shape[1] == 0:
+    if n_rows == 0:
         return
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
-        _sparse_dots_of_neuron(f, &w[rows[r], 0], bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
+        _sparse_dots_of_neuron(f, w0 + rows[r] * d, bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
                                starts[r + 1] - starts[r], &x_indptr[0], x_index, x_value, &out[0])
 
 

@@ -11,6 +11,7 @@ cdef extern from "order.h" nogil:
     void top_push(top_t *top, float score, int32_t id) noexcept
     void top_end(top_t *top, int32_t *ids, float *scores) noexcept
     void sort_ids(int32_t *ids, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
+    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
     int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
 
 
@@ -164,7 +165,8 @@ def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels, con
     As batch_union, row by row: the labels of the row, its candidates in their order, then (if `fill`)
     neurons at random, up to n_wanted; positions[k] is the place of labels[k] in its row.
     out is (n, max(n_wanted, most labels in a row)); slot, (n_threads, n_neurons), is all -1 and is left
-    so; spare, (n_threads, out.shape[1]).
+    so; spare, (n_threads, out.shape[1]). Row i draws from a stream of its own, so that batches may number
+    their seeds 0, 1, 2, ...: seed + i would give row i + 1 of a batch to row i of the next.
     """
     cdef Py_ssize_t i, n = out.shape[0], n_neurons = slot.shape[1]
     cdef Py_ssize_t n_candidates = candidates.shape[1]
@@ -179,9 +181,9 @@ def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels, con
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
         thread = threadid()
         sizes[i] = _sample_union(label + label_indptr[i], label_indptr[i + 1] - label_indptr[i],
-                                 candidate + i * n_candidates, n_candidates, n_wanted, fill, seed + <uint64_t>i,
-                                 n_neurons, &slot[thread, 0], &spare[thread, 0], &out[i, 0],
-                                 position + label_indptr[i])
+                                 candidate + i * n_candidates, n_candidates, n_wanted, fill,
+                                 random_at(seed, <uint64_t>i), n_neurons,
+                                 &slot[thread, 0], &spare[thread, 0], &out[i, 0], position + label_indptr[i])
 
 
 def compact(const int32_t[:, ::1] padded, const int64_t[::1] indptr, int32_t[::1] indices):

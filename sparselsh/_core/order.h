@@ -9,10 +9,12 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Descending by score, then ascending by id. Flipping the bits of a float makes it sort as an integer. */
+/* Descending by score, then ascending by id. Flipping the bits of a float makes it sort as an integer.
+   Adding 0 turns -0 into 0, which it ties with. */
 static inline uint64_t score_key(float score, int32_t id)
 {
     uint32_t u;
+    score += 0.0f;
     memcpy(&u, &score, sizeof u);
     u = u >> 31 ? u : ~u & 0x7FFFFFFFu;
     return (uint64_t)u << 32 | (uint32_t)id;

@@ -1,0 +1,34 @@
+"""Fixtures of every test: the SIMD level in use, the number of threads, seeded random numbers."""
+import os
+
+# OpenMP reads it once: threads that wait for work sleep, so that more threads than free cores do no harm
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from sparselsh._core import _simd
+
+# no time limits, and the same examples in every run
+settings.register_profile("sparselsh", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("sparselsh")
+
+
+@pytest.fixture(params=_simd.available_levels())
+def simd_level(request):
+    """Run the test with each instruction set that this processor has."""
+    before = _simd.level()
+    _simd.set_level(request.param)
+    yield request.param
+    _simd.set_level(before)
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def n_threads(request):
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20250611)

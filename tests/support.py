@@ -1,0 +1,82 @@
+"""What the tests of the kernels share: arrays to hand in, and comparisons with a bound that has a reason."""
+import numpy as np
+from hypothesis import strategies as st
+
+# below, at and above one vector (16 floats), the unrolled run of four, and a power of two
+SIZES = (1, 3, 15, 16, 17, 63, 64, 65, 129)
+# active sets: samples, neurons, share of them active
+PATTERNS = {
+    "usual": (9, 40, 0.3),
+    "more than a chunk of neurons": (5, 70, 0.9),
+    "one sample": (1, 40, 0.3),
+    "one neuron": (9, 1, 0.5),
+    "no samples": (0, 40, 0.3),
+    "no entries": (9, 40, 0.0),
+}
+UNIT = 2.0**-24  # the largest relative error of one float32 operation
+
+
+def read_only(*arrays):
+    """Copies that cannot be written to, C-contiguous: what a kernel takes as input."""
+    copies = [np.array(a, order="C") for a in arrays]
+    for a in copies:
+        a.flags.writeable = False
+    return copies if len(copies) > 1 else copies[0]
+
+
+def unwritten(shape, dtype):
+    """An output in which an entry that the kernel left alone shows."""
+    return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -77, dtype)
+
+
+def gaussian(rng, *shape):
+    return read_only(rng.standard_normal(shape, dtype=np.float32))
+
+
+def eighths(rng, *shape):
+    """Multiples of 1/8 up to 2: sums of products of them are exact in float32, in whatever order."""
+    return read_only((rng.integers(-16, 17, shape) / 8).astype(np.float32))
+
+
+def random_csr(rng, n, m, density, values=gaussian):
+    """indptr, indices (ascending, without repeats), data of an (n, m) matrix; every third row is empty."""
+    mask = rng.random((n, m)) < density
+    mask[1::3] = False
+    indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).astype(np.int64)
+    indices = np.nonzero(mask)[1].astype(np.int32)
+    return read_only(indptr, indices, values(rng, len(indices)))
+
+
+@st.composite
+def csr_patterns(draw, max_rows=12, max_columns=30):
+    """(indptr, indices, n_columns) of any small pattern; rows and the whole may be empty."""
+    m = draw(st.integers(1, max_columns))
+    rows = draw(st.lists(st.sets(st.integers(0, m - 1)), max_size=max_rows))
+    indptr = np.cumsum([0] + [len(row) for row in rows]).astype(np.int64)
+    indices = np.array([j for row in rows for j in sorted(row)], np.int32)
+    return *read_only(indptr, indices), m
+
+
+def assert_same_bits(a, b):
+    assert a.dtype == b.dtype and a.shape == b.shape
+    different = np.ascontiguousarray(a).view(np.uint8) != np.ascontiguousarray(b).view(np.uint8)
+    assert not different.any(), f"{different.sum()} of {different.size} bytes differ"
+
+
+def on_threads(call):
+    """Return call(n_threads) for 1 thread, after 2 threads have given the same bits."""
+    one, two = call(1), call(2)
+    for a, b in zip(one, two, strict=True) if isinstance(one, tuple) else [(one, two)]:
+        if a is not None:
+            assert_same_bits(a, b)
+    return one
+
+
+def assert_sums_close(got, want, magnitude, n_terms):
+    """A float32 sum of n products is within (n + 2) units of rounding of the sum of their magnitudes.
+
+    That is the bound of any order of summation, with and without fused multiply-add.
+    """
+    bound = (n_terms + 2) * UNIT * np.asarray(magnitude)
+    error = np.abs(np.asarray(got, float) - want)
+    assert np.all(error <= bound), f"error {np.max(error):.3g}, {np.max(error - bound):.3g} beyond its bound"

@@ -1,0 +1,208 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+from support import assert_same_bits, read_only, unwritten
+
+from sparselsh._core import _buckets
+
+
+@dataclass
+class Tables:
+    """The arrays of a set of hash tables, and the codes they were built from."""
+
+    codes: np.ndarray
+    ids: np.ndarray
+    start: np.ndarray
+    count: np.ndarray
+    room: np.ndarray
+    tail: np.ndarray
+    n_threads: int
+
+    @classmethod
+    def build(cls, codes, n_buckets, slack=True, n_threads=1):
+        n, n_tables = codes.shape
+        ids = unwritten((n_tables, _buckets.capacity(n, n_buckets, slack)), np.int32)
+        start, count, room = (unwritten((n_tables, n_buckets), np.int32) for _ in range(3))
+        tables = cls(codes.copy(), ids, start, count, room, unwritten(n_tables, np.int32), n_threads)
+        _buckets.build(read_only(codes), slack, ids, start, count, room, tables.tail, n_threads)
+        return tables
+
+    @property
+    def layout(self):
+        return self.ids, self.start, self.count, self.room, self.tail
+
+    def move(self, rows, new_codes):
+        rows, new_codes = read_only(np.asarray(rows, np.int32), np.asarray(new_codes, np.int32))
+        _buckets.move(rows, new_codes, self.codes, *self.layout, self.n_threads)
+
+    def bucket(self, t, b):
+        return self.ids[t, self.start[t, b] : self.start[t, b] + self.count[t, b]].tolist()
+
+    def contents(self):
+        """Every bucket as a set; asserts that no bucket reaches into another, or beyond the tail."""
+        for t in range(len(self.tail)):
+            end = 0
+            for b in np.argsort(self.start[t], kind="stable"):
+                if self.room[t, b]:
+                    assert end <= self.start[t, b]
+                    end = self.start[t, b] + self.room[t, b]
+            assert end <= self.tail[t] <= self.ids.shape[1]
+            assert np.all(self.count[t] <= self.room[t])
+        buckets = [[self.bucket(t, b) for b in range(self.count.shape[1])] for t in range(len(self.tail))]
+        assert all(len(set(bucket)) == len(bucket) for table in buckets for bucket in table)
+        return [[set(bucket) for bucket in table] for table in buckets]
+
+    def collide(self, query_codes, min_count=1, n_best=10):
+        n = len(self.codes)
+        out_ids, out_counts = (unwritten((len(query_codes), n_best), np.int32) for _ in range(2))
+        seen = np.zeros((self.n_threads, n), np.uint8)
+        keys = np.empty((self.n_threads, n), np.uint64)
+        tables = read_only(self.ids, self.start, self.count)
+        _buckets.collide(
+            read_only(query_codes), *tables, min_count, seen, keys, out_ids, out_counts, self.n_threads)
+        assert not seen.any(), "the scratch array is left as it was"
+        return out_ids, out_counts
+
+
+def random_codes(rng, n, n_tables, n_buckets):
+    return rng.integers(0, n_buckets, (n, n_tables), dtype=np.int32)
+
+
+def assert_same_arrays(got, want):
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# (neurons, tables, buckets)
+SIZES = [(1, 1, 1), (1, 3, 8), (17, 1, 1), (65, 4, 2), (65, 4, 512), (400, 5, 32)]
+
+
+@pytest.mark.parametrize("slack", [True, False], ids=["slack", "no slack"])
+@pytest.mark.parametrize("n, n_tables, n_buckets", [(0, 3, 4), *SIZES])
+def test_build_puts_each_neuron_into_the_bucket_of_its_code(rng, n_threads, n, n_tables, n_buckets, slack):
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    tables = Tables.build(codes, n_buckets, slack, n_threads)
+    assert tables.contents() == reference.build(codes, n_buckets)
+
+
+@pytest.mark.parametrize("n, n_tables, n_buckets", SIZES)
+def test_without_slack_the_layout_is_plain_csr(rng, n, n_tables, n_buckets):
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    tables = Tables.build(codes, n_buckets, slack=False)
+    np.testing.assert_array_equal(tables.ids, np.argsort(codes, axis=0, kind="stable").T)
+    np.testing.assert_array_equal(tables.start[:, 1:], np.cumsum(tables.count, axis=1)[:, :-1])
+    assert tables.ids.shape == (n_tables, n) and np.all(tables.tail == n)
+
+
+@pytest.mark.parametrize("n, n_tables, n_buckets", SIZES)
+def test_tables_do_not_depend_on_the_number_of_threads(rng, n, n_tables, n_buckets):
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    tables = [Tables.build(codes, n_buckets, n_threads=n_threads) for n_threads in (1, 2)]
+    for _ in range(20):
+        rows = rng.permutation(n)[: rng.integers(1, n + 1)]
+        new_codes = random_codes(rng, len(rows), n_tables, n_buckets)
+        for t in tables:
+            t.move(rows, new_codes)
+    for one, two in zip(tables[0].layout, tables[1].layout, strict=True):
+        assert_same_bits(one, two)
+
+
+def moves(rng, n, n_tables, n_buckets):
+    """Random moves, then everything into one bucket, and apart again: buckets outgrow any room."""
+    for _ in range(100):
+        rows = rng.permutation(n)[: rng.integers(1, max(n // 10, 2))]
+        yield rows, random_codes(rng, len(rows), n_tables, n_buckets)
+    for target in (0, n_buckets - 1, n_buckets // 2):
+        for j in rng.permutation(n):
+            yield [j], np.full((1, n_tables), target)
+    for j in range(n):
+        yield [j], random_codes(rng, 1, n_tables, n_buckets)
+    yield np.arange(n), random_codes(rng, n, n_tables, n_buckets)
+
+
+@pytest.mark.parametrize("n, n_tables, n_buckets", SIZES)
+def test_thousands_of_moves_leave_what_a_fresh_build_gives(rng, n_threads, n, n_tables, n_buckets):
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    tables = Tables.build(codes, n_buckets, n_threads=n_threads)
+    moved_behind = sorted_anew = 0
+    for step, (rows, new_codes) in enumerate(moves(rng, n, n_tables, n_buckets)):
+        tail = tables.tail.copy()
+        tables.move(rows, new_codes)
+        codes = reference.move(rows, new_codes, codes)
+        moved_behind += np.sum(tables.tail > tail)
+        sorted_anew += np.sum(tables.tail < tail)
+        if step % 50 == 0:
+            assert tables.contents() == Tables.build(codes, n_buckets).contents()
+    np.testing.assert_array_equal(tables.codes, codes)
+    fresh = Tables.build(codes, n_buckets)
+    assert tables.contents() == fresh.contents() == reference.build(codes, n_buckets)
+    queries = random_codes(rng, 30, n_tables, n_buckets)
+    assert_same_arrays(tables.collide(queries), fresh.collide(queries))
+    if n >= 65:
+        assert moved_behind > 0 and sorted_anew > 0, "the moves did not use up the space"
+
+
+@given(st.data())
+def test_any_moves_leave_every_neuron_in_the_bucket_of_its_code(data):
+    n, n_buckets = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 4))
+    codes = np.zeros((n, 2), np.int32)
+    tables = Tables.build(codes, n_buckets)
+    for _ in range(data.draw(st.integers(1, 5))):
+        rows = data.draw(st.sets(st.integers(0, n - 1)).map(sorted))
+        bucket = st.integers(0, n_buckets - 1)
+        new_codes = np.array([[data.draw(bucket), data.draw(bucket)]], np.int32).repeat(len(rows), axis=0)
+        tables.move(rows, new_codes)
+        codes = reference.move(rows, new_codes, codes) if rows else codes
+    assert tables.contents() == reference.build(codes, n_buckets)
+
+
+@pytest.mark.parametrize("n_best", [0, 1, 5, 40, 2000])
+@pytest.mark.parametrize("min_count", [1, 2, 4])
+@pytest.mark.parametrize("n, n_tables, n_buckets", SIZES)
+def test_collide_counts_the_shared_buckets(rng, n_threads, n, n_tables, n_buckets, min_count, n_best):
+    codes, queries = (random_codes(rng, m, n_tables, n_buckets) for m in (n, 9))
+    got = Tables.build(codes, n_buckets, n_threads=n_threads).collide(queries, min_count, n_best)
+    assert_same_arrays(got, reference.collide(queries, codes, min_count, n_best))
+
+
+def test_collide_counts_up_to_255_tables(rng, n_threads):
+    codes = random_codes(rng, 50, 255, 2)
+    ids, counts = Tables.build(codes, 2, n_threads=n_threads).collide(codes[7:9], n_best=1)
+    assert ids.ravel().tolist() == [7, 8] and np.all(counts == 255)
+
+
+def test_equal_counts_are_not_decided_in_favour_of_low_ids():
+    n, n_best = 1000, 100
+    ids, _ = Tables.build(np.zeros((n, 1), np.int32), 1).collide(np.zeros((1, 1), np.int32), n_best=n_best)
+    # five standard deviations of the mean of n_best distinct ids drawn at random
+    band = 5 * n / np.sqrt(12 * n_best) * np.sqrt(1 - n_best / n)
+    assert abs(ids.mean() - (n - 1) / 2) < band
+
+
+def test_ids_of_the_whole_range_survive_the_tie_break():
+    # one neuron far up: the key that breaks ties is taken back to the id
+    codes = np.zeros((3_000_001, 1), np.int32)
+    codes[-1] = 1
+    ids, counts = Tables.build(codes, 2).collide(np.ones((1, 1), np.int32), n_best=2)
+    assert ids.tolist() == [[3_000_000, -1]] and counts.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("n, n_tables, n_queries", [(0, 3, 4), (5, 0, 4), (5, 3, 0)])
+@pytest.mark.parametrize("slack", [True, False], ids=["slack", "no slack"])
+def test_without_neurons_tables_or_queries_nothing_is_found(rng, n_threads, n, n_tables, n_queries, slack):
+    tables = Tables.build(random_codes(rng, n, n_tables, 4), 4, slack, n_threads)
+    queries = random_codes(rng, n_queries, n_tables, 4)
+    assert_same_arrays(tables.collide(queries), reference.collide(queries, tables.codes, 1, 10))
+
+
+def test_moving_nothing_changes_nothing(rng):
+    tables = Tables.build(random_codes(rng, 50, 3, 8), 8)
+    before = [a.copy() for a in tables.layout]
+    tables.move([], np.zeros((0, 3)))
+    tables.move(np.arange(50), tables.codes)
+    for a, b in zip(before, tables.layout, strict=True):
+        assert_same_bits(a, b)
