@@ -13,7 +13,6 @@ from .transforms import second_moment
 __all__ = ["LSHLinear"]
 
 NO_LABELS = np.zeros(0, np.int32)
-NO_CANDIDATES = np.zeros((0, 0), np.int32)
 
 
 class LSHLinear(Linear):
@@ -163,17 +162,13 @@ class LSHLinear(Linear):
         return BatchActive(ids, out, self.n_out), backprop
 
     def _batch_set(self, x, step):
-        labels = step.labels.indices if step.labels is not None else np.zeros(0, np.int32)
-        found = NO_CANDIDATES
+        labels = step.labels.indices if step.labels is not None else NO_LABELS
+        found = NO_LABELS
         if self.candidates:
             found, _ = self._index.candidates(x, min(self.candidates, self.n_out))
-        size = max(self.n_active, len(labels)) if self.fill else len(labels) + found.size
-        ids, spare = np.empty((2, min(size, self.n_out)), np.int32)
-        n_wanted = self.n_active if self.fill else len(ids)
-        if not self.fill:
-            n_wanted = min(n_wanted, len(np.union1d(labels, found[found >= 0])))
-        n = _select.batch_union(labels, found, n_wanted, step.seed, self._slots(1)[0], spare, ids,
-                                np.empty(len(labels), np.int32))
+            found = np.ascontiguousarray(found.T).ravel()  # every sample's best before any sample's second best
+        ids, spare = np.empty((2, min(max(self.n_active, len(labels)), self.n_out)), np.int32)
+        n = _select.batch_union(labels, found, self.n_active, self.fill, step.seed, self._slots(1)[0], spare, ids)
         return ids[:n]
 
     def _slots(self, n_threads):
@@ -232,7 +227,7 @@ class LSHLinear(Linear):
         sizes = np.empty(n, np.int32)
         _select.sample_union(labels.indptr, labels.indices, found, self.n_active, self.fill and step.training,
                              step.seed, self._slots(step.n_threads), np.empty((step.n_threads, width), np.int32),
-                             out, sizes, np.empty(labels.nnz, np.int32), step.n_threads)
+                             out, sizes, step.n_threads)
         indptr = np.zeros(n + 1, np.int64)
         np.cumsum(sizes, out=indptr[1:])
         indices = np.empty(indptr[-1], np.int32)

@@ -233,7 +233,7 @@ def fill_at_random(taken, n_wanted, seed, n_neurons):
 
 
 def union(labels, candidates, n_wanted, fill, seed, n_neurons):
-    """Return the active set, ascending, and the places of the labels in it."""
+    """The active set, ascending: the twin of batch_union, and of one row of sample_union."""
     n_wanted = min(n_wanted, n_neurons)
     taken = {int(j) for j in labels}
     for j in candidates:
@@ -241,18 +241,12 @@ def union(labels, candidates, n_wanted, fill, seed, n_neurons):
             taken.add(int(j))
     if fill:
         fill_at_random(taken, n_wanted, seed, n_neurons)
-    out = sorted(taken)
-    return out, [out.index(j) for j in labels]
-
-
-def batch_union(labels, candidates, n_wanted, seed, n_neurons):
-    return union(labels, candidates.T.ravel(), n_wanted, True, seed, n_neurons)
+    return sorted(taken)
 
 
 def sample_union(label_indptr, labels, candidates, n_wanted, fill, seed, n_neurons):
-    rows = [union(labels[label_indptr[i] : label_indptr[i + 1]], candidates[i], n_wanted, fill,
+    return [union(labels[label_indptr[i] : label_indptr[i + 1]], candidates[i], n_wanted, fill,
                   random_at(seed, i), n_neurons) for i in range(len(label_indptr) - 1)]
-    return [out for out, _ in rows], [place for _, places in rows for place in places]
 
 
 def compact(padded, indptr):

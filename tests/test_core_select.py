@@ -80,14 +80,14 @@ def test_the_largest_id_is_kept():
 # ---- unions
 
 
-def batch_union(labels, candidates, n_wanted, seed, n_neurons):
+def batch_union(labels, candidates, n_wanted, fill, seed, n_neurons):
     labels, candidates = read_only(np.asarray(labels, np.int32), np.asarray(candidates, np.int32))
     slot = np.full(n_neurons, -1, np.int32)
     room = max(n_wanted, len(labels))
-    out, spare, positions = (unwritten(size, np.int32) for size in (room, room, len(labels)))
-    size = _select.batch_union(labels, candidates, n_wanted, seed, slot, spare, out, positions)
+    out, spare = unwritten(room, np.int32), unwritten(room, np.int32)
+    size = _select.batch_union(labels, candidates, n_wanted, fill, seed, slot, spare, out)
     assert np.all(slot == -1), "the scratch array is left as it was"
-    return out[:size], positions
+    return out[:size]
 
 
 def sample_union(label_indptr, labels, candidates, n_wanted, fill, seed, n_neurons, n_threads=1):
@@ -97,10 +97,10 @@ def sample_union(label_indptr, labels, candidates, n_wanted, fill, seed, n_neuro
     slot = np.full((n_threads, n_neurons), -1, np.int32)
     room = max(n_wanted, np.max(np.diff(label_indptr), initial=0))
     out, spare = unwritten((n, room), np.int32), unwritten((n_threads, room), np.int32)
-    sizes, positions = unwritten(n, np.int32), unwritten(len(labels), np.int32)
-    _select.sample_union(*inputs, n_wanted, fill, seed, slot, spare, out, sizes, positions, n_threads)
+    sizes = unwritten(n, np.int32)
+    _select.sample_union(*inputs, n_wanted, fill, seed, slot, spare, out, sizes, n_threads)
     assert np.all(slot == -1), "the scratch array is left as it was"
-    return [row[:size] for row, size in zip(out, sizes, strict=True)], positions
+    return [row[:size] for row, size in zip(out, sizes, strict=True)]
 
 
 @st.composite
@@ -116,26 +116,25 @@ def union_arguments(draw):
     return labels, np.array(candidates, np.int32).reshape(shape), n_wanted, n_neurons
 
 
-def assert_active_set(active, labels, positions, n_wanted, n_neurons):
-    """What holds of every active set, whatever else was asked for."""
+def assert_active_set(active, labels, candidates, n_wanted, fill, n_neurons):
+    """What holds of every active set."""
     assert np.all(np.diff(active) > 0), "ascending, without duplicates"
     assert np.all((0 <= active) & (active < n_neurons))
-    np.testing.assert_array_equal(active[positions], labels)
-    assert len(active) <= max(len(set(labels)), min(n_wanted, n_neurons))
+    assert set(labels) <= set(active.tolist())
+    known = set(labels) | {int(j) for j in candidates if j >= 0}
+    assert len(active) == max(len(set(labels)), min(n_wanted, n_neurons if fill else len(known)))
 
 
 seeds = st.integers(0, 2**64 - 1)
 
 
-@given(union_arguments(), seeds)
-def test_batch_union_holds_labels_then_candidates_then_random_neurons(arguments, seed):
+@given(union_arguments(), seeds, st.booleans())
+def test_batch_union_holds_labels_then_candidates_then_random_neurons(arguments, seed, fill):
     rows, candidates, n_wanted, n_neurons = arguments
-    labels = [j for row in rows for j in row]
-    active, positions = batch_union(labels, candidates, n_wanted, seed, n_neurons)
-    assert_active_set(active, labels, positions, n_wanted, n_neurons)
-    assert len(active) == max(len(set(labels)), min(n_wanted, n_neurons))
-    want, want_positions = reference.batch_union(np.array(labels), candidates, n_wanted, seed, n_neurons)
-    assert active.tolist() == want and positions.tolist() == want_positions
+    arguments = [j for row in rows for j in row], candidates.ravel(), n_wanted, fill, seed, n_neurons
+    active = batch_union(*arguments)
+    assert_active_set(active, *arguments[:4], n_neurons)
+    assert active.tolist() == reference.union(*arguments)
 
 
 @given(union_arguments(), seeds, st.booleans(), st.integers(1, 2))
@@ -144,57 +143,46 @@ def test_sample_union_is_such_a_union_for_each_sample(arguments, seed, fill, n_t
     indptr = np.cumsum([0] + [len(row) for row in rows])
     labels = np.array([j for row in rows for j in row], np.int32)
     arguments = indptr, labels, candidates, n_wanted, fill, seed, n_neurons
-    active, positions = sample_union(*arguments, n_threads)
+    active = sample_union(*arguments, n_threads)
     for i, row in enumerate(rows):
-        assert_active_set(active[i], row, positions[indptr[i] : indptr[i + 1]], n_wanted, n_neurons)
-        known = set(row) | {j for j in candidates[i] if j >= 0}
-        reachable = n_neurons if fill else len(known)
-        assert len(active[i]) == max(len(set(row)), min(n_wanted, reachable))
-    want, want_positions = reference.sample_union(*arguments)
-    assert [a.tolist() for a in active] == want and positions.tolist() == want_positions
+        assert_active_set(active[i], row, candidates[i], n_wanted, fill, n_neurons)
+    assert [a.tolist() for a in active] == reference.sample_union(*arguments)
 
 
-def test_batch_union_takes_every_best_candidate_before_any_second_best():
-    candidates = np.array([[10, 11, 12], [20, 21, 22], [-1, 31, 32], [10, 41, 42]])
-    by_rank = [5, 10, 20, 11, 21, 31, 41, 12, 22, 32, 42]  # after the label
-    for n_wanted in range(1, len(by_rank) + 1):
-        active, _ = batch_union([5], candidates, n_wanted, 0, 100)
-        assert active.tolist() == sorted(by_rank[:n_wanted])
-
-
-def test_sample_union_takes_candidates_in_their_order():
+def test_candidates_are_taken_in_their_order():
     in_order = [5, 30, 10, 20]
+    candidates = [30, -1, 5, 10, 20]
     for n_wanted in range(1, 5):
-        (active,), _ = sample_union([0, 1], [5], [[30, -1, 5, 10, 20]], n_wanted, False, 0, 100)
+        assert batch_union([5], candidates, n_wanted, False, 0, 100).tolist() == sorted(in_order[:n_wanted])
+        (active,) = sample_union([0, 1], [5], [candidates], n_wanted, False, 0, 100)
         assert active.tolist() == sorted(in_order[:n_wanted])
 
 
 @pytest.mark.parametrize("n_neurons", [1, 2, 17, 256, 1000])
 def test_wanting_all_neurons_gives_all_neurons(n_neurons):
-    none = np.zeros((1, 0))
-    active, _ = batch_union([0], none, n_neurons, 3, n_neurons)
+    active = batch_union([0], [], n_neurons, True, 3, n_neurons)
     np.testing.assert_array_equal(active, np.arange(n_neurons))
-    (active,), _ = sample_union([0, 1], [0], none, n_neurons + 5, True, 3, n_neurons)
+    (active,) = sample_union([0, 1], [0], np.zeros((1, 0)), n_neurons + 5, True, 3, n_neurons)
     np.testing.assert_array_equal(active, np.arange(n_neurons))
 
 
 def test_unions_of_nothing_are_empty(n_threads):
-    assert len(batch_union([], np.zeros((0, 0)), 0, 1, 10)[0]) == 0
-    assert len(batch_union([], np.zeros((0, 0)), 5, 1, 0)[0]) == 0
+    assert len(batch_union([], [], 0, True, 1, 10)) == 0
+    assert len(batch_union([], [], 5, True, 1, 0)) == 0
     for n_wanted, n_neurons in [(0, 10), (5, 0)]:
-        rows, _ = sample_union([0, 0, 0], [], np.zeros((2, 0)), n_wanted, True, 1, n_neurons, n_threads)
+        rows = sample_union([0, 0, 0], [], np.zeros((2, 0)), n_wanted, True, 1, n_neurons, n_threads)
         assert [len(row) for row in rows] == [0, 0]
-    assert sample_union([0], [], np.zeros((0, 3)), 5, True, 1, 10, n_threads)[0] == []
+    assert sample_union([0], [], np.zeros((0, 3)), 5, True, 1, 10, n_threads) == []
 
 
 def random_fills(n_draws, n_wanted, n_neurons, seed):
-    rows, _ = sample_union([0] * (n_draws + 1), [], np.zeros((n_draws, 0)), n_wanted, True, seed, n_neurons)
+    rows = sample_union([0] * (n_draws + 1), [], np.zeros((n_draws, 0)), n_wanted, True, seed, n_neurons)
     return np.array(rows)
 
 
 def test_the_seed_alone_decides_the_random_fill():
     def once(seed):
-        return batch_union([3, 4], np.array([[7]]), 50, seed, 1000)[0].tolist()
+        return batch_union([3, 4], [7], 50, True, seed, 1000).tolist()
 
     assert once(1) == once(1) != once(2)
     np.testing.assert_array_equal(random_fills(5, 20, 1000, 1), random_fills(5, 20, 1000, 1))
@@ -214,7 +202,7 @@ def test_the_random_fill_takes_all_neurons_equally_often(n_wanted, by_sample):
     if by_sample:
         draws = random_fills(n_draws, n_wanted, n_neurons, 7)
     else:
-        draws = [batch_union([], np.zeros((0, 0)), n_wanted, seed, n_neurons)[0] for seed in range(n_draws)]
+        draws = [batch_union([], [], n_wanted, True, seed, n_neurons) for seed in range(n_draws)]
     counts = np.bincount(np.ravel(draws), minlength=n_neurons)
     p = n_wanted / n_neurons
     # five standard deviations of a binomial: beyond them in one run of 17,000, and the seeds are fixed

@@ -79,56 +79,9 @@ cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_want
     return size
 
 
-def batch_union(const int32_t[::1] labels, const int32_t[:, ::1] candidates, Py_ssize_t n_wanted,
-                uint64_t seed, int32_t[::1] slot, int32_t[::1] spare, int32_t[::1] out, int32_t[::1] positions):
-    """One active set for the whole batch; returns its size.
-
-    First all labels, then the candidates, every sample's best before any sample's second best, while
-    there are fewer than n_wanted, then neurons at random until there are. out[:size] is ascending, and
-    out[positions[k]] == labels[k]. slot, (n_neurons,), is all -1 and is left so; spare and out hold
-    max(n_wanted, n_labels) entries; positions is as long as labels.
-    O(n_labels + candidates + n_wanted), independent of the number of neurons.
-    """
-    cdef Py_ssize_t k, i, rank, size = 0, n_neurons = slot.shape[0]
-    cdef int32_t j
-    if n_neurons == 0:
-        return 0
-    n_wanted = min(n_wanted, n_neurons)
-    with nogil:
-        for k in range(labels.shape[0]):
-            j = labels[k]
-            if slot[j] < 0:
-                slot[j] = 0
-                out[size] = j
-                size += 1
-        for rank in range(candidates.shape[1]):
-            if size >= n_wanted:
-                break
-            for i in range(candidates.shape[0]):
-                j = candidates[i, rank]
-                if j >= 0 and slot[j] < 0:
-                    slot[j] = 0
-                    out[size] = j
-                    size += 1
-                    if size >= n_wanted:
-                        break
-        if size < n_wanted:
-            size = _fill_at_random(&out[0], size, n_wanted, seed, &slot[0], n_neurons)
-        if size > 0:
-            sort_ids(&out[0], &spare[0], size, n_neurons)
-        for k in range(size):
-            slot[out[k]] = <int32_t>k
-        for k in range(labels.shape[0]):
-            positions[k] = slot[labels[k]]
-        for k in range(size):
-            slot[out[k]] = -1
-    return size
-
-
-cdef int32_t _sample_union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *candidates,
-                           Py_ssize_t n_candidates, Py_ssize_t n_wanted, bint fill, uint64_t seed,
-                           Py_ssize_t n_neurons, int32_t *slot, int32_t *spare, int32_t *out,
-                           int32_t *positions) noexcept nogil:
+cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *candidates, Py_ssize_t n_candidates,
+                    Py_ssize_t n_wanted, bint fill, uint64_t seed, Py_ssize_t n_neurons, int32_t *slot,
+                    int32_t *spare, int32_t *out) noexcept nogil:
     cdef Py_ssize_t k, size = 0
     cdef int32_t j
     for k in range(n_labels):
@@ -149,29 +102,39 @@ cdef int32_t _sample_union(const int32_t *labels, Py_ssize_t n_labels, const int
         size = _fill_at_random(out, size, n_wanted, seed, slot, n_neurons)
     sort_ids(out, spare, size, n_neurons)
     for k in range(size):
-        slot[out[k]] = <int32_t>k
-    for k in range(n_labels):
-        positions[k] = slot[labels[k]]
-    for k in range(size):
         slot[out[k]] = -1
     return <int32_t>size
 
 
+def batch_union(const int32_t[::1] labels, const int32_t[::1] candidates, Py_ssize_t n_wanted, bint fill,
+                uint64_t seed, int32_t[::1] slot, int32_t[::1] spare, int32_t[::1] out):
+    """One active set for the whole batch: out[:size], ascending; returns size.
+
+    First all labels, then the candidates (-1 for none) in their order while there are fewer than n_wanted, then,
+    if `fill`, neurons at random until there are. slot, (n_neurons,), is all -1 and is left so; spare and out
+    hold max(n_wanted, n_labels) entries. O(n_labels + n_candidates + n_wanted), whatever the number of neurons.
+    """
+    cdef Py_ssize_t n_neurons = slot.shape[0]
+    if n_neurons == 0 or out.shape[0] == 0:
+        return 0
+    return _union(&labels[0] if labels.shape[0] else NULL, labels.shape[0],
+                  &candidates[0] if candidates.shape[0] else NULL, candidates.shape[0],
+                  min(n_wanted, n_neurons), fill, seed, n_neurons, &slot[0], &spare[0], &out[0])
+
+
 def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels, const int32_t[:, ::1] candidates,
                  Py_ssize_t n_wanted, bint fill, uint64_t seed, int32_t[:, ::1] slot, int32_t[:, ::1] spare,
-                 int32_t[:, ::1] out, int32_t[::1] sizes, int32_t[::1] positions, int n_threads):
+                 int32_t[:, ::1] out, int32_t[::1] sizes, int n_threads):
     """One active set for each sample: out[i, :sizes[i]], ascending.
 
-    As batch_union, row by row: the labels of the row, its candidates in their order, then (if `fill`)
-    neurons at random, up to n_wanted; positions[k] is the place of labels[k] in its row.
-    out is (n, max(n_wanted, most labels in a row)); slot, (n_threads, n_neurons), is all -1 and is left
-    so; spare, (n_threads, out.shape[1]). Row i draws from a stream of its own, so that batches may number
-    their seeds 0, 1, 2, ...: seed + i would give row i + 1 of a batch to row i of the next.
+    As batch_union, row by row: the labels of the row, its candidates in their order, then (if `fill`) neurons at
+    random, up to n_wanted. out is (n, max(n_wanted, most labels in a row)); slot, (n_threads, n_neurons), is all
+    -1 and is left so; spare, (n_threads, out.shape[1]). Row i draws from a stream of its own, so that batches may
+    number their seeds 0, 1, 2, ...: seed + i would give row i + 1 of a batch to row i of the next.
     """
     cdef Py_ssize_t i, n = out.shape[0], n_neurons = slot.shape[1]
     cdef Py_ssize_t n_candidates = candidates.shape[1]
     cdef const int32_t *label = &labels[0] if labels.shape[0] else NULL
-    cdef int32_t *position = &positions[0] if labels.shape[0] else NULL
     cdef const int32_t *candidate = &candidates[0, 0] if n and n_candidates else NULL
     cdef int thread
     if n == 0 or n_neurons == 0 or out.shape[1] == 0:
@@ -180,10 +143,9 @@ def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels, con
     n_wanted = min(n_wanted, n_neurons)
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
         thread = threadid()
-        sizes[i] = _sample_union(label + label_indptr[i], label_indptr[i + 1] - label_indptr[i],
-                                 candidate + i * n_candidates, n_candidates, n_wanted, fill,
-                                 random_at(seed, <uint64_t>i), n_neurons,
-                                 &slot[thread, 0], &spare[thread, 0], &out[i, 0], position + label_indptr[i])
+        sizes[i] = _union(label + label_indptr[i], label_indptr[i + 1] - label_indptr[i],
+                          candidate + i * n_candidates, n_candidates, n_wanted, fill,
+                          random_at(seed, <uint64_t>i), n_neurons, &slot[thread, 0], &spare[thread, 0], &out[i, 0])
 
 
 def compact(const int32_t[:, ::1] padded, const int64_t[::1] indptr, int32_t[::1] indices):
