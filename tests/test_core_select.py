@@ -49,7 +49,9 @@ def test_top_k_does_not_depend_on_the_order_of_the_scores(order, k):
     m = 2000  # longer than the buffer of any of these k
     up = np.arange(m, dtype=np.float32)
     orders = {"ascending": up, "descending": -up, "equal": 0 * up, "organ pipe": np.minimum(up, m - up)}
-    assert_top_k(read_only(orders[order][None]), None, k)
+    scores = read_only(orders[order][None])
+    assert_top_k(scores, None, k)
+    assert_top_k(scores, read_only(np.arange(m, dtype=np.int32)[::-1]), k)
 
 
 def test_top_k_of_every_sign_and_size():
