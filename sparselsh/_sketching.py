@@ -32,7 +32,7 @@ class Sketches:
         self.factors[rows] = np.einsum("ij,ij->i", V, V) / np.maximum(along, np.float32(1e-30))
 
     def scan(self, Q, n_best, n_threads):
-        """Ids (n, n_best) of the neurons that look best for each query, best first, -1 for none."""
+        """Ids (n, n_best) of the neurons that look best for each query, in no particular order, -1 for none."""
         ids = np.full((len(Q), n_best), -1, np.int32)
         scores = np.empty((len(Q), n_best), np.float32)
         rotated = matmul(Q, self.rotation, n_threads, transpose_b=True)

@@ -9,7 +9,7 @@ cdef extern from "order.h" nogil:
         pass
     top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
     void top_push(top_t *top, float score, int32_t id) noexcept
-    void top_end(top_t *top, int32_t *ids, float *scores) noexcept
+    void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
     void sort_ids(int32_t *ids, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
     uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
     int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
@@ -24,7 +24,7 @@ cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssi
             top_push(&top, scores[j], <int32_t>j)
         elif ids[j] >= 0:
             top_push(&top, scores[j], ids[j])
-    top_end(&top, out_ids, out_scores)
+    top_end(&top, True, out_ids, out_scores)
 
 
 def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):

@@ -35,9 +35,9 @@ cdef extern from "simd.h" nogil:
         float (*exp_sum)(float *x, Py_ssize_t n, float shift) noexcept nogil
         float (*sigmoid_sum)(float *z, Py_ssize_t n) noexcept nogil
         void (*scale)(float a, float *x, Py_ssize_t n) noexcept nogil
-        void (*sketch_scores)(const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups, const uint8_t *lut,
-                              float a, float b, const float *factors, float *scores) noexcept nogil
-        Py_ssize_t (*above)(const float *x, Py_ssize_t n, float floor, int32_t *out) noexcept nogil
+        Py_ssize_t (*sketch_scan)(const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
+                                  const uint8_t *lut, float a, float b, const float *factors, float floor,
+                                  int32_t *ids, float *scores) noexcept nogil
         void (*gemm)(const gemm_t *g, float *work) noexcept nogil
         void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, Py_ssize_t n) noexcept nogil
 

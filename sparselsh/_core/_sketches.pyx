@@ -20,11 +20,11 @@ cdef extern from "order.h" nogil:
     top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
     void top_push(top_t *top, float score, int32_t id) noexcept
     float top_floor(const top_t *top) noexcept
-    void top_end(top_t *top, int32_t *ids, float *scores) noexcept
+    void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
 
 BLOCK = SKETCH_BLOCK
 cdef enum:
-    CHUNK = 64  # blocks scored at a time: 2,048 scores stay in the first-level cache
+    CHUNK = 16  # blocks between two looks at what the k-th best is by now: 512 neurons
 
 
 def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] blocks):
@@ -79,25 +79,25 @@ cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
 cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
                 const float *factors, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found, uint64_t *keys,
                 Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids, float *out_scores) noexcept nogil:
-    cdef Py_ssize_t block, n_chunk, k, n_found, first, chunk = CHUNK, n_block = SKETCH_BLOCK
+    cdef Py_ssize_t block = 0, first, n_chunk, k, n_found
     cdef float a, b
     cdef top_t top = top_begin(keys, n_keys, n_best)
     _tabulate(q, n_groups, lut, &a, &b)
-    block = 0
     while block < n_blocks:
-        first = block * n_block
-        n_chunk = min(chunk, n_blocks - block)
-        f.sketch_scores(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b, factors + first, scores)
-        n_found = f.above(scores, min(n_chunk * n_block, n - first), top_floor(&top), found)
+        first = block * <Py_ssize_t>SKETCH_BLOCK
+        n_chunk = min(<Py_ssize_t>CHUNK, n_blocks - block)
+        n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b, factors + first,
+                                top_floor(&top), found, scores)
         for k in range(n_found):
-            top_push(&top, scores[found[k]], <int32_t>first + found[k])
-        block += chunk
-    top_end(&top, out_ids, out_scores)
+            if first + found[k] < n:
+                top_push(&top, scores[k], <int32_t>first + found[k])
+        block += n_chunk
+    top_end(&top, False, out_ids, out_scores)
 
 
 def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[::1] factors, Py_ssize_t n,
          int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
-    """The neurons with the largest approximate scores for each rotated query, best first.
+    """The neurons with the largest approximate scores for each rotated query, in no particular order.
 
     queries is (n_queries, n_bits), rotated; factors is (n_blocks * 32,), n of them in use; out_ids and
     out_scores are (n_queries, n_best), filled up with -1 and -inf.   O(n * n_bits / 4 / 32) shuffles a query.
@@ -113,8 +113,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     if n_queries == 0 or n_best == 0 or n == 0:
         return
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
-    scores = <float *>malloc(n_threads * CHUNK * SKETCH_BLOCK * sizeof(float))
-    found = <int32_t *>malloc(n_threads * (CHUNK * SKETCH_BLOCK + 1) * sizeof(int32_t))
+    scores = <float *>malloc(n_threads * (CHUNK * SKETCH_BLOCK + 16) * sizeof(float))
+    found = <int32_t *>malloc(n_threads * (CHUNK * SKETCH_BLOCK + 16) * sizeof(int32_t))
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
     try:
         if luts == NULL or scores == NULL or found == NULL or keys == NULL:
@@ -122,8 +122,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
             _scan(f, &queries[i, 0], &blocks[0, 0], blocks.shape[0], n_groups, &factors[0], n,
-                  luts + thread * n_groups * 16, scores + thread * CHUNK * SKETCH_BLOCK,
-                  found + thread * (CHUNK * SKETCH_BLOCK + 1), keys + thread * n_keys, n_keys, n_best,
+                  luts + thread * n_groups * 16, scores + thread * (CHUNK * SKETCH_BLOCK + 16),
+                  found + thread * (CHUNK * SKETCH_BLOCK + 16), keys + thread * n_keys, n_keys, n_best,
                   &out_ids[i, 0], &out_scores[i, 0])
     finally:
         free(luts)
@@ -142,7 +142,7 @@ cdef void _rerank(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const flo
             prefetch_run(w + ids[c + 4] * d, d * sizeof(float))
         if ids[c] >= 0:
             top_push(&top, f.dot(w + ids[c] * d, x, d) + bias[ids[c]], ids[c])
-    top_end(&top, out_ids, out_scores)
+    top_end(&top, True, out_ids, out_scores)
 
 
 def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1] w, const float[::1] bias,

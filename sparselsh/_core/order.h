@@ -53,27 +53,29 @@ static inline void insertion_sort(uint64_t *a, ptrdiff_t n)
     }
 }
 
-/* Bring the k smallest keys to the front, in any order. Quickselect, O(n) on average. */
+/* Bring the k smallest keys to the front, in any order. Quickselect, O(n) on average. The partition moves every
+   key and has no branch on a comparison: those cannot be predicted, and cost five times as much. */
 static inline void select_smallest(uint64_t *a, ptrdiff_t n, ptrdiff_t k)
 {
     ptrdiff_t lo = 0, hi = n - 1;
     if (k <= 0 || k >= n)
         return;
     while (hi - lo > 16) {
-        ptrdiff_t mid = lo + (hi - lo) / 2, i = lo, j = hi;
+        ptrdiff_t mid = lo + (hi - lo) / 2, store = lo;
         uint64_t x = a[lo], y = a[mid], z = a[hi];
-        uint64_t pivot = x < y ? (y < z ? y : (x < z ? z : x)) : (x < z ? x : (y < z ? z : y));
-        while (i <= j) {
-            while (a[i] < pivot) i++;
-            while (a[j] > pivot) j--;
-            if (i <= j) {
-                uint64_t t = a[i];
-                a[i++] = a[j];
-                a[j--] = t;
-            }
+        ptrdiff_t median = x < y ? (y < z ? mid : (x < z ? hi : lo)) : (x < z ? lo : (y < z ? hi : mid));
+        uint64_t pivot = a[median];
+        a[median] = a[hi];
+        for (ptrdiff_t i = lo; i < hi; i++) {
+            uint64_t t = a[i];
+            a[i] = a[store];
+            a[store] = t;
+            store += t < pivot;
         }
-        if (k - 1 <= j) hi = j;
-        else if (k - 1 >= i) lo = i;
+        a[hi] = a[store];
+        a[store] = pivot;
+        if (k - 1 < store) hi = store - 1;
+        else if (k - 1 > store) lo = store + 1;
         else return;
     }
     insertion_sort(a + lo, hi - lo + 1);
@@ -170,11 +172,12 @@ static inline float top_floor(const top_t *top)
     return top->worst == UINT64_MAX ? -__builtin_inff() : key_score(top->worst);
 }
 
-/* Best first, filled up with id -1 and score -inf to k; either output may be NULL */
-static inline void top_end(top_t *top, int32_t *ids, float *scores)
+/* Filled up with id -1 and score -inf to k, best first if `sorted`; either output may be NULL */
+static inline void top_end(top_t *top, int sorted, int32_t *ids, float *scores)
 {
     top_cut(top);
-    sort_keys(top->keys, top->n);
+    if (sorted)
+        sort_keys(top->keys, top->n);
     for (ptrdiff_t i = 0; i < top->k; i++) {
         if (ids) ids[i] = i < top->n ? key_id(top->keys[i]) : -1;
         if (scores) scores[i] = i < top->n ? key_score(top->keys[i]) : -__builtin_inff();

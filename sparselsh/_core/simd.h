@@ -64,13 +64,12 @@ typedef struct {
     float (*sigmoid_sum)(float *z, ptrdiff_t n);
     /* x[k] *= a */
     void (*scale)(float a, float *x, ptrdiff_t n);
-    /* Approximate scores of SKETCH_BLOCK neurons a block from their sign sketches:
-       scores[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b).
-       Byte g * 16 + k of a block holds nibble g of neuron k (low half) and of neuron k + 16 (high half). */
-    void (*sketch_scores)(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
-                          float a, float b, const float *factors, float *scores);
-    /* Indices k with x[k] >= floor, ascending, into out; returns how many */
-    ptrdiff_t (*above)(const float *x, ptrdiff_t n, float floor, int32_t *out);
+    /* Neurons whose approximate score reaches `floor`, from the sign sketches of n_blocks * SKETCH_BLOCK of them:
+       score[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b).
+       Byte g * 16 + k of a block holds nibble g of neuron k (low half) and of neuron k + 16 (high half).
+       Places, counted from the first block, and scores go to ids and scores; returns how many. */
+    ptrdiff_t (*sketch_scan)(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
+                             float a, float b, const float *factors, float floor, int32_t *ids, float *scores);
     /* c (m, n) = a b + bias, or c += a b; see gemm_t */
     void (*gemm)(const gemm_t *g, float *work);
     /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
