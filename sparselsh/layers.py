@@ -17,11 +17,10 @@ from . import _validation as check
 from ._core import _products, _select
 from ._csr import CSR
 from ._gradients import DenseGradient, Groups, Parameter, ProductGradient
-from ._linalg import matmul
+from ._linalg import matmul, row_chunks
 
 __all__ = ["Linear"]
 
-EXACT_CHUNK = 1 << 24  # logits computed at a time by an exact search: 64 MB
 
 
 class Step(NamedTuple):
@@ -191,9 +190,7 @@ class Linear:
         """Ids and scores of the k largest outputs of each row, (n, k) each."""
         ids = np.full((x.shape[0], k), -1, np.int32)
         scores = np.full((x.shape[0], k), -np.inf, np.float32)
-        n_rows = max(1, EXACT_CHUNK // self.n_out)
-        for start in range(0, x.shape[0], n_rows):
-            stop = min(start + n_rows, x.shape[0])
+        for start, stop in row_chunks(x.shape[0], self.n_out):
             part = x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
             out, _ = Linear.forward(self, part, Step(n_threads=n_threads))
             _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
