@@ -119,12 +119,13 @@ class Linear:
     def forward(self, x, step):
         """The outputs of all neurons, (n, n_out)."""
         out, backprop = self._forward_sparse(x, step) if isinstance(x, CSR) else self._forward_dense(x, step)
-        if self.activation == "relu":
-            np.maximum(out, 0, out=out)
+        if self.activation is None:
+            return out, backprop
+        np.maximum(out, 0, out=out)
+        positive = out > 0 if step.training else None  # a loss writes its gradient over the outputs
 
         def backprop_activation(d_out):
-            if self.activation == "relu":
-                d_out *= out > 0
+            d_out *= positive
             return backprop(d_out)
 
         return out, backprop_activation

@@ -146,12 +146,14 @@ class LSHLinear(Linear):
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
         _gemm.active_outputs(x, w, ids, self.bias[ids], out, n_threads)
+        positive = None
         if self.activation == "relu":
             np.maximum(out, 0, out=out)
+            positive = out > 0  # a loss writes its gradient over the outputs
 
         def backprop(d_out):
-            if self.activation == "relu":
-                d_out *= out > 0
+            if positive is not None:
+                d_out *= positive
             dx = None
             if step.need_input_gradient:
                 dx = np.empty_like(x)
@@ -191,11 +193,17 @@ class LSHLinear(Linear):
                                        step.n_threads)
         else:
             _products.sampled_dots(*groups, x, self._w.value, self.bias, active.data, step.n_threads)
-        if self.activation == "relu":
+        positive = None
+        if self.activation == "relu" and step.labels is not None:
+            np.maximum(active.data, 0, out=active.data)  # a loss needs the labels, be they zero
+            positive = active.data > 0
+        elif self.activation == "relu":
             active = _positive(active)
             groups = None
 
         def backprop(d_out):
+            if positive is not None:
+                d_out *= positive
             s = active._replace(data=d_out)
             g = groups if groups is not None else self._group(active)
             db = np.empty((len(g.rows), 1), np.float32)
