@@ -139,6 +139,10 @@ class LSHLinear(Linear):
             return self._forward_sample(x, step)
         return self._forward_batch(x, step)
 
+    def _forward_sparse(self, x, step):
+        # Linear would store the weights input-major; the index and the active sets need neurons as rows
+        return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
+
     def _forward_batch(self, x, step):
         if step.training and step.seed % 8 == 0:
             self._observe(x, step.n_threads)
