@@ -55,9 +55,9 @@ def generator(random_state):
                          f"got {random_state!r}") from error
 
 
-def threads(n_threads):
+def threads(n_threads, name="n_threads"):
     """A number of threads, or None for the default."""
-    return None if n_threads is None else integer(n_threads, "n_threads", maximum=1024)
+    return None if n_threads is None else integer(n_threads, name, maximum=1024)
 
 
 def _check_finite(values, name, describe):
@@ -84,6 +84,8 @@ def _check_numeric(dtype, name):
 
 def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
     """A finite two-dimensional array as C-contiguous float32."""
+    if sp.issparse(array):
+        raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
     try:
         array = np.asarray(array)
     except ValueError as error:
