@@ -145,7 +145,7 @@ class Network:
                 entry = self._run_epoch(X, Y, order, batch_size, progress, bar)
                 if validation is not None:
                     entry["p_at_1"] = self._precision(*validation)
-                    bar.set_postfix(self._postfix(entry))
+                bar.set_postfix(self._postfix(entry))
             self.history.append({"epoch": len(self.history) + 1} | entry)
         self.computed_share = entry["computed_share"]
         return self
