@@ -204,8 +204,16 @@ class Linear:
         """Share of the neurons that topk computes in full."""
         return 1.0
 
+    def settle(self):
+        """Called before saving: bring what is not saved into the state it has after loading."""
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer that `config` describes, without weights."""
+        return cls(**config)
+
     def config(self):
-        """Constructor arguments, for saving."""
+        """What makes the layer again but for its weights; plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
                 "init_scale": self.init_scale}
 

@@ -6,6 +6,7 @@ from ._core import _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS
+from .hashing import SimHash
 from .index import LSHIndex, default_family
 from .layers import BatchActive, Linear
 from .transforms import second_moment
@@ -60,6 +61,8 @@ class LSHLinear(Linear):
         self.active = None if active is None else check.choice(active, "active", ("batch", "sample"))
         self.candidates = check.integer(candidates, "candidates", minimum=0)
         self.fill = bool(fill)
+        if family is not None and not isinstance(family, SimHash):
+            raise TypeError(f"family must be SimHash() or None, got {family!r}")
         self.family = family
         self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
         self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
@@ -262,8 +265,21 @@ class LSHLinear(Linear):
             return 1.0
         return self._index.default_candidates(k) / self.n_out
 
+    def settle(self):
+        if self._index is not None:
+            self._build_index()
+
+    @classmethod
+    def from_config(cls, config):
+        family, seed = config.pop("family"), config.pop("seed")
+        layer = cls(**config, family=family and SimHash(**family))
+        layer._seed = check.integer(seed, "seed", minimum=0)
+        return layer
+
     def config(self):
+        family = self.family and {"bits": self.family.bits, "tables": self.family.tables}
         return super().config() | {
+            "family": family, "seed": self._seed,
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
             "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
         }

@@ -307,7 +307,8 @@ class Network:
         """Write weights and configuration as one safetensors file.
 
         The file is written beside `path` and renamed: a reader sees the old file or the new one. Optimizer state
-        is not kept.
+        is not kept, and hash tables are not either: those of this network are built anew, as loading does, so that
+        the loaded one gives the same answers.
 
         Parameters
         ----------
@@ -323,6 +324,7 @@ class Network:
         self._check_initialized()
         tensors = {}
         for i, layer in enumerate(self.layers):
+            layer.settle()
             tensors[f"layers.{i}.weight"] = layer._w.value
             tensors[f"layers.{i}.bias"] = layer.bias
             if getattr(layer, "_moment", None) is not None:
@@ -376,7 +378,7 @@ def load(path, *, n_threads=None):
         layers = []
         for i, entry in enumerate(config["layers"]):
             kind, flipped = LAYERS[entry.pop("type")], entry.pop("input_major")
-            layers.append(_load_layer(kind(**entry), i, tensors, flipped))
+            layers.append(_load_layer(kind.from_config(entry), i, tensors, flipped))
         return Network(layers, loss=config["loss"], n_threads=n_threads)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
