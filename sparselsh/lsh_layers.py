@@ -185,7 +185,7 @@ class LSHLinear(Linear):
             self._slot = np.full((n_threads, self.n_out), -1, np.int32)
         return self._slot[:n_threads]
 
-    def _group(self, s):
+    def _group_active(self, s):
         rows = np.empty(min(s.nnz, self.n_out), np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
         entries, samples = np.empty((2, s.nnz), np.int32)
@@ -194,7 +194,7 @@ class LSHLinear(Linear):
 
     def _forward_sample(self, x, step):
         active = self._sample_sets(x, step)
-        groups = self._group(active)
+        groups = self._group_active(active)
         if isinstance(x, CSR):
             _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, self._w.value, self.bias, active.data,
                                        step.n_threads)
@@ -212,7 +212,7 @@ class LSHLinear(Linear):
             if positive is not None:
                 d_out *= positive
             s = active._replace(data=d_out)
-            g = groups if groups is not None else self._group(active)
+            g = groups if groups is not None else self._group_active(active)
             db = np.empty((len(g.rows), 1), np.float32)
             _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
             pairs = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
