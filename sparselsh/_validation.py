@@ -55,9 +55,9 @@ def generator(random_state):
                          f"got {random_state!r}") from error
 
 
-def threads(n_threads):
+def threads(n_threads, name="n_threads"):
     """A number of threads, or None for the default."""
-    return None if n_threads is None else integer(n_threads, "n_threads", maximum=1024)
+    return None if n_threads is None else integer(n_threads, name, maximum=1024)
 
 
 def _check_finite(values, name, describe):
@@ -84,6 +84,8 @@ def _check_numeric(dtype, name):
 
 def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
     """A finite two-dimensional array as C-contiguous float32."""
+    if sp.issparse(array):
+        raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
     try:
         array = np.asarray(array)
     except ValueError as error:
@@ -107,8 +109,8 @@ def sparse(matrix, name, *, n_columns=None, what="columns"):
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, got shape {matrix.shape}")
     _check_width(matrix.shape[1], n_columns, name, what)
-    if matrix.format == "csr":
-        _check_csr(matrix, name)
+    if matrix.format in ("csr", "csc"):
+        _check_compressed(matrix, name)
     rows = _csr.from_scipy(matrix)
 
     def describe(k):
@@ -118,17 +120,19 @@ def sparse(matrix, name, *, n_columns=None, what="columns"):
     return rows
 
 
-def _check_csr(matrix, name):
-    # scipy does not check hand-made arrays; the kernels would read outside of them
+def _check_compressed(matrix, name):
+    # scipy does not check hand-made arrays; the kernels, and its own conversions, would read outside of them
     indptr, indices = matrix.indptr, matrix.indices
-    if len(indptr) != matrix.shape[0] + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
-        raise ValueError(f"{name}.indptr must begin with 0, never fall and have {matrix.shape[0] + 1} entries")
+    n_lines, n_ids = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
+    if len(indptr) != n_lines + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise ValueError(f"{name}.indptr must begin with 0, never fall and have {n_lines + 1} entries")
     if indptr[-1] > len(indices) or len(indices) != len(matrix.data):
         raise ValueError(f"{name}.indices and {name}.data must have indptr[-1] = {indptr[-1]} entries, "
                          f"got {len(indices)} and {len(matrix.data)}")
-    if len(indices) and not (0 <= indices.min() and indices.max() < matrix.shape[1]):
+    indices = indices[:indptr[-1]]  # the rest is spare room
+    if len(indices) and not (0 <= indices.min() and indices.max() < n_ids):
         bad = indices.min() if indices.min() < 0 else indices.max()
-        raise ValueError(f"{name}.indices must lie in 0..{matrix.shape[1] - 1}, got {bad}")
+        raise ValueError(f"{name}.indices must lie in 0..{n_ids - 1}, got {bad}")
 
 
 def matrix(X, name="X", *, n_columns=None, what="features"):

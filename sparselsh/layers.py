@@ -118,12 +118,13 @@ class Linear:
     def forward(self, x, step):
         """The outputs of all neurons, (n, n_out)."""
         out, backprop = self._forward_sparse(x, step) if isinstance(x, CSR) else self._forward_dense(x, step)
-        if self.activation == "relu":
-            np.maximum(out, 0, out=out)
+        if self.activation is None:
+            return out, backprop
+        np.maximum(out, 0, out=out)
+        positive = out > 0 if step.training else None  # a loss writes its gradient over the outputs
 
         def backprop_activation(d_out):
-            if self.activation == "relu":
-                d_out *= out > 0
+            d_out *= positive
             return backprop(d_out)
 
         return out, backprop_activation
@@ -200,8 +201,16 @@ class Linear:
         """Share of the neurons that topk computes in full."""
         return 1.0
 
+    def settle(self):
+        """Called before saving: bring what is not saved into the state it has after loading."""
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer that `config` describes, without weights."""
+        return cls(**config)
+
     def config(self):
-        """Constructor arguments, for saving."""
+        """What makes the layer again but for its weights; plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
                 "init_scale": self.init_scale}
 

@@ -6,6 +6,7 @@ from ._core import _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS
+from .hashing import SimHash
 from .index import LSHIndex, default_family
 from .layers import BatchActive, Linear
 from .transforms import second_moment
@@ -60,6 +61,8 @@ class LSHLinear(Linear):
         self.active = None if active is None else check.choice(active, "active", ("batch", "sample"))
         self.candidates = check.integer(candidates, "candidates", minimum=0)
         self.fill = bool(fill)
+        if family is not None and not isinstance(family, SimHash):
+            raise TypeError(f"family must be SimHash() or None, got {family!r}")
         self.family = family
         self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
         self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
@@ -139,6 +142,10 @@ class LSHLinear(Linear):
             return self._forward_sample(x, step)
         return self._forward_batch(x, step)
 
+    def _forward_sparse(self, x, step):
+        # Linear would store the weights input-major; the index and the active sets need neurons as rows
+        return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
+
     def _forward_batch(self, x, step):
         if step.training and step.seed % 8 == 0:
             self._observe(x, step.n_threads)
@@ -146,12 +153,14 @@ class LSHLinear(Linear):
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
         _gemm.active_outputs(x, w, ids, self.bias[ids], out, n_threads)
+        positive = None
         if self.activation == "relu":
             np.maximum(out, 0, out=out)
+            positive = out > 0  # a loss writes its gradient over the outputs
 
         def backprop(d_out):
-            if self.activation == "relu":
-                d_out *= out > 0
+            if positive is not None:
+                d_out *= positive
             dx = None
             if step.need_input_gradient:
                 dx = np.empty_like(x)
@@ -176,7 +185,7 @@ class LSHLinear(Linear):
             self._slot = np.full((n_threads, self.n_out), -1, np.int32)
         return self._slot[:n_threads]
 
-    def _group(self, s):
+    def _group_active(self, s):
         rows = np.empty(min(s.nnz, self.n_out), np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
         entries, samples = np.empty((2, s.nnz), np.int32)
@@ -185,19 +194,25 @@ class LSHLinear(Linear):
 
     def _forward_sample(self, x, step):
         active = self._sample_sets(x, step)
-        groups = self._group(active)
+        groups = self._group_active(active)
         if isinstance(x, CSR):
             _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, self._w.value, self.bias, active.data,
                                        step.n_threads)
         else:
             _products.sampled_dots(*groups, x, self._w.value, self.bias, active.data, step.n_threads)
-        if self.activation == "relu":
+        positive = None
+        if self.activation == "relu" and step.labels is not None:
+            np.maximum(active.data, 0, out=active.data)  # a loss needs the labels, be they zero
+            positive = active.data > 0
+        elif self.activation == "relu":
             active = _positive(active)
             groups = None
 
         def backprop(d_out):
+            if positive is not None:
+                d_out *= positive
             s = active._replace(data=d_out)
-            g = groups if groups is not None else self._group(active)
+            g = groups if groups is not None else self._group_active(active)
             db = np.empty((len(g.rows), 1), np.float32)
             _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
             pairs = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
@@ -250,8 +265,21 @@ class LSHLinear(Linear):
             return 1.0
         return self._index.default_candidates(k) / self.n_out
 
+    def settle(self):
+        if self._index is not None:
+            self._build_index()
+
+    @classmethod
+    def from_config(cls, config):
+        family, seed = config.pop("family"), config.pop("seed")
+        layer = cls(**config, family=family and SimHash(**family))
+        layer._seed = check.integer(seed, "seed", minimum=0)
+        return layer
+
     def config(self):
+        family = self.family and {"bits": self.family.bits, "tables": self.family.tables}
         return super().config() | {
+            "family": family, "seed": self._seed,
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
             "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
         }

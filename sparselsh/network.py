@@ -13,7 +13,7 @@ from ._version import __version__
 from .layers import BatchActive, Linear, Step
 from .losses import LOSSES, MeanSquaredError
 from .lsh_layers import LSHLinear
-from .optim import Adam
+from .optim import SGD, Adam
 
 __all__ = ["Network", "load"]
 
@@ -54,18 +54,23 @@ class Network:
     """
 
     def __init__(self, layers, *, loss="softmax", random_state=None, n_threads=None):
+        if isinstance(layers, Linear):
+            raise TypeError(f"layers must be a sequence of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
         if not self.layers:
             raise ValueError("layers must hold at least one layer, got none")
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Linear):
                 raise TypeError(f"layers[{i}] must be Linear or LSHLinear, got {layer!r}")
+            if any(layer is other for other in self.layers[:i]):
+                raise ValueError(f"layers[{i}] is a layer that the network holds already; make one for each place")
             if i and self.layers[i - 1].n_out != layer.n_in:
                 raise ValueError(f"layers[{i}] takes {layer.n_in} inputs but layers[{i - 1}] gives "
                                  f"{self.layers[i - 1].n_out}; make them equal")
             if isinstance(layer, LSHLinear):
                 self._choose_active(layer, i)
-        self.loss = LOSSES[check.choice(loss, "loss", tuple(LOSSES))]() if isinstance(loss, str) else loss
+        is_object = isinstance(loss, tuple(LOSSES.values()))
+        self.loss = loss if is_object else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
         self.n_threads = check.threads(n_threads)
         self._rng = check.generator(random_state)
         self._n_steps = 0
@@ -140,7 +145,7 @@ class Network:
                 entry = self._run_epoch(X, Y, order, batch_size, progress, bar)
                 if validation is not None:
                     entry["p_at_1"] = self._precision(*validation)
-                    bar.set_postfix(self._postfix(entry))
+                bar.set_postfix(self._postfix(entry))
             self.history.append({"epoch": len(self.history) + 1} | entry)
         self.computed_share = entry["computed_share"]
         return self
@@ -173,6 +178,8 @@ class Network:
         return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError))
 
     def _begin(self, X, optimizer):
+        if not isinstance(optimizer, (SGD, Adam)):
+            raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
         self.optimizer = optimizer
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
@@ -300,7 +307,8 @@ class Network:
         """Write weights and configuration as one safetensors file.
 
         The file is written beside `path` and renamed: a reader sees the old file or the new one. Optimizer state
-        is not kept.
+        is not kept, and hash tables are not either: those of this network are built anew, as loading does, so that
+        the loaded one gives the same answers.
 
         Parameters
         ----------
@@ -316,6 +324,7 @@ class Network:
         self._check_initialized()
         tensors = {}
         for i, layer in enumerate(self.layers):
+            layer.settle()
             tensors[f"layers.{i}.weight"] = layer._w.value
             tensors[f"layers.{i}.bias"] = layer.bias
             if getattr(layer, "_moment", None) is not None:
@@ -369,7 +378,7 @@ def load(path, *, n_threads=None):
         layers = []
         for i, entry in enumerate(config["layers"]):
             kind, flipped = LAYERS[entry.pop("type")], entry.pop("input_major")
-            layers.append(_load_layer(kind(**entry), i, tensors, flipped))
+            layers.append(_load_layer(kind.from_config(entry), i, tensors, flipped))
         return Network(layers, loss=config["loss"], n_threads=n_threads)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
