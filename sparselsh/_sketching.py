@@ -75,13 +75,20 @@ class Sketches:
             self.factors = _extended(self.factors, size)
             self.ids = _extended(self.ids, size)
 
-    def scan(self, Q, n_best, n_threads):
-        """Ids (n, n_best) of the neurons that look best for each query, in no particular order, -1 for none."""
-        ids = np.full((len(Q), n_best), -1, np.int32)
-        scores = np.empty((len(Q), n_best), np.float32)
-        rotated = matmul(Q, self.rotation, n_threads, transpose_b=True)
-        n_blocks = -(-self.n // _sketches.BLOCK)
-        _sketches.scan(rotated, self.blocks[:n_blocks], self.factors, self.ids, self.n, ids, scores, n_threads)
+    def prepare(self, transform):
+        """Take the way from an input to its rotated query, in one product: (weight, constant)."""
+        back = transform.query_map_
+        rotation = self.rotation if back is None else matmul(self.rotation, back, 1)
+        self._query_rotation = np.ascontiguousarray(rotation[:, :-1])
+        self._query_constant = np.ascontiguousarray(rotation[:, -1])
+        return self
+
+    def scan(self, X, n_best, n_threads):
+        """Ids (n, n_best) of the neurons that look best for each input, in no particular order, -1 for none."""
+        ids = np.empty((len(X), n_best), np.int32)
+        scores = np.empty((len(X), n_best), np.float32)
+        rotated = matmul(X, self._query_rotation, n_threads, transpose_b=True, bias=self._query_constant)
+        _sketches.scan(rotated, self.blocks, self.factors, self.ids, self.n, ids, scores, n_threads)
         return ids
 
     @property

@@ -153,7 +153,7 @@ class LSHIndex:
         for start in range(0, n, CHUNK):
             rows = np.arange(start, min(start + CHUNK, n), dtype=np.int32)
             sketches.update(rows, transform.neurons(self._W[rows], self._bias[rows], n_threads), n_threads)
-        return sketches
+        return sketches.prepare(transform)
 
     def _better_transform(self, moment, sample, truth, n_threads):
         """The scaling under which the sketches rank the true neighbours best."""
@@ -162,7 +162,7 @@ class LSHIndex:
         for scaling in SCALINGS:
             transform = Transform(self.center, scaling).fit(self._W, self._bias, moment)
             sketches = self._sketched(transform, 0.0, n_threads)
-            ids = sketches.scan(transform.queries(sample, n_threads), n_best, n_threads)
+            ids = sketches.scan(sample, n_best, n_threads)
             found[transform] = _recall(ids, truth)
         return max(found, key=found.get)
 
@@ -324,7 +324,7 @@ class LSHIndex:
 
     def best(self, X, k, n_candidates=None):
         """`search` for trusted input."""
-        n_threads = resolve(self.n_threads)
+        n_threads = resolve(self.n_threads) if len(X) > 1 else 1  # to wake a thread takes as long as a search
         if n_candidates is None and self.computes_all(len(X)):
             return exact_topk(X, self._W, self._bias, k, n_threads)
         return self._approximate(X, k, n_candidates or self.default_candidates(k), n_threads)
@@ -334,9 +334,8 @@ class LSHIndex:
         if self._sketches is None:
             candidates, _ = self.candidates(X, n_candidates)
         else:
-            candidates = self._sketches.scan(self._transform.queries(X, n_threads), n_candidates, n_threads)
-        ids = np.full((len(X), k), -1, np.int32)
-        scores = np.full((len(X), k), -np.inf, np.float32)
+            candidates = self._sketches.scan(X, n_candidates, n_threads)
+        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
         kernels.rerank(candidates, X, self._W, self._bias, ids, scores, n_threads)
         return ids, scores
 

@@ -327,8 +327,8 @@ class Network:
             layer.settle()
             tensors[f"layers.{i}.weight"] = layer._w.value
             tensors[f"layers.{i}.bias"] = layer.bias
-            if getattr(layer, "_moment", None) is not None:
-                tensors[f"layers.{i}.input_moment"] = layer._moment
+            if len(getattr(layer, "_inputs", ())):
+                tensors[f"layers.{i}.inputs"] = layer._inputs
         config = {
             "version": __version__,
             "loss": next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind)),
@@ -390,7 +390,6 @@ def _load_layer(layer, i, tensors, flipped):
     layer.set_weights(weight.T if flipped else weight, tensors[f"layers.{i}.bias"])
     if flipped:
         layer._w.flip()
-    if f"layers.{i}.input_moment" in tensors:
-        n = layer.n_in + 1
-        layer._moment = check.dense(tensors[f"layers.{i}.input_moment"], "input_moment", n_columns=n, n_rows=n)
+    if f"layers.{i}.inputs" in tensors:
+        layer._inputs = check.dense(tensors[f"layers.{i}.inputs"], "inputs", n_columns=layer.n_in)
     return layer

@@ -8,7 +8,7 @@ The signs of 32 neurons stand nibble by nibble (leaves: sketch_scores), so that 
 nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
 """
 from cython.parallel cimport prange, threadid
-from libc.math cimport fabs
+from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -111,7 +111,12 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     cdef float *scores
     cdef int32_t *found
     cdef uint64_t *keys
-    if n_queries == 0 or n_best == 0 or n == 0:
+    cdef Py_ssize_t n_blocks = (n + SKETCH_BLOCK - 1) // SKETCH_BLOCK
+    if n_queries == 0 or n_best == 0:
+        return
+    if n == 0:
+        out_ids[:, :] = -1
+        out_scores[:, :] = -INFINITY
         return
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
     scores = <float *>malloc(n_threads * (CHUNK * SKETCH_BLOCK + 16) * sizeof(float))
@@ -122,7 +127,7 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
             raise MemoryError()
         for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            _scan(f, &queries[i, 0], &blocks[0, 0], blocks.shape[0], n_groups, &factors[0],
+            _scan(f, &queries[i, 0], &blocks[0, 0], n_blocks, n_groups, &factors[0],
                   &ids[0], n,
                   luts + thread * n_groups * 16, scores + thread * (CHUNK * SKETCH_BLOCK + 16),
                   found + thread * (CHUNK * SKETCH_BLOCK + 16), keys + thread * n_keys, n_keys, n_best,
@@ -159,7 +164,11 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1]
     cdef const leaves_t *f = table()
     cdef uint64_t *keys
     cdef int thread
-    if n == 0 or k == 0 or n_candidates == 0 or w.shape[0] == 0 or d == 0:
+    if n == 0 or k == 0:
+        return
+    if n_candidates == 0 or w.shape[0] == 0 or d == 0:
+        out_ids[:, :] = -1
+        out_scores[:, :] = -INFINITY
         return
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
     if keys == NULL:
