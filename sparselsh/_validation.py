@@ -197,7 +197,7 @@ def targets(Y, n_rows, n_labels, *, values=False):
     if out.shape[0] != n_rows:
         raise ValueError(f"Y must have as many rows as X, got {out.shape[0]} and {n_rows}")
     if not values and out.nnz and not out.data.all():
-        kept = out.to_scipy()
+        kept = out.to_scipy().copy()  # its arrays may be the caller's
         kept.eliminate_zeros()
         out = _csr.from_scipy(kept)
     return out
