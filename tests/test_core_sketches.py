@@ -30,8 +30,10 @@ def scan(queries, blocks, factors, n, n_best):
 
     def call(n_threads):
         ids, scores = unwritten((len(queries), n_best), np.int32), unwritten((len(queries), n_best), np.float32)
-        _sketches.scan(queries, read_only(blocks), read_only(room), n, ids, scores, n_threads)
-        return ids, scores
+        in_order = np.arange(max(n, 1), dtype=np.int32)
+        _sketches.scan(queries, read_only(blocks), read_only(room), in_order, n, ids, scores, n_threads)
+        best_first = np.lexsort((ids, -scores))  # the order is no promise of the kernel: which they are, is
+        return np.take_along_axis(ids, best_first, 1), np.take_along_axis(scores, best_first, 1)
 
     return on_threads(call)
 

@@ -10,9 +10,9 @@ import sparselsh as sl
 from sparselsh.transforms import Transform, second_moment
 
 KINDS = {
-    "sketches": lambda **options: sl.LSHIndex(random_state=0, **options),
+    "sketches": lambda **options: sl.LSHIndex(random_state=0, plan="sketches", **options),
     "tables": lambda **options: sl.LSHIndex(sl.SimHash(5, 8), sketch_bits=0, random_state=0, **options),
-    "both": lambda **options: sl.LSHIndex(sl.SimHash(5, 8), random_state=0, **options),
+    "both": lambda **options: sl.LSHIndex(sl.SimHash(5, 8), random_state=0, plan="sketches", **options),
 }
 
 
@@ -341,10 +341,10 @@ def test_sketches_take_the_bits_that_are_asked_for(rng, options, n_bits):
     W = gaussian(rng, 320, 16)
     index = sl.LSHIndex(random_state=0, **options).fit(W)
     index.search(W[:1])
-    assert index.nbytes == 320 * (n_bits // 8 + 4), "the bits and a factor for each neuron"
+    assert index.nbytes == 320 * (n_bits // 8 + 12), "the bits, a factor, and the way from slot to neuron and back"
 
 
 def test_an_index_shows_what_it_is(rng):
     index = sl.LSHIndex(sl.SimHash(4, 3))
-    assert repr(index) == "LSHIndex(SimHash(bits=4, tables=3), center=True, scaling=0.5, sketch_bits=None)"
+    assert repr(index) == "LSHIndex(SimHash(bits=4, tables=3), center=True, scaling='auto', sketch_bits=None)"
     assert "9 neurons x 5" in repr(index.fit(gaussian(rng, 9, 5)))
