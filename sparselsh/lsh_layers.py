@@ -131,7 +131,8 @@ class LSHLinear(Linear):
         n_changed = np.count_nonzero(self._changed) if self._searcher is not None else self.n_out
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
-            self._searcher = LSHIndex(None, random_state=self._seed, plan="sketches", n_threads=n_threads)
+            self._searcher = LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches",
+                                      n_threads=n_threads)
             self._searcher.rebuild(self.weight, self.bias, queries)
             self._changed = np.zeros(self.n_out, bool)
         elif n_changed:

@@ -106,7 +106,7 @@ class Network:
         Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
             Class ids, or an indicator matrix of labels; for the loss "mse", target values.
         optimizer : SGD, Adam or None
-            None for ``Adam(lr=5e-3, schedule="linear")``. An optimizer that is given again goes on with its state.
+            None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that is given again goes on with its state.
         epochs, batch_size : int
         validation : None or (X, Y)
             P@1 on it is measured after every epoch.
@@ -134,7 +134,7 @@ class Network:
             except (TypeError, ValueError):
                 raise ValueError("validation must be a pair (X, Y)") from None
             validation = self._check_data(X_val, Y_val)
-        self._begin(X, optimizer if optimizer is not None else Adam(5e-3, schedule="linear"))
+        self._begin(X, optimizer if optimizer is not None else Adam(1e-2, schedule="linear"))
         n = X.shape[0]
         n_batches = -(-n // batch_size)
         for epoch in range(epochs):
