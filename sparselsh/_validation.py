@@ -109,8 +109,11 @@ def sparse(matrix, name, *, n_columns=None, what="columns"):
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, got shape {matrix.shape}")
     _check_width(matrix.shape[1], n_columns, name, what)
-    if matrix.format in ("csr", "csc"):
+    if matrix.format in ("csr", "csc", "bsr"):
         _check_compressed(matrix, name)
+    elif matrix.format == "coo":
+        for part, bound in zip(("row", "col"), matrix.shape, strict=True):
+            _check_range(getattr(matrix, part), f"{name}.{part}", bound)
     rows = _csr.from_scipy(matrix)
 
     def describe(k):
@@ -123,16 +126,21 @@ def sparse(matrix, name, *, n_columns=None, what="columns"):
 def _check_compressed(matrix, name):
     # scipy does not check hand-made arrays; the kernels, and its own conversions, would read outside of them
     indptr, indices = matrix.indptr, matrix.indices
-    n_lines, n_ids = matrix.shape if matrix.format == "csr" else matrix.shape[::-1]
+    n_lines, n_ids = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]
+    if matrix.format == "bsr":
+        n_lines, n_ids = n_lines // matrix.blocksize[0], n_ids // matrix.blocksize[1]
     if len(indptr) != n_lines + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
         raise ValueError(f"{name}.indptr must begin with 0, never fall and have {n_lines + 1} entries")
     if indptr[-1] > len(indices) or len(indices) != len(matrix.data):
         raise ValueError(f"{name}.indices and {name}.data must have indptr[-1] = {indptr[-1]} entries, "
                          f"got {len(indices)} and {len(matrix.data)}")
-    indices = indices[:indptr[-1]]  # the rest is spare room
-    if len(indices) and not (0 <= indices.min() and indices.max() < n_ids):
-        bad = indices.min() if indices.min() < 0 else indices.max()
-        raise ValueError(f"{name}.indices must lie in 0..{n_ids - 1}, got {bad}")
+    _check_range(indices[:indptr[-1]], f"{name}.indices", n_ids)  # the rest is spare room
+
+
+def _check_range(ids, name, bound):
+    if ids.size and not (0 <= ids.min() and ids.max() < bound):
+        bad = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"{name} must lie in 0..{bound - 1}, got {bad}")
 
 
 def matrix(X, name="X", *, n_columns=None, what="features"):
@@ -162,9 +170,7 @@ def ids(values, name, bound, *, unique=False):
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a one-dimensional array of integers, got shape {values.shape} and dtype "
                          f"{values.dtype}")
-    if values.size and not (0 <= values.min() and values.max() < bound):
-        bad = values.min() if values.min() < 0 else values.max()
-        raise ValueError(f"{name} must lie in 0..{bound - 1}, got {bad}")
+    _check_range(values, name, bound)
     values = np.ascontiguousarray(values, dtype=np.int32)
     if unique and len(np.unique(values)) != len(values):
         raise ValueError(f"{name} must be distinct, got repeated ids")
