@@ -177,7 +177,7 @@ def ids(values, name, bound, *, unique=False):
     return values
 
 
-def targets(Y, n_rows, n_labels, *, values=False):
+def targets(Y, n_rows, n_labels, *, values=False, name="Y", x_name="X"):
     """Targets as CSR over labels: from class ids (n,), a sparse indicator matrix, or a dense matrix.
 
     Entries stored as zero are dropped unless `values` (regression) is true.
@@ -185,7 +185,7 @@ def targets(Y, n_rows, n_labels, *, values=False):
     if isinstance(Y, _csr.CSR):
         out = Y
     elif sp.issparse(Y):
-        out = sparse(Y, "Y", n_columns=n_labels, what="labels")
+        out = sparse(Y, name, n_columns=n_labels, what="labels")
     else:
         Y = np.asarray(Y)
         if Y.ndim == 1 and values:
@@ -193,15 +193,15 @@ def targets(Y, n_rows, n_labels, *, values=False):
         if Y.ndim == 1:
             if Y.dtype.kind == "f" and Y.size and np.isfinite(Y).all() and (Y == np.floor(Y)).all():
                 Y = Y.astype(np.int64)
-            labels = ids(Y, "Y", n_labels)
+            labels = ids(Y, name, n_labels)
             out = _csr.CSR(np.arange(len(labels) + 1, dtype=np.int64), labels,
                            np.ones(len(labels), np.float32), n_labels)
         else:
-            array = dense(Y, "Y", n_columns=n_labels, what="labels")
+            array = dense(Y, name, n_columns=n_labels, what="labels")
             out = _csr.CSR(np.arange(len(array) + 1, dtype=np.int64) * n_labels,
                            np.tile(np.arange(n_labels, dtype=np.int32), len(array)), array.ravel(), n_labels)
     if out.shape[0] != n_rows:
-        raise ValueError(f"Y must have as many rows as X, got {out.shape[0]} and {n_rows}")
+        raise ValueError(f"{name} must have as many rows as {x_name}, got {out.shape[0]} and {n_rows}")
     if not values and out.nnz and not out.data.all():
         kept = out.to_scipy().copy()  # its arrays may be the caller's
         kept.eliminate_zeros()
