@@ -82,14 +82,18 @@ def _check_numeric(dtype, name):
         raise TypeError(f"{name} must be numeric, got dtype {dtype}; convert it to float32")
 
 
+def _array(values, name):
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array: {error}") from None
+
+
 def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
     """A finite two-dimensional array as C-contiguous float32."""
     if sp.issparse(array):
         raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
-    try:
-        array = np.asarray(array)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a rectangular array: {error}") from None
+    array = _array(array, name)
     _check_numeric(array.dtype, name)
     if array.ndim != 2:
         hint = f"; use {name}.reshape(1, -1) for a single row" if array.ndim == 1 else ""
@@ -155,7 +159,7 @@ def matrix(X, name="X", *, n_columns=None, what="features"):
 
 def vector(values, name, length):
     """A finite one-dimensional float32 array of a given length."""
-    values = np.asarray(values)
+    values = _array(values, name)
     _check_numeric(values.dtype, name)
     if values.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), got {values.shape}")
@@ -166,7 +170,7 @@ def vector(values, name, length):
 
 def ids(values, name, bound, *, unique=False):
     """One-dimensional int32 ids in 0..bound-1."""
-    values = np.asarray(values)
+    values = _array(values, name)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a one-dimensional array of integers, got shape {values.shape} and dtype "
                          f"{values.dtype}")
@@ -187,7 +191,7 @@ def targets(Y, n_rows, n_labels, *, values=False, name="Y", x_name="X"):
     elif sp.issparse(Y):
         out = sparse(Y, name, n_columns=n_labels, what="labels")
     else:
-        Y = np.asarray(Y)
+        Y = _array(Y, name)
         if Y.ndim == 1 and values:
             Y = Y[:, None]
         if Y.ndim == 1:

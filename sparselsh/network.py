@@ -373,6 +373,7 @@ def load(path, *, n_threads=None):
     ImportError
         If the package safetensors is missing.
     """
+    n_threads = check.threads(n_threads)
     tensors, metadata = _files.read(path, "sparselsh.network")
     try:
         config = json.loads(metadata["config"])
