@@ -243,9 +243,12 @@ class LSHIndex:
             The ids of the changed neurons, distinct.
         """
         self._check_fitted()
-        if W is not self._W:
+        rows = check.ids(rows, "rows", len(self._W), unique=True)
+        if W is self._W:
+            check.dense(W[rows], "W[rows]")
+        else:
             self._W = check.dense(W, "W", n_columns=self._W.shape[1], n_rows=len(self._W))
-        self.refresh(check.ids(rows, "rows", len(self._W), unique=True))
+        self.refresh(rows)
 
     def refresh(self, rows):
         """`update` for trusted ids of rows that changed in place."""

@@ -133,7 +133,7 @@ class Network:
                 X_val, Y_val = validation
             except (TypeError, ValueError):
                 raise ValueError("validation must be a pair (X, Y)") from None
-            validation = self._check_data(X_val, Y_val)
+            validation = self._check_data(X_val, Y_val, "validation[0]", "validation[1]")
         self._begin(X, optimizer if optimizer is not None else Adam(1e-2, schedule="linear"))
         n = X.shape[0]
         n_batches = -(-n // batch_size)
@@ -171,11 +171,12 @@ class Network:
             self._run_epoch(X, Y, np.arange(X.shape[0]), batch_size, (0.0, 0.0), bar)
         return self
 
-    def _check_data(self, X, Y):
-        X = check.matrix(X, n_columns=self.n_features)
+    def _check_data(self, X, Y, x_name="X", y_name="Y"):
+        X = check.matrix(X, x_name, n_columns=self.n_features)
         if X.shape[0] == 0:
-            raise ValueError("X must have at least one row, got none")
-        return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError))
+            raise ValueError(f"{x_name} must have at least one row, got none")
+        return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError),
+                                name=y_name, x_name=x_name)
 
     def _begin(self, X, optimizer):
         if not isinstance(optimizer, (SGD, Adam)):
@@ -372,6 +373,7 @@ def load(path, *, n_threads=None):
     ImportError
         If the package safetensors is missing.
     """
+    n_threads = check.threads(n_threads)
     tensors, metadata = _files.read(path, "sparselsh.network")
     try:
         config = json.loads(metadata["config"])
@@ -380,7 +382,7 @@ def load(path, *, n_threads=None):
             kind, flipped = LAYERS[entry.pop("type")], entry.pop("input_major")
             layers.append(_load_layer(kind.from_config(entry), i, tensors, flipped))
         return Network(layers, loss=config["loss"], n_threads=n_threads)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
                          f"({type(error).__name__}: {error}); save it again") from error
 
