@@ -139,6 +139,10 @@ class LSHLinear(Linear):
             return self._forward_sample(x, step)
         return self._forward_batch(x, step)
 
+    def _forward_sparse(self, x, step):
+        """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
+        return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
+
     def _forward_batch(self, x, step):
         if step.training and step.seed % 8 == 0:
             self._observe(x, step.n_threads)
