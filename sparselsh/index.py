@@ -40,7 +40,7 @@ class LSHIndex:
 
     References
     ----------
-    Shrivastava and Li, arXiv 1410.5518; Chen et al., SLIDE, arXiv 1903.03129; Gao and Long, RaBitQ, 2024.
+    Neyshabur and Srebro, arXiv 1410.5518; Chen et al., SLIDE, arXiv 1903.03129; Gao and Long, RaBitQ, 2024.
     """
 
     def __init__(self, family=None, *, center=True, scaling=0.5, sketch_bits=None, dynamic=False,
