@@ -59,7 +59,7 @@ class LSHIndex:
 
     References
     ----------
-    Shrivastava and Li, arXiv 1410.5518; Chen et al., SLIDE, arXiv 1903.03129; Gao and Long, RaBitQ, 2024 (the
+    Neyshabur and Srebro, arXiv 1410.5518; Chen et al., SLIDE, arXiv 1903.03129; Gao and Long, RaBitQ, 2024 (the
     estimator); Yan et al., "Norm-ranging LSH for maximum inner product search", 2018 (the part of the norms).
     """
 

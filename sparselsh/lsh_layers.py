@@ -160,7 +160,7 @@ class LSHLinear(Linear):
         return self._forward_batch(x, step)
 
     def _forward_sparse(self, x, step):
-        # Linear would store the weights input-major; the index and the active sets need neurons as rows
+        """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
         return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
 
     def _forward_batch(self, x, step):

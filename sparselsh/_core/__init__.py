@@ -11,6 +11,12 @@ _given = os.environ.get("OMP_WAIT_POLICY")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 try:
     from . import _products, _simd  # noqa: F401
+except ImportError as error:
+    if error.path != __file__:  # a compiled module is there but does not load: its message says more
+        raise
+    raise ImportError(f"{__path__[0]} holds no compiled modules: it is the source of sparselsh, not an installed copy. "
+                      "Start Python in another folder or with the option -P, type `pytest` for `python -m pytest`, "
+                      "or install the source in editable mode (CONTRIBUTING.md)") from None
 finally:
     if _given is None:
         del os.environ["OMP_WAIT_POLICY"]

@@ -11,7 +11,7 @@ table is sorted anew from `codes`. With slack 0 the layout is plain CSR. What a 
 depend on the order inside a bucket. One thread owns a table.
 """
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from "order.h" nogil:

@@ -22,7 +22,7 @@ KINDS = ("ok", "label", "feature", "value", "duplicate", "rows")
 
 # The powers of ten that a double holds exactly.
 cdef double[23] POW10 = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14,
-                        1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22]
+                         1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22]
 
 
 def count(const uint8_t[::1] text):

@@ -32,7 +32,7 @@ def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] b
 
     blocks is (n_blocks, n_bits // 4 * 16), n_bits a multiple of 16. Neighbours share bytes: one thread.
     """
-    cdef Py_ssize_t r, g, n_groups = rotated.shape[1] // 4
+    cdef Py_ssize_t r, _g, n_groups = rotated.shape[1] // 4
     cdef int32_t place
     cdef uint8_t nibble, keep
     cdef uint8_t *byte
@@ -45,7 +45,7 @@ def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] b
             keep = <uint8_t>(0x0F if shift else 0xF0)
             byte = &blocks[rows[r] // SKETCH_BLOCK, place % 16]
             v = &rotated[r, 0]
-            for g in range(n_groups):
+            for _g in range(n_groups):
                 nibble = <uint8_t>((v[0] > 0) | (v[1] > 0) << 1 | (v[2] > 0) << 2 | (v[3] > 0) << 3)
                 byte[0] = <uint8_t>((byte[0] & keep) | nibble << shift)
                 byte += 16

@@ -192,8 +192,8 @@ def update_grouped_csr(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1
         raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
-        _update_grouped_csr(f, &rule.rule, w0 + rows[r] * d, row_or_null(m0, rows[r], d), row_or_null(v0, rows[r], d), d,
-                            &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
+        _update_grouped_csr(f, &rule.rule, w0 + rows[r] * d, row_or_null(m0, rows[r], d), row_or_null(v0, rows[r], d),
+                            d, &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
                             &x_indptr[0], x_index, x_value, buffers + thread * 5 * d, columns + thread * 2 * d)
     free(buffers)
     free(columns)

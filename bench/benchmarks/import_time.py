@@ -1,0 +1,13 @@
+"""What an import costs, each in a process of its own."""
+
+
+def timeraw_import():
+    return "import sparselsh"
+
+
+def timeraw_import_beyond_scipy():
+    return "import sparselsh", "import numpy, scipy.sparse"
+
+
+def timeraw_help():
+    return "from sparselsh._options import parser; parser()", "import sparselsh"

@@ -1,0 +1,47 @@
+"""Speed of dense matrix products on one thread: the library's own against NumPy's BLAS, in the same run.
+
+usage: python -P bench/gemm.py [REPEATS]
+"""
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read when NumPy is imported
+
+import statistics
+import sys
+import time
+
+import numpy as np
+
+from sparselsh._core import _simd
+from sparselsh._linalg import matmul
+
+# samples, active neurons and hidden units of a training step: the forward product of an output layer
+SHAPES = [(256, 4096, 128), (256, 4096, 256), (1024, 1024, 1024)]
+
+
+def seconds(product, n_calls):
+    start = time.process_time()
+    for _ in range(n_calls):
+        product()
+    return (time.process_time() - start) / n_calls
+
+
+def main(repeats=15):
+    rng = np.random.default_rng(0)
+    for m, n, k in SHAPES:
+        a, b = rng.standard_normal((m, k), np.float32), rng.standard_normal((n, k), np.float32)
+        out = np.empty((m, n), np.float32)
+        products = {
+            f"sparselsh at {_simd.level()}": lambda a=a, b=b, out=out: matmul(a, b, 1, transpose_b=True, out=out),
+            "numpy": lambda a=a, b=b, out=out: np.matmul(a, b.T, out=out),
+        }
+        spent = {name: [] for name in products}
+        for _ in range(repeats):  # taking turns, so that both meet the same state of a shared machine
+            for name, product in products.items():
+                spent[name].append(seconds(product, 20))
+        for name, times in spent.items():
+            print(f"{m} x {k} times {k} x {n}: {name:<20} {2e-9 * m * n * k / statistics.median(times):6.1f} GF/s")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

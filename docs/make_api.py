@@ -1,0 +1,79 @@
+"""Write docs/api.md: the public names with the first sentence of their docstrings.
+
+usage: python -P docs/make_api.py > docs/api.md
+"""
+import inspect
+import re
+
+import sparselsh
+from sparselsh import datasets, hashing, index, layers, losses, lsh_layers, metrics, network, optim
+
+MODULES = {
+    "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
+    "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics,
+}
+# methods that the parts of the library call each other by: trusted input, subject to change
+INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
+            "updated", "prepare", "share_computed", "config", "step", "n_states"}
+
+
+def sentence(thing):
+    """First sentence of the docstring, on one line."""
+    text = inspect.getdoc(thing) or ""
+    text = " ".join(text.split("\n\n")[0].split())
+    text = re.split(r"(?<=[.:;]) (?=[A-Z])", text)[0].rstrip(".:;")
+    return re.sub(r":\w+:`[~.]*([^`]*)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
+
+
+def signature(thing):
+    """The arguments, without what cannot be shown."""
+    try:
+        return re.sub(r" object at 0x\w+", "", str(inspect.signature(thing)))
+    except ValueError:
+        return "(...)"
+
+
+def arguments(thing):
+    """The signature as a call shows it."""
+    return signature(thing).replace("(self, ", "(").replace("(self)", "()").replace("(cls, ", "(")
+
+
+def entries(cls):
+    """Name, arguments and meaning of the public methods and properties that the class itself defines."""
+    for name, member in vars(cls).items():
+        if name.startswith("_") or name in INTERNAL or (name == "topk" and cls is not network.Network):
+            continue
+        if isinstance(member, property) and member.__doc__:
+            yield name, sentence(member)
+        elif isinstance(member, classmethod):
+            yield f"{name}{arguments(member.__func__)}", sentence(member.__func__)
+        elif inspect.isfunction(member) and member.__doc__:
+            yield f"{name}{arguments(member)}", sentence(member)
+
+
+def main():
+    """Print the page."""
+    print("# API\n\nMade by `python -P docs/make_api.py`. The docstrings say more: `help(sparselsh.Network)`.\n"
+          "`sl` is `sparselsh`.\n")
+    print("| | |\n|---|---|")
+    for function in (sparselsh.get_num_threads, sparselsh.set_num_threads):
+        print(f"| `sl.{function.__name__}{arguments(function)}` | {sentence(function)} |")
+    print("| `sl.__version__` | The version |")
+    for title, module in MODULES.items():
+        print(f"\n## {title}\n\n| | |\n|---|---|")
+        place = f"sl.{module.__name__.rpartition('.')[2]}." if module in (datasets, metrics) else "sl."
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isclass(thing) and issubclass(thing, Exception):
+                print(f"| `{place}{name}` | {sentence(thing)} |")
+            elif name.endswith("Entropy") or name == "MeanSquaredError":
+                print(f"| `{place}{name}()` | {sentence(thing)} |")
+            else:
+                print(f"| `{place}{name}{arguments(thing)}` | {sentence(thing)} |")
+            if inspect.isclass(thing) and not issubclass(thing, Exception):
+                for entry, meaning in entries(thing):
+                    print(f"| &emsp;`.{entry}` | {meaning} |")
+
+
+if __name__ == "__main__":
+    main()
