@@ -57,7 +57,9 @@ class Tables:
         return [[set(bucket) for bucket in table] for table in buckets]
 
     def collide(self, query_codes, min_count=1, n_best=10):
+        """query_codes is (n_queries, n_tables), or with one more axis for several probes of a table."""
         n = len(self.codes)
+        query_codes = query_codes if query_codes.ndim == 3 else query_codes[:, :, None]
         out_ids, out_counts = (unwritten((len(query_codes), n_best), np.int32) for _ in range(2))
         seen = np.zeros((self.n_threads, n), np.uint8)
         keys = np.empty((self.n_threads, n), np.uint64)

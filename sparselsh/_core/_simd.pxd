@@ -24,6 +24,7 @@ cdef extern from "simd.h" nogil:
         GEMM_WORK
         RULE_SGD
         RULE_ADAM
+        SIGN_LANES
         SKETCH_BLOCK
 
     ctypedef struct leaves_t:
@@ -39,6 +40,9 @@ cdef extern from "simd.h" nogil:
                               float a, float b, const float *factors, float *scores) noexcept nogil
         Py_ssize_t (*above)(const float *x, Py_ssize_t n, float floor, int32_t *out) noexcept nogil
         void (*gemm)(const gemm_t *g, float *work) noexcept nogil
+        void (*signed_sums)(const float *columns, const int32_t *ids, Py_ssize_t n_plus, Py_ssize_t n_minus,
+                            float *out) noexcept nogil
+        void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
         void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept

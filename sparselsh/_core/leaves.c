@@ -426,6 +426,59 @@ static void gemm(const gemm_t *g, float *work)
     }
 }
 
+/* plus and minus side by side: four independent chains of additions hide their latency */
+static void signed_sums(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out)
+{
+    vec p0 = {0}, p1 = {0}, m0 = {0}, m1 = {0};
+    const int32_t *minus = ids + n_plus;
+    ptrdiff_t k = 0, both = n_plus < n_minus ? n_plus : n_minus;
+    for (; k < both; k++) {
+        const float *p = columns + (ptrdiff_t)ids[k] * SIGN_LANES, *m = columns + (ptrdiff_t)minus[k] * SIGN_LANES;
+        p0 += load(p);
+        p1 += load(p + VEC);
+        m0 += load(m);
+        m1 += load(m + VEC);
+    }
+    for (ptrdiff_t i = k; i < n_plus; i++) {
+        p0 += load(columns + (ptrdiff_t)ids[i] * SIGN_LANES);
+        p1 += load(columns + (ptrdiff_t)ids[i] * SIGN_LANES + VEC);
+    }
+    for (ptrdiff_t i = k; i < n_minus; i++) {
+        m0 += load(columns + (ptrdiff_t)minus[i] * SIGN_LANES);
+        m1 += load(columns + (ptrdiff_t)minus[i] * SIGN_LANES + VEC);
+    }
+    p0 -= m0;
+    p1 -= m1;
+    memcpy(out, &p0, sizeof p0);
+    memcpy(out + VEC, &p1, sizeof p1);
+}
+
+/* Each stage reads its pairs from the two halves and writes them side by side, so that every stage is the same
+   loop over contiguous memory; log2(n) such shuffles of the index undo each other. */
+static inline void butterflies(const float *restrict from, float *restrict to, ptrdiff_t half)
+{
+    for (ptrdiff_t k = 0; k < half; k++) {
+        float a = from[k], b = from[k + half];
+        to[2 * k] = a + b;
+        to[2 * k + 1] = a - b;
+    }
+}
+
+static void hadamard(const float *signs, float *x, float *spare, ptrdiff_t n)
+{
+    float *from = x, *to = spare;
+    for (ptrdiff_t k = 0; k < n; k++)
+        x[k] *= signs[k];
+    for (ptrdiff_t h = 1; h < n; h *= 2) {
+        butterflies(from, to, n / 2);
+        float *t = from;
+        from = to;
+        to = t;
+    }
+    if (from != x)
+        memcpy(x, from, n * sizeof *x);
+}
+
 static void sgd(const rule_t *rule, float *restrict w, float *restrict m, const float *restrict g, ptrdiff_t n)
 {
     const float lr = rule->lr, momentum = rule->momentum, decay = rule->decay;
@@ -467,5 +520,5 @@ static void update(const rule_t *rule, float *w, float *m, float *v, const float
 
 const leaves_t PASTE(leaves_, LEVEL) = {
     STRING(LEVEL), dot, axpy, gather_dot, scatter_axpy, max, exp_sum, sigmoid_sum, scale,
-    sketch_scores, above, gemm, update,
+    sketch_scores, above, gemm, signed_sums, hadamard, update,
 };
