@@ -10,6 +10,8 @@ from libc.stdlib cimport free, malloc
 from ._probes cimport (
     cheapest_codes, key_id, key_score, score_key, scratch_at, scratch_size, scratch_t, select_smallest, sort_keys,
 )
+from ._simd cimport leaves_t, table
+
 
 # ---- signs
 
@@ -74,18 +76,8 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
 
 # ---- vertices of cross-polytopes
 
-cdef int32_t _nearest_vertex(const float *p, Py_ssize_t n_dims) noexcept nogil:
-    cdef Py_ssize_t c, best = 0
-    cdef float largest = -1, size
-    for c in range(n_dims):
-        size = p[c] if p[c] > 0 else -p[c]
-        if size > largest:
-            largest, best = size, c
-    return <int32_t>(2 * best + (p[best] < 0))
-
-
-cdef void _vertices_row(const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes, Py_ssize_t n_tables, char *work,
-                        Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
+cdef void _vertices_row(const leaves_t *f, const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes,
+                        Py_ssize_t n_tables, char *work, Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
     cdef Py_ssize_t width = min(2 * n_dims, n_probes), t, k, c, i
     cdef scratch_t s = scratch_at(work, n_polytopes, width, 2 * n_dims, n_probes)
     cdef int32_t code, radix, digit
@@ -93,7 +85,8 @@ cdef void _vertices_row(const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytope
     for t in range(n_tables):
         code, radix = 0, 1
         for k in range(n_polytopes):
-            digit = _nearest_vertex(p, n_dims)
+            c = f.largest_magnitude(p, n_dims)
+            digit = <int32_t>(2 * c + (p[c] < 0))
             code += radix * digit
             if n_probes > 1:
                 for c in range(n_dims):
@@ -122,6 +115,7 @@ def nearest_vertices(const float[:, ::1] projections, int n_dims, int n_polytope
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
     cdef Py_ssize_t size = scratch_size(n_polytopes, min(2 * n_dims, n_probes), 2 * n_dims, n_probes)
+    cdef const leaves_t *f = table()
     cdef char *work
     if n == 0 or n_tables == 0:
         return
@@ -129,6 +123,6 @@ def nearest_vertices(const float[:, ::1] projections, int n_dims, int n_polytope
     if work == NULL:
         raise MemoryError()
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        _vertices_row(&projections[i, 0], n_dims, n_polytopes, n_tables, work + threadid() * size, n_probes,
+        _vertices_row(f, &projections[i, 0], n_dims, n_polytopes, n_tables, work + threadid() * size, n_probes,
                       &codes[i, 0, 0])
     free(work)

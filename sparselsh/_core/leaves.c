@@ -426,31 +426,62 @@ static void gemm(const gemm_t *g, float *work)
     }
 }
 
-/* plus and minus side by side: four independent chains of additions hide their latency */
+/* plus and minus side by side: their chains of additions do not wait for each other */
 static void signed_sums(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out)
 {
-    vec p0 = {0}, p1 = {0}, m0 = {0}, m1 = {0};
-    const int32_t *minus = ids + n_plus;
+    enum { N = SIGN_LANES / VN };
+    reg plus[N] = {{0}}, minus[N] = {{0}};
+    const int32_t *minus_ids = ids + n_plus;
     ptrdiff_t k = 0, both = n_plus < n_minus ? n_plus : n_minus;
     for (; k < both; k++) {
-        const float *p = columns + (ptrdiff_t)ids[k] * SIGN_LANES, *m = columns + (ptrdiff_t)minus[k] * SIGN_LANES;
-        p0 += load(p);
-        p1 += load(p + VEC);
-        m0 += load(m);
-        m1 += load(m + VEC);
+        const float *p = columns + (ptrdiff_t)ids[k] * SIGN_LANES, *m = columns + (ptrdiff_t)minus_ids[k] * SIGN_LANES;
+#pragma GCC unroll 8
+        for (int j = 0; j < N; j++) {
+            plus[j] += load_reg(p + j * VN);
+            minus[j] += load_reg(m + j * VN);
+        }
     }
-    for (ptrdiff_t i = k; i < n_plus; i++) {
-        p0 += load(columns + (ptrdiff_t)ids[i] * SIGN_LANES);
-        p1 += load(columns + (ptrdiff_t)ids[i] * SIGN_LANES + VEC);
+    for (ptrdiff_t i = k; i < n_plus; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < N; j++)
+            plus[j] += load_reg(columns + (ptrdiff_t)ids[i] * SIGN_LANES + j * VN);
+    for (ptrdiff_t i = k; i < n_minus; i++)
+#pragma GCC unroll 8
+        for (int j = 0; j < N; j++)
+            minus[j] += load_reg(columns + (ptrdiff_t)minus_ids[i] * SIGN_LANES + j * VN);
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) {
+        plus[j] -= minus[j];
+        memcpy(out + j * VN, &plus[j], sizeof plus[j]);
     }
-    for (ptrdiff_t i = k; i < n_minus; i++) {
-        m0 += load(columns + (ptrdiff_t)minus[i] * SIGN_LANES);
-        m1 += load(columns + (ptrdiff_t)minus[i] * SIGN_LANES + VEC);
+}
+
+static void add_signed(float x, const int8_t *restrict signs, float *restrict plus, float *restrict minus, ptrdiff_t n)
+{
+    for (ptrdiff_t k = 0; k < n; k++) {
+        plus[k] += signs[k] > 0 ? x : 0.0f;
+        minus[k] += signs[k] < 0 ? x : 0.0f;
     }
-    p0 -= m0;
-    p1 -= m1;
-    memcpy(out, &p0, sizeof p0);
-    memcpy(out + VEC, &p1, sizeof p1);
+}
+
+/* Magnitudes of floats sort as integers, whose maximum needs no care for NaN and becomes one instruction */
+static ptrdiff_t largest_magnitude(const float *x, ptrdiff_t n)
+{
+    uint32_t most = 0, bits;
+    int32_t where = INT32_MAX;
+#pragma omp simd reduction(max : most) private(bits)
+    for (ptrdiff_t k = 0; k < n; k++) {
+        memcpy(&bits, x + k, sizeof bits);
+        bits &= 0x7FFFFFFFu;
+        most = bits > most ? bits : most;
+    }
+#pragma omp simd reduction(min : where) private(bits)
+    for (int32_t k = 0; k < (int32_t)n; k++) {
+        memcpy(&bits, x + k, sizeof bits);
+        int32_t here = (bits & 0x7FFFFFFFu) == most ? k : INT32_MAX;
+        where = here < where ? here : where;
+    }
+    return where;
 }
 
 /* Each stage reads its pairs from the two halves and writes them side by side, so that every stage is the same
@@ -520,5 +551,5 @@ static void update(const rule_t *rule, float *w, float *m, float *v, const float
 
 const leaves_t PASTE(leaves_, LEVEL) = {
     STRING(LEVEL), dot, axpy, gather_dot, scatter_axpy, max, exp_sum, sigmoid_sum, scale,
-    sketch_scores, above, gemm, signed_sums, hadamard, update,
+    sketch_scores, above, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update,
 };

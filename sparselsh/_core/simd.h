@@ -76,8 +76,12 @@ typedef struct {
     /* Sums with signs of SIGN_LANES rows at once: out[lane] = sum_k columns[ids[k] * SIGN_LANES + lane] over the
        first n_plus ids, less the same over the n_minus ids after them, each in the order of the ids */
     void (*signed_sums)(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out);
+    /* plus[k] += x where signs[k] > 0, minus[k] += x where signs[k] < 0 */
+    void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, ptrdiff_t n);
     /* x <- H (signs * x), H the Hadamard matrix of order n (entries +-1), n a power of two; spare holds n */
     void (*hadamard)(const float *signs, float *x, float *spare, ptrdiff_t n);
+    /* the lowest k with the largest |x[k]|; n >= 1 */
+    ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
     /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
     void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
 } leaves_t;

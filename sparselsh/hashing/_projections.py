@@ -3,6 +3,8 @@
 Each class draws `n_out` projections of rows of `n_dims` when it is made; ``project(V, n_threads)`` gives
 (n, n_out) float32 for dense rows or :class:`~sparselsh._csr.CSR`.
 """
+from functools import cached_property
+
 import numpy as np
 
 from .._core import _products, _projections
@@ -12,7 +14,7 @@ from ._rows import entries
 
 ROUNDS = 3           # Andoni et al. 2015, section 6: from three on, rotations behave like uniform ones
 SMALLEST_ORDER = 64  # of a rotation: the coordinates of short vectors would take a few values only
-CHUNK = 1 << 16      # planes drawn at a time, in entries of the random matrix
+SIGN_OF_DIE = np.array([1, -1, 0, 0, 0, 0], np.int8)
 
 
 class Gaussian:
@@ -31,34 +33,26 @@ class Gaussian:
 
 
 class SparseSigns:
-    """Entries +1, 0, -1 with probabilities 1/6, 2/3, 1/6 (Achlioptas 2003), kept as lists of ids by sign."""
+    """Entries +1, 0, -1 with probabilities 1/6, 2/3, 1/6 (Achlioptas 2003). `signs` is (n_dims, n_out), int8."""
 
     def __init__(self, n_out, n_dims, rng):
-        self.n_out, self.n_dims = n_out, n_dims
-        found = []
-        step = max(1, CHUNK // max(n_dims, 1))
-        for start in range(0, n_out, step):
-            draw = rng.integers(0, 6, (min(step, n_out - start), n_dims), dtype=np.uint8)
-            plane, column = np.nonzero(draw < 2)
-            found.append(((plane + start).astype(np.int32), column.astype(np.int32), draw[plane, column] == 1))
-        plane, column, minus = (np.concatenate(part) for part in zip(*found, strict=True))
-        self.by_plane = grouped(2 * plane.astype(np.int64) + minus, column, 2 * n_out)
-        self.by_column = grouped(2 * column.astype(np.int64) + minus, plane, 2 * n_dims)
+        self.n_out = n_out
+        self.signs = SIGN_OF_DIE[rng.integers(0, 6, (n_dims, n_out), dtype=np.uint8)]
 
     def project(self, V, n_threads):
         out = np.empty((V.shape[0], self.n_out), np.float32)
         if isinstance(V, CSR):
-            _projections.signed_sums_csr(V.indptr, V.indices, V.data, *self.by_column, out, n_threads)
+            _projections.signed_sums_csr(V.indptr, V.indices, V.data, self.signs, out, n_threads)
         else:
-            _projections.signed_sums(V, *self.by_plane, out, n_threads)
+            _projections.signed_sums(V, *self._by_plane, out, n_threads)
         return out
 
-
-def grouped(keys, ids, n_keys):
-    """Ids sorted by key, those of one key in their order: (starts of shape (n_keys + 1,), ids)."""
-    starts = np.zeros(n_keys + 1, np.int64)
-    np.cumsum(np.bincount(keys, minlength=n_keys), out=starts[1:])
-    return starts, np.ascontiguousarray(ids[np.argsort(keys, kind="stable")])
+    @cached_property
+    def _by_plane(self):
+        # for dense rows the columns with +1 and those with -1 of each plane: (starts, ids)
+        lists = [np.flatnonzero(plane == sign) for plane in self.signs.T for sign in (1, -1)]
+        starts = np.cumsum([0] + [len(ids) for ids in lists], dtype=np.int64)
+        return starts, np.concatenate(lists).astype(np.int32)
 
 
 class Rotations:
