@@ -171,6 +171,19 @@ def test_collide_counts_the_shared_buckets(rng, n_threads, n, n_tables, n_bucket
     assert_same_arrays(got, reference.collide(queries, codes, min_count, n_best))
 
 
+@pytest.mark.parametrize("n_probes", [1, 2, 3, 8])
+@pytest.mark.parametrize("min_count", [1, 2])
+def test_a_neuron_in_any_probed_bucket_counts_once_for_its_table(rng, n_threads, n_probes, min_count):
+    n, n_tables, n_buckets = 300, 5, 8
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    probes = np.argsort(rng.random((20, n_tables, n_buckets)), axis=2)[:, :, :n_probes].astype(np.int32)
+    probes[::3, :, n_probes - 1] = -1  # no bucket
+    got = Tables.build(codes, n_buckets, n_threads=n_threads).collide(probes, min_count, n_best=n)
+    assert_same_arrays(got, reference.collide(probes, codes, min_count, n))
+    if n_probes == n_buckets:
+        assert np.all(got[1][1] == n_tables), "all buckets probed: every neuron in every table"
+
+
 def test_collide_counts_up_to_255_tables(rng, n_threads):
     codes = random_codes(rng, 50, 255, 2)
     ids, counts = Tables.build(codes, 2, n_threads=n_threads).collide(codes[7:9], n_best=1)

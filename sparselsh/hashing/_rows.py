@@ -17,7 +17,7 @@ def check_rows(family, V):
 def check_table(n_buckets, what):
     """Raise ValueError if a table would have too many buckets."""
     if n_buckets > LARGEST_TABLE:
-        raise ValueError(f"{what} must give at most {LARGEST_TABLE} buckets a table, got {n_buckets}; lower one of them")
+        raise ValueError(f"{what} must give at most {LARGEST_TABLE} buckets a table, got {n_buckets}; lower it")
 
 
 def entries(V):
