@@ -192,4 +192,5 @@ def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int
     for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
         thread = threadid()
         _collide(&codes[i, 0, 0], n_tables, n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
-                 start.shape[1], min_count, n_best, &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0], &out_counts[i, 0])
+                 start.shape[1], min_count, n_best, &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0],
+                 &out_counts[i, 0])

@@ -78,9 +78,10 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
 
 cdef void _vertices_row(const leaves_t *f, const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes,
                         Py_ssize_t n_tables, char *work, Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
-    cdef Py_ssize_t width = min(2 * n_dims, n_probes), t, k, c, i
+    cdef Py_ssize_t width = min(2 * n_dims, n_probes), t, k, c, i, n_keys
     cdef scratch_t s = scratch_at(work, n_polytopes, width, 2 * n_dims, n_probes)
     cdef int32_t code, radix, digit
+    cdef bint opposite
     cdef double best
     for t in range(n_tables):
         code, radix = 0, 1
@@ -89,9 +90,16 @@ cdef void _vertices_row(const leaves_t *f, const float *p, Py_ssize_t n_dims, Py
             digit = <int32_t>(2 * c + (p[c] < 0))
             code += radix * digit
             if n_probes > 1:
+                # of two opposite vertices the nearer one comes first: where it is enough, leave the other out
+                n_keys = 0
                 for c in range(n_dims):
-                    s.keys[2 * c], s.keys[2 * c + 1] = score_key(p[c], 2 * c), score_key(-p[c], 2 * c + 1)
-                select_smallest(s.keys, 2 * n_dims, width)
+                    opposite = p[c] < 0
+                    s.keys[n_keys] = score_key(-p[c] if opposite else p[c], <int32_t>(2 * c + opposite))
+                    n_keys += 1
+                    if width > n_dims:
+                        s.keys[n_keys] = score_key(p[c] if opposite else -p[c], <int32_t>(2 * c + 1 - opposite))
+                        n_keys += 1
+                select_smallest(s.keys, n_keys, width)
                 sort_keys(s.keys, width)
                 best = key_score(s.keys[0])
                 # option 0 is the digit itself: of equally near vertices both take the lowest
