@@ -3,7 +3,6 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _hashing
-from . import _laws
 from ._projections import Rotations
 from ._rows import check_rows, check_table, chunks
 
@@ -84,6 +83,8 @@ class CrossPolytope:
         ----------
         Andoni et al. 2015, theorem 1 and its proof.
         """
+        from . import _laws  # its scipy.special would add a tenth to the time that importing the package takes
+
         return np.vectorize(lambda r: _laws.same_vertex(self.dims, r), [float])(similarity) ** self.polytopes
 
     def config(self):

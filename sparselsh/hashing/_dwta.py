@@ -3,7 +3,6 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _winners
-from . import _laws
 from ._rows import check_rows, check_table, entries
 
 
@@ -92,6 +91,8 @@ class DWTA:
         ----------
         Yagnik et al. 2011, section 3, for the pairwise order m = 2; the integral is that argument for m pairs.
         """
+        from . import _laws  # its scipy.special would add a tenth to the time that importing the package takes
+
         return np.vectorize(lambda r: _laws.same_largest(self.bin_size, r), [float])(similarity) ** self.bins
 
     def config(self):
