@@ -9,7 +9,7 @@ Weights are dense and activations sparse. See https://github.com/sparselsh/spars
 from . import datasets, metrics
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
-from .hashing import SimHash
+from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
 from .index import LSHIndex
 from .layers import Linear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
@@ -18,17 +18,21 @@ from .network import Network, load
 from .optim import SGD, Adam
 
 __all__ = [
+    "DWTA",
     "SGD",
     "Adam",
     "BinaryCrossEntropy",
+    "CrossPolytope",
     "LSHIndex",
     "LSHLinear",
     "Linear",
     "MeanSquaredError",
+    "MinHash",
     "Network",
     "SimHash",
     "SoftmaxCrossEntropy",
     "__version__",
+    "choose_bits_and_tables",
     "datasets",
     "get_num_threads",
     "load",

@@ -21,8 +21,8 @@ class Tables:
         self._keys = np.empty((0, n_neurons), np.uint64)
 
     def encode(self, start, V, n_threads):
-        """Take the codes of neurons start .. start + len(V); `build` sorts them in."""
-        self.codes[start:start + len(V)] = self.family.hash(V, n_threads=n_threads)
+        """Take the codes of neurons start .. start + n, V being n rows; `build` sorts them in."""
+        self.codes[start:start + V.shape[0]] = self.family.hash(V, n_threads=n_threads)
 
     def build(self, n_threads):
         """Sort all neurons into the tables."""
@@ -37,13 +37,16 @@ class Tables:
             self.codes[rows] = codes
             self.build(n_threads)
 
-    def collide(self, Q, n_best, min_count, n_threads):
-        """Ids and numbers of shared buckets of the n_best neurons for each query: (n, n_best) each."""
-        codes = self.family.hash(Q, n_threads=n_threads)
+    def collide(self, Q, n_best, min_count, n_threads, n_probes=1):
+        """Ids and numbers of tables of the n_best neurons for each query: (n, n_best) each.
+
+        A neuron counts once for each table in which it is in one of the `n_probes` buckets probed.
+        """
+        codes = self.family.probe(Q, n_probes, n_threads=n_threads)
         if len(self._seen) < n_threads:
             self._seen = np.zeros((n_threads, self._seen.shape[1]), np.uint8)
             self._keys = np.empty((n_threads, self._keys.shape[1]), np.uint64)
-        ids, counts = np.empty((2, len(Q), n_best), np.int32)
+        ids, counts = np.empty((2, Q.shape[0], n_best), np.int32)
         _buckets.collide(codes, self.ids, self.start, self.count, min_count, self._seen, self._keys, ids, counts,
                          n_threads)
         return ids, counts

@@ -6,7 +6,7 @@ from ._core import _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS
-from .hashing import SimHash
+from .hashing import FAMILIES, CrossPolytope, SimHash
 from .index import LSHIndex, default_family
 from .layers import BatchActive, Linear
 
@@ -35,8 +35,9 @@ class LSHLinear(Linear):
         "batch" in the output layer and "sample" in hidden layers.
     activation : None or "relu"
         With "relu", zeros are not stored in the output of a set a sample.
-    family : SimHash or None
-        The tables that find neurons in training; None for twelve tables with buckets of about forty.
+    family : hash family or None
+        The tables that find neurons in training, such as ``SimHash()`` or SLIDE's ``DWTA()``; None for twelve tables
+        of SimHash with buckets of about forty.
     candidates : int
         Neurons that the tables give for each sample of a batch that shares its set.
     fill : bool
@@ -62,8 +63,8 @@ class LSHLinear(Linear):
         self.active = None if active is None else check.choice(active, "active", ("batch", "sample"))
         self.candidates = check.integer(candidates, "candidates", minimum=0)
         self.fill = bool(fill)
-        if family is not None and not isinstance(family, SimHash):
-            raise TypeError(f"family must be SimHash() or None, got {family!r}")
+        if family is not None and not isinstance(family, tuple(FAMILIES.values())):
+            raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
         self.family = family
         self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
         self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
@@ -116,7 +117,9 @@ class LSHLinear(Linear):
     def _build_tables(self):
         if self._tables is None:
             family = self.family if self.family is not None else default_family(self.n_out)
-            self._tables = LSHIndex(family, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
+            by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
+            self._tables = LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True,
+                                    random_state=self._seed)
         self._tables.rebuild(self.weight, self.bias)
 
     def updated(self, pairs):
@@ -297,12 +300,12 @@ class LSHLinear(Linear):
     @classmethod
     def from_config(cls, config):
         family, seed = config.pop("family"), config.pop("seed")
-        layer = cls(**config, family=family and SimHash(**family))
+        layer = cls(**config, family=family and FAMILIES[family.pop("type")](**family))
         layer._seed = check.integer(seed, "seed", minimum=0)
         return layer
 
     def config(self):
-        family = self.family and {"bits": self.family.bits, "tables": self.family.tables}
+        family = self.family and {"type": type(self.family).__name__} | self.family.config()
         return super().config() | {
             "family": family, "seed": self._seed,
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,

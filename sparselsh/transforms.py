@@ -73,3 +73,66 @@ def second_moment(X, n_threads):
     S[-1, -1] = n
     S /= max(n, 1)
     return S
+
+
+def simple_lsh_neurons(W, *, largest_norm=None):
+    """Neurons on the unit sphere, so that for unit queries the cosine ranks them as the inner product does.
+
+    A neuron w becomes (w / M, sqrt(1 - |w / M|^2)) with M the largest norm, a query x becomes (x / |x|, 0)
+    (:func:`simple_lsh_queries`): both have length one, and their inner product is <w, x> / (M |x|). A hash for the
+    angle, such as `SimHash`, then finds neurons by inner product.
+
+    Parameters
+    ----------
+    W : ndarray of shape (n, n_in), float32
+        Append the bias as a column, and 1 to the queries, to rank by w.x + bias.
+    largest_norm : float or None
+        M where the neurons come in parts; None for the largest norm in W. Longer neurons are shortened to it.
+
+    Returns
+    -------
+    ndarray of shape (n, n_in + 1), float32
+
+    Notes
+    -----
+    With SimHash on top, a neuron with <w, x> = S M |x| agrees with the query in a bit with probability
+    1 - arccos(S) / pi, exactly. For a threshold S in (0, 1) and 0 < c < 1 the hash is therefore
+    (S, cS, p1, p2)-sensitive with p1 = 1 - arccos(S) / pi and p2 = 1 - arccos(cS) / pi, and a search over n neurons
+    takes O(n^rho log n) with
+
+        rho = log(1 - arccos(S) / pi) / log(1 - arccos(c S) / pi) < 1.
+
+    One hash serves all S and c. The weak spot is one very long neuron: it makes S small for all others, whose last
+    coordinate is then near one and whose angles to a query are all near a right angle.
+
+    References
+    ----------
+    Neyshabur and Srebro, "On symmetric and asymmetric LSHs for inner product search", ICML 2015, arXiv 1410.5518:
+    the hash that is called SIMPLE-LSH there.
+    """
+    norms = np.sqrt(np.einsum("ij,ij->i", W, W, dtype=np.float64))
+    longest = norms.max(initial=0) if largest_norm is None else largest_norm
+    out = np.zeros((len(W), W.shape[1] + 1), np.float32)
+    if longest > 0:
+        out[:, :-1] = W / np.maximum(norms, longest)[:, None]
+        out[:, -1] = np.sqrt(1 - np.minimum(norms / longest, 1) ** 2)
+    else:
+        out[:, -1] = 1
+    return out
+
+
+def simple_lsh_queries(X):
+    """Queries for :func:`simple_lsh_neurons`: of length one, with a zero appended; a zero query stays zero.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_in), float32
+
+    Returns
+    -------
+    ndarray of shape (n, n_in + 1), float32
+    """
+    norms = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
+    out = np.zeros((len(X), X.shape[1] + 1), np.float32)
+    np.divide(X, norms[:, None], out=out[:, :-1], where=norms[:, None] > 0, casting="same_kind")
+    return out

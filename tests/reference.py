@@ -5,6 +5,8 @@ and returns what the kernel writes into its outputs. A sparse matrix is (indptr,
 tables is a list of lists of sets (table, bucket, neurons), an optimizer rule is a function
 (w, m, v, g) -> (w, m, v).
 """
+import itertools
+
 import numpy as np
 
 # ---- _hashing
@@ -14,6 +16,98 @@ def pack_codes(projections, n_bits):
     n, width = projections.shape
     bits = (projections > 0).reshape(n, width // n_bits, n_bits)
     return (bits << np.arange(n_bits)).sum(axis=2).astype(np.int32)
+
+
+def code_costs(digits, radix):
+    """{code: cost} of every code, a digit being {option: cost}: what cheapest_codes finds the cheapest of."""
+    codes = {}
+    for options in itertools.product(*(digit.items() for digit in digits)):
+        codes[sum(option * radix**k for k, (option, _) in enumerate(options))] = sum(cost for _, cost in options)
+    return codes
+
+
+def probe_signs(projections, n_bits):
+    p = projections.astype(float).reshape(-1, projections.shape[1] // n_bits, n_bits)
+    return [[code_costs([{int(x > 0): 0.0, int(x <= 0): x * x} for x in table], 2) for table in row] for row in p]
+
+
+def nearest_vertices(projections, n_dims, n_polytopes):
+    def vertices(x):
+        on = np.column_stack([x, -x]).ravel()
+        return {v: (on.max() - on[v]) ** 2 for v in range(len(on))}
+
+    n_tables = projections.shape[1] // (n_polytopes * n_dims)
+    p = projections.astype(float).reshape(-1, n_tables, n_polytopes, n_dims)
+    return [[code_costs([vertices(x) for x in table], 2 * n_dims) for table in row] for row in p]
+
+
+# ---- _projections
+
+
+def signed_sums(v, signs):
+    return v.astype(float) @ signs
+
+
+def rotate(v, signs, n_out):
+    n_rotations, _, order = signs.shape
+    H = np.ones((1, 1))
+    while len(H) < order:
+        H = np.block([[H, H], [H, -H]])
+    out = []
+    for r in range(n_rotations):
+        x = np.zeros((len(v), order))
+        x[:, : v.shape[1]] = v
+        for round_signs in signs[r]:
+            x = (x * round_signs) @ H
+        out.append(x)
+    return np.concatenate(out, axis=1)[:, :n_out]
+
+
+# ---- _winners
+
+
+def lender(seed, b, full):
+    if full[b]:
+        return b
+    for attempt in range(64):
+        other = (random_at(seed, b * 64 + attempt) >> 32) * len(full) >> 32
+        if full[other]:
+            return other
+    while not full[other]:
+        other = (other + 1) % len(full)
+    return other
+
+
+def winners(v, places, bin_size, n_digits, n_tables, seed):
+    out = []
+    for row in v.astype(float):
+        bins = [{} for _ in range(n_tables * n_digits)]
+        for c in np.flatnonzero(row):
+            for place in places[c]:
+                if place >= 0:
+                    bins[place // bin_size][int(place % bin_size)] = row[c]
+        full = [len(b) > 0 for b in bins]
+        costs = [{slot: (max(b.values()) - x) ** 2 for slot, x in b.items()} or {0: 0.0} for b in bins]
+        costs = [costs[lender(seed, b, full)] if any(full) else costs[b] for b in range(len(bins))]
+        out.append([code_costs(costs[t * n_digits : (t + 1) * n_digits], bin_size) for t in range(n_tables)])
+    return out
+
+
+def minima(v, n_digits, n_tables, n_bits, seed):
+    n_bins = n_digits * n_tables
+    out = np.zeros((len(v), n_tables), np.int32)
+    for i, row in enumerate(v):
+        least = [[] for _ in range(n_bins)]
+        for c in np.flatnonzero(row):
+            h = random_at(seed, int(c))
+            least[(h >> 32) * n_bins >> 32].append(h % 2**32)
+        full = [len(b) > 0 for b in least]
+        for t in range(n_tables if any(full) else 0):
+            h = 0
+            for b in range(t * n_digits, (t + 1) * n_digits):
+                h = random_at(h, min(least[lender(seed + 1, b, full)]))
+            out[i, t] = h >> (64 - n_bits)
+    return out
 
 
 # ---- _buckets
@@ -37,8 +131,10 @@ def tie_rank(j):
 def collide(query_codes, codes, min_count, n_best):
     ids = np.full((len(query_codes), n_best), -1, np.int32)
     counts = np.zeros((len(query_codes), n_best), np.int32)
+    if query_codes.ndim == 2:
+        query_codes = query_codes[:, :, None]
     for i, query in enumerate(query_codes):
-        shared = (codes == query).sum(axis=1)
+        shared = (codes[:, :, None] == query).any(axis=2).sum(axis=1)
         found = [j for j in range(len(codes)) if shared[j] >= max(min_count, 1)]
         found = sorted(found, key=lambda j: (-shared[j], tie_rank(j)))[:n_best]
         ids[i, : len(found)] = found

@@ -57,7 +57,9 @@ class Tables:
         return [[set(bucket) for bucket in table] for table in buckets]
 
     def collide(self, query_codes, min_count=1, n_best=10):
+        """query_codes is (n_queries, n_tables), or with one more axis for several probes of a table."""
         n = len(self.codes)
+        query_codes = query_codes if query_codes.ndim == 3 else query_codes[:, :, None]
         out_ids, out_counts = (unwritten((len(query_codes), n_best), np.int32) for _ in range(2))
         seen = np.zeros((self.n_threads, n), np.uint8)
         keys = np.empty((self.n_threads, n), np.uint64)
@@ -167,6 +169,19 @@ def test_collide_counts_the_shared_buckets(rng, n_threads, n, n_tables, n_bucket
     codes, queries = (random_codes(rng, m, n_tables, n_buckets) for m in (n, 9))
     got = Tables.build(codes, n_buckets, n_threads=n_threads).collide(queries, min_count, n_best)
     assert_same_arrays(got, reference.collide(queries, codes, min_count, n_best))
+
+
+@pytest.mark.parametrize("n_probes", [1, 2, 3, 8])
+@pytest.mark.parametrize("min_count", [1, 2])
+def test_a_neuron_in_any_probed_bucket_counts_once_for_its_table(rng, n_threads, n_probes, min_count):
+    n, n_tables, n_buckets = 300, 5, 8
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    probes = np.argsort(rng.random((20, n_tables, n_buckets)), axis=2)[:, :, :n_probes].astype(np.int32)
+    probes[::3, :, n_probes - 1] = -1  # no bucket
+    got = Tables.build(codes, n_buckets, n_threads=n_threads).collide(probes, min_count, n_best=n)
+    assert_same_arrays(got, reference.collide(probes, codes, min_count, n))
+    if n_probes == n_buckets:
+        assert np.all(got[1][1] == n_tables), "all buckets probed: every neuron in every table"
 
 
 def test_collide_counts_up_to_255_tables(rng, n_threads):

@@ -132,16 +132,18 @@ def move(const int32_t[::1] rows, const int32_t[:, ::1] new_codes, int32_t[:, ::
                     &ids[t, 0], ids.shape[1], &start[t, 0], &count[t, 0], &room[t, 0], &tail[t])
 
 
-cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, const int32_t *ids, Py_ssize_t n_ids,
-                         const int32_t *start, const int32_t *count, Py_ssize_t n_buckets,
+cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_probes, const int32_t *ids,
+                         Py_ssize_t n_ids, const int32_t *start, const int32_t *count, Py_ssize_t n_buckets,
                          int min_count, Py_ssize_t n_best, uint8_t *seen, uint64_t *keys,
                          int32_t *out_ids, int32_t *out_counts) noexcept nogil:
-    cdef Py_ssize_t t, k, b, n_keys = 0, n_kept = 0
+    cdef Py_ssize_t p, k, b, n_keys = 0, n_kept = 0
     cdef const int32_t *bucket
     cdef int32_t j
-    for t in range(n_tables):
-        b = t * n_buckets + code[t]
-        bucket = ids + t * n_ids + start[b]
+    for p in range(n_tables * n_probes):
+        if code[p] < 0:
+            continue
+        b = p // n_probes * n_buckets + code[p]
+        bucket = ids + p // n_probes * n_ids + start[b]
         for k in range(count[b]):
             j = bucket[k]
             if seen[j] == 0:
@@ -167,25 +169,28 @@ cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, const int32_t
     return n_kept
 
 
-def collide(const int32_t[:, ::1] codes, const int32_t[:, ::1] ids, const int32_t[:, ::1] start,
+def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int32_t[:, ::1] start,
             const int32_t[:, ::1] count, int min_count, uint8_t[:, ::1] seen, uint64_t[:, ::1] keys,
             int32_t[:, ::1] out_ids, int32_t[:, ::1] out_counts, int n_threads):
     """The n_best neurons that share most buckets with each query: SLIDE's candidates with their counts.
 
-    codes is (n_queries, n_tables) with n_tables <= 255; out_ids and out_counts are (n_queries, n_best),
-    best first, filled up with -1 and 0. A neuron counts if it shares at least min_count buckets.
-    seen, (n_threads, n), is all zero and is left so; keys is (n_threads, n).
-    O(n_tables + neurons in the probed buckets) a query.
+    codes is (n_queries, n_tables, n_probes) with n_tables <= 255: the buckets to probe, distinct within a table, so
+    that a neuron, being in one bucket of a table, counts once for it; -1 is no bucket. out_ids and out_counts are
+    (n_queries, n_best), best first, filled up with -1 and 0. A neuron counts if it is in the probed buckets of at
+    least min_count tables. seen, (n_threads, n), is all zero and is left so; keys is (n_threads, n).
+    O(n_tables * n_probes + neurons in the probed buckets) a query.
     """
-    cdef Py_ssize_t i, n_queries = codes.shape[0], n_tables = codes.shape[1], n_best = out_ids.shape[1]
+    cdef Py_ssize_t i, n_queries = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
+    cdef Py_ssize_t n_best = out_ids.shape[1]
     cdef int thread
     if n_queries == 0 or n_best == 0:
         return
-    if n_tables == 0 or seen.shape[1] == 0:
+    if n_tables == 0 or n_probes == 0 or seen.shape[1] == 0:
         out_ids[:, :] = -1
         out_counts[:, :] = 0
         return
     for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
         thread = threadid()
-        _collide(&codes[i, 0], n_tables, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0], start.shape[1],
-                 min_count, n_best, &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0], &out_counts[i, 0])
+        _collide(&codes[i, 0, 0], n_tables, n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
+                 start.shape[1], min_count, n_best, &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0],
+                 &out_counts[i, 0])

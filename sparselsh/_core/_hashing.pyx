@@ -1,7 +1,19 @@
-"""Projections to packed hash codes (SimHash: Charikar 2002; tables: Indyk and Motwani 1998)."""
-from cython.parallel cimport prange
-from libc.stdint cimport int32_t
+"""Projections to codes: signs (SimHash: Charikar 2002) and nearest vertices (cross-polytopes: Andoni et al. 2015).
 
+A kernel with n_probes gives each table the cheapest codes after the first, see cheapest_codes in hashing.h. What a
+digit costs is the square of the smallest change of the projections that alters it so (Lv et al. 2007, section 4.2).
+"""
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t
+from libc.stdlib cimport free, malloc
+
+from ._probes cimport (
+    cheapest_codes, key_id, key_score, score_key, scratch_at, scratch_size, scratch_t, select_smallest, sort_keys,
+)
+from ._simd cimport leaves_t, table
+
+
+# ---- signs
 
 cdef void _pack_row(const float *p, int n_bits, Py_ssize_t n_tables, int32_t *code) noexcept nogil:
     cdef Py_ssize_t t
@@ -25,3 +37,100 @@ def pack_codes(const float[:, ::1] projections, int n_bits, int32_t[:, ::1] code
         return
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         _pack_row(&projections[i, 0], n_bits, n_tables, &codes[i, 0])
+
+
+cdef void _probe_signs(const float *p, int n_bits, Py_ssize_t n_tables, char *work, Py_ssize_t n_probes,
+                       int32_t *codes) noexcept nogil:
+    cdef scratch_t s = scratch_at(work, n_bits, 2, 0, n_probes)
+    cdef Py_ssize_t t
+    cdef int b
+    cdef int32_t code
+    for t in range(n_tables):
+        _pack_row(p, n_bits, 1, &code)
+        for b in range(n_bits):
+            s.cost[2 * b], s.cost[2 * b + 1] = 0, <double>p[b] * p[b]
+            s.delta[2 * b], s.delta[2 * b + 1] = 0, (code ^ (1 << b)) - code
+        cheapest_codes(code, n_bits, 2, s.cost, s.delta, s.order, s.heap, n_probes, codes)
+        p += n_bits
+        codes += n_probes
+
+
+def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] codes, int n_threads):
+    """codes[i, t, 0] as pack_codes; then the codes with bits flipped, ascending by sum of their squared projections.
+
+    projections is (n, n_tables * n_bits), codes (n, n_tables, n_probes), n_probes <= 2**n_bits.
+    O(n_bits^2 + n_probes log n_probes) a table: bits are sorted by insertion.
+    """
+    cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
+    cdef Py_ssize_t size = scratch_size(n_bits, 2, 0, n_probes)
+    cdef char *work
+    if n == 0 or n_tables == 0:
+        return
+    work = <char *>malloc(n_threads * size)
+    if work == NULL:
+        raise MemoryError()
+    for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        _probe_signs(&projections[i, 0], n_bits, n_tables, work + threadid() * size, n_probes, &codes[i, 0, 0])
+    free(work)
+
+
+# ---- vertices of cross-polytopes
+
+cdef void _vertices_row(const leaves_t *f, const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes,
+                        Py_ssize_t n_tables, char *work, Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
+    cdef Py_ssize_t width = min(2 * n_dims, n_probes), t, k, c, i, n_keys
+    cdef scratch_t s = scratch_at(work, n_polytopes, width, 2 * n_dims, n_probes)
+    cdef int32_t code, radix, digit
+    cdef bint opposite
+    cdef double best
+    for t in range(n_tables):
+        code, radix = 0, 1
+        for k in range(n_polytopes):
+            c = f.largest_magnitude(p, n_dims)
+            digit = <int32_t>(2 * c + (p[c] < 0))
+            code += radix * digit
+            if n_probes > 1:
+                # of two opposite vertices the nearer one comes first: where it is enough, leave the other out
+                n_keys = 0
+                for c in range(n_dims):
+                    opposite = p[c] < 0
+                    s.keys[n_keys] = score_key(-p[c] if opposite else p[c], <int32_t>(2 * c + opposite))
+                    n_keys += 1
+                    if width > n_dims:
+                        s.keys[n_keys] = score_key(p[c] if opposite else -p[c], <int32_t>(2 * c + 1 - opposite))
+                        n_keys += 1
+                select_smallest(s.keys, n_keys, width)
+                sort_keys(s.keys, width)
+                best = key_score(s.keys[0])
+                # option 0 is the digit itself: of equally near vertices both take the lowest
+                for i in range(width):
+                    s.cost[k * width + i] = (best - key_score(s.keys[i])) * (best - key_score(s.keys[i]))
+                    s.delta[k * width + i] = radix * (key_id(s.keys[i]) - digit)
+            radix *= <int32_t>(2 * n_dims)
+            p += n_dims
+        cheapest_codes(code, n_polytopes, width, s.cost, s.delta, s.order, s.heap, n_probes, codes)
+        codes += n_probes
+
+
+def nearest_vertices(const float[:, ::1] projections, int n_dims, int n_polytopes, int32_t[:, :, ::1] codes,
+                     int n_threads):
+    """codes[i, t, 0] = sum_k v_k (2 n_dims)^k, v_k the vertex of polytope k nearest to its n_dims projections.
+
+    Vertex 2c is +e_c, vertex 2c + 1 is -e_c; of equally near ones the lowest. Further codes ascend by
+    sum_k (p_nearest - p_v)^2, p_v the projection on vertex v. projections is
+    (n, n_tables * n_polytopes * n_dims), codes (n, n_tables, n_probes), n_probes <= (2 n_dims)^n_polytopes < 2^31.
+    O(n_polytopes * n_dims + n_probes log n_probes) a table.
+    """
+    cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
+    cdef Py_ssize_t size = scratch_size(n_polytopes, min(2 * n_dims, n_probes), 2 * n_dims, n_probes)
+    cdef const leaves_t *f = table()
+    cdef char *work
+    if n == 0 or n_tables == 0:
+        return
+    work = <char *>malloc(n_threads * size)
+    if work == NULL:
+        raise MemoryError()
+    for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        _vertices_row(f, &projections[i, 0], n_dims, n_polytopes, n_tables, work + threadid() * size, n_probes,
+                      &codes[i, 0, 0])
+    free(work)

@@ -1,5 +1,5 @@
 # The table of leaf loops (simd.h), shared by every kernel module: each takes it by table().
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int8_t, int32_t, uint8_t
 
 cdef extern from "simd.h" nogil:
     ctypedef struct rule_t:
@@ -24,6 +24,7 @@ cdef extern from "simd.h" nogil:
         GEMM_WORK
         RULE_SGD
         RULE_ADAM
+        SIGN_LANES
         SKETCH_BLOCK
 
     ctypedef struct leaves_t:
@@ -40,6 +41,11 @@ cdef extern from "simd.h" nogil:
                                   const uint8_t *lut, float a, float b, const float *factors, float floor,
                                   int32_t *ids, float *scores) noexcept nogil
         void (*gemm)(const gemm_t *g, float *work) noexcept nogil
+        void (*signed_sums)(const float *columns, const int32_t *ids, Py_ssize_t n_plus, Py_ssize_t n_minus,
+                            float *out) noexcept nogil
+        void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, Py_ssize_t n) noexcept nogil
+        void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
+        Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil
         void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept

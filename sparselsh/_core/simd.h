@@ -21,7 +21,7 @@ typedef struct {
     float decay;          /* SGD: added to the gradient, times w.  Adam: w is multiplied by 1 - decay first */
 } rule_t;
 
-enum { SKETCH_BLOCK = 32 };
+enum { SKETCH_BLOCK = 32, SIGN_LANES = 32 };
 
 enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
@@ -72,6 +72,15 @@ typedef struct {
                              float a, float b, const float *factors, float floor, int32_t *ids, float *scores);
     /* c (m, n) = a b + bias, or c += a b; see gemm_t */
     void (*gemm)(const gemm_t *g, float *work);
+    /* Sums with signs of SIGN_LANES rows at once: out[lane] = sum_k columns[ids[k] * SIGN_LANES + lane] over the
+       first n_plus ids, less the same over the n_minus ids after them, each in the order of the ids */
+    void (*signed_sums)(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out);
+    /* plus[k] += x where signs[k] > 0, minus[k] += x where signs[k] < 0 */
+    void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, ptrdiff_t n);
+    /* x <- H (signs * x), H the Hadamard matrix of order n (entries +-1), n a power of two; spare holds n */
+    void (*hadamard)(const float *signs, float *x, float *spare, ptrdiff_t n);
+    /* the lowest k with the largest |x[k]|; n >= 1 */
+    ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
     /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
     void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
 } leaves_t;

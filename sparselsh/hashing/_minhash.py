@@ -1,0 +1,85 @@
+"""MinHash: the smallest hash value of the features that a row has."""
+import numpy as np
+
+from .. import _validation as check
+from .._core import _winners
+from ._rows import check_rows, entries
+
+
+class MinHash:
+    """Densified one-permutation minwise hashing of the sets of features that rows have.
+
+    Values do not count beyond being zero or not. All hash values of a row come from one pass over its features;
+    a bin that got none copies another one.
+
+    Parameters
+    ----------
+    hashes : int
+        K, minwise hash values a table.
+    tables : int
+        L, number of tables. At most 255.
+    bits : int
+        The K values are hashed to one of 2**bits buckets. At most 24.
+
+    References
+    ----------
+    Broder, "On the resemblance and containment of documents", 1997. Li, Owen and Zhang, "One permutation hashing",
+    NeurIPS 2012. Shrivastava, "Optimal densification for fast and accurate minwise hashing", ICML 2017, section 4.
+    """
+
+    def __init__(self, hashes=2, tables=8, bits=16):
+        self.hashes = check.integer(hashes, "hashes", maximum=255)
+        self.tables = check.integer(tables, "tables", maximum=255)
+        self.bits = check.integer(bits, "bits", maximum=24)
+
+    @property
+    def n_buckets(self):
+        """Buckets a table."""
+        return 1 << self.bits
+
+    def fit(self, n_dims, random_state=None):
+        """Draw the hash function for rows of `n_dims` features."""
+        self.n_dims_ = check.integer(n_dims, "n_dims")
+        self._seed = int(check.generator(random_state).integers(2**63))
+        return self
+
+    def hash(self, V, *, n_threads=1):
+        """Bucket numbers of the rows of V: (n, tables), int32."""
+        check_rows(self, V)
+        codes = np.empty((V.shape[0], self.tables), np.int32)
+        _winners.minima(*entries(V), self.hashes, self.bits, self._seed, codes, n_threads)
+        return codes
+
+    def probe(self, V, n_probes, *, n_threads=1):
+        """The codes of :meth:`hash` as (n, tables, 1), int32; n_probes must be 1.
+
+        A smallest hash value says nothing about which other value a near set has: all are equally likely.
+
+        Raises
+        ------
+        ValueError
+            If n_probes is above 1.
+        """
+        if check.integer(n_probes, "n_probes") > 1:
+            raise ValueError(f"MinHash has no order in which to probe further buckets, got n_probes={n_probes}; "
+                             "use n_probes=1 and more tables, or fewer hashes")
+        return self.hash(V, n_threads=n_threads)[:, :, None]
+
+    def collision_probability(self, similarity):
+        """Probability that rows with this Jaccard similarity J share a bucket of one table.
+
+        It is J**hashes + (1 - J**hashes) / 2**bits: equal minima, or different ones hashed to one bucket.
+
+        References
+        ----------
+        Broder 1997, section 3; Shrivastava 2017, theorem 1, for the densified bins.
+        """
+        equal = np.clip(similarity, 0, 1) ** self.hashes
+        return equal + (1 - equal) / self.n_buckets
+
+    def config(self):
+        """The constructor's arguments."""
+        return {"hashes": self.hashes, "tables": self.tables, "bits": self.bits}
+
+    def __repr__(self):
+        return f"MinHash(hashes={self.hashes}, tables={self.tables}, bits={self.bits})"

@@ -1,0 +1,74 @@
+"""Random projections, of which a hash takes signs or nearest vertices.
+
+Each class draws `n_out` projections of rows of `n_dims` when it is made; ``project(V, n_threads)`` gives
+(n, n_out) float32 for dense rows or :class:`~sparselsh._csr.CSR`.
+"""
+from functools import cached_property
+
+import numpy as np
+
+from .._core import _products, _projections
+from .._csr import CSR
+from .._linalg import NO_BIAS, matmul
+from ._rows import entries
+
+ROUNDS = 3           # Andoni et al. 2015, section 6: from three on, rotations behave like uniform ones
+SMALLEST_ORDER = 64  # of a rotation: the coordinates of short vectors would take a few values only
+SIGN_OF_DIE = np.array([1, -1, 0, 0, 0, 0], np.int8)
+
+
+class Gaussian:
+    """Independent normals. `planes` is (n_dims, n_out)."""
+
+    def __init__(self, n_out, n_dims, rng):
+        self.n_out = n_out
+        self.planes = rng.standard_normal((n_dims, n_out), dtype=np.float32)
+
+    def project(self, V, n_threads):
+        if not isinstance(V, CSR):
+            return matmul(V, self.planes, n_threads)
+        out = np.empty((V.shape[0], self.n_out), np.float32)
+        _products.weighted_rows(V.indptr, V.indices, V.data, self.planes, NO_BIAS, out, n_threads)
+        return out
+
+
+class SparseSigns:
+    """Entries +1, 0, -1 with probabilities 1/6, 2/3, 1/6 (Achlioptas 2003). `signs` is (n_dims, n_out), int8."""
+
+    def __init__(self, n_out, n_dims, rng):
+        self.n_out = n_out
+        self.signs = SIGN_OF_DIE[rng.integers(0, 6, (n_dims, n_out), dtype=np.uint8)]
+
+    def project(self, V, n_threads):
+        out = np.empty((V.shape[0], self.n_out), np.float32)
+        if isinstance(V, CSR):
+            _projections.signed_sums_csr(V.indptr, V.indices, V.data, self.signs, out, n_threads)
+        else:
+            _projections.signed_sums(V, *self._by_plane, out, n_threads)
+        return out
+
+    @cached_property
+    def _by_plane(self):
+        # for dense rows the columns with +1 and those with -1 of each plane: (starts, ids)
+        lists = [np.flatnonzero(plane == sign) for plane in self.signs.T for sign in (1, -1)]
+        starts = np.cumsum([0] + [len(ids) for ids in lists], dtype=np.int64)
+        return starts, np.concatenate(lists).astype(np.int32)
+
+
+class Rotations:
+    """Coordinates of pseudo-random rotations, each three rounds of random signs and a Hadamard matrix.
+
+    A rotation gives as many projections as it has dimensions; for more, further rotations are drawn.
+    """
+
+    def __init__(self, n_out, n_dims, rng):
+        self.n_out = n_out
+        order = max(SMALLEST_ORDER, 1 << (n_dims - 1).bit_length())
+        signs = rng.integers(0, 2, (-(-n_out // order), ROUNDS, order), dtype=np.int8) * 2 - 1
+        # the scale makes H orthonormal: projections do not grow with the dimension
+        self.signs = signs.astype(np.float32) / np.float32(np.sqrt(order))
+
+    def project(self, V, n_threads):
+        out = np.empty((V.shape[0], self.n_out), np.float32)
+        _projections.rotate(*entries(V), self.signs, out, n_threads)
+        return out
