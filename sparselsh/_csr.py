@@ -62,5 +62,6 @@ def from_scipy(matrix):
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
-    return CSR(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False),
-               matrix.data.astype(np.float32, copy=False), matrix.shape[1])
+    nnz = matrix.indptr[-1]  # there may be spare room beyond
+    return CSR(matrix.indptr.astype(np.int64), matrix.indices[:nnz].astype(np.int32, copy=False),
+               matrix.data[:nnz].astype(np.float32, copy=False), matrix.shape[1])

@@ -1,9 +1,10 @@
 """Dense matrix products in the library's own threads (see _core/_gemm.pyx for why not BLAS)."""
 import numpy as np
 
-from ._core import _gemm
+from ._core import _gemm, _select
 
 NO_BIAS = np.zeros(0, np.float32)
+EXACT_CHUNK = 1 << 24  # scores computed at a time by an exact search: 64 MB
 
 
 def matmul(a, b, n_threads, *, transpose_a=False, transpose_b=False, bias=NO_BIAS, out=None):
@@ -14,3 +15,19 @@ def matmul(a, b, n_threads, *, transpose_a=False, transpose_b=False, bias=NO_BIA
         out = np.empty((m, n), np.float32)
     _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads)
     return out
+
+
+def row_chunks(n_rows, n_columns):
+    """Pairs (start, stop) that cut the rows of a matrix of scores into parts of at most EXACT_CHUNK entries."""
+    step = max(1, EXACT_CHUNK // max(n_columns, 1))
+    return [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
+def exact_topk(X, W, bias, k, n_threads):
+    """Ids and scores of the k largest entries of each row of ``X W^T + bias``, (n, k) each, -1 and -inf for none."""
+    ids = np.full((len(X), k), -1, np.int32)
+    scores = np.full((len(X), k), -np.inf, np.float32)
+    for start, stop in row_chunks(len(X), len(W)):
+        z = matmul(X[start:stop], W, n_threads, transpose_b=True, bias=bias)
+        _select.top_k(z, None, ids[start:stop], scores[start:stop], n_threads)
+    return ids, scores

@@ -1,4 +1,9 @@
-"""Sign sketches of the neurons: a random rotation, packed signs and a factor each."""
+"""Sign sketches of the neurons that can be found: a random rotation, packed signs and a factor each.
+
+Of a trained layer few neurons are ever the best for an input, those with large norms: the inner product of a
+short vector is small whatever its angle. Only neurons whose norm reaches a floor have a slot here; a scan reads
+nothing of the others.
+"""
 import numpy as np
 
 from ._core import _sketches
@@ -15,30 +20,84 @@ def random_rotation(n_bits, n_dims, rng):
 
 
 class Sketches:
-    """n_bits signs a neuron, and the scan that ranks all neurons by them."""
+    """n_bits signs and a factor a neuron in slots 0 .. n - 1, in no particular order, and the scan over them.
 
-    def __init__(self, n_bits, n_neurons, n_dims, rng):
-        self.n_neurons = n_neurons
+    ``ids[s]`` is the neuron in slot s, ``slot[j]`` the slot of neuron j or -1.
+    """
+
+    def __init__(self, n_bits, n_neurons, n_dims, norm_floor, rng):
         self.rotation = random_rotation(n_bits, n_dims, rng)
-        n_blocks = -(-n_neurons // _sketches.BLOCK)
-        self.blocks = np.zeros((n_blocks, n_bits // 4 * 16), np.uint8)
-        self.factors = np.zeros(n_blocks * _sketches.BLOCK, np.float32)
+        self.norm_floor = norm_floor
+        self.n = 0
+        self.slot = np.full(n_neurons, -1, np.int32)
+        self.ids = np.empty(0, np.int32)
+        self.blocks = np.empty((0, n_bits // 4 * 16), np.uint8)
+        self.factors = np.empty(0, np.float32)
 
     def update(self, rows, V, n_threads):
-        """Take the sketches of the neurons `rows`, whose vectors are V."""
+        """Take the sketches of the neurons `rows` (distinct), whose vectors are V, if these are long enough."""
+        squares = np.einsum("ij,ij->i", V, V)
+        long = squares >= self.norm_floor**2
+        self.remove(rows[~long])
+        rows, V, squares = rows[long], np.ascontiguousarray(V[long]), squares[long]
+        new = rows[self.slot[rows] < 0]
+        self._reserve(self.n + len(new))
+        self.slot[new] = np.arange(self.n, self.n + len(new), dtype=np.int32)
+        self.ids[self.n:self.n + len(new)] = new
+        self.n += len(new)
         rotated = matmul(V, self.rotation, n_threads, transpose_b=True)
-        _sketches.pack(rotated, rows, self.blocks)
-        along = np.abs(rotated).sum(axis=1)
-        self.factors[rows] = np.einsum("ij,ij->i", V, V) / np.maximum(along, np.float32(1e-30))
+        _sketches.pack(rotated, self.slot[rows], self.blocks)
+        self.factors[self.slot[rows]] = squares / np.maximum(np.abs(rotated).sum(axis=1), np.float32(1e-30))
 
-    def scan(self, Q, n_best, n_threads):
-        """Ids (n, n_best) of the neurons that look best for each query, in no particular order, -1 for none."""
-        ids = np.full((len(Q), n_best), -1, np.int32)
-        scores = np.empty((len(Q), n_best), np.float32)
-        rotated = matmul(Q, self.rotation, n_threads, transpose_b=True)
-        _sketches.scan(rotated, self.blocks, self.factors, self.n_neurons, ids, scores, n_threads)
-        return ids, scores
+    def remove(self, rows):
+        """Free the slots of the neurons `rows`; the last slots move into the gaps."""
+        gaps = np.sort(self.slot[rows])
+        gaps = gaps[gaps >= 0]
+        left = self.n - len(gaps)
+        self.slot[rows] = -1
+        movers = np.setdiff1d(np.arange(left, self.n, dtype=np.int32), gaps, assume_unique=True)
+        gaps = gaps[:len(movers)]
+        _sketches.move_slots(movers, gaps, self.blocks, self.factors)
+        self.ids[gaps] = self.ids[movers]
+        self.slot[self.ids[gaps]] = gaps
+        self.n = left
+
+    def resize(self, n_neurons):
+        """Make room for more neurons, which have no sketch yet."""
+        self.slot = np.concatenate([self.slot, np.full(n_neurons - len(self.slot), -1, np.int32)])
+
+    def _reserve(self, n):
+        n_blocks = -(-n // _sketches.BLOCK)
+        if n_blocks > len(self.blocks):
+            n_blocks = n_blocks if not len(self.blocks) else n_blocks + n_blocks // 8
+            size = n_blocks * _sketches.BLOCK
+            self.blocks = _extended(self.blocks, n_blocks)
+            self.factors = _extended(self.factors, size)
+            self.ids = _extended(self.ids, size)
+
+    def prepare(self, transform):
+        """Take the way from an input to its rotated query, in one product: (weight, constant)."""
+        back = transform.query_map_
+        rotation = self.rotation if back is None else matmul(self.rotation, back, 1)
+        self._query_rotation = np.ascontiguousarray(rotation[:, :-1])
+        self._query_constant = np.ascontiguousarray(rotation[:, -1])
+        return self
+
+    def scan(self, X, n_best, n_threads):
+        """Ids (n, n_best) of the neurons that look best for each input, in no particular order, -1 for none."""
+        ids = np.empty((len(X), n_best), np.int32)
+        scores = np.empty((len(X), n_best), np.float32)
+        rotated = matmul(X, self._query_rotation, n_threads, transpose_b=True, bias=self._query_constant)
+        _sketches.scan(rotated, self.blocks, self.factors, self.ids, self.n, ids, scores, n_threads)
+        return ids
 
     @property
     def nbytes(self):
-        return self.blocks.nbytes + self.factors.nbytes
+        """Bytes of sketches, factors and both ways between slots and neurons."""
+        return sum(a.nbytes for a in (self.blocks, self.factors, self.ids, self.slot))
+
+
+def _extended(array, n):
+    out = np.zeros((n, *array.shape[1:]), array.dtype)
+    out[:len(array)] = array
+    return out

@@ -1,4 +1,6 @@
 """Hash tables over the neurons: a hash family and its buckets."""
+import copy
+
 import numpy as np
 
 from ._core import _buckets
@@ -8,7 +10,7 @@ class Tables:
     """Who shares buckets with whom. `slack` leaves room for neurons to move."""
 
     def __init__(self, family, n_neurons, n_dims, slack, rng):
-        self.family = family.fit(n_dims, rng)
+        self.family = copy.copy(family).fit(n_dims, rng)  # one family may serve several indexes
         n_tables, n_buckets = family.tables, family.n_buckets
         self.slack = slack
         self.codes = np.zeros((n_neurons, n_tables), np.int32)

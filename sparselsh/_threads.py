@@ -1,6 +1,8 @@
 """How many threads the kernels use where a call does not say."""
 import os
 
+from . import _validation as check
+
 _default = None
 
 
@@ -37,13 +39,11 @@ def set_num_threads(n):
 
     Raises
     ------
-    ValueError
-        If n is less than 1.
+    TypeError, ValueError
+        If n is no integer from 1 to 1024.
     """
     global _default
-    if n is not None and (not isinstance(n, int) or n < 1):
-        raise ValueError(f"n must be None or an integer of at least 1, got {n!r}")
-    _default = n
+    _default = check.threads(n, "n")
 
 
 def resolve(n_threads):

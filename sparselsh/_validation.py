@@ -55,9 +55,9 @@ def generator(random_state):
                          f"got {random_state!r}") from error
 
 
-def threads(n_threads):
+def threads(n_threads, name="n_threads"):
     """A number of threads, or None for the default."""
-    return None if n_threads is None else integer(n_threads, "n_threads", maximum=1024)
+    return None if n_threads is None else integer(n_threads, name, maximum=1024)
 
 
 def _check_finite(values, name, describe):
@@ -82,12 +82,18 @@ def _check_numeric(dtype, name):
         raise TypeError(f"{name} must be numeric, got dtype {dtype}; convert it to float32")
 
 
-def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
-    """A finite two-dimensional array as C-contiguous float32."""
+def _array(values, name):
     try:
-        array = np.asarray(array)
+        return np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array: {error}") from None
+
+
+def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
+    """A finite two-dimensional array as C-contiguous float32."""
+    if sp.issparse(array):
+        raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
+    array = _array(array, name)
     _check_numeric(array.dtype, name)
     if array.ndim != 2:
         hint = f"; use {name}.reshape(1, -1) for a single row" if array.ndim == 1 else ""
@@ -107,8 +113,11 @@ def sparse(matrix, name, *, n_columns=None, what="columns"):
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, got shape {matrix.shape}")
     _check_width(matrix.shape[1], n_columns, name, what)
-    if matrix.format == "csr":
-        _check_csr(matrix, name)
+    if matrix.format in ("csr", "csc", "bsr"):
+        _check_compressed(matrix, name)
+    elif matrix.format == "coo":
+        for part, bound in zip(("row", "col"), matrix.shape, strict=True):
+            _check_range(getattr(matrix, part), f"{name}.{part}", bound)
     rows = _csr.from_scipy(matrix)
 
     def describe(k):
@@ -118,17 +127,24 @@ def sparse(matrix, name, *, n_columns=None, what="columns"):
     return rows
 
 
-def _check_csr(matrix, name):
-    # scipy does not check hand-made arrays; the kernels would read outside of them
+def _check_compressed(matrix, name):
+    # scipy does not check hand-made arrays; the kernels, and its own conversions, would read outside of them
     indptr, indices = matrix.indptr, matrix.indices
-    if len(indptr) != matrix.shape[0] + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
-        raise ValueError(f"{name}.indptr must begin with 0, never fall and have {matrix.shape[0] + 1} entries")
+    n_lines, n_ids = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]
+    if matrix.format == "bsr":
+        n_lines, n_ids = n_lines // matrix.blocksize[0], n_ids // matrix.blocksize[1]
+    if len(indptr) != n_lines + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise ValueError(f"{name}.indptr must begin with 0, never fall and have {n_lines + 1} entries")
     if indptr[-1] > len(indices) or len(indices) != len(matrix.data):
         raise ValueError(f"{name}.indices and {name}.data must have indptr[-1] = {indptr[-1]} entries, "
                          f"got {len(indices)} and {len(matrix.data)}")
-    if len(indices) and not (0 <= indices.min() and indices.max() < matrix.shape[1]):
-        bad = indices.min() if indices.min() < 0 else indices.max()
-        raise ValueError(f"{name}.indices must lie in 0..{matrix.shape[1] - 1}, got {bad}")
+    _check_range(indices[:indptr[-1]], f"{name}.indices", n_ids)  # the rest is spare room
+
+
+def _check_range(ids, name, bound):
+    if ids.size and not (0 <= ids.min() and ids.max() < bound):
+        bad = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"{name} must lie in 0..{bound - 1}, got {bad}")
 
 
 def matrix(X, name="X", *, n_columns=None, what="features"):
@@ -143,7 +159,7 @@ def matrix(X, name="X", *, n_columns=None, what="features"):
 
 def vector(values, name, length):
     """A finite one-dimensional float32 array of a given length."""
-    values = np.asarray(values)
+    values = _array(values, name)
     _check_numeric(values.dtype, name)
     if values.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), got {values.shape}")
@@ -154,20 +170,18 @@ def vector(values, name, length):
 
 def ids(values, name, bound, *, unique=False):
     """One-dimensional int32 ids in 0..bound-1."""
-    values = np.asarray(values)
+    values = _array(values, name)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise ValueError(f"{name} must be a one-dimensional array of integers, got shape {values.shape} and dtype "
                          f"{values.dtype}")
-    if values.size and not (0 <= values.min() and values.max() < bound):
-        bad = values.min() if values.min() < 0 else values.max()
-        raise ValueError(f"{name} must lie in 0..{bound - 1}, got {bad}")
+    _check_range(values, name, bound)
     values = np.ascontiguousarray(values, dtype=np.int32)
     if unique and len(np.unique(values)) != len(values):
         raise ValueError(f"{name} must be distinct, got repeated ids")
     return values
 
 
-def targets(Y, n_rows, n_labels, *, values=False):
+def targets(Y, n_rows, n_labels, *, values=False, name="Y", x_name="X"):
     """Targets as CSR over labels: from class ids (n,), a sparse indicator matrix, or a dense matrix.
 
     Entries stored as zero are dropped unless `values` (regression) is true.
@@ -175,25 +189,25 @@ def targets(Y, n_rows, n_labels, *, values=False):
     if isinstance(Y, _csr.CSR):
         out = Y
     elif sp.issparse(Y):
-        out = sparse(Y, "Y", n_columns=n_labels, what="labels")
+        out = sparse(Y, name, n_columns=n_labels, what="labels")
     else:
-        Y = np.asarray(Y)
+        Y = _array(Y, name)
         if Y.ndim == 1 and values:
             Y = Y[:, None]
         if Y.ndim == 1:
             if Y.dtype.kind == "f" and Y.size and np.isfinite(Y).all() and (Y == np.floor(Y)).all():
                 Y = Y.astype(np.int64)
-            labels = ids(Y, "Y", n_labels)
+            labels = ids(Y, name, n_labels)
             out = _csr.CSR(np.arange(len(labels) + 1, dtype=np.int64), labels,
                            np.ones(len(labels), np.float32), n_labels)
         else:
-            array = dense(Y, "Y", n_columns=n_labels, what="labels")
+            array = dense(Y, name, n_columns=n_labels, what="labels")
             out = _csr.CSR(np.arange(len(array) + 1, dtype=np.int64) * n_labels,
                            np.tile(np.arange(n_labels, dtype=np.int32), len(array)), array.ravel(), n_labels)
     if out.shape[0] != n_rows:
-        raise ValueError(f"Y must have as many rows as X, got {out.shape[0]} and {n_rows}")
+        raise ValueError(f"{name} must have as many rows as {x_name}, got {out.shape[0]} and {n_rows}")
     if not values and out.nnz and not out.data.all():
-        kept = out.to_scipy()
+        kept = out.to_scipy().copy()  # its arrays may be the caller's
         kept.eliminate_zeros()
         out = _csr.from_scipy(kept)
     return out

@@ -42,6 +42,7 @@ class SimHash:
 
     def fit(self, n_dims, random_state=None):
         """Draw the hyperplanes for vectors of `n_dims` dimensions."""
+        n_dims = check.integer(n_dims, "n_dims")
         rng = check.generator(random_state)
         self.planes_ = rng.standard_normal((self.tables * self.bits, n_dims), dtype=np.float32)
         return self
@@ -51,12 +52,16 @@ class SimHash:
 
         Parameters
         ----------
-        V : ndarray of shape (n, n_dims), float32
+        V : array of shape (n, n_dims)
+        n_threads : int
 
         Returns
         -------
         ndarray of shape (n, tables), int32
         """
+        if not hasattr(self, "planes_"):
+            raise ValueError("this SimHash has no hyperplanes yet; call fit(n_dims) first")
+        V = check.dense(V, "V", n_columns=self.planes_.shape[1])
         codes = np.empty((len(V), self.tables), np.int32)
         _hashing.pack_codes(matmul(V, self.planes_, n_threads, transpose_b=True), self.bits, codes, n_threads)
         return codes

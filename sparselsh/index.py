@@ -1,9 +1,12 @@
 """LSHIndex: which neurons have the largest inner products with an input."""
+import time
+
 import numpy as np
 import scipy.sparse as sp
 
 from . import _validation as check
 from ._core import _sketches as kernels
+from ._linalg import exact_topk
 from ._sketching import Sketches
 from ._tables import Tables
 from ._threads import resolve
@@ -13,43 +16,60 @@ from .transforms import Transform, second_moment
 __all__ = ["LSHIndex"]
 
 CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
+SCALINGS = (0.0, 0.5)  # what "auto" tries: which is better depends on the network
+CALIBRATION_QUERIES = 256
+BATCH = 32  # from so many queries on, the plan for batches holds
 
 
 class LSHIndex:
     """An index of neurons for maximum inner product search.
 
-    Neurons are centred and scaled (see `sparselsh.transforms`), then hashed into tables, which give active sets
-    for training (:meth:`query`), and sketched in a bit a dimension, which ranks them for :meth:`search`; the best
-    `n_candidates` of that ranking get their inner products computed exactly.
+    Neurons are centred and scaled (`sparselsh.transforms`). Hash tables give active sets for training
+    (:meth:`query`). For :meth:`search` the signs of a rotation of each neuron, a bit a dimension, rank those whose
+    norm is large enough to matter, and the best `n_candidates` of them get their inner products computed.
 
     Parameters
     ----------
-    family : SimHash or None
-        The hash family of the tables; None for no tables.
+    family : hash family or None
+        The family of the tables, such as ``SimHash()``; None for no tables, where only `search` is wanted.
     center : bool
         Subtract the mean neuron before hashing.
-    scaling : float
-        Exponent p of the query-aware scaling, in [0, 1]; used if `fit` is given queries.
+    scaling : float or "auto"
+        Exponent p of the query-aware scaling, in [0, 1]. "auto" takes 0 or 0.5, whichever finds more on the
+        queries given to `fit`, and 0 without queries.
     sketch_bits : int or None
         Bits of a sketch, a multiple of 64 and at most 1024; None for the multiple at or above 3/4 of the
         dimension, at least 128; 0 for no sketches.
+    recall : float
+        Share of the true neighbours that `search` is to find; `fit` sets `n_candidates` and the norm floor by it
+        where it is given queries.
+    plan : {"auto", "sketches", "exact"}
+        How `search` works. "auto" measures once, in `fit`, and computes every inner product where that takes less
+        time than the scan: the choice may then differ from run to run.
     dynamic : bool
         Leave room in the buckets, so that `update` moves a neuron without sorting the tables again.
     random_state : None, int or numpy.random.Generator
     n_threads : int or None
 
+    Attributes
+    ----------
+    n_candidates : int or None
+        Neurons whose inner product a search computes, as `tune` set it; None before: then max(128, 20 k,
+        n_neurons / 100), and at most 1024 unless k asks for more.
+
     References
     ----------
-    Neyshabur and Srebro, arXiv 1410.5518; Chen et al., SLIDE, arXiv 1903.03129; Gao and Long, RaBitQ, 2024.
+    Neyshabur and Srebro, arXiv 1410.5518; Chen et al., SLIDE, arXiv 1903.03129; Gao and Long, RaBitQ, 2024 (the
+    estimator); Yan et al., "Norm-ranging LSH for maximum inner product search", 2018 (the part of the norms).
     """
 
-    def __init__(self, family=None, *, center=True, scaling=0.5, sketch_bits=None, dynamic=False,
-                 random_state=None, n_threads=None):
+    def __init__(self, family=None, *, center=True, scaling="auto", sketch_bits=None, recall=0.98, plan="auto",
+                 dynamic=False, random_state=None, n_threads=None):
         if family is not None and not hasattr(family, "hash"):
             raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
         self.family = family
         self.center = bool(center)
-        self.scaling = check.number(scaling, "scaling", minimum=0, maximum=1)
+        self.scaling = scaling if scaling == "auto" else check.number(scaling, "scaling", minimum=0, maximum=1)
         if sketch_bits is not None:
             sketch_bits = check.integer(sketch_bits, "sketch_bits", minimum=0, maximum=1024)
             if sketch_bits % 64:
@@ -57,9 +77,12 @@ class LSHIndex:
         self.sketch_bits = sketch_bits
         if family is None and sketch_bits == 0:
             raise ValueError("family=None and sketch_bits=0 leave nothing to search with; give one of them")
+        self.recall = check.number(recall, "recall", above=0, below=1)
+        self.plan = check.choice(plan, "plan", ("auto", "sketches", "exact"))
         self.dynamic = bool(dynamic)
         self.random_state = random_state
         self.n_threads = check.threads(n_threads)
+        self._W = None
 
     # -- building ---------------------------------------------------------------------------------------------
 
@@ -72,7 +95,7 @@ class LSHIndex:
             Kept by reference where it is C-contiguous float32, else as a copy.
         bias : array of shape (n_neurons,) or None
         queries : array of shape (n_queries, n_in) or None
-            A sample of inputs, for the scaling.
+            A sample of inputs, some hundreds: scaling, norm floor, `n_candidates` and plan are set by it.
 
         Returns
         -------
@@ -83,31 +106,134 @@ class LSHIndex:
         if min(W.shape) == 0:
             raise ValueError(f"W must have at least one row and one column, got shape {W.shape}")
         bias = np.zeros(len(W), np.float32) if bias is None else check.vector(bias, "bias", len(W))
-        moment = None
         if queries is not None:
             queries = check.dense(queries, "queries", n_columns=W.shape[1])
-            moment = second_moment(queries, resolve(self.n_threads))
-        return self.rebuild(W, bias, moment)
+            queries = queries if len(queries) else None
+        return self.rebuild(W, bias, queries)
 
-    def rebuild(self, W, bias, moment=None):
-        """`fit` for trusted arrays (float32, C-contiguous) and a second moment of the inputs."""
-        rng = check.generator(self.random_state)
+    def rebuild(self, W, bias, queries=None):
+        """`fit` for trusted arrays: float32, C-contiguous."""
         n_threads = resolve(self.n_threads)
+        self._rng = check.generator(self.random_state)
         self._W, self._bias = W, bias
-        n, n_dims = W.shape[0], W.shape[1] + 1
-        self._transform = Transform(self.center, self.scaling).fit(W, bias, moment)
-        self._tables = self._sketches = None
+        self._removed = np.zeros(len(W), bool)
+        self._tables = self._sketches = self.n_candidates = None
+        self._curve, self._exact = [], {"single": self.plan == "exact", "batch": self.plan == "exact"}
+        moment = None if queries is None else second_moment(queries, n_threads)
+        self._transform = Transform(self.center, 0.0 if self.scaling == "auto" else self.scaling)
+        self._transform.fit(W, bias, moment)
         if self.family is not None:
-            self._tables = Tables(self.family, n, n_dims, self.dynamic, rng)
-            for start in range(0, n, CHUNK):
-                self._tables.encode(start, self._vectors(slice(start, start + CHUNK)), n_threads)
-            self._tables.build(n_threads)
-        self._sketch_seed = rng.integers(2**63)
-        self._stale = None  # which sketches are out of date; they are first made when `search` needs them
+            self._build_tables(n_threads)
+        if self.sketch_bits != 0:
+            self._build_sketches(moment, queries, n_threads)
         return self
 
+    def _build_tables(self, n_threads):
+        n, n_in = self._W.shape
+        self._tables = Tables(self.family, n, n_in + 1, self.dynamic, self._rng)
+        for start in range(0, n, CHUNK):
+            self._tables.encode(start, self._vectors(slice(start, start + CHUNK)), n_threads)
+        self._tables.build(n_threads)
+
+    def _build_sketches(self, moment, queries, n_threads):
+        if queries is None:
+            self._sketches = self._sketched(self._transform, 0.0, n_threads)
+            return
+        sample, k = _sample(queries), min(5, len(self._W))
+        truth, _ = exact_topk(sample, self._W, self._bias, k, n_threads)
+        if self.scaling == "auto":
+            self._transform = self._better_transform(moment, sample, truth, n_threads)
+        self._sketches = self._sketched(self._transform, self._norm_floor(truth, n_threads), n_threads)
+        self.tune(queries, k=k, recall=self.recall)
+
+    def _sketched(self, transform, norm_floor, n_threads):
+        n, n_in = self._W.shape
+        n_bits = self.sketch_bits if self.sketch_bits is not None else max(128, -(-3 * n_in // 256) * 64)
+        sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(n_bits))
+        for start in range(0, n, CHUNK):
+            rows = np.arange(start, min(start + CHUNK, n), dtype=np.int32)
+            sketches.update(rows, transform.neurons(self._W[rows], self._bias[rows], n_threads), n_threads)
+        return sketches.prepare(transform)
+
+    def _better_transform(self, moment, sample, truth, n_threads):
+        """The scaling under which the sketches rank the true neighbours best."""
+        n_best = min(len(self._W), max(32, len(self._W) // 256))
+        found = {}
+        for scaling in SCALINGS:
+            transform = Transform(self.center, scaling).fit(self._W, self._bias, moment)
+            sketches = self._sketched(transform, 0.0, n_threads)
+            ids = sketches.scan(sample, n_best, n_threads)
+            found[transform] = _recall(ids, truth)
+        return max(found, key=found.get)
+
+    def _norm_floor(self, truth, n_threads):
+        # A tenth of the misses that the recall allows may come from the floor; it is not worth having where it
+        # would leave out less than a third.
+        norms = np.linalg.norm(self._vectors(np.unique(truth)), axis=1)
+        norms = norms[np.searchsorted(np.unique(truth), truth.ravel())]
+        floor = float(np.quantile(norms, (1 - self.recall) / 10)) * 0.98
+        sample = self._vectors(slice(None, None, -(-len(self._W) // 4096)))
+        return floor if (np.linalg.norm(sample, axis=1) < floor).mean() > 1 / 3 else 0.0
+
+    def tune(self, queries, k=5, recall=None):
+        """Set `n_candidates` to the smallest number that reaches a recall on the queries, and choose the plan.
+
+        Parameters
+        ----------
+        queries : array of shape (n_queries, n_in)
+            256 of them are used.
+        k : int
+        recall : float or None
+            Share of the k true neighbours to find; None for the index's own.
+
+        Returns
+        -------
+        list of dict
+            The curve that was seen: n_candidates, recall, microseconds (a query, in a batch).
+
+        Raises
+        ------
+        ValueError
+            If the index has no sketches.
+        """
+        self._check_fitted()
+        if self._sketches is None:
+            raise ValueError("tune needs sketches, but sketch_bits is 0; create the index with sketch_bits=None")
+        queries = _sample(check.dense(queries, "queries", n_columns=self._W.shape[1]))
+        if not len(queries):
+            raise ValueError("queries must have at least one row, got none")
+        k = min(check.integer(k, "k"), len(self._W))
+        recall = self.recall if recall is None else check.number(recall, "recall", above=0, below=1)
+        n_threads = resolve(self.n_threads)
+        (truth, _), exact_time = _timed(exact_topk, queries, self._W, self._bias, k, n_threads)
+        self._curve = []
+        n, limit = max(16, 2 * k), max(1, self._sketches.n)
+        while True:
+            n = min(n, limit)
+            (ids, _), seconds = _timed(self._approximate, queries, k, n, n_threads)
+            self._curve.append({"n_candidates": n, "recall": _recall(ids, truth),
+                                "microseconds": seconds / len(queries) * 1e6})
+            if self._curve[-1]["recall"] >= recall or n == limit:
+                break
+            n = -(-n * 3 // 2)
+        self.n_candidates = n
+        if self.plan == "auto":
+            self._measure_plan(queries[:8], k, exact_time / len(queries), seconds / len(queries), n_threads)
+        return list(self._curve)
+
+    def _measure_plan(self, few, k, exact_time, scan_time, n_threads):
+        def one_by_one(search, *arguments):
+            return min(_timed(search, few[i:i + 1], *arguments, n_threads)[1] for i in range(len(few)))
+
+        exact = one_by_one(exact_topk, self._W, self._bias, k)
+        scan = one_by_one(self._approximate, k, self.n_candidates)
+        self._times = {"single": (scan, exact), "batch": (scan_time, exact_time)}
+        self._exact = {kind: exact < scan for kind, (scan, exact) in self._times.items()}
+
+    # -- changes ----------------------------------------------------------------------------------------------
+
     def update(self, W, rows):
-        """Take in that rows of W have changed.
+        """Take in that rows of W have changed. The transform stays that of `fit`.
 
         Parameters
         ----------
@@ -117,32 +243,26 @@ class LSHIndex:
             The ids of the changed neurons, distinct.
         """
         self._check_fitted()
-        if W is not self._W:
+        rows = check.ids(rows, "rows", len(self._W), unique=True)
+        if W is self._W:
+            check.dense(W[rows], "W[rows]")
+        else:
             self._W = check.dense(W, "W", n_columns=self._W.shape[1], n_rows=len(self._W))
-        self.refresh(check.ids(rows, "rows", len(self._W), unique=True))
+        self.refresh(rows)
 
     def refresh(self, rows):
         """`update` for trusted ids of rows that changed in place."""
-        if self._tables is not None and len(rows):
-            self._tables.update(rows, self._vectors(rows), resolve(self.n_threads))
-        if self._stale is not None:
-            self._stale[rows] = True
+        if not len(rows):
+            return
+        n_threads = resolve(self.n_threads)
+        V = self._vectors(rows)
+        if self._tables is not None:
+            self._tables.update(rows, V, n_threads)
+        if self._sketches is not None:
+            self._sketches.update(rows, V, n_threads)
 
     def _vectors(self, rows):
         return self._transform.neurons(self._W[rows], self._bias[rows], resolve(self.n_threads))
-
-    def _ready_sketches(self):
-        n, n_in = self._W.shape
-        if self._stale is None:
-            n_bits = self.sketch_bits if self.sketch_bits is not None else max(128, -(-3 * n_in // 256) * 64)
-            self._sketches = Sketches(n_bits, n, n_in + 1, np.random.default_rng(self._sketch_seed))
-            self._stale = np.ones(n, bool)
-        rows = np.flatnonzero(self._stale).astype(np.int32)
-        for start in range(0, len(rows), CHUNK):
-            part = rows[start:start + CHUNK]
-            self._sketches.update(part, self._vectors(part), resolve(self.n_threads))
-        self._stale[rows] = False
-        return self._sketches
 
     # -- asking -----------------------------------------------------------------------------------------------
 
@@ -189,13 +309,12 @@ class LSHIndex:
         X : array of shape (n_queries, n_in)
         k : int
         n_candidates : int or None
-            Neurons whose inner product is computed exactly, at least k; None for max(128, 20 k, n_neurons / 100),
-            at most 1024 unless k asks for more.
+            Neurons whose inner product is computed exactly, at least k; None for the index's own number and plan.
 
         Returns
         -------
         ids : ndarray of shape (n_queries, k), int32
-            Best first; -1 where there are fewer than k neurons.
+            Best first; -1 where fewer than k neurons were found.
         scores : ndarray of shape (n_queries, k), float32
             The exact inner products plus bias, -inf where there is none.
         """
@@ -208,23 +327,34 @@ class LSHIndex:
 
     def best(self, X, k, n_candidates=None):
         """`search` for trusted input."""
-        n_threads = resolve(self.n_threads)
-        n_candidates = min(len(self._W), n_candidates or self.default_candidates(k))
-        if self.sketch_bits == 0:
+        n_threads = resolve(self.n_threads) if len(X) > 1 else 1  # to wake a thread takes as long as a search
+        if n_candidates is None and self.computes_all(len(X)):
+            return exact_topk(X, self._W, self._bias, k, n_threads)
+        return self._approximate(X, k, n_candidates or self.default_candidates(k), n_threads)
+
+    def _approximate(self, X, k, n_candidates, n_threads):
+        n_candidates = min(n_candidates, len(self._W))
+        if self._sketches is None:
             candidates, _ = self.candidates(X, n_candidates)
         else:
-            candidates, _ = self._ready_sketches().scan(self._transform.queries(X, n_threads), n_candidates, n_threads)
-        ids = np.full((len(X), k), -1, np.int32)
-        scores = np.full((len(X), k), -np.inf, np.float32)
+            candidates = self._sketches.scan(X, n_candidates, n_threads)
+        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
         kernels.rerank(candidates, X, self._W, self._bias, ids, scores, n_threads)
         return ids, scores
 
+    def computes_all(self, n_queries):
+        """Whether the plan for so many queries at a time computes every inner product."""
+        return self._exact["batch" if n_queries >= BATCH else "single"]
+
     def default_candidates(self, k):
-        """How many inner products `search` computes exactly where the call does not say."""
-        return min(len(self._W), max(20 * k, min(max(128, len(self._W) // 100), 1024)))
+        """How many inner products a search computes where the call does not say."""
+        n = self.n_candidates
+        if n is None:
+            n = min(max(128, len(self._W) // 100), 1024)
+        return min(len(self._W), max(n, 20 * k if self.n_candidates is None else 2 * k))
 
     def _check_fitted(self):
-        if not hasattr(self, "_W"):
+        if self._W is None:
             raise ValueError("this LSHIndex has no neurons yet; call fit(W) first")
 
     @property
@@ -233,10 +363,53 @@ class LSHIndex:
         self._check_fitted()
         return sum(part.nbytes for part in (self._tables, self._sketches) if part is not None)
 
+    def report(self):
+        """What `fit` and `tune` chose and measured.
+
+        Returns
+        -------
+        dict
+            n_neurons, n_in, scaling, sketch_bits, n_sketched (neurons long enough to be found by `search`),
+            n_candidates, bytes_per_neuron, curve (see `tune`) and plan: for "single" queries and a "batch" of them,
+            which of "sketches" and "exact" is used and, where measured, the microseconds a query of each.
+        """
+        self._check_fitted()
+        plan = {}
+        for kind in ("single", "batch"):
+            plan[kind] = {"use": "exact" if self._exact[kind] else "sketches"}
+            if self._curve and self.plan == "auto":
+                scan, exact = self._times[kind]
+                plan[kind] |= {"sketches_microseconds": scan * 1e6, "exact_microseconds": exact * 1e6}
+        return {"n_neurons": len(self._W), "n_in": self._W.shape[1], "scaling": self._transform.scaling,
+                "sketch_bits": self._sketches.blocks.shape[1] // 4 if self._sketches is not None else 0,
+                "n_sketched": self._sketches.n if self._sketches is not None else 0,
+                "n_candidates": self.n_candidates, "bytes_per_neuron": self.nbytes / len(self._W),
+                "curve": list(self._curve), "plan": plan}
+
     def __repr__(self):
-        size = f", {len(self._W)} neurons x {self._W.shape[1]}" if hasattr(self, "_W") else ""
-        return (f"LSHIndex({self.family!r}, center={self.center}, scaling={self.scaling:g}, "
-                f"sketch_bits={self.sketch_bits}{size})")
+        fitted = ""
+        if self._W is not None:
+            use = ", ".join(f"{kind}: {'exact' if exact else 'sketches'}" for kind, exact in self._exact.items())
+            fitted = f", {len(self._W)} neurons x {self._W.shape[1]}, n_candidates={self.n_candidates}, {use}"
+        return (f"LSHIndex({self.family!r}, center={self.center}, scaling={self.scaling!r}, "
+                f"sketch_bits={self.sketch_bits}{fitted})")
+
+
+def _sample(queries):
+    """At most CALIBRATION_QUERIES of the queries, evenly spaced."""
+    return np.ascontiguousarray(queries[::-(-len(queries) // CALIBRATION_QUERIES) or 1])
+
+
+def _recall(ids, truth):
+    """Share of the true ids, -1 aside, that stand in the same row of `ids`."""
+    found = (truth[:, :, None] == ids[:, None, :]).any(axis=2)
+    return float(found[truth >= 0].mean())
+
+
+def _timed(call, *arguments):
+    begin = time.perf_counter()
+    result = call(*arguments)
+    return result, time.perf_counter() - begin
 
 
 def default_family(n_neurons):

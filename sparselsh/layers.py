@@ -17,11 +17,10 @@ from . import _validation as check
 from ._core import _products, _select
 from ._csr import CSR
 from ._gradients import DenseGradient, Groups, Parameter, ProductGradient
-from ._linalg import matmul
+from ._linalg import matmul, row_chunks
 
 __all__ = ["Linear"]
 
-EXACT_CHUNK = 1 << 24  # logits computed at a time by an exact search: 64 MB
 
 
 class Step(NamedTuple):
@@ -119,12 +118,13 @@ class Linear:
     def forward(self, x, step):
         """The outputs of all neurons, (n, n_out)."""
         out, backprop = self._forward_sparse(x, step) if isinstance(x, CSR) else self._forward_dense(x, step)
-        if self.activation == "relu":
-            np.maximum(out, 0, out=out)
+        if self.activation is None:
+            return out, backprop
+        np.maximum(out, 0, out=out)
+        positive = out > 0 if step.training else None  # a loss writes its gradient over the outputs
 
         def backprop_activation(d_out):
-            if self.activation == "relu":
-                d_out *= out > 0
+            d_out *= positive
             return backprop(d_out)
 
         return out, backprop_activation
@@ -191,9 +191,7 @@ class Linear:
         """Ids and scores of the k largest outputs of each row, (n, k) each."""
         ids = np.full((x.shape[0], k), -1, np.int32)
         scores = np.full((x.shape[0], k), -np.inf, np.float32)
-        n_rows = max(1, EXACT_CHUNK // self.n_out)
-        for start in range(0, x.shape[0], n_rows):
-            stop = min(start + n_rows, x.shape[0])
+        for start, stop in row_chunks(x.shape[0], self.n_out):
             part = x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
             out, _ = Linear.forward(self, part, Step(n_threads=n_threads))
             _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
@@ -203,8 +201,16 @@ class Linear:
         """Share of the neurons that topk computes in full."""
         return 1.0
 
+    def settle(self):
+        """Called before saving: bring what is not saved into the state it has after loading."""
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer that `config` describes, without weights."""
+        return cls(**config)
+
     def config(self):
-        """Constructor arguments, for saving."""
+        """What makes the layer again but for its weights; plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
                 "init_scale": self.init_scale}
 

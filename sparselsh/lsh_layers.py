@@ -6,13 +6,15 @@ from ._core import _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS
+from .hashing import SimHash
 from .index import LSHIndex, default_family
 from .layers import BatchActive, Linear
-from .transforms import second_moment
 
 __all__ = ["LSHLinear"]
 
 NO_LABELS = np.zeros(0, np.int32)
+N_INPUTS = 1024  # inputs kept of the last steps: a sample to set up the search with
+FEW_NEURONS = 4096  # below, computing all of them is as fast as a search
 
 
 class LSHLinear(Linear):
@@ -60,14 +62,17 @@ class LSHLinear(Linear):
         self.active = None if active is None else check.choice(active, "active", ("batch", "sample"))
         self.candidates = check.integer(candidates, "candidates", minimum=0)
         self.fill = bool(fill)
+        if family is not None and not isinstance(family, SimHash):
+            raise TypeError(f"family must be SimHash() or None, got {family!r}")
         self.family = family
         self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
         self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
-        self._index = None
-        self._moment = None
+        self._tables = None  # the index for training: hash tables
+        self._searcher = None  # the index for topk: sketches
+        self._changed = None  # rows updated since the searcher was built
+        self._inputs = np.empty((0, self.n_in), np.float32)
         self._next_rebuild = 0
         self._interval = first_rebuild
-        self._n_updated = 0  # rows updated since the index was built
         self._seed = 0
 
     @classmethod
@@ -81,7 +86,7 @@ class LSHLinear(Linear):
         self._seed = int(rng.integers(2**31))
 
     def set_weights(self, weight, bias=None):
-        self._index = None
+        self.settle()
         return super().set_weights(weight, bias)
 
     @property
@@ -96,35 +101,52 @@ class LSHLinear(Linear):
         """Whether every neuron is computed."""
         return self.n_active == self.n_out
 
-    # -- the index --------------------------------------------------------------------------------------------
-
-    def _build_index(self):
-        if self._index is None:
-            family = self.family if self.family is not None else default_family(self.n_out)
-            self._index = LSHIndex(family, dynamic=True, random_state=self._seed)
-        self._index.rebuild(self.weight, self.bias, self._moment)
-        self._n_updated = 0
+    # -- the two indexes --------------------------------------------------------------------------------------
 
     def prepare(self, step_number):
-        if not self.is_dense and (self._index is None or step_number >= self._next_rebuild):
-            if self._index is not None:
+        if self.is_dense or (not self.candidates and self.active == "batch"):
+            return
+        if self._tables is None or step_number >= self._next_rebuild:
+            if self._tables is not None:
                 self._interval *= self.rebuild_growth
-            self._build_index()
+            self._build_tables()
             self._next_rebuild = step_number + round(self._interval)
 
+    def _build_tables(self):
+        if self._tables is None:
+            family = self.family if self.family is not None else default_family(self.n_out)
+            self._tables = LSHIndex(family, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
+        self._tables.rebuild(self.weight, self.bias)
+
     def updated(self, pairs):
-        if self._index is None:
-            return
         for parameter, gradient in pairs:
             if parameter is self._w:
-                rows = np.arange(self.n_out, dtype=np.int32) if gradient.rows is None else gradient.rows
-                self._index.refresh(rows)
-                self._n_updated += len(rows)
+                rows = gradient.rows if gradient.rows is not None else np.arange(self.n_out, dtype=np.int32)
+                if self._tables is not None:
+                    self._tables.refresh(rows)
+                if self._searcher is not None:
+                    self._changed[rows] = True
 
-    def _observe(self, x, n_threads):
-        """Keep a running second moment of the inputs, for the scaling."""
-        moment = second_moment(x, n_threads)
-        self._moment = moment if self._moment is None else 0.9 * self._moment + 0.1 * moment
+    def _ready_searcher(self, n_threads):
+        n_changed = np.count_nonzero(self._changed) if self._searcher is not None else self.n_out
+        if n_changed > self.n_out // 4:
+            queries = self._inputs if len(self._inputs) else None
+            self._searcher = LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches",
+                                      n_threads=n_threads)
+            self._searcher.rebuild(self.weight, self.bias, queries)
+            self._changed = np.zeros(self.n_out, bool)
+        elif n_changed:
+            self._searcher.n_threads = n_threads
+            self._searcher.refresh(np.flatnonzero(self._changed).astype(np.int32))
+            self._changed[:] = False
+        self._searcher.n_threads = n_threads
+        return self._searcher
+
+    def _observe(self, x, step):
+        """Keep some inputs of the last steps."""
+        if step.training and step.seed % 4 == 0:
+            new = x[:64] if not isinstance(x, CSR) else x.slice(0, min(64, x.shape[0])).to_dense()
+            self._inputs = np.concatenate([self._inputs[-(N_INPUTS - len(new)):], new])
 
     # -- forward ----------------------------------------------------------------------------------------------
 
@@ -132,9 +154,7 @@ class LSHLinear(Linear):
         """The outputs of the active neurons."""
         if self.is_dense:
             return super().forward(x, step)
-        if self._index is None:
-            self._build_index()
-        self._index.n_threads = step.n_threads
+        self._observe(x, step)
         if isinstance(x, CSR) or self.active == "sample":
             return self._forward_sample(x, step)
         return self._forward_batch(x, step)
@@ -144,18 +164,18 @@ class LSHLinear(Linear):
         return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
 
     def _forward_batch(self, x, step):
-        if step.training and step.seed % 8 == 0:
-            self._observe(x, step.n_threads)
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
         _gemm.active_outputs(x, w, ids, self.bias[ids], out, n_threads)
+        positive = None
         if self.activation == "relu":
             np.maximum(out, 0, out=out)
+            positive = out > 0  # a loss writes its gradient over the outputs
 
         def backprop(d_out):
-            if self.activation == "relu":
-                d_out *= out > 0
+            if positive is not None:
+                d_out *= positive
             dx = None
             if step.need_input_gradient:
                 dx = np.empty_like(x)
@@ -169,18 +189,25 @@ class LSHLinear(Linear):
         labels = step.labels.indices if step.labels is not None else NO_LABELS
         found = NO_LABELS
         if self.candidates:
-            found, _ = self._index.candidates(x, min(self.candidates, self.n_out))
+            found = self._found(x, self.candidates, step)
             found = np.ascontiguousarray(found.T).ravel()  # every sample's best before any sample's second best
         ids, spare = np.empty((2, min(max(self.n_active, len(labels)), self.n_out)), np.int32)
         n = _select.batch_union(labels, found, self.n_active, self.fill, step.seed, self._slots(1)[0], spare, ids)
         return ids[:n]
+
+    def _found(self, x, n, step):
+        """Ids of the n neurons that share most buckets with each input, best first, -1 for none."""
+        if self._tables is None:
+            self._build_tables()
+        self._tables.n_threads = step.n_threads
+        return self._tables.candidates(x, min(n, self.n_out))[0]
 
     def _slots(self, n_threads):
         if self._slot is None or self._slot.ndim != 2 or len(self._slot) < n_threads:
             self._slot = np.full((n_threads, self.n_out), -1, np.int32)
         return self._slot[:n_threads]
 
-    def _group(self, s):
+    def _group_active(self, s):
         rows = np.empty(min(s.nnz, self.n_out), np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
         entries, samples = np.empty((2, s.nnz), np.int32)
@@ -189,19 +216,25 @@ class LSHLinear(Linear):
 
     def _forward_sample(self, x, step):
         active = self._sample_sets(x, step)
-        groups = self._group(active)
+        groups = self._group_active(active)
         if isinstance(x, CSR):
             _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, self._w.value, self.bias, active.data,
                                        step.n_threads)
         else:
             _products.sampled_dots(*groups, x, self._w.value, self.bias, active.data, step.n_threads)
-        if self.activation == "relu":
+        positive = None
+        if self.activation == "relu" and step.labels is not None:
+            np.maximum(active.data, 0, out=active.data)  # a loss needs the labels, be they zero
+            positive = active.data > 0
+        elif self.activation == "relu":
             active = _positive(active)
             groups = None
 
         def backprop(d_out):
+            if positive is not None:
+                d_out *= positive
             s = active._replace(data=d_out)
-            g = groups if groups is not None else self._group(active)
+            g = groups if groups is not None else self._group_active(active)
             db = np.empty((len(g.rows), 1), np.float32)
             _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
             pairs = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
@@ -222,7 +255,7 @@ class LSHLinear(Linear):
     def _sample_sets(self, x, step):
         dense = x.to_dense() if isinstance(x, CSR) else x
         n = len(dense)
-        found, _ = self._index.candidates(dense, self.n_active)
+        found = self._found(dense, self.n_active, step)
         labels = step.labels
         if labels is None:
             labels = CSR(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), self.n_out)
@@ -242,20 +275,35 @@ class LSHLinear(Linear):
 
     def topk(self, x, k, *, exact=False, n_threads=1):
         """Ids and scores of the k largest outputs; `exact` computes every neuron."""
-        if exact or self.is_dense:
+        if exact or self._computes_all(k, n_threads):
             return super().topk(x, k, n_threads=n_threads)
-        if self._index is None or self._n_updated > self.n_out // 2:
-            self._build_index()
-        self._index.n_threads = n_threads
-        return self._index.best(x.to_dense() if isinstance(x, CSR) else x, k)
+        return self._searcher.best(x.to_dense() if isinstance(x, CSR) else x, k)
+
+    def _computes_all(self, k, n_threads):
+        # A rule, not a measurement, so that a network gives the same answers whenever it is asked.
+        if self.is_dense or self.n_out < FEW_NEURONS:
+            return True
+        return self._ready_searcher(n_threads).default_candidates(k) > self.n_out // 8
 
     def share_computed(self, k, *, exact=False):
-        if exact or self.is_dense or self._index is None:
+        if exact or self._computes_all(k, 1):
             return 1.0
-        return self._index.default_candidates(k) / self.n_out
+        return self._searcher.default_candidates(k) / self.n_out
+
+    def settle(self):
+        self._tables = self._searcher = None
+
+    @classmethod
+    def from_config(cls, config):
+        family, seed = config.pop("family"), config.pop("seed")
+        layer = cls(**config, family=family and SimHash(**family))
+        layer._seed = check.integer(seed, "seed", minimum=0)
+        return layer
 
     def config(self):
+        family = self.family and {"bits": self.family.bits, "tables": self.family.tables}
         return super().config() | {
+            "family": family, "seed": self._seed,
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
             "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
         }

@@ -13,7 +13,7 @@ from ._version import __version__
 from .layers import BatchActive, Linear, Step
 from .losses import LOSSES, MeanSquaredError
 from .lsh_layers import LSHLinear
-from .optim import Adam
+from .optim import SGD, Adam
 
 __all__ = ["Network", "load"]
 
@@ -54,18 +54,23 @@ class Network:
     """
 
     def __init__(self, layers, *, loss="softmax", random_state=None, n_threads=None):
+        if isinstance(layers, Linear):
+            raise TypeError(f"layers must be a sequence of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
         if not self.layers:
             raise ValueError("layers must hold at least one layer, got none")
         for i, layer in enumerate(self.layers):
             if not isinstance(layer, Linear):
                 raise TypeError(f"layers[{i}] must be Linear or LSHLinear, got {layer!r}")
+            if any(layer is other for other in self.layers[:i]):
+                raise ValueError(f"layers[{i}] is a layer that the network holds already; make one for each place")
             if i and self.layers[i - 1].n_out != layer.n_in:
                 raise ValueError(f"layers[{i}] takes {layer.n_in} inputs but layers[{i - 1}] gives "
                                  f"{self.layers[i - 1].n_out}; make them equal")
             if isinstance(layer, LSHLinear):
                 self._choose_active(layer, i)
-        self.loss = LOSSES[check.choice(loss, "loss", tuple(LOSSES))]() if isinstance(loss, str) else loss
+        is_object = isinstance(loss, tuple(LOSSES.values()))
+        self.loss = loss if is_object else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
         self.n_threads = check.threads(n_threads)
         self._rng = check.generator(random_state)
         self._n_steps = 0
@@ -101,7 +106,7 @@ class Network:
         Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
             Class ids, or an indicator matrix of labels; for the loss "mse", target values.
         optimizer : SGD, Adam or None
-            None for ``Adam(lr=5e-3, schedule="linear")``. An optimizer that is given again goes on with its state.
+            None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that is given again goes on with its state.
         epochs, batch_size : int
         validation : None or (X, Y)
             P@1 on it is measured after every epoch.
@@ -128,8 +133,8 @@ class Network:
                 X_val, Y_val = validation
             except (TypeError, ValueError):
                 raise ValueError("validation must be a pair (X, Y)") from None
-            validation = self._check_data(X_val, Y_val)
-        self._begin(X, optimizer if optimizer is not None else Adam(5e-3, schedule="linear"))
+            validation = self._check_data(X_val, Y_val, "validation[0]", "validation[1]")
+        self._begin(X, optimizer if optimizer is not None else Adam(1e-2, schedule="linear"))
         n = X.shape[0]
         n_batches = -(-n // batch_size)
         for epoch in range(epochs):
@@ -140,7 +145,7 @@ class Network:
                 entry = self._run_epoch(X, Y, order, batch_size, progress, bar)
                 if validation is not None:
                     entry["p_at_1"] = self._precision(*validation)
-                    bar.set_postfix(self._postfix(entry))
+                bar.set_postfix(self._postfix(entry))
             self.history.append({"epoch": len(self.history) + 1} | entry)
         self.computed_share = entry["computed_share"]
         return self
@@ -166,13 +171,16 @@ class Network:
             self._run_epoch(X, Y, np.arange(X.shape[0]), batch_size, (0.0, 0.0), bar)
         return self
 
-    def _check_data(self, X, Y):
-        X = check.matrix(X, n_columns=self.n_features)
+    def _check_data(self, X, Y, x_name="X", y_name="Y"):
+        X = check.matrix(X, x_name, n_columns=self.n_features)
         if X.shape[0] == 0:
-            raise ValueError("X must have at least one row, got none")
-        return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError))
+            raise ValueError(f"{x_name} must have at least one row, got none")
+        return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError),
+                                name=y_name, x_name=x_name)
 
     def _begin(self, X, optimizer):
+        if not isinstance(optimizer, (SGD, Adam)):
+            raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
         self.optimizer = optimizer
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
@@ -300,7 +308,8 @@ class Network:
         """Write weights and configuration as one safetensors file.
 
         The file is written beside `path` and renamed: a reader sees the old file or the new one. Optimizer state
-        is not kept.
+        is not kept, and hash tables are not either: those of this network are built anew, as loading does, so that
+        the loaded one gives the same answers.
 
         Parameters
         ----------
@@ -316,10 +325,11 @@ class Network:
         self._check_initialized()
         tensors = {}
         for i, layer in enumerate(self.layers):
+            layer.settle()
             tensors[f"layers.{i}.weight"] = layer._w.value
             tensors[f"layers.{i}.bias"] = layer.bias
-            if getattr(layer, "_moment", None) is not None:
-                tensors[f"layers.{i}.input_moment"] = layer._moment
+            if len(getattr(layer, "_inputs", ())):
+                tensors[f"layers.{i}.inputs"] = layer._inputs
         config = {
             "version": __version__,
             "loss": next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind)),
@@ -363,15 +373,16 @@ def load(path, *, n_threads=None):
     ImportError
         If the package safetensors is missing.
     """
+    n_threads = check.threads(n_threads)
     tensors, metadata = _files.read(path, "sparselsh.network")
     try:
         config = json.loads(metadata["config"])
         layers = []
         for i, entry in enumerate(config["layers"]):
             kind, flipped = LAYERS[entry.pop("type")], entry.pop("input_major")
-            layers.append(_load_layer(kind(**entry), i, tensors, flipped))
+            layers.append(_load_layer(kind.from_config(entry), i, tensors, flipped))
         return Network(layers, loss=config["loss"], n_threads=n_threads)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
                          f"({type(error).__name__}: {error}); save it again") from error
 
@@ -381,7 +392,6 @@ def _load_layer(layer, i, tensors, flipped):
     layer.set_weights(weight.T if flipped else weight, tensors[f"layers.{i}.bias"])
     if flipped:
         layer._w.flip()
-    if f"layers.{i}.input_moment" in tensors:
-        n = layer.n_in + 1
-        layer._moment = check.dense(tensors[f"layers.{i}.input_moment"], "input_moment", n_columns=n, n_rows=n)
+    if f"layers.{i}.inputs" in tensors:
+        layer._inputs = check.dense(tensors[f"layers.{i}.inputs"], "inputs", n_columns=layer.n_in)
     return layer

@@ -27,7 +27,7 @@ class _Optimizer:
 
     def __init__(self, lr, schedule):
         self.lr = check.number(lr, "lr", above=0)
-        if not callable(schedule) and schedule not in SCHEDULES:
+        if not callable(schedule) and schedule not in tuple(SCHEDULES):
             names = ", ".join(repr(s) for s in SCHEDULES)
             raise ValueError(f"schedule must be one of {names} or a function of the progress in [0, 1], "
                              f"got {schedule!r}")

@@ -158,6 +158,63 @@ def sum_groups(starts, entries, data):
     return np.array([values[starts[r] : starts[r + 1]].sum() for r in range(len(starts) - 1)])
 
 
+# ---- _gemm
+
+
+def matmul(a, transpose_a, b, transpose_b, bias):
+    a, b = a.astype(float), b.astype(float)
+    out = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+    return out + bias if len(bias) else out
+
+
+def active_outputs(x, w, rows, bias):
+    return x.astype(float) @ w[rows].astype(float).T + bias
+
+
+def active_input_gradient(dz, w, rows):
+    return dz.astype(float) @ w[rows].astype(float)
+
+
+def active_update(rule, w, m, v, rows, dz, x):
+    return update_at(rule, w, m, v, rows, dz.astype(float).T @ x.astype(float))
+
+
+# ---- _sketches
+
+
+def signs(rotated):
+    return np.where(rotated > 0, 1, -1)
+
+
+def pack(rotated, rows, blocks, size):
+    """`blocks` with the signs of rotated[r] as those of neuron rows[r]; a block holds `size` neurons."""
+    blocks = blocks.copy()
+    for bits, j in zip(rotated > 0, rows, strict=True):
+        for k, bit in enumerate(bits):
+            # nibble k // 4 of neurons 0..15 is the low half of a byte, that of 16..31 the high half
+            byte = k // 4 * (size // 2) + j % (size // 2)
+            place = 1 << k % 4 + 4 * (j % size // (size // 2))
+            blocks[j // size, byte] = blocks[j // size, byte] & (255 - place) | (place if bit else 0)
+    return blocks
+
+
+def sketch_scores(queries, rotated, factors):
+    return queries.astype(float) @ signs(rotated).T * factors
+
+
+def sketch_error(queries, factors):
+    """How far the 8-bit table may be off: half a step of it for each group of four bits."""
+    spread = np.abs(queries.astype(float)).reshape(len(queries), -1, 4).sum(axis=2)
+    step = spread.max(axis=1) / 127.5
+    return np.outer(step / 2 * spread.shape[1], np.abs(factors))
+
+
+def rerank(ids, x, w, bias, k):
+    scores = np.array([[x[i].astype(float) @ w[j].astype(float) + bias[j] for j in row]
+                       for i, row in enumerate(ids)]).reshape(ids.shape)
+    return top_k(scores, ids, k)
+
+
 # ---- _losses: each returns (losses, gradient)
 
 

@@ -58,6 +58,19 @@ cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
     return 0
 
 
+cdef enum:
+    FEW = 3  # rows of a up to which dot products, which pack nothing, are faster than the product by panels
+    RUN = 256  # columns of c that a thread computes at a time
+
+
+cdef void _dots(const leaves_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const float *b, Py_ssize_t first,
+                Py_ssize_t last, Py_ssize_t n, const float *bias, float *c) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for j in range(first, last):
+        for i in range(m):
+            c[i * n + j] = f.dot(a + i * k, b + j * k, k) + (bias[j] if bias != NULL else 0)
+
+
 def matmul(const float[:, ::1] a, bint transpose_a, const float[:, ::1] b, bint transpose_b, const float[::1] bias,
            float[:, ::1] c, int n_threads):
     """c = op(a) op(b) + bias; bias may be empty.   2 m n k operations
@@ -66,6 +79,8 @@ def matmul(const float[:, ::1] a, bint transpose_a, const float[:, ::1] b, bint 
     """
     cdef gemm_t g
     cdef Py_ssize_t m = c.shape[0], n = c.shape[1], k = a.shape[0] if transpose_a else a.shape[1]
+    cdef Py_ssize_t t, run = RUN
+    cdef const leaves_t *f
     if m == 0 or n == 0:
         return
     g.m, g.n, g.k = m, n, k
@@ -83,6 +98,11 @@ def matmul(const float[:, ::1] a, bint transpose_a, const float[:, ::1] b, bint 
     g.c = &c[0, 0]
     g.c_row = n
     g.accumulate = 0
+    if m <= FEW and transpose_b and not transpose_a and k:
+        f = table()
+        for t in prange((n + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
+            _dots(f, g.a, m, k, g.b, t * run, min((t + 1) * run, n), n, g.bias, g.c)
+        return
     _run(&g, n >= m, n_threads)
 
 

@@ -8,7 +8,7 @@ The signs of 32 neurons stand nibble by nibble (leaves: sketch_scores), so that 
 nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
 """
 from cython.parallel cimport prange, threadid
-from libc.math cimport fabs
+from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -77,7 +77,7 @@ cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
 
 
 cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
-                const float *factors, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found, uint64_t *keys,
+                const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found, uint64_t *keys,
                 Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids, float *out_scores) noexcept nogil:
     cdef Py_ssize_t block = 0, first, n_chunk, k, n_found
     cdef float a, b
@@ -90,17 +90,18 @@ cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssi
                                 top_floor(&top), found, scores)
         for k in range(n_found):
             if first + found[k] < n:
-                top_push(&top, scores[k], <int32_t>first + found[k])
+                top_push(&top, scores[k], ids[first + found[k]])
         block += n_chunk
     top_end(&top, False, out_ids, out_scores)
 
 
-def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[::1] factors, Py_ssize_t n,
-         int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
+def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[::1] factors,
+         const int32_t[::1] ids, Py_ssize_t n, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
     """The neurons with the largest approximate scores for each rotated query, in no particular order.
 
-    queries is (n_queries, n_bits), rotated; factors is (n_blocks * 32,), n of them in use; out_ids and
-    out_scores are (n_queries, n_best), filled up with -1 and -inf.   O(n * n_bits / 4 / 32) shuffles a query.
+    queries is (n_queries, n_bits), rotated. Slot s < n of blocks and factors, (n_blocks * 32,), holds neuron
+    ids[s]. out_ids and out_scores are (n_queries, n_best), filled up with -1 and -inf. Which neurons are found does
+    not depend on their order. O(n * n_bits / 128) byte shuffles a query.
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
     cdef Py_ssize_t n_keys = 3 * n_best + 64
@@ -110,7 +111,12 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     cdef float *scores
     cdef int32_t *found
     cdef uint64_t *keys
-    if n_queries == 0 or n_best == 0 or n == 0:
+    cdef Py_ssize_t n_blocks = (n + SKETCH_BLOCK - 1) // SKETCH_BLOCK
+    if n_queries == 0 or n_best == 0:
+        return
+    if n == 0:
+        out_ids[:, :] = -1
+        out_scores[:, :] = -INFINITY
         return
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
     scores = <float *>malloc(n_threads * (CHUNK * SKETCH_BLOCK + 16) * sizeof(float))
@@ -121,7 +127,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
             raise MemoryError()
         for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            _scan(f, &queries[i, 0], &blocks[0, 0], blocks.shape[0], n_groups, &factors[0], n,
+            _scan(f, &queries[i, 0], &blocks[0, 0], n_blocks, n_groups, &factors[0],
+                  &ids[0], n,
                   luts + thread * n_groups * 16, scores + thread * (CHUNK * SKETCH_BLOCK + 16),
                   found + thread * (CHUNK * SKETCH_BLOCK + 16), keys + thread * n_keys, n_keys, n_best,
                   &out_ids[i, 0], &out_scores[i, 0])
@@ -157,7 +164,11 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1]
     cdef const leaves_t *f = table()
     cdef uint64_t *keys
     cdef int thread
-    if n == 0 or k == 0 or n_candidates == 0 or w.shape[0] == 0 or d == 0:
+    if n == 0 or k == 0:
+        return
+    if n_candidates == 0 or w.shape[0] == 0 or d == 0:
+        out_ids[:, :] = -1
+        out_scores[:, :] = -INFINITY
         return
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
     if keys == NULL:
@@ -167,3 +178,22 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1]
         _rerank(f, &ids[i, 0], n_candidates, &x[i, 0], &w[0, 0], &bias[0], d, keys + thread * n_keys, k,
                 &out_ids[i, 0], &out_scores[i, 0])
     free(keys)
+
+
+def move_slots(const int32_t[::1] sources, const int32_t[::1] targets, uint8_t[:, ::1] blocks, float[::1] factors):
+    """Copy the sketch and the factor of slot sources[r] to slot targets[r], in order.   O(len(sources) * n_bits)"""
+    cdef Py_ssize_t r, g, n_groups = blocks.shape[1] // 16
+    cdef const uint8_t *source
+    cdef uint8_t *target
+    cdef uint8_t nibble
+    with nogil:
+        for r in range(sources.shape[0]):
+            source = &blocks[sources[r] // SKETCH_BLOCK, sources[r] % 16]
+            target = &blocks[targets[r] // SKETCH_BLOCK, targets[r] % 16]
+            for g in range(n_groups):
+                nibble = source[16 * g] >> 4 if sources[r] % SKETCH_BLOCK >= 16 else source[16 * g] & 0x0F
+                if targets[r] % SKETCH_BLOCK >= 16:
+                    target[16 * g] = <uint8_t>((target[16 * g] & 0x0F) | nibble << 4)
+                else:
+                    target[16 * g] = <uint8_t>((target[16 * g] & 0xF0) | nibble)
+            factors[targets[r]] = factors[sources[r]]

@@ -400,7 +400,7 @@ static void pack_b(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int
                 prefetch_run(from + g->rows[p0 + p + 8] * g->b_row, NR * sizeof(float));
             pack_rows(from + g->rows[p0 + p] * g->b_row, 0, count, NR, 1, to + p * NR);
         }
-    } else if (g->b_column == 1) {
+    } else if (g->b_column == 1 && !g->rows) {  /* with rows and one input, b_column is 1 too */
         pack_rows(from + j0, g->b_row, count, NR, k, to);
     } else {
         for (int i = 0; i < count; i++)

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import reference
+from support import (
+    UNIT,
+    assert_same_bits,
+    assert_sums_close,
+    eighths,
+    gaussian,
+    on_threads,
+    read_only,
+    unwritten,
+)
+
+from sparselsh._core import _gemm, _updates
+
+pytestmark = pytest.mark.usefixtures("simd_level")
+
+# nothing, one, around a vector and a tile, beyond one block of rows (256) and one of terms (256)
+LENGTHS = (0, 1, 7, 8, 31, 33, 257, 600)
+# each length in each place, and the long ones together
+SHAPES = sorted({(m, 33, 8) for m in LENGTHS} | {(7, n, 31) for n in LENGTHS} | {(9, 33, k) for k in LENGTHS}
+                | {(600, 31, 257), (257, 600, 33), (1, 1, 1), (0, 0, 0), (33, 257, 600)})
+TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
+# samples, inputs, active rows of 80: an update sums 128 rows at a time
+ACTIVE = [(9, 17, 5), (1, 1, 1), (0, 17, 5), (9, 17, 0), (9, 0, 5), (33, 64, 79), (257, 31, 80), (7, 257, 33)]
+
+
+def matmul(a, transpose_a, b, transpose_b, bias):
+    def call(n_threads):
+        m = a.shape[1] if transpose_a else a.shape[0]
+        n = b.shape[0] if transpose_b else b.shape[1]
+        out = unwritten((m, n), np.float32)
+        _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads)
+        return out
+
+    return on_threads(call)
+
+
+def operands(draw, rng, m, n, k, transpose_a, transpose_b):
+    return draw(rng, *((k, m) if transpose_a else (m, k))), draw(rng, *((n, k) if transpose_b else (k, n)))
+
+
+@pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
+@pytest.mark.parametrize("m, n, k", SHAPES)
+def test_matmul_takes_any_shape_transposed_or_not_with_a_bias_or_without(rng, m, n, k, transpose_a, transpose_b):
+    a, b = operands(eighths, rng, m, n, k, transpose_a, transpose_b)
+    for bias in (eighths(rng, n), eighths(rng, 0)):
+        got = matmul(a, transpose_a, b, transpose_b, bias)
+        np.testing.assert_array_equal(got, reference.matmul(a, transpose_a, b, transpose_b, bias))
+
+
+@pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
+def test_matmul_rounds_like_a_sum_of_products(rng, transpose_a, transpose_b):
+    m, n, k = 40, 70, 600
+    a, b = operands(gaussian, rng, m, n, k, transpose_a, transpose_b)
+    bias = gaussian(rng, n)
+    want = reference.matmul(a, transpose_a, b, transpose_b, bias)
+    magnitude = reference.matmul(abs(a), transpose_a, abs(b), transpose_b, abs(bias))
+    assert_sums_close(matmul(a, transpose_a, b, transpose_b, bias), want, magnitude, k + 1)
+
+
+def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(rng):
+    # three rows or fewer against neurons as rows are dot products, which round in another order
+    a, b, bias = gaussian(rng, 300, 270), gaussian(rng, 90, 270), gaussian(rng, 90)
+    whole = matmul(a, False, b, True, bias)
+    for rows in (slice(0, 4), slice(37, 60), slice(296, 300)):
+        assert_same_bits(matmul(read_only(a[rows]), False, b, True, bias), whole[rows])
+    few = matmul(read_only(a[:3]), False, b, True, bias)
+    for i in range(3):
+        assert_same_bits(matmul(read_only(a[i:i + 1]), False, b, True, bias), few[i:i + 1])
+
+
+def active_rows(rng, n_active, n=80):
+    """Distinct ids in no order, the last one among them."""
+    rows = np.concatenate([[n - 1], rng.permutation(n - 1)])[:n_active]
+    return read_only(rows.astype(np.int32))
+
+
+@pytest.mark.parametrize("n, d, n_active", ACTIVE)
+def test_active_outputs_are_the_dense_ones_at_the_active_rows(rng, n, d, n_active):
+    x, w, rows = eighths(rng, n, d), eighths(rng, 80, d), active_rows(rng, n_active)
+    bias = eighths(rng, n_active)
+
+    def call(n_threads):
+        z = unwritten((n, n_active), np.float32)
+        _gemm.active_outputs(x, w, rows, bias, z, n_threads)
+        return z
+
+    np.testing.assert_array_equal(on_threads(call), reference.active_outputs(x, w, rows, bias))
+
+
+@pytest.mark.parametrize("n, d, n_active", ACTIVE)
+def test_active_input_gradient_is_the_gradient_times_the_active_rows(rng, n, d, n_active):
+    dz, w, rows = eighths(rng, n, n_active), eighths(rng, 80, d), active_rows(rng, n_active)
+
+    def call(n_threads):
+        dx = unwritten((n, d), np.float32)
+        _gemm.active_input_gradient(dz, w, rows, dx, n_threads)
+        return dx
+
+    np.testing.assert_array_equal(on_threads(call), reference.active_input_gradient(dz, w, rows))
+
+
+RULES = {
+    "sgd": ("sgd", (0.02, 0.0, False, 0.1), ""),
+    "nesterov": ("sgd", (0.02, 0.9, True, 0.1), "m"),
+    "adam": ("adam", (0.02, 0.9, 0.999, 1e-8, 0.3, 3), "mv"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n, d, n_active", [*ACTIVE, (5, 3, 300)])
+def test_active_update_applies_the_rule_to_the_active_rows_and_leaves_the_others(rng, rule, n, d, n_active):
+    kind, arguments, moments = RULES[rule]
+    n_rows = max(80, n_active + 20)
+    w, x, dz = gaussian(rng, n_rows, d), eighths(rng, n, d), eighths(rng, n, n_active)
+    m = gaussian(rng, n_rows, d) if "m" in moments else None
+    v = read_only(gaussian(rng, n_rows, d) ** 2) if "v" in moments else None
+    rows = active_rows(rng, n_active, n_rows)
+
+    def call(n_threads):
+        state = tuple(None if a is None else a.copy() for a in (w, m, v))
+        _gemm.active_update(getattr(_updates, kind)(*arguments), *state, rows, dz, x, n_threads)
+        return state
+
+    got = on_threads(call)
+    want = reference.active_update(getattr(reference, kind)(*arguments), w, m, v, rows, dz, x)
+    idle = np.setdiff1d(np.arange(n_rows), rows)
+    for new, exact, old in zip(got, want, (w, m, v), strict=True):
+        if new is not None:
+            # some roundings a number (32), relative to the largest that takes part; v also carries that of
+            # 1 - 0.999, 1.3e-5 of it, which cancels in w
+            tolerance = 32 * UNIT * (1 + abs(exact).max(initial=1))
+            np.testing.assert_allclose(new, exact, rtol=2e-5 if old is v else 0, atol=tolerance)
+            assert_same_bits(new[idle], old[idle])
+
+
+def test_rows_are_gathered_from_beyond_the_reach_of_32_bits(rng):
+    # rows * d passes 2^31 floats; the pages that are never touched cost no memory
+    d = 2**20
+    w = np.zeros((2**11 + 2, d), np.float32)
+    rows = read_only(np.array([len(w) - 1], np.int32))
+    w[-1, -1] = 3
+    x = np.zeros((1, d), np.float32)
+    x[0, -1] = 5
+    z, dx = unwritten((1, 1), np.float32), unwritten((1, d), np.float32)
+    _gemm.active_outputs(x, w, rows, np.zeros(1, np.float32), z, 1)
+    assert z == 15
+    _gemm.active_input_gradient(np.ones((1, 1), np.float32), w, rows, dx, 1)
+    assert dx[0, -1] == 3
+    _gemm.active_update(_updates.sgd(1, 0, False, 0), w, None, None, rows, np.ones((1, 1), np.float32), x, 1)
+    assert w[-1, -1] == -2

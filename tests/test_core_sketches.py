@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import reference
+from support import UNIT, assert_same_bits, eighths, gaussian, on_threads, read_only, unwritten
+
+from sparselsh._core import _simd, _sketches
+
+BLOCK = _sketches.BLOCK
+# one neuron, part of a block, whole blocks, and more than the 64 blocks scored at a time
+COUNTS = (1, 31, 32, 33, 257, 64 * BLOCK + 5)
+BITS = (64, 128, 1024)  # 1024 is the most that the 16-bit sums hold
+
+
+def n_blocks(n):
+    return -(-n // BLOCK)
+
+
+def pack(rotated, rows=None, blocks=None):
+    rows = np.arange(len(rotated), dtype=np.int32) if rows is None else rows
+    if blocks is None:
+        blocks = np.zeros((n_blocks(len(rotated)), rotated.shape[1] // 4 * 16), np.uint8)
+    _sketches.pack(rotated, read_only(rows), blocks)
+    return blocks
+
+
+def scan(queries, blocks, factors, n, n_best):
+    """Ids and scores, the same bits for 1 and 2 threads."""
+    room = np.full(len(blocks) * BLOCK, np.nan, np.float32)  # factors beyond n are not to be looked at
+    room[:n] = factors
+
+    def call(n_threads):
+        ids, scores = unwritten((len(queries), n_best), np.int32), unwritten((len(queries), n_best), np.float32)
+        in_order = np.arange(max(n, 1), dtype=np.int32)
+        _sketches.scan(queries, read_only(blocks), read_only(room), in_order, n, ids, scores, n_threads)
+        best_first = np.lexsort((ids, -scores))  # the order is no promise of the kernel: which they are, is
+        return np.take_along_axis(ids, best_first, 1), np.take_along_axis(scores, best_first, 1)
+
+    return on_threads(call)
+
+
+@pytest.fixture(params=COUNTS)
+def n(request):
+    return request.param
+
+
+@pytest.mark.parametrize("n_bits", [16, *BITS])
+def test_pack_writes_the_signs_nibble_by_nibble(rng, n_bits):
+    rotated = gaussian(rng, 70, n_bits)
+    empty = np.zeros((n_blocks(70), n_bits // 4 * 16), np.uint8)
+    np.testing.assert_array_equal(pack(rotated), reference.pack(rotated, range(70), empty, BLOCK))
+
+
+def test_pack_replaces_the_sketches_of_the_rows_it_is_given_and_no_others(rng):
+    blocks = pack(gaussian(rng, 70, 64))
+    rows, changed = np.array([69, 3, 19, 35, 0], np.int32), gaussian(rng, 5, 64)
+    want = reference.pack(changed, rows, blocks, BLOCK)
+    np.testing.assert_array_equal(pack(changed, rows, blocks), want)
+
+
+def test_pack_of_zero_is_the_sign_minus():
+    zeros = np.zeros((1, 64), np.float32)
+    np.testing.assert_array_equal(pack(zeros), pack(zeros - 1))
+
+
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("n_bits", BITS)
+def test_scores_are_those_of_the_signs_within_the_steps_of_the_table(rng, n, n_bits):
+    rotated, queries, factors = gaussian(rng, n, n_bits), gaussian(rng, 3, n_bits), abs(gaussian(rng, n))
+    ids, scores = scan(queries, pack(rotated), factors, n, n)
+    np.testing.assert_array_equal(np.sort(ids), np.tile(np.arange(n), (3, 1)), "every neuron is ranked once")
+    assert np.all(np.diff(scores) <= 0), "best first"
+    want = reference.sketch_scores(queries, rotated, factors)
+    # beyond the table's error, some roundings of numbers as large as the sum of |q|
+    error = reference.sketch_error(queries, factors) + 8 * UNIT * np.outer(abs(queries).sum(axis=1), factors)
+    assert np.all(abs(scores - np.take_along_axis(want, ids, 1)) <= np.take_along_axis(error, ids, 1))
+
+
+@pytest.mark.usefixtures("simd_level")
+def test_the_largest_sums_fit_into_16_bits(rng):
+    # 256 groups, each at the top of the table: 65,280 of 65,535
+    queries = np.ones((1, 1024), np.float32)
+    blocks = pack(read_only(np.concatenate([np.ones((40, 1024)), -np.ones((40, 1024))]).astype(np.float32)))
+    _, scores = scan(queries, blocks, np.ones(80, np.float32), 80, 80)
+    np.testing.assert_allclose(scores, [[1024] * 40 + [-1024] * 40], rtol=4 * UNIT)
+
+
+@pytest.mark.parametrize("n_bits", BITS)
+def test_every_simd_level_scores_alike(rng, n, n_bits):
+    # the sums of table entries are whole numbers; what may differ is the rounding of one multiplication and addition
+    rotated, queries, factors = gaussian(rng, n, n_bits), gaussian(rng, 3, n_bits), abs(gaussian(rng, n))
+    blocks = pack(rotated)
+    bound = 4 * UNIT * np.outer(abs(queries).sum(axis=1), factors)
+    by_level, before = [], _simd.level()
+    for level in _simd.available_levels():
+        _simd.set_level(level)
+        ids, scores = scan(queries, blocks, factors, n, n)
+        by_level.append(np.take_along_axis(scores, np.argsort(ids), 1))
+    _simd.set_level(before)
+    for other in by_level[1:]:
+        assert np.all(abs(other - by_level[0]) <= bound)
+
+
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("n_best", [1, 2, 10, 100, 3000])
+def test_the_best_are_the_head_of_the_full_ranking(rng, n, n_best):
+    rotated, queries, factors = gaussian(rng, n, 64), gaussian(rng, 4, 64), abs(gaussian(rng, n))
+    blocks = pack(rotated)
+    all_ids, all_scores = scan(queries, blocks, factors, n, n)
+    ids, scores = scan(queries, blocks, factors, n, n_best)
+    k = min(n, n_best)
+    assert_same_bits(ids[:, :k], all_ids[:, :k])
+    assert_same_bits(scores[:, :k], all_scores[:, :k])
+    assert np.all(ids[:, k:] == -1) and np.all(scores[:, k:] == -np.inf), "filled up where there are no more"
+
+
+@pytest.mark.usefixtures("simd_level")
+def test_ties_go_to_the_lower_id(rng):
+    blocks = pack(np.ones((100, 64), np.float32))
+    ids, scores = scan(gaussian(rng, 2, 64), blocks, np.ones(100, np.float32), 100, 7)
+    np.testing.assert_array_equal(ids, [range(7)] * 2)
+    assert np.all(scores == scores[:, :1])
+
+
+@pytest.mark.usefixtures("simd_level")
+def test_a_query_of_zeros_ties_all_neurons(rng):
+    ids, scores = scan(np.zeros((1, 64), np.float32), pack(gaussian(rng, 40, 64)), np.ones(40, np.float32), 40, 5)
+    np.testing.assert_array_equal(ids, [range(5)])
+    assert np.all(scores == 0)
+
+
+def rerank(ids, x, w, bias, k):
+    def call(n_threads):
+        # what the call leaves alone stays as the caller has filled it
+        out_ids, out_scores = np.full((len(x), k), -1, np.int32), np.full((len(x), k), -np.inf, np.float32)
+        _sketches.rerank(ids, x, w, bias, out_ids, out_scores, n_threads)
+        return out_ids, out_scores
+
+    return on_threads(call)
+
+
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("k", [1, 3, 40, 60])
+@pytest.mark.parametrize("d", [1, 17, 129])
+def test_rerank_gives_the_best_candidates_with_their_exact_scores(rng, d, k):
+    # multiples of 1/8: no rounding, and many ties
+    x, w, bias = eighths(rng, 6, d), eighths(rng, 50, d), eighths(rng, 50)
+    ids = np.array([rng.permutation(50)[:40] for _ in range(6)], np.int32)
+    ids[rng.random(ids.shape) < 0.3] = -1
+    ids[1] = -1
+    got_ids, got_scores = rerank(read_only(ids), x, w, bias, k)
+    want_ids, want_scores = reference.rerank(ids, x, w, bias, k)
+    np.testing.assert_array_equal(got_ids, want_ids)
+    np.testing.assert_array_equal(got_scores, want_scores)
+
+
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("n, n_candidates, k", [(0, 4, 2), (3, 0, 2), (3, 4, 0)])
+def test_rerank_of_nothing_leaves_no_ids(rng, n, n_candidates, k):
+    ids = read_only(np.zeros((n, n_candidates), np.int32))
+    got, scores = rerank(ids, gaussian(rng, n, 5), gaussian(rng, 9, 5), gaussian(rng, 9), k)
+    assert np.all(got == -1) and np.all(scores == -np.inf)

@@ -1,0 +1,207 @@
+"""The gradient of every layer and loss, by central differences of a plain float64 network.
+
+The kernels are float32, in which differences drown. So the library runs once; its active sets are written down;
+the same network with the same sets is written out in float64 below, and differences of that are compared with
+what backprop has given.
+"""
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import sparselsh as sl
+from sparselsh import _csr
+from sparselsh import _validation as check
+from sparselsh._core import _updates
+from sparselsh.layers import Step
+
+STEP = 1e-6  # central differences in float64 are then good to some 1e-9
+# a float32 gradient is a sum of up to some hundred products: 100 roundings of 6e-8, relative to the largest
+TOLERANCE = 1e-5
+
+
+# ---- the plain network
+
+
+def plain_loss(name, z, mask, Y):
+    """The mean over the samples of a loss summed over the neurons of `mask`."""
+    total = 0.0
+    for z_i, active, y in zip(z, mask, Y, strict=True):
+        z_i, y = z_i[active], y[active]
+        if name == "mse":
+            total += ((z_i - y) ** 2).sum()
+        elif name == "bce":
+            total += np.logaddexp(0, z_i).sum() - z_i[y > 0].sum()
+        elif (y > 0).any():
+            total += np.log(np.exp(z_i).sum()) - z_i[y > 0].mean()
+    return total / len(z)
+
+
+def plain_forward(x, weights, activations, masks):
+    for (w, b), activation, mask in zip(weights, activations, masks, strict=True):
+        x = x @ w.T + b
+        if activation == "relu":
+            x = np.maximum(x, 0)
+        x = np.where(mask, x, 0)
+    return x
+
+
+def differences(f, array):
+    """df / d array, one entry at a time; f looks at the array."""
+    out = np.empty_like(array)
+    for k in np.ndindex(array.shape):
+        before = array[k]
+        array[k] = before + STEP
+        above = f()
+        array[k] = before - STEP
+        out[k] = (above - f()) / (2 * STEP)
+        array[k] = before
+    return out
+
+
+# ---- the library
+
+
+def dense_gradient(parameter, gradient):
+    """What SGD with a learning rate of 1 takes off the parameter, as (n_out, n_in)."""
+    w = np.zeros_like(parameter.value)
+    gradient.apply(_updates.sgd(1, 0, False, 0), w, None, None, 1)
+    return -(w.T if parameter.flipped else w)
+
+
+def record(layer):
+    """The union that the layer's next forward pass makes, in a list; before ReLU drops anything."""
+    sets = []
+
+    def listening(choose):
+        def spy(x, step):
+            sets.append(choose(x, step))
+            return sets[-1]
+
+        return spy
+
+    layer._batch_set, layer._sample_sets = listening(layer._batch_set), listening(layer._sample_sets)
+    return sets
+
+
+def as_mask(active, n, n_out):
+    mask = np.zeros((n, n_out), bool)
+    if isinstance(active, _csr.CSR):
+        mask[np.repeat(np.arange(n), np.diff(active.indptr)), active.indices] = True
+    else:
+        mask[:, active] = True
+    return mask
+
+
+def assert_gradients(layers, loss, X, Y, rng):
+    """One training step of the library against differences of the plain network; the gradient of X included."""
+    net = sl.Network(layers, loss=loss, random_state=0)
+    x = check.matrix(X)
+    for i, layer in enumerate(net.layers):
+        layer.initialize(rng, sparse_input=i == 0 and sp.issparse(X))
+        layer.bias[:] = rng.standard_normal(layer.n_out) / 4
+    targets = check.targets(Y, X.shape[0], net.n_labels, values=loss == "mse")
+    sets = [record(layer) if isinstance(layer, sl.LSHLinear) else [] for layer in net.layers]
+
+    backward, out = [], x
+    for i, layer in enumerate(net.layers):
+        labels = targets if i == len(net.layers) - 1 else None
+        out, backprop = layer.forward(out, Step(True, labels, seed=8 * i + 1, n_threads=2))
+        backward.append(backprop)
+    got_loss, d = net.loss(out, targets)
+    pairs = []
+    for backprop in reversed(backward):
+        d, new = backprop(d)
+        pairs = new + pairs
+
+    # the same network in float64
+    dense_x = X.toarray().astype(float) if sp.issparse(X) else X.astype(float)
+    stored = dense_x != 0 if sp.issparse(X) else np.ones(X.shape, bool)
+    weights = [(layer.weight.astype(float), layer.bias.astype(float)) for layer in net.layers]
+    masks = [as_mask(found[0], len(dense_x), layer.n_out) if found else np.ones((len(dense_x), layer.n_out), bool)
+             for layer, found in zip(net.layers, sets, strict=True)]
+    dense_y = targets.to_dense().astype(float)
+
+    def f():
+        z = plain_forward(dense_x, weights, [layer.activation for layer in net.layers], masks)
+        return plain_loss(loss, z, masks[-1], dense_y)
+
+    assert got_loss == pytest.approx(f(), rel=TOLERANCE)
+    for layer, mask, (w, b) in zip(net.layers, masks, weights, strict=True):
+        of_layer = dict((id(p), dense_gradient(p, g)) for p, g in pairs)
+        for parameter, plain in ((layer._w, w), (layer._b, b)):
+            assert_close(of_layer[id(parameter)].reshape(plain.shape), differences(f, plain))
+        gradient = next(g for p, g in pairs if p is layer._w)
+        if gradient.rows is not None and not layer._w.flipped:
+            assert set(gradient.rows) <= set(np.flatnonzero(mask.any(axis=0))), "touches active rows only"
+    want = differences(f, dense_x)
+    got = np.zeros(want.shape)
+    got[stored] = d if sp.issparse(X) else d.ravel()
+    assert_close(got, np.where(stored, want, 0))
+
+
+def assert_close(got, want):
+    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * max(1e-2, abs(want).max(initial=0)))
+
+
+# ---- cases
+
+
+def rows(rng, n, n_in, sparse):
+    X = rng.standard_normal((n, n_in), np.float32)
+    if not sparse:
+        return X
+    X[rng.random(X.shape) < 0.6] = 0
+    X[n // 2] = 0  # a sample without features
+    return sp.csr_array(X)
+
+
+def labels(rng, n, n_out, loss):
+    """Up to three labels a sample, the first without any; for mse, values."""
+    Y = np.zeros((n, n_out), np.float32)
+    for i in range(1, n):
+        chosen = rng.permutation(n_out)[:rng.integers(1, 4)]
+        Y[i, chosen] = rng.standard_normal(len(chosen)) if loss == "mse" else 1
+    return sp.csr_array(Y)
+
+
+LAYERS = {
+    "Linear": lambda n_in, n_out, activation: sl.Linear(n_in, n_out, activation=activation),
+    "LSHLinear, dense": lambda n_in, n_out, activation: sl.LSHLinear(
+        n_in, n_out, density=1, activation=activation),
+    "LSHLinear, batch": lambda n_in, n_out, activation: sl.LSHLinear(
+        n_in, n_out, density=0.4, active="batch", activation=activation),
+    "LSHLinear, sample": lambda n_in, n_out, activation: sl.LSHLinear(
+        n_in, n_out, density=0.4, active="sample", activation=activation),
+}
+SHAPES = [(1, 1, 1), (5, 1, 7), (3, 9, 4), (6, 5, 19)]  # samples, inputs, outputs
+
+
+@pytest.mark.parametrize("n, n_in, n_out", SHAPES)
+@pytest.mark.parametrize("loss", ["softmax", "bce", "mse"])
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_gradients_of_one_layer(rng, layer, sparse, activation, loss, n, n_in, n_out):
+    X, Y = rows(rng, n, n_in, sparse), labels(rng, n, n_out, loss)
+    assert_gradients([LAYERS[layer](n_in, n_out, activation)], loss, X, Y, rng)
+
+
+@pytest.mark.parametrize("hidden_activation", [None, "relu"])
+@pytest.mark.parametrize("loss", ["softmax", "bce", "mse"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
+@pytest.mark.parametrize("last", LAYERS)
+def test_gradients_through_hidden_layers(rng, last, sparse, loss, hidden_activation):
+    layers = [
+        sl.Linear(7, 6, activation=hidden_activation),
+        sl.LSHLinear(6, 14, density=0.5, activation=hidden_activation),
+        sl.LSHLinear(14, 10, density=0.6, activation=hidden_activation),
+        sl.Linear(10, 8, activation=hidden_activation),
+        LAYERS[last](8, 11, None),
+    ]
+    assert_gradients(layers, loss, rows(rng, 5, 7, sparse), labels(rng, 5, 11, loss), rng)
+
+
+@pytest.mark.parametrize("last", LAYERS)
+def test_gradients_of_an_output_layer_on_a_sparse_hidden_one(rng, last):
+    layers = [sl.LSHLinear(7, 15, density=0.6, activation="relu"), LAYERS[last](15, 11, None)]
+    assert_gradients(layers, "softmax", rows(rng, 5, 7, True), labels(rng, 5, 11, "softmax"), rng)
