@@ -30,8 +30,7 @@ def get_num_threads():
 def set_num_threads(n):
     """Set the number of threads for all later calls that do not say; None goes back to the default.
 
-    BLAS has threads of its own: limit them with ``threadpoolctl.threadpool_limits`` or
-    ``OPENBLAS_NUM_THREADS``.
+    The kernels, dense products among them, use these; numpy's BLAS, which the library hardly calls, has its own.
 
     Parameters
     ----------

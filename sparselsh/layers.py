@@ -96,8 +96,9 @@ class Linear:
         else:
             sigma = math.sqrt((2 if self.activation == "relu" else 1) / self.n_in)
         shape = (self.n_in, self.n_out) if sparse_input else (self.n_out, self.n_in)
-        value = rng.standard_normal(shape, dtype=np.float32)
-        value *= np.float32(sigma)
+        value = rng.random(shape, dtype=np.float32)  # uniform: a quarter of the time that normal numbers take
+        value -= np.float32(0.5)
+        value *= np.float32(sigma * math.sqrt(12))
         self._w = Parameter(value, flipped=sparse_input)
         self._b = Parameter(np.zeros((self.n_out, 1), np.float32))
 

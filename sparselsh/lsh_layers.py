@@ -71,6 +71,7 @@ class LSHLinear(Linear):
         self._searcher = None  # the index for topk: sketches
         self._changed = None  # rows updated since the searcher was built
         self._inputs = np.empty((0, self.n_in), np.float32)
+        self._step_number = 0
         self._next_rebuild = 0
         self._interval = first_rebuild
         self._seed = 0
@@ -104,13 +105,13 @@ class LSHLinear(Linear):
     # -- the two indexes --------------------------------------------------------------------------------------
 
     def prepare(self, step_number):
+        self._step_number = step_number
         if self.is_dense or (not self.candidates and self.active == "batch"):
             return
-        if self._tables is None or step_number >= self._next_rebuild:
-            if self._tables is not None:
-                self._interval *= self.rebuild_growth
+        if step_number >= self._next_rebuild:
             self._build_tables()
             self._next_rebuild = step_number + round(self._interval)
+            self._interval *= self.rebuild_growth
 
     def _build_tables(self):
         if self._tables is None:
@@ -144,7 +145,7 @@ class LSHLinear(Linear):
 
     def _observe(self, x, step):
         """Keep some inputs of the last steps."""
-        if step.training and step.seed % 4 == 0:
+        if step.training and self._step_number % 8 == 0:
             new = x[:64] if not isinstance(x, CSR) else x.slice(0, min(64, x.shape[0])).to_dense()
             self._inputs = np.concatenate([self._inputs[-(N_INPUTS - len(new)):], new])
 

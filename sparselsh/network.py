@@ -32,7 +32,7 @@ class Network:
         "softmax" for classes and tags, "bce" for independent labels, "mse" for regression.
     random_state : None, int or numpy.random.Generator
         Fixes weights, hashing, the order of samples and the random fill. Results are then the same for any number of
-        kernel threads; BLAS may round differently with other numbers of its own threads.
+        threads.
     n_threads : int or None
         Threads of the kernels; None for :func:`sparselsh.get_num_threads`.
 

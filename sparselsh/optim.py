@@ -55,8 +55,9 @@ class _Optimizer:
     def _states_of(self, parameter):
         entry = self._state.get(id(parameter))
         if entry is None:
-            # pages of zeros take no memory until a row is touched
-            entry = (parameter, parameter.flipped, [np.zeros_like(parameter.value) for _ in range(self.n_states)])
+            # np.zeros, not zeros_like, which writes them: pages of zeros take no memory until a row is touched
+            states = [np.zeros(parameter.value.shape, np.float32) for _ in range(self.n_states)]
+            entry = (parameter, parameter.flipped, states)
         elif entry[1] != parameter.flipped:
             entry = (parameter, parameter.flipped, [np.ascontiguousarray(a.T) for a in entry[2]])
         self._state[id(parameter)] = entry

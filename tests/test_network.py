@@ -230,11 +230,12 @@ def test_validation_measures_precision_after_each_epoch(data):
 
 
 def test_the_computed_share_is_that_of_the_active_neurons(rng):
-    X, y = rng.standard_normal((64, 12), np.float32), rng.integers(0, 1000, 64)
-    net = fit(network(12, 1000, density=0.1), X, y)
+    # 5,000 neurons: of fewer than 4,096 an answer computes all, as does one for which a search would compute an eighth
+    X, y = rng.standard_normal((64, 12), np.float32), rng.integers(0, 5000, 64)
+    net = fit(network(12, 5000, density=0.1), X, y)
     assert net.computed_share == pytest.approx(0.1)
     net.topk(X, k=5)
-    assert net.computed_share == pytest.approx(128 / 1000)
+    assert 0 < net.computed_share < 1 / 8
     net.topk(X, k=5, exact=True)
     assert net.computed_share == 1
 

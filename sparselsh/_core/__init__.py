@@ -1,7 +1,7 @@
 """The compiled core: arrays in, arrays out; it knows no class of the package and trusts its input.
 
-Our loops alternate with BLAS calls, which have threads of their own. A thread that spins while it waits for
-the next loop takes a core away from them, so libgomp is asked to let its threads sleep. It reads the variable
+Between our loops runs Python, on one thread. One that spins while it waits for the next loop burns a core and takes it
+from whoever else would use it, so libgomp is asked to let its threads sleep. It reads the variable
 once, when it is loaded, which is here; neither the user's choice nor the environment of child processes
 is touched.
 """
