@@ -144,7 +144,8 @@ def run_demo(rows=100_000, epochs=2, dense=True, seed=0, n_threads=None, verbose
         f"{task.X_train.shape[1]:,} features\n"
         f"({task.covered:.0%} of the identifiers in the test files can be answered; the rest is left out)\n")
 
-    def trained(density):
+    def trained(density, name):
+        say(f"Training {name}:")
         net = sl.Network([sl.Linear(task.X_train.shape[1], HIDDEN),
                           sl.LSHLinear(HIDDEN, n_classes, density=density)],
                          loss="softmax", random_state=seed, n_threads=n_threads)
@@ -153,10 +154,10 @@ def run_demo(rows=100_000, epochs=2, dense=True, seed=0, n_threads=None, verbose
         report, ids = _measure.quality(net, task.X_test, task.Y_test)
         return report | {"train_seconds": wall, "train_cpu_seconds": cpu}, ids
 
-    report, ids = trained("auto")
+    report, ids = trained("auto", "with hashing")
     report["peak_rss_bytes"] = _measure.peak_rss()  # before the dense network adds to it
     if dense:
-        report["dense"] = trained(1.0)[0]
+        report["dense"] = trained(1.0, "the same network without, to compare")[0]
         report["cpu_ratio"] = report["dense"]["train_cpu_seconds"] / report["train_cpu_seconds"]
     often = np.argsort(-task.Y_train.sum(axis=0), kind="stable")[:5].astype(np.int32)
     report["baseline"] = _measure.precision(task.Y_test, np.tile(often, (task.X_test.shape[0], 1)))
@@ -206,7 +207,7 @@ def _table(report):
             line += (f"{figures['train_cpu_seconds']:>8.1f} CPU s{figures['microseconds_per_query']:>7.0f} us"
                      f"{figures['computed_share']:>11.1%}")
         lines.append(line)
-    lines.append("(top 5: the answer is among the first five; computed: share of the output neurons)")
+    lines.append("(top 5: the answer is among the first five; computed: share of the output neurons, for a query)")
     if "cpu_ratio" in report:
         lines.append(f"CPU seconds of training, dense / hashed: {report['cpu_ratio']:.2f}")
     return "\n".join(lines)

@@ -77,8 +77,9 @@ cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
 
 
 cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
-                const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found, uint64_t *keys,
-                Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids, float *out_scores) noexcept nogil:
+                const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found,
+                uint64_t *keys, Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids,
+                float *out_scores) noexcept nogil:
     cdef Py_ssize_t block = 0, first, n_chunk, k, n_found
     cdef float a, b
     cdef top_t top = top_begin(keys, n_keys, n_best)
