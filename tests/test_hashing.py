@@ -324,9 +324,9 @@ def test_misuse_is_refused(family):
     with pytest.raises(ValueError, match="random_state must be None"):
         family.fit(5, "seed")
     family.fit(4)
-    with pytest.raises(ValueError, match="must have the 4 dimensions given to fit, got 5"):
+    with pytest.raises(ValueError, match="V must have 4 columns, got 5"):
         family.hash(V)
-    with pytest.raises(ValueError, match="must have the 4 dimensions given to fit, got 5"):
+    with pytest.raises(ValueError, match="V must have 4 columns, got 5"):
         family.hash(to_csr(V))
     with pytest.raises(ValueError, match="n_probes must be at least 1"):
         family.probe(V[:, :4], 0)

@@ -346,5 +346,5 @@ def test_sketches_take_the_bits_that_are_asked_for(rng, options, n_bits):
 
 def test_an_index_shows_what_it_is(rng):
     index = sl.LSHIndex(sl.SimHash(4, 3))
-    assert repr(index) == "LSHIndex(SimHash(bits=4, tables=3), center=True, scaling='auto', sketch_bits=None)"
+    assert repr(index) == f"LSHIndex({index.family!r}, center=True, scaling='auto', sketch_bits=None)"
     assert "9 neurons x 5" in repr(index.fit(gaussian(rng, 9, 5)))

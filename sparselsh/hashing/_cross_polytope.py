@@ -4,7 +4,7 @@ import numpy as np
 from .. import _validation as check
 from .._core import _hashing
 from ._projections import Rotations
-from ._rows import check_rows, check_table, chunks
+from ._rows import check_table, checked_rows, chunks
 
 CHUNK = 1024  # rows rotated at a time
 
@@ -64,7 +64,7 @@ class CrossPolytope:
         ----------
         Andoni et al. 2015, section 5.
         """
-        check_rows(self, V)
+        V = checked_rows(self, V)
         n_probes = check.integer(n_probes, "n_probes", maximum=self.n_buckets)
         codes = np.empty((V.shape[0], self.tables, n_probes), np.int32)
         for start, rows in chunks(V, CHUNK):

@@ -3,7 +3,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _winners
-from ._rows import check_rows, check_table, entries
+from ._rows import check_table, checked_rows, entries
 
 
 class DWTA:
@@ -73,7 +73,7 @@ class DWTA:
         The others put runners-up in the place of winners, by rising sum of the squared differences between
         winners and those taken instead. Absent entries never win: -1 where there is no further bucket.
         """
-        check_rows(self, V)
+        V = checked_rows(self, V)
         n_probes = check.integer(n_probes, "n_probes", maximum=self.n_buckets)
         codes = np.empty((V.shape[0], self.tables, n_probes), np.int32)
         _winners.winners(*entries(V), self._places, self.bin_size, self.bins, self._seed, codes, n_threads)

@@ -3,7 +3,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _winners
-from ._rows import check_rows, entries
+from ._rows import checked_rows, entries
 
 
 class MinHash:
@@ -45,7 +45,7 @@ class MinHash:
 
     def hash(self, V, *, n_threads=1):
         """Bucket numbers of the rows of V: (n, tables), int32."""
-        check_rows(self, V)
+        V = checked_rows(self, V)
         codes = np.empty((V.shape[0], self.tables), np.int32)
         _winners.minima(*entries(V), self.hashes, self.bits, self._seed, codes, n_threads)
         return codes

@@ -1,17 +1,23 @@
 """The rows that a family is given, and checks that cost nothing beside the hashing."""
 import numpy as np
 
+from .. import _validation as check
 from .._csr import CSR
 
 LARGEST_TABLE = 2**24  # buckets: start, count and room of a table are then 200 MB together
 
 
-def check_rows(family, V):
-    """Raise ValueError unless the family is fitted, for rows as wide as those of V."""
+def checked_rows(family, V):
+    """V as rows that the family can hash: a C-contiguous float32 array or CSR, as wide as those given to fit.
+
+    Rows that are such already are taken as finite: training hashes thousands of them a step.
+    """
     if not hasattr(family, "n_dims_"):
         raise ValueError(f"this {type(family).__name__} has drawn no hash functions yet; call fit(n_dims) first")
-    if V.shape[1] != family.n_dims_:
-        raise ValueError(f"rows must have the {family.n_dims_} dimensions given to fit, got {V.shape[1]}")
+    ready = isinstance(V, np.ndarray) and V.ndim == 2 and V.dtype == np.float32 and V.flags.c_contiguous
+    if not ready or V.shape[1] != family.n_dims_:
+        V = check.matrix(V, "V", n_columns=family.n_dims_, what="columns")
+    return V
 
 
 def check_table(n_buckets, what):

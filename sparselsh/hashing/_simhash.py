@@ -4,7 +4,7 @@ import numpy as np
 from .. import _validation as check
 from .._core import _hashing
 from ._projections import Gaussian, Rotations, SparseSigns
-from ._rows import check_rows, chunks
+from ._rows import checked_rows, chunks
 
 PROJECTIONS = {"gaussian": Gaussian, "sparse": SparseSigns, "orthogonal": Rotations}
 CHUNK = 1024  # rows projected at a time: the projections stay in cache until they are packed
@@ -59,7 +59,7 @@ class SimHash:
 
     def hash(self, V, *, n_threads=1):
         """Bucket numbers of the rows of V: (n, tables), int32. Bit b is set where projection b is above zero."""
-        check_rows(self, V)
+        V = checked_rows(self, V)
         codes = np.empty((V.shape[0], self.tables), np.int32)
         for start, rows in chunks(V, CHUNK):
             _hashing.pack_codes(self._projections.project(rows, n_threads), self.bits,
@@ -76,7 +76,7 @@ class SimHash:
         ----------
         Lv et al., "Multi-probe LSH", VLDB 2007, sections 4.2 to 4.4.
         """
-        check_rows(self, V)
+        V = checked_rows(self, V)
         n_probes = check.integer(n_probes, "n_probes", maximum=self.n_buckets)
         codes = np.empty((V.shape[0], self.tables, n_probes), np.int32)
         for start, rows in chunks(V, CHUNK):
