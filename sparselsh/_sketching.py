@@ -34,6 +34,28 @@ class Sketches:
         self.blocks = np.empty((0, n_bits // 4 * 16), np.uint8)
         self.factors = np.empty(0, np.float32)
 
+    @classmethod
+    def restored(cls, n_neurons, n_dims, norm_floor, tensors):
+        """Sketches from the arrays of a file, checked: a scan trusts them."""
+        rotation, ids = tensors["rotation"], tensors["ids"]
+        n_bits, n_blocks = len(rotation), -(-len(ids) // _sketches.BLOCK)
+        wanted = {"rotation": (np.float32, (n_bits, n_dims)), "ids": (np.int32, (len(ids),)),
+                  "blocks": (np.uint8, (len(tensors["blocks"]), n_bits // 4 * 16)),
+                  "factors": (np.float32, (len(tensors["blocks"]) * _sketches.BLOCK,))}
+        for name, (dtype, shape) in wanted.items():
+            if tensors[name].dtype != dtype or tensors[name].shape != shape:
+                raise ValueError(f"{name} must be {np.dtype(dtype)} of shape {shape}, got {tensors[name].dtype} "
+                                 f"{tensors[name].shape}")
+        bad_ids = len(ids) and (ids.min() < 0 or ids.max() >= n_neurons or len(np.unique(ids)) != len(ids))
+        if n_bits % 64 or not n_bits or len(tensors["blocks"]) < n_blocks or bad_ids:
+            raise ValueError("its sketches contradict each other")
+        sketches = cls(64, n_neurons, n_dims, norm_floor, np.random.default_rng(0))
+        sketches.rotation, sketches.blocks, sketches.factors = rotation, tensors["blocks"], tensors["factors"]
+        sketches.n = len(ids)
+        sketches.ids = _extended(ids, len(sketches.factors))
+        sketches.slot[ids] = np.arange(len(ids), dtype=np.int32)
+        return sketches
+
     def update(self, rows, V, n_threads):
         """Take the sketches of the neurons `rows` (distinct), whose vectors are V, if these are long enough."""
         squares = np.einsum("ij,ij->i", V, V)
@@ -89,6 +111,13 @@ class Sketches:
         scores = np.empty((len(X), n_best), np.float32)
         rotated = matmul(X, self._query_rotation, n_threads, transpose_b=True, bias=self._query_constant)
         _sketches.scan(rotated, self.blocks, self.factors, self.ids, self.n, ids, scores, n_threads)
+        return ids
+
+    def rank(self, X, candidates, n_best, n_threads):
+        """Ids (n, n_best) of the candidates (n, m) that look best for each input, in no particular order."""
+        ids = np.empty((len(X), n_best), np.int32)
+        rotated = matmul(X, self._query_rotation, n_threads, transpose_b=True, bias=self._query_constant)
+        _sketches.rank(rotated, candidates, self.blocks, self.factors, self.slot, ids, n_threads)
         return ids
 
     @property

@@ -7,18 +7,22 @@ from ._core import _buckets
 
 
 class Tables:
-    """Who shares buckets with whom. `slack` leaves room for neurons to move."""
+    """Who shares buckets with whom. `slack` leaves room for neurons to move; `seed` draws the hash functions."""
 
-    def __init__(self, family, n_neurons, n_dims, slack, rng):
-        self.family = copy.copy(family).fit(n_dims, rng)  # one family may serve several indexes
-        n_tables, n_buckets = family.tables, family.n_buckets
+    def __init__(self, family, n_neurons, n_dims, slack, seed):
+        self.family = copy.copy(family).fit(n_dims, seed)  # one family may serve several indexes
         self.slack = slack
-        self.codes = np.zeros((n_neurons, n_tables), np.int32)
-        self.ids = np.empty((n_tables, _buckets.capacity(n_neurons, n_buckets, slack)), np.int32)
+        self.codes = np.full((n_neurons, family.tables), -1, np.int32)
+        self._allocate()
+
+    def _allocate(self):
+        n, n_tables = self.codes.shape
+        n_buckets = self.family.n_buckets
+        self.ids = np.empty((n_tables, _buckets.capacity(n, n_buckets, self.slack)), np.int32)
         self.start, self.count, self.room = (np.zeros((n_tables, n_buckets), np.int32) for _ in range(3))
         self.tail = np.zeros(n_tables, np.int32)
-        self._seen = np.zeros((0, n_neurons), np.uint8)
-        self._keys = np.empty((0, n_neurons), np.uint64)
+        self._seen = np.zeros((0, n), np.uint8)
+        self._keys = np.empty((0, n), np.uint64)
 
     def encode(self, start, V, n_threads):
         """Take the codes of neurons start .. start + n, V being n rows; `build` sorts them in."""
@@ -30,12 +34,40 @@ class Tables:
 
     def update(self, rows, V, n_threads):
         """Move the neurons `rows`, whose vectors now are V."""
-        codes = self.family.hash(V, n_threads=n_threads)
+        self._move(rows, self.family.hash(V, n_threads=n_threads), n_threads)
+
+    def remove(self, rows, n_threads):
+        """Take the neurons `rows` out of all tables."""
+        self._move(rows, np.full((len(rows), self.family.tables), -1, np.int32), n_threads)
+
+    def _move(self, rows, codes, n_threads):
         if self.slack:
             _buckets.move(rows, codes, self.codes, self.ids, self.start, self.count, self.room, self.tail, n_threads)
         else:
             self.codes[rows] = codes
             self.build(n_threads)
+
+    def resize(self, n_neurons, n_threads):
+        """Make room for more neurons, which are in no table yet."""
+        new = np.full((n_neurons - len(self.codes), self.family.tables), -1, np.int32)
+        self.codes = np.concatenate([self.codes, new])
+        self._allocate()
+        self.build(n_threads)
+
+    def restore(self, codes, n_threads):
+        """Take codes from a file."""
+        if codes.shape != self.codes.shape or codes.dtype != np.int32:
+            raise ValueError(f"codes must be int32 of shape {self.codes.shape}, got {codes.dtype} {codes.shape}")
+        if codes.size and not (-1 <= codes.min() and codes.max() < self.family.n_buckets):
+            raise ValueError(f"codes must lie in -1..{self.family.n_buckets - 1}")
+        self.codes = np.ascontiguousarray(codes)
+        self.build(n_threads)
+
+    def _scratch(self, n_threads):
+        if len(self._seen) < n_threads:
+            self._seen = np.zeros((n_threads, self._seen.shape[1]), np.uint8)
+            self._keys = np.empty((n_threads, self._keys.shape[1]), np.uint64)
+        return self._seen, self._keys
 
     def collide(self, Q, n_best, min_count, n_threads, n_probes=1):
         """Ids and numbers of tables of the n_best neurons for each query: (n, n_best) each.
@@ -43,14 +75,20 @@ class Tables:
         A neuron counts once for each table in which it is in one of the `n_probes` buckets probed.
         """
         codes = self.family.probe(Q, n_probes, n_threads=n_threads)
-        if len(self._seen) < n_threads:
-            self._seen = np.zeros((n_threads, self._seen.shape[1]), np.uint8)
-            self._keys = np.empty((n_threads, self._keys.shape[1]), np.uint64)
         ids, counts = np.empty((2, Q.shape[0], n_best), np.int32)
-        _buckets.collide(codes, self.ids, self.start, self.count, min_count, self._seen, self._keys, ids, counts,
+        _buckets.collide(codes, self.ids, self.start, self.count, min_count, *self._scratch(n_threads), ids, counts,
                          n_threads)
         return ids, counts
 
+    def draw(self, Q, n_wanted, seed, n_threads, n_probes=1):
+        """Ids (n, n_wanted) of the neurons in whole buckets, of tables in random order, until there are enough."""
+        codes = self.family.probe(Q, n_probes, n_threads=n_threads)
+        ids = np.empty((Q.shape[0], n_wanted), np.int32)
+        order = np.empty((n_threads, self.family.tables), np.int32)
+        _buckets.draw(codes, self.ids, self.start, self.count, seed, self._scratch(n_threads)[0], order, ids, n_threads)
+        return ids
+
     @property
     def nbytes(self):
+        """Bytes of codes and buckets."""
         return sum(a.nbytes for a in (self.codes, self.ids, self.start, self.count, self.room, self.tail))

@@ -1,9 +1,9 @@
 """LSHIndex: which neurons have the largest inner products with an input."""
-import time
-
 import numpy as np
 import scipy.sparse as sp
 
+from . import _calibration as calibration
+from . import _index_file as index_file
 from . import _validation as check
 from ._core import _sketches as kernels
 from ._linalg import exact_topk
@@ -16,9 +16,9 @@ from .transforms import Transform, second_moment
 __all__ = ["LSHIndex"]
 
 CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
-SCALINGS = (0.0, 0.5)  # what "auto" tries: which is better depends on the network
-CALIBRATION_QUERIES = 256
 BATCH = 32  # from so many queries on, the plan for batches holds
+METHODS = ("sketches", "probes", "exact")
+FOUND_PER_CANDIDATE = 4  # neurons that probing hands to the sketches for each inner product
 
 
 class LSHIndex:
@@ -43,9 +43,10 @@ class LSHIndex:
     recall : float
         Share of the true neighbours that `search` is to find; `fit` sets `n_candidates` and the norm floor by it
         where it is given queries.
-    plan : {"auto", "sketches", "exact"}
-        How `search` works. "auto" measures once, in `fit`, and computes every inner product where that takes less
-        time than the scan: the choice may then differ from run to run.
+    plan : {"auto", "sketches", "probes", "exact"}
+        How `search` works: scan the sketches of all neurons; probe buckets of the tables and look at the sketches
+        of the neurons in them; or compute every inner product. "auto" measures once, in `fit`, for single queries and
+        for batches, and takes the fastest that reaches the recall: the choice may then differ from run to run.
     dynamic : bool
         Leave room in the buckets, so that `update` moves a neuron without sorting the tables again.
     random_state : None, int or numpy.random.Generator
@@ -56,6 +57,14 @@ class LSHIndex:
     n_candidates : int or None
         Neurons whose inner product a search computes, as `tune` set it; None before: then max(128, 20 k,
         n_neurons / 100), and at most 1024 unless k asks for more.
+    n_probes : int
+        Buckets of each table that the plan "probes" looks into.
+
+    Notes
+    -----
+    The weights are kept by reference and read by every search. Memory beyond them, for each neuron: a factor, two ids
+    and `sketch_bits` / 8 bytes if its norm reaches the floor, 4 bytes else; a code and an id (two and a quarter of
+    them if `dynamic`) for each table, and 12 bytes a bucket.
 
     References
     ----------
@@ -78,7 +87,9 @@ class LSHIndex:
         if family is None and sketch_bits == 0:
             raise ValueError("family=None and sketch_bits=0 leave nothing to search with; give one of them")
         self.recall = check.number(recall, "recall", above=0, below=1)
-        self.plan = check.choice(plan, "plan", ("auto", "sketches", "exact"))
+        self.plan = check.choice(plan, "plan", ("auto", *METHODS))
+        if self.plan == "probes" and (family is None or sketch_bits == 0):
+            raise ValueError("plan='probes' needs tables and sketches; give a family, and leave sketch_bits at None")
         self.dynamic = bool(dynamic)
         self.random_state = random_state
         self.n_threads = check.threads(n_threads)
@@ -102,56 +113,70 @@ class LSHIndex:
         LSHIndex
             Itself.
         """
-        W = check.dense(W, "W")
-        if min(W.shape) == 0:
-            raise ValueError(f"W must have at least one row and one column, got shape {W.shape}")
-        bias = np.zeros(len(W), np.float32) if bias is None else check.vector(bias, "bias", len(W))
+        W, bias = self._checked(W, bias)
         if queries is not None:
             queries = check.dense(queries, "queries", n_columns=W.shape[1])
             queries = queries if len(queries) else None
         return self.rebuild(W, bias, queries)
 
+    @staticmethod
+    def _checked(W, bias):
+        W = check.dense(W, "W")
+        if min(W.shape) == 0:
+            raise ValueError(f"W must have at least one row and one column, got shape {W.shape}")
+        return W, np.zeros(len(W), np.float32) if bias is None else check.vector(bias, "bias", len(W))
+
     def rebuild(self, W, bias, queries=None):
         """`fit` for trusted arrays: float32, C-contiguous."""
         n_threads = resolve(self.n_threads)
-        self._rng = check.generator(self.random_state)
-        self._W, self._bias = W, bias
-        self._removed = np.zeros(len(W), bool)
-        self._tables = self._sketches = self.n_candidates = None
-        self._curve, self._exact = [], {"single": self.plan == "exact", "batch": self.plan == "exact"}
+        self._seed = int(check.generator(self.random_state).integers(2**31))
+        self._begin(W, bias)
         moment = None if queries is None else second_moment(queries, n_threads)
         self._transform = Transform(self.center, 0.0 if self.scaling == "auto" else self.scaling)
         self._transform.fit(W, bias, moment)
         if self.family is not None:
-            self._build_tables(n_threads)
+            self._tables = Tables(self.family, len(W), W.shape[1] + 1, self.dynamic, self._seed)
+            for rows in self._row_chunks():
+                self._tables.encode(rows[0], self._vectors(rows), n_threads)
+            self._tables.build(n_threads)
         if self.sketch_bits != 0:
-            self._build_sketches(moment, queries, n_threads)
+            if queries is None:
+                self._sketches = self._sketched(self._transform, 0.0, n_threads)
+            else:
+                self._build_sketches(moment, queries, n_threads)
         return self
 
-    def _build_tables(self, n_threads):
-        n, n_in = self._W.shape
-        self._tables = Tables(self.family, n, n_in + 1, self.dynamic, self._rng)
-        for start in range(0, n, CHUNK):
-            self._tables.encode(start, self._vectors(slice(start, start + CHUNK)), n_threads)
-        self._tables.build(n_threads)
+    def _begin(self, W, bias):
+        self._W, self._bias = W, bias
+        self._gone = np.zeros(len(W), bool)
+        self._tables = self._sketches = self.n_candidates = None
+        self.n_probes = 1
+        self._curve, self._times = [], {}
+        method = "sketches" if self.plan == "auto" else self.plan
+        self._methods = {"single": method, "batch": method}
+
+    def _row_chunks(self):
+        for start in range(0, len(self._W), CHUNK):
+            yield np.arange(start, min(start + CHUNK, len(self._W)), dtype=np.int32)
 
     def _build_sketches(self, moment, queries, n_threads):
-        if queries is None:
-            self._sketches = self._sketched(self._transform, 0.0, n_threads)
-            return
-        sample, k = _sample(queries), min(5, len(self._W))
-        truth, _ = exact_topk(sample, self._W, self._bias, k, n_threads)
-        if self.scaling == "auto":
-            self._transform = self._better_transform(moment, sample, truth, n_threads)
-        self._sketches = self._sketched(self._transform, self._norm_floor(truth, n_threads), n_threads)
-        self.tune(queries, k=k, recall=self.recall)
+        sample = calibration.sample(queries)
+        truth, _ = exact_topk(sample, self._W, self._bias, min(5, len(self._W)), n_threads)
+        scaled = self._transform
+        if self.scaling == "auto" and self._tables is None:  # tables are hashed already, by the transform as it is
+            scaled = self._better_transform(moment, sample, truth, n_threads)
+        self._transform = scaled
+        true_ids, places = np.unique(truth, return_inverse=True)
+        norms = np.linalg.norm(self._vectors(true_ids), axis=1)[places.ravel()]
+        all_norms = np.linalg.norm(self._vectors(slice(None, None, -(-len(self._W) // 4096))), axis=1)
+        self._sketches = self._sketched(scaled, calibration.norm_floor(norms, all_norms, self.recall), n_threads)
+        self.tune(queries, k=truth.shape[1])
 
     def _sketched(self, transform, norm_floor, n_threads):
         n, n_in = self._W.shape
         n_bits = self.sketch_bits if self.sketch_bits is not None else max(128, -(-3 * n_in // 256) * 64)
-        sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(n_bits))
-        for start in range(0, n, CHUNK):
-            rows = np.arange(start, min(start + CHUNK, n), dtype=np.int32)
+        sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(self._seed))
+        for rows in self._row_chunks():
             sketches.update(rows, transform.neurons(self._W[rows], self._bias[rows], n_threads), n_threads)
         return sketches.prepare(transform)
 
@@ -159,21 +184,11 @@ class LSHIndex:
         """The scaling under which the sketches rank the true neighbours best."""
         n_best = min(len(self._W), max(32, len(self._W) // 256))
         found = {}
-        for scaling in SCALINGS:
+        for scaling in calibration.SCALINGS:
             transform = Transform(self.center, scaling).fit(self._W, self._bias, moment)
-            sketches = self._sketched(transform, 0.0, n_threads)
-            ids = sketches.scan(sample, n_best, n_threads)
-            found[transform] = _recall(ids, truth)
+            ids = self._sketched(transform, 0.0, n_threads).scan(sample, n_best, n_threads)
+            found[transform] = calibration.recall(ids, truth)
         return max(found, key=found.get)
-
-    def _norm_floor(self, truth, n_threads):
-        # A tenth of the misses that the recall allows may come from the floor; it is not worth having where it
-        # would leave out less than a third.
-        norms = np.linalg.norm(self._vectors(np.unique(truth)), axis=1)
-        norms = norms[np.searchsorted(np.unique(truth), truth.ravel())]
-        floor = float(np.quantile(norms, (1 - self.recall) / 10)) * 0.98
-        sample = self._vectors(slice(None, None, -(-len(self._W) // 4096)))
-        return floor if (np.linalg.norm(sample, axis=1) < floor).mean() > 1 / 3 else 0.0
 
     def tune(self, queries, k=5, recall=None):
         """Set `n_candidates` to the smallest number that reaches a recall on the queries, and choose the plan.
@@ -189,56 +204,77 @@ class LSHIndex:
         Returns
         -------
         list of dict
-            The curve that was seen: n_candidates, recall, microseconds (a query, in a batch).
+            The trials: method, n_candidates, recall, microseconds (a query, all of them in a batch) and, for the method
+            "probes", n_probes.
 
         Raises
         ------
         ValueError
-            If the index has no sketches.
+            If the index has no sketches, or there are no queries.
         """
         self._check_fitted()
         if self._sketches is None:
             raise ValueError("tune needs sketches, but sketch_bits is 0; create the index with sketch_bits=None")
-        queries = _sample(check.dense(queries, "queries", n_columns=self._W.shape[1]))
+        queries = calibration.sample(check.dense(queries, "queries", n_columns=self._W.shape[1]))
         if not len(queries):
             raise ValueError("queries must have at least one row, got none")
         k = min(check.integer(k, "k"), len(self._W))
         recall = self.recall if recall is None else check.number(recall, "recall", above=0, below=1)
         n_threads = resolve(self.n_threads)
-        (truth, _), exact_time = _timed(exact_topk, queries, self._W, self._bias, k, n_threads)
-        self._curve = []
-        n, limit = max(16, 2 * k), max(1, self._sketches.n)
-        while True:
-            n = min(n, limit)
-            (ids, _), seconds = _timed(self._approximate, queries, k, n, n_threads)
-            self._curve.append({"n_candidates": n, "recall": _recall(ids, truth),
-                                "microseconds": seconds / len(queries) * 1e6})
-            if self._curve[-1]["recall"] >= recall or n == limit:
-                break
-            n = -(-n * 3 // 2)
-        self.n_candidates = n
+        (truth, _), seconds = calibration.timed(self._exact, queries, k, n_threads)
+        self._curve = self._scan_trials(queries, truth, recall, n_threads)
+        self.n_candidates = self._curve[-1]["n_candidates"]
+        if self.plan in ("auto", "probes") and self._tables is not None:
+            self._curve += self._probe_trials(queries, truth, recall, n_threads)
         if self.plan == "auto":
-            self._measure_plan(queries[:8], k, exact_time / len(queries), seconds / len(queries), n_threads)
-        return list(self._curve)
+            self._choose_methods(queries, k, recall, seconds / len(queries) * 1e6, n_threads)
+        return [dict(trial) for trial in self._curve]
 
-    def _measure_plan(self, few, k, exact_time, scan_time, n_threads):
-        def one_by_one(search, *arguments):
-            return min(_timed(search, few[i:i + 1], *arguments, n_threads)[1] for i in range(len(few)))
+    def _scan_trials(self, queries, truth, recall, n_threads):
+        def search(queries, k, n):
+            return self._by_sketches(queries, k, n, n_threads)
 
-        exact = one_by_one(exact_topk, self._W, self._bias, k)
-        scan = one_by_one(self._approximate, k, self.n_candidates)
-        self._times = {"single": (scan, exact), "batch": (scan_time, exact_time)}
-        self._exact = {kind: exact < scan for kind, (scan, exact) in self._times.items()}
+        k = truth.shape[1]
+        trials = calibration.curve(search, queries, truth, recall, max(16, 2 * k), max(1, self._sketches.n))
+        return [{"method": "sketches"} | trial for trial in trials]
+
+    def _probe_trials(self, queries, truth, recall, n_threads):
+        trials = []
+        while True:
+            try:
+                (ids, _), seconds = calibration.timed(self._by_probes, queries, truth.shape[1], self.n_candidates,
+                                                      n_threads)
+            except ValueError:  # a family without an order of probing, or no more buckets
+                self.n_probes = max(1, self.n_probes // 2)
+                return trials
+            trials.append({"method": "probes", "n_probes": self.n_probes, "n_candidates": self.n_candidates,
+                           "recall": calibration.recall(ids, truth), "microseconds": seconds / len(queries) * 1e6})
+            if trials[-1]["recall"] >= recall or self.n_probes >= 64:
+                return trials
+            self.n_probes *= 2
+
+    def _choose_methods(self, queries, k, recall, exact_microseconds, n_threads):
+        able = {"sketches": self._curve[len([t for t in self._curve if t["method"] == "sketches"]) - 1]}
+        if self._curve[-1]["method"] == "probes" and self._curve[-1]["recall"] >= recall:
+            able["probes"] = self._curve[-1]
+        searches = {"exact": lambda x, k: self._exact(x, k, 1),
+                    "sketches": lambda x, k: self._by_sketches(x, k, self.n_candidates, 1),
+                    "probes": lambda x, k: self._by_probes(x, k, self.n_candidates, 1)}
+        batch = {"exact": exact_microseconds} | {name: trial["microseconds"] for name, trial in able.items()}
+        single = {name: calibration.one_by_one(searches[name], queries, k) for name in batch}
+        self._times = {"single": single, "batch": batch}
+        self._methods = {kind: min(times, key=times.get) for kind, times in self._times.items()}
 
     # -- changes ----------------------------------------------------------------------------------------------
 
     def update(self, W, rows):
-        """Take in that rows of W have changed. The transform stays that of `fit`.
+        """Take in that rows of W have changed. Transform, norm floor and plan stay those of `fit`.
 
         Parameters
         ----------
         W : array of shape (n_neurons, n_in)
-            All weights: the array given to `fit` or one of its shape.
+            All weights: the array given to `fit` or one of its shape. A bias that was given as float32 is read again
+            for these rows too.
         rows : array of int
             The ids of the changed neurons, distinct.
         """
@@ -248,6 +284,7 @@ class LSHIndex:
             check.dense(W[rows], "W[rows]")
         else:
             self._W = check.dense(W, "W", n_columns=self._W.shape[1], n_rows=len(self._W))
+        self._gone[rows] = False
         self.refresh(rows)
 
     def refresh(self, rows):
@@ -261,45 +298,102 @@ class LSHIndex:
         if self._sketches is not None:
             self._sketches.update(rows, V, n_threads)
 
+    def add(self, W, bias=None):
+        """Take in new neurons at the end of W.
+
+        Parameters
+        ----------
+        W : array of shape (n_neurons + n_new, n_in)
+            All weights; the first n_neurons rows are those of before.
+        bias : array of shape (n_neurons + n_new,) or None
+            None for zero for the new ones.
+        """
+        self._check_fitted()
+        n = len(self._W)
+        W = check.dense(W, "W", n_columns=self._W.shape[1])
+        if len(W) < n:
+            raise ValueError(f"W must have at least the {n} rows of before, got {len(W)}; use remove to drop neurons")
+        if bias is None:
+            bias = np.concatenate([self._bias, np.zeros(len(W) - n, np.float32)])
+        self._W, self._bias = W, check.vector(bias, "bias", len(W))
+        self._gone = np.concatenate([self._gone, np.zeros(len(W) - n, bool)])
+        if self._tables is not None:
+            self._tables.resize(len(W), resolve(self.n_threads))
+        if self._sketches is not None:
+            self._sketches.resize(len(W))
+        self.refresh(np.arange(n, len(W), dtype=np.int32))
+
+    def remove(self, rows):
+        """Let neurons be found no more. Their ids stay taken; `update` brings one back.
+
+        Parameters
+        ----------
+        rows : array of int
+            Distinct ids.
+        """
+        self._check_fitted()
+        rows = check.ids(rows, "rows", len(self._W), unique=True)
+        self._gone[rows] = True
+        if self._tables is not None and len(rows):
+            self._tables.remove(rows, resolve(self.n_threads))
+        if self._sketches is not None:
+            self._sketches.remove(rows)
+
     def _vectors(self, rows):
         return self._transform.neurons(self._W[rows], self._bias[rows], resolve(self.n_threads))
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def query(self, X, n=100, *, min_count=1):
-        """Active sets: the neurons that share most buckets with each input.
+    def query(self, X, n=100, *, policy="top", min_count=1, n_probes=1, seed=0):
+        """Active sets: neurons that share buckets with each input.
 
         Parameters
         ----------
         X : array of shape (n_queries, n_in)
         n : int
             Neurons an input at most.
+        policy : {"top", "score", "vanilla"}
+            Which of the neurons found are taken (SLIDE, section 3.1): those in most tables; those with the largest
+            inner products among four times as many in most tables; or whole buckets, of tables in random order.
         min_count : int
-            Buckets a neuron must share at least.
+            Tables in which a neuron must share the bucket, at least ("hard thresholding"); not for "vanilla".
+        n_probes : int
+            Buckets of each table that are looked into.
+        seed : int
+            Draws the order of the tables, for "vanilla".
 
         Returns
         -------
         csr_array of shape (n_queries, n_neurons), float32
-            The number of shared buckets of each neuron found.
+            For "top" the number of tables in which each neuron was found, for "score" its inner product plus bias, for
+            "vanilla" 1.
         """
         self._check_fitted()
         if self._tables is None:
             raise ValueError("query needs tables, but family is None; create the index with family=SimHash(...)")
         X = check.dense(X, "X", n_columns=self._W.shape[1])
         n = min(check.integer(n, "n"), len(self._W))
+        check.choice(policy, "policy", ("top", "score", "vanilla"))
         min_count = check.integer(min_count, "min_count", maximum=255)
-        ids, counts = self.candidates(X, n, min_count)
+        n_probes = check.integer(n_probes, "n_probes")
+        ids, values = self.candidates(X, n, min_count, policy=policy, n_probes=n_probes,
+                                      seed=check.integer(seed, "seed", minimum=0))
         found = ids >= 0
         indptr = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
-        active = sp.csr_array((counts[found].astype(np.float32), ids[found], indptr),
-                              shape=(len(X), len(self._W)))
+        active = sp.csr_array((values[found].astype(np.float32), ids[found], indptr), shape=(len(X), len(self._W)))
         active.sort_indices()
         return active
 
-    def candidates(self, X, n, min_count=1):
-        """`query` for trusted input: ids and counts, (n_queries, n), best first, filled up with -1 and 0."""
+    def candidates(self, X, n, min_count=1, *, policy="top", n_probes=1, seed=0):
+        """`query` for trusted input: ids and values, (n_queries, n), filled up with -1; "vanilla" is in no order."""
         n_threads = resolve(self.n_threads)
-        return self._tables.collide(self._transform.queries(X, n_threads), n, min_count, n_threads)
+        Q = self._transform.queries(X, n_threads)
+        if policy == "vanilla":
+            ids = self._tables.draw(Q, n, seed, n_threads, n_probes)
+            return ids, np.ones_like(ids)
+        n_found = n if policy == "top" else min(len(self._W), FOUND_PER_CANDIDATE * n)
+        ids, counts = self._tables.collide(Q, n_found, min_count, n_threads, n_probes)
+        return (ids, counts) if policy == "top" else self._rerank(ids, X, n, n_threads)
 
     def search(self, X, k=5, *, n_candidates=None):
         """The neurons with the largest inner products.
@@ -309,7 +403,7 @@ class LSHIndex:
         X : array of shape (n_queries, n_in)
         k : int
         n_candidates : int or None
-            Neurons whose inner product is computed exactly, at least k; None for the index's own number and plan.
+            Neurons whose inner product is computed, at least k; None for the index's own number and plan.
 
         Returns
         -------
@@ -328,34 +422,49 @@ class LSHIndex:
     def best(self, X, k, n_candidates=None):
         """`search` for trusted input."""
         n_threads = resolve(self.n_threads) if len(X) > 1 else 1  # to wake a thread takes as long as a search
-        if n_candidates is None and self.computes_all(len(X)):
-            return exact_topk(X, self._W, self._bias, k, n_threads)
-        return self._approximate(X, k, n_candidates or self.default_candidates(k), n_threads)
+        method = self._methods["batch" if len(X) >= BATCH else "single"]
+        if method == "exact" and n_candidates is None:
+            return self._exact(X, k, n_threads)
+        by = self._by_probes if method == "probes" else self._by_sketches
+        return by(X, k, n_candidates or self.default_candidates(k), n_threads)
 
-    def _approximate(self, X, k, n_candidates, n_threads):
+    def _exact(self, X, k, n_threads):
+        if not self._gone.any():
+            return exact_topk(X, self._W, self._bias, k, n_threads)
+        bias = np.where(self._gone, np.float32(-np.inf), self._bias)
+        ids, scores = exact_topk(X, self._W, bias, k, n_threads)
+        return np.where(np.isneginf(scores), np.int32(-1), ids), scores
+
+    def _by_sketches(self, X, k, n_candidates, n_threads):
         n_candidates = min(n_candidates, len(self._W))
         if self._sketches is None:
             candidates, _ = self.candidates(X, n_candidates)
         else:
             candidates = self._sketches.scan(X, n_candidates, n_threads)
+        return self._rerank(candidates, X, k, n_threads)
+
+    def _by_probes(self, X, k, n_candidates, n_threads):
+        n_found = min(FOUND_PER_CANDIDATE * n_candidates, len(self._W))
+        found, _ = self.candidates(X, n_found, n_probes=self.n_probes)
+        candidates = self._sketches.rank(X, found, min(n_candidates, n_found), n_threads)
+        return self._rerank(candidates, X, k, n_threads)
+
+    def _rerank(self, candidates, X, k, n_threads):
         ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
         kernels.rerank(candidates, X, self._W, self._bias, ids, scores, n_threads)
         return ids, scores
 
-    def computes_all(self, n_queries):
-        """Whether the plan for so many queries at a time computes every inner product."""
-        return self._exact["batch" if n_queries >= BATCH else "single"]
-
     def default_candidates(self, k):
         """How many inner products a search computes where the call does not say."""
-        n = self.n_candidates
-        if n is None:
-            n = min(max(128, len(self._W) // 100), 1024)
-        return min(len(self._W), max(n, 20 * k if self.n_candidates is None else 2 * k))
+        if self.n_candidates is None:
+            return min(len(self._W), max(20 * k, min(max(128, len(self._W) // 100), 1024)))
+        return min(len(self._W), max(self.n_candidates, 2 * k))
 
     def _check_fitted(self):
         if self._W is None:
             raise ValueError("this LSHIndex has no neurons yet; call fit(W) first")
+
+    # -- what it is -------------------------------------------------------------------------------------------
 
     @property
     def nbytes(self):
@@ -370,46 +479,91 @@ class LSHIndex:
         -------
         dict
             n_neurons, n_in, scaling, sketch_bits, n_sketched (neurons long enough to be found by `search`),
-            n_candidates, bytes_per_neuron, curve (see `tune`) and plan: for "single" queries and a "batch" of them,
-            which of "sketches" and "exact" is used and, where measured, the microseconds a query of each.
+            n_candidates, n_probes, bytes_per_neuron, trials (see `tune`) and plan: for "single" queries and a "batch",
+            the method in use and, where measured, the microseconds a query of each.
         """
         self._check_fitted()
-        plan = {}
-        for kind in ("single", "batch"):
-            plan[kind] = {"use": "exact" if self._exact[kind] else "sketches"}
-            if self._curve and self.plan == "auto":
-                scan, exact = self._times[kind]
-                plan[kind] |= {"sketches_microseconds": scan * 1e6, "exact_microseconds": exact * 1e6}
+        plan = {kind: {"use": method, "microseconds": dict(self._times.get(kind, {}))}
+                for kind, method in self._methods.items()}
         return {"n_neurons": len(self._W), "n_in": self._W.shape[1], "scaling": self._transform.scaling,
                 "sketch_bits": self._sketches.blocks.shape[1] // 4 if self._sketches is not None else 0,
                 "n_sketched": self._sketches.n if self._sketches is not None else 0,
-                "n_candidates": self.n_candidates, "bytes_per_neuron": self.nbytes / len(self._W),
-                "curve": list(self._curve), "plan": plan}
+                "n_candidates": self.n_candidates, "n_probes": self.n_probes,
+                "bytes_per_neuron": self.nbytes / len(self._W),
+                "trials": [dict(trial) for trial in self._curve], "plan": plan}
 
     def __repr__(self):
         fitted = ""
         if self._W is not None:
-            use = ", ".join(f"{kind}: {'exact' if exact else 'sketches'}" for kind, exact in self._exact.items())
+            use = ", ".join(f"{kind}: {method}" for kind, method in self._methods.items())
             fitted = f", {len(self._W)} neurons x {self._W.shape[1]}, n_candidates={self.n_candidates}, {use}"
         return (f"LSHIndex({self.family!r}, center={self.center}, scaling={self.scaling!r}, "
                 f"sketch_bits={self.sketch_bits}{fitted})")
 
+    # -- files ------------------------------------------------------------------------------------------------
 
-def _sample(queries):
-    """At most CALIBRATION_QUERIES of the queries, evenly spaced."""
-    return np.ascontiguousarray(queries[::-(-len(queries) // CALIBRATION_QUERIES) or 1])
+    def save(self, path):
+        """Write the index, without the weights, as one safetensors file, whole or not at all.
 
+        Raises
+        ------
+        ImportError
+            If the package safetensors is missing.
+        """
+        self._check_fitted()
+        transform, sketches = self._transform, self._sketches
+        tensors = {"offset": transform.offset_, "neuron_map": transform.neuron_map_,
+                   "query_map": transform.query_map_, "gone": self._gone.astype(np.uint8),
+                   "codes": None if self._tables is None else self._tables.codes}
+        if sketches is not None:
+            tensors |= {"rotation": sketches.rotation, "blocks": sketches.blocks, "factors": sketches.factors,
+                        "ids": sketches.ids[:sketches.n]}
+        config = {
+            "arguments": {"center": self.center, "scaling": self.scaling, "sketch_bits": self.sketch_bits,
+                          "recall": self.recall, "plan": self.plan, "dynamic": self.dynamic},
+            "family": index_file.family_config(self.family), "seed": self._seed, "scaling": transform.scaling,
+            "norm_floor": 0.0 if sketches is None else sketches.norm_floor, "n_candidates": self.n_candidates,
+            "n_probes": self.n_probes, "methods": self._methods, "times": self._times, "trials": self._curve,
+            "fingerprint": index_file.fingerprint(self._W, self._bias),
+        }
+        index_file.write(path, tensors, config)
 
-def _recall(ids, truth):
-    """Share of the true ids, -1 aside, that stand in the same row of `ids`."""
-    found = (truth[:, :, None] == ids[:, None, :]).any(axis=2)
-    return float(found[truth >= 0].mean())
+    @classmethod
+    def load(cls, path, W, bias=None, *, n_threads=None):
+        """Read an index that :meth:`save` wrote; W and bias are the weights that it was saved over.
 
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is damaged or no index, or the weights are others.
+        ImportError
+            If the package safetensors is missing.
+        """
+        W, bias = cls._checked(W, bias)
+        tensors, config = index_file.read(path)
+        try:
+            if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
+                raise ValueError("it was saved over other weights than the W and bias given")
+            index = cls(index_file.family_from(config["family"]), n_threads=n_threads, **config["arguments"])
+            index._restore(W, bias, tensors, config)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise ValueError(f"{path}: this index cannot be used ({error}); fit and save it again") from error
+        return index
 
-def _timed(call, *arguments):
-    begin = time.perf_counter()
-    result = call(*arguments)
-    return result, time.perf_counter() - begin
+    def _restore(self, W, bias, tensors, config):
+        n, n_in = W.shape
+        self._begin(W, bias)
+        self._seed, self._gone = config["seed"], tensors["gone"].astype(bool)
+        self._transform = Transform.restored(self.center, config["scaling"], n_in, tensors)
+        if self.family is not None:
+            self._tables = Tables(self.family, n, n_in + 1, self.dynamic, self._seed)
+            self._tables.restore(tensors["codes"], resolve(self.n_threads))
+        if "blocks" in tensors:
+            self._sketches = Sketches.restored(n, n_in + 1, config["norm_floor"], tensors).prepare(self._transform)
+        self.n_candidates, self.n_probes = config["n_candidates"], config["n_probes"]
+        self._methods, self._times, self._curve = config["methods"], config["times"], config["trials"]
 
 
 def default_family(n_neurons):

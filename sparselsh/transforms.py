@@ -47,6 +47,19 @@ class Transform:
             self.query_map_ = ((vectors / root) @ vectors.T).astype(np.float32)
         return self
 
+    @classmethod
+    def restored(cls, center, scaling, n_in, tensors):
+        """The transform of a file, checked."""
+        transform = cls(center, scaling)
+        for name, shape in (("offset", (n_in + 1,)), ("neuron_map", (n_in + 1,) * 2), ("query_map", (n_in + 1,) * 2)):
+            array = tensors.get(name)
+            if array is not None and (array.dtype != np.float32 or array.shape != shape):
+                raise ValueError(f"{name} must be float32 of shape {shape}, got {array.dtype} {array.shape}")
+            setattr(transform, name + "_", array)
+        if transform.offset_ is None or (transform.neuron_map_ is None) != (transform.query_map_ is None):
+            raise ValueError("its transform is not whole")
+        return transform
+
     def neurons(self, W, bias, n_threads):
         """v for each row of W: (n, n_in + 1), float32."""
         V = np.empty((len(W), W.shape[1] + 1), np.float32)

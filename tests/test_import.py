@@ -21,7 +21,7 @@ LAYERS = [
     {"network"},
     {"lsh_layers", "losses", "metrics", "datasets"},
     {"layers", "index", "optim"},
-    {"_gradients", "_tables", "_sketching"},
+    {"_gradients", "_tables", "_sketching", "_calibration", "_index_file"},
     {"hashing", "transforms"},
     {"_linalg", "_threads", "_files"},
     {"_validation"},

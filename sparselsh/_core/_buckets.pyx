@@ -17,6 +17,8 @@ from libc.string cimport memcpy, memset
 cdef extern from "order.h" nogil:
     uint64_t count_key(int count, int32_t id) noexcept
     int32_t count_key_id(uint64_t key) noexcept
+    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
+    int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
     void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
     void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
 
@@ -32,7 +34,8 @@ cdef int32_t _build_table(const int32_t *codes, Py_ssize_t n, Py_ssize_t stride,
     cdef int32_t c, end = 0
     memset(count, 0, n_buckets * sizeof(int32_t))
     for j in range(n):
-        count[codes[j * stride]] += 1
+        if codes[j * stride] >= 0:
+            count[codes[j * stride]] += 1
     for b in range(n_buckets):
         start[b] = end
         room[b] = _room_for(count[b], slack)
@@ -40,8 +43,9 @@ cdef int32_t _build_table(const int32_t *codes, Py_ssize_t n, Py_ssize_t stride,
         count[b] = 0
     for j in range(n):
         c = codes[j * stride]
-        ids[start[c] + count[c]] = <int32_t>j
-        count[c] += 1
+        if c >= 0:
+            ids[start[c] + count[c]] = <int32_t>j
+            count[c] += 1
     return end
 
 
@@ -54,7 +58,7 @@ def build(const int32_t[:, ::1] codes, bint slack, int32_t[:, ::1] ids, int32_t[
           int32_t[:, ::1] count, int32_t[:, ::1] room, int32_t[::1] tail, int n_threads):
     """Sort n neurons into n_tables tables.   O(n_tables * (n + n_buckets))
 
-    codes is (n, n_tables); start, count and room are (n_tables, n_buckets); ids is
+    codes is (n, n_tables), -1 for a neuron that is in no table; start, count and room are (n_tables, n_buckets); ids is
     (n_tables, capacity(n, n_buckets, slack)).
     """
     cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], n_buckets = start.shape[1]
@@ -110,8 +114,9 @@ cdef void _move_table(const int32_t *rows, Py_ssize_t n_rows, const int32_t *new
         codes[j * stride] = new
         if sorted_anew:
             continue
-        _remove(j, ids + start[old], &count[old])
-        if not _insert(j, new, ids, n_ids, start, count, room, tail):
+        if old >= 0:
+            _remove(j, ids + start[old], &count[old])
+        if new >= 0 and not _insert(j, new, ids, n_ids, start, count, room, tail):
             sorted_anew = True
     if sorted_anew:
         tail[0] = _build_table(codes, n, stride, n_buckets, True, ids, start, count, room)
@@ -120,7 +125,8 @@ cdef void _move_table(const int32_t *rows, Py_ssize_t n_rows, const int32_t *new
 def move(const int32_t[::1] rows, const int32_t[:, ::1] new_codes, int32_t[:, ::1] codes,
          int32_t[:, ::1] ids, int32_t[:, ::1] start, int32_t[:, ::1] count, int32_t[:, ::1] room,
          int32_t[::1] tail, int n_threads):
-    """Give the neurons `rows` (distinct) new codes and move them to their buckets.
+    """Give the neurons `rows` (distinct) new codes and move them to their buckets; -1 takes one out, or is where it
+    comes from.
 
     The tables were built with slack. O(len(rows) * n_tables * bucket length), amortised.
     """
@@ -167,6 +173,64 @@ cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_
         out_ids[k] = -1
         out_counts[k] = 0
     return n_kept
+
+
+cdef Py_ssize_t _draw(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_probes, const int32_t *ids,
+                      Py_ssize_t n_ids, const int32_t *start, const int32_t *count, Py_ssize_t n_buckets,
+                      uint64_t seed, Py_ssize_t n_wanted, uint8_t *seen, int32_t *order,
+                      int32_t *out_ids) noexcept nogil:
+    cdef Py_ssize_t t, p, k, b, swap, n_found = 0
+    cdef const int32_t *bucket
+    cdef int32_t j, offset
+    for t in range(n_tables):
+        order[t] = <int32_t>t
+    for t in range(n_tables):
+        if n_found == n_wanted:
+            break
+        swap = t + random_below(seed, 2 * t, <int32_t>(n_tables - t))
+        order[t], order[swap] = order[swap], order[t]
+        for p in range(n_probes):
+            b = code[order[t] * n_probes + p]
+            if b < 0:
+                continue
+            b += order[t] * n_buckets
+            bucket = ids + order[t] * n_ids + start[b]
+            # begin anywhere, so that a bucket that is not taken whole favours nobody
+            offset = random_below(seed, 2 * t + 1, count[b]) if count[b] > 0 else 0
+            for k in range(count[b]):
+                j = bucket[k + offset if k + offset < count[b] else k + offset - count[b]]
+                if n_found < n_wanted and not seen[j]:
+                    seen[j] = 1
+                    out_ids[n_found] = j
+                    n_found += 1
+    for k in range(n_found):
+        seen[out_ids[k]] = 0
+    for k in range(n_found, n_wanted):
+        out_ids[k] = -1
+    return n_found
+
+
+def draw(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int32_t[:, ::1] start,
+         const int32_t[:, ::1] count, uint64_t seed, uint8_t[:, ::1] seen, int32_t[:, ::1] order,
+         int32_t[:, ::1] out_ids, int n_threads):
+    """Vanilla sampling (SLIDE, section 3.1): whole buckets of tables in random order until n_wanted are found.
+
+    codes is (n_queries, n_tables, n_probes); out_ids is (n_queries, n_wanted), filled up with -1. seen,
+    (n_threads, n), is all zero and is left so; order is (n_threads, n_tables). The order inside a bucket decides who of
+    the last one is taken. O(n_tables + n_wanted) a query, besides the last bucket.
+    """
+    cdef Py_ssize_t i, n_queries = codes.shape[0], n_tables = codes.shape[1], n_wanted = out_ids.shape[1]
+    cdef int thread
+    if n_queries == 0 or n_wanted == 0:
+        return
+    if n_tables == 0 or seen.shape[1] == 0:
+        out_ids[:, :] = -1
+        return
+    for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
+        thread = threadid()
+        _draw(&codes[i, 0, 0], n_tables, codes.shape[2], &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
+              start.shape[1], random_at(seed, <uint64_t>i), n_wanted, &seen[thread, 0], &order[thread, 0],
+              &out_ids[i, 0])
 
 
 def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int32_t[:, ::1] start,

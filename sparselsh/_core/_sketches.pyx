@@ -198,3 +198,58 @@ def move_slots(const int32_t[::1] sources, const int32_t[::1] targets, uint8_t[:
                 else:
                     target[16 * g] = <uint8_t>((target[16 * g] & 0xF0) | nibble)
             factors[targets[r]] = factors[sources[r]]
+
+
+cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidates, const uint8_t *blocks,
+                Py_ssize_t n_groups, const float *factors, const int32_t *slot, uint8_t *lut, uint64_t *keys,
+                Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
+    cdef Py_ssize_t c, g
+    cdef int32_t s, total
+    cdef int shift
+    cdef float a, b
+    cdef const uint8_t *byte
+    cdef top_t top = top_begin(keys, n_keys, n_best)
+    _tabulate(q, n_groups, lut, &a, &b)
+    for c in range(n_candidates):
+        s = slot[candidates[c]] if candidates[c] >= 0 else -1
+        if s < 0:
+            continue
+        byte = blocks + s // <int32_t>SKETCH_BLOCK * n_groups * 16 + s % 16
+        shift = 4 if s % <int32_t>SKETCH_BLOCK >= 16 else 0
+        total = 0
+        for g in range(n_groups):
+            total += lut[16 * g + ((byte[16 * g] >> shift) & 15)]
+        top_push(&top, factors[s] * (a * total + b), candidates[c])
+    top_end(&top, False, out_ids, NULL)
+
+
+def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates, const uint8_t[:, ::1] blocks,
+         const float[::1] factors, const int32_t[::1] slot, int32_t[:, ::1] out_ids, int n_threads):
+    """The candidates with the largest approximate scores for each rotated query, in no particular order.
+
+    candidates is (n_queries, n_candidates), distinct in a row, -1 for none; slot[j] is the slot of neuron j, or -1: it
+    is then passed over. out_ids is (n_queries, n_best), filled up with -1. The scores are those of `scan`.
+    O(n_candidates * n_bits / 4) look-ups a query: 20 times those of a scan, for each neuron.
+    """
+    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
+    cdef Py_ssize_t n_candidates = candidates.shape[1], n_keys = 3 * n_best + 64
+    cdef uint8_t *luts
+    cdef uint64_t *keys
+    cdef int thread
+    if n_queries == 0 or n_best == 0:
+        return
+    if n_candidates == 0 or blocks.shape[0] == 0:
+        out_ids[:, :] = -1
+        return
+    luts = <uint8_t *>malloc(n_threads * n_groups * 16)
+    keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
+    try:
+        if luts == NULL or keys == NULL:
+            raise MemoryError()
+        for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
+            thread = threadid()
+            _rank(&queries[i, 0], &candidates[i, 0], n_candidates, &blocks[0, 0], n_groups, &factors[0], &slot[0],
+                  luts + thread * n_groups * 16, keys + thread * n_keys, n_keys, n_best, &out_ids[i, 0])
+    finally:
+        free(luts)
+        free(keys)

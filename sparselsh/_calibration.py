@@ -1,0 +1,68 @@
+"""What an index measures on a sample of queries: its scaling, the norm floor, how many candidates, which plan."""
+import time
+
+import numpy as np
+
+QUERIES = 256  # of a sample are used
+SCALINGS = (0.0, 0.5)  # what "auto" tries: which is better depends on the network
+
+
+def sample(queries):
+    """At most QUERIES of the queries, evenly spaced."""
+    return np.ascontiguousarray(queries[::max(1, -(-len(queries) // QUERIES))])
+
+
+def recall(ids, truth):
+    """Share of the true ids, -1 aside, that stand in the same row of `ids`."""
+    found = (truth[:, :, None] == ids[:, None, :]).any(axis=2)
+    return float(found[truth >= 0].mean())
+
+
+def timed(call, *arguments):
+    """The result of a call, and its wall seconds."""
+    begin = time.perf_counter()
+    result = call(*arguments)
+    return result, time.perf_counter() - begin
+
+
+def norm_floor(true_norms, norms, wanted_recall):
+    """The norm below which neurons are left out, 0 for none.
+
+    A tenth of the misses that the recall allows may come from the floor; it is not worth having where it would
+    leave out less than a third.
+
+    Parameters
+    ----------
+    true_norms : ndarray
+        Norms of the true neighbours of the sample, each as often as it is one.
+    norms : ndarray
+        Norms of a sample of all neurons.
+    wanted_recall : float
+    """
+    floor = float(np.quantile(true_norms, (1 - wanted_recall) / 10)) * 0.98
+    return floor if (norms < floor).mean() > 1 / 3 else 0.0
+
+
+def curve(search, queries, truth, wanted_recall, start, limit):
+    """Search with more and more candidates until the recall is reached.
+
+    `search(queries, k, n)` is called for n = start, 1.5 start, ... to `limit`.
+
+    Returns
+    -------
+    list of dict
+        n_candidates, recall and microseconds (a query, all of them in one batch) of each trial.
+    """
+    trials = []
+    n = min(start, limit)
+    while True:
+        (ids, _), seconds = timed(search, queries, truth.shape[1], n)
+        trials.append({"n_candidates": n, "recall": recall(ids, truth), "microseconds": seconds / len(queries) * 1e6})
+        if trials[-1]["recall"] >= wanted_recall or n == limit:
+            return trials
+        n = min(limit, -(-n * 3 // 2))
+
+
+def one_by_one(search, queries, k):
+    """Microseconds of a search with one query, the least of a few."""
+    return min(timed(search, queries[i:i + 1], k)[1] for i in range(min(8, len(queries)))) * 1e6

@@ -1,0 +1,41 @@
+"""An index as a safetensors file. The weights are not in it: they belong to the layer."""
+import json
+import zlib
+
+import numpy as np
+
+from . import _files
+from .hashing import FAMILIES
+
+FORMAT = "sparselsh.index"
+
+
+def fingerprint(W, bias):
+    """A checksum of some rows: enough to tell other weights."""
+    step = max(1, len(W) // 256)
+    return zlib.crc32(np.ascontiguousarray(bias[::step]).tobytes(), zlib.crc32(W[::step].tobytes()))
+
+
+def family_config(family):
+    """A family as plain values, or None."""
+    return None if family is None else {"type": type(family).__name__} | family.config()
+
+
+def family_from(config):
+    """The family of `family_config`, not fitted."""
+    return None if config is None else FAMILIES[config["type"]](**{k: v for k, v in config.items() if k != "type"})
+
+
+def write(path, tensors, config):
+    """Write the arrays that are not None, and a dict of plain values."""
+    arrays = {name: np.ascontiguousarray(a) for name, a in tensors.items() if a is not None}
+    _files.write(path, arrays, {"format": FORMAT, "config": json.dumps(config)})
+
+
+def read(path):
+    """Arrays and config of a file; ValueError where it is damaged."""
+    tensors, metadata = _files.read(path, FORMAT)
+    try:
+        return tensors, json.loads(metadata["config"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: the index in this file is damaged ({error}); save it again") from error
