@@ -6,9 +6,9 @@ rows travel as this tuple; scipy comes in and goes out at the border.
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
 from ._core import _products
+from ._scipy import sp
 
 
 class CSR(NamedTuple):

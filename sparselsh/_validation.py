@@ -5,9 +5,9 @@ Each message names the argument, the value that was given and what to do instead
 import numbers
 
 import numpy as np
-import scipy.sparse as sp
 
 from . import _csr
+from ._scipy import sp
 
 INT32_MAX = np.iinfo(np.int32).max
 

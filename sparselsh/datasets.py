@@ -24,11 +24,11 @@ import stat
 import zlib
 
 import numpy as np
-import scipy.sparse as sp
 
 from . import _validation as check
 from ._core import _format, _parse
 from ._files import replacing
+from ._scipy import sp
 from ._validation import INT32_MAX
 
 __all__ = ["FileFormatError", "read_xmc", "write_xmc"]

@@ -1,12 +1,12 @@
 """LSHIndex: which neurons have the largest inner products with an input."""
 import numpy as np
-import scipy.sparse as sp
 
 from . import _calibration as calibration
 from . import _index_file as index_file
 from . import _validation as check
 from ._core import _sketches as kernels
 from ._linalg import exact_topk
+from ._scipy import sp
 from ._sketching import Sketches
 from ._tables import Tables
 from ._threads import resolve

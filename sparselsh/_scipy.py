@@ -1,0 +1,15 @@
+"""scipy.sparse, imported when it is first used: it takes as long to import as the rest of the library with NumPy."""
+
+
+class _Sparse:
+    """Stands for the module until one of its names is asked for."""
+
+    def __getattr__(self, name):
+        import scipy.sparse
+
+        value = getattr(scipy.sparse, name)
+        setattr(self, name, value)
+        return value
+
+
+sp = _Sparse()
