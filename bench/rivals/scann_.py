@@ -1,4 +1,5 @@
 """ScaNN, set up as its documentation advises: anisotropic hashing in blocks of two dimensions, then exact products."""
+import contextlib
 import os
 
 import numpy as np
@@ -6,6 +7,19 @@ import numpy as np
 from .contender import Contender, powers
 
 REORDER = (10, 20, 40, 80, 160, 320, 640, 1280)
+
+
+@contextlib.contextmanager
+def silent():
+    """No log lines from C++, which cannot be turned off otherwise."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class AH(Contender):
@@ -27,7 +41,8 @@ class AH(Contender):
         builder = scann.scann_ops_pybind.builder(V, self.k, "dot_product").set_n_training_threads(self.threads)
         builder = self.partition(builder)
         builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100)
-        self._take(builder.build())
+        with silent():
+            self._take(builder.build())
 
     def _take(self, searcher):
         self.searcher = searcher
@@ -64,7 +79,8 @@ class AH(Contender):
         import scann
 
         self.n = len(V)
-        self._take(scann.scann_ops_pybind.load_searcher(path))
+        with silent():
+            self._take(scann.scann_ops_pybind.load_searcher(path))
 
 
 class TreeAH(AH):
