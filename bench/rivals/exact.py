@@ -22,8 +22,10 @@ class Exact(Contender):
         layouts, tops = ("rows", "columns"), (None, 16, 32, 64)
         tops = tops[:1] if self.n < 100 * self.k else tops
         self.one = min(((w, t) for w in layouts for t in tops), key=lambda form: self._time(self._one, Q[0], form))
-        forms = [(w, t, size) for w in layouts for t in tops for size in (32, 256)]
-        self.batch = min(forms, key=lambda form: self._time(self._batch, Q, form))
+        few = [(w, t, 32) for w in layouts for t in tops]
+        self.batch = min(few, key=lambda form: self._time(self._batch, Q[:32], form))
+        sizes = [(*self.batch[:2], size) for size in (16, 32, 64, 256)]
+        self.batch = min(sizes, key=lambda form: self._time(self._batch, Q, form))
         self.note = f"one query: weights by {self.one[0]}, top k {_words(self.one[1])}; batch: weights by " \
                     f"{self.batch[0]}, top k {_words(self.batch[1])}, {self.batch[2]} queries a product"
         if "columns" not in (self.one[0], self.batch[0]):

@@ -15,9 +15,10 @@ import time
 import numpy as np
 
 BATCH = 256
-PASS_SECONDS = 1.0  # a timed pass asks fewer queries where all of them would take longer
+PASS_SECONDS = 0.5  # a timed pass asks fewer queries where all of them would take longer
 FEWEST = 20
-SLACK = 1.3  # a setting is dropped if another with its recall was so much faster in the first look
+SLACK = 1.2  # a setting is dropped where another with its recall was so much faster
+LEAST = 0.5  # settings of less recall are of no use and not timed
 ENOUGH = 0.9995  # a sweep along one parameter ends here
 
 
@@ -102,8 +103,15 @@ def first_look(contender, layer, truth):
             points[-1]["recall_one"] = recall(check_ids(alone, ids.shape, len(layer.W)), truth)
         if one_parameter and found >= ENOUGH:
             break
+    points = [p for p in points if p["recall"] >= LEAST] or points
+    return undominated(points, lambda p: (p["first_look"],))
+
+
+def undominated(points, times):
+    """The points that no other one with as much recall clearly beats in all of its times."""
     return [p for p in points
-            if not any(q["recall"] >= p["recall"] and q["first_look"] * SLACK < p["first_look"] for q in points)]
+            if not any(q["recall"] >= p["recall"] and q["recall_one"] >= p["recall_one"]
+                       and all(a * SLACK < b for a, b in zip(times(q), times(p), strict=True)) for q in points)]
 
 
 def timed_round(contender, layer, points, n_queries):
@@ -184,6 +192,8 @@ def run_layer(layer, contenders, *, repeats, n_queries, cache=None, say=print):
         say(f"  round {round_ + 1} of {repeats}", flush=True)
         for contender, points in alive:
             timed_round(contender, layer, points, n_queries)
+            if round_ == 0:  # what the first round shows to be slower in both modes is not timed again
+                points[:] = undominated(points, lambda p: (p["one"][0][0], p["batch"][0][0]))
     for result in results:
         if "points" in result:
             result["points"] = [summarize(point) for point in result["points"]]
