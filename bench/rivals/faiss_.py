@@ -3,7 +3,7 @@ import numpy as np
 
 from .contender import Contender, powers
 
-REORDER = (4, 8, 16, 32, 64, 128)  # k_factor: candidates a neighbour that are computed exactly
+REORDER = (8, 16, 32, 64, 128, 256, 512, 1024)  # k_factor: candidates a neighbour that are computed exactly
 
 
 class Faiss(Contender):

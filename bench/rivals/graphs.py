@@ -44,20 +44,22 @@ class Hnswlib(Contender):
 
 
 class Voyager(Contender):
+    """Its transform of inner products to angles takes more links than M=16 to find as much as the others."""
+
     package = "voyager"
 
     def __init__(self, view, threads, k):
-        super().__init__("voyager M=16", view, threads, k)
+        super().__init__("voyager M=32", view, threads, k)
 
     def build(self, V):
         import voyager
 
-        self.index = voyager.Index(voyager.Space.InnerProduct, num_dimensions=V.shape[1], M=16, ef_construction=200,
+        self.index = voyager.Index(voyager.Space.InnerProduct, num_dimensions=V.shape[1], M=32, ef_construction=200,
                                    max_elements=len(V))
         self.index.add_items(V, num_threads=self.threads)
 
     def settings(self):
-        return [{"query_ef": n} for n in powers(max(8, self.k), 2048, 1.5)]
+        return [{"query_ef": n} for n in powers(max(8, self.k), 4096, 1.5)]
 
     def use(self, setting):
         self.ef = setting["query_ef"]
