@@ -10,6 +10,8 @@ import argparse
 import numpy as np
 
 import sparselsh as sl
+from sparselsh.datasets import read_xmc
+from sparselsh.metrics import precision_at_k
 
 N_CALIBRATION, N_TEST = 4000, 2000
 
@@ -26,8 +28,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    X, Y = sl.read_xmc(args.train)
-    X_test, Y_test = sl.read_xmc(args.test, n_features=X.shape[1], n_labels=Y.shape[1])
+    X, Y = read_xmc(args.train)
+    X_test, Y_test = read_xmc(args.test, n_features=X.shape[1], n_labels=Y.shape[1])
     net = sl.Network([sl.Linear(X.shape[1], args.hidden, activation="relu"),
                       sl.LSHLinear(args.hidden, Y.shape[1])], random_state=args.seed)
     net.fit(X, Y, optimizer=sl.Adam(args.lr), epochs=args.epochs, verbose=False)
@@ -35,7 +37,7 @@ def main():
     some = spaced(X_test, 5000), spaced(Y_test, 5000)
     ids, _ = net.topk(some[0], 1, exact=True)
     print(f"{args.out}: {Y.shape[1]} neurons x {args.hidden}, "
-          f"P@1 {sl.metrics.precision_at_k(some[1], ids, 1):.3f} on {len(ids)} test rows")
+          f"P@1 {precision_at_k(some[1], ids, 1):.3f} on {len(ids)} test rows")
     first, last = net.layers
     np.savez(args.out, W=last.weight, bias=last.bias, H=activations(first, spaced(X, N_CALIBRATION)),
              Q=activations(first, spaced(X_test, N_TEST)))

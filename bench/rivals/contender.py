@@ -47,7 +47,7 @@ class Contender:
 
     def __init__(self, name, view, threads, k):
         self.view, self.threads, self.k = view, threads, k
-        self.name = name if view == "layer" else f"{name}, {view}"
+        self.name = name if view == "layer" else f"{name} ({view})"
 
     def build(self, V):
         raise NotImplementedError

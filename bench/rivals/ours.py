@@ -90,8 +90,8 @@ class OwnExact(Contender):
 def make(threads, k, targets):
     contenders = [OwnExact("exact (sparselsh)", "layer", threads, k)]
     for target in targets:
-        contenders += [Swept(f"sparselsh, recall={target:g}", threads, k, target),
-                       Own(f"sparselsh, recall={target:g}, own setting", threads, k, target)]
+        contenders += [Swept(f"sparselsh {target:g}", threads, k, target),
+                       Own(f"sparselsh {target:g} own setting", threads, k, target)]
     return contenders
 
 

@@ -15,7 +15,7 @@ def cheapest(result, target, mode, by):
 def rows(results, target, by):
     """The table of one layer at one recall, as lists of words."""
     results = [r for r in results if "failed" not in r and r["target"] in (None, target)]
-    ours, exact = (_times(results, name, target, by) for name in ("sparselsh, ", "exact (NumPy"))
+    ours, exact = (_times(results, name, target, by) for name in ("sparselsh ", "exact (NumPy"))
     lines = []
     for result in results:
         best = {mode: cheapest(result, target, mode, by) for mode in MODES}
@@ -44,7 +44,7 @@ def rows(results, target, by):
 
 
 def _times(results, prefix, target, by):
-    # "sparselsh, recall=0.95" comes before ", own setting": rivals get their best setting too
+    # "sparselsh 0.95" comes before "sparselsh 0.95 own setting": rivals get their best setting too
     result = next((r for r in results if r["name"].startswith(prefix)), None)
     points = {mode: result and cheapest(result, target, mode, by) for mode in MODES}
     return {mode: point and point[mode][f"{by}_us"] for mode, point in points.items()}
@@ -113,7 +113,7 @@ def plot(path, layers, by, k):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = sorted({r["name"].rsplit(", raw", 1)[0].rsplit(", centred", 1)[0] for results in layers.values()
+    names = sorted({_family(r) for results in layers.values()
                     for r in results if "points" in r})
     colours = {name: plt.get_cmap("tab20")(i % 20) for i, name in enumerate(names)}
     figure, axes = plt.subplots(len(layers), 2, figsize=(15, 5.5 * len(layers)), squeeze=False)
@@ -132,6 +132,10 @@ def plot(path, layers, by, k):
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
+def _family(result):
+    return result["name"].removesuffix(" (raw)").removesuffix(" (centred)")
+
+
 def _curve(panel, result, mode, by, colours):
     name = "recall_one" if mode == "one" else "recall"
     ordered = sorted(result["points"], key=lambda p: p[mode][f"{by}_us"])
@@ -140,7 +144,7 @@ def _curve(panel, result, mode, by, colours):
         if not front or point[name] > front[-1][name]:
             front.append(point)
     ours = result["package"] == "sparselsh"
-    colour = colours[result["name"].rsplit(", raw", 1)[0].rsplit(", centred", 1)[0]]
+    colour = colours[_family(result)]
     panel.plot([p[mode][f"{by}_us"] for p in front], [p[name] for p in front], label=result["name"],
                color="black" if ours else colour, linewidth=2.5 if ours else 1.2,
                linestyle=":" if result["view"] == "raw" else "-",
