@@ -67,8 +67,7 @@ class Faiss(Contender):
     def load(self, path, V):
         import faiss
 
-        self.n, self.d = self._padded(V[:1]).shape
-        self.n = len(V)
+        self.n, self.d = len(V), self._padded(V[:1]).shape[1]
         self.index = faiss.read_index(path)
 
 
