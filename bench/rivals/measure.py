@@ -190,8 +190,15 @@ def run_layer(layer, contenders, *, repeats, n_queries, cache=None, say=print):
             assert best > 0.999, f"{contender.name} computes everything and finds {best}"
     for round_ in range(repeats):
         say(f"  round {round_ + 1} of {repeats}", flush=True)
-        for contender, points in alive:
-            timed_round(contender, layer, points, n_queries)
+        for contender, points in list(alive):
+            try:
+                timed_round(contender, layer, points, n_queries)
+            except Exception as error:  # as above
+                say(f"  {contender.name} FAILED: {type(error).__name__}: {error}")
+                alive.remove((contender, points))
+                results[:] = [{"name": contender.name, "failed": str(error)} if r["name"] == contender.name else r
+                              for r in results]
+                continue
             if round_ == 0:  # what the first round shows to be slower in both modes is not timed again
                 points[:] = undominated(points, lambda p: (p["one"][0][0], p["batch"][0][0]))
     for result in results:
