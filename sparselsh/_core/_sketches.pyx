@@ -10,7 +10,7 @@ nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 
 from ._simd cimport SKETCH_BLOCK, leaves_t, prefetch_run, table
 
@@ -20,6 +20,10 @@ cdef extern from "order.h" nogil:
     top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
     void top_push(top_t *top, float score, int32_t id) noexcept
     float top_floor(const top_t *top) noexcept
+    uint64_t score_key(float score, int32_t id) noexcept
+    int32_t key_id(uint64_t key) noexcept
+    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
+    void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
     void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
 
 BLOCK = SKETCH_BLOCK
@@ -90,7 +94,7 @@ cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssi
         n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b, factors + first,
                                 top_floor(&top), found, scores)
         for k in range(n_found):
-            if first + found[k] < n:
+            if first + found[k] < n and ids[first + found[k]] >= 0:
                 top_push(&top, scores[k], ids[first + found[k]])
         block += n_chunk
     top_end(&top, False, out_ids, out_scores)
@@ -101,7 +105,7 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     """The neurons with the largest approximate scores for each rotated query, in no particular order.
 
     queries is (n_queries, n_bits), rotated. Slot s < n of blocks and factors, (n_blocks * 32,), holds neuron
-    ids[s]. out_ids and out_scores are (n_queries, n_best), filled up with -1 and -inf. Which neurons are found does
+    ids[s], or nothing where that is -1. out_ids and out_scores are (n_queries, n_best), filled up with -1 and -inf. Which neurons are found does
     not depend on their order. O(n * n_bits / 128) byte shuffles a query.
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
@@ -181,8 +185,104 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1]
     free(keys)
 
 
-def move_slots(const int32_t[::1] sources, const int32_t[::1] targets, uint8_t[:, ::1] blocks, float[::1] factors):
-    """Copy the sketch and the factor of slot sources[r] to slot targets[r], in order.   O(len(sources) * n_bits)"""
+cdef void _scan_range(const leaves_t *f, const uint8_t *lut, float a, float b, const uint8_t *blocks,
+                      Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t start, Py_ssize_t stop,
+                      const int32_t *cell, const uint8_t *probed, float *scores, int32_t *found,
+                      top_t *top) noexcept nogil:
+    # Slots start .. stop; with `cell` only those of cells that are probed
+    cdef Py_ssize_t block = start // SKETCH_BLOCK, last = (stop + SKETCH_BLOCK - 1) // SKETCH_BLOCK
+    cdef Py_ssize_t n_chunk, k, n_found, s
+    while block < last:
+        n_chunk = min(<Py_ssize_t>CHUNK, last - block)
+        n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b,
+                                factors + block * <Py_ssize_t>SKETCH_BLOCK, top_floor(top), found, scores)
+        for k in range(n_found):
+            s = block * <Py_ssize_t>SKETCH_BLOCK + found[k]
+            if start <= s and s < stop and ids[s] >= 0 and (cell == NULL or probed[cell[s]]):
+                top_push(top, scores[k], ids[s])
+        block += n_chunk
+
+
+cdef void _scan_cells(const leaves_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
+                      Py_ssize_t n_probed, const int32_t *cell_start, const int32_t *cell, const uint8_t *blocks,
+                      Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut,
+                      float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys, uint64_t *cell_keys,
+                      uint8_t *probed, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
+    cdef Py_ssize_t c, k
+    cdef float a, b
+    cdef top_t top = top_begin(keys, n_keys, n_best)
+    for c in range(n_cells):
+        cell_keys[c] = score_key(cell_scores[c], <int32_t>c)
+    select_smallest(cell_keys, n_cells, n_probed)
+    sort_keys(cell_keys, n_probed)  # the best first: the floor is high before most slots are looked at
+    _tabulate(q, n_groups, lut, &a, &b)
+    for k in range(n_probed):
+        c = key_id(cell_keys[k])
+        probed[c] = 1
+        _scan_range(f, lut, a, b, blocks, n_groups, factors, ids, cell_start[c], cell_start[c + 1], NULL, NULL,
+                    scores, found, &top)
+    _scan_range(f, lut, a, b, blocks, n_groups, factors, ids, cell_start[n_cells], n, cell, probed, scores, found,
+                &top)
+    for k in range(n_probed):
+        probed[key_id(cell_keys[k])] = 0
+    top_end(&top, False, out_ids, NULL)
+
+
+def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_ssize_t n_probed,
+               const int32_t[::1] cell_start, const int32_t[::1] cell, const uint8_t[:, ::1] blocks,
+               const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n, int32_t[:, ::1] out_ids,
+               int n_threads):
+    """`scan` over the n_probed cells with the largest cell_scores, (n_queries, n_cells), of each query.
+
+    Cell c holds the slots cell_start[c] .. cell_start[c + 1]; slots from cell_start[n_cells] to n came later and
+    belong to the cells that `cell`, one entry a slot, says. O(n_cells + slots of the probed cells + late slots).
+    """
+    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
+    cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = CHUNK * SKETCH_BLOCK + 16
+    cdef const leaves_t *f = table()
+    cdef int thread
+    cdef uint8_t *luts
+    cdef uint8_t *probed
+    cdef float *scores
+    cdef int32_t *found
+    cdef uint64_t *keys
+    cdef uint64_t *cell_keys
+    if n_queries == 0 or n_best == 0:
+        return
+    if n == 0:
+        out_ids[:, :] = -1
+        return
+    luts = <uint8_t *>malloc(n_threads * n_groups * 16)
+    probed = <uint8_t *>calloc(n_threads * n_cells, 1)
+    scores = <float *>malloc(n_threads * room * sizeof(float))
+    found = <int32_t *>malloc(n_threads * room * sizeof(int32_t))
+    keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
+    cell_keys = <uint64_t *>malloc(n_threads * n_cells * sizeof(uint64_t))
+    try:
+        if (luts == NULL or probed == NULL or scores == NULL or found == NULL or keys == NULL
+                or cell_keys == NULL):
+            raise MemoryError()
+        for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
+            thread = threadid()
+            _scan_cells(f, &queries[i, 0], &cell_scores[i, 0], n_cells, n_probed, &cell_start[0], &cell[0],
+                        &blocks[0, 0], n_groups, &factors[0], &ids[0], n, luts + thread * n_groups * 16,
+                        scores + thread * room, found + thread * room, keys + thread * n_keys, n_keys,
+                        cell_keys + thread * n_cells, probed + thread * n_cells, n_best, &out_ids[i, 0])
+    finally:
+        free(luts)
+        free(probed)
+        free(scores)
+        free(found)
+        free(keys)
+        free(cell_keys)
+
+
+def copy_slots(const int32_t[::1] sources, const int32_t[::1] targets, const uint8_t[:, ::1] blocks,
+               const float[::1] factors, uint8_t[:, ::1] out_blocks, float[::1] out_factors):
+    """Sketch and factor of slot sources[r] to slot targets[r] of out_blocks and out_factors, which are others.
+
+    O(len(sources) * n_bits)
+    """
     cdef Py_ssize_t r, g, n_groups = blocks.shape[1] // 16
     cdef const uint8_t *source
     cdef uint8_t *target
@@ -190,14 +290,14 @@ def move_slots(const int32_t[::1] sources, const int32_t[::1] targets, uint8_t[:
     with nogil:
         for r in range(sources.shape[0]):
             source = &blocks[sources[r] // SKETCH_BLOCK, sources[r] % 16]
-            target = &blocks[targets[r] // SKETCH_BLOCK, targets[r] % 16]
+            target = &out_blocks[targets[r] // SKETCH_BLOCK, targets[r] % 16]
             for g in range(n_groups):
                 nibble = source[16 * g] >> 4 if sources[r] % SKETCH_BLOCK >= 16 else source[16 * g] & 0x0F
                 if targets[r] % SKETCH_BLOCK >= 16:
                     target[16 * g] = <uint8_t>((target[16 * g] & 0x0F) | nibble << 4)
                 else:
                     target[16 * g] = <uint8_t>((target[16 * g] & 0xF0) | nibble)
-            factors[targets[r]] = factors[sources[r]]
+            out_factors[targets[r]] = factors[sources[r]]
 
 
 cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidates, const uint8_t *blocks,
