@@ -239,7 +239,7 @@ class LSHIndex:
         return [{"method": "sketches"} | trial for trial in trials]
 
     def _probe_trials(self, queries, truth, recall, n_threads):
-        trials = []
+        trials, self.n_probes = [], 1
         while True:
             try:
                 (ids, _), seconds = calibration.timed(self._by_probes, queries, truth.shape[1], self.n_candidates,
