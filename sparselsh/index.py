@@ -227,7 +227,7 @@ class LSHIndex:
         if self.plan in ("auto", "probes") and self._tables is not None:
             self._curve += self._probe_trials(queries, truth, recall, n_threads)
         if self.plan == "auto":
-            self._choose_methods(queries, k, recall, seconds / len(queries) * 1e6, n_threads)
+            self._choose_methods(queries, k, recall, seconds / len(queries) * 1e6)
         return [dict(trial) for trial in self._curve]
 
     def _scan_trials(self, queries, truth, recall, n_threads):
@@ -253,10 +253,8 @@ class LSHIndex:
                 return trials
             self.n_probes *= 2
 
-    def _choose_methods(self, queries, k, recall, exact_microseconds, n_threads):
-        able = {"sketches": self._curve[len([t for t in self._curve if t["method"] == "sketches"]) - 1]}
-        if self._curve[-1]["method"] == "probes" and self._curve[-1]["recall"] >= recall:
-            able["probes"] = self._curve[-1]
+    def _choose_methods(self, queries, k, recall, exact_microseconds):
+        able = {trial["method"]: trial for trial in self._curve if trial["recall"] >= recall}  # one a method at most
         searches = {"exact": lambda x, k: self._exact(x, k, 1),
                     "sketches": lambda x, k: self._by_sketches(x, k, self.n_candidates, 1),
                     "probes": lambda x, k: self._by_probes(x, k, self.n_candidates, 1)}
