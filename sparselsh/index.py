@@ -35,8 +35,8 @@ class LSHIndex:
     center : bool
         Subtract the mean neuron before hashing.
     scaling : float or "auto"
-        Exponent p of the query-aware scaling, in [0, 1]. "auto" takes 0 or 0.5, whichever finds more on the
-        queries given to `fit`, and 0 without queries.
+        Exponent p of the query-aware scaling, in [0, 1], which needs queries in `fit`. "auto" takes 0 or 0.5,
+        whichever finds more on them, and 0 for an index with tables.
     sketch_bits : int or None
         Bits of a sketch, a multiple of 64 and at most 1024; None for the multiple at or above 3/4 of the
         dimension, at least 128; 0 for no sketches.
@@ -483,7 +483,8 @@ class LSHIndex:
         self._check_fitted()
         plan = {kind: {"use": method, "microseconds": dict(self._times.get(kind, {}))}
                 for kind, method in self._methods.items()}
-        return {"n_neurons": len(self._W), "n_in": self._W.shape[1], "scaling": self._transform.scaling,
+        scaling = self._transform.scaling if self._transform.neuron_map_ is not None else 0.0
+        return {"n_neurons": len(self._W), "n_in": self._W.shape[1], "scaling": scaling,
                 "sketch_bits": self._sketches.blocks.shape[1] // 4 if self._sketches is not None else 0,
                 "n_sketched": self._sketches.n if self._sketches is not None else 0,
                 "n_candidates": self.n_candidates, "n_probes": self.n_probes,
