@@ -547,22 +547,31 @@ class LSHIndex:
                 raise ValueError("it was saved over other weights than the W and bias given")
             index = cls(index_file.family_from(config["family"]), n_threads=n_threads, **config["arguments"])
             index._restore(W, bias, tensors, config)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: this index cannot be used ({error}); fit and save it again") from error
         return index
 
     def _restore(self, W, bias, tensors, config):
         n, n_in = W.shape
         self._begin(W, bias)
-        self._seed, self._gone = config["seed"], tensors["gone"].astype(bool)
+        if tensors["gone"].shape != (n,):
+            raise ValueError(f"gone must have shape {(n,)}, got {tensors['gone'].shape}")
+        self._seed, self._gone = check.integer(config["seed"], "seed", minimum=0), tensors["gone"].astype(bool)
         self._transform = Transform.restored(self.center, config["scaling"], n_in, tensors)
         if self.family is not None:
             self._tables = Tables(self.family, n, n_in + 1, self.dynamic, self._seed)
             self._tables.restore(tensors["codes"], resolve(self.n_threads))
-        if "blocks" in tensors:
-            self._sketches = Sketches.restored(n, n_in + 1, config["norm_floor"], tensors).prepare(self._transform)
-        self.n_candidates, self.n_probes = config["n_candidates"], config["n_probes"]
-        self._methods, self._times, self._curve = config["methods"], config["times"], config["trials"]
+        if self.sketch_bits != 0:
+            norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0)
+            self._sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(self._transform)
+        if config["n_candidates"] is not None:
+            self.n_candidates = check.integer(config["n_candidates"], "n_candidates")
+        self.n_probes = check.integer(config["n_probes"], "n_probes",
+                                      maximum=1 if self.family is None else self.family.n_buckets)
+        able = METHODS if self._tables is not None and self._sketches is not None else ("sketches", "exact")
+        self._methods = {kind: check.choice(config["methods"][kind], "methods", able) for kind in self._methods}
+        self._times = {kind: dict(times) for kind, times in config["times"].items()}
+        self._curve = [dict(trial) for trial in config["trials"]]
 
 
 def default_family(n_neurons):
