@@ -146,23 +146,22 @@ def collide(query_codes, codes, min_count, n_best):
 def table_order(n_tables, seed):
     order = list(range(n_tables))
     for t in range(n_tables):
-        swap = t + ((random_at(seed, 2 * t) >> 32) * (n_tables - t) >> 32)
+        swap = t + ((random_at(seed, t) >> 32) * (n_tables - t) >> 32)
         order[t], order[swap] = order[swap], order[t]
     return order
 
 
 def draw(query_codes, codes, seed, n_wanted):
-    """For tables without slack, whose buckets are ascending: which neurons of the last one depends on their order."""
-    ids = np.full((len(query_codes), n_wanted), -1, np.int32)
+    """Sets of neurons: whole buckets, and of the last one those with the smallest random numbers."""
+    found = [set() for _ in query_codes]
     for i, probes in enumerate(query_codes):
-        own_seed, found = random_at(seed, i), []
-        for place, t in enumerate(table_order(len(probes), own_seed)):
-            for b in probes[t]:
-                bucket = np.flatnonzero(codes[:, t] == b).tolist() if b >= 0 else []
-                begin = (random_at(own_seed, 2 * place + 1) >> 32) * len(bucket) >> 32
-                found += [j for j in bucket[begin:] + bucket[:begin] if j not in found]
-        ids[i, : len(found[:n_wanted])] = found[:n_wanted]
-    return ids
+        own_seed = random_at(seed, i)
+        for t in table_order(len(probes), own_seed):
+            for b in probes[t][probes[t] >= 0]:
+                bucket = set(np.flatnonzero(codes[:, t] == b).tolist()) - found[i]
+                by_chance = sorted(bucket, key=lambda j: (random_at(2**64 - 1 - own_seed, j) >> 32, j))
+                found[i].update(by_chance[: n_wanted - len(found[i])])
+    return found
 
 
 # ---- _products

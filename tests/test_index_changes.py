@@ -125,7 +125,7 @@ def answers(index, X):
     """What the index says by default and when it is asked for few, which is where sketches and ties matter."""
     said = [*index.search(X), *index.search(X, k=3, n_candidates=6)]
     if index.family is not None:
-        for options in ({}, {"n": 4}, {"n": 5, "policy": "score", "n_probes": 2}):
+        for options in ({}, {"n": 4}, {"n": 5, "policy": "score", "n_probes": 2}, {"n": 5, "policy": "vanilla"}):
             active = index.query(X, **options)
             said += [active.indptr, active.indices, active.data]
     return said
