@@ -18,6 +18,7 @@ __all__ = ["LSHIndex"]
 CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
 BATCH = 32  # from so many queries on, the plan for batches holds
 METHODS = ("sketches", "probes", "exact")
+MOST_PROBES = 64  # buckets of a table that tune tries
 FOUND_PER_CANDIDATE = 4  # neurons that probing hands to the sketches for each inner product
 
 
@@ -240,18 +241,18 @@ class LSHIndex:
 
     def _probe_trials(self, queries, truth, recall, n_threads):
         trials, self.n_probes = [], 1
-        while True:
+        while self.n_probes <= MOST_PROBES and (not trials or trials[-1]["recall"] < recall):
             try:
                 (ids, _), seconds = calibration.timed(self._by_probes, queries, truth.shape[1], self.n_candidates,
                                                       n_threads)
             except ValueError:  # a family without an order of probing, or no more buckets
-                self.n_probes = max(1, self.n_probes // 2)
-                return trials
+                break
             trials.append({"method": "probes", "n_probes": self.n_probes, "n_candidates": self.n_candidates,
                            "recall": calibration.recall(ids, truth), "microseconds": seconds / len(queries) * 1e6})
-            if trials[-1]["recall"] >= recall or self.n_probes >= 64:
-                return trials
             self.n_probes *= 2
+        # too many probes find less again: neurons that are in the probed buckets of every table all look alike
+        self.n_probes = max(trials, key=lambda trial: trial["recall"])["n_probes"]
+        return trials
 
     def _choose_methods(self, queries, k, recall, exact_microseconds):
         able = {trial["method"]: trial for trial in self._curve if trial["recall"] >= recall}  # one a method at most
