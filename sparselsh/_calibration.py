@@ -13,9 +13,9 @@ def sample(queries):
 
 
 def recall(ids, truth):
-    """Share of the true ids, -1 aside, that stand in the same row of `ids`."""
-    found = (truth[:, :, None] == ids[:, None, :]).any(axis=2)
-    return float(found[truth >= 0].mean())
+    """Share of the true ids, -1 aside, that stand in the same row of `ids`; 1 where there are none."""
+    found = (truth[:, :, None] == ids[:, None, :]).any(axis=2)[truth >= 0]
+    return float(found.mean()) if found.size else 1.0
 
 
 def timed(call, *arguments):

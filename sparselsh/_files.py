@@ -50,13 +50,13 @@ def read(path, kind):
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file; check the path of the model")
+        raise FileNotFoundError(f"{path}: no such file; check the path")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
-                raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one with Network.save")
+                raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one first")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
-                         "kind: save the model again") from error
+                         "kind: save it again") from error

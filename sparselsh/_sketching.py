@@ -46,8 +46,11 @@ class Sketches:
             if tensors[name].dtype != dtype or tensors[name].shape != shape:
                 raise ValueError(f"{name} must be {np.dtype(dtype)} of shape {shape}, got {tensors[name].dtype} "
                                  f"{tensors[name].shape}")
+        for name in ("rotation", "factors"):
+            if not np.isfinite(tensors[name]).all():
+                raise ValueError(f"{name} must be finite")
         bad_ids = len(ids) and (ids.min() < 0 or ids.max() >= n_neurons or len(np.unique(ids)) != len(ids))
-        if n_bits % 64 or not n_bits or len(tensors["blocks"]) < n_blocks or bad_ids:
+        if n_bits % 64 or not 0 < n_bits <= 1024 or len(tensors["blocks"]) < n_blocks or bad_ids:
             raise ValueError("its sketches contradict each other")
         sketches = cls(64, n_neurons, n_dims, norm_floor, np.random.default_rng(0))
         sketches.rotation, sketches.blocks, sketches.factors = rotation, tensors["blocks"], tensors["factors"]

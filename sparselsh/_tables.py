@@ -85,7 +85,7 @@ class Tables:
         codes = self.family.probe(Q, n_probes, n_threads=n_threads)
         ids = np.empty((Q.shape[0], n_wanted), np.int32)
         order = np.empty((n_threads, self.family.tables), np.int32)
-        _buckets.draw(codes, self.ids, self.start, self.count, seed, self._scratch(n_threads)[0], order, ids, n_threads)
+        _buckets.draw(codes, self.ids, self.start, self.count, seed, *self._scratch(n_threads), order, ids, n_threads)
         return ids
 
     @property

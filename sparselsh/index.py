@@ -18,6 +18,7 @@ __all__ = ["LSHIndex"]
 CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
 BATCH = 32  # from so many queries on, the plan for batches holds
 METHODS = ("sketches", "probes", "exact")
+MOST_PROBES = 64  # buckets of a table that tune tries
 FOUND_PER_CANDIDATE = 4  # neurons that probing hands to the sketches for each inner product
 
 
@@ -35,8 +36,8 @@ class LSHIndex:
     center : bool
         Subtract the mean neuron before hashing.
     scaling : float or "auto"
-        Exponent p of the query-aware scaling, in [0, 1]. "auto" takes 0 or 0.5, whichever finds more on the
-        queries given to `fit`, and 0 without queries.
+        Exponent p of the query-aware scaling, in [0, 1], which needs queries in `fit`. "auto" takes 0 or 0.5,
+        whichever finds more on them, and 0 for an index with tables.
     sketch_bits : int or None
         Bits of a sketch, a multiple of 64 and at most 1024; None for the multiple at or above 3/4 of the
         dimension, at least 128; 0 for no sketches.
@@ -227,7 +228,7 @@ class LSHIndex:
         if self.plan in ("auto", "probes") and self._tables is not None:
             self._curve += self._probe_trials(queries, truth, recall, n_threads)
         if self.plan == "auto":
-            self._choose_methods(queries, k, recall, seconds / len(queries) * 1e6, n_threads)
+            self._choose_methods(queries, k, recall, seconds / len(queries) * 1e6)
         return [dict(trial) for trial in self._curve]
 
     def _scan_trials(self, queries, truth, recall, n_threads):
@@ -239,24 +240,22 @@ class LSHIndex:
         return [{"method": "sketches"} | trial for trial in trials]
 
     def _probe_trials(self, queries, truth, recall, n_threads):
-        trials = []
-        while True:
+        trials, self.n_probes = [], 1
+        while self.n_probes <= MOST_PROBES and (not trials or trials[-1]["recall"] < recall):
             try:
                 (ids, _), seconds = calibration.timed(self._by_probes, queries, truth.shape[1], self.n_candidates,
                                                       n_threads)
             except ValueError:  # a family without an order of probing, or no more buckets
-                self.n_probes = max(1, self.n_probes // 2)
-                return trials
+                break
             trials.append({"method": "probes", "n_probes": self.n_probes, "n_candidates": self.n_candidates,
                            "recall": calibration.recall(ids, truth), "microseconds": seconds / len(queries) * 1e6})
-            if trials[-1]["recall"] >= recall or self.n_probes >= 64:
-                return trials
             self.n_probes *= 2
+        # too many probes find less again: neurons that are in the probed buckets of every table all look alike
+        self.n_probes = max(trials, key=lambda trial: trial["recall"])["n_probes"]
+        return trials
 
-    def _choose_methods(self, queries, k, recall, exact_microseconds, n_threads):
-        able = {"sketches": self._curve[len([t for t in self._curve if t["method"] == "sketches"]) - 1]}
-        if self._curve[-1]["method"] == "probes" and self._curve[-1]["recall"] >= recall:
-            able["probes"] = self._curve[-1]
+    def _choose_methods(self, queries, k, recall, exact_microseconds):
+        able = {trial["method"]: trial for trial in self._curve if trial["recall"] >= recall}  # one a method at most
         searches = {"exact": lambda x, k: self._exact(x, k, 1),
                     "sketches": lambda x, k: self._by_sketches(x, k, self.n_candidates, 1),
                     "probes": lambda x, k: self._by_probes(x, k, self.n_candidates, 1)}
@@ -485,7 +484,8 @@ class LSHIndex:
         self._check_fitted()
         plan = {kind: {"use": method, "microseconds": dict(self._times.get(kind, {}))}
                 for kind, method in self._methods.items()}
-        return {"n_neurons": len(self._W), "n_in": self._W.shape[1], "scaling": self._transform.scaling,
+        scaling = self._transform.scaling if self._transform.neuron_map_ is not None else 0.0
+        return {"n_neurons": len(self._W), "n_in": self._W.shape[1], "scaling": scaling,
                 "sketch_bits": self._sketches.blocks.shape[1] // 4 if self._sketches is not None else 0,
                 "n_sketched": self._sketches.n if self._sketches is not None else 0,
                 "n_candidates": self.n_candidates, "n_probes": self.n_probes,
@@ -548,22 +548,31 @@ class LSHIndex:
                 raise ValueError("it was saved over other weights than the W and bias given")
             index = cls(index_file.family_from(config["family"]), n_threads=n_threads, **config["arguments"])
             index._restore(W, bias, tensors, config)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: this index cannot be used ({error}); fit and save it again") from error
         return index
 
     def _restore(self, W, bias, tensors, config):
         n, n_in = W.shape
         self._begin(W, bias)
-        self._seed, self._gone = config["seed"], tensors["gone"].astype(bool)
+        if tensors["gone"].shape != (n,):
+            raise ValueError(f"gone must have shape {(n,)}, got {tensors['gone'].shape}")
+        self._seed, self._gone = check.integer(config["seed"], "seed", minimum=0), tensors["gone"].astype(bool)
         self._transform = Transform.restored(self.center, config["scaling"], n_in, tensors)
         if self.family is not None:
             self._tables = Tables(self.family, n, n_in + 1, self.dynamic, self._seed)
             self._tables.restore(tensors["codes"], resolve(self.n_threads))
-        if "blocks" in tensors:
-            self._sketches = Sketches.restored(n, n_in + 1, config["norm_floor"], tensors).prepare(self._transform)
-        self.n_candidates, self.n_probes = config["n_candidates"], config["n_probes"]
-        self._methods, self._times, self._curve = config["methods"], config["times"], config["trials"]
+        if self.sketch_bits != 0:
+            norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0)
+            self._sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(self._transform)
+        if config["n_candidates"] is not None:
+            self.n_candidates = check.integer(config["n_candidates"], "n_candidates")
+        self.n_probes = check.integer(config["n_probes"], "n_probes",
+                                      maximum=1 if self.family is None else self.family.n_buckets)
+        able = METHODS if self._tables is not None and self._sketches is not None else ("sketches", "exact")
+        self._methods = {kind: check.choice(config["methods"][kind], "methods", able) for kind in self._methods}
+        self._times = {kind: dict(times) for kind, times in config["times"].items()}
+        self._curve = [dict(trial) for trial in config["trials"]]
 
 
 def default_family(n_neurons):

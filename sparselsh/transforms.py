@@ -55,6 +55,8 @@ class Transform:
             array = tensors.get(name)
             if array is not None and (array.dtype != np.float32 or array.shape != shape):
                 raise ValueError(f"{name} must be float32 of shape {shape}, got {array.dtype} {array.shape}")
+            if array is not None and not np.isfinite(array).all():
+                raise ValueError(f"{name} must be finite")
             setattr(transform, name + "_", array)
         if transform.offset_ is None or (transform.neuron_map_ is None) != (transform.query_map_ is None):
             raise ValueError("its transform is not whole")

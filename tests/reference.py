@@ -114,6 +114,7 @@ def minima(v, n_digits, n_tables, n_bits, seed):
 
 
 def build(codes, n_buckets):
+    """A neuron whose code is -1 is in no bucket of the table."""
     n, n_tables = codes.shape
     return [[{j for j in range(n) if codes[j, t] == b} for b in range(n_buckets)] for t in range(n_tables)]
 
@@ -140,6 +141,27 @@ def collide(query_codes, codes, min_count, n_best):
         ids[i, : len(found)] = found
         counts[i, : len(found)] = shared[found]
     return ids, counts
+
+
+def table_order(n_tables, seed):
+    order = list(range(n_tables))
+    for t in range(n_tables):
+        swap = t + ((random_at(seed, t) >> 32) * (n_tables - t) >> 32)
+        order[t], order[swap] = order[swap], order[t]
+    return order
+
+
+def draw(query_codes, codes, seed, n_wanted):
+    """Sets of neurons: whole buckets, and of the last one those with the smallest random numbers."""
+    found = [set() for _ in query_codes]
+    for i, probes in enumerate(query_codes):
+        own_seed = random_at(seed, i)
+        for t in table_order(len(probes), own_seed):
+            for b in probes[t][probes[t] >= 0]:
+                bucket = set(np.flatnonzero(codes[:, t] == b).tolist()) - found[i]
+                by_chance = sorted(bucket, key=lambda j: (random_at(2**64 - 1 - own_seed, j) >> 32, j))
+                found[i].update(by_chance[: n_wanted - len(found[i])])
+    return found
 
 
 # ---- _products
@@ -303,6 +325,21 @@ def sketch_error(queries, factors):
     spread = np.abs(queries.astype(float)).reshape(len(queries), -1, 4).sum(axis=2)
     step = spread.max(axis=1) / 127.5
     return np.outer(step / 2 * spread.shape[1], np.abs(factors))
+
+
+def unpack(blocks, s, size):
+    """The bits of slot s, what `pack` has written."""
+    half = blocks[s // size, s % (size // 2) :: size // 2] >> (4 if s % size >= size // 2 else 0)
+    return (half[:, None] >> np.arange(4) & 1).ravel()
+
+
+def move_slots(sources, targets, blocks, factors, size):
+    factors = factors.copy()
+    for s, t in zip(sources, targets, strict=True):
+        bits = unpack(blocks, s, size)
+        blocks = pack(np.where(bits, 1, -1)[None], [t], blocks, size)
+        factors[t] = factors[s]
+    return blocks, factors
 
 
 def rerank(ids, x, w, bias, k):

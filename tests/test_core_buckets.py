@@ -69,6 +69,18 @@ class Tables:
         assert not seen.any(), "the scratch array is left as it was"
         return out_ids, out_counts
 
+    def draw(self, query_codes, seed=0, n_wanted=10):
+        n, n_tables = self.codes.shape
+        query_codes = query_codes if query_codes.ndim == 3 else query_codes[:, :, None]
+        out_ids = unwritten((len(query_codes), n_wanted), np.int32)
+        seen = np.zeros((self.n_threads, n), np.uint8)
+        keys = np.empty((self.n_threads, n), np.uint64)
+        order = unwritten((self.n_threads, n_tables), np.int32)
+        tables = read_only(self.ids, self.start, self.count)
+        _buckets.draw(read_only(query_codes), *tables, seed, seen, keys, order, out_ids, self.n_threads)
+        assert not seen.any(), "the scratch array is left as it was"
+        return out_ids
+
 
 def random_codes(rng, n, n_tables, n_buckets):
     return rng.integers(0, n_buckets, (n, n_tables), dtype=np.int32)
@@ -221,3 +233,110 @@ def test_moving_nothing_changes_nothing(rng):
     tables.move(np.arange(50), tables.codes)
     for a, b in zip(before, tables.layout, strict=True):
         assert_same_bits(a, b)
+
+
+# ---- neurons that are in no table: code -1
+
+
+@pytest.mark.parametrize("slack", [True, False], ids=["slack", "no slack"])
+@pytest.mark.parametrize("n, n_tables, n_buckets", SIZES)
+def test_build_leaves_out_neurons_without_a_code(rng, n_threads, n, n_tables, n_buckets, slack):
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    codes[rng.random(codes.shape) < 0.4] = -1
+    tables = Tables.build(codes, n_buckets, slack, n_threads)
+    assert tables.contents() == reference.build(codes, n_buckets)
+    queries = random_codes(rng, 9, n_tables, n_buckets)
+    assert_same_arrays(tables.collide(queries), reference.collide(queries, codes, 1, 10))
+
+
+@pytest.mark.parametrize("n, n_tables, n_buckets", SIZES)
+def test_neurons_leave_and_come_back(rng, n_threads, n, n_tables, n_buckets):
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    codes[::2] = -1  # half of them come late: the tables were built without room for them
+    tables = Tables.build(codes, n_buckets, n_threads=n_threads)
+    for step in range(300):
+        rows = rng.permutation(n)[: rng.integers(1, max(n // 5, 2))]
+        new_codes = random_codes(rng, len(rows), n_tables, n_buckets)
+        new_codes[rng.random(len(rows)) < (0.8 if step // 50 % 2 else 0.2)] = -1
+        tables.move(rows, new_codes)
+        codes = reference.move(rows, new_codes, codes)
+        if step % 20 == 0 or step > 290:
+            assert tables.contents() == reference.build(codes, n_buckets)
+    np.testing.assert_array_equal(tables.codes, codes)
+
+
+def test_with_all_neurons_removed_nothing_is_found(rng, n_threads):
+    tables = Tables.build(random_codes(rng, 65, 4, 2), 2, n_threads=n_threads)
+    tables.move(rng.permutation(65), np.full((65, 4), -1))
+    assert all(bucket == set() for table in tables.contents() for bucket in table)
+    queries = random_codes(rng, 3, 4, 2)
+    assert np.all(tables.collide(queries)[0] == -1) and np.all(tables.draw(queries) == -1)
+    codes = random_codes(rng, 65, 4, 2)
+    tables.move(np.arange(65), codes)
+    assert tables.contents() == reference.build(codes, 2)
+
+
+# ---- vanilla sampling
+
+
+@pytest.mark.parametrize("n_wanted", [0, 1, 7, 40, 1000])
+@pytest.mark.parametrize("n_probes", [1, 3])
+@pytest.mark.parametrize("n, n_tables, n_buckets", [size for size in SIZES if size[2] > 2])
+def test_draw_takes_whole_buckets_of_tables_in_random_order(
+        rng, n_threads, n, n_tables, n_buckets, n_probes, n_wanted):
+    codes = random_codes(rng, n, n_tables, n_buckets)
+    codes[rng.random(n) < 0.1] = -1
+    probes = np.argsort(rng.random((20, n_tables, n_buckets)), axis=2)[:, :, :n_probes].astype(np.int32)
+    probes[::3, :, n_probes - 1] = -1  # no bucket
+    for seed in (0, 2**31 - 1):
+        got = Tables.build(codes, n_buckets, n_threads=n_threads).draw(probes, seed, n_wanted)
+        assert [set(row[row >= 0].tolist()) for row in got] == reference.draw(probes, codes, seed, n_wanted)
+
+
+def test_what_is_drawn_does_not_depend_on_how_the_tables_came_about(rng, n_threads):
+    codes, queries = random_codes(rng, 400, 5, 8), random_codes(rng, 30, 5, 8)
+    moved, fresh = Tables.build(random_codes(rng, 400, 5, 8), 8, n_threads=n_threads), Tables.build(codes, 8, False)
+    moved.move(rng.permutation(400), random_codes(rng, 400, 5, 8))
+    moved.move(np.arange(400), codes)
+    for n_wanted in (3, 30, 100):
+        got, want = (np.sort(tables.draw(queries, 1, n_wanted), axis=1) for tables in (moved, fresh))
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("n_wanted", [1, 30, 100, 400])
+def test_drawn_neurons_are_distinct_and_share_a_bucket(rng, n_threads, n_wanted):
+    codes, queries = random_codes(rng, 400, 5, 16), random_codes(rng, 50, 5, 16)
+    tables = Tables.build(codes, 16, n_threads=n_threads)
+    got = tables.draw(queries, 3, n_wanted)
+    for ids, query in zip(got, queries, strict=True):
+        sharing = np.flatnonzero((codes == query).any(axis=1))
+        found = ids[ids >= 0]
+        assert np.all(ids[len(found):] == -1), "filled up at the end"
+        assert len(set(found.tolist())) == len(found) == min(n_wanted, len(sharing))
+        assert set(found.tolist()) <= set(sharing.tolist())
+    np.testing.assert_array_equal(got, tables.draw(queries, 3, n_wanted), "the seed decides")
+    if n_wanted < 100:
+        assert not np.array_equal(got, tables.draw(queries, 4, n_wanted))
+
+
+def test_every_table_comes_first_equally_often():
+    # table t alone holds neuron t in the bucket that is asked for: the first neuron found tells the first table
+    n_tables, n_queries = 5, 4000
+    codes = np.where(np.eye(n_tables, dtype=bool), 1, 0).astype(np.int32)
+    first = Tables.build(codes, 2).draw(np.ones((n_queries, n_tables), np.int32), 7, 1)[:, 0]
+    # five standard deviations of a binomial count
+    p = 1 / n_tables
+    assert np.all(abs(np.bincount(first, minlength=n_tables) - n_queries * p) < 5 * np.sqrt(n_queries * p * (1 - p)))
+
+
+def test_a_bucket_that_is_not_taken_whole_favours_no_neuron():
+    n, n_queries = 40, 4000
+    drawn = Tables.build(np.zeros((n, 1), np.int32), 1).draw(np.zeros((n_queries, 1), np.int32), 7, 4)
+    p = 4 / n
+    assert np.all(abs(np.bincount(drawn.ravel(), minlength=n) - n_queries * p) < 5 * np.sqrt(n_queries * p * (1 - p)))
+
+
+@pytest.mark.parametrize("n, n_tables, n_queries", [(0, 3, 4), (5, 0, 4), (5, 3, 0)])
+def test_draw_of_nothing(rng, n_threads, n, n_tables, n_queries):
+    tables = Tables.build(random_codes(rng, n, n_tables, 4), 4, n_threads=n_threads)
+    assert np.all(tables.draw(random_codes(rng, n_queries, n_tables, 4)) == -1)

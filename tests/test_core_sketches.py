@@ -23,15 +23,15 @@ def pack(rotated, rows=None, blocks=None):
     return blocks
 
 
-def scan(queries, blocks, factors, n, n_best):
-    """Ids and scores, the same bits for 1 and 2 threads."""
+def scan(queries, blocks, factors, n, n_best, slot_ids=None):
+    """Ids and scores, the same bits for 1 and 2 threads; neuron s is in slot s unless `slot_ids` says which is."""
     room = np.full(len(blocks) * BLOCK, np.nan, np.float32)  # factors beyond n are not to be looked at
     room[:n] = factors
 
     def call(n_threads):
         ids, scores = unwritten((len(queries), n_best), np.int32), unwritten((len(queries), n_best), np.float32)
-        in_order = np.arange(max(n, 1), dtype=np.int32)
-        _sketches.scan(queries, read_only(blocks), read_only(room), in_order, n, ids, scores, n_threads)
+        slots = np.arange(max(n, 1), dtype=np.int32) if slot_ids is None else slot_ids
+        _sketches.scan(queries, read_only(blocks), read_only(room), read_only(slots), n, ids, scores, n_threads)
         best_first = np.lexsort((ids, -scores))  # the order is no promise of the kernel: which they are, is
         return np.take_along_axis(ids, best_first, 1), np.take_along_axis(scores, best_first, 1)
 
@@ -159,3 +159,88 @@ def test_rerank_of_nothing_leaves_no_ids(rng, n, n_candidates, k):
     ids = read_only(np.zeros((n, n_candidates), np.int32))
     got, scores = rerank(ids, gaussian(rng, n, 5), gaussian(rng, 9, 5), gaussian(rng, 9), k)
     assert np.all(got == -1) and np.all(scores == -np.inf)
+
+
+# ---- neurons in any slots
+
+
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("n_best", [1, 10, 3000])
+def test_scan_finds_the_same_neurons_wherever_they_stand(rng, n, n_best):
+    rotated, queries, factors = gaussian(rng, n, 64), gaussian(rng, 4, 64), abs(gaussian(rng, n))
+    want = scan(queries, pack(rotated), factors, n, n_best)
+    slot_ids = rng.permutation(n).astype(np.int32)
+    got = scan(queries, pack(read_only(rotated[slot_ids])), factors[slot_ids], n, n_best, slot_ids)
+    for a, b in zip(got, want, strict=True):
+        assert_same_bits(a, b)
+
+
+def rank(queries, candidates, blocks, factors, slot, n_best):
+    """Ids in ascending order, -1 first: which they are is the promise of the kernel."""
+    def call(n_threads):
+        ids = unwritten((len(queries), n_best), np.int32)
+        _sketches.rank(queries, *read_only(candidates, blocks, factors, slot), ids, n_threads)
+        return np.sort(ids, axis=1)
+
+    return on_threads(call)
+
+
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("n_best", [1, 5, 50, 300])
+@pytest.mark.parametrize("n_bits", BITS)
+def test_rank_takes_the_candidates_that_a_scan_of_them_alone_would(rng, n_bits, n_best):
+    n = 257
+    rotated, queries, factors = gaussian(rng, n, n_bits), gaussian(rng, 6, n_bits), abs(gaussian(rng, n))
+    slot_ids = rng.permutation(n).astype(np.int32)
+    blocks = pack(read_only(rotated[slot_ids]))
+    room = np.zeros(len(blocks) * BLOCK, np.float32)
+    room[:n] = factors[slot_ids]
+    slot = np.argsort(slot_ids).astype(np.int32)
+    slot[rng.random(n) < 0.2] = -1  # too short to have a sketch
+    candidates = np.array([rng.permutation(n)[:90] for _ in queries], np.int32)
+    candidates[rng.random(candidates.shape) < 0.3] = -1
+    candidates[1] = -1
+    got = rank(queries, candidates, blocks, room, slot, n_best)
+    for i, row in enumerate(candidates):
+        able = row[row >= 0]
+        able = np.sort(able[slot[able] >= 0])
+        want = np.full(n_best, -1, np.int32)
+        if len(able):
+            alone = pack(read_only(rotated[able]))
+            want = scan(queries[i:i + 1], alone, factors[able], len(able), n_best, able)[0][0]
+        np.testing.assert_array_equal(got[i], np.sort(want))
+
+
+@pytest.mark.parametrize("n_queries, n_candidates, n_best", [(0, 4, 2), (3, 0, 2), (3, 4, 0)])
+def test_rank_of_nothing(rng, n_queries, n_candidates, n_best):
+    blocks, slot = pack(gaussian(rng, 40, 64)), np.arange(40, dtype=np.int32)
+    got = rank(gaussian(rng, n_queries, 64), np.zeros((n_queries, n_candidates), np.int32), blocks,
+               np.ones(64, np.float32), slot, n_best)
+    assert got.shape == (n_queries, n_best) and np.all(got == -1)
+
+
+def test_rank_without_any_sketches_finds_nothing(rng):
+    got = rank(gaussian(rng, 2, 64), np.zeros((2, 3), np.int32), np.empty((0, 256), np.uint8),
+               np.empty(0, np.float32), np.full(5, -1, np.int32), 4)
+    assert np.all(got == -1)
+
+
+@pytest.mark.parametrize("n_bits", [16, *BITS])
+def test_move_slots_copies_sketch_and_factor(rng, n_bits):
+    n = 5 * BLOCK
+    blocks, factors = pack(gaussian(rng, n, n_bits)), np.array(gaussian(rng, n))
+    slots = rng.permutation(n).astype(np.int32)
+    # to and from both halves of a block, also within one; sources and targets have nothing in common
+    sources, targets = slots[: n // 2], slots[n // 2:]
+    want = reference.move_slots(sources, targets, blocks, factors, BLOCK)
+    _sketches.move_slots(*read_only(sources, targets), blocks, factors)
+    np.testing.assert_array_equal(blocks, want[0])
+    assert_same_bits(factors, want[1])
+
+
+def test_move_slots_of_nothing_changes_nothing(rng):
+    blocks, factors = pack(gaussian(rng, 40, 64)), np.array(gaussian(rng, 64))
+    before = blocks.copy(), factors.copy()
+    _sketches.move_slots(*np.zeros((2, 0), np.int32), blocks, factors)
+    np.testing.assert_array_equal(blocks, before[0])
+    assert_same_bits(factors, before[1])

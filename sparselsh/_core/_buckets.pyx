@@ -177,32 +177,38 @@ cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_
 
 cdef Py_ssize_t _draw(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_probes, const int32_t *ids,
                       Py_ssize_t n_ids, const int32_t *start, const int32_t *count, Py_ssize_t n_buckets,
-                      uint64_t seed, Py_ssize_t n_wanted, uint8_t *seen, int32_t *order,
+                      uint64_t seed, Py_ssize_t n_wanted, uint8_t *seen, uint64_t *keys, int32_t *order,
                       int32_t *out_ids) noexcept nogil:
-    cdef Py_ssize_t t, p, k, b, swap, n_found = 0
+    cdef Py_ssize_t t, p, k, b, swap, n_keys, n_found = 0
     cdef const int32_t *bucket
-    cdef int32_t j, offset
     for t in range(n_tables):
         order[t] = <int32_t>t
     for t in range(n_tables):
         if n_found == n_wanted:
             break
-        swap = t + random_below(seed, 2 * t, <int32_t>(n_tables - t))
+        swap = t + random_below(seed, t, <int32_t>(n_tables - t))
         order[t], order[swap] = order[swap], order[t]
         for p in range(n_probes):
             b = code[order[t] * n_probes + p]
-            if b < 0:
+            if b < 0 or n_found == n_wanted:
                 continue
             b += order[t] * n_buckets
             bucket = ids + order[t] * n_ids + start[b]
-            # begin anywhere, so that a bucket that is not taken whole favours nobody
-            offset = random_below(seed, 2 * t + 1, count[b]) if count[b] > 0 else 0
+            n_keys = 0
             for k in range(count[b]):
-                j = bucket[k + offset if k + offset < count[b] else k + offset - count[b]]
-                if n_found < n_wanted and not seen[j]:
-                    seen[j] = 1
-                    out_ids[n_found] = j
-                    n_found += 1
+                if not seen[bucket[k]]:
+                    keys[n_keys] = <uint64_t>bucket[k]
+                    n_keys += 1
+            if n_keys > n_wanted - n_found:
+                # who of a bucket that is not taken whole is drawn by id: the order in a bucket tells of its history
+                for k in range(n_keys):
+                    keys[k] |= random_at(~seed, keys[k]) >> 32 << 32
+                select_smallest(keys, n_keys, n_wanted - n_found)
+                n_keys = n_wanted - n_found
+            for k in range(n_keys):
+                out_ids[n_found] = <int32_t>(keys[k] & 0x7FFFFFFF)
+                seen[out_ids[n_found]] = 1
+                n_found += 1
     for k in range(n_found):
         seen[out_ids[k]] = 0
     for k in range(n_found, n_wanted):
@@ -211,26 +217,26 @@ cdef Py_ssize_t _draw(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_pro
 
 
 def draw(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int32_t[:, ::1] start,
-         const int32_t[:, ::1] count, uint64_t seed, uint8_t[:, ::1] seen, int32_t[:, ::1] order,
-         int32_t[:, ::1] out_ids, int n_threads):
+         const int32_t[:, ::1] count, uint64_t seed, uint8_t[:, ::1] seen, uint64_t[:, ::1] keys,
+         int32_t[:, ::1] order, int32_t[:, ::1] out_ids, int n_threads):
     """Vanilla sampling (SLIDE, section 3.1): whole buckets of tables in random order until n_wanted are found.
 
-    codes is (n_queries, n_tables, n_probes); out_ids is (n_queries, n_wanted), filled up with -1. seen,
-    (n_threads, n), is all zero and is left so; order is (n_threads, n_tables). The order inside a bucket decides who of
-    the last one is taken. O(n_tables + n_wanted) a query, besides the last bucket.
+    codes is (n_queries, n_tables, n_probes); out_ids is (n_queries, n_wanted), in no order, filled up with -1. Of the
+    last bucket neurons are drawn at random. seen, (n_threads, n), is all zero and is left so; keys is (n_threads, n),
+    order (n_threads, n_tables). O(n_tables + n_wanted) a query, besides the last bucket.
     """
     cdef Py_ssize_t i, n_queries = codes.shape[0], n_tables = codes.shape[1], n_wanted = out_ids.shape[1]
     cdef int thread
     if n_queries == 0 or n_wanted == 0:
         return
-    if n_tables == 0 or seen.shape[1] == 0:
+    if n_tables == 0 or codes.shape[2] == 0 or seen.shape[1] == 0:
         out_ids[:, :] = -1
         return
     for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
         thread = threadid()
         _draw(&codes[i, 0, 0], n_tables, codes.shape[2], &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
-              start.shape[1], random_at(seed, <uint64_t>i), n_wanted, &seen[thread, 0], &order[thread, 0],
-              &out_ids[i, 0])
+              start.shape[1], random_at(seed, <uint64_t>i), n_wanted, &seen[thread, 0], &keys[thread, 0],
+              &order[thread, 0], &out_ids[i, 0])
 
 
 def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int32_t[:, ::1] start,

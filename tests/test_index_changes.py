@@ -1,0 +1,219 @@
+"""An index that changes: after any operations it answers as brute force does, and as an index made anew."""
+import copy
+
+import numpy as np
+import pytest
+from support import assert_same_bits
+
+import sparselsh as sl
+from sparselsh._sketching import Sketches
+from sparselsh._tables import Tables
+
+D = 12
+KINDS = {
+    "sketches": {"plan": "sketches"},
+    "exact": {"plan": "exact"},
+    "tables": {"family": sl.SimHash(3, 4), "sketch_bits": 0},
+    "tables with room": {"family": sl.SimHash(3, 4), "sketch_bits": 0, "dynamic": True},
+    "both": {"family": sl.SimHash(3, 4), "plan": "sketches"},
+    "both with room": {"family": sl.CrossPolytope(1, 5, dims=4), "plan": "sketches", "dynamic": True},
+}
+
+
+def eighths(rng, *shape, largest=16):
+    """Multiples of 1/8, so that inner products are exact in float32: ties and all."""
+    return (rng.integers(-largest, largest + 1, shape) / 8).astype(np.float32)
+
+
+def neurons(rng, n):
+    """Two in three of them short: entries up to 1/8, not up to 2."""
+    return np.where(rng.random(n)[:, None] < 2 / 3, eighths(rng, n, D, largest=1), eighths(rng, n, D))
+
+
+class Twin:
+    """Weights, who is there, and brute force over them."""
+
+    def __init__(self, rng, n):
+        self.rng = rng
+        self.W, self.bias = neurons(rng, n), eighths(rng, n, largest=4)
+        self.there = np.ones(n, bool)
+        self.shares_bias = True  # whether the index reads the array `bias`
+
+    def add(self, index):
+        n_new = self.rng.integers(0, 6)
+        self.W = np.concatenate([self.W, neurons(self.rng, n_new)])
+        with_bias = self.rng.random() < 0.8 and self.shares_bias
+        new = eighths(self.rng, n_new, largest=4) if with_bias else np.zeros(n_new, np.float32)
+        self.bias = np.concatenate([self.bias, new])
+        self.there = np.concatenate([self.there, np.ones(n_new, bool)])
+        self.shares_bias &= with_bias
+        index.add(self.W, self.bias if with_bias else None)
+
+    def rows(self, most):
+        return self.rng.permutation(len(self.W))[:self.rng.integers(0, most + 1)]
+
+    def update(self, index, rows=None):
+        rows = self.rows(8) if rows is None else rows
+        if self.rng.random() < 0.3:
+            self.W = self.W.copy()  # another array
+        self.W[rows] = neurons(self.rng, len(rows))
+        if self.shares_bias:
+            self.bias[rows] = eighths(self.rng, len(rows), largest=4)
+        index.update(self.W, rows)
+        self.there[rows] = True
+
+    def bring_back(self, index):
+        self.update(index, self.rng.permutation(np.flatnonzero(~self.there))[:3])
+
+    def remove(self, index):
+        rows = self.rows(6) if self.rng.random() < 0.98 else np.arange(len(self.W))
+        index.remove(rows)
+        self.there[rows] = False
+
+    def counts(self, index, X, n_probes=1):
+        """Tables in which each neuron is in a bucket that is probed, (len(X), n)."""
+        family, transform = index._tables.family, index._transform
+        probes = family.probe(transform.queries(X, 1), n_probes)
+        codes = family.hash(transform.neurons(self.W, self.bias, 1))
+        return (codes[None, :, :, None] == probes[:, None]).any(axis=3).sum(axis=2) * self.there
+
+    def query(self, index):
+        if index.family is None:
+            return
+        X = eighths(self.rng, 2, D)
+        min_count, n_probes = self.rng.integers(1, 4, 2)
+        want = self.counts(index, X, n_probes)
+        active = index.query(X, n=len(self.W), min_count=min_count, n_probes=n_probes)
+        np.testing.assert_array_equal(active.toarray(), np.where(want >= min_count, want, 0))
+
+    def search(self, index):
+        X, k = eighths(self.rng, 2, D), int(self.rng.integers(1, 9))
+        n_candidates = max(k, len(self.W))
+        if index.plan == "exact" and self.rng.random() < 0.5:
+            n_candidates, able = None, np.tile(self.there, (2, 1))
+        elif index._sketches is None:
+            able = self.counts(index, X) > 0
+        else:
+            norms = np.linalg.norm(index._transform.neurons(self.W, self.bias, 1), axis=1)
+            able = np.tile(self.there & (norms >= index._sketches.norm_floor), (2, 1))
+        ids, scores = index.search(X, k=k, n_candidates=n_candidates)
+        want = X @ self.W.T + self.bias
+        for i in range(2):
+            best = np.flatnonzero(able[i])
+            best = best[np.lexsort((best, -want[i, best]))][:k]
+            np.testing.assert_array_equal(ids[i], np.append(best, [-1] * (k - len(best))))
+            np.testing.assert_array_equal(scores[i], np.append(want[i, best], [-np.inf] * (k - len(best))))
+
+
+def made_anew(index):
+    """An index over the rows that are there, with the transform, the norm floor and the seed of another one."""
+    new = copy.copy(index)
+    n, rows = len(index._W), np.flatnonzero(~index._gone).astype(np.int32)
+    V = index._transform.neurons(index._W[rows], index._bias[rows], 1)
+    if index._tables is not None:
+        new._tables = Tables(index.family, n, D + 1, index.dynamic, index._seed)
+        new._tables.codes[rows] = new._tables.family.hash(V)
+        new._tables.build(1)
+    if index._sketches is not None:
+        old, rng = index._sketches, np.random.default_rng(index._seed)
+        new._sketches = Sketches(len(old.rotation), n, D + 1, old.norm_floor, rng).prepare(index._transform)
+        new._sketches.update(rows, V, 1)
+    return new
+
+
+def answers(index, X):
+    """What the index says by default and when it is asked for few, which is where sketches and ties matter."""
+    said = [*index.search(X), *index.search(X, k=3, n_candidates=6)]
+    if index.family is not None:
+        for options in ({}, {"n": 4}, {"n": 5, "policy": "score", "n_probes": 2}, {"n": 5, "policy": "vanilla"}):
+            active = index.query(X, **options)
+            said += [active.indptr, active.indices, active.data]
+    return said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(17))
+def test_a_hundred_operations_leave_what_brute_force_and_a_new_index_say(kind, seed):
+    # 6 kinds x 17 sequences x 100 operations: 10,200 in all
+    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
+    twin = Twin(rng, int(rng.integers(1, 90)))
+    queries = eighths(rng, 40, D) if seed % 4 else None
+    index = sl.LSHIndex(random_state=seed, n_threads=1 + seed % 2, **KINDS[kind]).fit(twin.W, twin.bias, queries)
+    index._methods = dict.fromkeys(index._methods, "exact" if index.plan == "exact" else "sketches")
+    operations = [twin.add, twin.update, twin.update, twin.remove, twin.bring_back, twin.query, twin.search]
+    for _ in range(100):
+        operations[rng.integers(len(operations))](index)
+    twin.query(index)
+    twin.search(index)
+    X = eighths(rng, 9, D)
+    for one, other in zip(answers(index, X), answers(made_anew(index), X), strict=True):
+        assert_same_bits(one, other)
+    found = index.search(X)[0]
+    assert not np.isin(found, np.flatnonzero(~twin.there)).any(), "a neuron that was removed is found"
+
+
+@pytest.mark.parametrize("kind", ["sketches", "exact", "both", "both with room"])
+def test_the_sequences_run_with_a_norm_floor(kind):
+    # what the test above relies on: with queries, most of these neurons are too short to be found
+    rng = np.random.default_rng(0)
+    twin = Twin(rng, 90)
+    index = sl.LSHIndex(random_state=0, **KINDS[kind]).fit(twin.W, twin.bias, eighths(rng, 40, D))
+    assert index._sketches.norm_floor > 0
+    assert index.report()["n_sketched"] < 60
+
+
+def test_a_row_crosses_the_norm_floor_in_both_directions(rng):
+    W = 0.01 * rng.standard_normal((400, D)).astype(np.float32)
+    W[:40] *= 100
+    index = sl.LSHIndex(random_state=0, plan="sketches").fit(W, queries=rng.standard_normal((100, D)))
+    assert index.report()["n_sketched"] == 40
+    W[[0, 399]] = W[[399, 0]]
+    index.update(W, [0, 399])
+    assert index.report()["n_sketched"] == 40
+    found = index.search(rng.standard_normal((5, D)), k=40, n_candidates=400)[0]
+    np.testing.assert_array_equal(np.sort(found), [[*range(1, 40), 399]] * 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_may_lose_and_regain_all_its_neurons(rng, kind):
+    W, X = neurons(rng, 70), eighths(rng, 40, D)
+    index = sl.LSHIndex(random_state=0, **KINDS[kind]).fit(W, queries=X)
+    before = answers(index, X)
+    index.remove(np.arange(70))
+    ids, scores = index.search(X)
+    assert np.all(ids == -1) and np.all(scores == -np.inf)
+    if index.family is not None:
+        for policy in ("top", "score", "vanilla"):
+            assert index.query(X, policy=policy).nnz == 0
+    if index._sketches is not None:
+        assert copy.copy(index).tune(X)[-1]["recall"] == 1, "nothing is there to be missed"
+    index.remove([3, 5])  # once more
+    index.update(W, np.arange(70))
+    for one, other in zip(before, answers(index, X), strict=True):
+        assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_neurons_equal_those_of_a_fit_of_all(rng, kind):
+    # without centring and queries the transform does not depend on the weights
+    W, bias, X = neurons(rng, 300), eighths(rng, 300, largest=4), eighths(rng, 30, D)
+    options = {"center": False, "random_state": 0} | KINDS[kind]
+    whole, grown = sl.LSHIndex(**options).fit(W, bias), sl.LSHIndex(**options).fit(W[:1], bias[:1])
+    for n in (1, 2, 33, 190, 300):
+        grown.add(W[:n], bias[:n])
+    for one, other in zip(answers(grown, X), answers(whole, X), strict=True):
+        assert_same_bits(one, other)
+
+
+def test_a_failed_change_leaves_the_index_as_it_was(rng):
+    W, X = neurons(rng, 60), eighths(rng, 9, D)
+    index = sl.LSHIndex(random_state=0, **KINDS["both with room"]).fit(W)
+    before = answers(index, X)
+    nan = np.full((1, D), np.nan, np.float32)
+    for call in (lambda: index.add(W[:59]), lambda: index.add(np.concatenate([W, nan])),
+                 lambda: index.add(np.concatenate([W, W]), np.zeros(60)), lambda: index.remove([3, 60]),
+                 lambda: index.remove([3, 3])):
+        with pytest.raises(ValueError):
+            call()
+        for one, other in zip(before, answers(index, X), strict=True):
+            assert_same_bits(one, other)
