@@ -4,6 +4,7 @@ import time
 import numpy as np
 
 QUERIES = 256  # of a sample are used
+CELL_SHARES = (0.6, 0.4, 0.25, 0.18, 0.12, 0.08, 0.05)  # of the cells, that a scan looks at
 SCALINGS = (0.0, 0.5)  # what "auto" tries: which is better depends on the network
 
 
@@ -61,6 +62,17 @@ def curve(search, queries, truth, wanted_recall, start, limit):
         if trials[-1]["recall"] >= wanted_recall or n == limit:
             return trials
         n = min(limit, -(-n * 3 // 2))
+
+
+def cost(trial, n_cells, n_sketched, n_bits, n_in):
+    """Nanoseconds of a search, about: a rule and not a clock decides, so that the same fit chooses the same.
+
+    Measured on one core with AVX-512: 0.37 ns a sketch of 128 bits; 25 ns for the inner product with a row of 128
+    weights that is not in the first-level cache, and its part of the selection.
+    """
+    share = trial["n_cells"] / n_cells if n_cells else 1
+    cells = n_cells * n_in / 128 * 4 if share < 1 else 0  # their inner products
+    return cells + share * n_sketched * n_bits / 128 * 0.37 + trial["n_candidates"] * (10 + 15 * n_in / 128)
 
 
 def one_by_one(search, queries, k):

@@ -6,6 +6,7 @@ nothing of the others.
 """
 import numpy as np
 
+from ._cells import Cells
 from ._core import _sketches
 from ._linalg import matmul
 
@@ -20,19 +21,30 @@ def random_rotation(n_bits, n_dims, rng):
 
 
 class Sketches:
-    """n_bits signs and a factor a neuron in slots 0 .. n - 1, in no particular order, and the scan over them.
+    """n_bits signs and a factor a neuron, and the scan over them.
 
-    ``ids[s]`` is the neuron in slot s, ``slot[j]`` the slot of neuron j or -1.
+    ``ids[s]`` is the neuron in slot s < n, or -1 in a slot that was given up; ``slot[j]`` is the slot of neuron j or
+    -1. Slots are sorted by the cell of their neuron (`sparselsh._cells`), where there are cells, so that a scan reads
+    only the cells that are near the query; late slots, from ``cell_start[-1]`` on, are looked at one by one. Which
+    neurons a scan finds depends on neither the order of the slots nor on the gaps.
     """
 
     def __init__(self, n_bits, n_neurons, n_dims, norm_floor, rng):
         self.rotation = random_rotation(n_bits, n_dims, rng)
         self.norm_floor = norm_floor
-        self.n = 0
+        self.cells = None
+        self.n_probed = 0
+        self.n = self.n_gone = 0
         self.slot = np.full(n_neurons, -1, np.int32)
-        self.ids = np.empty(0, np.int32)
         self.blocks = np.empty((0, n_bits // 4 * 16), np.uint8)
         self.factors = np.empty(0, np.float32)
+        self.ids, self.cell = np.empty((2, 0), np.int32)
+        self.cell_start = np.zeros(1, np.int32)
+
+    @property
+    def n_live(self):
+        """Neurons that have a sketch."""
+        return self.n - self.n_gone
 
     @classmethod
     def restored(cls, n_neurons, n_dims, norm_floor, tensors):
@@ -55,8 +67,15 @@ class Sketches:
         sketches = cls(64, n_neurons, n_dims, norm_floor, np.random.default_rng(0))
         sketches.rotation, sketches.blocks, sketches.factors = rotation, tensors["blocks"], tensors["factors"]
         sketches.n = len(ids)
-        sketches.ids = _extended(ids, len(sketches.factors))
+        sketches.ids, sketches.cell = _extended(ids, len(sketches.factors)), np.zeros(len(sketches.factors), np.int32)
         sketches.slot[ids] = np.arange(len(ids), dtype=np.int32)
+        if "cell_means" in tensors:
+            cells = Cells.restored(n_dims, tensors)
+            cell = tensors["cell"]
+            if cell.dtype != np.int32 or cell.shape != ids.shape or (len(cell) and not (
+                    0 <= cell.min() and cell.max() < cells.n)):
+                raise ValueError("its cells contradict each other")
+            sketches.partition(cells, cell)
         return sketches
 
     def update(self, rows, V, n_threads):
@@ -65,27 +84,54 @@ class Sketches:
         long = squares >= self.norm_floor**2
         self.remove(rows[~long])
         rows, V, squares = rows[long], np.ascontiguousarray(V[long]), squares[long]
-        new = rows[self.slot[rows] < 0]
-        self._reserve(self.n + len(new))
-        self.slot[new] = np.arange(self.n, self.n + len(new), dtype=np.int32)
-        self.ids[self.n:self.n + len(new)] = new
-        self.n += len(new)
+        cell = np.zeros(len(rows), np.int32) if self.cells is None else self.cells.assign(V, n_threads)
+        known = self.slot[rows] >= 0
+        self.remove(rows[known][self.cell[self.slot[rows[known]]] != cell[known]])  # to a slot of their new cell
+        new = self.slot[rows] < 0
+        n = self.n + np.count_nonzero(new)
+        self._reserve(n)
+        self.slot[rows[new]] = np.arange(self.n, n, dtype=np.int32)
+        self.ids[self.n:n], self.cell[self.n:n] = rows[new], cell[new]
+        self.n = n
         rotated = matmul(V, self.rotation, n_threads, transpose_b=True)
         _sketches.pack(rotated, self.slot[rows], self.blocks)
         self.factors[self.slot[rows]] = squares / np.maximum(np.abs(rotated).sum(axis=1), np.float32(1e-30))
+        self._tidy()
 
     def remove(self, rows):
-        """Free the slots of the neurons `rows`; the last slots move into the gaps."""
-        gaps = np.sort(self.slot[rows])
-        gaps = gaps[gaps >= 0]
-        left = self.n - len(gaps)
+        """Give up the slots of the neurons `rows`."""
+        slots = self.slot[rows]
+        slots = slots[slots >= 0]
+        self.ids[slots] = -1
         self.slot[rows] = -1
-        movers = np.setdiff1d(np.arange(left, self.n, dtype=np.int32), gaps, assume_unique=True)
-        gaps = gaps[:len(movers)]
-        _sketches.move_slots(movers, gaps, self.blocks, self.factors)
-        self.ids[gaps] = self.ids[movers]
-        self.slot[self.ids[gaps]] = gaps
-        self.n = left
+        self.n_gone += len(slots)
+
+    def _tidy(self):
+        """Sort the slots anew where an eighth of them are gaps or late."""
+        late = 0 if self.cells is None else self.n - self.cell_start[-1]
+        if self.n_gone + late > max(self.n // 8, 2048):
+            self._sort()
+
+    def _sort(self):
+        live = np.flatnonzero(self.ids[:self.n] >= 0)
+        live = live[np.lexsort((self.ids[live], self.cell[live]))].astype(np.int32)
+        n_blocks = -(-len(live) // _sketches.BLOCK)
+        blocks = np.zeros((n_blocks, self.blocks.shape[1]), np.uint8)
+        factors = np.zeros(n_blocks * _sketches.BLOCK, np.float32)
+        _sketches.copy_slots(live, np.arange(len(live), dtype=np.int32), self.blocks, self.factors, blocks, factors)
+        ids, cell = self.ids[live], self.cell[live]
+        self.n, self.n_gone = len(live), 0
+        self.blocks, self.factors = blocks, factors
+        self.ids, self.cell = _extended(ids, len(factors)), _extended(cell, len(factors))
+        self.slot[ids] = np.arange(self.n, dtype=np.int32)
+        if self.cells is not None:
+            self.cell_start = np.searchsorted(cell, np.arange(self.cells.n + 1)).astype(np.int32)
+
+    def partition(self, cells, cell):
+        """Sort the slots into cells; cell[s] is that of the neuron in slot s."""
+        self.cells, self.n_probed = cells, cells.n
+        self.cell[:self.n] = cell
+        self._sort()
 
     def resize(self, n_neurons):
         """Make room for more neurons, which have no sketch yet."""
@@ -98,35 +144,62 @@ class Sketches:
             size = n_blocks * _sketches.BLOCK
             self.blocks = _extended(self.blocks, n_blocks)
             self.factors = _extended(self.factors, size)
-            self.ids = _extended(self.ids, size)
+            self.ids, self.cell = _extended(self.ids, size), _extended(self.cell, size)
 
     def prepare(self, transform):
-        """Take the way from an input to its rotated query, in one product: (weight, constant)."""
+        """Take the way from an input to its rotated query and the scores of the cells, in one product."""
+        rows = self.rotation if self.cells is None else np.concatenate([self.rotation, self.cells.means])
         back = transform.query_map_
-        rotation = self.rotation if back is None else matmul(self.rotation, back, 1)
-        self._query_rotation = np.ascontiguousarray(rotation[:, :-1])
-        self._query_constant = np.ascontiguousarray(rotation[:, -1])
+        rows = rows if back is None else matmul(rows, back, 1)
+        self._query_rows = np.ascontiguousarray(rows[:, :-1])
+        self._query_constant = np.ascontiguousarray(rows[:, -1])
         return self
 
-    def scan(self, X, n_best, n_threads):
-        """Ids (n, n_best) of the neurons that look best for each input, in no particular order, -1 for none."""
+    def _rotated(self, X, n_threads, with_cells):
+        n_rows = len(self._query_rows) if with_cells else len(self.rotation)
+        return matmul(X, self._query_rows[:n_rows], n_threads, transpose_b=True, bias=self._query_constant[:n_rows])
+
+    def scan(self, X, n_best, n_threads, n_probed=None):
+        """Ids (n, n_best) of the neurons that look best for each input, in no particular order, -1 for none.
+
+        Those of `n_probed` cells are looked at; None for as many as calibration chose.
+        """
+        n_probed = self.n_probed if n_probed is None else n_probed
         ids = np.empty((len(X), n_best), np.int32)
-        scores = np.empty((len(X), n_best), np.float32)
-        rotated = matmul(X, self._query_rotation, n_threads, transpose_b=True, bias=self._query_constant)
-        _sketches.scan(rotated, self.blocks, self.factors, self.ids, self.n, ids, scores, n_threads)
+        if self.cells is None or n_probed >= self.cells.n:
+            scores = np.empty((len(X), n_best), np.float32)
+            rotated = self._rotated(X, n_threads, False)
+            _sketches.scan(rotated, self.blocks, self.factors, self.ids, self.n, ids, scores, n_threads)
+        else:
+            both = self._rotated(X, n_threads, True)
+            n_bits = len(self.rotation)
+            rotated, cells = np.ascontiguousarray(both[:, :n_bits]), np.ascontiguousarray(both[:, n_bits:])
+            _sketches.scan_cells(rotated, cells, n_probed, self.cell_start, self.cell, self.blocks, self.factors,
+                                 self.ids, self.n, ids, n_threads)
         return ids
 
     def rank(self, X, candidates, n_best, n_threads):
         """Ids (n, n_best) of the candidates (n, m) that look best for each input, in no particular order."""
         ids = np.empty((len(X), n_best), np.int32)
-        rotated = matmul(X, self._query_rotation, n_threads, transpose_b=True, bias=self._query_constant)
+        rotated = self._rotated(X, n_threads, False)
         _sketches.rank(rotated, candidates, self.blocks, self.factors, self.slot, ids, n_threads)
         return ids
 
+    def tensors(self):
+        """The arrays of a file."""
+        if self.n_gone:
+            self._sort()
+        n_blocks = -(-self.n // _sketches.BLOCK)
+        out = {"rotation": self.rotation, "blocks": self.blocks[:n_blocks],
+               "factors": self.factors[:n_blocks * _sketches.BLOCK], "ids": self.ids[:self.n]}
+        if self.cells is not None:
+            out |= {"cell_centroids": self.cells.centroids, "cell_means": self.cells.means, "cell": self.cell[:self.n]}
+        return out
+
     @property
     def nbytes(self):
-        """Bytes of sketches, factors and both ways between slots and neurons."""
-        return sum(a.nbytes for a in (self.blocks, self.factors, self.ids, self.slot))
+        """Bytes of sketches, factors, cells and both ways between slots and neurons."""
+        return sum(a.nbytes for a in (self.blocks, self.factors, self.ids, self.cell, self.slot))
 
 
 def _extended(array, n):

@@ -4,6 +4,7 @@ import numpy as np
 from . import _calibration as calibration
 from . import _index_file as index_file
 from . import _validation as check
+from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
 from ._core import _sketches as kernels
 from ._linalg import exact_topk
 from ._scipy import sp
@@ -16,6 +17,7 @@ from .transforms import Transform, second_moment
 __all__ = ["LSHIndex"]
 
 CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
+CELLED = 4096  # neurons from which on the sketches are sorted into cells: a scan of fewer takes no longer
 BATCH = 32  # from so many queries on, the plan for batches holds
 METHODS = ("sketches", "probes", "exact")
 MOST_PROBES = 64  # buckets of a table that tune tries
@@ -171,6 +173,8 @@ class LSHIndex:
         norms = np.linalg.norm(self._vectors(true_ids), axis=1)[places.ravel()]
         all_norms = np.linalg.norm(self._vectors(slice(None, None, -(-len(self._W) // 4096))), axis=1)
         self._sketches = self._sketched(scaled, calibration.norm_floor(norms, all_norms, self.recall), n_threads)
+        if self._sketches.n >= CELLED:
+            self._partition(n_threads)
         self.tune(queries, k=truth.shape[1])
 
     def _sketched(self, transform, norm_floor, n_threads):
@@ -180,6 +184,22 @@ class LSHIndex:
         for rows in self._row_chunks():
             sketches.update(rows, transform.neurons(self._W[rows], self._bias[rows], n_threads), n_threads)
         return sketches.prepare(transform)
+
+    def _partition(self, n_threads):
+        """Sort the sketches into cells, as many as they hold neurons each."""
+        sketches = self._sketches
+        rng = np.random.default_rng(self._seed)
+        n_cells = int(np.sqrt(sketches.n))
+        ids = sketches.ids[:sketches.n]
+        picked = np.sort(ids[rng.permutation(len(ids))[:SAMPLE_PER_CELL * n_cells]])
+        cells = Cells.fit(self._vectors(picked), n_cells, rng, n_threads)
+        counts, cell = np.zeros(n_cells, np.int64), np.empty(len(ids), np.int32)
+        for start in range(0, len(ids), CHUNK):
+            V = self._vectors(ids[start:start + CHUNK])
+            cell[start:start + CHUNK] = part = cells.assign(V, n_threads)
+            add_to_means(cells, counts, V, part)
+        sketches.partition(cells, cell)
+        sketches.prepare(self._transform)
 
     def _better_transform(self, moment, sample, truth, n_threads):
         """The scaling under which the sketches rank the true neighbours best."""
@@ -192,7 +212,7 @@ class LSHIndex:
         return max(found, key=found.get)
 
     def tune(self, queries, k=5, recall=None):
-        """Set `n_candidates` to the smallest number that reaches a recall on the queries, and choose the plan.
+        """Set candidates and cells to the cheapest that reach a recall on the queries, and choose the plan.
 
         Parameters
         ----------
@@ -206,7 +226,7 @@ class LSHIndex:
         -------
         list of dict
             The trials: method, n_candidates, recall, microseconds (a query, all of them in a batch) and, for the method
-            "probes", n_probes.
+            "sketches", n_cells (cells looked at), for "probes", n_probes. What was chosen stands last of its method.
 
         Raises
         ------
@@ -224,7 +244,6 @@ class LSHIndex:
         n_threads = resolve(self.n_threads)
         (truth, _), seconds = calibration.timed(self._exact, queries, k, n_threads)
         self._curve = self._scan_trials(queries, truth, recall, n_threads)
-        self.n_candidates = self._curve[-1]["n_candidates"]
         if self.plan in ("auto", "probes") and self._tables is not None:
             self._curve += self._probe_trials(queries, truth, recall, n_threads)
         if self.plan == "auto":
@@ -232,12 +251,29 @@ class LSHIndex:
         return [dict(trial) for trial in self._curve]
 
     def _scan_trials(self, queries, truth, recall, n_threads):
-        def search(queries, k, n):
-            return self._by_sketches(queries, k, n, n_threads)
+        """Trials over candidates and cells; the cheapest that reached the recall is kept and stands last."""
+        sketches = self._sketches
+        limit = max(1, sketches.n_live)
 
-        k = truth.shape[1]
-        trials = calibration.curve(search, queries, truth, recall, max(16, 2 * k), max(1, self._sketches.n))
-        return [{"method": "sketches"} | trial for trial in trials]
+        def trials_of(n_probed, start, limit):
+            def search(queries, k, n):
+                return self._rerank(sketches.scan(queries, n, n_threads, n_probed), queries, k, n_threads)
+
+            trials = calibration.curve(search, queries, truth, recall, start, limit)
+            return [{"method": "sketches", "n_cells": n_probed} | trial for trial in trials]
+
+        n_cells = 0 if sketches.cells is None else sketches.cells.n
+        trials = trials_of(n_cells, max(16, 2 * truth.shape[1]), limit)
+        ends, n = [trials[-1]], trials[-1]["n_candidates"]
+        for share in calibration.CELL_SHARES if n_cells else ():
+            trials += trials_of(max(1, round(share * n_cells)), n, min(limit, 3 * n))
+            if trials[-1]["recall"] < recall:
+                break
+            ends.append(trials[-1])
+        best = min(ends, key=lambda trial: calibration.cost(trial, n_cells, sketches.n_live, len(sketches.rotation),
+                                                            self._W.shape[1]))
+        sketches.n_probed, self.n_candidates = best["n_cells"], best["n_candidates"]
+        return [trial for trial in trials if trial is not best] + [best]
 
     def _probe_trials(self, queries, truth, recall, n_threads):
         trials, self.n_probes = [], 1
@@ -487,7 +523,7 @@ class LSHIndex:
         scaling = self._transform.scaling if self._transform.neuron_map_ is not None else 0.0
         return {"n_neurons": len(self._W), "n_in": self._W.shape[1], "scaling": scaling,
                 "sketch_bits": self._sketches.blocks.shape[1] // 4 if self._sketches is not None else 0,
-                "n_sketched": self._sketches.n if self._sketches is not None else 0,
+                "n_sketched": self._sketches.n_live if self._sketches is not None else 0,
                 "n_candidates": self.n_candidates, "n_probes": self.n_probes,
                 "bytes_per_neuron": self.nbytes / len(self._W),
                 "trials": [dict(trial) for trial in self._curve], "plan": plan}
@@ -516,14 +552,14 @@ class LSHIndex:
                    "query_map": transform.query_map_, "gone": self._gone.astype(np.uint8),
                    "codes": None if self._tables is None else self._tables.codes}
         if sketches is not None:
-            tensors |= {"rotation": sketches.rotation, "blocks": sketches.blocks, "factors": sketches.factors,
-                        "ids": sketches.ids[:sketches.n]}
+            tensors |= sketches.tensors()
         config = {
             "arguments": {"center": self.center, "scaling": self.scaling, "sketch_bits": self.sketch_bits,
                           "recall": self.recall, "plan": self.plan, "dynamic": self.dynamic},
             "family": index_file.family_config(self.family), "seed": self._seed, "scaling": transform.scaling,
             "norm_floor": 0.0 if sketches is None else sketches.norm_floor, "n_candidates": self.n_candidates,
-            "n_probes": self.n_probes, "methods": self._methods, "times": self._times, "trials": self._curve,
+            "n_probes": self.n_probes, "n_cells_probed": 0 if sketches is None else sketches.n_probed,
+            "methods": self._methods, "times": self._times, "trials": self._curve,
             "fingerprint": index_file.fingerprint(self._W, self._bias),
         }
         index_file.write(path, tensors, config)
@@ -565,6 +601,7 @@ class LSHIndex:
         if self.sketch_bits != 0:
             norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0)
             self._sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(self._transform)
+            self._sketches.n_probed = check.integer(config["n_cells_probed"], "n_cells_probed", minimum=0)
         if config["n_candidates"] is not None:
             self.n_candidates = check.integer(config["n_candidates"], "n_candidates")
         self.n_probes = check.integer(config["n_probes"], "n_probes",

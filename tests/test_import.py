@@ -22,7 +22,7 @@ LAYERS = [
     {"lsh_layers", "losses", "metrics", "datasets"},
     {"layers", "index", "optim"},
     {"_gradients", "_tables", "_sketching", "_calibration", "_index_file"},
-    {"hashing", "transforms"},
+    {"hashing", "transforms", "_cells"},
     {"_linalg", "_threads", "_files"},
     {"_validation"},
     {"_csr"},
