@@ -19,6 +19,7 @@ __all__ = ["LSHIndex"]
 CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
 CELLED = 4096  # neurons from which on the sketches are sorted into cells: a scan of fewer takes no longer
 BATCH = 32  # from so many queries on, the plan for batches holds
+BYTES_PER_NEURON = 40  # that sketches may take by default
 METHODS = ("sketches", "probes", "exact")
 MOST_PROBES = 64  # buckets of a table that tune tries
 FOUND_PER_CANDIDATE = 4  # neurons that probing hands to the sketches for each inner product
@@ -41,8 +42,9 @@ class LSHIndex:
         Exponent p of the query-aware scaling, in [0, 1], which needs queries in `fit`. "auto" takes 0 or 0.5,
         whichever finds more on them, and 0 for an index with tables.
     sketch_bits : int or None
-        Bits of a sketch, a multiple of 64 and at most 1024; None for the multiple at or above 3/4 of the
-        dimension, at least 128; 0 for no sketches.
+        Bits of a sketch, a multiple of 64 and at most 1024. None for the multiple at or above 3/4 of the dimension, at
+        least 128, and up to 512 if, of neurons that reach the norm floor, that takes at most 40 bytes a neuron of all:
+        longer sketches need fewer candidates. 0 for no sketches.
     recall : float
         Share of the true neighbours that `search` is to find; `fit` sets `n_candidates` and the norm floor by it
         where it is given queries.
@@ -65,8 +67,8 @@ class LSHIndex:
 
     Notes
     -----
-    The weights are kept by reference and read by every search. Memory beyond them, for each neuron: a factor, two ids
-    and `sketch_bits` / 8 bytes if its norm reaches the floor, 4 bytes else; a code and an id (two and a quarter of
+    The weights are kept by reference and read by every search. Memory beyond them, for each neuron: 4 bytes, and
+    12 + `sketch_bits` / 8 if its norm reaches the floor; a code and an id (two and a quarter of
     them if `dynamic`) for each table, and 12 bytes a bucket.
 
     References
@@ -172,14 +174,18 @@ class LSHIndex:
         true_ids, places = np.unique(truth, return_inverse=True)
         norms = np.linalg.norm(self._vectors(true_ids), axis=1)[places.ravel()]
         all_norms = np.linalg.norm(self._vectors(slice(None, None, -(-len(self._W) // 4096))), axis=1)
-        self._sketches = self._sketched(scaled, calibration.norm_floor(norms, all_norms, self.recall), n_threads)
+        floor = calibration.norm_floor(norms, all_norms, self.recall)
+        self._sketches = self._sketched(scaled, floor, n_threads, share=(all_norms >= floor).mean())
         if self._sketches.n >= CELLED:
             self._partition(n_threads)
         self.tune(queries, k=truth.shape[1])
 
-    def _sketched(self, transform, norm_floor, n_threads):
+    def _sketched(self, transform, norm_floor, n_threads, share=1.0):
         n, n_in = self._W.shape
-        n_bits = self.sketch_bits if self.sketch_bits is not None else max(128, -(-3 * n_in // 256) * 64)
+        n_bits = self.sketch_bits
+        if n_bits is None:
+            within = (BYTES_PER_NEURON - 4) / share - 12  # bytes of a sketch: see Notes on the class
+            n_bits = max(128, -(-3 * n_in // 256) * 64, min(512, int(within) // 8 * 64))
         sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(self._seed))
         for rows in self._row_chunks():
             sketches.update(rows, transform.neurons(self._W[rows], self._bias[rows], n_threads), n_threads)
@@ -254,6 +260,8 @@ class LSHIndex:
         """Trials over candidates and cells; the cheapest that reached the recall is kept and stands last."""
         sketches = self._sketches
         limit = max(1, sketches.n_live)
+
+        recall += (1 - recall) / 4  # the sample is not all queries: aim a little higher
 
         def trials_of(n_probed, start, limit):
             def search(queries, k, n):

@@ -333,13 +333,12 @@ def unpack(blocks, s, size):
     return (half[:, None] >> np.arange(4) & 1).ravel()
 
 
-def move_slots(sources, targets, blocks, factors, size):
-    factors = factors.copy()
+def copy_slots(sources, targets, blocks, factors, out_blocks, out_factors, size):
+    out_factors = out_factors.copy()
     for s, t in zip(sources, targets, strict=True):
-        bits = unpack(blocks, s, size)
-        blocks = pack(np.where(bits, 1, -1)[None], [t], blocks, size)
-        factors[t] = factors[s]
-    return blocks, factors
+        out_blocks = pack(np.where(unpack(blocks, s, size), 1, -1)[None], [t], out_blocks, size)
+        out_factors[t] = factors[s]
+    return out_blocks, out_factors
 
 
 def rerank(ids, x, w, bias, k):

@@ -226,21 +226,46 @@ def test_rank_without_any_sketches_finds_nothing(rng):
 
 
 @pytest.mark.parametrize("n_bits", [16, *BITS])
-def test_move_slots_copies_sketch_and_factor(rng, n_bits):
+def test_copy_slots_copies_sketch_and_factor(rng, n_bits):
     n = 5 * BLOCK
-    blocks, factors = pack(gaussian(rng, n, n_bits)), np.array(gaussian(rng, n))
+    blocks, factors = read_only(pack(gaussian(rng, n, n_bits)), gaussian(rng, n))
     slots = rng.permutation(n).astype(np.int32)
-    # to and from both halves of a block, also within one; sources and targets have nothing in common
-    sources, targets = slots[: n // 2], slots[n // 2:]
-    want = reference.move_slots(sources, targets, blocks, factors, BLOCK)
-    _sketches.move_slots(*read_only(sources, targets), blocks, factors)
-    np.testing.assert_array_equal(blocks, want[0])
-    assert_same_bits(factors, want[1])
+    sources, targets = slots[: n // 2], rng.permutation(n)[: n // 2].astype(np.int32)  # both halves of blocks
+    out_blocks, out_factors = pack(gaussian(rng, n, n_bits)), np.array(gaussian(rng, n))
+    want = reference.copy_slots(sources, targets, blocks, factors, out_blocks, out_factors, BLOCK)
+    _sketches.copy_slots(*read_only(sources, targets), blocks, factors, out_blocks, out_factors)
+    np.testing.assert_array_equal(out_blocks, want[0])
+    assert_same_bits(out_factors, want[1])
 
 
-def test_move_slots_of_nothing_changes_nothing(rng):
-    blocks, factors = pack(gaussian(rng, 40, 64)), np.array(gaussian(rng, 64))
-    before = blocks.copy(), factors.copy()
-    _sketches.move_slots(*np.zeros((2, 0), np.int32), blocks, factors)
-    np.testing.assert_array_equal(blocks, before[0])
-    assert_same_bits(factors, before[1])
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("n_probed", [1, 3, 9, 10])
+@pytest.mark.parametrize("n_late", [0, 1, 70])
+def test_scan_of_cells_is_a_scan_of_the_neurons_in_them(rng, n_probed, n_late):
+    n, n_cells, n_best = 700, 10, 40
+    rotated, queries, factors = gaussian(rng, n, 64), gaussian(rng, 6, 64), abs(gaussian(rng, n))
+    cell = rng.integers(0, n_cells - 1, n).astype(np.int32)  # the last cell is empty
+    cell[: n - n_late].sort()
+    cell_start = np.searchsorted(cell[: n - n_late], np.arange(n_cells + 1)).astype(np.int32)
+    ids = rng.permutation(5 * n)[:n].astype(np.int32)
+    ids[::11] = -1  # slots that were given up
+    blocks, cell_scores = pack(rotated), gaussian(rng, 6, n_cells)
+    room = np.zeros(len(blocks) * BLOCK, np.float32)
+    room[:n] = factors
+
+    def call(n_threads):
+        out = unwritten((6, n_best), np.int32)
+        _sketches.scan_cells(queries, cell_scores, n_probed, cell_start, read_only(cell), read_only(blocks), room,
+                             read_only(ids), n, out, n_threads)
+        return np.sort(out, axis=1)
+
+    found = on_threads(call)
+    for i in range(6):
+        probed = np.argsort(-cell_scores[i])[:n_probed]
+        there = np.flatnonzero(np.isin(cell, probed) & (ids >= 0))
+        all_ids, all_scores = scan(queries[i:i + 1], pack(rotated[there]), factors[there], len(there), len(there))
+        # ties aside, which a scan breaks by the id of the neuron: these are no ties
+        want = ids[there][all_ids[0][:n_best]]
+        cut = np.sort(all_scores[0])[::-1][:n_best + 1]
+        assert len(cut) <= n_best or cut[-1] < cut[-2]
+        np.testing.assert_array_equal(found[i][found[i] >= 0], np.sort(want))

@@ -93,7 +93,8 @@ def test_centring_and_scaling_find_what_is_lost_without(seed):
     W, X = trained(np.random.default_rng(seed))
 
     def found(**options):
-        return recall(sl.LSHIndex(random_state=0, **options).fit(W, queries=X), W, X, n_candidates=60)
+        index = sl.LSHIndex(random_state=0, sketch_bits=128, plan="sketches", **options).fit(W, queries=X)
+        return recall(index, W, X, n_candidates=60)
 
     assert found() >= 0.96
     assert found(scaling=0) >= 0.88
@@ -336,15 +337,51 @@ def test_threads_do_not_change_a_bit(rng, new_index):
     assert_same_answers(one, two, X)
 
 
-@pytest.mark.parametrize("options, n_bits", [({}, 128), ({"sketch_bits": 64}, 64), ({"sketch_bits": 1024}, 1024)])
+@pytest.mark.parametrize("options, n_bits", [({}, 192), ({"sketch_bits": 64}, 64), ({"sketch_bits": 1024}, 1024)])
 def test_sketches_take_the_bits_that_are_asked_for(rng, options, n_bits):
     W = gaussian(rng, 320, 16)
     index = sl.LSHIndex(random_state=0, **options).fit(W)
     index.search(W[:1])
-    assert index.nbytes == 320 * (n_bits // 8 + 12), "the bits, a factor, and the way from slot to neuron and back"
+    per_neuron = n_bits // 8 + 16  # the bits, a factor, a cell, and the way from slot to neuron and back
+    assert index.nbytes == 320 * per_neuron
 
 
 def test_an_index_shows_what_it_is(rng):
     index = sl.LSHIndex(sl.SimHash(4, 3))
     assert repr(index) == f"LSHIndex({index.family!r}, center=True, scaling='auto', sketch_bits=None)"
     assert "9 neurons x 5" in repr(index.fit(gaussian(rng, 9, 5)))
+
+
+def celled(monkeypatch, rng, **options):
+    """An index whose sketches are in cells, few as the neurons are, its neurons and queries."""
+    monkeypatch.setattr("sparselsh.index.CELLED", 16)
+    W, X = clustered(rng, n=1500, d=32, n_clusters=30)
+    index = sl.LSHIndex(random_state=0, plan="sketches", **options).fit(W, queries=X)
+    assert index._sketches.cells.n == 38
+    return index, W, X
+
+
+def test_cells_reach_the_recall_with_fewer_sketches(monkeypatch, rng):
+    # queries around the same centres as the neurons: a few cells hold all their neighbours
+    index, W, X = celled(monkeypatch, rng, recall=0.95)
+    assert index._sketches.n_probed <= 38 / 4
+    assert recall(index, W, X) >= 0.95
+
+
+def test_neurons_that_change_their_cell_are_found_as_if_they_had_always_been_there(monkeypatch, tmp_path, rng):
+    pytest.importorskip("safetensors")
+    index, W, X = celled(monkeypatch, rng)
+    for step in range(30):
+        rows = rng.permutation(1500)[:60]
+        W[rows] = W[rng.permutation(1500)[:60]] + rng.standard_normal((60, 32), np.float32) / 4
+        index.update(W, rows)
+        if step % 3 == 0:
+            index.remove(rng.permutation(1500)[:20])
+    assert index._sketches.n > index._sketches.cell_start[-1], "some slots are late"
+    before = [a.tobytes() for a in index.search(X, k=5)]
+    index.save(tmp_path / "index.safetensors")
+    loaded = sl.LSHIndex.load(tmp_path / "index.safetensors", W)
+    assert loaded._sketches.n == loaded._sketches.cell_start[-1], "all slots are sorted"
+    assert [a.tobytes() for a in loaded.search(X, k=5)] == before
+    index._sketches._sort()
+    assert [a.tobytes() for a in index.search(X, k=5)] == before
