@@ -75,7 +75,7 @@ class LSHIndex:
 
     def __init__(self, family=None, *, center=True, scaling="auto", sketch_bits=None, recall=0.98, plan="auto",
                  dynamic=False, random_state=None, n_threads=None):
-        if family is not None and not hasattr(family, "hash"):
+        if family is not None and (isinstance(family, type) or not hasattr(family, "hash")):
             raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
         self.family = family
         self.center = bool(center)
@@ -542,6 +542,7 @@ class LSHIndex:
             If the package safetensors is missing.
         """
         W, bias = cls._checked(W, bias)
+        n_threads = check.threads(n_threads)
         tensors, config = index_file.read(path)
         try:
             if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
