@@ -64,8 +64,11 @@ class LSHIndex:
     Notes
     -----
     The weights are kept by reference and read by every search. Memory beyond them, for each neuron: a factor, two ids
-    and `sketch_bits` / 8 bytes if its norm reaches the floor, 4 bytes else; a code and an id (two and a quarter of
-    them if `dynamic`) for each table, and 12 bytes a bucket.
+    and `sketch_bits` / 8 bytes if its norm reaches the floor, 4 bytes else; for each table 8 bytes a neuron and 12 a
+    bucket, if `dynamic` about 10 and 22. Tables that are asked need 9 bytes a neuron and thread besides.
+
+    Neurons whose norm stays below the floor have no sketch: no plan but "exact" finds them, for whatever query. An
+    input unlike the `queries` of `fit` may so miss its best neuron.
 
     References
     ----------

@@ -315,6 +315,14 @@ def test_sketches_take_the_bits_that_are_asked_for(rng, options, n_bits):
     assert index.nbytes == 320 * (n_bits // 8 + 12), "the bits, a factor, and the way from slot to neuron and back"
 
 
+@pytest.mark.parametrize("dynamic, a_neuron, a_bucket", [(False, 8, 12), (True, 10.25, 22)])
+def test_tables_take_the_bytes_that_the_documents_say(rng, dynamic, a_neuron, a_bucket):
+    n, tables, bits = 5000, 6, 4
+    index = sl.LSHIndex(sl.SimHash(bits, tables), sketch_bits=0, dynamic=dynamic).fit(gaussian(rng, n, 8))
+    # besides, a number or 64 places a table
+    assert 0 <= index.nbytes / tables - (n * a_neuron + 2**bits * a_bucket) <= 4 * 66
+
+
 def test_an_index_shows_what_it_is(rng):
     index = sl.LSHIndex(sl.SimHash(4, 3))
     assert repr(index) == f"LSHIndex({index.family!r}, center=True, scaling='auto', sketch_bits=None)"
