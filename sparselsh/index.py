@@ -68,8 +68,11 @@ class LSHIndex:
     Notes
     -----
     The weights are kept by reference and read by every search. Memory beyond them, for each neuron: 4 bytes, and
-    12 + `sketch_bits` / 8 if its norm reaches the floor; a code and an id (two and a quarter of
-    them if `dynamic`) for each table, and 12 bytes a bucket.
+    12 + `sketch_bits` / 8 if its norm reaches the floor; for each table 8 bytes a neuron and 12 a bucket, if `dynamic`
+    about 10 and 22. Tables that are asked need 9 bytes a neuron and thread besides.
+
+    Neurons whose norm stays below the floor have no sketch: no plan but "exact" finds them, for whatever query. An
+    input unlike the `queries` of `fit` may so miss its best neuron.
 
     References
     ----------
@@ -79,7 +82,7 @@ class LSHIndex:
 
     def __init__(self, family=None, *, center=True, scaling="auto", sketch_bits=None, recall=0.98, plan="auto",
                  dynamic=False, random_state=None, n_threads=None):
-        if family is not None and not hasattr(family, "hash"):
+        if family is not None and (isinstance(family, type) or not hasattr(family, "hash")):
             raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
         self.family = family
         self.center = bool(center)
@@ -586,6 +589,7 @@ class LSHIndex:
             If the package safetensors is missing.
         """
         W, bias = cls._checked(W, bias)
+        n_threads = check.threads(n_threads)
         tensors, config = index_file.read(path)
         try:
             if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):

@@ -1,6 +1,8 @@
-"""What the tests of the kernels share: arrays to hand in, and comparisons with a bound that has a reason."""
+"""What the tests share: arrays to hand in, and comparisons with a bound that has a reason."""
 import numpy as np
 from hypothesis import strategies as st
+
+from sparselsh import metrics
 
 # below, at and above one vector (16 floats), the unrolled run of four, and a power of two
 SIZES = (1, 3, 15, 16, 17, 63, 64, 65, 129)
@@ -80,3 +82,35 @@ def assert_sums_close(got, want, magnitude, n_terms):
     bound = (n_terms + 2) * UNIT * np.asarray(magnitude)
     error = np.abs(np.asarray(got, float) - want)
     assert np.all(error <= bound), f"error {np.max(error):.3g}, {np.max(error - bound):.3g} beyond its bound"
+
+
+# ---- data for an index, and what brute force says of it
+
+
+def clustered(rng, n=3000, d=64, n_clusters=60, n_queries=200):
+    """Neurons and queries around the same centres."""
+    centres = rng.standard_normal((n_clusters, d))
+
+    def around(m):
+        return (centres[rng.integers(n_clusters, size=m)] + rng.standard_normal((m, d)) / 2).astype(np.float32)
+
+    return around(n), around(n_queries)
+
+
+def trained(rng, n=3000, d=64, n_factors=30, n_queries=200):
+    """What a layer after a ReLU looks like: inputs of one sign, neurons that have a large mean in common."""
+    factors = rng.standard_normal((n_factors, d)) / np.sqrt(n_factors)
+    X = np.maximum(rng.standard_normal((n_queries, n_factors)) @ factors + 0.5, 0)
+    W = rng.standard_normal((n, d)) + 3 * rng.standard_normal(d)
+    return W.astype(np.float32), X.astype(np.float32)
+
+
+def exact(W, X, k, bias=0):
+    """Ids and scores of the k largest outputs, in float64."""
+    scores = X.astype(float) @ W.T.astype(float) + bias
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return ids, np.take_along_axis(scores, ids, 1)
+
+
+def recall(index, W, X, bias=0, **options):
+    return metrics.neighbour_recall(index.search(X, k=5, **options)[0], exact(W, X, 5, bias)[0])

@@ -22,6 +22,14 @@ def fitted():
     return sl.LSHIndex(sl.SimHash(3, 2), random_state=0).fit(np.eye(6, 3))
 
 
+def probed():
+    return sl.LSHIndex(sl.SimHash(3, 2), plan="probes", random_state=0).fit(np.eye(6, 3))
+
+
+def loaded(path="none", W=X, **options):
+    return sl.LSHIndex.load(path, W, **options)
+
+
 def fit(x=X, y=Y, loss="softmax", **options):
     return network(loss=loss).fit(x, y, **({"epochs": 1, "verbose": False} | options))
 
@@ -68,6 +76,11 @@ WHOLE = [(0, ValueError, "at least 1"), (-3, ValueError, "-3"), (2.0, TypeError,
     ("k", lambda v: fitted().search(X, k=v)),
     ("n", lambda v: fitted().query(X, n=v)),
     ("min_count", lambda v: fitted().query(X, min_count=v)),
+    ("n_probes", lambda v: fitted().query(X, n_probes=v)),
+    ("k", lambda v: fitted().tune(X, k=v)),
+    ("polytopes", lambda v: sl.CrossPolytope(polytopes=v)),
+    ("bins", lambda v: sl.DWTA(bins=v)),
+    ("hashes", lambda v: sl.MinHash(hashes=v)),
 ])
 def test_a_number_of_things_is_a_whole_one_of_at_least_1(name, call, value, error, message):
     check(lambda: call(value), error, name, message)
@@ -79,6 +92,7 @@ def test_a_number_of_things_is_a_whole_one_of_at_least_1(name, call, value, erro
     ("n_threads", lambda v: network(n_threads=v)),
     ("n_threads", lambda v: sl.LSHIndex(n_threads=v)),
     ("n_threads", lambda v: sl.load("none", n_threads=v)),
+    ("n_threads", lambda v: loaded(n_threads=v)),
     ("n ", sl.set_num_threads),
 ])
 def test_a_number_of_threads_is_none_or_a_whole_one(name, call, value, error, message):
@@ -110,6 +124,7 @@ REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), ("0.1", TypeError, "
     ("eps", lambda v: sl.Adam(eps=v)),
     ("weight_decay", lambda v: sl.Adam(weight_decay=v)),
     ("scaling", lambda v: sl.LSHIndex(scaling=v)),
+    ("recall", lambda v: sl.LSHIndex(recall=v)),
     ("density", lambda v: sl.LSHLinear(3, 4, density=v)),
     ("rebuild_growth", lambda v: sl.LSHLinear(3, 4, rebuild_growth=v)),
 ])
@@ -192,6 +207,16 @@ def test_weights_that_do_not_fit(kind, call, error, names):
     (lambda: sl.LSHIndex(sketch_bits=2048), ValueError, "sketch_bits", "at most 1024"),
     (lambda: sl.LSHIndex(sketch_bits=64.0), TypeError, "sketch_bits"),
     (lambda: sl.LSHIndex(sketch_bits=0), ValueError, "sketch_bits=0", "give one of them"),
+    (lambda: sl.LSHIndex(sl.SimHash), TypeError, "family must be a hash family", "SimHash"),
+    (lambda: sl.LSHIndex("SimHash"), TypeError, "family", "'SimHash'"),
+    (lambda: sl.LSHIndex(scaling="none"), TypeError, "scaling", "'none'"),
+    (lambda: sl.LSHIndex(recall=0), ValueError, "recall must be above 0 and below 1", "0"),
+    (lambda: sl.LSHIndex(recall=1), ValueError, "recall must be above 0 and below 1", "1"),
+    (lambda: sl.LSHIndex(plan="fast"), ValueError, "plan", "'auto', 'sketches', 'probes', 'exact'", "'fast'"),
+    (lambda: sl.LSHIndex(plan=None), ValueError, "plan", "None"),
+    (lambda: sl.LSHIndex(plan="probes"), ValueError, "plan='probes' needs tables and sketches", "give a family"),
+    (lambda: sl.LSHIndex(sl.SimHash(), plan="probes", sketch_bits=0), ValueError, "leave sketch_bits at None"),
+    (lambda: sl.LSHIndex(sketch_bits=-64), ValueError, "sketch_bits must be at least 0", "-64"),
     (lambda: sl.LSHIndex(random_state=-1).fit(X), ValueError, "random_state", "-1"),
     (lambda: sl.LSHIndex(random_state="a").fit(X), ValueError, "random_state", "'a'"),
     (lambda: sl.LSHIndex().search(X), ValueError, "call fit(W) first"),
@@ -219,6 +244,41 @@ def test_weights_that_do_not_fit(kind, call, error, names):
     (lambda: fitted().query(np.ones((2, 4))), ValueError, "X must have 3 columns, got 4"),
     (lambda: fitted().query(X, min_count=256), ValueError, "min_count", "at most 255"),
     (lambda: sl.LSHIndex().fit(X).query(X), ValueError, "query needs tables", "family=SimHash"),
+    (lambda: fitted().query(X, policy="best"), ValueError, "policy", "'top', 'score', 'vanilla'", "'best'"),
+    (lambda: fitted().query(X, policy=None), ValueError, "policy", "None"),
+    (lambda: fitted().query(X, n_probes=9), ValueError, "n_probes must be at least 1 and at most 8", "9"),
+    (lambda: sl.LSHIndex(sl.MinHash()).fit(X).query(X, n_probes=2), ValueError, "n_probes", "MinHash"),
+    (lambda: fitted().query(X, seed=-1), ValueError, "seed must be at least 0", "-1"),
+    (lambda: fitted().query(X, seed=None), TypeError, "seed must be an integer", "None"),
+    (lambda: fitted().query(sp.csr_array(X)), TypeError, "X", "X.toarray()"),
+    (lambda: probed().search(with_entry(NAN)), ValueError, "X must be finite"),
+    (lambda: fitted().tune(np.ones((2, 4))), ValueError, "queries must have 3 columns, got 4"),
+    (lambda: fitted().tune(X[:0]), ValueError, "queries must have at least one row, got none"),
+    (lambda: fitted().tune(with_entry(INF)), ValueError, "queries must be finite"),
+    (lambda: fitted().tune(X, recall=1.5), ValueError, "recall must be above 0 and below 1", "1.5"),
+    (lambda: fitted().tune(X, recall=NAN), ValueError, "recall", "nan"),
+    (lambda: fitted().tune(X, recall="0.9"), TypeError, "recall", "'0.9'"),
+    (lambda: sl.LSHIndex(sl.SimHash(3, 2), sketch_bits=0).fit(X).tune(X), ValueError, "tune needs sketches"),
+    (lambda: sl.LSHIndex().tune(X), ValueError, "call fit(W) first"),
+    (lambda: sl.LSHIndex().add(X), ValueError, "call fit(W) first"),
+    (lambda: sl.LSHIndex().remove([0]), ValueError, "call fit(W) first"),
+    (lambda: sl.LSHIndex().report(), ValueError, "call fit(W) first"),
+    (lambda: sl.LSHIndex().save("none"), ValueError, "call fit(W) first"),
+    (lambda: fitted().add(np.eye(5, 3)), ValueError, "W must have at least the 6 rows of before, got 5", "remove"),
+    (lambda: fitted().add(np.eye(7, 4)), ValueError, "W must have 3 columns, got 4"),
+    (lambda: fitted().add(np.full((7, 3), NAN)), ValueError, "W must be finite"),
+    (lambda: fitted().add(np.ones(3)), ValueError, "W must have two dimensions"),
+    (lambda: fitted().add(np.eye(7, 3), np.ones(6)), ValueError, "bias must have shape (7,), got (6,)"),
+    (lambda: fitted().add(np.eye(7, 3), [INF] * 7), ValueError, "bias must be finite"),
+    (lambda: fitted().remove([6]), ValueError, "rows must lie in 0..5, got 6"),
+    (lambda: fitted().remove([-1]), ValueError, "rows must lie in 0..5, got -1"),
+    (lambda: fitted().remove([2, 2]), ValueError, "rows must be distinct"),
+    (lambda: fitted().remove(3), ValueError, "rows must be a one-dimensional array"),
+    (lambda: fitted().remove([0.5]), ValueError, "rows", "integers"),
+    (lambda: loaded("no such file"), FileNotFoundError, "no such file"),
+    (lambda: loaded(W=np.ones(3)), ValueError, "W must have two dimensions"),
+    (lambda: loaded(W=np.zeros((0, 3))), ValueError, "W must have at least one row"),
+    (lambda: loaded(bias=np.ones(3)), ValueError, "bias must have shape (4,), got (3,)"),
     (lambda: fitted().update(np.eye(6, 3), [6]), ValueError, "rows must lie in 0..5, got 6"),
     (lambda: fitted().update(np.eye(6, 3), [-1]), ValueError, "rows must lie in 0..5, got -1"),
     (lambda: fitted().update(np.eye(6, 3), [2, 2]), ValueError, "rows must be distinct"),
@@ -246,6 +306,9 @@ def test_a_failed_update_leaves_the_index_as_it_was():
     for W, rows in ((np.eye(5, 3), [0]), (np.full((6, 3), NAN), [0]), (2 * np.eye(6, 3), [7])):
         with pytest.raises(ValueError):
             index.update(W, rows)
+    for queries in (X[:0], with_entry(NAN)):
+        with pytest.raises(ValueError):
+            index.tune(queries)
     for a, b in zip(before, index.search(X), strict=True):
         np.testing.assert_array_equal(a, b)
 

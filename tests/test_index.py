@@ -4,7 +4,7 @@ import reference
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_same_bits, eighths, gaussian, read_only
+from support import assert_same_bits, clustered, eighths, exact, gaussian, read_only, recall, trained
 
 import sparselsh as sl
 from sparselsh.transforms import Transform, second_moment
@@ -20,35 +20,6 @@ KINDS = {
 def new_index(request):
     """A function that makes an index with the given options."""
     return KINDS[request.param]
-
-
-def clustered(rng, n=3000, d=64, n_clusters=60, n_queries=200):
-    """Neurons and queries around the same centres."""
-    centres = rng.standard_normal((n_clusters, d))
-
-    def around(m):
-        return (centres[rng.integers(n_clusters, size=m)] + rng.standard_normal((m, d)) / 2).astype(np.float32)
-
-    return around(n), around(n_queries)
-
-
-def trained(rng, n=3000, d=64, n_factors=30, n_queries=200):
-    """What a layer after a ReLU looks like: inputs of one sign, neurons that have a large mean in common."""
-    factors = rng.standard_normal((n_factors, d)) / np.sqrt(n_factors)
-    X = np.maximum(rng.standard_normal((n_queries, n_factors)) @ factors + 0.5, 0)
-    W = rng.standard_normal((n, d)) + 3 * rng.standard_normal(d)
-    return W.astype(np.float32), X.astype(np.float32)
-
-
-def exact(W, X, k, bias=0):
-    """Ids and scores of the k largest outputs, in float64."""
-    scores = X.astype(float) @ W.T.astype(float) + bias
-    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return ids, np.take_along_axis(scores, ids, 1)
-
-
-def recall(index, W, X, bias=0, **options):
-    return sl.metrics.neighbour_recall(index.search(X, k=5, **options)[0], exact(W, X, 5, bias)[0])
 
 
 def csr_parts(matrix):
@@ -344,6 +315,14 @@ def test_sketches_take_the_bits_that_are_asked_for(rng, options, n_bits):
     index.search(W[:1])
     per_neuron = n_bits // 8 + 16  # the bits, a factor, a cell, and the way from slot to neuron and back
     assert index.nbytes == 320 * per_neuron
+
+
+@pytest.mark.parametrize("dynamic, a_neuron, a_bucket", [(False, 8, 12), (True, 10.25, 22)])
+def test_tables_take_the_bytes_that_the_documents_say(rng, dynamic, a_neuron, a_bucket):
+    n, tables, bits = 5000, 6, 4
+    index = sl.LSHIndex(sl.SimHash(bits, tables), sketch_bits=0, dynamic=dynamic).fit(gaussian(rng, n, 8))
+    # besides, a number or 64 places a table
+    assert 0 <= index.nbytes / tables - (n * a_neuron + 2**bits * a_bucket) <= 4 * 66
 
 
 def test_an_index_shows_what_it_is(rng):

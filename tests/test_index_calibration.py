@@ -1,0 +1,362 @@
+"""What an index sets by the queries it is given: recall, norm floor, scaling, plan."""
+import numpy as np
+import pytest
+from support import clustered, exact, recall, trained
+
+import sparselsh as sl
+from sparselsh import _calibration as calibration
+from sparselsh._linalg import exact_topk
+
+METHODS = {"exact": "_exact", "sketches": "_by_sketches", "probes": "_by_probes"}
+
+
+def gaussian(rng, n, d, scales=1.0):
+    return (rng.standard_normal((n, d)) * scales).astype(np.float32)
+
+
+def of_method(trials, method):
+    return [trial for trial in trials if trial["method"] == method]
+
+
+# ---- candidates
+
+
+@pytest.mark.parametrize("data", [clustered, trained])
+@pytest.mark.parametrize("wanted", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("seed", range(3))
+def test_fit_reaches_the_recall_on_its_queries_with_the_fewest_candidates_that_do(data, wanted, seed):
+    W, X = data(np.random.default_rng(seed))
+    index = sl.LSHIndex(recall=wanted, plan="sketches", random_state=0).fit(W, queries=X)
+    trials = index.report()["trials"]
+    assert [trial["recall"] >= wanted for trial in trials] == [False] * (len(trials) - 1) + [True]
+    assert index.n_candidates == trials[-1]["n_candidates"]
+    # the trials say what brute force says; more candidates find more
+    for trial in trials:
+        assert recall(index, W, X, n_candidates=trial["n_candidates"]) == pytest.approx(trial["recall"], abs=1e-9)
+    found = [(trial["n_candidates"], trial["recall"]) for trial in trials]
+    assert found == sorted(found)
+    assert recall(index, W, X) >= wanted, "and search uses them"
+
+
+def test_candidates_grow_by_half_from_a_few(rng):
+    W, X = trained(rng)
+    trials = sl.LSHIndex(recall=0.99, plan="sketches", random_state=0).fit(W, queries=X).report()["trials"]
+    counts = [trial["n_candidates"] for trial in trials]
+    assert counts[0] == 16 and counts[1:] == [-(-3 * n // 2) for n in counts[:-1]]
+
+
+def test_tune_for_more_neighbours_or_more_recall_takes_more_candidates(rng):
+    W, X = trained(rng)
+    index = sl.LSHIndex(plan="sketches", random_state=0).fit(W, queries=X)
+    needed = []
+    for k, wanted in ((1, 0.9), (5, 0.9), (5, 0.98), (50, 0.98)):
+        trials = index.tune(X, k=k, recall=wanted)
+        assert trials == index.report()["trials"] and trials[-1]["recall"] >= wanted
+        ids = index.search(X, k=k)[0]
+        assert sl.metrics.neighbour_recall(ids, exact(W, X, k)[0]) >= wanted
+        needed.append(index.n_candidates)
+    assert needed == sorted(needed) and needed[0] < needed[-1]
+
+
+def test_tune_takes_256_of_many_queries_evenly(rng):
+    queries = np.arange(1000, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(calibration.sample(queries), queries[::4])
+    assert len(calibration.sample(queries[:256])) == 256
+    assert len(calibration.sample(queries[:1])) == 1
+
+
+def test_without_queries_the_number_of_candidates_follows_from_the_neurons_and_k(rng):
+    index = sl.LSHIndex(random_state=0).fit(gaussian(rng, 20_000, 4))
+    assert index.report()["n_candidates"] is None and index.report()["trials"] == []
+    assert [index.default_candidates(k) for k in (1, 5, 100)] == [200, 200, 2000]
+
+
+# ---- norm floor
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_norm_floor_leaves_out_neurons_that_are_too_short_to_matter(seed):
+    # 200 neurons of 2,000 are ten times as long as the rest; the queries' true neighbours are all among them
+    rng = np.random.default_rng(seed)
+    W, X = gaussian(rng, 2000, 32), gaussian(rng, 200, 32)
+    W[200:] *= np.float32(0.1)
+    index = sl.LSHIndex(plan="sketches", random_state=0).fit(W, queries=X)
+    # of the 200 a few may go too: the floor may cost a tenth of the misses that the recall allows
+    assert 180 <= index.report()["n_sketched"] <= 200
+    assert recall(index, W, X) >= 0.98
+    found = index.search(X, k=300, n_candidates=2000)[0]
+    assert found.max() < 200 and np.all(found[:, 200:] == -1), "short neurons are never found"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_there_is_no_floor_where_norms_are_alike(seed):
+    rng = np.random.default_rng(seed)
+    W = gaussian(rng, 2000, 32)
+    W /= np.linalg.norm(W, axis=1, keepdims=True)
+    index = sl.LSHIndex(plan="sketches", random_state=0).fit(W, queries=gaussian(rng, 200, 32))
+    assert index.report()["n_sketched"] == 2000
+
+
+def test_there_is_no_floor_without_queries(rng):
+    W = gaussian(rng, 500, 8) * np.logspace(-6, 0, 500, dtype=np.float32)[:, None]
+    assert sl.LSHIndex(random_state=0).fit(W).report()["n_sketched"] == 500
+
+
+def test_a_floor_costs_at_most_a_tenth_of_the_misses_and_is_used_from_a_third_on():
+    true_norms, norms = np.arange(1.0, 1001), np.linspace(0, 30, 1000)
+    floor = calibration.norm_floor(true_norms, norms, 0.9)
+    assert (true_norms < floor).mean() <= 0.01
+    assert floor == pytest.approx(0.98 * np.quantile(true_norms, 0.01))
+    assert (norms < floor).mean() > 1 / 3
+    assert calibration.norm_floor(true_norms, norms * 4, 0.9) == 0, "it would leave out too few to be worth it"
+
+
+def test_queries_unlike_those_of_the_calibration_may_miss_what_the_floor_left_out(rng):
+    # long neurons in the first half of the dimensions, short ones in the second; no query of fit looks there
+    W = np.zeros((1000, 32), np.float32)
+    W[:300, :16], W[300:, 16:] = gaussian(rng, 300, 16), gaussian(rng, 700, 16, 0.1)
+    X = np.zeros((200, 32), np.float32)
+    X[:, :16] = gaussian(rng, 200, 16)
+    unlike = np.ascontiguousarray(X[:, ::-1])
+    options = {"center": False, "scaling": 0, "plan": "sketches", "random_state": 0}
+    index = sl.LSHIndex(**options).fit(W, queries=X)
+    assert recall(index, W, X) >= 0.98
+    assert recall(index, W, unlike) == 0
+    trials = index.tune(unlike)
+    assert trials[-1]["recall"] == 0 and index.n_candidates == index.report()["n_sketched"], "tune keeps the floor"
+    assert recall(sl.LSHIndex(**options).fit(W, queries=unlike), W, unlike) >= 0.98
+    # where the plan is free, all inner products are computed instead
+    index.plan = "auto"
+    index.tune(unlike)
+    assert {plan["use"] for plan in index.report()["plan"].values()} == {"exact"}
+    assert recall(index, W, unlike) == 1
+
+
+# ---- scaling
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scaling_is_taken_where_neurons_are_long_where_inputs_are_not(seed):
+    # 24 of 32 dimensions are noise in the neurons that inputs hardly have;
+    # measured with 32 candidates: 0.71 to 0.75 scaled, 0.11 to 0.12 as they are
+    rng = np.random.default_rng(seed)
+    noise = np.arange(32) >= 8
+    W, X = gaussian(rng, 2000, 32, np.where(noise, 8, 1)), gaussian(rng, 300, 32, np.where(noise, 0.02, 1))
+    assert_auto_takes(0.5, W, X, by=0.4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_scaling_is_taken_where_one_direction_rules_both(seed):
+    # scaling makes that direction longer still in the neurons, and the others drown in its error;
+    # measured with 32 candidates: 0.84 to 0.85 as they are, 0.71 to 0.73 scaled
+    rng = np.random.default_rng(seed)
+    one = np.arange(64) < 1
+    W, X = gaussian(rng, 2000, 64, np.where(one, 10, 1)), gaussian(rng, 300, 64, np.where(one, 3, 1))
+    assert_auto_takes(0.0, W, X, by=0.05)
+
+
+def assert_auto_takes(scaling, W, X, by):
+    found = {}
+    for given in (0.0, 0.5, "auto"):
+        index = sl.LSHIndex(scaling=given, plan="sketches", random_state=0).fit(W, queries=X)
+        found[given] = recall(index, W, X, n_candidates=32)
+    assert found[scaling] >= found[0.5 - scaling] + by, "the data are made so"
+    assert index.report()["scaling"] == scaling and found["auto"] == found[scaling]
+
+
+def test_auto_does_not_scale_the_tables_and_needs_queries(rng):
+    W, X = trained(rng, n=500)
+    assert sl.LSHIndex(random_state=0).fit(W).report()["scaling"] == 0
+    assert sl.LSHIndex(scaling=0.5, random_state=0).fit(W).report()["scaling"] == 0
+    assert sl.LSHIndex(sl.SimHash(5, 8), random_state=0).fit(W, queries=X).report()["scaling"] == 0
+    assert sl.LSHIndex(sl.SimHash(5, 8), scaling=0.3, random_state=0).fit(W, queries=X).report()["scaling"] == 0.3
+
+
+# ---- plan
+
+
+def calls_of(index, monkeypatch):
+    """A list that tells which methods the index searches by from now on."""
+    called = []
+
+    def counted(name, method):
+        def call(*arguments):
+            called.append(name)
+            return method(*arguments)
+
+        return call
+
+    for name, attribute in METHODS.items():
+        monkeypatch.setattr(index, attribute, counted(name, getattr(index, attribute)))
+    return called
+
+
+@pytest.mark.parametrize("plan", METHODS)
+@pytest.mark.parametrize("with_queries", [True, False])
+def test_a_plan_that_is_given_is_used(rng, monkeypatch, plan, with_queries):
+    W, X = clustered(rng, n=500)
+    index = sl.LSHIndex(sl.SimHash(5, 8), plan=plan, random_state=0).fit(W, queries=X if with_queries else None)
+    called = calls_of(index, monkeypatch)
+    index.search(X[:1])
+    index.search(X)
+    assert called == [plan, plan]
+    report = index.report()["plan"]
+    assert report == {kind: {"use": plan, "microseconds": {}} for kind in ("single", "batch")}, "and nothing is timed"
+
+
+def test_candidates_that_are_given_are_looked_for_also_where_the_plan_is_exact(rng, monkeypatch):
+    W, X = clustered(rng, n=500)
+    index = sl.LSHIndex(plan="exact", random_state=0).fit(W)
+    called = calls_of(index, monkeypatch)
+    index.search(X, n_candidates=20)
+    assert called == ["sketches"]
+
+
+@pytest.mark.parametrize("fastest", METHODS)
+def test_auto_takes_the_least_of_the_times_that_it_reports(rng, monkeypatch, fastest):
+    W, X = clustered(rng, n=1000)
+    clock = iter(range(10**6))
+    slow = [name for name in METHODS if name != fastest]
+    index = sl.LSHIndex(sl.SimHash(6, 12), recall=0.9, random_state=0)
+    running = calls_of(index, monkeypatch)
+
+    def timed(call, *arguments):
+        before = len(running)
+        result = call(*arguments)
+        return result, (2 if set(running[before:]) & set(slow) else 1) + 1e-9 * next(clock)
+
+    monkeypatch.setattr(calibration, "timed", timed)
+    index.fit(W, queries=X)
+    for kind, plan in index.report()["plan"].items():
+        assert set(plan["microseconds"]) == set(METHODS), kind
+        assert plan["use"] == min(plan["microseconds"], key=plan["microseconds"].get) == fastest
+    del running[:]
+    index.search(X[:1])
+    index.search(X)
+    assert running == [fastest] * 2
+
+
+def test_single_queries_and_batches_have_plans_of_their_own(rng, monkeypatch):
+    W, X = clustered(rng, n=500)
+    index = sl.LSHIndex(random_state=0).fit(W, queries=X)
+    index._methods = {"single": "sketches", "batch": "exact"}
+    called = calls_of(index, monkeypatch)
+    for n in (1, 31, 32, 200):
+        index.search(X[:n])
+    assert called == ["sketches", "sketches", "exact", "exact"]
+
+
+def test_auto_takes_no_method_that_misses_the_recall(rng):
+    # tables of one bit, two buckets each, find too little whatever is probed
+    W, X = clustered(rng, n=1000)
+    index = sl.LSHIndex(sl.SimHash(1, 1), recall=0.98, random_state=0).fit(W, queries=X)
+    probes = of_method(index.report()["trials"], "probes")
+    assert probes and all(trial["recall"] < 0.98 for trial in probes)
+    assert all(set(plan["microseconds"]) == {"exact", "sketches"} for plan in index.report()["plan"].values())
+
+
+# ---- probing
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_probing_reaches_the_recall_on_clusters_and_looks_at_a_part_of_the_neurons(seed):
+    # measured: 8 buckets of each table, which hold a third of the neurons; the sketches of 64 are looked at
+    W, X = clustered(np.random.default_rng(seed))
+    index = sl.LSHIndex(sl.SimHash(8, 12), plan="probes", random_state=0).fit(W, queries=X)
+    assert recall(index, W, X) >= 0.98
+    trials = of_method(index.report()["trials"], "probes")
+    assert trials[-1]["recall"] >= 0.98 and trials[-1]["n_probes"] == index.n_probes
+    assert [trial["n_probes"] for trial in trials] == [2**i for i in range(len(trials))]
+    share = index.query(X, n=len(W), n_probes=index.n_probes).nnz / (len(X) * len(W))
+    assert 0.05 <= share <= 0.5
+
+
+def test_tune_begins_with_one_probe_each_time(rng):
+    W, X = clustered(rng)
+    index = sl.LSHIndex(sl.SimHash(8, 12), plan="probes", random_state=0).fit(W, queries=X)
+    assert index.n_probes > 1
+    index.tune(X, recall=0.3)
+    assert index.n_probes == 1
+
+
+@pytest.mark.parametrize("family", [sl.SimHash(5, 8), sl.CrossPolytope(1, 8, dims=16)])
+def test_where_no_number_of_probes_reaches_the_recall_the_best_one_is_kept(rng, family):
+    # with all buckets probed every neuron is in every table: nothing tells them apart
+    W, X = clustered(rng)
+    index = sl.LSHIndex(family, plan="probes", recall=0.999, random_state=0).fit(W, queries=X)
+    trials = of_method(index.report()["trials"], "probes")
+    assert max(trial["n_probes"] for trial in trials) == family.n_buckets and trials[-1]["recall"] < 0.2
+    best = max(trials, key=lambda trial: trial["recall"])
+    assert index.n_probes == best["n_probes"] and recall(index, W, X) == pytest.approx(best["recall"])
+
+
+def test_a_family_without_an_order_of_probing_is_probed_once(rng):
+    W, X = ((rng.random((n, 40)) < 0.3).astype(np.float32) for n in (500, 50))
+    index = sl.LSHIndex(sl.MinHash(1, 12), plan="probes", center=False, random_state=0).fit(W, queries=X)
+    assert index.n_probes == 1 and len(of_method(index.report()["trials"], "probes")) == 1
+
+
+# ---- errors and words
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda index, X: index.tune(X[:0]), ValueError, "queries must have at least one row"),
+    (lambda index, X: index.tune(X[:, :3]), ValueError, "queries must have 64 columns, got 3"),
+    (lambda index, X: index.tune(X, k=0), ValueError, "k must be at least 1"),
+    (lambda index, X: index.tune(X, recall=1), ValueError, "recall must be above 0 and below 1"),
+    (lambda index, X: index.tune(X, recall=0), ValueError, "recall must be above 0 and below 1"),
+    (lambda index, X: index.tune(X, recall="high"), TypeError, "recall must be a number"),
+    (lambda index, X: sl.LSHIndex(sl.SimHash(), sketch_bits=0).fit(X).tune(X), ValueError, "tune needs sketches"),
+    (lambda index, X: sl.LSHIndex().tune(X), ValueError, r"call fit\(W\) first"),
+])
+def test_tune_refuses(rng, call, error, message):
+    W, X = clustered(rng, n=300)
+    index = sl.LSHIndex(random_state=0, plan="sketches").fit(W, queries=X)
+    before = index.report()
+    with pytest.raises(error, match=message):
+        call(index, X)
+    assert index.report() == before
+
+
+def test_no_queries_are_like_none(rng):
+    W, X = clustered(rng, n=300)
+    assert sl.LSHIndex(random_state=0).fit(W, queries=X[:0]).report() == sl.LSHIndex(random_state=0).fit(W).report()
+
+
+def test_recall_counts_true_neighbours_wherever_they_stand():
+    truth = np.array([[1, 2], [3, -1], [-1, -1]])
+    assert calibration.recall(np.array([[2, 9], [-1, -1], [4, 5]]), truth) == pytest.approx(1 / 3)
+    assert calibration.recall(np.array([[9, 2, 1], [8, 3, -1], [4, 5, 6]]), truth) == 1
+    assert calibration.recall(truth[2:], truth[2:]) == 1, "nothing to be found is found"
+
+
+def test_exact_neighbours_of_the_calibration_are_those_of_brute_force(rng):
+    W, X = clustered(rng, n=300)
+    ids, _ = exact_topk(X, W, np.zeros(300, np.float32), 5, 1)
+    np.testing.assert_array_equal(ids, exact(W, X, 5)[0])
+
+
+@pytest.mark.parametrize("options, n_bits", [({}, 128), ({"family": sl.SimHash(5, 8)}, 128),
+                                             ({"family": sl.SimHash(5, 8), "sketch_bits": 0}, 0)])
+def test_the_report_says_what_was_chosen(rng, options, n_bits):
+    W, X = clustered(rng, n=300)
+    index = sl.LSHIndex(random_state=0, **options).fit(W, queries=X)
+    report = index.report()
+    assert list(report) == ["n_neurons", "n_in", "scaling", "sketch_bits", "n_sketched", "n_candidates", "n_probes",
+                            "bytes_per_neuron", "trials", "plan"]
+    assert (report["n_neurons"], report["n_in"], report["sketch_bits"]) == (300, 64, n_bits)
+    assert report["n_sketched"] == (300 if n_bits else 0)
+    assert report["bytes_per_neuron"] == index.nbytes / 300
+    for trial in report["trials"]:
+        probed = {"n_probes"} if trial["method"] == "probes" else set()
+        assert set(trial) == {"method", "n_candidates", "recall", "microseconds"} | probed
+    assert (f"LSHIndex({index.family!r}, center=True, scaling='auto', sketch_bits={index.sketch_bits}, "
+            f"300 neurons x 64, n_candidates={index.n_candidates}, single: ") in repr(index)
+    report["trials"].append(3)
+    report["plan"]["single"]["use"] = "guess"
+    assert index.report() != report, "a report is a copy"
+
+
+@pytest.mark.parametrize("d, n_bits", [(16, 128), (170, 128), (171, 192), (256, 192), (1000, 768)])
+def test_sketches_have_three_quarters_of_a_bit_a_dimension(rng, d, n_bits):
+    assert sl.LSHIndex(random_state=0).fit(gaussian(rng, 3, d)).report()["sketch_bits"] == n_bits
