@@ -1,11 +1,10 @@
 """Where training rows come from, and how they become batches.
 
 A source gives *blocks*, pairs (X, Y) of checked rows: matrices are one block, a CSR file is read in windows, an
-iterable is taken chunk by chunk. Only one block is in memory at a time, besides what the caller holds. Rows are
-shuffled inside a block; batches run on over the border of two blocks, so that where blocks end changes nothing but
-the reach of the shuffling.
+iterable is taken chunk by chunk. A window is let go of before the next is read; of chunks, two may be in memory when
+the next is made. Rows are shuffled inside a block; batches run on over the border of two blocks, so that where blocks
+end changes nothing but the reach of the shuffling.
 """
-import itertools
 import os
 
 import numpy as np
@@ -109,10 +108,9 @@ class _Chunks:
         if first is None:
             raise ValueError("X gave no chunks; give at least one (X, Y)")
         self._n_chunks = len(chunks) if hasattr(chunks, "__len__") else None
-        self._next = itertools.chain([first], iterator)  # the first epoch; what was looked at is not lost
         self.n_rows = _count(chunks)
-        X, *_ = next(check.chunks([first]))
-        self.is_sparse = sp.issparse(X)
+        self.is_sparse = sp.issparse(next(check.chunks([first]))[0])
+        self._next = _chain([first], iterator)  # the first epoch; what was looked at is not lost
 
     def blocks(self):
         chunks, self._next = self._next, None
@@ -133,6 +131,12 @@ class _Chunks:
         if n_rows == 0:
             raise ValueError("X gave no rows; its __iter__ must start anew for each epoch")
         self.n_rows = n_rows
+
+
+def _chain(first, others):
+    """The one entry of the list, which is then let go of, and the others."""
+    yield first.pop()
+    yield from others
 
 
 def _count(chunks):

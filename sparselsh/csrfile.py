@@ -244,7 +244,6 @@ def _read_header(path, file):
         raise FileFormatError(path, None, f"the file has version {version} of the format, this library reads "
                               f"{VERSION}; write it again, or get a later library")
     n_rows, n_features, n_labels, x_nnz, y_nnz = numbers = _COUNTS.unpack(counts)
-    # The first two bounds keep sizes within what arithmetic on offsets can bear, whatever the size of the file.
     if checksum != zlib.crc32(counts) or max(n_features, n_labels) > INT32_MAX or max(numbers) >= 2**56:
         raise FileFormatError(path, None, "the header is damaged; copy or write the file again")
     size, expected = os.fstat(file.fileno()).st_size, _sections(n_rows, x_nnz, y_nnz)["y_indices"].end
@@ -268,7 +267,7 @@ def write_csr(path, X, Y=None, *, n_labels=None):
     path : str or path-like
         A file of that name is replaced.
     X : matrix of shape (n_rows, n_features), or iterable of (X, Y)
-        Sparse or dense, or chunks of rows, of which one at a time is held in memory; Y is None then.
+        Sparse or dense; or chunks of rows, of which no more than two are held in memory. Y is None then.
     Y : matrix of shape (n_rows, n_labels), int array of shape (n_rows,), or None
         Indicator of the labels (what is not zero), or one class id for each row. The same in a chunk.
     n_labels : int, optional
@@ -316,6 +315,7 @@ def _write(path, chunks, n_labels):
     n_features, n_rows, n_found = None, 0, 0
     ends = {"x_indptr": 0, "y_indptr": 0}
     with ExitStack() as stack:
+        # An array's length is known when all chunks have come, and so is where the next array begins.
         spools = {name: stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(path))) for name in DTYPES}
         for X, Y, x_name, y_name in chunks:
             X, Y, n_columns = _rows(X, Y, x_name, y_name, n_features, n_labels)
