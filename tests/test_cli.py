@@ -145,8 +145,8 @@ def test_a_damaged_converted_file_ends_in_one_line(folder, tmp_path):
     assert_one_line_error(sparselsh("train", "train.csr", cwd=tmp_path), "train.csr", "cut or damaged")
     (tmp_path / "train.csr").write_bytes(whole)
     write_rows(tmp_path / "test.txt", 10, seed=0, n_features=50)
-    assert_one_line_error(sparselsh("train", "train.csr", "--test", "test.txt", cwd=tmp_path), "test.txt", "50 features")
-    assert_one_line_error(sparselsh("train", "test.txt", "--test", "train.csr", cwd=tmp_path), "train.csr", "40 features")
+    assert_one_line_error(sparselsh("train", "train.csr", "--test", "test.txt", cwd=tmp_path), "test.txt", "50 f")
+    assert_one_line_error(sparselsh("train", "test.txt", "--test", "train.csr", cwd=tmp_path), "train.csr", "40 f")
 
 
 def test_svmlight_rows_without_counts_are_predicted(folder, tmp_path):
