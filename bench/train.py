@@ -274,10 +274,6 @@ def napkinxc(X, Y, args, folder, X_test, watch):
 
 
 def pecos(X, Y, args, folder, X_test, watch):
-    import scipy.sparse as sp
-
-    if hasattr(sp, "get_index_dtype"):  # libpecos 1.2.8 looks for it where SciPy 1.14 and later do not have it
-        sp.sputils.get_index_dtype = sp.get_index_dtype
     from pecos.xmc import Indexer, LabelEmbeddingFactory
     from pecos.xmc.xlinear.model import XLinearModel
 
@@ -304,7 +300,8 @@ def child(name, args, threads):
     """The report of a contender that runs in a new process; None if its package is missing."""
     environment = os.environ | {"OMP_WAIT_POLICY": "passive"} | dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    done = subprocess.run([sys.executable, "-P", __file__, *sys.argv[1:], "--threads", str(threads), "--child", name],
+    python = dict(pair.split("=", 1) for pair in args.python).get(name, sys.executable)
+    done = subprocess.run([python, "-P", __file__, *sys.argv[1:], "--threads", str(threads), "--child", name],
                           env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
@@ -394,8 +391,9 @@ def show_training(reports, args):
     for (name, threads), report in reports.items():
         cpu, wall, p_at_1 = report["curve"][-1]
         spread = " to ".join(f"{s:.1f}" for s in report["cpu_spread"]) if args.repeats > 1 else "one run"
-        rows.append([name, str(threads), "-" if p_at_1 is None else f"{p_at_1:.1%}", f"{cpu:.1f}", spread,
-                     f"{wall:.1f}", f"{report['peak_mb']:,.0f}" if "peak_mb" in report else "-", report.get("note", "")])
+        shown = "-" if p_at_1 is None else f"{p_at_1:.1%}"
+        peak = f"{report['peak_mb']:,.0f}" if "peak_mb" in report else "-"
+        rows.append([name, str(threads), shown, f"{cpu:.1f}", spread, f"{wall:.1f}", peak, report.get("note", "")])
     table(["contender", "threads", "P@1", "CPU s", "spread", "wall s", "peak MB", "note"], rows, args.markdown)
 
 
@@ -420,6 +418,7 @@ def plot(reports, path):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for axis, column, label in zip(axes, (0, 1), ("CPU seconds of training", "wall seconds of training"), strict=True):
@@ -428,6 +427,9 @@ def plot(reports, path):
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=f"{name}, {threads} threads")
         axis.set(xlabel=label, xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("P@1 on the test rows, %")
     axes[1].legend(fontsize="small")
@@ -454,6 +456,8 @@ def parse():
     parser.add_argument("--step-cost", action="store_true", help="CPU milliseconds a step by the number of labels")
     parser.add_argument("--labels", type=int, nargs="+", default=STEP_LABELS, help="of --step-cost")
     parser.add_argument("--steps", type=int, default=60, help="of --step-cost")
+    parser.add_argument("--python", metavar="NAME=PATH", action="append", default=[],
+                        help="another interpreter for a contender: libpecos 1.2.8 does not run with NumPy 2")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--plot", metavar="FILE", help="P@1 after each epoch against seconds")
     parser.add_argument("--markdown", action="store_true")

@@ -14,7 +14,8 @@ MODULES = {
 }
 # methods that the parts of the library call each other by: trusted input, subject to change
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
-            "updated", "prepare", "share_computed", "config", "step", "n_states"}
+            "updated", "prepare", "share_computed", "config", "step", "n_states", "read",
+            "settle", "from_config"}
 
 
 def sentence(thing):
