@@ -14,8 +14,7 @@ MODULES = {
 }
 # methods that the parts of the library call each other by: trusted input, subject to change
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
-            "updated", "prepare", "share_computed", "config", "from_config", "settle", "computes_all", "step",
-            "n_states"}
+            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read"}
 
 
 def sentence(thing):

@@ -56,6 +56,14 @@ class CSR(NamedTuple):
         return out
 
 
+def concatenate(parts):
+    """The rows of all parts, one below the other."""
+    ends = np.cumsum([part.nnz for part in parts])
+    indptr = [parts[0].indptr, *(part.indptr[1:] + end for part, end in zip(parts[1:], ends, strict=False))]
+    return CSR(np.concatenate(indptr), np.concatenate([part.indices for part in parts]),
+               np.concatenate([part.data for part in parts]), parts[0].n_columns)
+
+
 def from_scipy(matrix):
     """Any scipy sparse matrix as :class:`CSR`; ids sorted, duplicates summed."""
     matrix = sp.csr_array(matrix)

@@ -1,4 +1,4 @@
-"""safetensors files, written whole or not at all."""
+"""Files written whole or not at all, and safetensors files among them."""
 import os
 import tempfile
 from contextlib import contextmanager
@@ -13,6 +13,17 @@ def require_safetensors():
         raise ImportError('reading and writing models needs the package safetensors; '
                           'type: pip install "sparselsh-nn[files]"') from error
     return st
+
+
+def place(path):
+    """The path to write to, or an error that says what stands in the way. A link stays one: its target is written."""
+    path = os.path.realpath(os.fsdecode(path))
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder!r} is no directory; create it first")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path!r} is a directory; give the path of a file in it")
+    return path
 
 
 @contextmanager

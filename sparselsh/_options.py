@@ -9,6 +9,7 @@ EPOCHS = 5
 BATCH_SIZE = 256
 LR = None
 SCHEDULE = "linear"  # of the learning rate, where one is given
+WINDOW = 65_536  # that of Network.fit, which cannot be imported here: NumPy would come along
 DENSITY = "auto"
 
 # The demo: a network that trains in a minute on two cores, the dense one included.
@@ -17,7 +18,8 @@ DEMO_EPOCHS = 2
 
 ABOUT = "Train and serve wide neural networks on a CPU: hashing finds the neurons that are computed."
 FORMAT = ("Files are XMC text: a first line `rows features labels`, then a line a row: labels, a space, "
-          "feature:value pairs, as in `3,17 5:0.2 90:1.5`. Start with `sparselsh demo`.")
+          "feature:value pairs, as in `3,17 5:0.2 90:1.5`; or what `sparselsh convert` made of them. "
+          "Start with `sparselsh demo`.")
 
 
 def parser():
@@ -39,7 +41,14 @@ def parser():
     _option(sub, "--epochs", "passes over the rows", EPOCHS, type=_whole(1), metavar="N")
     _option(sub, "--batch-size", "rows a step", BATCH_SIZE, type=_whole(1), metavar="N")
     _option(sub, "--lr", "learning rate of Adam", LR, unset="the library's", type=_number, metavar="FLOAT")
+    _option(sub, "--window", "rows of a converted TRAIN in memory, and shuffled, at a time", WINDOW, type=_whole(1),
+            metavar="N")
     _add_run_options(sub)
+
+    sub = commands.add_parser("convert", help="make a binary file of an XMC file: nothing to parse, and training on it "
+                                              "takes little memory")
+    sub.add_argument("text", metavar="TEXT.txt", help="XMC text, compressed if its name says so")
+    sub.add_argument("csr", metavar="OUT.csr", help="file to write, for any command that takes an XMC file")
 
     sub = commands.add_parser("predict", help="write the best labels of every row, label:score ...")
     sub.add_argument("model", metavar="MODEL", help="file that `sparselsh train --model` has written")

@@ -157,6 +157,15 @@ def matrix(X, name="X", *, n_columns=None, what="features"):
     return dense(X, name, n_columns=n_columns, what=what)
 
 
+def chunks(X, name="X"):
+    """Yield (X, Y, name of X, name of Y) of an iterable of pairs (X, Y); X and Y as they come."""
+    for i, chunk in enumerate(X):
+        if not isinstance(chunk, (tuple, list)) or len(chunk) != 2:
+            raise TypeError(f"{name} without Y must be an iterable of pairs (X, Y), got {type(chunk).__name__} as "
+                            f"chunk {i}; give Y, or chunks as tuples")
+        yield *chunk, f"{name} of chunk {i}", f"Y of chunk {i}"
+
+
 def vector(values, name, length):
     """A finite one-dimensional float32 array of a given length."""
     values = _array(values, name)

@@ -1,4 +1,4 @@
-"""The command ``sparselsh``: train, predict and evaluate on XMC text files, and a demo.
+"""The command ``sparselsh``: train, predict and evaluate on XMC text files or converted ones, and a demo.
 
 Whatever a person can get wrong ends in one line on stderr that names the file and the remedy, and exit
 code 2. Outputs appear whole or not at all: they are written beside their place and moved there. Places that
@@ -64,21 +64,21 @@ def train(args):
             raise UserError(f"{args.model!r}: is a device or a pipe; give the name of a file")
 
     say = _silent if args.quiet else print
-    X, Y = _read(args.train)
+    X, Y, n_labels = _read_or_open(args.train)
     say(_describe("train", X, Y))
     if args.test:
-        X_test, Y_test = _read_matching(args.test, X.shape[1], Y.shape[1], of=args.train)
+        X_test, Y_test = _read_matching(args.test, X.shape[1], n_labels, of=args.train)
         say(_describe("test", X_test, Y_test))
 
     activation = None if args.activation == "none" else args.activation
     net = sl.Network(
         [sl.Linear(X.shape[1], args.hidden, activation=activation),
-         sl.LSHLinear(args.hidden, Y.shape[1], density=args.density)],
+         sl.LSHLinear(args.hidden, n_labels, density=args.density)],
         loss=args.loss, random_state=args.seed, n_threads=args.threads,
     )
     optimizer = None if args.lr is None else sl.Adam(lr=args.lr, schedule=SCHEDULE)
     wall, cpu = _measure.fit(net, X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size,
-                             verbose=not args.quiet)
+                             window=args.window, verbose=not args.quiet)
     report = {"train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
     if args.model:  # before the test: a trained network is worth more than its score
         try:
@@ -90,6 +90,18 @@ def train(args):
     report["peak_rss_bytes"] = _measure.peak_rss()
     say(_summary(report))
     _write_json(args.json, report)
+
+
+def convert(args):
+    """Make a CSR file of an XMC text file."""
+    _check_outputs([args.csr], inputs=[args.text])
+    from . import datasets
+
+    if os.path.exists(args.csr) and not os.path.isfile(args.csr):
+        raise UserError(f"{args.csr!r}: is a device or a pipe; give the name of a file")
+    datasets.convert_xmc(args.text, args.csr)
+    with datasets.open_csr(args.csr) as file:
+        print(_describe("wrote", file, None))
 
 
 def predict(args):
@@ -139,7 +151,7 @@ def demo(args):
     _write_json(args.json, report)
 
 
-COMMANDS = {"train": train, "predict": predict, "evaluate": evaluate, "demo": demo}
+COMMANDS = {"train": train, "convert": convert, "predict": predict, "evaluate": evaluate, "demo": demo}
 
 
 # --- files ------------------------------------------------------------------------------------------------
@@ -147,14 +159,34 @@ COMMANDS = {"train": train, "predict": predict, "evaluate": evaluate, "demo": de
 
 def _read(path, labelled=True):
     """Read a file that must have rows and, where they are to be learnt or compared, labels."""
-    from . import datasets
+    from . import csrfile, datasets
 
-    X, Y = datasets.read_xmc(path)
-    if X.shape[0] == 0 or X.shape[1] == 0:
-        raise UserError(f"{path!r}, line 1: {X.shape[0]} rows of {X.shape[1]} features; give some")
-    if labelled and Y.nnz == 0:
-        raise UserError(f"{path!r}: no row has a label; give a file with labels at the start of its lines")
+    if csrfile.is_csr_file(path):
+        with datasets.open_csr(path) as file:
+            X, Y = file[:]
+    else:
+        X, Y = datasets.read_xmc(path)
+    _check_some(path, X.shape, Y.nnz if labelled else 1)
     return X, Y
+
+
+def _read_or_open(path):
+    """X, Y and the number of labels of a file; of a CSR file, the file itself, None and the number."""
+    from . import csrfile
+
+    if not csrfile.is_csr_file(path):
+        X, Y = _read(path)
+        return X, Y, Y.shape[1]
+    file = csrfile.open_csr(path)
+    _check_some(path, file.shape, file.label_nnz)
+    return file, None, file.n_labels
+
+
+def _check_some(path, shape, n_labels):
+    if 0 in shape:
+        raise UserError(f"{path!r}, line 1: {shape[0]} rows of {shape[1]} features; give some")
+    if n_labels == 0:
+        raise UserError(f"{path!r}: no row has a label; give a file with labels at the start of its lines")
 
 
 def _read_matching(path, n_features, n_labels, of, labelled=True):
@@ -251,9 +283,11 @@ def _lines(ids, scores):
 
 
 def _describe(name, X, Y):
-    n = X.shape[0]
-    return (f"{name:<6}{n:,} rows, {X.shape[1]:,} features ({X.nnz / n:.1f} a row), "
-            f"{Y.shape[1]:,} labels ({Y.nnz / n:.1f} a row)")
+    """Return a line about matrices, or about a CSR file, where Y is None."""
+    n = max(X.shape[0], 1)
+    n_labels, label_nnz = (X.n_labels, X.label_nnz) if Y is None else (Y.shape[1], Y.nnz)
+    return (f"{name:<6}{X.shape[0]:,} rows, {X.shape[1]:,} features ({X.nnz / n:.1f} a row), "
+            f"{n_labels:,} labels ({label_nnz / n:.1f} a row)")
 
 
 def _summary(report):

@@ -5,11 +5,12 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from . import _files, metrics
+from . import _files, _streams, metrics
 from . import _validation as check
 from ._csr import CSR
 from ._threads import resolve
 from ._version import __version__
+from .csrfile import CSRFile
 from .layers import BatchActive, Linear, Step
 from .losses import LOSSES, MeanSquaredError
 from .lsh_layers import LSHLinear
@@ -97,21 +98,31 @@ class Network:
 
     # -- training ---------------------------------------------------------------------------------------------
 
-    def fit(self, X, Y, *, optimizer=None, epochs=5, batch_size=256, validation=None, shuffle=True, verbose=True):
+    def fit(self, X, Y=None, *, optimizer=None, epochs=5, batch_size=256, validation=None, shuffle=True,
+            window=_streams.WINDOW, verbose=True):
         """Train.
 
         Parameters
         ----------
-        X : array or sparse matrix of shape (n_samples, n_features)
+        X : array or sparse matrix of shape (n_samples, n_features), CSRFile, or iterable of (X, Y)
+            A file, from :func:`sparselsh.datasets.open_csr`, is read in windows of rows. An iterable gives chunks of
+            rows, each as X and Y here, all dense or all sparse; for several epochs its `__iter__` must start anew each
+            time, as that of a list does. Neither needs to fit into memory.
         Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
-            Class ids, or an indicator matrix of labels; for the loss "mse", target values.
+            Class ids, or an indicator matrix of labels; for the loss "mse", target values. None where X has them.
         optimizer : SGD, Adam or None
             None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that is given again goes on with its state.
+            If X is an iterable other than a list, its schedule goes by an estimate from `len` in the first epoch,
+            and stands still there if X has no `len`.
         epochs, batch_size : int
         validation : None or (X, Y)
             P@1 on it is measured after every epoch.
         shuffle : bool
-            Take the samples in a new random order every epoch.
+            Take the samples in a new random order every epoch: all of a matrix, those of a window of a file, those
+            of a chunk.
+        window : int
+            Rows of a file that are held in memory and shuffled at a time. A larger window mixes better, which
+            matters where neighbours in the file are alike; a file in random order can do with a small one.
         verbose : bool
             Show a progress bar.
 
@@ -125,24 +136,21 @@ class Network:
         ValueError, TypeError
             If an argument does not fit; the message names it.
         """
-        X, Y = self._check_data(X, Y)
         epochs = check.integer(epochs, "epochs")
         batch_size = check.integer(batch_size, "batch_size")
+        window = check.integer(window, "window")
+        source = self._source(X, Y, window, epochs)
         if validation is not None:
             try:
                 X_val, Y_val = validation
             except (TypeError, ValueError):
                 raise ValueError("validation must be a pair (X, Y)") from None
             validation = self._check_data(X_val, Y_val, "validation[0]", "validation[1]")
-        self._begin(X, optimizer if optimizer is not None else Adam(1e-2, schedule="linear"))
-        n = X.shape[0]
-        n_batches = -(-n // batch_size)
+        self._begin(source, optimizer if optimizer is not None else Adam(1e-2, schedule="linear"))
         for epoch in range(epochs):
-            order = self._rng.permutation(n) if shuffle else np.arange(n)
-            with tqdm(total=n, unit=" samples", desc=f"epoch {epoch + 1}/{epochs}", disable=not verbose,
+            with tqdm(total=source.n_rows, unit=" samples", desc=f"epoch {epoch + 1}/{epochs}", disable=not verbose,
                       leave=True, mininterval=0.25) as bar:
-                progress = epoch / epochs, 1 / (epochs * n_batches)
-                entry = self._run_epoch(X, Y, order, batch_size, progress, bar)
+                entry = self._run_epoch(source, batch_size, shuffle, (epoch, epochs), bar)
                 if validation is not None:
                     entry["p_at_1"] = self._precision(*validation)
                 bar.set_postfix(self._postfix(entry))
@@ -150,7 +158,7 @@ class Network:
         self.computed_share = entry["computed_share"]
         return self
 
-    def partial_fit(self, X, Y, *, batch_size=256):
+    def partial_fit(self, X, Y=None, *, batch_size=256):
         """Train on the samples once, in their order, with the optimizer of the last `fit` (or Adam(lr=1e-3)).
 
         Parameters
@@ -164,44 +172,62 @@ class Network:
         Network
             Itself.
         """
-        X, Y = self._check_data(X, Y)
         batch_size = check.integer(batch_size, "batch_size")
-        self._begin(X, self.optimizer if self.optimizer is not None else Adam(1e-3))
+        source = self._source(X, Y, _streams.WINDOW, 1)
+        self._begin(source, self.optimizer if self.optimizer is not None else Adam(1e-3))
         with tqdm(disable=True) as bar:
-            self._run_epoch(X, Y, np.arange(X.shape[0]), batch_size, (0.0, 0.0), bar)
+            self._run_epoch(source, batch_size, False, None, bar)
         return self
 
+    def _source(self, X, Y, window, epochs):
+        source = _streams.source(X, Y, window, epochs, self._check_rows)
+        if isinstance(X, CSRFile):
+            self._check_file(X)
+        if source.n_rows == 0:
+            raise ValueError("X must have at least one row, got none")
+        return source
+
     def _check_data(self, X, Y, x_name="X", y_name="Y"):
-        X = check.matrix(X, x_name, n_columns=self.n_features)
+        X, Y = self._check_rows(X, Y, x_name, y_name)
         if X.shape[0] == 0:
             raise ValueError(f"{x_name} must have at least one row, got none")
+        return X, Y
+
+    def _check_rows(self, X, Y, x_name, y_name):
+        X = check.matrix(X, x_name, n_columns=self.n_features)
         return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError),
                                 name=y_name, x_name=x_name)
 
-    def _begin(self, X, optimizer):
+    def _check_file(self, file):
+        for what, n, expected in (("features", file.shape[1], self.n_features),
+                                  ("labels", file.n_labels, self.n_labels)):
+            if n != expected:
+                raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
+
+    def _begin(self, source, optimizer):
         if not isinstance(optimizer, (SGD, Adam)):
             raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
         self.optimizer = optimizer
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
-                layer.initialize(self._rng, sparse_input=i == 0 and isinstance(X, CSR))
+                layer.initialize(self._rng, sparse_input=i == 0 and source.is_sparse)
 
-    def _run_epoch(self, X, Y, order, batch_size, progress, bar):
+    def _run_epoch(self, source, batch_size, shuffle, place, bar):
+        """One pass over the rows. `place` is (number of the epoch, of all), None for no schedule."""
         begin, cpu_begin = time.perf_counter(), time.process_time()
-        done, per_batch = progress
         total_loss = total_share = shown = 0.0
-        n = len(order)
-        for number, start in enumerate(range(0, n, batch_size)):
-            rows = order[start:start + batch_size]
-            x = X.take(rows) if isinstance(X, CSR) else X[rows]
-            loss, share = self._train_step(x, Y.take(rows), done + number * per_batch)
-            total_loss += loss * len(rows)
-            total_share += share * len(rows)
-            bar.update(len(rows))
+        n = 0
+        for number, (x, y) in enumerate(_streams.batches(source.blocks(), batch_size, self._rng if shuffle else None)):
+            loss, share = self._train_step(x, y, _progress(place, number, source.n_rows, batch_size))
+            n += x.shape[0]
+            total_loss += loss * x.shape[0]
+            total_share += share * x.shape[0]
+            bar.total = source.n_rows
+            bar.update(x.shape[0])
             now = time.perf_counter()
             if now - shown > 0.25:
                 shown = now
-                bar.set_postfix(loss=f"{total_loss / (start + len(rows)):.3f}", computed=f"{share:.1%}", refresh=False)
+                bar.set_postfix(loss=f"{total_loss / n:.3f}", computed=f"{share:.1%}", refresh=False)
         seconds = time.perf_counter() - begin
         return {"loss": total_loss / n, "seconds": seconds, "cpu_seconds": time.process_time() - cpu_begin,
                 "samples_per_second": n / max(seconds, 1e-9), "computed_share": total_share / n}
@@ -341,6 +367,17 @@ class Network:
     def __repr__(self):
         body = ",\n         ".join(map(repr, self.layers))
         return f"Network([{body}],\n        loss={self.loss!r})"
+
+
+def _progress(place, number, n_rows, batch_size):
+    """Share of the training that is done before a batch; without a number of rows, that at the head of the epoch."""
+    if place is None:
+        return 0.0
+    epoch, n_epochs = place
+    if n_rows is None:
+        return epoch / n_epochs
+    n_batches = -(-n_rows // batch_size)
+    return epoch / n_epochs + min(number, n_batches) * (1 / (n_epochs * n_batches))
 
 
 def _share(output):

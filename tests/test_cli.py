@@ -116,6 +116,39 @@ def test_without_training_rows_there_is_no_psp(folder):
     assert done.returncode == 0 and "nDCG@1" in done.stdout and "PSP" not in done.stdout
 
 
+def test_converted_files_stand_in_for_text(folder, tmp_path):
+    for name in ("train", "test"):
+        done = sparselsh("convert", folder / f"{name}.txt", f"{name}.csr", cwd=tmp_path)
+        assert done.returncode == 0 and "rows, 40 features" in done.stdout, done.stderr
+    options = ["--hidden", 16, "--epochs", 2, "--batch-size", 64, "--quiet", "--json"]
+    for end, window in (("txt", []), ("csr", []), ("csr", ["--window", 100])):
+        done = sparselsh("train", f"train.{end}", "--test", f"test.{end}", *options, f"{end}.json", *window,
+                         cwd=tmp_path if end == "csr" else folder)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        if end == "txt":
+            (folder / "txt.json").rename(tmp_path / "txt.json")
+        elif not window:
+            # a window with room for all rows: the same network
+            txt, csr = (json.loads((tmp_path / f"{end}.json").read_text()) for end in ("txt", "csr"))
+            assert all(txt[key] == csr[key] for key in ("p_at_1", "p_at_5", "computed_share"))
+    for end, where in (("txt", folder), ("csr", tmp_path)):
+        done = sparselsh("predict", folder / "model.safetensors", where / f"test.{end}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / f"{end}.out").write_text(done.stdout)
+    assert (tmp_path / "txt.out").read_text() == (tmp_path / "csr.out").read_text()
+
+
+def test_a_damaged_converted_file_ends_in_one_line(folder, tmp_path):
+    assert sparselsh("convert", folder / "train.txt", "train.csr", cwd=tmp_path).returncode == 0
+    whole = (tmp_path / "train.csr").read_bytes()
+    (tmp_path / "train.csr").write_bytes(whole[:-100])
+    assert_one_line_error(sparselsh("train", "train.csr", cwd=tmp_path), "train.csr", "cut or damaged")
+    (tmp_path / "train.csr").write_bytes(whole)
+    write_rows(tmp_path / "test.txt", 10, seed=0, n_features=50)
+    assert_one_line_error(sparselsh("train", "train.csr", "--test", "test.txt", cwd=tmp_path), "test.txt", "50 f")
+    assert_one_line_error(sparselsh("train", "test.txt", "--test", "train.csr", cwd=tmp_path), "train.csr", "40 f")
+
+
 def test_svmlight_rows_without_counts_are_predicted(folder, tmp_path):
     (tmp_path / "rows.txt").write_text("0 0:1 1:1\n3 6:1 7:1\n")
     model = folder / "model.safetensors"
@@ -267,6 +300,12 @@ def test_tensors_of_another_program_are_no_model(folder, tmp_path):
     (["train", "train.txt", "--model", "."], ["folder"]),
     (["train", "train.txt", "--model", "train.txt"], ["train.txt", "another name"]),
     (["predict", "model.safetensors", "test.txt", "--output", "test.txt"], ["test.txt", "another name"]),
+    (["convert", "missing.txt", "out.csr"], ["missing.txt", "path"]),
+    (["convert", "train.txt", "missing/out.csr"], ["missing", "folder"]),
+    (["convert", "train.txt", "train.txt"], ["train.txt", "another name"]),
+    (["convert", "model.safetensors", "out.csr"], ["model.safetensors", "line 1", "header"]),
+    (["convert", "train.txt"], ["OUT.csr"]),
+    (["train", "train.txt", "--window", "0"], ["--window"]),
     (["demo", "--json", "missing/report.json"], ["missing", "folder"]),
     (["demo", "--rows", "10"], ["--rows", "1000"]),
     (["train", "train.txt", "--hidden", "0"], ["--hidden"]),
