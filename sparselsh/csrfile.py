@@ -182,6 +182,9 @@ class CSRFile:
     def __exit__(self, *_):
         self.close()
 
+    def __reduce__(self):
+        return CSRFile, (self.path,)  # another process maps the file itself
+
     def __repr__(self):
         return (f"<CSRFile {self.path!r}: {len(self):,} rows, {self.shape[1]:,} features, {self.n_labels:,} labels"
                 f"{', closed' if self._arrays is None else ''}>")

@@ -356,6 +356,13 @@ def test_a_file_that_is_replaced_stays_open(path, whole):
     assert len(open_csr(path)) == 3
 
 
+def test_a_copy_for_another_process_is_the_path(path, whole):
+    path.write_bytes(whole)
+    packed = pickle.dumps(open_csr(path))
+    assert len(packed) < 1000
+    assert_same(pickle.loads(packed)[:], matrices())
+
+
 def test_only_such_files_are_taken_for_such(path, whole, tmp_path):
     path.write_bytes(whole)
     (tmp_path / "text").write_text("3 4 5\n")
