@@ -512,6 +512,8 @@ class LSHIndex:
         ------
         ImportError
             If the package safetensors is missing.
+        TypeError
+            If the family is none of the package's: `load` would not know it.
         """
         self._check_fitted()
         transform, sketches = self._transform, self._sketches
