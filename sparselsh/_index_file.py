@@ -18,6 +18,8 @@ def fingerprint(W, bias):
 
 def family_config(family):
     """A family as plain values, or None."""
+    if family is not None and FAMILIES.get(type(family).__name__) is not type(family):
+        raise TypeError(f"family must be one of {', '.join(FAMILIES)} to be saved, got {family!r}")
     return None if family is None else {"type": type(family).__name__} | family.config()
 
 

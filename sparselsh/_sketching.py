@@ -159,14 +159,13 @@ class Sketches:
         n_rows = len(self._query_rows) if with_cells else len(self.rotation)
         return matmul(X, self._query_rows[:n_rows], n_threads, transpose_b=True, bias=self._query_constant[:n_rows])
 
-    def scan(self, X, n_best, n_threads, n_probed=None):
+    def scan(self, X, n_best, n_threads):
         """Ids (n, n_best) of the neurons that look best for each input, in no particular order, -1 for none.
 
-        Those of `n_probed` cells are looked at; None for as many as calibration chose.
+        Those of the `n_probed` cells that are nearest to the input are looked at.
         """
-        n_probed = self.n_probed if n_probed is None else n_probed
         ids = np.empty((len(X), n_best), np.int32)
-        if self.cells is None or n_probed >= self.cells.n:
+        if self.cells is None or self.n_probed >= self.cells.n:
             scores = np.empty((len(X), n_best), np.float32)
             rotated = self._rotated(X, n_threads, False)
             _sketches.scan(rotated, self.blocks, self.factors, self.ids, self.n, ids, scores, n_threads)
@@ -174,7 +173,7 @@ class Sketches:
             both = self._rotated(X, n_threads, True)
             n_bits = len(self.rotation)
             rotated, cells = np.ascontiguousarray(both[:, :n_bits]), np.ascontiguousarray(both[:, n_bits:])
-            _sketches.scan_cells(rotated, cells, n_probed, self.cell_start, self.cell, self.blocks, self.factors,
+            _sketches.scan_cells(rotated, cells, self.n_probed, self.cell_start, self.cell, self.blocks, self.factors,
                                  self.ids, self.n, ids, n_threads)
         return ids
 

@@ -268,8 +268,9 @@ class LSHIndex:
 
         def trials_of(n_probed, start, limit):
             def search(queries, k, n):
-                return self._rerank(sketches.scan(queries, n, n_threads, n_probed), queries, k, n_threads)
+                return self._by_sketches(queries, k, n, n_threads)
 
+            sketches.n_probed = n_probed
             trials = calibration.curve(search, queries, truth, recall, start, limit)
             return [{"method": "sketches", "n_cells": n_probed} | trial for trial in trials]
 
@@ -556,6 +557,8 @@ class LSHIndex:
         ------
         ImportError
             If the package safetensors is missing.
+        TypeError
+            If the family is none of the package's: `load` would not know it.
         """
         self._check_fitted()
         transform, sketches = self._transform, self._sketches

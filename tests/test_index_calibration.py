@@ -28,7 +28,8 @@ def test_fit_reaches_the_recall_on_its_queries_with_the_fewest_candidates_that_d
     W, X = data(np.random.default_rng(seed))
     index = sl.LSHIndex(recall=wanted, plan="sketches", random_state=0).fit(W, queries=X)
     trials = index.report()["trials"]
-    assert [trial["recall"] >= wanted for trial in trials] == [False] * (len(trials) - 1) + [True]
+    aim = wanted + (1 - wanted) / 4  # other queries are not the sample
+    assert [trial["recall"] >= aim for trial in trials] == [False] * (len(trials) - 1) + [True]
     assert index.n_candidates == trials[-1]["n_candidates"]
     # the trials say what brute force says; more candidates find more
     for trial in trials:
@@ -336,7 +337,7 @@ def test_exact_neighbours_of_the_calibration_are_those_of_brute_force(rng):
     np.testing.assert_array_equal(ids, exact(W, X, 5)[0])
 
 
-@pytest.mark.parametrize("options, n_bits", [({}, 128), ({"family": sl.SimHash(5, 8)}, 128),
+@pytest.mark.parametrize("options, n_bits", [({}, 192), ({"family": sl.SimHash(5, 8)}, 192),
                                              ({"family": sl.SimHash(5, 8), "sketch_bits": 0}, 0)])
 def test_the_report_says_what_was_chosen(rng, options, n_bits):
     W, X = clustered(rng, n=300)
@@ -348,7 +349,7 @@ def test_the_report_says_what_was_chosen(rng, options, n_bits):
     assert report["n_sketched"] == (300 if n_bits else 0)
     assert report["bytes_per_neuron"] == index.nbytes / 300
     for trial in report["trials"]:
-        probed = {"n_probes"} if trial["method"] == "probes" else set()
+        probed = {"n_probes"} if trial["method"] == "probes" else {"n_cells"}
         assert set(trial) == {"method", "n_candidates", "recall", "microseconds"} | probed
     assert (f"LSHIndex({index.family!r}, center=True, scaling='auto', sketch_bits={index.sketch_bits}, "
             f"300 neurons x 64, n_candidates={index.n_candidates}, single: ") in repr(index)
@@ -357,6 +358,6 @@ def test_the_report_says_what_was_chosen(rng, options, n_bits):
     assert index.report() != report, "a report is a copy"
 
 
-@pytest.mark.parametrize("d, n_bits", [(16, 128), (170, 128), (171, 192), (256, 192), (1000, 768)])
-def test_sketches_have_three_quarters_of_a_bit_a_dimension(rng, d, n_bits):
+@pytest.mark.parametrize("d, n_bits", [(16, 192), (256, 192), (257, 256), (1000, 768)])
+def test_sketches_have_three_quarters_of_a_bit_a_dimension_or_what_40_bytes_hold(rng, d, n_bits):
     assert sl.LSHIndex(random_state=0).fit(gaussian(rng, 3, d)).report()["sketch_bits"] == n_bits

@@ -310,6 +310,16 @@ def test_an_index_that_is_not_fitted_is_not_saved(path):
     assert not path.exists()
 
 
+def test_a_family_that_load_would_not_know_is_not_saved(rng, path):
+    class OwnHash(sl.SimHash):
+        pass
+
+    index = sl.LSHIndex(OwnHash(3, 2), random_state=0).fit(dense(rng, 9))
+    with pytest.raises(TypeError, match="family must be one of SimHash, CrossPolytope, DWTA, MinHash to be saved"):
+        index.save(path)
+    assert not path.exists()
+
+
 def test_the_weights_are_not_in_the_file(rng, path):
     index, W, _, _ = fitted(rng, dense, {"sketch_bits": 64}, n=2000)
     index.save(path)
