@@ -177,6 +177,16 @@ class Sketches:
                                  self.ids, self.n, ids, n_threads)
         return ids
 
+    def search_few(self, X, W, bias, k, n_best):
+        """Ids and scores (n, k) of the best of the `n_best` that look best, for a few inputs; None without cells."""
+        if self.cells is None or self.n_probed >= self.cells.n:
+            return None
+        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
+        _sketches.search_few(X, self._query_rows, self._query_constant, len(self.rotation), self.n_probed,
+                             self.cell_start, self.cell, self.blocks, self.factors, self.ids, self.n, W, bias, n_best,
+                             ids, scores)
+        return ids, scores
+
     def rank(self, X, candidates, n_best, n_threads):
         """Ids (n, n_best) of the candidates (n, m) that look best for each input, in no particular order."""
         ids = np.empty((len(X), n_best), np.int32)

@@ -2,6 +2,7 @@
 
 Each message names the argument, the value that was given and what to do instead.
 """
+import math
 import numbers
 
 import numpy as np
@@ -10,6 +11,7 @@ from . import _csr
 from ._scipy import sp
 
 INT32_MAX = np.iinfo(np.int32).max
+FEW = 4096  # values of an array that is not worth checking twice
 
 
 def integer(value, name, *, minimum=1, maximum=INT32_MAX):
@@ -91,6 +93,11 @@ def _array(values, name):
 
 def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
     """A finite two-dimensional array as C-contiguous float32."""
+    if (type(array) is np.ndarray and array.dtype == np.float32 and array.ndim == 2 and array.flags.c_contiguous
+            and array.size <= FEW and n_rows is None and n_columns in (None, array.shape[1])):
+        flat = array.ravel()
+        if math.isfinite(flat.dot(flat)):  # a single query as it should be: the checks below take as long as a search
+            return array
     if sp.issparse(array):
         raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
     array = _array(array, name)

@@ -18,6 +18,7 @@ __all__ = ["LSHIndex"]
 
 CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
 CELLED = 4096  # neurons from which on the sketches are sorted into cells: a scan of fewer takes no longer
+FEW = 3  # queries up to which one call to the kernels, on one thread, is faster than three on all
 BATCH = 32  # from so many queries on, the plan for batches holds
 BYTES_PER_NEURON = 40  # that sketches may take by default
 METHODS = ("sketches", "probes", "exact")
@@ -486,6 +487,8 @@ class LSHIndex:
         n_candidates = min(n_candidates, len(self._W))
         if self._sketches is None:
             candidates, _ = self.candidates(X, n_candidates)
+        elif len(X) <= FEW and (found := self._sketches.search_few(X, self._W, self._bias, k, n_candidates)):
+            return found
         else:
             candidates = self._sketches.scan(X, n_candidates, n_threads)
         return self._rerank(candidates, X, k, n_threads)

@@ -40,6 +40,10 @@ class LSHLinear(Linear):
         of SimHash with buckets of about forty.
     candidates : int
         Neurons that the tables give for each sample of a batch that shares its set.
+    policy : {"top", "score", "vanilla"}
+        Which of the neurons that the tables find are taken: see :meth:`LSHIndex.query`.
+    min_count, n_probes : int
+        Tables in which a neuron must share the bucket, at least; buckets of each table that are looked into.
     fill : bool
         Fill the set up with neurons at random.
     first_rebuild, rebuild_growth : int, float
@@ -55,13 +59,17 @@ class LSHLinear(Linear):
     """
 
     def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
-                 fill=True, first_rebuild=32, rebuild_growth=1.5, init_scale=None):
+                 policy="top", min_count=1, n_probes=1, fill=True, first_rebuild=32, rebuild_growth=1.5,
+                 init_scale=None):
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
         self.density = density
         self.active = None if active is None else check.choice(active, "active", ("batch", "sample"))
         self.candidates = check.integer(candidates, "candidates", minimum=0)
+        self.policy = check.choice(policy, "policy", ("top", "score", "vanilla"))
+        self.min_count = check.integer(min_count, "min_count", maximum=255)
+        self.n_probes = check.integer(n_probes, "n_probes")
         self.fill = bool(fill)
         if family is not None and not isinstance(family, tuple(FAMILIES.values())):
             raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
@@ -200,11 +208,12 @@ class LSHLinear(Linear):
         return ids[:n]
 
     def _found(self, x, n, step):
-        """Ids of the n neurons that share most buckets with each input, best first, -1 for none."""
+        """Ids of n neurons that the tables find for each input, by the policy, -1 for none."""
         if self._tables is None:
             self._build_tables()
         self._tables.n_threads = step.n_threads
-        return self._tables.candidates(x, min(n, self.n_out))[0]
+        return self._tables.candidates(x, min(n, self.n_out), self.min_count, policy=self.policy,
+                                       n_probes=self.n_probes, seed=step.seed)[0]
 
     def _slots(self, n_threads):
         if self._slot is None or self._slot.ndim != 2 or len(self._slot) < n_threads:
@@ -309,6 +318,7 @@ class LSHLinear(Linear):
         return super().config() | {
             "family": family, "seed": self._seed,
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
+            "policy": self.policy, "min_count": self.min_count, "n_probes": self.n_probes,
             "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
         }
 

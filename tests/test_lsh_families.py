@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 
 import sparselsh as sl
+from sparselsh import _validation as check
+from sparselsh.layers import Step
 
 FAMILIES = {
     "default": None,
@@ -80,3 +82,38 @@ def test_a_loaded_network_learns_on(task, family, tmp_path):
 def test_only_families_of_angles_are_centred(task, family):
     net = trained(task, density=0.2, family=family)
     assert net.layers[1]._tables.center == (not isinstance(family, sl.DWTA))
+
+
+POLICIES = [{"policy": "top"}, {"policy": "score"}, {"policy": "vanilla"}, {"min_count": 7}, {"n_probes": 3}]
+
+
+@pytest.mark.parametrize("options", POLICIES, ids=str)
+@pytest.mark.parametrize("active", ["batch", "sample"])
+def test_a_policy_decides_who_is_active(task, active, options):
+    # what the layer computes in a step is what its tables give by that policy, the labels and nothing else
+    X, y, _, _ = task
+    layer = sl.LSHLinear(D, N_CLASSES, density=0.3, active=active, candidates=6, fill=False, **options)
+    net = sl.Network([layer], random_state=0).fit(X[:512], y[:512], epochs=1, batch_size=64, verbose=False)
+    x, labels = X[:8], check.targets(y[:8], 8, N_CLASSES)
+    out, _ = layer.forward(x, Step(training=True, labels=labels, seed=5))
+    n = 6 if active == "batch" else layer.n_active
+    ids, _ = layer._tables.candidates(x, n, options.get("min_count", 1), policy=options.get("policy", "top"),
+                                      n_probes=options.get("n_probes", 1), seed=5)
+    if active == "batch":
+        assert set(out.ids) == {*y[:8], *ids[ids >= 0]}
+    else:
+        for i in range(8):
+            row = out.indices[out.indptr[i]:out.indptr[i + 1]]
+            assert y[i] in row and set(row) <= {y[i], *ids[i]} and len(row) >= (ids[i] >= 0).sum()
+    assert net.history[0]["loss"] > 0
+
+
+def test_policies_find_different_neurons(task):
+    X, y, _, _ = task
+    found = []
+    for options in POLICIES:
+        layer = sl.LSHLinear(D, N_CLASSES, density=0.3, candidates=6, fill=False, **options)
+        sl.Network([layer], random_state=0).fit(X[:512], y[:512], epochs=1, batch_size=64, verbose=False)
+        out, _ = layer.forward(X[:8], Step(training=True, labels=check.targets(y[:8], 8, N_CLASSES), seed=5))
+        found.append(tuple(out.ids))
+    assert len(set(found)) == len(POLICIES), "each its own set"

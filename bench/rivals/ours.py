@@ -58,8 +58,9 @@ class Own(Swept):
         return [{"n_candidates": None}]
 
     def share_computed(self, setting):
-        shares = [1.0 if self.index.computes_all(n) else self.index.default_candidates(self.k) / self.n
-                  for n in (1, 256)]
+        plan = self.index.report()["plan"]
+        share = self.index.default_candidates(self.k) / self.n
+        shares = [1.0 if plan[kind]["use"] == "exact" else share for kind in ("single", "batch")]
         return shares[0] if shares[0] == shares[1] else tuple(shares)
 
 

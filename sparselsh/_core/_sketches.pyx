@@ -353,3 +353,51 @@ def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates, const ui
     finally:
         free(luts)
         free(keys)
+
+
+def search_few(const float[:, ::1] x, const float[:, ::1] query_rows, const float[::1] query_constant,
+               Py_ssize_t n_bits, Py_ssize_t n_probed, const int32_t[::1] cell_start, const int32_t[::1] cell,
+               const uint8_t[:, ::1] blocks, const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n,
+               const float[:, ::1] w, const float[::1] bias, Py_ssize_t n_best, int32_t[:, ::1] out_ids,
+               float[:, ::1] out_scores):
+    """Rotation, `scan_cells` and `rerank` in one call, query by query on one thread.
+
+    query_rows, (n_bits + n_cells, d), and query_constant give the rotated query and the scores of the cells from an
+    input x. One query takes some ten microseconds: to call three kernels from Python would take as long again.
+    """
+    cdef Py_ssize_t i, r, n_rows = query_rows.shape[0], d = x.shape[1], k = out_ids.shape[1]
+    cdef Py_ssize_t n_cells = n_rows - n_bits, n_groups = n_bits // 4, n_keys = 3 * n_best + 64
+    cdef Py_ssize_t room = CHUNK * SKETCH_BLOCK + 16
+    cdef const leaves_t *f = table()
+    cdef float *floats
+    cdef int32_t *ints
+    cdef uint64_t *keys
+    cdef uint8_t *bytes_
+    if x.shape[0] == 0 or k == 0:
+        return
+    if n == 0:
+        out_ids[:, :] = -1
+        out_scores[:, :] = -INFINITY
+        return
+    n_keys = max(n_keys, n_best + k + 1)
+    floats = <float *>malloc((n_rows + room) * sizeof(float))
+    ints = <int32_t *>malloc((room + n_best) * sizeof(int32_t))
+    keys = <uint64_t *>malloc((n_keys + n_cells) * sizeof(uint64_t))
+    bytes_ = <uint8_t *>calloc(n_groups * 16 + n_cells, 1)
+    try:
+        if floats == NULL or ints == NULL or keys == NULL or bytes_ == NULL:
+            raise MemoryError()
+        with nogil:
+            for i in range(x.shape[0]):
+                for r in range(n_rows):
+                    floats[r] = f.dot(&query_rows[r, 0], &x[i, 0], d) + query_constant[r]
+                _scan_cells(f, floats, floats + n_bits, n_cells, n_probed, &cell_start[0], &cell[0], &blocks[0, 0],
+                            n_groups, &factors[0], &ids[0], n, bytes_, floats + n_rows, ints, keys, n_keys,
+                            keys + n_keys, bytes_ + n_groups * 16, n_best, ints + room)
+                _rerank(f, ints + room, n_best, &x[i, 0], &w[0, 0], &bias[0], d, keys, k, &out_ids[i, 0],
+                        &out_scores[i, 0])
+    finally:
+        free(floats)
+        free(ints)
+        free(keys)
+        free(bytes_)
