@@ -81,7 +81,7 @@ def test_the_core_imports_nothing_of_the_package():
 def run(code, **environment):
     """What the code prints in a new interpreter; a variable given as None is not set there."""
     env = {key: value for key, value in (os.environ | environment).items() if value is not None}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
