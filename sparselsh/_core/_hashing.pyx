@@ -42,10 +42,10 @@ def pack_codes(const float[:, ::1] projections, int n_bits, int32_t[:, ::1] code
 cdef void _probe_signs(const float *p, int n_bits, Py_ssize_t n_tables, char *work, Py_ssize_t n_probes,
                        int32_t *codes) noexcept nogil:
     cdef scratch_t s = scratch_at(work, n_bits, 2, 0, n_probes)
-    cdef Py_ssize_t t
+    cdef Py_ssize_t _
     cdef int b
     cdef int32_t code
-    for t in range(n_tables):
+    for _ in range(n_tables):
         _pack_row(p, n_bits, 1, &code)
         for b in range(n_bits):
             s.cost[2 * b], s.cost[2 * b + 1] = 0, <double>p[b] * p[b]
@@ -78,12 +78,12 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
 
 cdef void _vertices_row(const leaves_t *f, const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes,
                         Py_ssize_t n_tables, char *work, Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
-    cdef Py_ssize_t width = min(2 * n_dims, n_probes), t, k, c, i, n_keys
+    cdef Py_ssize_t width = min(2 * n_dims, n_probes), _, k, c, i, n_keys
     cdef scratch_t s = scratch_at(work, n_polytopes, width, 2 * n_dims, n_probes)
     cdef int32_t code, radix, digit
     cdef bint opposite
     cdef double best
-    for t in range(n_tables):
+    for _ in range(n_tables):
         code, radix = 0, 1
         for k in range(n_polytopes):
             c = f.largest_magnitude(p, n_dims)

@@ -105,8 +105,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     """The neurons with the largest approximate scores for each rotated query, in no particular order.
 
     queries is (n_queries, n_bits), rotated. Slot s < n of blocks and factors, (n_blocks * 32,), holds neuron
-    ids[s], or nothing where that is -1. out_ids and out_scores are (n_queries, n_best), filled up with -1 and -inf. Which neurons are found does
-    not depend on their order. O(n * n_bits / 128) byte shuffles a query.
+    ids[s], or nothing where that is -1. out_ids and out_scores are (n_queries, n_best), filled up with -1 and -inf.
+    Which neurons are found does not depend on their order. O(n * n_bits / 128) byte shuffles a query.
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
     cdef Py_ssize_t n_keys = 3 * n_best + 64

@@ -11,7 +11,6 @@ from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
 from ._probes cimport (
     cheapest_codes, key_id, key_score, lender, random_at, score_key, scratch_at, scratch_size, scratch_t,
