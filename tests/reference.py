@@ -519,3 +519,16 @@ def metric_neighbour_recall(ids, true_ids):
         if true:
             ratios.append(len(true & set(row.tolist())) / len(true))
     return np.mean(ratios)
+
+
+# ---- rows of a CSR matrix
+
+
+def locate(indptr, indices, label_indptr, labels):
+    rows = [list(indices[indptr[i]:indptr[i + 1]]) for i in range(len(indptr) - 1)]
+    return [rows[i].index(label) if label in rows[i] else -1
+            for i in range(len(rows)) for label in labels[label_indptr[i]:label_indptr[i + 1]]]
+
+
+def take_rows(indptr, values, rows):
+    return [value for i in rows for value in values[indptr[i]:indptr[i + 1]]]

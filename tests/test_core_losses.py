@@ -168,3 +168,13 @@ def test_the_scale_multiplies_the_gradient_and_not_the_loss(rng):
         halved_losses, halved = run(name, offsets, z, *chosen, *values, scale=0.5)
         assert_same_bits(losses, halved_losses)  # a power of two: exact
         assert_same_bits(gradient * np.float32(0.5), halved)
+
+
+def test_locate_finds_labels_in_ascending_rows_and_says_where_there_are_none(rng):
+    rows = [np.flatnonzero(rng.random(50) < share) for share in (0, 0.1, 0.5, 1, 0.02)]
+    labels = [rng.permutation(50)[:n] for n in (3, 0, 20, 50, 7)]
+    indptr, label_indptr = (np.cumsum([0, *map(len, part)]).astype(np.int64) for part in (rows, labels))
+    indices, label = (np.concatenate(part).astype(np.int32) for part in (rows, labels))
+    positions = unwritten(len(label), np.int32)
+    _losses.locate(*read_only(indptr, indices, label_indptr, label), positions)
+    assert positions.tolist() == reference.locate(indptr, indices, label_indptr, label)

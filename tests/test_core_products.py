@@ -5,6 +5,7 @@ import pytest
 import reference
 import scipy.sparse
 from hypothesis import given
+from hypothesis import strategies as st
 from support import (
     PATTERNS,
     SIZES,
@@ -211,3 +212,16 @@ def test_dots_of_numbers_of_very_different_sizes_keep_the_digits_of_the_largest(
     magnitude = reference.sampled_dots(indptr, indices, abs(x), abs(w), bias)
     # far within the bound of 131 units: the sums run in many short chains
     assert np.max(abs(sampled_dots(indptr, indices, x, w, bias) - want) / magnitude) < 8 * UNIT
+
+
+@given(csr_patterns(), st.data())
+def test_take_rows_copies_rows_in_the_order_asked_for(pattern, data):
+    indptr, indices, _ = pattern
+    n = len(indptr) - 1
+    rows = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=20)) if n else [], np.int64)
+    values = np.arange(len(indices), dtype=np.float32)
+    out_indptr = np.cumsum([0, *(indptr[rows + 1] - indptr[rows])]).astype(np.int64)
+    out_indices, out_values = unwritten(out_indptr[-1], np.int32), unwritten(out_indptr[-1], np.float32)
+    _products.take_rows(indptr, indices, *read_only(values, rows, out_indptr), out_indices, out_values)
+    assert out_indices.tolist() == reference.take_rows(indptr, indices, rows)
+    assert out_values.tolist() == reference.take_rows(indptr, values, rows)

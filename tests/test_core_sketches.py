@@ -269,3 +269,27 @@ def test_scan_of_cells_is_a_scan_of_the_neurons_in_them(rng, n_probed, n_late):
         cut = np.sort(all_scores[0])[::-1][:n_best + 1]
         assert len(cut) <= n_best or cut[-1] < cut[-2]
         np.testing.assert_array_equal(found[i][found[i] >= 0], np.sort(want))
+
+
+@pytest.mark.usefixtures("simd_level")
+def test_search_few_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
+    # everything in eighths: dot products and matrix products then give the same bits, and so the same table of sums
+    n, d, n_bits, n_cells, n_best, k = 500, 24, 64, 7, 60, 4
+    w, x, rows = eighths(rng, n, d), eighths(rng, 3, d), eighths(rng, n_bits + n_cells, d)
+    bias, constant = eighths(rng, n), eighths(rng, n_bits + n_cells)
+    cell = np.sort(rng.integers(0, n_cells, n)).astype(np.int32)
+    cell_start = np.searchsorted(cell, np.arange(n_cells + 1)).astype(np.int32)
+    ids = rng.permutation(n).astype(np.int32)
+    blocks = pack(gaussian(rng, n, n_bits))
+    factors = np.zeros(len(blocks) * BLOCK, np.float32)
+    factors[:n] = abs(gaussian(rng, n))
+    projected = (x @ rows.T + constant).astype(np.float32)
+    rotated, cells = (np.ascontiguousarray(part) for part in (projected[:, :n_bits], projected[:, n_bits:]))
+    found = unwritten((3, n_best), np.int32)
+    _sketches.scan_cells(rotated, cells, 3, cell_start, cell, blocks, factors, ids, n, found, 1)
+    want = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
+    _sketches.rerank(found, x, w, bias, *want, 1)
+    got = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
+    _sketches.search_few(x, rows, constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, n_best, *got)
+    assert_same_bits(got[0], want[0])
+    assert_same_bits(got[1], want[1])

@@ -31,8 +31,6 @@ cdef extern from "simd.h" nogil:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
         void (*axpy)(float a, const float *x, float *y, Py_ssize_t n) noexcept nogil
         float (*gather_dot)(const float *data, const int32_t *indices, Py_ssize_t n, const float *dense) noexcept nogil
-        void (*scatter_axpy)(float a, const float *data, const int32_t *indices, Py_ssize_t n,
-                             float *dense) noexcept nogil
         float (*max)(const float *x, Py_ssize_t n) noexcept nogil
         float (*exp_sum)(float *x, Py_ssize_t n, float shift) noexcept nogil
         float (*sigmoid_sum)(float *z, Py_ssize_t n) noexcept nogil

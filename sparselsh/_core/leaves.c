@@ -64,12 +64,6 @@ static float gather_dot(const float *data, const int32_t *indices, ptrdiff_t n, 
     return s;
 }
 
-static void scatter_axpy(float a, const float *data, const int32_t *indices, ptrdiff_t n, float *dense)
-{
-    for (ptrdiff_t k = 0; k < n; k++)
-        dense[indices[k]] += a * data[k];
-}
-
 static float max(const float *x, ptrdiff_t n)
 {
     float m = x[0];
@@ -177,6 +171,6 @@ static void update(const rule_t *rule, float *w, float *m, float *v, const float
 }
 
 const leaves_t PASTE(leaves_, LEVEL) = {
-    STRING(LEVEL), dot, axpy, gather_dot, scatter_axpy, max, exp_sum, sigmoid_sum, scale,
+    STRING(LEVEL), dot, axpy, gather_dot, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update,
 };

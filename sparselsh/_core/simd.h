@@ -54,8 +54,6 @@ typedef struct {
     void (*axpy)(float a, const float *x, float *y, ptrdiff_t n);
     /* sum_k data[k] dense[indices[k]] */
     float (*gather_dot)(const float *data, const int32_t *indices, ptrdiff_t n, const float *dense);
-    /* dense[indices[k]] += a data[k]; the indices are distinct */
-    void (*scatter_axpy)(float a, const float *data, const int32_t *indices, ptrdiff_t n, float *dense);
     /* max_k x[k]; n >= 1 */
     float (*max)(const float *x, ptrdiff_t n);
     /* x[k] <- exp(x[k] - shift), shift >= max x; returns the sum */
