@@ -6,7 +6,7 @@
 
 Weights are dense and activations sparse. See https://github.com/sparselsh/sparselsh for the guide.
 """
-from . import datasets, metrics
+from . import callbacks, datasets, metrics
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
@@ -32,6 +32,7 @@ __all__ = [
     "SimHash",
     "SoftmaxCrossEntropy",
     "__version__",
+    "callbacks",
     "choose_bits_and_tables",
     "datasets",
     "get_num_threads",

@@ -563,23 +563,40 @@ class LSHIndex:
         TypeError
             If the family is none of the package's: `load` would not know it.
         """
+        tensors, config = self.state(exactly=False)
+        config["family"] = index_file.family_config(self.family)
+        index_file.write(path, tensors, config)
+
+    def state(self, exactly=True):
+        """All but the weights, for a file: arrays by name, and plain values. `exactly`: the order in buckets too."""
         self._check_fitted()
         transform, sketches = self._transform, self._sketches
         tensors = {"offset": transform.offset_, "neuron_map": transform.neuron_map_,
                    "query_map": transform.query_map_, "gone": self._gone.astype(np.uint8),
                    "codes": None if self._tables is None else self._tables.codes}
+        if exactly and self._tables is not None:
+            tensors |= self._tables.tensors()
         if sketches is not None:
             tensors |= sketches.tensors()
         config = {
             "arguments": {"center": self.center, "scaling": self.scaling, "sketch_bits": self.sketch_bits,
                           "recall": self.recall, "plan": self.plan, "dynamic": self.dynamic},
-            "family": index_file.family_config(self.family), "seed": self._seed, "scaling": transform.scaling,
+            "seed": self._seed, "scaling": transform.scaling,
             "norm_floor": 0.0 if sketches is None else sketches.norm_floor, "n_candidates": self.n_candidates,
             "n_probes": self.n_probes, "n_cells_probed": 0 if sketches is None else sketches.n_probed,
             "methods": self._methods, "times": self._times, "trials": self._curve,
             "fingerprint": index_file.fingerprint(self._W, self._bias),
         }
-        index_file.write(path, tensors, config)
+        return {name: a for name, a in tensors.items() if a is not None}, config
+
+    def take_state(self, W, bias, tensors, config):
+        """What `state` gave, for these weights; ValueError where it does not fit."""
+        try:
+            self._restore(W, bias, tensors, config)
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            self._W = None
+            raise ValueError(f"the state of an index is damaged ({error})") from error
+        return self
 
     @classmethod
     def load(cls, path, W, bias=None, *, n_threads=None):
@@ -616,6 +633,8 @@ class LSHIndex:
         if self.family is not None:
             self._tables = Tables(self.family, n, n_in + 1, self.dynamic, self._seed)
             self._tables.restore(tensors["codes"], resolve(self.n_threads))
+            if "bucket_ids" in tensors:
+                self._tables.restore_buckets(tensors)
         if self.sketch_bits != 0:
             norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0)
             self._sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(self._transform)

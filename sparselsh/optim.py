@@ -32,6 +32,7 @@ class _Optimizer:
             raise ValueError(f"schedule must be one of {names} or a function of the progress in [0, 1], "
                              f"got {schedule!r}")
         self.schedule = schedule
+        self.missing_schedule = None  # of an optimizer from a file: what its schedule was, if that was a function
         self.n_steps = 0
         self._state = {}
 
@@ -62,6 +63,27 @@ class _Optimizer:
             entry = (parameter, parameter.flipped, [np.ascontiguousarray(a.T) for a in entry[2]])
         self._state[id(parameter)] = entry
         return (*entry[2], None, None)[:2]
+
+
+    def arrays_of(self, parameter):
+        """The state that is kept for a parameter, for a file; none where it was not stepped yet."""
+        return [a for a in self._states_of(parameter) if a is not None] if id(parameter) in self._state else []
+
+    def take_arrays(self, parameter, arrays):
+        """What `arrays_of` gave."""
+        shape = parameter.value.shape
+        if len(arrays) != self.n_states or any(a.shape != shape or a.dtype != np.float32 for a in arrays):
+            raise ValueError(f"the state of the optimizer must be {self.n_states} float32 arrays of shape {shape}, got "
+                             f"{', '.join(f'{a.dtype} {a.shape}' for a in arrays)}")
+        self._state[id(parameter)] = (parameter, parameter.flipped, [np.array(a, order="C") for a in arrays])
+
+    def __getstate__(self):
+        # ids are others in a copy or after pickling; the parameters come along
+        return self.__dict__ | {"_state": list(self._state.values())}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._state = {id(entry[0]): entry for entry in self._state}
 
 
 class SGD(_Optimizer):

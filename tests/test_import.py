@@ -19,6 +19,8 @@ LAYERS = [
     {"_measure", "_options"},
     {"__init__"},
     {"network"},
+    {"_checkpoint", "callbacks"},
+    {"_training"},
     {"lsh_layers", "losses", "metrics", "datasets", "_streams"},
     {"layers", "index", "optim", "csrfile"},
     {"xmctext", "_gradients", "_tables", "_sketching", "_calibration", "_index_file"},
