@@ -11,13 +11,14 @@ import os
 
 from . import _files
 from . import _validation as check
+from ._html import Shown
 
 __all__ = ["BestModel", "Callback", "Checkpoint", "EarlyStopping", "Log", "StopOnInterrupt"]
 
 LARGER_IS_BETTER = ("p_at_1",)  # of the keys of the history that `monitor` knows by itself
 
 
-class Callback:
+class Callback(Shown):
     """Does nothing, at every occasion. A subclass overrides the occasions that it is for."""
 
     runs_last = False  # whether it wants to see what the other callbacks have done

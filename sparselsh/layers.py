@@ -17,6 +17,7 @@ from . import _validation as check
 from ._core import _products, _select
 from ._csr import CSR
 from ._gradients import DenseGradient, Groups, Parameter, ProductGradient
+from ._html import Shown
 from ._linalg import matmul, row_chunks
 
 __all__ = ["Linear"]
@@ -41,7 +42,7 @@ class BatchActive(NamedTuple):
     n_out: int
 
 
-class Linear:
+class Linear(Shown):
     """``activation(x W^T + b)``, every neuron computed.
 
     Parameters

@@ -6,6 +6,7 @@ import numpy as np
 from . import _checkpoint, _files, _streams, _training, metrics
 from . import _validation as check
 from ._csr import CSR
+from ._html import table
 from ._linalg import row_chunks
 from ._threads import Lock, one_at_a_time, resolve
 from ._version import __version__
@@ -15,6 +16,7 @@ from .layers import BatchActive, Linear, Step
 from .losses import LOSSES, MeanSquaredError
 from .lsh_layers import LSHLinear
 from .optim import SGD, Adam
+from .plotting import plot_history
 
 __all__ = ["Network", "load"]
 
@@ -431,6 +433,39 @@ class Network:
         if with_indexes:
             metadata["checksum"] = _checkpoint.checksum(tensors, metadata["config"])
         _files.write(path, tensors, metadata)
+
+    def plot_history(self, ax=None):
+        """Plot losses and P@1 by epoch; needs matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None
+            None for a new figure.
+
+        Returns
+        -------
+        Axes
+
+        Raises
+        ------
+        ValueError
+            If there is no history.
+        ImportError
+            If matplotlib is missing.
+        """
+        return plot_history(self.history, ax)
+
+    def _repr_html_(self):
+        rows = [(type(layer).__name__, f"{layer.n_in:,} → {layer.n_out:,}", layer.activation or "",
+                 "" if type(layer) is Linear else f"{layer.n_active:,} active, one set a {layer.active}",
+                 f"{(layer.n_in + 1) * layer.n_out:,}", "" if layer.initialized else "no weights yet")
+                for layer in self.layers]
+        trained = f", {len(self.history)} epochs" if self.history else ""
+        if self.history:
+            shown = ("loss", "val_loss", "p_at_1")
+            trained += "".join(f", {key} {self.history[-1][key]:.4g}" for key in shown if key in self.history[-1])
+        return table(f"Network, loss {self.loss!r}{trained}", rows,
+                     ("layer", "shape", "activation", "neurons in training", "weights", ""))
 
     def __repr__(self):
         body = ",\n         ".join(map(repr, self.layers))

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _validation as check
 from ._core import _updates
+from ._html import Shown
 
 __all__ = ["SGD", "Adam"]
 
@@ -20,7 +21,7 @@ SCHEDULES = {
 }
 
 
-class _Optimizer:
+class _Optimizer(Shown):
     """Walks (parameter, gradient) pairs; a subclass says which rule applies and how much state it keeps."""
 
     n_states = 0

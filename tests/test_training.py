@@ -69,10 +69,6 @@ def data(rng):
     return X, rng.integers(0, 5000, 70)
 
 
-def indicator(y):
-    return sp.csr_array((np.ones(len(y), np.float32), (np.arange(len(y)), y)), shape=(len(y), 5000))
-
-
 def arrays(net):
     return net._copy_weights()
 
@@ -119,7 +115,7 @@ def test_a_checkpoint_changes_nothing(data, tmp_path):
 def test_every_kind_of_input_can_be_resumed(form, data, tmp_path):
     X, y = data
     if form == "file":
-        sl.datasets.write_csr(tmp_path / "rows.csr", X, indicator(y))
+        sl.datasets.write_csr(tmp_path / "rows.csr", X, y, n_labels=5000)
     chunks = [(X[i:i + 30], y[i:i + 30]) for i in range(0, 70, 30)]
 
     class Chunks:
@@ -507,7 +503,7 @@ def test_a_weight_of_zero_is_an_absent_sample(rng):
 def test_weights_go_with_their_rows(data, tmp_path, rng):
     X, y = data
     weight = rng.random(70)
-    sl.datasets.write_csr(tmp_path / "rows.csr", X, indicator(y))
+    sl.datasets.write_csr(tmp_path / "rows.csr", X, y, n_labels=5000)
     from_file, in_memory = wide(), wide()
     with sl.datasets.open_csr(tmp_path / "rows.csr") as file:
         from_file.fit(file, sample_weight=weight, epochs=2, batch_size=16, shuffle=False, window=30, verbose=False)
