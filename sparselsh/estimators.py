@@ -40,8 +40,8 @@ except ImportError as error:
 __all__ = ["LSHClassifier", "LSHRegressor"]
 
 SCHEDULES = {"constant": None, "linear": "linear", "cosine": "cosine"}
-LARGEST_BATCH = 256
-STEPS = 1500  # that a training takes at least, by default, as far as EPOCHS allows
+BATCH = 64, 256  # least and largest by default; a small batch may lack the rows that a class weight is for
+STEPS = 1000  # that a training takes at least, by default, as far as EPOCHS allows
 EPOCHS = 5, 200
 STEADY = 4  # rows from which on an output has the same bits whatever the others are: see FEW in _gemm.pyx
 N_SHARES = 32  # labels of a row that share its probability, where softmax serves several labels a row
@@ -141,7 +141,7 @@ class _LSHEstimator(BaseEstimator):
     def _batch_size(self, n_rows):
         if self.batch_size != "auto":
             return min(self.batch_size, n_rows)
-        return int(np.clip(n_rows // 40, min(16, n_rows), LARGEST_BATCH))
+        return min(n_rows, int(np.clip(n_rows // 40, *BATCH)))
 
     def _epochs(self, n_rows, batch_size):
         if self.max_iter != "auto":
@@ -244,9 +244,9 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
     weight_decay : float
         Decoupled from the gradient with "adam" (AdamW), L2 with "sgd"; rows of weights that a step touches only.
     batch_size : int or "auto"
-        "auto" for a fortieth of the rows, from 16 to 256.
+        "auto" for a fortieth of the rows, from 64 to 256.
     max_iter : int or "auto"
-        Epochs. "auto" for as many as make 1,500 steps, from 5 to 200.
+        Epochs. "auto" for as many as make 1,000 steps, from 5 to 200.
     shuffle : bool
     early_stopping : bool
         Set rows aside, end the training when the share of them whose best label is right grows no more, and keep the
@@ -302,7 +302,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
 
     def __init__(self, hidden_layer_sizes=(128,), activation="auto", *, density="auto", hidden_density=1.0,
                  lsh_params=None, loss="auto", threshold="auto", solver="adam", learning_rate_init=0.01,
-                 learning_rate="linear", momentum=0.9, weight_decay=0.0, batch_size="auto", max_iter="auto",
+                 learning_rate="linear", momentum=0.9, weight_decay=0.01, batch_size="auto", max_iter="auto",
                  shuffle=True, early_stopping=False, validation_fraction=0.1, n_iter_no_change=5, tol=1e-4,
                  class_weight=None, warm_start=False, random_state=None, n_jobs=None, verbose=False):
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -595,7 +595,7 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
     """
 
     def __init__(self, hidden_layer_sizes=(128,), activation="auto", *, hidden_density=1.0, solver="adam",
-                 learning_rate_init=0.01, learning_rate="linear", momentum=0.9, weight_decay=0.0, batch_size="auto",
+                 learning_rate_init=0.01, learning_rate="linear", momentum=0.9, weight_decay=0.01, batch_size="auto",
                  max_iter="auto", shuffle=True, early_stopping=False, validation_fraction=0.1, n_iter_no_change=5,
                  tol=1e-4, warm_start=False, random_state=None, n_jobs=None, verbose=False):
         self.hidden_layer_sizes = hidden_layer_sizes

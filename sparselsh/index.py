@@ -656,6 +656,10 @@ class LSHIndex:
         }
         return {name: a for name, a in tensors.items() if a is not None}, config
 
+    def share(self, W, bias):
+        """Read these arrays from now on, which hold the weights that it has."""
+        self._W, self._bias = W, bias
+
     def take_state(self, W, bias, tensors, config):
         """What `state` gave, for these weights; ValueError where it does not fit."""
         try:

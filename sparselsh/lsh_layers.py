@@ -310,6 +310,12 @@ class LSHLinear(Linear):
     def settle(self):
         self._tables = self._searcher = None
 
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        for index in (self._tables, self._searcher):
+            if index is not None:  # it reads the weights, and copying has made a view into an array of its own
+                index.share(self.weight, self.bias)
+
     def index_state(self):
         arrays, plain = {}, {"step_number": self._step_number, "next_rebuild": self._next_rebuild,
                              "interval": self._interval}
