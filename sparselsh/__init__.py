@@ -17,6 +17,16 @@ from .lsh_layers import LSHLinear
 from .network import Network, load
 from .optim import SGD, Adam
 
+
+def __getattr__(name):
+    # sparselsh.estimators needs scikit-learn, which takes long to import
+    if name == "estimators":
+        import importlib
+
+        return importlib.import_module(".estimators", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "DWTA",
     "SGD",

@@ -172,7 +172,7 @@ def test_a_threshold_is_a_probability(rng):
     X, Y = tags(rng)
     some = {}
     for threshold in (0.1, "auto", 0.9):
-        clf = LSHClassifier(threshold=threshold, random_state=0, max_iter=4).fit(X, Y)  # not yet sure
+        clf = LSHClassifier(threshold=threshold, random_state=0, max_iter=10).fit(X, Y)  # not yet sure
         np.testing.assert_array_equal(clf.predict(X), clf.predict_proba(X) > clf.threshold_)
         some[threshold] = clf.predict(X).sum()
     assert some[0.1] > some["auto"] > some[0.9]
@@ -208,14 +208,14 @@ def test_very_many_labels_stay_sparse(rng, monkeypatch):
 def test_subject_tags_of_library_records():
     folder = Path(os.environ["SPARSELSH_DATA"]) / "tib"
     (X, Y), (X_test, Y_test) = (sl.datasets.read_xmc(folder / f"{part}.txt") for part in ("train", "test"))
-    clf = LSHClassifier(256, learning_rate_init=0.01, max_iter=5, random_state=0, verbose=True).fit(X, Y)
+    clf = LSHClassifier(256, learning_rate_init=0.01, max_iter=5, random_state=0).fit(X, Y)
     best, _ = clf.predict_topk(X_test, k=5)
     predicted = clf.predict(X_test)
     true_positives = predicted.multiply(Y_test).sum()
     f1 = 2 * true_positives / (predicted.nnz + Y_test.nnz)
-    print(f"P@1 {sl.metrics.precision_at_k(Y_test, best, 1):.3f}, P@5 {sl.metrics.precision_at_k(Y_test, best, 5):.3f}, "
-          f"F1 {f1:.3f}")
-    assert sl.metrics.precision_at_k(Y_test, best, 1) >= 0.42  # a full softmax of the same size: 0.428
+    p_at_1, p_at_5 = (sl.metrics.precision_at_k(Y_test, best, k) for k in (1, 5))
+    print(f"P@1 {p_at_1:.3f}, P@5 {p_at_5:.3f}, F1 {f1:.3f}")
+    assert p_at_1 >= 0.42  # a full softmax of the same size: 0.428
     assert f1 >= 0.25
 
 
