@@ -158,8 +158,9 @@ def test_sizes_are_readable(n, text):
     assert _html.size(n) == text
 
 
-@pytest.mark.parametrize("callback", [cb.EarlyStopping(patience=2), cb.BestModel("/m"), cb.Checkpoint("/c", every_steps=3),
-                                      cb.Log("/l.csv"), cb.StopOnInterrupt()], ids=repr)
+@pytest.mark.parametrize("callback", [
+    cb.EarlyStopping(patience=2), cb.BestModel("/m"), cb.Checkpoint("/c", every_steps=3), cb.Log("/l.csv"),
+    cb.StopOnInterrupt()], ids=repr)
 def test_the_text_of_a_callback_makes_it_again(callback):
     again = eval(repr(callback), vars(cb).copy())
     assert repr(again) == repr(callback)
