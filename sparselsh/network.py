@@ -5,6 +5,7 @@ import numpy as np
 
 from . import _checkpoint, _files, _streams, _training, metrics
 from . import _validation as check
+from ._bfloat import as_float32
 from ._csr import CSR
 from ._html import table
 from ._linalg import row_chunks
@@ -415,7 +416,7 @@ class Network:
     def _write(self, path, *, with_indexes=False, with_training=False):
         tensors = {}
         for i, layer in enumerate(self.layers):
-            tensors[f"layers.{i}.weight"] = layer._w.value
+            tensors[f"layers.{i}.weight"] = as_float32(layer._w.value)
             tensors[f"layers.{i}.bias"] = layer.bias
             if len(getattr(layer, "_inputs", ())):
                 tensors[f"layers.{i}.inputs"] = layer._inputs

@@ -24,12 +24,12 @@ LAYERS = [
     {"_training"},
     {"lsh_layers", "losses", "metrics", "datasets", "_streams"},
     {"layers", "index", "optim", "csrfile"},
-    {"xmctext", "_gradients", "_tables", "_sketching", "_calibration", "_index_file"},
+    {"xmctext", "_gradients", "_tables", "_sketching", "_calibration", "_index_file", "_table_choice"},
     {"hashing", "transforms", "_cells"},
     {"_linalg", "_threads", "_files"},
     {"_validation"},
     {"_csr"},
-    {"_version", "_scipy", "_html", "plotting"},
+    {"_version", "_scipy", "_html", "plotting", "_bfloat"},
     {"_core"},
 ]
 
@@ -70,7 +70,7 @@ def test_layers_and_optimizers_do_not_know_each_other():
     imports = {path.stem: set(imported(path)) for path in sources()}
     for name in ("layers", "lsh_layers", "losses", "index"):
         assert "optim" not in imports[name]
-    assert imports["optim"] == {"_validation", "_core", "_html"}
+    assert imports["optim"] == {"_validation", "_core", "_bfloat", "_html"}
 
 
 def test_the_core_imports_nothing_of_the_package():
