@@ -6,15 +6,30 @@ import inspect
 import re
 
 import sparselsh
-from sparselsh import datasets, hashing, index, layers, losses, lsh_layers, metrics, network, optim
+from sparselsh import (
+    callbacks,
+    datasets,
+    estimators,
+    hashing,
+    index,
+    layers,
+    losses,
+    lsh_layers,
+    metrics,
+    network,
+    optim,
+)
 
 MODULES = {
     "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
-    "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics,
+    "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics, "Callbacks": callbacks,
+    "scikit-learn": estimators,
 }
 # methods that the parts of the library call each other by: trusted input, subject to change
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
-            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read"}
+            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
+            "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays", "parts", "take_parts",
+            "share", "runs_last"}
 
 
 def sentence(thing):
@@ -61,7 +76,8 @@ def main():
     print("| `sl.__version__` | The version |")
     for title, module in MODULES.items():
         print(f"\n## {title}\n\n| | |\n|---|---|")
-        place = f"sl.{module.__name__.rpartition('.')[2]}." if module in (datasets, metrics) else "sl."
+        whole = module in (datasets, metrics, callbacks, estimators)
+        place = f"sl.{module.__name__.rpartition('.')[2]}." if whole else "sl."
         for name in module.__all__:
             thing = getattr(module, name)
             if inspect.isclass(thing) and issubclass(thing, Exception):

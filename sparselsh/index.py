@@ -678,11 +678,11 @@ class LSHIndex:
         TypeError
             If the family is none of the package's: `load` would not know it.
         """
-        tensors, config = self.state(exactly=False)
+        tensors, config = self.parts(exactly=False)
         config["family"] = index_file.family_config(self.family_)
         index_file.write(path, tensors, config)
 
-    def state(self, exactly=True):
+    def parts(self, exactly=True):
         """All but the weights, for a file: arrays by name, and plain values. `exactly`: the order in buckets too."""
         self._check_fitted()
         transform, sketches = self._transform, self._sketches
@@ -709,8 +709,8 @@ class LSHIndex:
         """Read these arrays from now on, which hold the weights that it has."""
         self._W, self._bias = W, bias
 
-    def take_state(self, W, bias, tensors, config):
-        """What `state` gave, for these weights; ValueError where it does not fit."""
+    def take_parts(self, W, bias, tensors, config):
+        """What `parts` gave, for these weights; ValueError where it does not fit."""
         try:
             self._restore(W, bias, self.family, tensors, config)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:

@@ -322,7 +322,7 @@ class LSHLinear(Linear):
                              "interval": self._interval}
         for name, index in (("tables", self._tables), ("searcher", self._searcher)):
             if index is not None:
-                tensors, plain[name] = index.state()
+                tensors, plain[name] = index.parts()
                 arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
         if self._searcher is not None:
             arrays["changed"] = self._changed.astype(np.uint8)
@@ -336,7 +336,7 @@ class LSHLinear(Linear):
         for name, index in indexes.items():
             if name in plain:
                 tensors = {key.removeprefix(name + "."): a for key, a in arrays.items() if key.startswith(name + ".")}
-                setattr(self, "_" + name, index.take_state(self.weight, self.bias, tensors, plain[name]))
+                setattr(self, "_" + name, index.take_parts(self.weight, self.bias, tensors, plain[name]))
         if self._searcher is not None:
             if arrays["changed"].shape != (self.n_out,):
                 raise ValueError(f"changed must have shape {(self.n_out,)}, got {arrays['changed'].shape}")
