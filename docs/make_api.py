@@ -28,8 +28,8 @@ MODULES = {
 # methods that the parts of the library call each other by: trusted input, subject to change
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
             "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
-            "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays", "parts", "take_parts",
-            "share", "runs_last"}
+            "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
+            "parts", "take_parts", "share", "runs_last"}
 
 
 def sentence(thing):

@@ -38,7 +38,7 @@ rows = np.repeat(np.arange(n_sessions), length)
 X = sp.csr_array((weights, (rows, sessions[:, :-1].ravel())), shape=(n_sessions, n_items), dtype=np.float32)
 y = sessions[:, -1]
 n_test = 3_000
-print(f"{n_sessions:,} sessions, {n_items:,} items; the best answer there is is right {0.8 * chance[0]:.0%} of the time")
+print(f"{n_sessions:,} sessions, {n_items:,} items; the best guess is right {0.8 * chance[0]:.0%} of the time")
 
 # %%
 # Training
