@@ -1,5 +1,5 @@
 # The table of leaf loops (simd.h), shared by every kernel module: each takes it by table().
-from libc.stdint cimport int8_t, int32_t, uint8_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t
 
 cdef extern from "simd.h" nogil:
     ctypedef struct rule_t:
@@ -45,6 +45,10 @@ cdef extern from "simd.h" nogil:
         void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil
         void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, Py_ssize_t n) noexcept nogil
+        float (*dot_bf16)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
+        float (*dot_int8)(const int8_t *a, const float *b, Py_ssize_t n) noexcept nogil
+        void (*axpy_bf16)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
+        void (*axpy_int8)(float a, const int8_t *x, float *y, Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 

@@ -170,7 +170,72 @@ static void update(const rule_t *rule, float *w, float *m, float *v, const float
         adam(rule, w, m, v, g, n);
 }
 
+/* Rows of fewer bits. Sixteen entries become a vec of float; loads, not arithmetic, are the cost. */
+typedef uint16_t half_vec __attribute__((vector_size(32)));
+typedef int8_t byte_vec __attribute__((vector_size(16)));
+typedef uint32_t word_vec __attribute__((vector_size(64)));
+typedef int32_t int_vec __attribute__((vector_size(64)));
+
+static inline vec load_bf16(const uint16_t *p)
+{
+    half_vec h;
+    memcpy(&h, p, sizeof h);
+    word_vec w = __builtin_convertvector(h, word_vec) << 16;
+    vec v;
+    memcpy(&v, &w, sizeof v);
+    return v;
+}
+
+static inline vec load_int8(const int8_t *p)
+{
+    byte_vec b;
+    memcpy(&b, p, sizeof b);
+    return __builtin_convertvector(__builtin_convertvector(b, int_vec), vec);
+}
+
+static inline float float_of_bf16(uint16_t h)
+{
+    uint32_t w = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &w, sizeof x);
+    return x;
+}
+
+static inline float float_of_int8(int8_t q) { return q; }
+
+#define DOT_AND_AXPY(kind, type)                                                       \
+    static float dot_##kind(const type *a, const float *b, ptrdiff_t n)                \
+    {                                                                                  \
+        ptrdiff_t k = 0;                                                               \
+        vec s0 = {0}, s1 = {0};                                                        \
+        for (; k + 2 * VEC <= n; k += 2 * VEC) {                                       \
+            s0 += load_##kind(a + k) * load(b + k);                                    \
+            s1 += load_##kind(a + k + VEC) * load(b + k + VEC);                        \
+        }                                                                              \
+        for (; k + VEC <= n; k += VEC)                                                 \
+            s0 += load_##kind(a + k) * load(b + k);                                    \
+        float s = sum(s0 + s1);                                                        \
+        for (; k < n; k++)                                                             \
+            s += float_of_##kind(a[k]) * b[k];                                         \
+        return s;                                                                      \
+    }                                                                                  \
+                                                                                       \
+    static void axpy_##kind(float a, const type *x, float *y, ptrdiff_t n)             \
+    {                                                                                  \
+        ptrdiff_t k = 0;                                                               \
+        for (; k + VEC <= n; k += VEC) {                                               \
+            vec v = load(y + k) + a * load_##kind(x + k);                              \
+            memcpy(y + k, &v, sizeof v);                                               \
+        }                                                                              \
+        for (; k < n; k++)                                                             \
+            y[k] += a * float_of_##kind(x[k]);                                         \
+    }
+
+DOT_AND_AXPY(bf16, uint16_t)
+DOT_AND_AXPY(int8, int8_t)
+
 const leaves_t PASTE(leaves_, LEVEL) = {
     STRING(LEVEL), dot, axpy, gather_dot, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update,
+    dot_bf16, dot_int8, axpy_bf16, axpy_int8,
 };

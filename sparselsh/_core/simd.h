@@ -81,6 +81,12 @@ typedef struct {
     ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
     /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
     void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
+    /* dot and axpy with a row kept in bfloat16 (the upper half of a float) or in 8 bits: sum_k a[k] b[k] and
+       y[k] += a x[k], computed in float */
+    float (*dot_bf16)(const uint16_t *a, const float *b, ptrdiff_t n);
+    float (*dot_int8)(const int8_t *a, const float *b, ptrdiff_t n);
+    void (*axpy_bf16)(float a, const uint16_t *x, float *y, ptrdiff_t n);
+    void (*axpy_int8)(float a, const int8_t *x, float *y, ptrdiff_t n);
 } leaves_t;
 
 const leaves_t *leaves(void);            /* the level in use */

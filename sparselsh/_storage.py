@@ -1,0 +1,70 @@
+"""Rows of weights in fewer bits, for layers that are served: bfloat16, or int8 with a scale a row."""
+import numpy as np
+
+from ._core import _stored
+
+STORAGES = ("float32", "bfloat16", "int8")
+
+
+def to_bfloat16(W):
+    """The upper halves of float32 values, rounded to even, as uint16."""
+    bits = W.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    with np.errstate(over="ignore"):
+        return ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype(np.uint16)
+
+
+def from_bfloat16(halves):
+    """The float32 values that uint16 halves stand for, exactly."""
+    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+class Rows:
+    """Rows (n, d) as `storage` says; `values` and, for int8, `scales` are what the kernels take.
+
+    bfloat16 keeps 8 of 24 significant bits: an entry is off by at most 2^-9 of itself. int8 is off by at most 1/254 of
+    the largest entry of its row.
+    """
+
+    def __init__(self, storage, values, scales=None):
+        self.storage, self.values, self.scales = storage, values, scales
+
+    @classmethod
+    def of(cls, W, storage, n_threads):
+        """Rows of a float32 array; float32 rows are the array itself."""
+        if storage == "float32":
+            return cls(storage, W)
+        if storage == "bfloat16":
+            return cls(storage, np.concatenate([to_bfloat16(np.ascontiguousarray(W[i:i + 65536]))
+                                                for i in range(0, max(len(W), 1), 65536)]))
+        values, scales = np.empty(W.shape, np.int8), np.empty(len(W), np.float32)
+        _stored.quantize_int8(W, values, scales, n_threads)
+        return cls(storage, values, scales)
+
+    @classmethod
+    def restored(cls, storage, shape, values, scales):
+        """Rows of a file, checked."""
+        dtype = {"bfloat16": np.uint16, "int8": np.int8}[storage]
+        if values.dtype != dtype or values.shape != shape:
+            raise ValueError(f"its {storage} rows must be {np.dtype(dtype)} of shape {shape}, got {values.dtype} "
+                             f"{values.shape}")
+        if storage == "int8" and (scales is None or scales.dtype != np.float32 or scales.shape != shape[:1]
+                                  or not np.isfinite(scales).all()):
+            raise ValueError(f"its scales must be finite float32 of shape {shape[:1]}")
+        return cls(storage, values, scales)
+
+    def refresh(self, W, rows, n_threads):
+        """Take rows that have changed in W."""
+        new = Rows.of(np.ascontiguousarray(W[rows]), self.storage, n_threads)
+        self.values[rows] = new.values
+        if self.scales is not None:
+            self.scales[rows] = new.scales
+
+    def tensors(self, prefix):
+        """The arrays of a file."""
+        return {prefix: self.values} | ({} if self.scales is None else {f"{prefix}_scales": self.scales})
+
+    @property
+    def nbytes(self):
+        """Bytes of values and scales."""
+        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
