@@ -23,7 +23,10 @@ from .index import LSHIndex
 from .inference import InferenceNetwork
 from .report import BATCHES, ConversionReport, LayerReport
 
-ROWS = 256  # of each half of the calibration that are used
+ROWS = 256  # of each half of the calibration that are used for errors and times
+QUERIES = 2048  # that an index is set up with, at most
+WORK = 1 << 36  # products that may be spent on computing these
+MOST_INPUTS = 2048  # of a hidden layer with an index: a question's rotation reads up to 1,024 rows of them
 LEAST_WEIGHTS = 1 << 18  # a megabyte: of fewer the calls, not the weights, are the cost of a question
 LEAST_NEURONS = 4096  # from which on an index may be of use
 KEPT = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5)  # shares that are tried
@@ -68,6 +71,12 @@ class _Conversion:
         self.random_state, self.n_threads = random_state, resolve(network.n_threads)
         every = np.arange(x.shape[0])
         self.halves = [_take(x, _spaced(every[i::2])) for i in (0, 1)]
+        # an index learns from more of them how its inputs are spread
+        n_queries = min(QUERIES, WORK // sum(layer.values.size for layer in self.layers if layer.kind == "linear"))
+        self.queries = None
+        if n_queries > len(every[::2][:ROWS]) and network.n_labels >= LEAST_NEURONS:
+            some = _take(x, _spaced(every[::2], n_queries))
+            self.queries = network.hidden(some, exact=True)
         rng = np.random.default_rng(0)
         wide = network.n_labels > OUTPUTS
         self.columns = np.sort(rng.permutation(network.n_labels)[:OUTPUTS]) if wide else None
@@ -180,10 +189,9 @@ class _Conversion:
         self._time(report.microseconds, layer, i, inputs, last)
 
     def _try_lsh_output(self, layer, i, inputs, last):
-        queries = self.dense_inputs[0][i]
+        queries = self.queries if self.queries is not None else self.dense_inputs[0][i]
         queries = queries.to_dense() if isinstance(queries, CSR) else queries
-        # twice as strict: other inputs are found a little less well than those that an index was set up with
-        index = LSHIndex(None, recall=(1 + self.recall) / 2, plan="sketches", storage=layer.storage,
+        index = LSHIndex(None, recall=self.recall, plan="sketches", storage=layer.storage, scaling=_scaling(layer),
                          random_state=self.random_state, n_threads=self.n_threads)
         layer.index = index.rebuild(layer.values, layer.bias, np.ascontiguousarray(queries))
         if self.k != 5:
@@ -197,14 +205,14 @@ class _Conversion:
 
     def _try_lsh_hidden(self, layer, i, inputs, last):
         """Time of finding the neurons that matter by an index, and how well; None where the error is not reached."""
-        if layer.activation != "relu" or self.budget == 0:
+        if layer.activation != "relu" or self.budget == 0 or layer.n_in > MOST_INPUTS:
             return None, None
         importance = self._importance(i)
         exponents = _scaled_exactly(layer, importance)
         values, bias = np.ldexp(layer.values, exponents[:, None]), np.ldexp(layer.bias, exponents)
         queries = self.dense_inputs[0][i]
         queries = np.ascontiguousarray(queries.to_dense() if isinstance(queries, CSR) else queries)
-        index = LSHIndex(None, recall=0.9, plan="sketches", random_state=self.random_state, n_threads=self.n_threads)
+        index = LSHIndex(None, scaling=0, recall=0.9, plan="sketches", random_state=self.random_state, n_threads=self.n_threads)
         index.rebuild(values, bias, queries)
         found = {"values": values, "bias": bias, "exponents": exponents, "importance": importance, "index": index,
                  "plan": {"single": "lsh", "batch": "lsh"}}
@@ -382,12 +390,17 @@ def _take(x, rows):
     return x.take(rows.astype(np.int64)) if isinstance(x, CSR) else np.ascontiguousarray(x[rows])
 
 
-def _spaced(rows):
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ROWS)).astype(int))]
+def _spaced(rows, n=ROWS):
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), n)).astype(int))]
+
+
+def _scaling(layer):
+    """That of an index: of many inputs the eigenvectors would take minutes."""
+    return "auto" if layer.n_in <= MOST_INPUTS else 0
 
 
 def _seconds_of(call, x, n):
-    """Seconds a row of a call with n rows: the median of some rounds."""
+    """Seconds a row of a call with n rows: the least of some rounds, which other work on the machine disturbs least."""
     if n == 1:
         parts = [_take(x, np.array([row])) for row in range(0, x.shape[0], max(1, x.shape[0] // SINGLES))]
     else:
@@ -401,7 +414,7 @@ def _seconds_of(call, x, n):
         times.append((time.perf_counter() - begin) / (n * len(parts)))
         if sum(times) * n * len(parts) > 2:  # seconds: what takes so long is not decided by noise
             break
-    return float(np.median(times))
+    return min(times)
 
 
 def _largest(x, importance, share, n_threads):

@@ -170,28 +170,64 @@ static void update(const rule_t *rule, float *w, float *m, float *v, const float
         adam(rule, w, m, v, g, n);
 }
 
-/* Rows of fewer bits. Sixteen entries become a vec of float; loads, not arithmetic, are the cost. */
-typedef uint16_t half_vec __attribute__((vector_size(32)));
-typedef int8_t byte_vec __attribute__((vector_size(16)));
-typedef uint32_t word_vec __attribute__((vector_size(64)));
-typedef int32_t int_vec __attribute__((vector_size(64)));
+/* Rows of fewer bits. Sixteen entries become a vec of float; loads, not arithmetic, are the cost. GCC 12 takes the
+   generic conversion of vectors apart entry by entry, hence the intrinsics. */
+#if defined(__AVX512F__)
 
 static inline vec load_bf16(const uint16_t *p)
 {
-    half_vec h;
-    memcpy(&h, p, sizeof h);
-    word_vec w = __builtin_convertvector(h, word_vec) << 16;
+    __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return (vec)_mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+
+static inline vec load_int8(const int8_t *p)
+{
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+#elif defined(__AVX2__)
+
+static inline vec load_bf16(const uint16_t *p)
+{
+    __m256i halves[2];
+    for (int k = 0; k < 2; k++)
+        halves[k] = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * k))), 16);
     vec v;
-    memcpy(&v, &w, sizeof v);
+    memcpy(&v, halves, sizeof v);
     return v;
 }
 
 static inline vec load_int8(const int8_t *p)
 {
-    byte_vec b;
-    memcpy(&b, p, sizeof b);
-    return __builtin_convertvector(__builtin_convertvector(b, int_vec), vec);
+    __m256 halves[2];
+    for (int k = 0; k < 2; k++)
+        halves[k] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * k))));
+    vec v;
+    memcpy(&v, halves, sizeof v);
+    return v;
 }
+
+#else
+
+static inline vec load_bf16(const uint16_t *p)
+{
+    uint32_t w[VEC];
+    for (int k = 0; k < VEC; k++)
+        w[k] = (uint32_t)p[k] << 16;
+    vec v;
+    memcpy(&v, w, sizeof v);
+    return v;
+}
+
+static inline vec load_int8(const int8_t *p)
+{
+    float x[VEC];
+    for (int k = 0; k < VEC; k++)
+        x[k] = p[k];
+    return load(x);
+}
+
+#endif
 
 static inline float float_of_bf16(uint16_t h)
 {
