@@ -62,13 +62,16 @@ class ServedLayer:
                 self.values = np.ascontiguousarray(self.values.T)
                 self.input_major = input_major
         self.rows = None
-        if self.input_major and self.storage != "float32":
+        if self.input_major and self.kind != "embedding" and self.storage != "float32":
             self.rows = Rows.of(self.values, self.storage, n_threads)
 
     # -- forward ----------------------------------------------------------------------------------------------
 
     def forward(self, x, kind, n_threads, keep=False, exact=False):
         """Outputs (n, n_out) of x: an array, or a CSR of the outputs that are kept."""
+        if self.kind == "embedding":
+            out = self.values[x].reshape(len(x), self.n_out)
+            return np.maximum(out, 0) if self.activation == "relu" else out
         plan = "rows" if isinstance(x, CSR) and self.input_major else self.plan[kind]
         if exact and plan != "rows":
             plan = "dense"
@@ -88,11 +91,9 @@ class ServedLayer:
 
     def _from_rows(self, s, exact, n_threads):
         rows = self.rows if self.rows is not None and not exact else Rows("float32", self.values)
-        d = self.values.shape[1]
-        out = np.empty((s.shape[0], d), np.float32)
-        bias = self.bias if self.width == 1 else np.zeros(d, np.float32)
-        _stored.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, bias, out, n_threads)
-        return out.reshape(-1, self.n_out)
+        out = np.empty((s.shape[0], self.n_out), np.float32)
+        _stored.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias, out, n_threads)
+        return out
 
     def largest(self, out, n_threads):
         """The outputs that matter most for the next layer."""
@@ -142,8 +143,13 @@ class ServedLayer:
         index = self.index.nbytes if self.index is not None else 0
         rows = self.rows.nbytes if self.rows is not None else 0
         plans = set(self.plan.values())
-        only_few_bits = self.storage != "float32" and "dense" not in plans
+        only_few_bits = (self.rows is not None or rows_of(self.index)) and "dense" not in plans
         return index + rows + self.bias.nbytes + (0 if only_few_bits else self.values.nbytes)
+
+
+def rows_of(index):
+    """Whether an index reads rows of fewer bits."""
+    return index is not None and index.storage != "float32"
 
 
 def nonzeros(x):

@@ -96,15 +96,15 @@ def read_inputs(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            if "indptr" in loaded.files:
+        with open(path, "rb") as file:  # numpy.load leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            names = loaded.files
+            if "indptr" in names:
                 from scipy.sparse import load_npz
 
                 return load_npz(path)
-            names = loaded.files
             if len(names) != 1 and "X" not in names:
                 raise ValueError(f"it holds {', '.join(names) or 'nothing'}; name the array of inputs X")
             return loaded["X" if "X" in names else names[0]]

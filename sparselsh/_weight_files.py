@@ -94,15 +94,17 @@ class _Zipped:
         self._shapes = {}
 
     def __enter__(self):
+        self._handle = open(self.path, "rb")  # numpy.load leaves a damaged file open
         try:
-            self._file = np.load(self.path, allow_pickle=False)
+            self._file = np.load(self._handle, allow_pickle=False)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
+            self._handle.close()
             raise self._damaged(error) from error
         self.names = list(self._file.files)
         return self
 
     def __exit__(self, *_):
-        self._file.close()
+        self._handle.close()
 
     def _damaged(self, error):
         return ValueError(f"{self.path}: not a readable .npz file ({error}); it may be cut short or hold Python objects: "

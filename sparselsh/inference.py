@@ -108,7 +108,7 @@ class InferenceNetwork:
         return out
 
     def checked(self, X):
-        """X as the first layer takes it: a float32 array or CSR."""
+        """X as the first layer takes it: a float32 array, a CSR, or the ids of an embedding."""
         first = self.layers[0]
         if first.kind == "linear":
             return check.matrix(X, n_columns=first.n_in)
@@ -126,7 +126,7 @@ class InferenceNetwork:
             raise ValueError(f"X must have {first.width} ids a row, got {ids.shape[1]}")
         flat = check.ids(ids.ravel(), "X", first.n_in)
         if first.kind == "embedding":
-            return CSR(np.arange(len(flat) + 1, dtype=np.int64), flat, np.ones(len(flat), np.float32), first.n_in)
+            return flat.reshape(ids.shape)
         kept = np.ones(ids.shape, bool) if first.padding is None else ids != first.padding
         indptr = np.zeros(len(ids) + 1, np.int64)
         np.cumsum(kept.sum(axis=1), out=indptr[1:])

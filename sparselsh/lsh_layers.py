@@ -49,6 +49,8 @@ class LSHLinear(Linear):
     first_rebuild, rebuild_growth : int, float
         The tables are built anew, with a new mean neuron, after first_rebuild steps and then at intervals that
         grow by rebuild_growth (SLIDE, section 4.2). Between, touched neurons are re-hashed at once.
+    recall : float
+        Share of the five best outputs that `topk` is to find.
     init_scale : float or None
         As in Linear.
 
@@ -60,7 +62,7 @@ class LSHLinear(Linear):
 
     def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
                  policy="top", min_count=1, n_probes=1, fill=True, first_rebuild=32, rebuild_growth=1.5,
-                 init_scale=None):
+                 recall=0.995, init_scale=None):
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
@@ -76,6 +78,7 @@ class LSHLinear(Linear):
         self.family = family
         self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
         self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
+        self.recall = check.number(recall, "recall", above=0, below=1)
         self._tables = None  # the index for training: hash tables
         self._searcher = None  # the index for topk: sketches
         self._changed = None  # rows updated since the searcher was built
@@ -86,10 +89,29 @@ class LSHLinear(Linear):
         self._seed = 0
 
     @classmethod
-    def from_dense(cls, W, bias=None, **options):
-        """A layer with trained weights W of shape (n_out, n_in) and a bias of shape (n_out,)."""
+    def from_dense(cls, W, bias=None, *, queries=None, **options):
+        """A layer with trained weights.
+
+        Parameters
+        ----------
+        W : array of shape (n_out, n_in)
+        bias : array of shape (n_out,) or None
+        queries : array of shape (n_queries, n_in) or None
+            Inputs like those that will be asked, some hundreds: the search of `topk` is calibrated on 1,024 of them for
+            the layer's `recall`. Without, it computes max(20 k, n_out / 100 but 128 to 1,024) neurons.
+        **options
+            As for the class: `recall`, `activation` and others.
+
+        Returns
+        -------
+        LSHLinear
+        """
         W = check.dense(W, "W")
-        return cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+        layer = cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+        if queries is not None:
+            queries = check.dense(queries, "queries", n_columns=layer.n_in)
+            layer._inputs = np.array(queries[::max(1, -(-len(queries) // N_INPUTS))])
+        return layer
 
     def initialize(self, rng, sparse_input=False):
         super().initialize(rng, sparse_input=False)
@@ -143,7 +165,7 @@ class LSHLinear(Linear):
         n_changed = np.count_nonzero(self._changed) if self._searcher is not None else self.n_out
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
-            self._searcher = LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches",
+            self._searcher = LSHIndex(None, recall=self.recall, random_state=self._seed, plan="sketches",
                                       n_threads=n_threads)
             self._searcher.rebuild(self.weight, self.bias, queries)
             self._changed = np.zeros(self.n_out, bool)
@@ -320,6 +342,7 @@ class LSHLinear(Linear):
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
             "policy": self.policy, "min_count": self.min_count, "n_probes": self.n_probes,
             "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
+            "recall": self.recall,
         }
 
     def __repr__(self):

@@ -253,10 +253,11 @@ def accelerate(model, names, calibration, *, recall=0.99, k=5, n_logits=None, fi
     if isinstance(fill, bool) or not isinstance(fill, (int, float)) or np.isnan(fill):
         raise ValueError(f"fill must be a number or minus infinity, got {fill!r}")
     layers = {name: _linear(torch, model, name) for name in _layer_names(torch, model, names)}
+    weights = {name: _weights(torch, linear, name) for name, linear in layers.items()}
     inputs = _inputs(torch, model, layers, calibration)
     reports, replaced = [], {}
     for name, linear in layers.items():
-        W, b = _weights(torch, linear, name)
+        W, b = weights[name]
         accelerated, report = _accelerated(torch, name, linear, W, b, inputs[name], recall, min(k, len(W)), n_logits,
                                            float(fill), storage, random_state, n_threads)
         reports.append(report)
