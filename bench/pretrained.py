@@ -1,10 +1,10 @@
-"""Converted networks beside PyTorch and ONNX Runtime: quality, and microseconds a question, alone and in batches of 256.
+"""Converted networks beside PyTorch and ONNX Runtime: quality, and microseconds a question, alone and in batches.
 
-usage: python -P bench/pretrained.py MODEL.pt TRAIN TEST [--threads 1] [--storage float32 int8] [--json F] [--markdown F]
+usage: python -P bench/pretrained.py MODEL.pt TRAIN TEST [--threads 1] [--storage float32 int8] [--markdown F]
 
-MODEL.pt is what bench/make_pretrained.py wrote, TRAIN and TEST the same XMC text. Contenders run in one process with the
-same number of threads and take turns; each answers the k best outputs and their scores of the same test rows. A figure is
-the median of the rounds, wall and CPU time. What is missing is left out, with a line that says so.
+MODEL.pt is what bench/make_pretrained.py wrote, TRAIN and TEST the same XMC text. Contenders run in one process with
+the same number of threads and take turns; each answers the k best outputs and their scores of the same test rows. A
+figure is the median of the rounds, wall and CPU time. What is missing is left out, with a line that says so.
 
     torch float32    eager, inference_mode                  torch compiled   torch.compile of the network and top k
     torch bfloat16   weights and activations in bfloat16    torch int8       quantize_dynamic of the Linear layers
@@ -297,15 +297,16 @@ def table(report):
     k = report["k"]
     lines = [f"## {report['model']}: {', '.join(' x '.join(map(str, s)) for s in report['shapes'])}; "
              f"{report['threads']} thread(s), the {k} best", "",
-             f"| contender | P@1 | P@{k} | best is the same | one: us (CPU) | spread | fastest rival / it | batch of 256: us "
-             "a row (CPU) | spread | fastest rival / it |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+             f"| contender | P@1 | P@{k} | best is the same | one: us (CPU) | spread | fastest rival / it | batch of 256: "
+             "us a row (CPU) | spread | fastest rival / it |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for name, c in report["contenders"].items():
         same = "" if c["agreement"] is None else f"{c['agreement']:.2%}"
-        lines.append(
-            f"| {name} | {c['p_at_1']:.2%} | {c[f'p_at_{k}']:.2%} | {same} | {c['single_us']:.1f} ({c['single_cpu_us']:.1f}) "
-            f"| {c['single_spread'][0]:.1f} to {c['single_spread'][1]:.1f} | {best['single_us'] / c['single_us']:.2f} "
-            f"| {c['batch_us']:.1f} ({c['batch_cpu_us']:.1f}) | {c['batch_spread'][0]:.1f} to {c['batch_spread'][1]:.1f} "
-            f"| {best['batch_us'] / c['batch_us']:.2f} |")
+        cells = [name, f"{c['p_at_1']:.2%}", f"{c[f'p_at_{k}']:.2%}", same]
+        for kind in ("single", "batch"):
+            low, high = c[f"{kind}_spread"]
+            cells += [f"{c[f'{kind}_us']:.1f} ({c[f'{kind}_cpu_us']:.1f})", f"{low:.1f} to {high:.1f}",
+                      f"{best[f'{kind}_us'] / c[f'{kind}_us']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [""] + [f"- {note}" for note in report["notes"]]
     for storage, text in report["tables"].items():
         lines += ["", f"sparselsh {storage}:", "", "```", text, "```"]

@@ -1,7 +1,7 @@
 """Choosing how each layer of a trained network is served: by measurement, within an error and a recall.
 
-Layers are taken in their order. For each the plans that may serve it are timed on calibration inputs as the layers before
-it give them; a plan other than "dense" is taken where it is faster by more than a tenth.
+Layers are taken in their order. For each the plans that may serve it are timed on calibration inputs as the layers
+before it give them; a plan other than "dense" is taken where it is faster by more than a tenth.
 
 Hidden layers may pass on fewer activations than they have: those with the largest product of activation and the norm of
 the weights that leave it. How many is set by the error of the network's outputs. Choices are made on one half of the
@@ -31,6 +31,7 @@ LEAST_WEIGHTS = 1 << 18  # a megabyte: of fewer the calls, not the weights, are 
 LEAST_NEURONS = 4096  # from which on an index may be of use
 KEPT = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5)  # shares that are tried
 OUTPUTS = 4096  # of a wide last layer, whose error stands for that of all
+MOST_NONZERO = 0.9  # share of the inputs that are not zero from which on to pick them out is not tried
 GAIN = 1.1  # how much faster than dense a plan must be
 REPEATS = 5
 SINGLES = 8  # rows that are asked one after the other for a time
@@ -179,7 +180,8 @@ class _Conversion:
                 before.kept, before.importance = self.kept_of[i][:2]
         report.plan = dict(chosen)
         figures = "; ".join(f"{plan} {t[1] * 1e6:.1f} and {t[256] * 1e6:.1f}" for plan, t in times.items())
-        word = chosen["single"] if chosen["single"] == chosen["batch"] else f"{chosen['single']}, {chosen['batch']} in batches"
+        single, batch = chosen.values()
+        word = single if single == batch else f"{single}, {batch} in batches"
         if set(chosen.values()) == {"dense"}:
             word = "kept dense, nothing is faster by a tenth" if len(times) > 1 else "kept dense"
         report.reason = f"{word} (us a row, 1 and 256 at once: {figures})" + "".join(
@@ -212,7 +214,8 @@ class _Conversion:
         values, bias = np.ldexp(layer.values, exponents[:, None]), np.ldexp(layer.bias, exponents)
         queries = self.dense_inputs[0][i]
         queries = np.ascontiguousarray(queries.to_dense() if isinstance(queries, CSR) else queries)
-        index = LSHIndex(None, scaling=0, recall=0.9, plan="sketches", random_state=self.random_state, n_threads=self.n_threads)
+        index = LSHIndex(None, scaling=0, recall=0.9, plan="sketches", random_state=self.random_state,
+                         n_threads=self.n_threads)
         index.rebuild(values, bias, queries)
         found = {"values": values, "bias": bias, "exponents": exponents, "importance": importance, "index": index,
                  "plan": {"single": "lsh", "batch": "lsh"}}
@@ -234,48 +237,39 @@ class _Conversion:
         return times, f"{found['kept']} of {layer.n_out} neurons are found, output error {error:.2%}"
 
     def _try_rows(self, layer, i, inputs, last):
-        """Time of reading the rows of the inputs that matter."""
-        before = self.layers[i - 1] if i else None
-        note = None
-        x = self.dense_inputs[0][i]
-        if isinstance(x, CSR) or i == 0:
-            used = inputs["single"]
-        elif before.index is not None:
-            used = None
-        else:
-            importance = self._importance(i - 1)
-            share, error = None, 0.0
-            if self.budget:
-                def error_of(share):
-                    return self._error(self._outputs(i, _largest(x, importance, share, self.n_threads)))
-
-                share, error = _least(error_of, self._share_of_budget(), KEPT)
-            n_nonzero = np.count_nonzero(x) / x.size
-            if share is not None and share < n_nonzero:
-                kept = max(1, round(share * before.n_out))
-                self.kept_of[i] = (kept, importance, error)
-                note = (f"{kept} of {before.n_out} activations of {before.name} are read ({n_nonzero:.0%} are not zero), "
-                        f"output error {error:.2%}")
-            elif n_nonzero < 0.9:
-                note = f"{n_nonzero:.0%} of its inputs are not zero, which is exact"
-            else:
-                return None, None
-        if i == 0 and not isinstance(x, CSR):
-            n_nonzero = np.count_nonzero(x) / x.size
-            if n_nonzero > 0.9:
-                return None, None
-            note = f"{n_nonzero:.0%} of its inputs are not zero, which is exact"
-        layer.plan = {"single": "rows", "batch": "rows"}
-        layer.lay_out(self.n_threads)
-        times = {}
-        for n, kind in _kinds():
-            given = inputs[kind]
-            if i and self.kept_of[i] is not None:
-                given = _Selected(before, given, *self.kept_of[i][:2])
-            times[n] = self._seconds(layer, i, given, kind, n, last)
-        layer.plan = {"single": "dense", "batch": "dense"}
+        """Seconds of reading the rows of the inputs that matter, and a note; None where all do."""
+        found = i > 0 and self.layers[i - 1].index is not None  # then they come as the index before finds them
+        note = None if found else self._inputs_that_matter(i)
+        if note is None and not found:
+            return None, None
+        with _changed(layer, {"plan": {"single": "rows", "batch": "rows"}}):
+            layer.lay_out(self.n_threads)
+            times = {}
+            for n, kind in _kinds():
+                given = inputs[kind]
+                if self.kept_of[i] is not None:
+                    given = _Selected(self.layers[i - 1], given, *self.kept_of[i][:2])
+                times[n] = self._seconds(layer, i, given, kind, n, last)
         layer.lay_out(self.n_threads)
         return times, note
+
+    def _inputs_that_matter(self, i):
+        """Set `kept_of` by the error of the outputs, where that reads less than the inputs that are not zero."""
+        x = self.dense_inputs[0][i]
+        nonzero = np.count_nonzero(x) / x.size
+        if i and self.budget:
+            before, importance = self.layers[i - 1], self._importance(i - 1)
+
+            def error_of(share):
+                return self._error(self._outputs(i, _largest(x, importance, share, self.n_threads)))
+
+            share, error = _least(error_of, self._share_of_budget(), KEPT)
+            if share is not None and share < nonzero:
+                kept = max(1, round(share * before.n_out))
+                self.kept_of[i] = (kept, importance, error)
+                return (f"{kept} of {before.n_out} activations of {before.name} are read ({nonzero:.0%} are not zero), "
+                        f"output error {error:.2%}")
+        return f"{nonzero:.0%} of its inputs are not zero, which is exact" if nonzero <= MOST_NONZERO else None
 
     def _importance(self, i):
         """How much each output of layer i matters: the norm of the weights that leave it."""

@@ -47,19 +47,20 @@ def parser():
 
     sub = commands.add_parser(
         "convert", help="make a binary file of an XMC file, or a network to serve of trained weights",
-        description="Of an XMC file it makes a binary one: nothing to parse, and training on it takes little memory. Of "
-                    "weights (--layer, or a file .onnx) it makes a network that serve-bench and "
+        description="Of an XMC file it makes a binary one: nothing to parse, and training on it takes little memory. "
+                    "Of weights (--layer, or a file .onnx) it makes a network that serve-bench and "
                     "sparselsh.InferenceNetwork.load take.",
-        usage="%(prog)s TEXT.txt OUT.csr\n       %(prog)s WEIGHTS --layer NAME [--layer NAME ...] --calibration X.npz "
-              "-o OUT.safetensors [options]\n       %(prog)s MODEL.onnx --calibration X.npz -o OUT.safetensors [options]")
+        usage="%(prog)s TEXT.txt OUT.csr\n"
+              "       %(prog)s WEIGHTS --layer NAME ... --calibration X.npz -o OUT.safetensors [options]\n"
+              "       %(prog)s MODEL.onnx --calibration X.npz -o OUT.safetensors [options]")
     sub.add_argument("input", metavar="INPUT", help="XMC text, compressed if its name says so; or weights: a file "
                                                     ".safetensors, .npz or .onnx")
-    sub.add_argument("csr", metavar="OUT.csr", nargs="?", help="file to write from text, for any command that takes an "
-                                                               "XMC file")
+    sub.add_argument("csr", metavar="OUT.csr", nargs="?", help="file to write from text, for any command that takes "
+                                                               "an XMC file")
     weights = sub.add_argument_group("weights")
     weights.add_argument("--layer", metavar="NAME", action="append",
-                         help="a linear layer: NAME.weight (outputs, inputs) and NAME.bias, or WEIGHT:BIAS; several, in "
-                              "order, have a ReLU between them")
+                         help="a linear layer: NAME.weight (outputs, inputs) and NAME.bias, or WEIGHT:BIAS; several, "
+                              "in order, have a ReLU between them")
     weights.add_argument("--calibration", metavar="X.npz", help="inputs of the first layer, some hundreds of rows")
     weights.add_argument("-o", "--output", metavar="OUT.safetensors", help="file to write from weights")
     _option(weights, "--recall", "share of the best outputs to find", 0.99, type=_below_one, metavar="FLOAT")

@@ -8,7 +8,7 @@ Plans are named for two kinds of question, "single" and "batch".
 """
 import numpy as np
 
-from ._core import _select, _stored
+from ._core import _quantized, _select
 from ._csr import CSR
 from ._linalg import matmul, row_chunks
 from ._storage import Rows
@@ -92,7 +92,7 @@ class ServedLayer:
     def _from_rows(self, s, exact, n_threads):
         rows = self.rows if self.rows is not None and not exact else Rows("float32", self.values)
         out = np.empty((s.shape[0], self.n_out), np.float32)
-        _stored.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias, out, n_threads)
+        _quantized.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias, out, n_threads)
         return out
 
     def largest(self, out, n_threads):

@@ -1,22 +1,10 @@
 """Rows of weights in fewer bits, for layers that are served: bfloat16, or int8 with a scale a row."""
 import numpy as np
 
-from ._core import _stored
+from . import _bfloat
+from ._core import _quantized
 
 STORAGES = ("float32", "bfloat16", "int8")
-
-
-def to_bfloat16(W):
-    """The upper halves of float32 values, rounded to even, as uint16."""
-    bits = W.view(np.uint32)
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    with np.errstate(over="ignore"):
-        return ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype(np.uint16)
-
-
-def from_bfloat16(halves):
-    """The float32 values that uint16 halves stand for, exactly."""
-    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 class Rows:
@@ -35,10 +23,9 @@ class Rows:
         if storage == "float32":
             return cls(storage, W)
         if storage == "bfloat16":
-            return cls(storage, np.concatenate([to_bfloat16(np.ascontiguousarray(W[i:i + 65536]))
-                                                for i in range(0, max(len(W), 1), 65536)]))
+            return cls(storage, _bfloat.narrow(W))
         values, scales = np.empty(W.shape, np.int8), np.empty(len(W), np.float32)
-        _stored.quantize_int8(W, values, scales, n_threads)
+        _quantized.quantize_int8(W, values, scales, n_threads)
         return cls(storage, values, scales)
 
     @classmethod

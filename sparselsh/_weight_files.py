@@ -9,8 +9,7 @@ import numpy as np
 
 from . import _files
 from ._architecture import Affine, float32
-
-HALVES = {"F16": "float16", "BF16": "bfloat16"}
+from ._bfloat import widen
 
 
 def read_layers(path, layers, activation, upcast):
@@ -41,8 +40,8 @@ def _chosen(arrays, layers, path):
     if layers is None or (isinstance(layers, str) and any(c in layers for c in "*?[")):
         chosen = fnmatch.filter(known, layers or "*")
         if not chosen:
-            raise ValueError(f"{path}: no layer matches {layers or '*'!r}; it has {listed(known or arrays.names)}; name "
-                             "two arrays as WEIGHT:BIAS where they are called otherwise")
+            raise ValueError(f"{path}: no layer matches {layers or '*'!r}; it has {listed(known or arrays.names)}; "
+                             "name two arrays as WEIGHT:BIAS where they are called otherwise")
         return chosen
     return [layers] if isinstance(layers, str) else list(layers)
 
@@ -107,8 +106,8 @@ class _Zipped:
         self._handle.close()
 
     def _damaged(self, error):
-        return ValueError(f"{self.path}: not a readable .npz file ({error}); it may be cut short or hold Python objects: "
-                          "save it again with numpy.savez")
+        return ValueError(f"{self.path}: not a readable .npz file ({error}); it may be cut short or hold Python "
+                          "objects: save it again with numpy.savez")
 
     def shape(self, name):
         return self.get(name).shape
@@ -133,8 +132,8 @@ class _Safe:
         try:
             self._file = safe_open(self.path, framework="numpy").__enter__()
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.path}: not a readable safetensors file ({error}); it may be cut short or of another "
-                             "kind: save it again") from error
+            raise ValueError(f"{self.path}: not a readable safetensors file ({error}); it may be cut short or of "
+                             "another kind: save it again") from error
         self._places = _files.places_of(self.path)
         self.names = list(self._places)
         return self
@@ -167,4 +166,4 @@ class BFloat16:
         self.halves = halves
 
     def astype(self, _):
-        return (self.halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return widen(self.halves)

@@ -120,8 +120,8 @@ class InferenceNetwork:
             ids = ids[:, None]
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             wanted = "a sparse matrix or " if first.kind == "embedding_bag" else ""
-            raise ValueError(f"X must be {wanted}an array of ids of shape (n_samples, n_ids), got shape {ids.shape} and "
-                             f"dtype {ids.dtype}")
+            raise ValueError(f"X must be {wanted}an array of ids of shape (n_samples, n_ids), got shape {ids.shape} "
+                             f"and dtype {ids.dtype}")
         if first.kind == "embedding" and ids.shape[1] != first.width:
             raise ValueError(f"X must have {first.width} ids a row, got {ids.shape[1]}")
         flat = check.ids(ids.ravel(), "X", first.n_in)

@@ -6,8 +6,9 @@ from ._core import _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS
+from ._table_choice import default_family
 from .hashing import FAMILIES, CrossPolytope, SimHash
-from .index import LSHIndex, default_family
+from .index import LSHIndex
 from .layers import BatchActive, Linear
 
 __all__ = ["LSHLinear"]
@@ -51,7 +52,7 @@ class LSHLinear(Linear):
         grow by rebuild_growth (SLIDE, section 4.2). Between, touched neurons are re-hashed at once.
     recall : float
         Share of the five best outputs that `topk` is to find.
-    init_scale : float or None
+    init_scale, dtype
         As in Linear.
 
     References
@@ -62,8 +63,8 @@ class LSHLinear(Linear):
 
     def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
                  policy="top", min_count=1, n_probes=1, fill=True, first_rebuild=32, rebuild_growth=1.5,
-                 recall=0.995, init_scale=None):
-        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale)
+                 recall=0.995, init_scale=None, dtype="float32"):
+        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
         self.density = density

@@ -35,7 +35,8 @@ def read_onnx(path, *, upcast=False):
         import onnx
         from onnx import numpy_helper
     except ImportError as error:
-        raise ImportError('reading ONNX files needs the package onnx; type: pip install "sparselsh-nn[onnx]"') from error
+        raise ImportError('reading ONNX files needs the package onnx; '
+                          'type: pip install "sparselsh-nn[onnx]"') from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     try:
@@ -51,8 +52,8 @@ def read_onnx(path, *, upcast=False):
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     inputs = [value.name for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
-        raise ValueError(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; give a network with one of "
-                         "each")
+        raise ValueError(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; give a network with "
+                         "one of each")
     return _Chain(path, constants, upcast).layers([n for n in graph.node if n.op_type != "Constant"], inputs[0],
                                                   graph.output[0].name)
 
@@ -68,21 +69,21 @@ class _Chain:
         for node in nodes:  # in the order of their use, as ONNX has them
             label = f"{node.op_type} (node {node.name or node.output[0]!r})"
             if value not in node.input:
-                raise ValueError(f"{self.path}: {label} does not take what the node before gives; only chains of layers "
-                                 "are supported")
+                raise ValueError(f"{self.path}: {label} does not take what the node before gives; only chains of "
+                                 "layers are supported")
             getattr(self, f"_{node.op_type}".lower(), self._other)(node, value, label)
             value = node.output[0]
         if value != result:
-            raise ValueError(f"{self.path}: its output {result!r} is not what its last node gives; only chains of layers "
-                             "are supported")
+            raise ValueError(f"{self.path}: its output {result!r} is not what its last node gives; only chains of "
+                             "layers are supported")
         return self.out
 
     def _other(self, node, value, label):
         if node.op_type in PASSED:
             return
         if node.op_type in LAST:
-            raise ValueError(f"{self.path}: {label} is not supported; export the network without it and apply it to the "
-                             "scores")
+            raise ValueError(f"{self.path}: {label} is not supported; export the network without it and apply it to "
+                             "the scores")
         raise ValueError(f"{self.path}: {label} is not supported; networks of Gemm, MatMul, Add and Relu are")
 
     def _constant(self, node, value, label):
@@ -98,7 +99,8 @@ class _Chain:
     def _gemm(self, node, value, label):
         options = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
         if options.get("transA", 0) or options.get("alpha", 1.0) != 1.0 or options.get("beta", 1.0) != 1.0:
-            raise ValueError(f"{self.path}: {label} has transA, alpha or beta, which are not supported; export it without")
+            raise ValueError(f"{self.path}: {label} has transA, alpha or beta, which are not supported; export it "
+                             "without")
         if node.input[0] != value or node.input[1] not in self.constants:
             raise ValueError(f"{self.path}: {label} must multiply its input by a constant; only chains of layers are "
                              "supported")
@@ -108,7 +110,8 @@ class _Chain:
 
     def _matmul(self, node, value, label):
         if node.input[0] != value:
-            raise ValueError(f"{self.path}: {label} must have its input on the left; only chains of layers are supported")
+            raise ValueError(f"{self.path}: {label} must have its input on the left; only chains of layers are "
+                             "supported")
         self._add_layer(node, self._constant(node, value, label).T, None)
 
     def _add_layer(self, node, W, bias):

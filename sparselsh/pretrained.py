@@ -17,16 +17,16 @@ def from_torch(module, calibration=None, *, recall=0.99, error=0.02, k=5, storag
     Parameters
     ----------
     module : torch.nn.Module
-        A chain of Linear, ReLU, Dropout, Identity and Flatten, with an Embedding or EmbeddingBag ("sum" or "mean") at its
-        head or not: an ``nn.Sequential``, or a module whose forward torch.fx can trace. It is not changed.
+        A chain of Linear, ReLU, Dropout, Identity and Flatten, with an Embedding or EmbeddingBag ("sum" or "mean") at
+        its head or not: an ``nn.Sequential``, or a module whose forward torch.fx can trace. It is not changed.
     calibration : array, sparse matrix, tensor or None
         Inputs like those that will be asked, some hundreds. Half of them set the plans, the other half measures what
         became of it. Without, all layers stay dense.
     recall : float
         Share of the k best outputs that an index of the last layer is to find.
     error : float
-        Largest relative error of the network's outputs, ``|z' - z| / |z|`` over the calibration rows, that hidden layers
-        may bring about by passing on the activations that matter only. 0 leaves them exact.
+        Largest relative error of the network's outputs, ``|z' - z| / |z|`` over the calibration rows, that hidden
+        layers may bring about by passing on the activations that matter only. 0 leaves them exact.
     k : int
         Best outputs that are asked for.
     storage : {"float32", "bfloat16", "int8"}

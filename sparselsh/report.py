@@ -53,8 +53,8 @@ class ConversionReport:
     ----------
     layers : list of LayerReport
     output_error : float or None
-        ``|z' - z| / |z|`` of the network's outputs z' from the hidden layers as planned, z from all neurons, on rows that
-        no choice has seen; None where nothing was measured.
+        ``|z' - z| / |z|`` of the network's outputs z' from the hidden layers as planned, z from all neurons, on rows
+        that no choice has seen; None where nothing was measured.
     agreement : float or None
         Share of those rows whose best output is the same.
     n_rows : int
@@ -82,8 +82,8 @@ class ConversionReport:
         return asdict(self)
 
     def __str__(self):
-        rows = [("layer", "shape", "plan 1; 256", "density", "recall", "error", "us 1", "dense", "us 256", "dense", "MB",
-                 "dense")]
+        rows = [("layer", "shape", "plan 1; 256", "density", "recall", "error", "us 1", "dense", "us 256", "dense",
+                 "MB", "dense")]
         for layer in self.layers:
             plans = list(layer.plan.values())
             rows.append((layer.name, " x ".join(map(str, layer.shape)),

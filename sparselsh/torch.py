@@ -202,8 +202,8 @@ def accelerate(model, names, calibration, *, recall=0.99, k=5, n_logits=None, fi
     """Let an index serve wide ``nn.Linear`` layers of a model, in place, where that is faster.
 
     The layers become :class:`AcceleratedLinear`: their forward computes the logits of the neurons that an index finds
-    and gives all others `fill`, without autograd; their ``topk`` skips the fill. Parameters stay where they are, under the
-    same names. :func:`restore` undoes it.
+    and gives all others `fill`, without autograd; their ``topk`` skips the fill. Parameters stay where they are, under
+    the same names. :func:`restore` undoes it.
 
     Parameters
     ----------
@@ -230,8 +230,8 @@ def accelerate(model, names, calibration, *, recall=0.99, k=5, n_logits=None, fi
     Returns
     -------
     ConversionReport
-        Of the layers named. A layer for which the index gains less than a tenth, alone and in batches of 256, is left as
-        it is, and the report says so.
+        Of the layers named. A layer for which the index gains less than a tenth, alone and in batches of 256, is left
+        as it is, and the report says so.
 
     Raises
     ------

@@ -175,10 +175,6 @@ def dense(indptr, indices, data, n_columns):
     return out
 
 
-def gather_rows(w, rows):
-    return w[rows]
-
-
 def sampled_dots(indptr, indices, x, w, bias):
     out = np.zeros(len(indices))
     for i in range(len(indptr) - 1):
@@ -534,7 +530,7 @@ def take_rows(indptr, values, rows):
     return [value for i in rows for value in values[indptr[i]:indptr[i + 1]]]
 
 
-# ---- _stored
+# ---- _quantized
 
 
 def stored(rows, scales):

@@ -22,12 +22,12 @@ def folder(tmp_path_factory):
 
 
 def test_weights_are_converted_and_timed(folder):
-    done = sparselsh("convert", "m.safetensors", "--layer", "body.fc1", "--layer", "head", "--calibration", "X.npz", "-o",
-                     "out.safetensors", "--storage", "int8", cwd=folder)
+    done = sparselsh("convert", "m.safetensors", "--layer", "body.fc1", "--layer", "head", "--calibration", "X.npz",
+                     "-o", "out.safetensors", "--storage", "int8", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "body.fc1" in done.stdout and "9000 x 16" in done.stdout
-    done = sparselsh("serve-bench", "out.safetensors", "--queries", "X.npz", "--batch", 1, 32, "--json", "f.json", "--mmap",
-                     cwd=folder)
+    done = sparselsh("serve-bench", "out.safetensors", "--queries", "X.npz", "--batch", 1, 32, "--json", "f.json",
+                     "--mmap", cwd=folder)
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "f.json").read_text())
     assert {f"{kind}_microseconds_{n}" for kind in ("dense", "planned") for n in (1, 32)} <= set(figures)

@@ -290,7 +290,7 @@ def test_search_few_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     want = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
     _sketches.rerank(found, x, w, None, bias, *want, 1)
     got = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
-    _sketches.search_few(x, rows, constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None, None, 0,
-                         n_best, *got)
+    _sketches.search_few(x, rows, constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None, None,
+                         0, n_best, *got)
     assert_same_bits(got[0], want[0])
     assert_same_bits(got[1], want[1])

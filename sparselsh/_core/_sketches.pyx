@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from ._simd cimport SKETCH_BLOCK, leaves_t, table
-from ._stored cimport stored_dot, stored_prefetch, stored_rows, stored_t
+from ._quantized cimport stored_dot, stored_prefetch, stored_rows, stored_t
 
 cdef extern from "order.h" nogil:
     ctypedef struct top_t:
@@ -162,7 +162,7 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
     """The k candidates with the largest w[j] . x[i] + bias[j], best first; ties by ascending id.
 
     ids is (n_queries, n_candidates), -1 for none; out_ids and out_scores are (n_queries, k). w is (n_neurons, d),
-    float32, or bfloat16 or int8 with scales as in _stored.
+    float32, or bfloat16 or int8 with scales as in _quantized.
     O(n_candidates * d) a query, bound by reading random rows of w.
     """
     cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
@@ -366,8 +366,8 @@ def search_few(const float[:, ::1] x, const float[:, ::1] query_rows, const floa
     """Rotation, `scan_cells` and `rerank` in one call, query by query on one thread.
 
     query_rows, (n_bits + n_cells, d), and query_constant give the rotated query and the scores of the cells from an
-    input x. Unless coarse is None, candidates are first scored by it, w in bfloat16 or int8 with scales as in _stored,
-    and the best n_exact of them by w.
+    input x. Unless coarse is None, candidates are first scored by it, w in bfloat16 or int8 with scales as in
+    _quantized, and the best n_exact of them by w.
     One query takes some ten microseconds: to call three kernels from Python would take as long again.
     """
     cdef Py_ssize_t i, r, n_rows = query_rows.shape[0], d = x.shape[1], k = out_ids.shape[1]

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "leaves_bfloat.h"
 #include "leaves_gemm.h"
 #include "leaves_hashing.h"
 #include "leaves_sketches.h"
@@ -162,23 +163,62 @@ static void adam(const rule_t *rule, float *restrict w, float *restrict m, float
     }
 }
 
-static void update(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n)
+/* Adam where the root of the second moment is one number for the row */
+static void adam_row(const rule_t *rule, float *restrict w, float *restrict m, float lr, const float *restrict g,
+                     ptrdiff_t n)
 {
-    if (rule->kind == RULE_SGD)
-        sgd(rule, w, m, g, n);
-    else
-        adam(rule, w, m, v, g, n);
+    const float b1 = rule->beta1, keep = 1.0f - rule->decay;
+    for (ptrdiff_t k = 0; k < n; k++) {
+        m[k] = b1 * m[k] + (1.0f - b1) * g[k];
+        w[k] = keep * w[k] - lr * m[k];
+    }
 }
 
-/* Rows of fewer bits. Sixteen entries become a vec of float; loads, not arithmetic, are the cost. GCC 12 takes the
+enum { RUN = 256 };  /* numbers that are widened at a time: they stay in the first-level cache */
+
+static float *run_of(const store_t *s, ptrdiff_t first, ptrdiff_t n, float *wide)
+{
+    if (s->kind == STORE_FLOAT)
+        return (float *)s->data + first;
+    if (s->kind == STORE_BFLOAT)
+        widen((const uint16_t *)s->data + first, wide, n);
+    return s->kind == STORE_BFLOAT ? wide : NULL;
+}
+
+static void update(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, ptrdiff_t row,
+                   ptrdiff_t first, const float *g, ptrdiff_t n)
+{
+    float wide[3][RUN], lr_row = 0;
+    const int bfloat = w->kind == STORE_BFLOAT || m->kind == STORE_BFLOAT || v->kind == STORE_BFLOAT;
+    if (v->kind == STORE_ROW) {
+        float *mean = (float *)v->data + row;
+        *mean = rule->beta2 * *mean + (1.0f - rule->beta2) * (dot(g, g, n) / n);
+        lr_row = rule->lr / (sqrtf(*mean) * rule->root_scale + rule->eps);
+    }
+    for (ptrdiff_t k = 0, count; k < n; k += count) {
+        count = bfloat && n - k > RUN ? RUN : n - k;
+        float *wk = run_of(w, first + k, count, wide[0]);
+        float *mk = run_of(m, first + k, count, wide[1]);
+        float *vk = run_of(v, first + k, count, wide[2]);
+        if (rule->kind == RULE_SGD)
+            sgd(rule, wk, mk, g + k, count);
+        else if (v->kind == STORE_ROW)
+            adam_row(rule, wk, mk, lr_row, g + k, count);
+        else
+            adam(rule, wk, mk, vk, g + k, count);
+        const uint32_t key = rule->key + (uint32_t)(first + k);
+        if (w->kind == STORE_BFLOAT)
+            narrow_random(wk, (uint16_t *)w->data + first + k, count, key, 0);
+        if (m->kind == STORE_BFLOAT)
+            narrow(mk, (uint16_t *)m->data + first + k, count);
+        if (v->kind == STORE_BFLOAT)
+            narrow_random(vk, (uint16_t *)v->data + first + k, count, key, 16);
+    }
+}
+
+/* Rows of 8-bit integers. Sixteen entries become a vec of float; loads, not arithmetic, are the cost. GCC 12 takes the
    generic conversion of vectors apart entry by entry, hence the intrinsics. */
 #if defined(__AVX512F__)
-
-static inline vec load_bf16(const uint16_t *p)
-{
-    __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
-    return (vec)_mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
-}
 
 static inline vec load_int8(const int8_t *p)
 {
@@ -186,16 +226,6 @@ static inline vec load_int8(const int8_t *p)
 }
 
 #elif defined(__AVX2__)
-
-static inline vec load_bf16(const uint16_t *p)
-{
-    __m256i halves[2];
-    for (int k = 0; k < 2; k++)
-        halves[k] = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * k))), 16);
-    vec v;
-    memcpy(&v, halves, sizeof v);
-    return v;
-}
 
 static inline vec load_int8(const int8_t *p)
 {
@@ -209,16 +239,6 @@ static inline vec load_int8(const int8_t *p)
 
 #else
 
-static inline vec load_bf16(const uint16_t *p)
-{
-    uint32_t w[VEC];
-    for (int k = 0; k < VEC; k++)
-        w[k] = (uint32_t)p[k] << 16;
-    vec v;
-    memcpy(&v, w, sizeof v);
-    return v;
-}
-
 static inline vec load_int8(const int8_t *p)
 {
     float x[VEC];
@@ -229,49 +249,35 @@ static inline vec load_int8(const int8_t *p)
 
 #endif
 
-static inline float float_of_bf16(uint16_t h)
+static float dot_int8(const int8_t *a, const float *b, ptrdiff_t n)
 {
-    uint32_t w = (uint32_t)h << 16;
-    float x;
-    memcpy(&x, &w, sizeof x);
-    return x;
+    ptrdiff_t k = 0;
+    vec s0 = {0}, s1 = {0};
+    for (; k + 2 * VEC <= n; k += 2 * VEC) {
+        s0 += load_int8(a + k) * load(b + k);
+        s1 += load_int8(a + k + VEC) * load(b + k + VEC);
+    }
+    for (; k + VEC <= n; k += VEC)
+        s0 += load_int8(a + k) * load(b + k);
+    float s = sum(s0 + s1);
+    for (; k < n; k++)
+        s += a[k] * b[k];
+    return s;
 }
 
-static inline float float_of_int8(int8_t q) { return q; }
-
-#define DOT_AND_AXPY(kind, type)                                                       \
-    static float dot_##kind(const type *a, const float *b, ptrdiff_t n)                \
-    {                                                                                  \
-        ptrdiff_t k = 0;                                                               \
-        vec s0 = {0}, s1 = {0};                                                        \
-        for (; k + 2 * VEC <= n; k += 2 * VEC) {                                       \
-            s0 += load_##kind(a + k) * load(b + k);                                    \
-            s1 += load_##kind(a + k + VEC) * load(b + k + VEC);                        \
-        }                                                                              \
-        for (; k + VEC <= n; k += VEC)                                                 \
-            s0 += load_##kind(a + k) * load(b + k);                                    \
-        float s = sum(s0 + s1);                                                        \
-        for (; k < n; k++)                                                             \
-            s += float_of_##kind(a[k]) * b[k];                                         \
-        return s;                                                                      \
-    }                                                                                  \
-                                                                                       \
-    static void axpy_##kind(float a, const type *x, float *y, ptrdiff_t n)             \
-    {                                                                                  \
-        ptrdiff_t k = 0;                                                               \
-        for (; k + VEC <= n; k += VEC) {                                               \
-            vec v = load(y + k) + a * load_##kind(x + k);                              \
-            memcpy(y + k, &v, sizeof v);                                               \
-        }                                                                              \
-        for (; k < n; k++)                                                             \
-            y[k] += a * float_of_##kind(x[k]);                                         \
+static void axpy_int8(float a, const int8_t *restrict x, float *restrict y, ptrdiff_t n)
+{
+    ptrdiff_t k = 0;
+    for (; k + VEC <= n; k += VEC) {
+        vec v = load(y + k) + a * load_int8(x + k);
+        memcpy(y + k, &v, sizeof v);
     }
-
-DOT_AND_AXPY(bf16, uint16_t)
-DOT_AND_AXPY(int8, int8_t)
+    for (; k < n; k++)
+        y[k] += a * x[k];
+}
 
 const leaves_t PASTE(leaves_, LEVEL) = {
     STRING(LEVEL), dot, axpy, gather_dot, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update,
-    dot_bf16, dot_int8, axpy_bf16, axpy_int8,
+    widen, narrow, dot_bfloat, axpy_bfloat, dot_int8, axpy_int8,
 };

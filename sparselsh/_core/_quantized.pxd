@@ -20,7 +20,7 @@ cdef inline float stored_dot(const leaves_t *f, const stored_t *s, Py_ssize_t j,
     if s.kind == FLOAT32:
         return f.dot(<const float *>s.rows + j * s.d, x, s.d)
     if s.kind == BFLOAT16:
-        return f.dot_bf16(<const uint16_t *>s.rows + j * s.d, x, s.d)
+        return f.dot_bfloat(<const uint16_t *>s.rows + j * s.d, x, s.d)
     return s.scales[j] * f.dot_int8(<const int8_t *>s.rows + j * s.d, x, s.d)
 
 
@@ -30,7 +30,7 @@ cdef inline void stored_axpy(const leaves_t *f, const stored_t *s, Py_ssize_t j,
     if s.kind == FLOAT32:
         f.axpy(a, <const float *>s.rows + j * s.d + first, out, n)
     elif s.kind == BFLOAT16:
-        f.axpy_bf16(a, <const uint16_t *>s.rows + j * s.d + first, out, n)
+        f.axpy_bfloat(a, <const uint16_t *>s.rows + j * s.d + first, out, n)
     else:
         f.axpy_int8(a * s.scales[j], <const int8_t *>s.rows + j * s.d + first, out, n)
 
@@ -41,7 +41,7 @@ cdef inline void stored_prefetch(const stored_t *s, Py_ssize_t j, Py_ssize_t fir
 
 
 cdef inline int stored_rows(object rows, object scales, stored_t *out) except -1:
-    # rows: float32, uint16 (bfloat16) or int8, (n, d); scales: (n,) float32, read for int8 only. Both must outlive `out`.
+    # rows: float32, uint16 (bfloat16) or int8, (n, d); scales: (n,) float32, for int8 only. Both must outlive `out`.
     cdef const float[:, ::1] floats
     cdef const uint16_t[:, ::1] halves
     cdef const int8_t[:, ::1] bytes_

@@ -1,11 +1,11 @@
-"""Kernels over rows in float32, bfloat16 and int8 (sparselsh._core._stored), and the rows themselves."""
+"""Kernels over rows in float32, bfloat16 and int8 (sparselsh._core._quantized), and the rows themselves."""
 import numpy as np
 import pytest
 import reference
 from support import SIZES, assert_same_bits, assert_sums_close, gaussian, on_threads, random_csr, read_only, unwritten
 
-from sparselsh._core import _sketches, _stored
-from sparselsh._storage import Rows, from_bfloat16, to_bfloat16
+from sparselsh._core import _quantized, _sketches
+from sparselsh._storage import Rows
 
 STORAGES = ("float32", "bfloat16", "int8")
 pytestmark = pytest.mark.usefixtures("simd_level")
@@ -26,7 +26,7 @@ def test_outputs_are_inner_products_with_what_the_rows_stand_for(rng, storage, d
 
     def call(n_threads):
         out = unwritten((3, 7), np.float32)
-        _stored.outputs(x, values, scales, bias, out, n_threads)
+        _quantized.outputs(x, values, scales, bias, out, n_threads)
         return out
 
     # float32 arithmetic on numbers that float32 holds, and one product by the scale
@@ -43,7 +43,7 @@ def test_weighted_rows_are_sums_of_what_the_rows_stand_for(rng, storage, d, with
 
     def call(n_threads):
         out = unwritten((5, d), np.float32)
-        _stored.weighted_rows(indptr, indices, data, values, scales, bias, out, n_threads)
+        _quantized.weighted_rows(indptr, indices, data, values, scales, bias, out, n_threads)
         return out
 
     want = reference.weighted_rows(indptr, indices, data, meant, bias if with_bias else np.zeros(d))
@@ -56,10 +56,10 @@ def test_weighted_rows_are_sums_of_what_the_rows_stand_for(rng, storage, d, with
 def test_no_rows_and_no_columns_are_dealt_with(rng, storage, shape):
     values, scales, _ = stored(rng, *shape, storage)
     x, bias, out = gaussian(rng, 2, shape[1]), gaussian(rng, shape[0]), unwritten((2, shape[0]), np.float32)
-    _stored.outputs(x, values, scales, bias, out, 1)
+    _quantized.outputs(x, values, scales, bias, out, 1)
     np.testing.assert_array_equal(out, np.tile(bias, (2, 1)))
     out = unwritten((2, shape[1]), np.float32)
-    _stored.weighted_rows(np.zeros(3, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), values, scales,
+    _quantized.weighted_rows(np.zeros(3, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), values, scales,
                           np.zeros(0, np.float32), out, 1)
     assert np.all(out == 0)
 
@@ -73,7 +73,7 @@ def test_quantize_int8_is_its_twin(rng, d):
 
     def call(n_threads):
         rows, scales = unwritten((9, d), np.int8), unwritten(9, np.float32)
-        _stored.quantize_int8(w, rows, scales, n_threads)
+        _quantized.quantize_int8(w, rows, scales, n_threads)
         return rows, scales
 
     rows, scales = on_threads(call)
@@ -82,15 +82,6 @@ def test_quantize_int8_is_its_twin(rng, d):
     # the kernel multiplies by a rounded 127 / max: a value half way between two steps may go to either
     assert np.abs(rows.astype(int) - want_rows).max() <= 1
     assert np.abs(rows * scales[:, None].astype(float) - w)[:3].max() <= 0.501 * scales.max()
-
-
-def test_bfloat16_rounds_to_the_nearest_and_to_even_between(rng):
-    w = np.array([[1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -3.14159, 0.0, 1e-40]], np.float32)
-    near = from_bfloat16(to_bfloat16(w))
-    np.testing.assert_array_equal(near[0, :4], [1, 1, 1 + 2**-6, 1 + 2**-7])  # steps of 2^-7 at one
-    x = gaussian(rng, 4, 100)
-    assert np.all(np.abs(from_bfloat16(to_bfloat16(x)) - x) <= 2.0**-8 * np.abs(x))
-    assert_same_bits(to_bfloat16(from_bfloat16(to_bfloat16(x))), to_bfloat16(x))
 
 
 @pytest.mark.parametrize("storage", STORAGES)
