@@ -29,7 +29,7 @@ MODULES = {
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
             "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
             "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
-            "parts", "take_parts", "share", "runs_last"}
+            "LSHIndex.state", "take_state", "share", "runs_last"}
 
 
 def sentence(thing):
@@ -56,7 +56,8 @@ def arguments(thing):
 def entries(cls):
     """Name, arguments and meaning of the public methods and properties that the class itself defines."""
     for name, member in vars(cls).items():
-        if name.startswith("_") or name in INTERNAL or (name == "topk" and cls is not network.Network):
+        if (name.startswith("_") or INTERNAL & {name, f"{cls.__name__}.{name}"}
+                or (name == "topk" and cls is not network.Network)):
             continue
         if isinstance(member, property) and member.__doc__:
             yield name, sentence(member)

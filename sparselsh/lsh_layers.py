@@ -50,6 +50,8 @@ class LSHLinear(Linear):
     first_rebuild, rebuild_growth : int, float
         The tables are built anew, with a new mean neuron, after first_rebuild steps and then at intervals that
         grow by rebuild_growth (SLIDE, section 4.2). Between, touched neurons are re-hashed at once.
+    recall : float
+        Share of the five best outputs that `topk` is to find.
     init_scale, dtype
         As in Linear.
 
@@ -61,7 +63,7 @@ class LSHLinear(Linear):
 
     def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
                  policy="top", min_count=1, n_probes=1, fill=True, first_rebuild=32, rebuild_growth=1.5,
-                 init_scale=None, dtype="float32"):
+                 recall=0.995, init_scale=None, dtype="float32"):
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
@@ -77,6 +79,7 @@ class LSHLinear(Linear):
         self.family = family
         self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
         self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
+        self.recall = check.number(recall, "recall", above=0, below=1)
         self._tables = None  # the index for training: hash tables
         self._searcher = None  # the index for topk: sketches
         self._changed = None  # rows updated since the searcher was built
@@ -87,10 +90,29 @@ class LSHLinear(Linear):
         self._seed = 0
 
     @classmethod
-    def from_dense(cls, W, bias=None, **options):
-        """A layer with trained weights W of shape (n_out, n_in) and a bias of shape (n_out,)."""
+    def from_dense(cls, W, bias=None, *, queries=None, **options):
+        """A layer with trained weights.
+
+        Parameters
+        ----------
+        W : array of shape (n_out, n_in)
+        bias : array of shape (n_out,) or None
+        queries : array of shape (n_queries, n_in) or None
+            Inputs like those that will be asked, some hundreds: the search of `topk` is calibrated on 1,024 of them for
+            the layer's `recall`. Without, it computes max(20 k, n_out / 100 but 128 to 1,024) neurons.
+        **options
+            As for the class: `recall`, `activation` and others.
+
+        Returns
+        -------
+        LSHLinear
+        """
         W = check.dense(W, "W")
-        return cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+        layer = cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+        if queries is not None:
+            queries = check.dense(queries, "queries", n_columns=layer.n_in)
+            layer._inputs = np.array(queries[::max(1, -(-len(queries) // N_INPUTS))])
+        return layer
 
     def initialize(self, rng, sparse_input=False):
         super().initialize(rng, sparse_input=False)
@@ -126,7 +148,7 @@ class LSHLinear(Linear):
     def _build_tables(self):
         if self._tables is None:
             self._tables = self._new_tables()
-        self._tables.rebuild(self.weight, self.bias)
+        self._tables.rebuild(self._w.value, self.bias)
 
     def _new_tables(self):
         family = self.family if self.family is not None else default_family(self.n_out)
@@ -134,7 +156,7 @@ class LSHLinear(Linear):
         return LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
 
     def _new_searcher(self, n_threads):
-        return LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches", n_threads=n_threads)
+        return LSHIndex(None, recall=self.recall, random_state=self._seed, plan="sketches", n_threads=n_threads)
 
     def updated(self, pairs):
         for parameter, gradient in pairs:
@@ -150,7 +172,7 @@ class LSHLinear(Linear):
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
             self._searcher = self._new_searcher(n_threads)
-            self._searcher.rebuild(self.weight, self.bias, queries)
+            self._searcher.rebuild(self._w.value, self.bias, queries)
             self._changed = np.zeros(self.n_out, bool)
         elif n_changed:
             self._searcher.n_threads = n_threads
@@ -315,14 +337,14 @@ class LSHLinear(Linear):
         self.__dict__.update(state)
         for index in (self._tables, self._searcher):
             if index is not None:  # it reads the weights, and copying has made a view into an array of its own
-                index.share(self.weight, self.bias)
+                index.share(self._w.value, self.bias)
 
     def index_state(self):
         arrays, plain = {}, {"step_number": self._step_number, "next_rebuild": self._next_rebuild,
                              "interval": self._interval}
         for name, index in (("tables", self._tables), ("searcher", self._searcher)):
             if index is not None:
-                tensors, plain[name] = index.parts()
+                tensors, plain[name] = index.state(exactly=True)
                 arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
         if self._searcher is not None:
             arrays["changed"] = self._changed.astype(np.uint8)
@@ -336,7 +358,7 @@ class LSHLinear(Linear):
         for name, index in indexes.items():
             if name in plain:
                 tensors = {key.removeprefix(name + "."): a for key, a in arrays.items() if key.startswith(name + ".")}
-                setattr(self, "_" + name, index.take_parts(self.weight, self.bias, tensors, plain[name]))
+                setattr(self, "_" + name, index.take_state(self._w.value, self.bias, tensors, plain[name]))
         if self._searcher is not None:
             if arrays["changed"].shape != (self.n_out,):
                 raise ValueError(f"changed must have shape {(self.n_out,)}, got {arrays['changed'].shape}")
@@ -356,6 +378,7 @@ class LSHLinear(Linear):
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
             "policy": self.policy, "min_count": self.min_count, "n_probes": self.n_probes,
             "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
+            "recall": self.recall,
         }
 
     def __repr__(self):
