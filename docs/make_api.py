@@ -6,15 +6,31 @@ import inspect
 import re
 
 import sparselsh
-from sparselsh import datasets, hashing, index, layers, losses, lsh_layers, metrics, network, optim
+import sparselsh.torch
+from sparselsh import (
+    datasets,
+    hashing,
+    index,
+    inference,
+    layers,
+    losses,
+    lsh_layers,
+    metrics,
+    network,
+    optim,
+    pretrained,
+    report,
+)
 
 MODULES = {
     "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
-    "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics,
+    "Pretrained networks": pretrained, "Networks that are served": inference,
+    "Layers of PyTorch models": sparselsh.torch, "Conversion reports": report, "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics,
 }
 # methods that the parts of the library call each other by: trusted input, subject to change
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
-            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read"}
+            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
+            "look_for", "state", "from_state", "checked", "hidden", "architecture"}
 
 
 def sentence(thing):
@@ -61,7 +77,8 @@ def main():
     print("| `sl.__version__` | The version |")
     for title, module in MODULES.items():
         print(f"\n## {title}\n\n| | |\n|---|---|")
-        place = f"sl.{module.__name__.rpartition('.')[2]}." if module in (datasets, metrics) else "sl."
+        inside = module in (datasets, metrics, sparselsh.torch)
+        place = f"sl.{module.__name__.rpartition('.')[2]}." if inside else "sl."
         for name in module.__all__:
             thing = getattr(module, name)
             if inspect.isclass(thing) and issubclass(thing, Exception):
