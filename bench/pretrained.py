@@ -298,7 +298,8 @@ def table(report):
     lines = [f"## {report['model']}: {', '.join(' x '.join(map(str, s)) for s in report['shapes'])}; "
              f"{report['threads']} thread(s), the {k} best", "",
              f"| contender | P@1 | P@{k} | best is the same | one: us (CPU) | spread | fastest rival / it "
-             "| batch of 256: us a row (CPU) | spread | fastest rival / it |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+             "| batch of 256: us a row (CPU) | spread | fastest rival / it |",
+             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for name, c in report["contenders"].items():
         same = "" if c["agreement"] is None else f"{c['agreement']:.2%}"
         cells = [name, f"{c['p_at_1']:.2%}", f"{c[f'p_at_{k}']:.2%}", same]

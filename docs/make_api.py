@@ -25,7 +25,8 @@ from sparselsh import (
 MODULES = {
     "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
     "Pretrained networks": pretrained, "Networks that are served": inference,
-    "Layers of PyTorch models": sparselsh.torch, "Conversion reports": report, "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics,
+    "Layers of PyTorch models": sparselsh.torch, "Conversion reports": report,
+    "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics,
 }
 # methods that the parts of the library call each other by: trusted input, subject to change
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
