@@ -3,8 +3,8 @@
 usage: python -P bench/make_pretrained.py TRAIN TEST OUT.pt [--hidden 256] [--sampled 4096] [--dense-input --scale 255]
 
 TRAIN and TEST are XMC text. The network is an nn.Sequential: an EmbeddingBag for the sparse input, or with
---dense-input a Linear; a ReLU after each hidden layer; a Linear for the labels. --sampled N computes the labels of a batch and random
-ones, N together, and 0 all of them. OUT.pt holds the sizes and the state dict.
+--dense-input a Linear; a ReLU after each hidden layer; a Linear for the labels. --sampled N computes the labels of a
+batch and random ones, N together, and 0 all of them. OUT.pt holds the sizes and the state dict.
 """
 import argparse
 import time

@@ -6,22 +6,28 @@ import inspect
 import re
 
 import sparselsh
+import sparselsh.torch
 from sparselsh import (
     callbacks,
     datasets,
     estimators,
     hashing,
     index,
+    inference,
     layers,
     losses,
     lsh_layers,
     metrics,
     network,
     optim,
+    pretrained,
+    report,
 )
 
 MODULES = {
     "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
+    "Pretrained networks": pretrained, "Networks that are served": inference,
+    "Layers of PyTorch models": sparselsh.torch, "Conversion reports": report,
     "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics, "Callbacks": callbacks,
     "scikit-learn": estimators,
 }
@@ -29,7 +35,8 @@ MODULES = {
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
             "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
             "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
-            "LSHIndex.state", "take_state", "share", "runs_last"}
+            "LSHIndex.state", "take_state", "share", "runs_last",
+            "look_for", "state", "from_state", "checked", "hidden", "architecture"}
 
 
 def sentence(thing):
@@ -77,7 +84,7 @@ def main():
     print("| `sl.__version__` | The version |")
     for title, module in MODULES.items():
         print(f"\n## {title}\n\n| | |\n|---|---|")
-        whole = module in (datasets, metrics, callbacks, estimators)
+        whole = module in (datasets, metrics, callbacks, estimators, sparselsh.torch)
         place = f"sl.{module.__name__.rpartition('.')[2]}." if whole else "sl."
         for name in module.__all__:
             thing = getattr(module, name)
