@@ -83,7 +83,7 @@ print(f"sparselsh: {np.mean(found == labels.numpy()):.1%} right, {found_time:.0f
 # ------------------------
 # ``sparselsh.torch.accelerate`` swaps wide layers inside any model and leaves the rest to PyTorch. The layer gives the
 # logits of the neurons that it finds and minus infinity for all others.
-import sparselsh.torch  # noqa: E402
+import sparselsh.torch
 
 report = sparselsh.torch.accelerate(model, "2", calibration, random_state=0)
 print(report.layers[0].reason)
