@@ -70,6 +70,9 @@ class Network:
                                  f"{self.layers[i - 1].n_out}; make them equal")
             if isinstance(layer, LSHLinear):
                 self._choose_active(layer, i)
+        if self.layers[-1].dropout:
+            raise ValueError(f"layers[{len(self.layers) - 1}] is the output layer and has dropout="
+                             f"{self.layers[-1].dropout:g}; drop outputs of hidden layers")
         is_object = isinstance(loss, tuple(LOSSES.values()))
         self.loss = loss if is_object else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
         self.n_threads = check.threads(n_threads)
@@ -83,6 +86,11 @@ class Network:
         hidden = i < len(self.layers) - 1
         if layer.active is None:
             layer.active = "sample" if hidden else "batch"
+        if layer.policy is None:
+            layer.policy = "sketches" if hidden else "top"
+        if layer.policy == "sketches" and layer.active == "batch":
+            raise ValueError(f"layers[{i}] has policy='sketches', which gives one set a sample; use active='sample', or "
+                             "policy='top'")
         if hidden and layer.active == "batch" and not layer.is_dense:
             raise ValueError(f"layers[{i}] is a hidden layer: its active set must be one a sample; use active='sample'")
 
@@ -210,7 +218,8 @@ class Network:
         self.optimizer = optimizer
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
-                layer.initialize(self._rng, sparse_input=i == 0 and source.is_sparse)
+                share = self.layers[i - 1].output_share if i else 1.0
+                layer.initialize(self._rng, sparse_input=i == 0 and source.is_sparse, input_share=share)
 
     def _run_epoch(self, source, batch_size, shuffle, place, bar):
         """One pass over the rows. `place` is (number of the epoch, of all), None for no schedule."""
@@ -237,7 +246,7 @@ class Network:
         last = len(self.layers) - 1
         backward = []
         for i, layer in enumerate(self.layers):
-            layer.prepare(self._n_steps)
+            layer.prepare(self._n_steps, len(self.history))
             step = Step(True, labels if i == last else None, self._n_steps * 64 + i * 8, i > 0, n_threads)
             x, backprop = layer.forward(x, step)
             backward.append(backprop)

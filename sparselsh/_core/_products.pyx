@@ -12,6 +12,7 @@ The gradient S^T x of w is never stored: _updates sums it row by row.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ._simd cimport leaves_t, prefetch_run, table
@@ -117,34 +118,60 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
         _weighted_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], w0, b, d, &out[i, 0])
 
 
-cdef void _sampled_columns_row(const int32_t *indices, const float *data, Py_ssize_t n, const float *w,
-                               Py_ssize_t d, const int32_t *columns, Py_ssize_t n_columns,
-                               float *out) noexcept nogil:
-    cdef Py_ssize_t k, c
-    cdef const float *row
-    memset(out, 0, n_columns * sizeof(float))
-    for k in range(n):
-        row = w + indices[k] * d
-        for c in range(n_columns):
-            out[c] += data[k] * row[columns[c]]
+cdef enum:
+    PARTS = 16  # of the neurons, each with a sum of its own: fixed, so that the result knows no number of threads
 
 
-def sampled_columns(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
-                    const float[:, ::1] w, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
-                    float[::1] out, int n_threads):
-    """out[p] = sum_k data[k] w[indices[k], x_indices[p]] over the entries k of the row i that p belongs to.
+cdef void _columns_of_neuron(const leaves_t *f, const float *w, const int32_t *entries, const int32_t *samples,
+                             Py_ssize_t n, const float *data, const int64_t *x_indptr, const int32_t *x_indices,
+                             float *out) noexcept nogil:
+    cdef Py_ssize_t e
+    cdef int64_t first
+    for e in range(n):
+        first = x_indptr[samples[e]]
+        f.gather_axpy(data[entries[e]], w, x_indices + first, out + first, x_indptr[samples[e] + 1] - first)
+
+
+def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
+                    const int32_t[::1] samples, const float[::1] data, const float[:, ::1] w,
+                    const int64_t[::1] x_indptr, const int32_t[::1] x_indices, float[::1] out, int n_threads):
+    """out[p] = sum_k data[k] w[indices[k], x_indices[p]] over the entries k of the row i of S that p belongs to.
 
     dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i))
+
+    Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a batch:
+    sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to 16
+    parts of the neurons sum on their own and are added up in order.
     """
-    cdef Py_ssize_t i, n = x_indptr.shape[0] - 1, d = w.shape[1]
-    cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
-    cdef const float *value = &data[0] if indices.shape[0] else NULL
+    cdef Py_ssize_t r, t, p, n_rows = rows.shape[0], d = w.shape[1], nnz = x_indices.shape[0]
+    cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096
+    cdef Py_ssize_t size = (n_rows + n_parts - 1) // n_parts
+    cdef const leaves_t *f = table()
     cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
-    if x_indices.shape[0] == 0:
+    cdef float *parts
+    if nnz == 0:
         return
-    for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
-        _sampled_columns_row(index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], w0, d,
-                             &x_indices[0] + x_indptr[i], x_indptr[i + 1] - x_indptr[i], &out[0] + x_indptr[i])
+    if n_rows == 0:
+        out[:] = 0
+        return
+    parts = <float *>calloc(n_parts * nnz, sizeof(float))
+    if parts == NULL:
+        raise MemoryError()
+    for t in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        for r in range(t * size, min((t + 1) * size, n_rows)):
+            _columns_of_neuron(f, w0 + rows[r] * d, &entries[starts[r]], &samples[starts[r]],
+                               starts[r + 1] - starts[r], &data[0], &x_indptr[0], &x_indices[0], parts + t * nnz)
+    for p in prange((nnz + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
+        _add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
+    free(parts)
+
+
+cdef void _add_parts(const leaves_t *f, const float *parts, Py_ssize_t n_parts, Py_ssize_t stride, Py_ssize_t n,
+                     float *out) noexcept nogil:
+    cdef Py_ssize_t t
+    memcpy(out, parts, n * sizeof(float))
+    for t in range(1, n_parts):
+        f.axpy(1, parts + t * stride, out, n)
 
 
 def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot, int32_t[::1] rows,

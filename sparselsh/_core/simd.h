@@ -54,6 +54,8 @@ typedef struct {
     void (*axpy)(float a, const float *x, float *y, ptrdiff_t n);
     /* sum_k data[k] dense[indices[k]] */
     float (*gather_dot)(const float *data, const int32_t *indices, ptrdiff_t n, const float *dense);
+    /* y[k] += a dense[indices[k]] */
+    void (*gather_axpy)(float a, const float *dense, const int32_t *indices, float *y, ptrdiff_t n);
     /* max_k x[k]; n >= 1 */
     float (*max)(const float *x, ptrdiff_t n);
     /* x[k] <- exp(x[k] - shift), shift >= max x; returns the sum */
@@ -81,6 +83,8 @@ typedef struct {
     ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
     /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
     void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
+    /* the same for the entries whose g is not zero; the others keep weight and state */
+    void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
 } leaves_t;
 
 const leaves_t *leaves(void);            /* the level in use */
