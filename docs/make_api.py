@@ -6,15 +6,30 @@ import inspect
 import re
 
 import sparselsh
-from sparselsh import datasets, hashing, index, layers, losses, lsh_layers, metrics, network, optim
+from sparselsh import (
+    datasets,
+    hashing,
+    index,
+    layers,
+    losses,
+    lsh_layers,
+    metrics,
+    network,
+    optim,
+    profiling,
+    rebuild,
+    schedules,
+)
 
 MODULES = {
     "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
+    "Schedules": schedules, "When tables are rebuilt": rebuild, "Profiles": profiling,
     "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics,
 }
 # methods that the parts of the library call each other by: trusted input, subject to change
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
-            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read"}
+            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "start",
+            "momentum_at", "plan_report", "fresh", "drift", "insert", "output_share", "n_states", "read"}
 
 
 def sentence(thing):
@@ -61,7 +76,8 @@ def main():
     print("| `sl.__version__` | The version |")
     for title, module in MODULES.items():
         print(f"\n## {title}\n\n| | |\n|---|---|")
-        place = f"sl.{module.__name__.rpartition('.')[2]}." if module in (datasets, metrics) else "sl."
+        own = module in (datasets, metrics, rebuild, schedules)
+        place = f"sl.{module.__name__.rpartition('.')[2]}." if own else "sl."
         for name in module.__all__:
             thing = getattr(module, name)
             if inspect.isclass(thing) and issubclass(thing, Exception):

@@ -5,10 +5,10 @@
     rows      active neurons; a row of weights times a dense input each
     gather    active neurons; at the entries of a sparse input only
 
-`dense` and `exact` change which neurons are active (all; the true best), `rows` and `gather` only the order of a sum.
-A cost formula decides, not a clock, so that a network is the same whenever and wherever it is trained. Its constants are
-nanoseconds on one core (AMD EPYC, Zen 5, AVX-512; `python -P bench/deep.py --calibrate` prints those of another machine,
-`COSTS.update(...)` sets them).
+`dense` and `exact` change which neurons are active (all; the true best), `rows` and `gather` only the order of a
+sum. A cost formula decides, not a clock, so that a network is the same whenever and wherever it is trained. Its
+constants are nanoseconds on one core (AMD EPYC, Zen 5, AVX-512); `python -P bench/plans.py` prints those of another
+machine, and `sparselsh._plans.COSTS.update(...)` sets them.
 """
 
 COSTS = {
@@ -21,7 +21,7 @@ COSTS = {
     "entry": 14.0,      # an id on its way to a set: selected, sorted, grouped
     "select": 1.2,      # an output looked at for the best
 }
-FLOOR = 3e6  # ns of a dense step below which a layer is computed as asked: there is nothing to win
+FLOOR = 1e6  # ns of a dense step below which a layer is computed as asked: there is nothing to win
 PLANS = ("auto", "dense", "exact", "rows", "gather")
 
 

@@ -75,7 +75,8 @@ class Tables:
                             n_threads)
             if not full.any():
                 return
-            self.ids = np.concatenate([self.ids, np.empty((len(self.ids), self.ids.shape[1] // 2 + 64), np.int32)], axis=1)
+            spare = np.empty((len(self.ids), self.ids.shape[1] // 2 + 64), np.int32)
+            self.ids = np.concatenate([self.ids, spare], axis=1)
 
     def _scratch(self, n_threads):
         if len(self._seen) < n_threads:

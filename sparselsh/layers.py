@@ -217,6 +217,10 @@ class Linear:
     def prepare(self, step_number, epoch=0):
         """Called before a training step, with the steps and whole epochs trained so far."""
 
+    def plan_report(self):
+        """The plan in use, and why, in words; for :meth:`Network.profile`."""
+        return "dense", ""
+
     def topk(self, x, k, *, exact=False, n_threads=1):
         """Ids and scores of the k largest outputs of each row, (n, k) each."""
         ids = np.full((x.shape[0], k), -1, np.int32)

@@ -105,6 +105,7 @@ class LSHLinear(Linear):
         self._clock = None
         self._due = self._inserts = False
         self._sets_threads = 1
+        self._tally = None
         self._searcher = None  # the index for topk: sketches
         self._changed = None  # rows updated since the searcher was built
         self._inputs = np.empty((0, self.n_in), np.float32)
@@ -175,6 +176,7 @@ class LSHLinear(Linear):
 
     def _build(self, step):
         """Build what finds the active neurons, where that is due or not there."""
+        self._tally = step.tally
         self._sets_threads = step.n_threads
         if self._by_sketches:
             if self._sets is None:
@@ -213,6 +215,9 @@ class LSHLinear(Linear):
                     self._tables.refresh(rows)
                 if self._rebuild.at_once and self._sets is not None:
                     self._sets.refresh(rows, self._sets_threads)
+                if self._rebuild.at_once and self._tally is not None:
+                    n_planes = self.sketch_bits if self._by_sketches else self._n_projections
+                    self._tally.hashing(len(rows) * self.n_in * n_planes, 4 * len(rows) * self.n_in)
                 if self._searcher is not None:
                     self._changed[rows] = True
 
@@ -248,6 +253,20 @@ class LSHLinear(Linear):
             return super().forward(x, step)
         self._observe(x, step)
         return self._forward_sample(x, step) if sample else self._forward_batch(x, step)
+
+    def plan_report(self):
+        """The plan in use, and why, in words."""
+        if self.is_dense:
+            return "dense", "density=1"
+        if self.active == "batch":
+            return "batch", f"one set of {self.n_active} neurons a batch"
+        if self.plan != "auto":
+            return self.plan, "as asked"
+        if self.chosen_plan is None:
+            return "auto", "no batch yet"
+        costs = ", ".join(f"{plan} {cost / 1e6:.2f}" for plan, cost in self.plan_costs.items())
+        small = " (under the floor: as asked)" if self.plan_costs and self.plan_costs["dense"] < _plans.FLOOR else ""
+        return self.chosen_plan, f"estimated ms a step on one core: {costs}{small}" if costs else "as saved"
 
     def _plan(self, x, step):
         """How to compute a batch: chosen at the first one, so that sets do not change with the size of a batch."""

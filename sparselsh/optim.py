@@ -4,6 +4,8 @@ Both are *lazy*: a row that no sample of the batch touched keeps its value and i
 bias correction is the network's (torch.optim.SparseAdam does the same). With dense gradients they are
 torch.optim.SGD and torch.optim.AdamW.
 """
+import copy
+
 import numpy as np
 
 from . import _validation as check
@@ -46,9 +48,15 @@ class _Optimizer:
             m, v = self._states_of(parameter)
             gradient.apply(rule, parameter.value, m, v, n_threads)
 
+    def fresh(self):
+        """The same optimizer without state, as before its first step."""
+        twin = copy.copy(self)
+        twin.n_steps, twin._state = 0, {}
+        return twin
+
     def _clip(self, gradients, n_threads):
-        # Rows' gradients are summed where they are applied and exist nowhere else: one pass sums them for the norm alone,
-        # and scaling d_out, one factor of each, scales them all.
+        # Rows' gradients are summed where they are applied and exist nowhere else: one pass sums them for the norm
+        # alone, and scaling d_out, one factor of each, scales them all.
         self.grad_norm = float(sum(gradient.squared_norm(n_threads) for gradient in gradients)) ** 0.5
         if self.grad_norm > self.clip_norm:
             for gradient in gradients:
@@ -101,8 +109,8 @@ class SGD(_Optimizer):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs momentum above 0, got momentum=0; 0.9 is usual")
         if self.momentum == 0 and schedules.momentum(self.schedule, 0.0) is not None:
-            raise ValueError(f"schedule={self.schedule!r} sets the momentum, but momentum=0 keeps none; give a momentum, "
-                             "0.9 is usual, or OneCycle(momentum=None)")
+            raise ValueError(f"schedule={self.schedule!r} sets the momentum, but momentum=0 keeps none; give a "
+                             "momentum, 0.9 is usual, or OneCycle(momentum=None)")
         self.n_states = 1 if self.momentum else 0
 
     def _rule(self, lr, momentum):

@@ -13,11 +13,11 @@ __all__ = ["AtOnce", "Every", "Exponential", "Frozen", "OnDrift"]
 
 
 class _Clock:
-    """Says when to build anew. `intervals` yields the numbers of steps between two builds."""
+    """Says when to build anew: at the first step, then at intervals that grow by a factor."""
 
-    def __init__(self, intervals):
-        self._intervals = intervals
-        self._next = None
+    def __init__(self, interval, growth):
+        self._interval, self._growth = interval, growth
+        self._next = -math.inf
 
     def due(self, step, epoch, drift):
         """Whether to build before this step.
@@ -29,22 +29,15 @@ class _Clock:
         drift : callable
             Gives the share of the hash codes that a sample of neurons has changed since the last build.
         """
-        if self._next is not None and step < self._next:
+        if step < self._next:
             return False
-        interval = next(self._intervals, None)
-        self._next = math.inf if interval is None else step + max(1, round(interval))
+        self._next = step + max(1, round(self._interval))
+        self._interval *= self._growth
         return True
 
     def inserts(self, epoch):
         """Whether labels that were not found are put into the buckets where their inputs look."""
         return False
-
-
-def _growing(first, growth):
-    interval = first
-    while True:
-        yield interval
-        interval *= growth
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ class AtOnce:
 
     def start(self):
         """A clock for one layer."""
-        return _Clock(_growing(self.first, self.growth))
+        return _Clock(self.first, self.growth)
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ class Exponential:
 
     def start(self):
         """A clock for one layer."""
-        return _Clock(_growing(self.first, math.exp(self.rate)))
+        return _Clock(self.first, math.exp(self.rate))
 
 
 @dataclass(frozen=True)
@@ -126,12 +119,12 @@ class Every:
 
     def start(self):
         """A clock for one layer."""
-        return _Clock(_growing(self.steps, 1))
+        return _Clock(self.steps, 1)
 
 
 class _DriftClock(_Clock):
     def __init__(self, policy):
-        super().__init__(_growing(policy.check_every, 1))
+        super().__init__(policy.check_every, 1)
         self._policy = policy
         self._built = False
 
@@ -179,7 +172,6 @@ class OnDrift:
 
 class _FrozenClock(_Clock):
     def __init__(self, policy):
-        super().__init__(iter(()))
         self._policy, self._before = policy, policy.before.start()
 
     def due(self, step, epoch, drift):
@@ -207,8 +199,7 @@ class Frozen:
     References
     ----------
     Meisburger et al., "BOLT: an automated deep learning framework for training and deploying large-scale search and
-    recommendation models on commodity CPU hardware", CIKM 2023, arXiv 2303.17727, on tables that stay after some epochs and take
-    in the labels.
+    recommendation models on commodity CPU hardware", CIKM 2023, arXiv 2303.17727.
     """
 
     epochs: int = 1
