@@ -3,6 +3,8 @@ import numpy as np
 
 from ._csr import CSR
 
+__all__ = ["Profile"]
+
 PHASES = ("forward", "backward", "update", "hashing")
 
 

@@ -1,10 +1,12 @@
 """Stacks of layers that are sparse on both sides: who is active, what it costs, and that they learn."""
+import itertools
+
 import numpy as np
 import pytest
+import reference
 import scipy.sparse as sp
 from support import assert_same_bits, random_csr
 
-import reference
 import sparselsh as sl
 from sparselsh import _csr, _plans
 from sparselsh._core import _active
@@ -85,7 +87,8 @@ def test_more_products_find_more_of_the_largest_outputs(rng, sparse):
         dense = out.to_dense()
         assert (dense > 0).sum(axis=1).max() <= 80
         np.testing.assert_allclose(dense[dense > 0], z[dense > 0], atol=1e-4)
-        found[m] = np.mean([len(np.intersect1d(b, np.flatnonzero(row))) / 80 for b, row in zip(best, dense, strict=True)])
+        found[m] = np.mean([len(np.intersect1d(b, np.flatnonzero(row))) / 80
+                            for b, row in zip(best, dense, strict=True)])
     # a row without entries has no order among its outputs; a third of the sparse rows are such
     assert found[1] < found[2] < found[4]
     assert found[4] > (0.55 if sparse else 0.8), "measured: 0.6 and 0.93; chance gives 0.2"
@@ -174,7 +177,7 @@ def test_the_plan_is_that_of_the_first_batch_and_is_saved(rng, tmp_path):
 def stack(density, **options):
     widths = (40, 150, 150, 150)
     layers = [sl.LSHLinear(a, b, density=density, activation="relu", **options)
-              for a, b in zip(widths[:-1], widths[1:], strict=True)]
+              for a, b in itertools.pairwise(widths)]
     return sl.Network([*layers, sl.Linear(150, 10)], random_state=0)
 
 

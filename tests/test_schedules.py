@@ -65,7 +65,7 @@ def test_each_step_takes_the_learning_rate_of_its_progress(schedule):
         # 1000 in float32 is good to 6e-5
         assert [size for _, size in steps] == pytest.approx([0.1 * schedule(t) for t, _ in steps], abs=1.3e-4)
     else:
-        assert [size for _, size in steps][5] > [size for _, size in steps][0] > 0
+        assert [size for _, size in steps][5] > next(size for _, size in steps) > 0
 
 
 def test_the_momentum_of_a_cycle_reaches_the_rule():
