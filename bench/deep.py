@@ -2,7 +2,7 @@
 
 usage: python -P bench/deep.py mnist TRAIN TEST         784-1000x5-10 at 7.5 %, and dense; loss curves, shares of a step
        python -P bench/deep.py wide TRAIN TEST          784-8192-8192-10 at 5 % and 1 %, and PyTorch dense
-       options: --threads, --epochs, --only NAMES, --max-batches, --json FILE, --plot FILE
+       python -P bench/deep.py slide TRAIN TEST         SLIDE's settings on XMC text: DWTA, K = 6, L = 50; sets by sample
        options: --threads N --epochs N --only NAMES --max-batches N --json FILE --plot FILE
 
 TRAIN and TEST are XMC text; MNIST's values are divided by 255. Each contender runs in a process of its own with

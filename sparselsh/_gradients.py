@@ -17,7 +17,7 @@ class Parameter:
 
     Attributes
     ----------
-    value : ndarray of shape (n_rows, n_columns), float32, C-contiguous
+    value : ndarray of shape (n_rows, n_columns), float32 or (as uint16) bfloat16, C-contiguous
         A bias of n neurons is (n, 1).
     flipped : bool
         Whether rows are inputs instead of neurons. State that an optimizer keeps is flipped with it.
@@ -47,6 +47,10 @@ class DenseGradient(NamedTuple):
     rows = None
 
     def apply(self, rule, w, m, v, n_threads):
+        if v is not None and v.shape != w.shape:  # one number a row
+            rows = np.arange(len(w), dtype=np.int32)
+            _updates.update_rows(rule, w, m, v, rows, self.value.reshape(w.shape), n_threads)
+            return
         flat = [a if a is None else a.reshape(-1) for a in (w, m, v)]
         _updates.update_all(rule, *flat, self.value.reshape(-1), n_threads)
 

@@ -13,6 +13,7 @@ so that no n_in x n_in matrix is ever made, and a sparse input costs its entries
 """
 import numpy as np
 
+from . import _bfloat
 from ._core import _products, _sketches
 from ._csr import CSR
 from ._linalg import matmul
@@ -34,17 +35,18 @@ class SetSketches:
         self._factors = np.zeros(len(self._blocks) * _sketches.BLOCK, np.float32)
         self._ids = np.arange(n_neurons, dtype=np.int32)
         self._sample = np.sort(rng.permutation(n_neurons)[:SAMPLE]).astype(np.int32)
-        self.n_hashed = 0  # neurons hashed so far, for `profile`
 
     def rebuild(self, W, bias, inputs, n_threads):
         """Hash all neurons, with the mean neuron and the second moment as they are now."""
-        self._W, self._bias = W, bias
+        self._W, self._bias = W, bias  # by reference; W float32 or bfloat16
         self._P, Q = self._maps(inputs, n_threads)
         self._Q, self._constant = np.ascontiguousarray(Q[:-1]), np.ascontiguousarray(Q[-1])
-        mean = np.append(W.mean(axis=0, dtype=np.float32), bias.mean()).astype(np.float32)
-        self._shift = mean @ self._P
-        self.refresh(self._ids, n_threads)
-        self._signs = self._rotated(self._sample, n_threads) > 0
+        self._shift = np.zeros(self.n_bits, np.float32)
+        rotated = self._rotated(self._ids, n_threads)
+        self._shift = rotated.mean(axis=0)  # that of the mean neuron
+        rotated -= self._shift
+        self._take(self._ids, rotated)
+        self._signs = rotated[self._sample] > 0
 
     def _maps(self, inputs, n_threads):
         X = np.ones((min(len(inputs), MAX_INPUTS), len(self._R)), np.float32)
@@ -65,26 +67,26 @@ class SetSketches:
         return self._R + U @ (gain.astype(np.float32)[:, None] * on_U)
 
     def _rotated(self, rows, n_threads):
-        whole = len(rows) == len(self._W)
-        out = matmul(self._W if whole else self._W[rows], self._P[:-1], n_threads)
+        out = np.empty((len(rows), self.n_bits), np.float32)
+        for start in range(0, len(rows), CHUNK):
+            part = _bfloat.as_float32(self._W[rows[start:start + CHUNK]])
+            matmul(part, self._P[:-1], n_threads, out=out[start:start + CHUNK])
         out += np.multiply.outer(self._bias[rows], self._P[-1])
         out -= self._shift
         return out
 
     def refresh(self, rows, n_threads):
         """Hash the neurons `rows` again, which have changed, under the maps of the last rebuild."""
-        for start in range(0, len(rows), CHUNK) if len(rows) < len(self._W) else (0,):
-            part = rows[start:start + CHUNK] if len(rows) < len(self._W) else rows
-            rotated = self._rotated(part, n_threads)
-            _sketches.pack(rotated, part, self._blocks)
-            # |v|^2 is that of the projection, up to a factor that all share
-            self._factors[part] = (np.einsum("ij,ij->i", rotated, rotated)
-                                   / np.maximum(np.abs(rotated).sum(axis=1), np.float32(1e-30)))
-        self.n_hashed += len(rows)
+        self._take(rows, self._rotated(rows, n_threads))
+
+    def _take(self, rows, rotated):
+        _sketches.pack(rotated, rows, self._blocks)
+        # |v|^2 is that of the projection, up to a factor that all share
+        self._factors[rows] = (np.einsum("ij,ij->i", rotated, rotated)
+                               / np.maximum(np.abs(rotated).sum(axis=1), np.float32(1e-30)))
 
     def drift(self, n_threads):
         """Share of the bits of a sample of neurons that differ from those of the last rebuild."""
-        self.n_hashed += len(self._sample)
         return float(((self._rotated(self._sample, n_threads) > 0) != self._signs).mean())
 
     def best(self, x, n, n_threads):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import _bfloat
 from . import _validation as check
 from ._core import _active, _products, _select
 from ._csr import CSR
@@ -56,6 +57,10 @@ class Linear:
     dropout : float
         Share of the outputs that is set to zero in training, the others divided by 1 - dropout; for hidden layers.
         What is dropped depends on the step and the place alone, not on the number of threads.
+    dtype : {"float32", "bfloat16"}
+        How the weights are stored: bfloat16 takes half the memory, and 8 binary digits of each weight. All arithmetic
+        is in float32; what an update stores is rounded up or down at random, without a bias, so that small steps
+        add up. The bias is float32.
 
     References
     ----------
@@ -65,17 +70,19 @@ class Linear:
     Attributes
     ----------
     weight : ndarray of shape (n_out, n_in), float32
-        A view. Where the input is sparse it is stored input-major, so that a feature reads one contiguous row.
+        A view, or for bfloat16 a copy. Where the input is sparse it is stored input-major, so that a feature reads one
+        contiguous row.
     bias : ndarray of shape (n_out,), float32
         A view.
     """
 
-    def __init__(self, n_in, n_out, *, activation=None, init_scale=None, dropout=0.0):
+    def __init__(self, n_in, n_out, *, activation=None, init_scale=None, dropout=0.0, dtype="float32"):
         self.n_in = check.integer(n_in, "n_in")
         self.n_out = check.integer(n_out, "n_out")
         self.activation = None if activation is None else check.choice(activation, "activation", ("relu",))
         self.init_scale = None if init_scale is None else check.number(init_scale, "init_scale", minimum=0)
         self.dropout = check.number(dropout, "dropout", minimum=0, below=1)
+        self.dtype = check.choice(dtype, "dtype", _bfloat.DTYPES)
         self._w = self._b = None
         self._slot = None
         self._buffers = {}
@@ -85,7 +92,8 @@ class Linear:
     @property
     def weight(self):
         self._check_initialized()
-        return self._w.value.T if self._w.flipped else self._w.value
+        value = _bfloat.as_float32(self._w.value)
+        return value.T if self._w.flipped else value
 
     @property
     def bias(self):
@@ -116,16 +124,19 @@ class Linear:
         value = rng.random(shape, dtype=np.float32)  # uniform: a quarter of the time that normal numbers take
         value -= np.float32(0.5)
         value *= np.float32(sigma * math.sqrt(12))
-        self._w = Parameter(value, flipped=sparse_input)
+        self._w = Parameter(self._stored(value), flipped=sparse_input)
         self._b = Parameter(np.zeros((self.n_out, 1), np.float32))
 
     def set_weights(self, weight, bias=None):
-        """Take weights of shape (n_out, n_in) and a bias of shape (n_out,), as copies."""
+        """Take weights of shape (n_out, n_in) and a bias of shape (n_out,), as copies in the layer's dtype."""
         weight = check.dense(weight, "weight", n_columns=self.n_in, n_rows=self.n_out)
         bias = np.zeros(self.n_out, np.float32) if bias is None else check.vector(bias, "bias", self.n_out)
-        self._w = Parameter(np.array(weight, order="C"))
+        self._w = Parameter(self._stored(np.array(weight, order="C")))
         self._b = Parameter(np.array(bias)[:, None])
         return self
+
+    def _stored(self, value):
+        return _bfloat.narrow(value) if self.dtype == "bfloat16" else value
 
     def _check_initialized(self):
         if self._w is None:
@@ -246,7 +257,7 @@ class Linear:
     def config(self):
         """What makes the layer again but for its weights; plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
-                "init_scale": self.init_scale, "dropout": self.dropout}
+                "init_scale": self.init_scale, "dropout": self.dropout, "dtype": self.dtype}
 
     def __repr__(self):
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"

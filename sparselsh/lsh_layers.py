@@ -9,8 +9,9 @@ from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS, matmul
 from ._set_sketches import SetSketches
+from ._table_choice import default_family
 from .hashing import FAMILIES, CrossPolytope, SimHash
-from .index import LSHIndex, default_family
+from .index import LSHIndex
 from .layers import BatchActive, Linear
 
 __all__ = ["LSHLinear"]
@@ -67,7 +68,7 @@ class LSHLinear(Linear):
         whether inputs are read as dense or as sparse. :meth:`Network.profile` shows choice and costs.
     dropout : float
         As in Linear. Not for the output layer.
-    init_scale : float or None
+    init_scale, dtype
         As in Linear.
 
     References
@@ -78,8 +79,8 @@ class LSHLinear(Linear):
 
     def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
                  policy=None, sketch_bits=128, oversample=2, min_count=1, n_probes=1, fill=True, rebuild=None,
-                 plan="auto", init_scale=None, dropout=0.0):
-        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dropout=dropout)
+                 plan="auto", init_scale=None, dropout=0.0, dtype="float32"):
+        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dropout=dropout, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
         self.density = density

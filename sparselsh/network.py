@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from . import _files, _streams, metrics
 from . import _validation as check
+from ._bfloat import as_float32
 from ._csr import CSR
 from ._threads import resolve
 from ._version import __version__
@@ -409,7 +410,7 @@ class Network:
         tensors = {}
         for i, layer in enumerate(self.layers):
             layer.settle()
-            tensors[f"layers.{i}.weight"] = layer._w.value
+            tensors[f"layers.{i}.weight"] = as_float32(layer._w.value)
             tensors[f"layers.{i}.bias"] = layer.bias
             if len(getattr(layer, "_inputs", ())):
                 tensors[f"layers.{i}.inputs"] = layer._inputs

@@ -22,12 +22,13 @@ LAYERS = [
     {"profiling"},
     {"lsh_layers", "losses", "metrics", "datasets", "_streams"},
     {"layers", "index", "optim", "csrfile", "_set_sketches"},
-    {"xmctext", "rebuild", "schedules", "_gradients", "_tables", "_sketching", "_calibration", "_index_file"},
+    {"xmctext", "rebuild", "schedules", "_gradients", "_tables", "_sketching", "_calibration", "_index_file",
+     "_table_choice"},
     {"hashing", "transforms", "_cells"},
     {"_linalg", "_threads", "_files", "_plans"},
     {"_validation"},
     {"_csr"},
-    {"_version", "_scipy"},
+    {"_version", "_scipy", "_bfloat"},
     {"_core"},
 ]
 
@@ -68,7 +69,7 @@ def test_layers_and_optimizers_do_not_know_each_other():
     imports = {path.stem: set(imported(path)) for path in sources()}
     for name in ("layers", "lsh_layers", "losses", "index"):
         assert "optim" not in imports[name]
-    assert imports["optim"] == {"_validation", "_core", "schedules"}
+    assert imports["optim"] == {"_validation", "_core", "_bfloat", "schedules"}
 
 
 def test_the_core_imports_nothing_of_the_package():

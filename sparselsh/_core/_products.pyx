@@ -8,53 +8,43 @@ the dense matrix w, (n_rows, d): neurons where S holds active outputs, features 
     sampled_columns     dX at the pattern of a sparse X     dX where input and output are both sparse
     group_columns       the transpose of S, touched columns only: who walks w row by row
 
-The gradient S^T x of w is never stored: _updates sums it row by row.
+The gradient S^T x of w is never stored: _updates sums it row by row. w is float32 or bfloat16 (_stores).
 """
-from cython.parallel cimport prange
-from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from ._simd cimport leaves_t, prefetch_run, table
+from ._simd cimport STORE_BFLOAT, leaves_t, store_t, table
+from ._stores cimport part_of, prefetch_row, row_dot, row_of, store_of
 
 
-def gather_rows(const float[:, ::1] w, const int32_t[::1] rows, float[:, ::1] out, int n_threads):
-    """out[r] = w[rows[r]].   O(len(rows) * d)"""
-    cdef Py_ssize_t r, n = rows.shape[0], d = w.shape[1]
-    if n == 0 or d == 0:
-        return
-    for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        if r + 2 < n:
-            prefetch_run(&w[rows[r + 2], 0], d * sizeof(float))
-        memcpy(&out[r, 0], &w[rows[r], 0], d * sizeof(float))
-
-
-cdef void _dots_of_neuron(const leaves_t *f, const float *w, float bias, const int32_t *entries,
+cdef void _dots_of_neuron(const leaves_t *f, const store_t *w, Py_ssize_t row, float bias, const int32_t *entries,
                           const int32_t *samples, Py_ssize_t n, const float *x, Py_ssize_t d,
                           float *out) noexcept nogil:
     cdef Py_ssize_t e
     for e in range(n):
-        out[entries[e]] = f.dot(w, x + samples[e] * d, d) + bias
+        out[entries[e]] = row_dot(f, w, row, x + samples[e] * d, d) + bias
 
 
 def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
-                 const int32_t[::1] samples, const float[:, ::1] x, const float[:, ::1] w,
-                 const float[::1] bias, float[::1] out, int n_threads):
+                 const int32_t[::1] samples, const float[:, ::1] x, w, const float[::1] bias, float[::1] out,
+                 int n_threads):
     """out[k] = w[j] . x[i] + bias[j] for every active (i, j), k its place in the CSR.   O(nnz * d)
 
     Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a
     batch, while the samples, few enough, stay in cache.
     """
-    cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
+    cdef Py_ssize_t r, n_rows = rows.shape[0], d = x.shape[1]
     cdef const leaves_t *f = table()
-    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef store_t ws = store_of(w, False)
     cdef const float *x0 = &x[0, 0] if x.shape[0] and d else NULL
     if n_rows == 0:
         return
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         if r + 1 < n_rows:
-            prefetch_run(w0 + rows[r + 1] * d, d * sizeof(float))
-        _dots_of_neuron(f, w0 + rows[r] * d, bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
+            prefetch_row(&ws, rows[r + 1], d)
+        _dots_of_neuron(f, &ws, rows[r], bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
                         starts[r + 1] - starts[r], x0, d, &out[0])
 
 
@@ -71,23 +61,34 @@ cdef void _sparse_dots_of_neuron(const leaves_t *f, const float *w, float bias, 
 
 def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
                      const int32_t[::1] samples, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
-                     const float[::1] x_data, const float[:, ::1] w, const float[::1] bias, float[::1] out,
-                     int n_threads):
-    """sampled_dots for a sparse x: the active outputs of a layer from the active inputs.   O(sum nnz_i * nnz(x_i))"""
+                     const float[::1] x_data, w, const float[::1] bias, float[::1] out, int n_threads):
+    """sampled_dots for a sparse x: the active outputs of a layer from the active inputs.   O(sum nnz_i * nnz(x_i))
+
+    A bfloat16 row is widened first, for all samples: O(len(rows) * d) more.
+    """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
     cdef const leaves_t *f = table()
-    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef store_t ws = store_of(w, False)
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
+    cdef float *wide = NULL
+    cdef int thread
     if n_rows == 0:
         return
+    if ws.kind == STORE_BFLOAT:
+        wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
+        if wide == NULL:
+            raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
-        _sparse_dots_of_neuron(f, w0 + rows[r] * d, bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
-                               starts[r + 1] - starts[r], &x_indptr[0], x_index, x_value, &out[0])
+        thread = threadid()
+        _sparse_dots_of_neuron(f, row_of(f, &ws, rows[r], d, part_of(wide, thread * d)), bias[rows[r]],
+                               &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &x_indptr[0],
+                               x_index, x_value, &out[0])
+    free(wide)
 
 
 cdef void _weighted_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
-                        const float *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
+                        const store_t *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t k
     if bias != NULL:
         memcpy(out, bias, d * sizeof(float))
@@ -95,27 +96,30 @@ cdef void _weighted_row(const leaves_t *f, const int32_t *indices, const float *
         memset(out, 0, d * sizeof(float))
     for k in range(n):
         if k + 4 < n:
-            prefetch_run(w + indices[k + 4] * d, d * sizeof(float))
-        f.axpy(data[k], w + indices[k] * d, out, d)
+            prefetch_row(w, indices[k + 4], d)
+        if w.kind == STORE_BFLOAT:
+            f.axpy_bfloat(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
+        else:
+            f.axpy(data[k], <const float *>w.data + indices[k] * d, out, d)
 
 
-def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
-                  const float[:, ::1] w, const float[::1] bias, float[:, ::1] out, int n_threads):
+def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, w,
+                  const float[::1] bias, float[:, ::1] out, int n_threads):
     """out[i] = bias + sum_k data[k] w[indices[k]] over the entries k of row i; bias may be empty.   O(nnz * d)
 
     Forward: a sparse input reads one contiguous row of input-major weights a feature.
     Backward: dX[i] = sum over the active neurons of d_out times their weights.
     """
-    cdef Py_ssize_t i, n = out.shape[0], d = w.shape[1]
+    cdef Py_ssize_t i, n = out.shape[0], d = out.shape[1]
     cdef const leaves_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
-    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef store_t ws = store_of(w, False)
     cdef const float *b = &bias[0] if bias.shape[0] else NULL
     if n == 0 or d == 0:
         return
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
-        _weighted_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], w0, b, d, &out[i, 0])
+        _weighted_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], &ws, b, d, &out[i, 0])
 
 
 cdef enum:
@@ -132,38 +136,14 @@ cdef void _columns_of_neuron(const leaves_t *f, const float *w, const int32_t *e
         f.gather_axpy(data[entries[e]], w, x_indices + first, out + first, x_indptr[samples[e] + 1] - first)
 
 
-def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
-                    const int32_t[::1] samples, const float[::1] data, const float[:, ::1] w,
-                    const int64_t[::1] x_indptr, const int32_t[::1] x_indices, float[::1] out, int n_threads):
-    """out[p] = sum_k data[k] w[indices[k], x_indices[p]] over the entries k of the row i of S that p belongs to.
-
-    dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i))
-
-    Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a batch:
-    sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to 16
-    parts of the neurons sum on their own and are added up in order.
-    """
-    cdef Py_ssize_t r, t, p, n_rows = rows.shape[0], d = w.shape[1], nnz = x_indices.shape[0]
-    cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096
-    cdef Py_ssize_t size = (n_rows + n_parts - 1) // n_parts
-    cdef const leaves_t *f = table()
-    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
-    cdef float *parts
-    if nnz == 0:
-        return
-    if n_rows == 0:
-        out[:] = 0
-        return
-    parts = <float *>calloc(n_parts * nnz, sizeof(float))
-    if parts == NULL:
-        raise MemoryError()
-    for t in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
-        for r in range(t * size, min((t + 1) * size, n_rows)):
-            _columns_of_neuron(f, w0 + rows[r] * d, &entries[starts[r]], &samples[starts[r]],
-                               starts[r + 1] - starts[r], &data[0], &x_indptr[0], &x_indices[0], parts + t * nnz)
-    for p in prange((nnz + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
-        _add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
-    free(parts)
+cdef void _columns_of_part(const leaves_t *f, const store_t *w, Py_ssize_t d, const int32_t *rows,
+                           const int64_t *starts, Py_ssize_t n_rows, const int32_t *entries, const int32_t *samples,
+                           const float *data, const int64_t *x_indptr, const int32_t *x_indices, float *wide,
+                           float *out) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(n_rows):
+        _columns_of_neuron(f, row_of(f, w, rows[r], d, wide), entries + starts[r], samples + starts[r],
+                           starts[r + 1] - starts[r], data, x_indptr, x_indices, out)
 
 
 cdef void _add_parts(const leaves_t *f, const float *parts, Py_ssize_t n_parts, Py_ssize_t stride, Py_ssize_t n,
@@ -172,6 +152,48 @@ cdef void _add_parts(const leaves_t *f, const float *parts, Py_ssize_t n_parts, 
     memcpy(out, parts, n * sizeof(float))
     for t in range(1, n_parts):
         f.axpy(1, parts + t * stride, out, n)
+
+
+def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
+                    const int32_t[::1] samples, const float[::1] data, w, const int64_t[::1] x_indptr,
+                    const int32_t[::1] x_indices, float[::1] out, int n_threads):
+    """out[p] = sum_k data[k] w[indices[k], x_indices[p]] over the entries k of the row i of S that p belongs to.
+
+    dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i)); where w is
+    bfloat16 each row is widened first, once.
+
+    Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a batch:
+    sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to 16
+    parts of the neurons sum on their own and are added up in order.
+    """
+    cdef Py_ssize_t t, p, n_rows = rows.shape[0], d = w.shape[1], nnz = x_indices.shape[0]
+    cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096
+    cdef Py_ssize_t size = (n_rows + n_parts - 1) // n_parts
+    cdef const leaves_t *f = table()
+    cdef store_t ws = store_of(w, False)
+    cdef float *parts
+    cdef float *wide = NULL
+    if nnz == 0:
+        return
+    if n_rows == 0:
+        out[:] = 0
+        return
+    n_parts = (n_rows + size - 1) // size
+    parts = <float *>calloc(n_parts * nnz, sizeof(float))
+    if ws.kind == STORE_BFLOAT:
+        wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
+    if parts == NULL or (wide == NULL and ws.kind == STORE_BFLOAT):
+        free(parts)
+        free(wide)
+        raise MemoryError()
+    for t in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        _columns_of_part(f, &ws, d, &rows[t * size], &starts[t * size], min(size, n_rows - t * size), &entries[0],
+                         &samples[0], &data[0], &x_indptr[0], &x_indices[0], part_of(wide, threadid() * d),
+                         parts + t * nnz)
+    for p in prange((nnz + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
+        _add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
+    free(parts)
+    free(wide)
 
 
 def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot, int32_t[::1] rows,

@@ -1,0 +1,66 @@
+"""How weights and the state of optimizers are stored: float32, or bfloat16 as the uint16 of its bits.
+
+bfloat16 is the upper half of a float32. It halves the memory that a row takes on its way to the processor; arithmetic
+stays in float32.
+"""
+from cython.parallel cimport prange
+from libc.stdint cimport int32_t, uint16_t
+
+from ._simd cimport STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, store_t, table
+
+
+cdef store_t store_of(object a, bint writable, Py_ssize_t d=-1) except *:
+    # The address and the kind of a C-contiguous array. With d given, one of shape (n, 1) holds one number for d of w.
+    cdef store_t s
+    cdef const float[::1] single
+    cdef const uint16_t[::1] half
+    s.data = NULL
+    s.kind = STORE_NONE
+    if a is None:
+        return s
+    if not a.flags.c_contiguous or (writable and not a.flags.writeable):
+        raise ValueError("the array must be C-contiguous, and writable where it is updated")
+    if a.dtype.char == "H":
+        half = a.reshape(-1)
+        s.kind = STORE_BFLOAT
+        if half.shape[0]:
+            s.data = <void *>&half[0]
+    else:
+        single = a.reshape(-1)
+        s.kind = STORE_ROW if d > 1 and a.ndim == 2 and a.shape[1] == 1 else STORE_FLOAT
+        if single.shape[0]:
+            s.data = <void *>&single[0]
+    return s
+
+
+def widen(const uint16_t[::1] x, float[::1] y):
+    """y = x, from bfloat16 to float32."""
+    if x.shape[0]:
+        table().widen(&x[0], &y[0], x.shape[0])
+
+
+def narrow(const float[::1] x, uint16_t[::1] y):
+    """y = x rounded to the nearest bfloat16, ties to even."""
+    if x.shape[0]:
+        table().narrow(&x[0], &y[0], x.shape[0])
+
+
+cdef void _centred_row(const leaves_t *f, const store_t *w, Py_ssize_t row, Py_ssize_t d, float bias,
+                       const float *offset, float *out) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef const float *values = row_of(f, w, row, d, out)
+    for k in range(d):
+        out[k] = values[k] - offset[k]
+    out[d] = bias - offset[d]
+
+
+def centred_rows(w, const float[::1] bias, const float[::1] offset, const int32_t[::1] rows, float[:, ::1] out,
+                 int n_threads):
+    """out[r] = (w[rows[r]], bias[rows[r]]) - offset, (len(rows), d + 1).   O(len(rows) d)"""
+    cdef Py_ssize_t r, n = rows.shape[0], d = out.shape[1] - 1
+    cdef store_t ws = store_of(w, False)
+    cdef const leaves_t *f = table()
+    for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        if r + 4 < n:
+            prefetch_row(&ws, rows[r + 4], d)
+        _centred_row(f, &ws, rows[r], d, bias[rows[r]], &offset[0], &out[r, 0])
