@@ -2,7 +2,7 @@
 
 usage: python -P bench/deep.py mnist TRAIN TEST         784-1000x5-10 at 7.5 %, and dense; loss curves, shares of a step
        python -P bench/deep.py wide TRAIN TEST          784-8192-8192-10 at 5 % and 1 %, and PyTorch dense
-       python -P bench/deep.py slide TRAIN TEST         SLIDE's settings on XMC text: DWTA, K = 6, L = 50; sets by sample
+       python -P bench/deep.py slide TRAIN TEST         SLIDE's settings on XMC text: DWTA, K = 6, L = 50
        options: --threads N --epochs N --only NAMES --max-batches N --json FILE --plot FILE
 
 TRAIN and TEST are XMC text; MNIST's values are divided by 255. Each contender runs in a process of its own with
@@ -74,15 +74,9 @@ def run_ours(name, args):
     losses = []
     step = net._train_step
     net._train_step = lambda *a: losses.append(step(*a)) or losses[-1]
-    measured = net._precision
-    def precision(*a):
-        p = measured(*a)
-        print(f"  {name}: {p:.4f}", file=sys.stderr, flush=True)
-        return p
-    net._precision = precision
     net.fit(X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size, validation=(X_test, Y_test),
             verbose=False)
-    del net._train_step, net._precision
+    del net._train_step
     result = {"seconds": sum(entry["seconds"] for entry in net.history) / args.epochs,
               "cpu": sum(entry["cpu_seconds"] for entry in net.history) / args.epochs,
               "accuracy": [entry["p_at_1"] for entry in net.history], "losses": [loss for loss, _ in losses]}

@@ -100,6 +100,31 @@ class SetSketches:
         _sketches.scan(q, self._blocks, self._factors, self._ids, len(self._ids), ids, scores, n_threads)
         return ids
 
+    def share(self, W, bias):
+        """Read these weights from now on: those of before, in another place."""
+        self._W, self._bias = W, bias
+
+    def tensors(self):
+        """The arrays of a file; the directions follow from the seed."""
+        return {"P": self._P, "Q": self._Q, "constant": self._constant, "shift": self._shift, "blocks": self._blocks,
+                "factors": self._factors, "signs": self._signs.astype(np.uint8)}
+
+    def restore(self, W, bias, tensors):
+        """Take what `tensors` gave, checked: a scan trusts it."""
+        n_in, n_bits = len(self._R) - 1, self.n_bits
+        wanted = {"P": (np.float32, (n_in + 1, n_bits)), "Q": (np.float32, (n_in, n_bits)),
+                  "constant": (np.float32, (n_bits,)), "shift": (np.float32, (n_bits,)),
+                  "blocks": (np.uint8, self._blocks.shape), "factors": (np.float32, self._factors.shape),
+                  "signs": (np.uint8, (len(self._sample), n_bits))}
+        for name, (dtype, shape) in wanted.items():
+            array = tensors[name]
+            if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(f"{name} must be finite {np.dtype(dtype)} of shape {shape}, got {array.dtype} "
+                                 f"{array.shape}")
+            setattr(self, f"_{name}", np.array(array, order="C"))
+        self._signs = self._signs.astype(bool)
+        self.share(W, bias)
+
     @property
     def nbytes(self):
         """Bytes of sketches and maps."""

@@ -5,6 +5,8 @@ import numpy as np
 
 from ._core import _buckets
 
+BUCKETS = ("ids", "start", "count", "room", "tail")
+
 
 class Tables:
     """Who shares buckets with whom. `slack` leaves room for neurons to move; `seed` draws the hash functions."""
@@ -77,6 +79,37 @@ class Tables:
                 return
             spare = np.empty((len(self.ids), self.ids.shape[1] // 2 + 64), np.int32)
             self.ids = np.concatenate([self.ids, spare], axis=1)
+
+    def tensors(self):
+        """The buckets as they are: neurons that moved stand in another order than after `build`."""
+        return {f"bucket_{name}": getattr(self, name) for name in BUCKETS}
+
+    def restore_buckets(self, tensors):
+        """Take what `tensors` gave, once the codes are restored. Moves trust it, so all of it is checked."""
+        arrays = {name: tensors[f"bucket_{name}"] for name in BUCKETS}
+        for name, a in arrays.items():
+            if a.shape != getattr(self, name).shape or a.dtype != np.int32:
+                raise ValueError(f"bucket_{name} must be int32 of shape {getattr(self, name).shape}, got {a.dtype} "
+                                 f"{a.shape}")
+        for t, (ids, start, count, room) in enumerate(zip(*(arrays[name] for name in BUCKETS[:4]), strict=True)):
+            codes, tail = self.codes[:, t], arrays["tail"][t]
+            if min(start.min(), count.min(), room.min()) < 0 or (count > room).any():
+                raise ValueError(f"the buckets of table {t} have impossible sizes")
+            used = np.flatnonzero(room)  # in the order of their places no bucket may reach into the next
+            used = used[np.argsort(start[used], kind="stable")]
+            ends = start[used].astype(np.int64) + room[used]
+            if not 0 <= tail <= len(ids) or (ends[:-1] > start[used][1:]).any() or (len(ends) and ends[-1] > tail):
+                raise ValueError(f"the buckets of table {t} overlap")
+            bucket = np.repeat(np.arange(len(count)), count)
+            within = np.arange(len(bucket)) - np.repeat(np.cumsum(count) - count, count)
+            found = ids[start[bucket] + within]
+            if not np.array_equal(np.sort(found), np.flatnonzero(codes >= 0)) or (codes[found] != bucket).any():
+                raise ValueError(f"the buckets of table {t} contradict the codes")
+        for name, a in arrays.items():
+            setattr(self, name, np.array(a, order="C"))
+
+    def __getstate__(self):
+        return self.__dict__ | {"_seen": self._seen[:0], "_keys": self._keys[:0]}  # scratch memory
 
     def _scratch(self, n_threads):
         if len(self._seen) < n_threads:

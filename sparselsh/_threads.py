@@ -1,21 +1,33 @@
-"""How many threads the kernels use where a call does not say."""
+"""How many threads the kernels use where a call does not say, and one Python thread at a time where state is shared.
+
+A forked child has none of the threads that the kernels of its parent had started, and GNU OpenMP would wait for them
+for ever. One thread needs no others: so that is what the kernels use there. Results do not depend on it.
+"""
+import functools
 import os
+import threading
+import weakref
 
 from . import _validation as check
 
 _default = None
+_several_used = False  # whether kernels may have started threads in this process, or had in a parent that forked it
+_forked = False  # whether this process was forked from one where they had
+_locks = weakref.WeakSet()
 
 
 def get_num_threads():
     """Number of threads a kernel uses by default.
 
     The number given to :func:`set_num_threads`, or else OMP_NUM_THREADS, or else the number of
-    processors this process may run on.
+    processors this process may run on. Always 1 in a process that was forked after kernels had run with several.
 
     Returns
     -------
     int
     """
+    if _forked:
+        return 1
     if _default is not None:
         return _default
     try:
@@ -47,4 +59,49 @@ def set_num_threads(n):
 
 def resolve(n_threads):
     """The number of threads for one call."""
-    return get_num_threads() if n_threads is None else n_threads
+    global _several_used
+    n_threads = get_num_threads() if n_threads is None else n_threads
+    if n_threads > 1:
+        if _forked:
+            return 1
+        _several_used = True
+    return n_threads
+
+
+class Lock:
+    """Held by the Python thread that uses an object; copies and pickles have one of their own."""
+
+    def __init__(self):
+        self._lock = threading.RLock()
+        _locks.add(self)
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *error):
+        self._lock.release()
+
+    def __reduce__(self):
+        return Lock, ()
+
+
+def one_at_a_time(method):
+    """Let a method of an object with a `_lock` wait until no other Python thread is in one."""
+
+    @functools.wraps(method)
+    def locked(self, *args, **kwargs):
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
+
+def _after_fork():
+    global _forked
+    _forked = _several_used
+    for lock in list(_locks):  # a thread that held one does not exist here
+        lock._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

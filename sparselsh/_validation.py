@@ -184,6 +184,18 @@ def vector(values, name, length):
     return out
 
 
+def sample_weight(values, n_rows):
+    """Weights of the rows, finite and not below zero, as float32; None for none."""
+    if values is None:
+        return None
+    values = vector(values, "sample_weight", n_rows)
+    if values.size and values.min() < 0:
+        raise ValueError(f"sample_weight must be at least 0, got {values.min():g} at entry {values.argmin()}")
+    if values.size and not values.any():
+        raise ValueError("sample_weight must be above 0 for one row at least, got zeros alone")
+    return values
+
+
 def ids(values, name, bound, *, unique=False):
     """One-dimensional int32 ids in 0..bound-1."""
     values = _array(values, name)

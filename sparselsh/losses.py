@@ -14,13 +14,15 @@ __all__ = ["BinaryCrossEntropy", "MeanSquaredError", "SoftmaxCrossEntropy"]
 class _Loss:
     """Calls a kernel over rows of logits, of whichever kind; a subclass names the kernel."""
 
-    def __call__(self, output, labels, *, n_threads=1):
+    def __call__(self, output, labels, *, sample_weight=None, n_threads=1):
         """The loss, and its gradient in the form of the output, in its memory.
 
         Parameters
         ----------
         output : ndarray (n, n_out), BatchActive or CSR
         labels : CSR of shape (n, n_out)
+        sample_weight : None or ndarray of shape (n,), float32
+            Factors of the losses of the samples, and so of their gradients. The mean is over n, not over their sum.
 
         Returns
         -------
@@ -32,6 +34,12 @@ class _Loss:
         n = len(offsets) - 1
         losses = np.zeros(n, np.float32)
         self._apply(offsets, z.reshape(-1), labels, positions, 1 / max(n, 1), losses, n_threads)
+        if sample_weight is not None:
+            losses *= sample_weight
+            if isinstance(output, CSR):
+                z *= np.repeat(sample_weight, np.diff(offsets))
+            else:
+                z *= sample_weight[:, None]
         return float(losses.mean(dtype=np.float64)) if n else 0.0, z
 
     def __repr__(self):

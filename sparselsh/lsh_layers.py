@@ -193,10 +193,7 @@ class LSHLinear(Linear):
 
     def _build_tables(self, step):
         if self._tables is None:
-            family = self.family if self.family is not None else default_family(self.n_out)
-            by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
-            self._tables = LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True,
-                                    random_state=self._seed)
+            self._tables = self._new_tables()
         self._tables.n_threads = step.n_threads
         self._tables.rebuild(self.weight, self.bias)
         if step.tally is not None:
@@ -207,6 +204,14 @@ class LSHLinear(Linear):
         """Multiply-adds of hashing a dimension of an input; for families that compare, the comparisons."""
         family = self._tables.family
         return family.tables * getattr(family, "bits", getattr(family, "bins", 1))
+
+    def _new_tables(self):
+        family = self.family if self.family is not None else default_family(self.n_out)
+        by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
+        return LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
+
+    def _new_searcher(self, n_threads):
+        return LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches", n_threads=n_threads)
 
     def updated(self, pairs):
         for parameter, gradient in pairs:
@@ -226,8 +231,7 @@ class LSHLinear(Linear):
         n_changed = np.count_nonzero(self._changed) if self._searcher is not None else self.n_out
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
-            self._searcher = LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches",
-                                      n_threads=n_threads)
+            self._searcher = self._new_searcher(n_threads)
             self._searcher.rebuild(self.weight, self.bias, queries)
             self._changed = np.zeros(self.n_out, bool)
         elif n_changed:
@@ -486,6 +490,48 @@ class LSHLinear(Linear):
 
     def settle(self):
         self._tables = self._sets = self._searcher = None
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        for index in (self._tables, self._searcher):
+            if index is not None:  # it reads the weights, and copying has made a view into an array of its own
+                index.share(self.weight, self.bias)
+        if self._sets is not None:
+            self._sets.share(self._w.value, self.bias)
+
+    def index_state(self):
+        arrays, plain = {}, {"step_number": self._step_number, "chosen_plan": self.chosen_plan,
+                             "clock": None if self._clock is None else self._clock.state()}
+        for name, index in (("tables", self._tables), ("searcher", self._searcher)):
+            if index is not None and not (name == "tables" and self._inserts):  # labels that were added are not kept
+                tensors, plain[name] = index.state()
+                arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
+        if self._searcher is not None:
+            arrays["changed"] = self._changed.astype(np.uint8)
+        if self._sets is not None:
+            arrays |= {f"sets.{key}": a for key, a in self._sets.tensors().items()}
+        return arrays, plain
+
+    def restore_index(self, arrays, plain):
+        self._step_number = check.integer(plain["step_number"], "step_number", minimum=0, maximum=2**62)
+        if plain["chosen_plan"] is not None:
+            self.chosen_plan = check.choice(plain["chosen_plan"], "chosen_plan", _plans.PLANS)
+        if plain["clock"] is not None:
+            self._clock = self._rebuild.start()
+            self._clock.restore(plain["clock"])
+        parts = {kind: {key.removeprefix(kind + "."): a for key, a in arrays.items() if key.startswith(kind + ".")}
+                 for kind in ("tables", "searcher", "sets")}
+        indexes = {"tables": self._new_tables(), "searcher": self._new_searcher(None)}
+        for name, index in indexes.items():
+            if name in plain:
+                setattr(self, "_" + name, index.take_state(self.weight, self.bias, parts[name], plain[name]))
+        if parts["sets"]:
+            self._sets = SetSketches(self.sketch_bits, self.n_out, self.n_in, self._seed)
+            self._sets.restore(self._w.value, self.bias, parts["sets"])
+        if self._searcher is not None:
+            if arrays["changed"].shape != (self.n_out,):
+                raise ValueError(f"changed must have shape {(self.n_out,)}, got {arrays['changed'].shape}")
+            self._changed = arrays["changed"].astype(bool)
 
     @classmethod
     def from_config(cls, config):

@@ -11,11 +11,12 @@ import numpy as np
 from . import _bfloat, schedules
 from . import _validation as check
 from ._core import _updates
+from ._html import Shown
 
 __all__ = ["SGD", "Adam"]
 
 
-class _Optimizer:
+class _Optimizer(Shown):
     """Walks (parameter, gradient) pairs; a subclass says which rule applies and how much state it keeps."""
 
     n_states = 0
@@ -26,6 +27,7 @@ class _Optimizer:
         self.schedule = schedules.checked(schedule)
         self.clip_norm = None if clip_norm is None else check.number(clip_norm, "clip_norm", above=0)
         self.grad_norm = None
+        self.missing_schedule = None  # of an optimizer from a file: what its schedule was, if that was a function
         self.state_dtype = check.choice(state_dtype, "state_dtype", _bfloat.DTYPES)
         self.n_steps = 0
         self._state = {}
@@ -86,6 +88,26 @@ class _Optimizer:
         if self.second_moment == "row" and n_columns > 1:
             states[1] = np.zeros((n_rows, 1), np.float32)
         return states
+
+    def arrays_of(self, parameter):
+        """The state that is kept for a parameter, for a file; none where it was not stepped yet."""
+        return [a for a in self._states_of(parameter) if a is not None] if id(parameter) in self._state else []
+
+    def take_arrays(self, parameter, arrays):
+        """What `arrays_of` gave."""
+        wanted = [(a.dtype, a.shape) for a in self._new_states(*parameter.value.shape)]
+        if [(a.dtype, a.shape) for a in arrays] != wanted:
+            raise ValueError(f"the state of the optimizer must be {', '.join(f'{d} {s}' for d, s in wanted)}, got "
+                             f"{', '.join(f'{a.dtype} {a.shape}' for a in arrays)}")
+        self._state[id(parameter)] = (parameter, parameter.flipped, [np.array(a, order="C") for a in arrays])
+
+    def __getstate__(self):
+        # ids are others in a copy or after pickling; the parameters come along
+        return self.__dict__ | {"_state": list(self._state.values())}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._state = {id(entry[0]): entry for entry in self._state}
 
 
 def _flipped(state, shape):

@@ -39,6 +39,16 @@ class _Clock:
         """Whether labels that were not found are put into the buckets where their inputs look."""
         return False
 
+    def state(self):
+        """Where the clock stands, as plain values, for a checkpoint."""
+        return {"interval": self._interval, "next": None if self._next == -math.inf else self._next}
+
+    def restore(self, state):
+        """Take what `state` gave."""
+        self._interval = check.number(state["interval"], "interval", above=0)
+        following = state["next"]
+        self._next = -math.inf if following is None else check.integer(following, "next", minimum=0, maximum=2**62)
+
 
 @dataclass(frozen=True)
 class AtOnce:
@@ -135,6 +145,10 @@ class _DriftClock(_Clock):
         self._built = True
         return build
 
+    def restore(self, state):
+        super().restore(state)
+        self._built = self._next > -math.inf
+
 
 @dataclass(frozen=True)
 class OnDrift:
@@ -179,6 +193,12 @@ class _FrozenClock(_Clock):
 
     def inserts(self, epoch):
         return epoch >= self._policy.epochs
+
+    def state(self):
+        return self._before.state()
+
+    def restore(self, state):
+        self._before.restore(state)
 
 
 @dataclass(frozen=True)

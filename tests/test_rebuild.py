@@ -50,6 +50,10 @@ def test_one_policy_serves_layers_without_mixing_them_and_a_file_keeps_it(policy
     steps = [first.due(step, 0, lambda: 1.0) for step in range(20)]
     assert [second.due(step, 0, lambda: 1.0) for step in range(20)] == steps
     assert rebuild.from_config(rebuild.config(policy)) == policy
+    third = policy.start()
+    third.restore(first.state())
+    later = range(20, 60)
+    assert [third.due(step, 0, lambda: 0.5) for step in later] == [first.due(step, 0, lambda: 0.5) for step in later]
     assert copy.deepcopy(first).due(10**6, 0, lambda: 1.0) == first.due(10**6, 0, lambda: 1.0)
 
 

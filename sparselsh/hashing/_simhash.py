@@ -3,6 +3,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _hashing
+from .._html import Shown
 from ._projections import Gaussian, Rotations, SparseSigns
 from ._rows import checked_rows, chunks
 
@@ -10,7 +11,7 @@ PROJECTIONS = {"gaussian": Gaussian, "sparse": SparseSigns, "orthogonal": Rotati
 CHUNK = 1024  # rows projected at a time: the projections stay in cache until they are packed
 
 
-class SimHash:
+class SimHash(Shown):
     """Signs of random projections, `bits` of them packed to the bucket number of a table.
 
     Parameters
