@@ -42,7 +42,7 @@ def sparse_layers(what, name, n_in, n_out):
     import sparselsh as sl
 
     if what == "slide":
-        return [sl.Linear(n_in, 128, activation="relu"),
+        return [sl.Linear(n_in, 128),
                 sl.LSHLinear(128, n_out, density=0.005, active="sample", family=sl.DWTA(bins=6, tables=50, bin_size=8),
                              rebuild=sl.rebuild.Exponential(50, 0.1))]
     widths = [n_in, *([1000] * 5 if what == "mnist" else [8192] * 2)]
