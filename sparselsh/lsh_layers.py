@@ -68,6 +68,8 @@ class LSHLinear(Linear):
         whether inputs are read as dense or as sparse. :meth:`Network.profile` shows choice and costs.
     dropout : float
         As in Linear. Not for the output layer.
+    recall : float
+        Share of the five best outputs that `topk` is to find.
     init_scale, dtype
         As in Linear.
 
@@ -79,7 +81,7 @@ class LSHLinear(Linear):
 
     def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
                  policy=None, sketch_bits=128, oversample=2, min_count=1, n_probes=1, fill=True, rebuild=None,
-                 plan="auto", init_scale=None, dropout=0.0, dtype="float32"):
+                 plan="auto", recall=0.995, init_scale=None, dropout=0.0, dtype="float32"):
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dropout=dropout, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
@@ -101,6 +103,7 @@ class LSHLinear(Linear):
         self.plan = check.choice(plan, "plan", _plans.PLANS)
         self.chosen_plan = None  # what "auto" has chosen
         self.plan_costs = {}  # and its estimates: nanoseconds a step
+        self.recall = check.number(recall, "recall", above=0, below=1)
         self._tables = None  # the index for training: hash tables
         self._sets = None  # or sketches
         self._clock = None
@@ -114,10 +117,29 @@ class LSHLinear(Linear):
         self._seed = 0
 
     @classmethod
-    def from_dense(cls, W, bias=None, **options):
-        """A layer with trained weights W of shape (n_out, n_in) and a bias of shape (n_out,)."""
+    def from_dense(cls, W, bias=None, *, queries=None, **options):
+        """A layer with trained weights.
+
+        Parameters
+        ----------
+        W : array of shape (n_out, n_in)
+        bias : array of shape (n_out,) or None
+        queries : array of shape (n_queries, n_in) or None
+            Inputs like those that will be asked, some hundreds: the search of `topk` is calibrated on 1,024 of them for
+            the layer's `recall`. Without, it computes max(20 k, n_out / 100 but 128 to 1,024) neurons.
+        **options
+            As for the class: `recall`, `activation` and others.
+
+        Returns
+        -------
+        LSHLinear
+        """
         W = check.dense(W, "W")
-        return cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+        layer = cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+        if queries is not None:
+            queries = check.dense(queries, "queries", n_columns=layer.n_in)
+            layer._inputs = np.array(queries[::max(1, -(-len(queries) // N_INPUTS))])
+        return layer
 
     def initialize(self, rng, sparse_input=False, input_share=1.0):
         super().initialize(rng, input_share=input_share)
@@ -195,7 +217,7 @@ class LSHLinear(Linear):
         if self._tables is None:
             self._tables = self._new_tables()
         self._tables.n_threads = step.n_threads
-        self._tables.rebuild(self.weight, self.bias)
+        self._tables.rebuild(self._w.value, self.bias)
         if step.tally is not None:
             step.tally.hashing(self.n_out * self.n_in * self._n_projections, 4 * self._w.value.size, rebuilt=True)
 
@@ -211,7 +233,7 @@ class LSHLinear(Linear):
         return LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
 
     def _new_searcher(self, n_threads):
-        return LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches", n_threads=n_threads)
+        return LSHIndex(None, recall=self.recall, random_state=self._seed, plan="sketches", n_threads=n_threads)
 
     def updated(self, pairs):
         for parameter, gradient in pairs:
@@ -232,7 +254,7 @@ class LSHLinear(Linear):
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
             self._searcher = self._new_searcher(n_threads)
-            self._searcher.rebuild(self.weight, self.bias, queries)
+            self._searcher.rebuild(self._w.value, self.bias, queries)
             self._changed = np.zeros(self.n_out, bool)
         elif n_changed:
             self._searcher.n_threads = n_threads
@@ -495,7 +517,7 @@ class LSHLinear(Linear):
         self.__dict__.update(state)
         for index in (self._tables, self._searcher):
             if index is not None:  # it reads the weights, and copying has made a view into an array of its own
-                index.share(self.weight, self.bias)
+                index.share(self._w.value, self.bias)
         if self._sets is not None:
             self._sets.share(self._w.value, self.bias)
 
@@ -504,7 +526,7 @@ class LSHLinear(Linear):
                              "clock": None if self._clock is None else self._clock.state()}
         for name, index in (("tables", self._tables), ("searcher", self._searcher)):
             if index is not None and not (name == "tables" and self._inserts):  # labels that were added are not kept
-                tensors, plain[name] = index.state()
+                tensors, plain[name] = index.state(exactly=True)
                 arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
         if self._searcher is not None:
             arrays["changed"] = self._changed.astype(np.uint8)
@@ -524,7 +546,7 @@ class LSHLinear(Linear):
         indexes = {"tables": self._new_tables(), "searcher": self._new_searcher(None)}
         for name, index in indexes.items():
             if name in plain:
-                setattr(self, "_" + name, index.take_state(self.weight, self.bias, parts[name], plain[name]))
+                setattr(self, "_" + name, index.take_state(self._w.value, self.bias, parts[name], plain[name]))
         if parts["sets"]:
             self._sets = SetSketches(self.sketch_bits, self.n_out, self.n_in, self._seed)
             self._sets.restore(self._w.value, self.bias, parts["sets"])
@@ -550,7 +572,7 @@ class LSHLinear(Linear):
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
             "policy": self.policy, "sketch_bits": self.sketch_bits, "oversample": self.oversample,
             "min_count": self.min_count, "n_probes": self.n_probes, "plan": self.plan,
-            "chosen_plan": self.chosen_plan, "rebuild": rebuild_policies.config(self.rebuild),
+            "chosen_plan": self.chosen_plan, "rebuild": rebuild_policies.config(self.rebuild), "recall": self.recall,
         }
 
     def __repr__(self):
