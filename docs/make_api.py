@@ -21,11 +21,15 @@ from sparselsh import (
     network,
     optim,
     pretrained,
+    profiling,
+    rebuild,
     report,
+    schedules,
 )
 
 MODULES = {
     "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
+    "Schedules": schedules, "When tables are rebuilt": rebuild, "Profiles": profiling,
     "Pretrained networks": pretrained, "Networks that are served": inference,
     "Layers of PyTorch models": sparselsh.torch, "Conversion reports": report,
     "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics, "Callbacks": callbacks,
@@ -36,7 +40,8 @@ INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "i
             "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
             "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
             "LSHIndex.state", "take_state", "share", "runs_last",
-            "look_for", "state", "from_state", "checked", "hidden", "architecture"}
+            "look_for", "state", "from_state", "checked", "hidden", "architecture", "start",
+            "momentum_at", "plan_report", "fresh", "drift", "insert", "output_share"}
 
 
 def sentence(thing):
@@ -84,7 +89,7 @@ def main():
     print("| `sl.__version__` | The version |")
     for title, module in MODULES.items():
         print(f"\n## {title}\n\n| | |\n|---|---|")
-        whole = module in (datasets, metrics, callbacks, estimators, sparselsh.torch)
+        whole = module in (datasets, metrics, callbacks, estimators, sparselsh.torch, schedules, rebuild)
         place = f"sl.{module.__name__.rpartition('.')[2]}." if whole else "sl."
         for name in module.__all__:
             thing = getattr(module, name)

@@ -6,7 +6,7 @@
 
 Weights are dense and activations sparse. See https://github.com/sparselsh/sparselsh for the guide.
 """
-from . import callbacks, datasets, metrics
+from . import callbacks, datasets, metrics, rebuild, schedules
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
@@ -56,5 +56,7 @@ __all__ = [
     "get_num_threads",
     "load",
     "metrics",
+    "rebuild",
+    "schedules",
     "set_num_threads",
 ]

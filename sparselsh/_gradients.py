@@ -1,13 +1,14 @@
 """What layers hand to optimizers: parameters, and gradients that know the rows they touch.
 
 A gradient's `apply` calls the kernel that sums it and updates the rows in one go, so that layers need not
-know optimizers nor optimizers layers.
+know optimizers nor optimizers layers. For clipping, `squared_norm` sums it once without touching a weight, and `scale`
+multiplies one of its two factors.
 """
 from typing import NamedTuple
 
 import numpy as np
 
-from ._core import _gemm, _updates
+from ._core import _gemm, _norms, _updates
 from ._csr import CSR
 
 
@@ -32,6 +33,12 @@ class Parameter:
         self.flipped = not self.flipped
 
 
+def _flat_squares(values, n_threads):
+    out = np.empty(-(-values.size // _norms.RUN))
+    _norms.squares(values.reshape(-1), out, n_threads)
+    return out.sum()
+
+
 class DenseGradient(NamedTuple):
     """A gradient of all rows."""
 
@@ -47,6 +54,12 @@ class DenseGradient(NamedTuple):
         flat = [a if a is None else a.reshape(-1) for a in (w, m, v)]
         _updates.update_all(rule, *flat, self.value.reshape(-1), n_threads)
 
+    def squared_norm(self, n_threads):
+        return _flat_squares(self.value, n_threads)
+
+    def scale(self, factor):
+        np.multiply(self.value, np.float32(factor), out=self.value)
+
 
 class RowGradient(NamedTuple):
     """value[r] is the gradient of row rows[r]; rows are distinct."""
@@ -56,6 +69,12 @@ class RowGradient(NamedTuple):
 
     def apply(self, rule, w, m, v, n_threads):
         _updates.update_rows(rule, w, m, v, self.rows, self.value, n_threads)
+
+    def squared_norm(self, n_threads):
+        return _flat_squares(self.value, n_threads)
+
+    def scale(self, factor):
+        np.multiply(self.value, np.float32(factor), out=self.value)
 
 
 class ActiveGradient(NamedTuple):
@@ -68,6 +87,14 @@ class ActiveGradient(NamedTuple):
     def apply(self, rule, w, m, v, n_threads):
         _gemm.active_update(rule, w, m, v, self.rows, self.d_out, self.x, n_threads)
 
+    def squared_norm(self, n_threads):
+        out = np.empty(len(self.rows))
+        _norms.active_squares(self.d_out, self.x, out, n_threads)
+        return out.sum()
+
+    def scale(self, factor):
+        np.multiply(self.d_out, np.float32(factor), out=self.d_out)
+
 
 class Groups(NamedTuple):
     """The transposed pattern of a sparse matrix, touched columns only (see _products.group_columns)."""
@@ -79,11 +106,15 @@ class Groups(NamedTuple):
 
 
 class ProductGradient(NamedTuple):
-    """S^T x, never stored: S as groups and data, x dense (n, d) or CSR."""
+    """S^T x, never stored: S as groups and data, x dense (n, d) or CSR.
+
+    One of the factors is the gradient of the outputs, the other the input: `x_is_gradient` says which.
+    """
 
     groups: Groups
     data: np.ndarray
     x: np.ndarray | CSR
+    x_is_gradient: bool = False
 
     @property
     def rows(self):
@@ -95,3 +126,17 @@ class ProductGradient(NamedTuple):
                                         self.x.data, n_threads)
         else:
             _updates.update_grouped(rule, w, m, v, *self.groups, self.data, self.x, n_threads)
+
+    def squared_norm(self, n_threads):
+        out = np.empty(len(self.groups.rows))
+        groups = self.groups[1:]
+        if isinstance(self.x, CSR):
+            _norms.grouped_squares_csr(*groups, self.data, self.x.indptr, self.x.indices, self.x.data,
+                                       self.x.n_columns, out, n_threads)
+        else:
+            _norms.grouped_squares(*groups, self.data, self.x, out, n_threads)
+        return out.sum()
+
+    def scale(self, factor):
+        d_out = self.x if self.x_is_gradient else self.data
+        np.multiply(d_out, np.float32(factor), out=d_out)

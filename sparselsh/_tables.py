@@ -65,6 +65,21 @@ class Tables:
         self.codes = np.ascontiguousarray(codes)
         self.build(n_threads)
 
+    def insert(self, Q, samples, neurons, n_threads):
+        """Add neurons[k] to the buckets of Q[samples[k]] in all tables, beside that of its own code.
+
+        A table that has no room left is given half as much again. `build` forgets what was added.
+        """
+        codes = self.family.hash(Q, n_threads=n_threads)
+        full = np.empty(len(self.ids), np.uint8)
+        while len(samples):
+            _buckets.insert(codes, samples, neurons, self.ids, self.start, self.count, self.room, self.tail, full,
+                            n_threads)
+            if not full.any():
+                return
+            spare = np.empty((len(self.ids), self.ids.shape[1] // 2 + 64), np.int32)
+            self.ids = np.concatenate([self.ids, spare], axis=1)
+
     def tensors(self):
         """The buckets as they are: neurons that moved stand in another order than after `build`."""
         return {f"bucket_{name}": getattr(self, name) for name in BUCKETS}

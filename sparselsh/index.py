@@ -459,6 +459,16 @@ class LSHIndex:
         if self._sketches is not None:
             self._sketches.remove(rows)
 
+    def drift(self, rows):
+        """Share of the codes of the neurons `rows` that hashing them now would change; for trusted ids."""
+        codes = self._tables.family.hash(self._vectors(rows), n_threads=resolve(self.n_threads))
+        return float((codes != self._tables.codes[rows]).mean()) if len(rows) else 0.0
+
+    def insert(self, X, samples, neurons):
+        """Add neuron neurons[k] to the buckets that input X[samples[k]] looks into; trusted, for training."""
+        n_threads = resolve(self.n_threads)
+        self._tables.insert(self._transform.queries(X, n_threads), samples, neurons, n_threads)
+
     def _vectors(self, rows):
         return self._transform.neurons(self._W, self._bias, resolve(self.n_threads), rows)
 

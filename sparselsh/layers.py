@@ -15,14 +15,13 @@ import numpy as np
 
 from . import _bfloat
 from . import _validation as check
-from ._core import _products, _select
+from ._core import _active, _products, _select
 from ._csr import CSR
 from ._gradients import DenseGradient, Groups, Parameter, ProductGradient
 from ._html import Shown
 from ._linalg import matmul, row_chunks
 
 __all__ = ["Linear"]
-
 
 
 class Step(NamedTuple):
@@ -33,6 +32,7 @@ class Step(NamedTuple):
     seed: int = 0
     need_input_gradient: bool = True
     n_threads: int = 1
+    tally: object = None  # sparselsh.profiling.Tally, which counts what is computed, or None
 
 
 class BatchActive(NamedTuple):
@@ -52,12 +52,21 @@ class Linear(Shown):
     activation : None or "relu"
     init_scale : float or None
         Expected norm of the weights of one input at the start. None for 2.5 where the input is sparse (an input of
-        unit norm then gives hidden units of a useful size whatever n_in is), and for He's variance 2 / n_in
-        before a ReLU, 1 / n_in else, where it is dense.
+        unit norm then gives hidden units of a useful size whatever n_in is), for He's variance 2 / n_in
+        before a ReLU, 1 / n_in else, where it is dense, and for more after a layer that leaves few outputs: so much
+        that the outputs of this layer spread as those of that one did.
+    dropout : float
+        Share of the outputs that is set to zero in training, the others divided by 1 - dropout; for hidden layers.
+        What is dropped depends on the step and the place alone, not on the number of threads.
     dtype : {"float32", "bfloat16"}
         How the weights are stored: bfloat16 takes half the memory, and 8 binary digits of each weight. All arithmetic
         is in float32; what an update stores is rounded up or down at random, without a bias, so that small steps
         add up. The bias is float32.
+
+    References
+    ----------
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 2014, section 10.
+    He et al., "Delving deep into rectifiers", 2015, equation 10.
 
     Attributes
     ----------
@@ -68,11 +77,12 @@ class Linear(Shown):
         A view.
     """
 
-    def __init__(self, n_in, n_out, *, activation=None, init_scale=None, dtype="float32"):
+    def __init__(self, n_in, n_out, *, activation=None, init_scale=None, dropout=0.0, dtype="float32"):
         self.n_in = check.integer(n_in, "n_in")
         self.n_out = check.integer(n_out, "n_out")
         self.activation = None if activation is None else check.choice(activation, "activation", ("relu",))
         self.init_scale = None if init_scale is None else check.number(init_scale, "init_scale", minimum=0)
+        self.dropout = check.number(dropout, "dropout", minimum=0, below=1)
         self.dtype = check.choice(dtype, "dtype", _bfloat.DTYPES)
         self._w = self._b = None
         self._slot = None
@@ -96,12 +106,19 @@ class Linear(Shown):
         """Whether the layer has weights."""
         return self._w is not None
 
-    def initialize(self, rng, sparse_input=False):
-        """Draw the weights."""
+    @property
+    def output_share(self):
+        """Share of the outputs that are computed and may differ from zero before the activation."""
+        return 1.0
+
+    def initialize(self, rng, sparse_input=False, input_share=1.0):
+        """Draw the weights. `input_share` is the `output_share` of the layer before."""
         if self.init_scale is not None:
             sigma = self.init_scale / math.sqrt(self.n_out)
         elif sparse_input:
             sigma = 2.5 / math.sqrt(self.n_out)
+        elif input_share < 1:
+            sigma = 1 / math.sqrt(self.n_in * _second_moment_of_best(input_share))
         else:
             sigma = math.sqrt((2 if self.activation == "relu" else 1) / self.n_in)
         shape = (self.n_in, self.n_out) if sparse_input else (self.n_out, self.n_in)
@@ -131,13 +148,21 @@ class Linear(Shown):
     def forward(self, x, step):
         """The outputs of all neurons, (n, n_out)."""
         out, backprop = self._forward_sparse(x, step) if isinstance(x, CSR) else self._forward_dense(x, step)
-        if self.activation is None:
+        drops = step.training and self.dropout
+        positive = None
+        if self.activation == "relu":
+            np.maximum(out, 0, out=out)
+            positive = out > 0 if step.training else None  # a loss writes its gradient over the outputs
+        if drops:
+            _active.drop_dense(out, step.seed, self.dropout, step.n_threads)
+        if positive is None and not drops:
             return out, backprop
-        np.maximum(out, 0, out=out)
-        positive = out > 0 if step.training else None  # a loss writes its gradient over the outputs
 
         def backprop_activation(d_out):
-            d_out *= positive
+            if drops:
+                _active.drop_dense(d_out, step.seed, self.dropout, step.n_threads)
+            if positive is not None:
+                d_out *= positive
             return backprop(d_out)
 
         return out, backprop_activation
@@ -146,6 +171,8 @@ class Linear(Shown):
         out = self._buffer("out", (len(x), self.n_out))
         w, flipped, n_threads = self._w.value, self._w.flipped, step.n_threads
         matmul(x, w, n_threads, transpose_b=not flipped, bias=self.bias, out=out)
+        if step.tally is not None:
+            step.tally.products(len(x) * w.size, w.size, w.size, step)
 
         def backprop(d_out):
             left, right = (x, d_out) if flipped else (d_out, x)
@@ -160,6 +187,8 @@ class Linear(Shown):
             self._w.flip()
         out = self._buffer("out", (x.shape[0], self.n_out))
         _products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out, step.n_threads)
+        if step.tally is not None:
+            step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out, len(np.unique(x.indices)) * self.n_out, step)
 
         def backprop(d_out):
             groups = self._group(x)
@@ -169,7 +198,7 @@ class Linear(Shown):
                 dx = np.empty(x.nnz, np.float32)
                 no_bias = np.zeros(self.n_in, np.float32)
                 _products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx, step.n_threads)
-            return dx, [(self._w, ProductGradient(groups, x.data, d_out)),
+            return dx, [(self._w, ProductGradient(groups, x.data, d_out, x_is_gradient=True)),
                         (self._b, DenseGradient(d_out.sum(axis=0)))]
 
         return out, backprop
@@ -197,8 +226,12 @@ class Linear(Shown):
     def updated(self, pairs):
         """Called after an optimizer step with this layer's (parameter, gradient) pairs."""
 
-    def prepare(self, step_number):
-        """Called before a training step."""
+    def prepare(self, step_number, epoch=0):
+        """Called before a training step, with the steps and whole epochs trained so far."""
+
+    def plan_report(self):
+        """The plan in use, and why, in words; for :meth:`Network.profile`."""
+        return "dense", ""
 
     def topk(self, x, k, *, exact=False, n_threads=1):
         """Ids and scores of the k largest outputs of each row, (n, k) each."""
@@ -244,10 +277,19 @@ class Linear(Shown):
     def config(self):
         """What makes the layer again but for its weights; plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
-                "init_scale": self.init_scale, "dtype": self.dtype}
+                "init_scale": self.init_scale, "dropout": self.dropout, "dtype": self.dtype}
 
     def __getstate__(self):
         return self.__dict__ | {"_buffers": {}, "_slot": None}  # scratch memory
 
     def __repr__(self):
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"
+
+
+def _second_moment_of_best(share):
+    """E[z^2; z among the largest `share`] of a standard Gaussian: s + t phi(t), t the quantile at 1 - s."""
+    from statistics import NormalDist  # for those who stack sparse layers
+
+    normal = NormalDist()
+    t = normal.inv_cdf(1 - min(share, 0.5))  # of an output below zero a ReLU leaves nothing
+    return min(share, 0.5) + t * normal.pdf(t)

@@ -1,11 +1,14 @@
 """LSHLinear: the layer that computes only the neurons that hashing finds."""
 import numpy as np
 
+from . import _plans
 from . import _validation as check
-from ._core import _gemm, _products, _select, _updates
+from . import rebuild as rebuild_policies
+from ._core import _active, _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
-from ._linalg import NO_BIAS
+from ._linalg import NO_BIAS, matmul
+from ._set_sketches import SetSketches
 from ._table_choice import default_family
 from .hashing import FAMILIES, CrossPolytope, SimHash
 from .index import LSHIndex
@@ -13,9 +16,11 @@ from .layers import BatchActive, Linear
 
 __all__ = ["LSHLinear"]
 
+POLICIES = ("sketches", "top", "score", "vanilla")
 NO_LABELS = np.zeros(0, np.int32)
 N_INPUTS = 1024  # inputs kept of the last steps: a sample to set up the search with
 FEW_NEURONS = 4096  # below, computing all of them is as fast as a search
+DRIFT_SAMPLE = 256  # neurons that are hashed again to see how far the tables are behind
 
 
 class LSHLinear(Linear):
@@ -41,15 +46,28 @@ class LSHLinear(Linear):
         of SimHash with buckets of about forty.
     candidates : int
         Neurons that the tables give for each sample of a batch that shares its set.
-    policy : {"top", "score", "vanilla"}
-        Which of the neurons that the tables find are taken: see :meth:`LSHIndex.query`.
+    policy : None, "sketches", "top", "score" or "vanilla"
+        Who is active. "sketches": sign sketches rank all neurons for each input, the outputs of the best
+        ``oversample * n_active`` are computed, and the largest n_active of them stay. The others ask hash tables: see
+        :meth:`LSHIndex.query`. None for "sketches" in hidden layers and "top" in the output layer.
+    sketch_bits : int
+        Bits of a sketch, a multiple of 64 and at most 1024.
+    oversample : int
+        See "sketches".
     min_count, n_probes : int
         Tables in which a neuron must share the bucket, at least; buckets of each table that are looked into.
     fill : bool
-        Fill the set up with neurons at random.
-    first_rebuild, rebuild_growth : int, float
-        The tables are built anew, with a new mean neuron, after first_rebuild steps and then at intervals that
-        grow by rebuild_growth (SLIDE, section 4.2). Between, touched neurons are re-hashed at once.
+        Fill the set up with neurons at random where the tables find too few.
+    rebuild : policy or None
+        When the tables or sketches are built anew: see :mod:`sparselsh.rebuild`. None for ``Exponential()`` with
+        "sketches" and ``AtOnce()`` with tables.
+    plan : {"auto", "dense", "exact", "rows", "gather"}
+        How a layer with a set a sample is computed. "auto" takes the cheapest by a formula at the first batch and keeps
+        to it: "dense" computes every neuron, where that costs less than finding the active ones; "exact" computes every
+        output, of which the largest n_active stay, and only theirs backward; the other two hash, and differ in
+        whether inputs are read as dense or as sparse. :meth:`Network.profile` shows choice and costs.
+    dropout : float
+        As in Linear. Not for the output layer.
     recall : float
         Share of the five best outputs that `topk` is to find.
     init_scale, dtype
@@ -62,31 +80,40 @@ class LSHLinear(Linear):
     """
 
     def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
-                 policy="top", min_count=1, n_probes=1, fill=True, first_rebuild=32, rebuild_growth=1.5,
-                 recall=0.995, init_scale=None, dtype="float32"):
-        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dtype=dtype)
+                 policy=None, sketch_bits=128, oversample=2, min_count=1, n_probes=1, fill=True, rebuild=None,
+                 plan="auto", recall=0.995, init_scale=None, dropout=0.0, dtype="float32"):
+        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dropout=dropout, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
         self.density = density
         self.active = None if active is None else check.choice(active, "active", ("batch", "sample"))
         self.candidates = check.integer(candidates, "candidates", minimum=0)
-        self.policy = check.choice(policy, "policy", ("top", "score", "vanilla"))
+        self.policy = None if policy is None else check.choice(policy, "policy", POLICIES)
+        self.sketch_bits = check.integer(sketch_bits, "sketch_bits", minimum=64, maximum=1024)
+        if self.sketch_bits % 64:
+            raise ValueError(f"sketch_bits must be a multiple of 64, got {sketch_bits}")
+        self.oversample = check.integer(oversample, "oversample")
         self.min_count = check.integer(min_count, "min_count", maximum=255)
         self.n_probes = check.integer(n_probes, "n_probes")
         self.fill = bool(fill)
         if family is not None and not isinstance(family, tuple(FAMILIES.values())):
             raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
         self.family = family
-        self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
-        self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
+        self.rebuild = rebuild_policies.checked(rebuild)
+        self.plan = check.choice(plan, "plan", _plans.PLANS)
+        self.chosen_plan = None  # what "auto" has chosen
+        self.plan_costs = {}  # and its estimates: nanoseconds a step
         self.recall = check.number(recall, "recall", above=0, below=1)
         self._tables = None  # the index for training: hash tables
+        self._sets = None  # or sketches
+        self._clock = None
+        self._due = self._inserts = False
+        self._sets_threads = 1
+        self._tally = None
         self._searcher = None  # the index for topk: sketches
         self._changed = None  # rows updated since the searcher was built
         self._inputs = np.empty((0, self.n_in), np.float32)
         self._step_number = 0
-        self._next_rebuild = 0
-        self._interval = first_rebuild
         self._seed = 0
 
     @classmethod
@@ -114,8 +141,8 @@ class LSHLinear(Linear):
             layer._inputs = np.array(queries[::max(1, -(-len(queries) // N_INPUTS))])
         return layer
 
-    def initialize(self, rng, sparse_input=False):
-        super().initialize(rng, sparse_input=False)
+    def initialize(self, rng, sparse_input=False, input_share=1.0):
+        super().initialize(rng, input_share=input_share)
         self._seed = int(rng.integers(2**31))
 
     def set_weights(self, weight, bias=None):
@@ -134,21 +161,71 @@ class LSHLinear(Linear):
         """Whether every neuron is computed."""
         return self.n_active == self.n_out
 
+    @property
+    def output_share(self):
+        """Share of the outputs that are computed and may differ from zero before the activation."""
+        return self.n_active / self.n_out if self.active == "sample" and self.chosen_plan != "dense" else 1.0
+
     # -- the two indexes --------------------------------------------------------------------------------------
 
-    def prepare(self, step_number):
+    @property
+    def _by_sketches(self):
+        return self.policy == "sketches"
+
+    @property
+    def _rebuild(self):
+        if self.rebuild is not None:
+            return self.rebuild
+        return rebuild_policies.Exponential() if self._by_sketches else rebuild_policies.AtOnce()
+
+    def prepare(self, step_number, epoch=0):
         self._step_number = step_number
         if self.is_dense or (not self.candidates and self.active == "batch"):
             return
-        if step_number >= self._next_rebuild:
-            self._build_tables()
-            self._next_rebuild = step_number + round(self._interval)
-            self._interval *= self.rebuild_growth
+        if self._clock is None:
+            self._clock = self._rebuild.start()
+        # sketches want to see some inputs first: forward builds
+        self._due = self._clock.due(step_number, epoch, self._drift)
+        self._inserts = self._clock.inserts(epoch)
 
-    def _build_tables(self):
+    def _drift(self):
+        """Share of the codes of a sample of neurons that have changed since they were hashed; 1 before."""
+        if self._by_sketches:
+            return 1.0 if self._sets is None else self._sets.drift(1)
+        if self._tables is None:
+            return 1.0
+        every = max(1, self.n_out // DRIFT_SAMPLE)
+        return self._tables.drift(np.arange(0, self.n_out, every, dtype=np.int32))
+
+    def _build(self, step):
+        """Build what finds the active neurons, where that is due or not there."""
+        self._tally = step.tally
+        self._sets_threads = step.n_threads
+        if self._by_sketches:
+            if self._sets is None:
+                self._sets = SetSketches(self.sketch_bits, self.n_out, self.n_in, self._seed)
+                self._due = True
+            if self._due:
+                self._sets.rebuild(self._w.value, self.bias, self._inputs, step.n_threads)
+                if step.tally is not None:
+                    step.tally.hashing(self.n_out * self.n_in * self.sketch_bits, 4 * self._w.value.size, rebuilt=True)
+        elif self._due or self._tables is None:
+            self._build_tables(step)
+        self._due = False
+
+    def _build_tables(self, step):
         if self._tables is None:
             self._tables = self._new_tables()
+        self._tables.n_threads = step.n_threads
         self._tables.rebuild(self._w.value, self.bias)
+        if step.tally is not None:
+            step.tally.hashing(self.n_out * self.n_in * self._n_projections, 4 * self._w.value.size, rebuilt=True)
+
+    @property
+    def _n_projections(self):
+        """Multiply-adds of hashing a dimension of an input; for families that compare, the comparisons."""
+        family = self._tables.family
+        return family.tables * getattr(family, "bits", getattr(family, "bins", 1))
 
     def _new_tables(self):
         family = self.family if self.family is not None else default_family(self.n_out)
@@ -162,8 +239,13 @@ class LSHLinear(Linear):
         for parameter, gradient in pairs:
             if parameter is self._w:
                 rows = gradient.rows if gradient.rows is not None else np.arange(self.n_out, dtype=np.int32)
-                if self._tables is not None:
+                if self._rebuild.at_once and self._tables is not None:
                     self._tables.refresh(rows)
+                if self._rebuild.at_once and self._sets is not None:
+                    self._sets.refresh(rows, self._sets_threads)
+                if self._rebuild.at_once and self._tally is not None:
+                    n_planes = self.sketch_bits if self._by_sketches else self._n_projections
+                    self._tally.hashing(len(rows) * self.n_in * n_planes, 4 * len(rows) * self.n_in)
                 if self._searcher is not None:
                     self._changed[rows] = True
 
@@ -193,10 +275,39 @@ class LSHLinear(Linear):
         """The outputs of the active neurons."""
         if self.is_dense:
             return super().forward(x, step)
+        sample = isinstance(x, CSR) or self.active == "sample"
+        if sample and self._plan(x, step) == "dense":
+            return super().forward(x, step)
         self._observe(x, step)
-        if isinstance(x, CSR) or self.active == "sample":
-            return self._forward_sample(x, step)
-        return self._forward_batch(x, step)
+        return self._forward_sample(x, step) if sample else self._forward_batch(x, step)
+
+    def plan_report(self):
+        """The plan in use, and why, in words."""
+        if self.is_dense:
+            return "dense", "density=1"
+        if self.active == "batch":
+            return "batch", f"one set of {self.n_active} neurons a batch"
+        if self.plan != "auto":
+            return self.plan, "as asked"
+        if self.chosen_plan is None:
+            return "auto", "no batch yet"
+        costs = ", ".join(f"{plan} {cost / 1e6:.2f}" for plan, cost in self.plan_costs.items())
+        small = " (under the floor: as asked)" if self.plan_costs and self.plan_costs["dense"] < _plans.FLOOR else ""
+        return self.chosen_plan, f"estimated ms a step on one core: {costs}{small}" if costs else "as saved"
+
+    def _plan(self, x, step):
+        """How to compute a batch: chosen at the first one, so that sets do not change with the size of a batch."""
+        if self.plan != "auto":
+            return self.plan
+        if self.chosen_plan is None:
+            n, sparse = x.shape[0], isinstance(x, CSR)
+            self.plan_costs = _plans.estimates(
+                n, self.n_in, self.n_out, self.n_active, nnz=x.nnz / max(1, n) if sparse else None,
+                bits=self.sketch_bits, oversample=self.oversample if self._by_sketches else 1,
+                need_dx=step.need_input_gradient)
+            able = {"dense", "rows", "gather"} | ({"exact"} if self._by_sketches and step.labels is None else set())
+            self.chosen_plan = _plans.choose(self.plan_costs, able=able)
+        return self.chosen_plan
 
     def _forward_sparse(self, x, step):
         """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
@@ -207,6 +318,9 @@ class LSHLinear(Linear):
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
         _gemm.active_outputs(x, w, ids, self.bias[ids], out, n_threads)
+        if step.tally is not None:
+            size = len(ids) * self.n_in
+            step.tally.products(len(x) * size, size, size, step)
         positive = None
         if self.activation == "relu":
             np.maximum(out, 0, out=out)
@@ -229,18 +343,36 @@ class LSHLinear(Linear):
         found = NO_LABELS
         if self.candidates:
             found = self._found(x, self.candidates, step)
+            if self._inserts and not self._by_sketches:
+                self._insert(x, step.labels, found)
             found = np.ascontiguousarray(found.T).ravel()  # every sample's best before any sample's second best
         ids, spare = np.empty((2, min(max(self.n_active, len(labels)), self.n_out)), np.int32)
         n = _select.batch_union(labels, found, self.n_active, self.fill, step.seed, self._slots(1)[0], spare, ids)
         return ids[:n]
 
     def _found(self, x, n, step):
-        """Ids of n neurons that the tables find for each input, by the policy, -1 for none."""
-        if self._tables is None:
-            self._build_tables()
+        """Ids of n neurons that tables or sketches find for each input, by the policy, -1 for none."""
+        self._build(step)
+        n = min(n, self.n_out)
+        if self._by_sketches:
+            if step.tally is not None:
+                n_entries = x.nnz if isinstance(x, CSR) else x.size
+                step.tally.hashing(n_entries * self.sketch_bits, x.shape[0] * self.n_out * self.sketch_bits // 8)
+            return self._sets.best(x, n, step.n_threads)
+        x = x.to_dense() if isinstance(x, CSR) else x
         self._tables.n_threads = step.n_threads
-        return self._tables.candidates(x, min(n, self.n_out), self.min_count, policy=self.policy,
-                                       n_probes=self.n_probes, seed=step.seed)[0]
+        if step.tally is not None:
+            step.tally.hashing(x.size * self._n_projections, 4 * x.shape[0] * self._n_projections)
+            if self.policy == "score":
+                step.tally.add("forward", 4 * n * x.size, 16 * n * x.size)
+        return self._tables.candidates(x, n, self.min_count, policy=self.policy, n_probes=self.n_probes,
+                                       seed=step.seed)[0]
+
+    def _insert(self, x, labels, found):
+        """Put labels that their input did not find into the buckets where it looked (see rebuild.Frozen)."""
+        samples = np.repeat(np.arange(len(found), dtype=np.int32), np.diff(labels.indptr))
+        missed = ~(found[samples] == labels.indices[:, None]).any(axis=1)
+        self._tables.insert(x, samples[missed], labels.indices[missed])
 
     def _slots(self, n_threads):
         if self._slot is None or self._slot.ndim != 2 or len(self._slot) < n_threads:
@@ -255,54 +387,102 @@ class LSHLinear(Linear):
         return Groups(rows[:n_rows], starts[:n_rows + 1], entries, samples)
 
     def _forward_sample(self, x, step):
-        active = self._sample_sets(x, step)
-        groups = self._group_active(active)
-        if isinstance(x, CSR):
-            _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, self._w.value, self.bias, active.data,
-                                       step.n_threads)
+        """The outputs of one set a sample, as CSR."""
+        if self._by_sketches and step.labels is None:
+            if self._plan(x, step) == "exact":
+                outputs = self._all_outputs(x, step)
+            else:
+                outputs, _ = self._products(x, self._sample_sets(x, step, self.oversample * self.n_active), step)
+            active, groups = self._best(outputs, step), None
         else:
-            _products.sampled_dots(*groups, x, self._w.value, self.bias, active.data, step.n_threads)
+            active, groups = self._products(x, self._sample_sets(x, step, self.n_active), step)
         positive = None
         if self.activation == "relu" and step.labels is not None:
             np.maximum(active.data, 0, out=active.data)  # a loss needs the labels, be they zero
             positive = active.data > 0
-        elif self.activation == "relu":
-            active = _positive(active)
-            groups = None
+        elif self.activation == "relu" and groups is not None:
+            active, groups = self._entries_above_zero(active), None
+        drops = self.dropout if step.training else 0
+        if drops:
+            _active.drop_csr(active.indptr, active.indices, active.data, self.n_out, step.seed, drops, step.n_threads)
+            if self.activation == "relu":
+                active, groups = self._entries_above_zero(active), None
 
         def backprop(d_out):
             if positive is not None:
                 d_out *= positive
+            if drops:
+                _active.drop_csr(active.indptr, active.indices, d_out, self.n_out, step.seed, drops, step.n_threads)
             s = active._replace(data=d_out)
             g = groups if groups is not None else self._group_active(active)
             db = np.empty((len(g.rows), 1), np.float32)
             _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
+            if step.tally is not None:
+                step.tally.backward(s, x, self.n_in, step)
             pairs = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
-            return (self._input_gradient(s, x, step) if step.need_input_gradient else None), pairs
+            return (self._input_gradient(s, g, x, step) if step.need_input_gradient else None), pairs
 
         return active, backprop
 
-    def _input_gradient(self, s, x, step):
+    def _products(self, x, active, step):
+        """The outputs of the active neurons, and the groups of the set."""
+        groups = self._group_active(active)
+        arguments = *groups, self._w.value, self.bias, active.data, step.n_threads
+        if isinstance(x, CSR):
+            _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *arguments[4:])
+        else:
+            _products.sampled_dots(*groups, x, *arguments[4:])
+        if step.tally is not None:
+            step.tally.forward(active, x, self.n_in)
+        return active, groups
+
+    def _all_outputs(self, x, step):
+        """Every output, as rows of which the best are taken."""
+        x = x.to_dense() if isinstance(x, CSR) else x
+        z = matmul(x, self._w.value, step.n_threads, transpose_b=True, bias=self.bias,
+                   out=self._buffer("out", (len(x), self.n_out)))
+        if step.tally is not None:
+            step.tally.add("forward", len(x) * self._w.value.size, 4 * self._w.value.size)
+        return CSR(np.arange(len(x) + 1, dtype=np.int64) * self.n_out, None, z.reshape(-1), self.n_out)
+
+    def _best(self, outputs, step):
+        """The n_active largest entries of each row, of those above zero before a ReLU."""
+        return self._cut(outputs, self.n_active, self.activation == "relu", step.n_threads)
+
+    def _entries_above_zero(self, active):
+        return self._cut(active, self.n_out, True, 1)
+
+    def _cut(self, s, n_best, positive, n_threads):
+        n = len(s.indptr) - 1
+        limits, sizes, indptr = np.empty(n, np.uint64), np.empty(n, np.int32), np.zeros(n + 1, np.int64)
+        _active.best_limits(s.indptr, s.indices, s.data, n_best, positive, limits, sizes, n_threads)
+        np.cumsum(sizes, out=indptr[1:])
+        indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
+        _active.keep_entries(s.indptr, s.indices, s.data, positive, limits, indptr, indices, data, n_threads)
+        return CSR(indptr, indices, data, self.n_out)
+
+    def _input_gradient(self, s, groups, x, step):
         if isinstance(x, CSR):
             dx = np.empty(x.nnz, np.float32)
-            _products.sampled_columns(s.indptr, s.indices, s.data, self._w.value, x.indptr, x.indices, dx,
-                                      step.n_threads)
+            _products.sampled_columns(*groups, s.data, self._w.value, x.indptr, x.indices, dx, step.n_threads)
         else:
             dx = np.empty_like(x)
             _products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx, step.n_threads)
         return dx
 
-    def _sample_sets(self, x, step):
-        dense = x.to_dense() if isinstance(x, CSR) else x
-        n = len(dense)
-        found = self._found(dense, self.n_active, step)
+    def _sample_sets(self, x, step, n_wanted):
+        """One set a sample: its labels, the neurons found, and others at random up to n_wanted; values not yet set."""
+        n, n_wanted = x.shape[0], min(n_wanted, self.n_out)
+        found = self._found(x, n_wanted, step)
         labels = step.labels
         if labels is None:
             labels = CSR(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), self.n_out)
-        width = min(self.n_out, max(self.n_active, int(np.diff(labels.indptr).max(initial=0))))
+        elif self._inserts and not self._by_sketches:
+            self._insert(x.to_dense() if isinstance(x, CSR) else x, labels, found)
+        width = min(self.n_out, max(n_wanted, int(np.diff(labels.indptr).max(initial=0))))
         out = np.empty((n, width), np.int32)
         sizes = np.empty(n, np.int32)
-        _select.sample_union(labels.indptr, labels.indices, found, self.n_active, self.fill and step.training,
+        _select.sample_union(labels.indptr, labels.indices, found, n_wanted, self.fill and step.training,
                              step.seed, self._slots(step.n_threads), np.empty((step.n_threads, width), np.int32),
                              out, sizes, step.n_threads)
         indptr = np.zeros(n + 1, np.int64)
@@ -331,34 +511,45 @@ class LSHLinear(Linear):
         return self._searcher.default_candidates(k) / self.n_out
 
     def settle(self):
-        self._tables = self._searcher = None
+        self._tables = self._sets = self._searcher = None
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         for index in (self._tables, self._searcher):
             if index is not None:  # it reads the weights, and copying has made a view into an array of its own
                 index.share(self._w.value, self.bias)
+        if self._sets is not None:
+            self._sets.share(self._w.value, self.bias)
 
     def index_state(self):
-        arrays, plain = {}, {"step_number": self._step_number, "next_rebuild": self._next_rebuild,
-                             "interval": self._interval}
+        arrays, plain = {}, {"step_number": self._step_number, "chosen_plan": self.chosen_plan,
+                             "clock": None if self._clock is None else self._clock.state()}
         for name, index in (("tables", self._tables), ("searcher", self._searcher)):
-            if index is not None:
+            if index is not None and not (name == "tables" and self._inserts):  # labels that were added are not kept
                 tensors, plain[name] = index.state(exactly=True)
                 arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
         if self._searcher is not None:
             arrays["changed"] = self._changed.astype(np.uint8)
+        if self._sets is not None:
+            arrays |= {f"sets.{key}": a for key, a in self._sets.tensors().items()}
         return arrays, plain
 
     def restore_index(self, arrays, plain):
         self._step_number = check.integer(plain["step_number"], "step_number", minimum=0, maximum=2**62)
-        self._next_rebuild = check.integer(plain["next_rebuild"], "next_rebuild", minimum=0, maximum=2**62)
-        self._interval = check.number(plain["interval"], "interval", above=0)
+        if plain["chosen_plan"] is not None:
+            self.chosen_plan = check.choice(plain["chosen_plan"], "chosen_plan", _plans.PLANS)
+        if plain["clock"] is not None:
+            self._clock = self._rebuild.start()
+            self._clock.restore(plain["clock"])
+        parts = {kind: {key.removeprefix(kind + "."): a for key, a in arrays.items() if key.startswith(kind + ".")}
+                 for kind in ("tables", "searcher", "sets")}
         indexes = {"tables": self._new_tables(), "searcher": self._new_searcher(None)}
         for name, index in indexes.items():
             if name in plain:
-                tensors = {key.removeprefix(name + "."): a for key, a in arrays.items() if key.startswith(name + ".")}
-                setattr(self, "_" + name, index.take_state(self._w.value, self.bias, tensors, plain[name]))
+                setattr(self, "_" + name, index.take_state(self._w.value, self.bias, parts[name], plain[name]))
+        if parts["sets"]:
+            self._sets = SetSketches(self.sketch_bits, self.n_out, self.n_in, self._seed)
+            self._sets.restore(self._w.value, self.bias, parts["sets"])
         if self._searcher is not None:
             if arrays["changed"].shape != (self.n_out,):
                 raise ValueError(f"changed must have shape {(self.n_out,)}, got {arrays['changed'].shape}")
@@ -366,9 +557,12 @@ class LSHLinear(Linear):
 
     @classmethod
     def from_config(cls, config):
-        family, seed = config.pop("family"), config.pop("seed")
-        layer = cls(**config, family=family and FAMILIES[family.pop("type")](**family))
+        config = dict(config)
+        family, seed, chosen = config.pop("family"), config.pop("seed"), config.pop("chosen_plan")
+        policy = rebuild_policies.from_config(config.pop("rebuild"))
+        layer = cls(**config, family=family and FAMILIES[family.pop("type")](**family), rebuild=policy)
         layer._seed = check.integer(seed, "seed", minimum=0)
+        layer.chosen_plan = None if chosen is None else check.choice(chosen, "chosen_plan", _plans.PLANS)
         return layer
 
     def config(self):
@@ -376,18 +570,11 @@ class LSHLinear(Linear):
         return super().config() | {
             "family": family, "seed": self._seed,
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
-            "policy": self.policy, "min_count": self.min_count, "n_probes": self.n_probes,
-            "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
-            "recall": self.recall,
+            "policy": self.policy, "sketch_bits": self.sketch_bits, "oversample": self.oversample,
+            "min_count": self.min_count, "n_probes": self.n_probes, "plan": self.plan,
+            "chosen_plan": self.chosen_plan, "rebuild": rebuild_policies.config(self.rebuild), "recall": self.recall,
         }
 
     def __repr__(self):
         return (f"LSHLinear({self.n_in}, {self.n_out}, density={self.density!r}, active={self.active!r}, "
                 f"activation={self.activation!r})")
-
-
-def _positive(active):
-    """The entries above zero."""
-    keep = active.data > 0
-    indptr = np.concatenate([[0], np.cumsum(keep)])[active.indptr].astype(np.int64)
-    return CSR(indptr, active.indices[keep], active.data[keep], active.n_columns)

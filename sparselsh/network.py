@@ -1,5 +1,8 @@
 """Network: layers in order, trained and asked together."""
+import contextlib
+import copy
 import json
+import time
 
 import numpy as np
 
@@ -18,6 +21,7 @@ from .losses import LOSSES, MeanSquaredError
 from .lsh_layers import LSHLinear
 from .optim import SGD, Adam
 from .plotting import plot_history
+from .profiling import Profile, Tally
 
 __all__ = ["Network", "load"]
 
@@ -77,6 +81,9 @@ class Network:
                                  f"{self.layers[i - 1].n_out}; make them equal")
             if isinstance(layer, LSHLinear):
                 self._choose_active(layer, i)
+        if self.layers[-1].dropout:
+            raise ValueError(f"layers[{len(self.layers) - 1}] is the output layer and has dropout="
+                             f"{self.layers[-1].dropout:g}; drop outputs of hidden layers")
         is_object = isinstance(loss, tuple(LOSSES.values()))
         self.loss = loss if is_object else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
         self.n_threads = check.threads(n_threads)
@@ -93,6 +100,11 @@ class Network:
         hidden = i < len(self.layers) - 1
         if layer.active is None:
             layer.active = "sample" if hidden else "batch"
+        if layer.policy is None:
+            layer.policy = "sketches" if hidden else "top"
+        if layer.policy == "sketches" and layer.active == "batch" and not hidden:
+            raise ValueError(f"layers[{i}] has policy='sketches', which gives one set a sample; use active='sample', "
+                             "or policy='top'")
         if hidden and layer.active == "batch" and not layer.is_dense:
             raise ValueError(f"layers[{i}] is a hidden layer: its active set must be one a sample; use active='sample'")
 
@@ -267,28 +279,76 @@ class Network:
         self.optimizer = optimizer
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
-                layer.initialize(self._rng, sparse_input=i == 0 and source.is_sparse)
+                share = self.layers[i - 1].output_share if i else 1.0
+                layer.initialize(self._rng, sparse_input=i == 0 and source.is_sparse, input_share=share)
 
-    def _train_step(self, x, labels, progress, sample_weight=None):
+    def _train_step(self, x, labels, progress, sample_weight=None, tallies=None):
+        """Forward, loss, backward, update. `tallies`, one a layer, take down what is computed (see profile)."""
         n_threads = resolve(self.n_threads)
         last = len(self.layers) - 1
         backward = []
         for i, layer in enumerate(self.layers):
-            layer.prepare(self._n_steps)
-            step = Step(True, labels if i == last else None, self._n_steps * 64 + i * 8, i > 0, n_threads)
-            x, backprop = layer.forward(x, step)
-            backward.append(backprop)
+            layer.prepare(self._n_steps, len(self.history))
+            tally = None if tallies is None else tallies[i]
+            step = Step(True, labels if i == last else None, self._n_steps * 64 + i * 8, i > 0, n_threads, tally)
+            with _clocked(tally, "forward"):
+                out, backprop = layer.forward(x, step)
+            if tally is not None:
+                tally.batch(x, out)
+            x = out
+            backward.append((backprop, tally))
         share = _share(x)
         loss, d_out = self.loss(x, labels, sample_weight=sample_weight, n_threads=n_threads)
         pairs_of = []
-        for backprop in reversed(backward):
-            d_out, pairs = backprop(d_out)
+        for backprop, tally in reversed(backward):
+            with _clocked(tally, "backward"):
+                d_out, pairs = backprop(d_out)
             pairs_of.append(pairs)
-        self.optimizer.step([pair for pairs in pairs_of for pair in pairs], progress=progress, n_threads=n_threads)
+        with _clocked(tallies and tallies[0], "update"):
+            self.optimizer.step([pair for pairs in pairs_of for pair in pairs], progress=progress, n_threads=n_threads)
         for layer, pairs in zip(reversed(self.layers), pairs_of, strict=True):
             layer.updated(pairs)
         self._n_steps += 1
         return loss, share
+
+    def profile(self, X, Y, *, batch_size=256, optimizer=None, steps=8, warm_up=2):
+        """What training steps on these rows compute, counted and timed layer by layer, on a copy of the network.
+
+        Parameters
+        ----------
+        X, Y
+            As for `fit`, in memory.
+        batch_size : int
+        optimizer : SGD, Adam or None
+            None for that of the last `fit`, or Adam.
+        steps : int or None
+            Steps that are counted; None for all rows once. Rows are taken in order, and again from the first.
+        warm_up : int
+            Steps before, that are not: they pay for new memory and the first tables.
+
+        Returns
+        -------
+        Profile
+            Prints as a table; `rows` has the figures, `plot()` shows them.
+        """
+        batch_size, warm_up = check.integer(batch_size, "batch_size"), check.integer(warm_up, "warm_up", minimum=0)
+        X, Y = self._check_rows(X, Y, "X", "Y")
+        if X.shape[0] == 0:
+            raise ValueError("X must have at least one row, got none")
+        n_batches = -(-X.shape[0] // batch_size)
+        steps = n_batches if steps is None else check.integer(steps, "steps")
+        kept, self.optimizer = self.optimizer, None
+        net = copy.deepcopy(self)
+        self.optimizer = kept
+        optimizer = optimizer if optimizer is not None else kept if kept is not None else Adam(1e-3)
+        # without the state of `kept`, which belongs to this network's parameters
+        net._begin(_streams.source(X, Y, _streams.WINDOW, 1, self._check_rows), optimizer.fresh())
+        tallies = [Tally(optimizer.n_states) for _ in self.layers]
+        for number in range(warm_up + steps):
+            rows = np.arange(number % n_batches * batch_size, min((number % n_batches + 1) * batch_size, X.shape[0]))
+            x = X.take(rows) if isinstance(X, CSR) else X[rows]
+            net._train_step(x, Y.take(rows), 0.0, tallies=tallies if number >= warm_up else None)
+        return Profile(net.layers, tallies, steps, batch_size, tallies[0].seconds["update"])
 
     def _validate(self, X, Y):
         """The measures of the history on checked rows."""
@@ -471,6 +531,15 @@ class Network:
     def __repr__(self):
         body = ",\n         ".join(map(repr, self.layers))
         return f"Network([{body}],\n        loss={self.loss!r})"
+
+
+@contextlib.contextmanager
+def _clocked(tally, phase):
+    """Add the wall seconds of the block to a phase of the tally, if there is one."""
+    begin = time.perf_counter()
+    yield
+    if tally:
+        tally.seconds[phase] += time.perf_counter() - begin
 
 
 def _share(output):

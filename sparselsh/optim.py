@@ -1,25 +1,19 @@
-"""SGD and Adam over dense and row-sparse gradients, and schedules of the learning rate.
+"""SGD and Adam over dense and row-sparse gradients.
 
 Both are *lazy*: a row that no sample of the batch touched keeps its value and its state. The step in Adam's
 bias correction is the network's (torch.optim.SparseAdam does the same). With dense gradients they are
 torch.optim.SGD and torch.optim.AdamW.
 """
-import math
+import copy
 
 import numpy as np
 
-from . import _bfloat
+from . import _bfloat, schedules
 from . import _validation as check
 from ._core import _updates
 from ._html import Shown
 
 __all__ = ["SGD", "Adam"]
-
-SCHEDULES = {
-    None: lambda t: 1.0,
-    "linear": lambda t: 1.0 - t,
-    "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * t)),
-}
 
 
 class _Optimizer(Shown):
@@ -28,13 +22,11 @@ class _Optimizer(Shown):
     n_states = 0
     second_moment = "element"
 
-    def __init__(self, lr, schedule, state_dtype):
+    def __init__(self, lr, schedule, clip_norm, state_dtype):
         self.lr = check.number(lr, "lr", above=0)
-        if not callable(schedule) and schedule not in tuple(SCHEDULES):
-            names = ", ".join(repr(s) for s in SCHEDULES)
-            raise ValueError(f"schedule must be one of {names} or a function of the progress in [0, 1], "
-                             f"got {schedule!r}")
-        self.schedule = schedule
+        self.schedule = schedules.checked(schedule)
+        self.clip_norm = None if clip_norm is None else check.number(clip_norm, "clip_norm", above=0)
+        self.grad_norm = None
         self.missing_schedule = None  # of an optimizer from a file: what its schedule was, if that was a function
         self.state_dtype = check.choice(state_dtype, "state_dtype", _bfloat.DTYPES)
         self.n_steps = 0
@@ -51,16 +43,34 @@ class _Optimizer(Shown):
         n_threads : int
         """
         self.n_steps += 1
-        factor = self.schedule(progress) if callable(self.schedule) else SCHEDULES[self.schedule](progress)
-        rule = self._rule(self.lr * factor)
+        lr = self.lr * schedules.factor(self.schedule, progress)
+        rule = self._rule(lr, schedules.momentum(self.schedule, progress))
+        if self.clip_norm is not None:
+            pairs = list(pairs)
+            self._clip([gradient for _, gradient in pairs], n_threads)
         for parameter, gradient in pairs:
             m, v = self._states_of(parameter)
             gradient.apply(rule, parameter.value, m, v, n_threads)
 
+    def fresh(self):
+        """The same optimizer without state, as before its first step."""
+        twin = copy.copy(self)
+        twin.n_steps, twin._state = 0, {}
+        return twin
+
+    def _clip(self, gradients, n_threads):
+        # Rows' gradients are summed where they are applied and exist nowhere else: one pass sums them for the norm
+        # alone, and scaling d_out, one factor of each, scales them all.
+        self.grad_norm = float(sum(gradient.squared_norm(n_threads) for gradient in gradients)) ** 0.5
+        if self.grad_norm > self.clip_norm:
+            for gradient in gradients:
+                gradient.scale(self.clip_norm / self.grad_norm)
+
     def _storage(self):
         """The end of a repr: what is not the default."""
         row = ", second_moment='row'" if self.second_moment == "row" else ""
-        return row + (f", state_dtype={self.state_dtype!r}" if self.state_dtype != "float32" else "")
+        clip = f", clip_norm={self.clip_norm:g}" if self.clip_norm is not None else ""
+        return clip + row + (f", state_dtype={self.state_dtype!r}" if self.state_dtype != "float32" else "")
 
     def _states_of(self, parameter):
         entry = self._state.get(id(parameter))
@@ -123,22 +133,35 @@ class SGD(_Optimizer):
     weight_decay : float
         Added to the gradient, times the weight (L2).
     schedule : None, "linear", "cosine" or callable
-        Factor of the learning rate as a function of the progress in [0, 1].
+        Factor of the learning rate as a function of the progress in [0, 1]: see :mod:`sparselsh.schedules`.
+    clip_norm : float or None
+        Where the norm of all gradients of a step together is larger, they are scaled down to it. Costs a second
+        summing of the gradients, about a third of the products of a step, but no access to weights or state.
     state_dtype : {"float32", "bfloat16"}
         How the momentum of weights is stored.
+
+    Attributes
+    ----------
+    grad_norm : float or None
+        With `clip_norm`, the norm in the last step, before scaling.
     """
 
-    def __init__(self, lr=0.1, *, momentum=0.0, nesterov=False, weight_decay=0.0, schedule=None, state_dtype="float32"):
-        super().__init__(lr, schedule, state_dtype)
+    def __init__(self, lr=0.1, *, momentum=0.0, nesterov=False, weight_decay=0.0, schedule=None, clip_norm=None,
+                 state_dtype="float32"):
+        super().__init__(lr, schedule, clip_norm, state_dtype)
         self.momentum = check.number(momentum, "momentum", minimum=0, below=1)
         self.nesterov = bool(nesterov)
         self.weight_decay = check.number(weight_decay, "weight_decay", minimum=0)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs momentum above 0, got momentum=0; 0.9 is usual")
+        if self.momentum == 0 and schedules.momentum(self.schedule, 0.0) is not None:
+            raise ValueError(f"schedule={self.schedule!r} sets the momentum, but momentum=0 keeps none; give a "
+                             "momentum, 0.9 is usual, or OneCycle(momentum=None)")
         self.n_states = 1 if self.momentum else 0
 
-    def _rule(self, lr):
-        return _updates.sgd(lr, self.momentum, self.nesterov, self.weight_decay, self.n_steps)
+    def _rule(self, lr, momentum):
+        return _updates.sgd(lr, self.momentum if momentum is None else momentum, self.nesterov, self.weight_decay,
+                            self.n_steps)
 
     def __repr__(self):
         return (f"SGD(lr={self.lr:g}, momentum={self.momentum:g}, nesterov={self.nesterov}, "
@@ -162,13 +185,21 @@ class Adam(_Optimizer):
     weight_decay : float
         Decoupled from the gradient (AdamW, Loshchilov and Hutter 2019); touched rows only.
     schedule : None, "linear", "cosine" or callable
-        Factor of the learning rate as a function of the progress in [0, 1].
+        Factor of the learning rate as a function of the progress in [0, 1]: see :mod:`sparselsh.schedules`.
+    clip_norm : float or None
+        Where the norm of all gradients of a step together is larger, they are scaled down to it. Costs a second
+        summing of the gradients, about a third of the products of a step, but no access to weights or state.
     second_moment : {"element", "row"}
         "row" keeps one v for the weights of a neuron (or, where the input is sparse, of a feature), the mean over
         them of g^2: a third less state and memory traffic. As Adafactor and row-wise AdaGrad do.
     state_dtype : {"float32", "bfloat16"}
         How the moments of weights are stored, but for a v a row: bfloat16 takes half the memory. m is rounded to the
         nearest, v at random, as 1 - b2 is less than half a unit.
+
+    Attributes
+    ----------
+    grad_norm : float or None
+        With `clip_norm`, the norm in the last step, before scaling.
 
     References
     ----------
@@ -179,9 +210,9 @@ class Adam(_Optimizer):
 
     n_states = 2
 
-    def __init__(self, lr=1e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule=None,
+    def __init__(self, lr=1e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule=None, clip_norm=None,
                  second_moment="element", state_dtype="float32"):
-        super().__init__(lr, schedule, state_dtype)
+        super().__init__(lr, schedule, clip_norm, state_dtype)
         self.second_moment = check.choice(second_moment, "second_moment", ("element", "row"))
         try:
             beta1, beta2 = betas
@@ -192,8 +223,9 @@ class Adam(_Optimizer):
         self.eps = check.number(eps, "eps", above=0)
         self.weight_decay = check.number(weight_decay, "weight_decay", minimum=0)
 
-    def _rule(self, lr):
-        return _updates.adam(lr, *self.betas, self.eps, self.weight_decay, self.n_steps)
+    def _rule(self, lr, momentum):
+        beta1, beta2 = self.betas if momentum is None else (momentum, self.betas[1])
+        return _updates.adam(lr, beta1, beta2, self.eps, self.weight_decay, self.n_steps)
 
     def __repr__(self):
         return (f"Adam(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "

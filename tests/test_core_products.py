@@ -66,7 +66,7 @@ def weighted_rows(indptr, indices, data, w, bias):
 def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
     def call(n_threads):
         out = unwritten(len(x_indices), np.float32)
-        _products.sampled_columns(indptr, indices, data, w, x_indptr, x_indices, out, n_threads)
+        _products.sampled_columns(*groups_of(indptr, indices), data, w, x_indptr, x_indices, out, n_threads)
         return out
 
     return on_threads(call)

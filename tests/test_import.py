@@ -21,6 +21,7 @@ LAYERS = [
     {"_measure", "_options"},
     {"__init__"},
     {"network", "pretrained"},
+    {"profiling"},
     {"_checkpoint", "callbacks"},
     {"_training"},
     {"_conversion"},
@@ -28,11 +29,11 @@ LAYERS = [
     {"torch"},
     {"_served", "onnx", "_weight_files", "report"},
     {"lsh_layers", "losses", "metrics", "datasets", "_streams"},
-    {"layers", "index", "optim", "csrfile"},
-    {"xmctext", "_gradients", "_tables", "_sketching", "_calibration", "_index_file", "_architecture",
-     "_table_choice"},
+    {"layers", "index", "optim", "csrfile", "_set_sketches"},
+    {"xmctext", "rebuild", "schedules", "_gradients", "_tables", "_sketching", "_calibration", "_index_file",
+     "_architecture", "_table_choice"},
     {"hashing", "transforms", "_cells", "_storage"},
-    {"_linalg", "_threads", "_files"},
+    {"_linalg", "_threads", "_files", "_plans"},
     {"_validation"},
     {"_csr"},
     {"_version", "_scipy", "_html", "plotting", "_bfloat"},
@@ -76,7 +77,7 @@ def test_layers_and_optimizers_do_not_know_each_other():
     imports = {path.stem: set(imported(path)) for path in sources()}
     for name in ("layers", "lsh_layers", "losses", "index"):
         assert "optim" not in imports[name]
-    assert imports["optim"] == {"_validation", "_core", "_bfloat", "_html"}
+    assert imports["optim"] == {"_validation", "_core", "_bfloat", "_html", "schedules"}
 
 
 def test_the_core_imports_nothing_of_the_package():

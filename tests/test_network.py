@@ -330,7 +330,7 @@ def test_a_hidden_layer_has_one_set_a_sample():
 
 def test_the_index_follows_the_weights_while_training(rng):
     # hashed answers against exact ones after each step, with the index rebuilt never
-    layer = sl.LSHLinear(16, 500, density=0.3, first_rebuild=10**6)
+    layer = sl.LSHLinear(16, 500, density=0.3, rebuild=sl.rebuild.AtOnce(first=10**6))
     net = sl.Network([sl.Linear(12, 16), layer], random_state=0)
     X, y = rng.standard_normal((64, 12), np.float32), rng.integers(0, 500, 64)
     for _ in range(5):
@@ -482,7 +482,8 @@ def test_a_network_comes_back_from_its_file(make, data, tmp_path):
 def test_the_configuration_comes_back(tmp_path, rng, loss):
     layers = [sl.Linear(5, 4, activation="relu", init_scale=0.5),
               sl.LSHLinear(4, 90, density=0.1, active="sample", activation="relu", candidates=2, fill=False,
-                           first_rebuild=7, rebuild_growth=2, family=sl.SimHash(3, 4), init_scale=2),
+                           rebuild=sl.rebuild.Frozen(2, sl.rebuild.OnDrift(0.3, 4)), plan="rows",
+                           sketch_bits=64, oversample=3, dropout=0.25, family=sl.SimHash(3, 4), init_scale=2),
               sl.LSHLinear(90, 70)]
     net = sl.Network(layers, loss=loss, random_state=0)
     fit(net, rng.standard_normal((9, 5)), rng.standard_normal((9, 70)), epochs=1)

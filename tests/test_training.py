@@ -42,15 +42,16 @@ class PressAfter(LeaveAfter):
 
 def wide(**options):
     """Wide enough for sketches when asked, and hashed."""
-    return sl.Network([sl.Linear(20, 16), sl.LSHLinear(16, 5000, density=0.03, first_rebuild=3)], random_state=3,
+    return sl.Network([sl.Linear(20, 16), sl.LSHLinear(16, 5000, density=0.03, rebuild=sl.rebuild.AtOnce(3))], random_state=3,
                       **options)
 
 
 def deep():
     return sl.Network([sl.Linear(20, 16, activation="relu"),
-                       sl.LSHLinear(16, 60, density=0.2, activation="relu", policy="vanilla", first_rebuild=3),
-                       sl.LSHLinear(60, 5000, density=0.01, family=sl.DWTA(tables=4), active="sample",
-                                    first_rebuild=5)],
+                       sl.LSHLinear(16, 300, density=0.2, activation="relu", policy="vanilla",
+                                    rebuild=sl.rebuild.AtOnce(3)),
+                       sl.LSHLinear(300, 5000, density=0.05, family=sl.DWTA(tables=4), active="sample",
+                                    rebuild=sl.rebuild.AtOnce(5))],
                       random_state=np.random.Generator(np.random.MT19937(4)))
 
 

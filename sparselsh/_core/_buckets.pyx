@@ -138,6 +138,45 @@ def move(const int32_t[::1] rows, const int32_t[:, ::1] new_codes, int32_t[:, ::
                     &ids[t, 0], ids.shape[1], &start[t, 0], &count[t, 0], &room[t, 0], &tail[t])
 
 
+cdef bint _insert_table(const int32_t *codes, Py_ssize_t stride, const int32_t *samples, const int32_t *neurons,
+                        Py_ssize_t n, int32_t *ids, Py_ssize_t n_ids, int32_t *start, int32_t *count, int32_t *room,
+                        int32_t *tail) noexcept nogil:
+    # True where the space behind the last bucket is used up
+    cdef Py_ssize_t k, e
+    cdef int32_t b
+    cdef bint there
+    for k in range(n):
+        b = codes[samples[k] * stride]
+        if b < 0:
+            continue
+        there = False
+        for e in range(count[b]):
+            if ids[start[b] + e] == neurons[k]:
+                there = True
+                break
+        if not there and not _insert(neurons[k], b, ids, n_ids, start, count, room, tail):
+            return True
+    return False
+
+
+def insert(const int32_t[:, ::1] codes, const int32_t[::1] samples, const int32_t[::1] neurons, int32_t[:, ::1] ids,
+           int32_t[:, ::1] start, int32_t[:, ::1] count, int32_t[:, ::1] room, int32_t[::1] tail, uint8_t[::1] full,
+           int n_threads):
+    """Add neuron neurons[k] to bucket codes[samples[k], t] of each table t, if it is not there.
+
+    codes is (n_samples, n_tables): those of inputs, not of neurons, so that a neuron may stand in several buckets of a
+    table. full (n_tables,) says where room ran out; what was added until then stays.
+    O(len(samples) * n_tables * bucket length)
+    """
+    cdef Py_ssize_t t, n = samples.shape[0], n_tables = codes.shape[1]
+    full[:] = 0
+    if n == 0 or n_tables == 0:
+        return
+    for t in prange(n_tables, nogil=True, schedule="dynamic", num_threads=n_threads):
+        full[t] = _insert_table(&codes[0, t], n_tables, &samples[0], &neurons[0], n, &ids[t, 0], ids.shape[1],
+                                &start[t, 0], &count[t, 0], &room[t, 0], &tail[t])
+
+
 cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_probes, const int32_t *ids,
                          Py_ssize_t n_ids, const int32_t *start, const int32_t *count, Py_ssize_t n_buckets,
                          int min_count, Py_ssize_t n_best, uint8_t *seen, uint64_t *keys,
@@ -155,7 +194,8 @@ cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_
             if seen[j] == 0:
                 keys[n_keys] = <uint64_t>j
                 n_keys += 1
-            seen[j] += 1
+            if seen[j] < 255:  # a neuron that was inserted may stand in several buckets of a table
+                seen[j] += 1
     for k in range(n_keys):
         j = <int32_t>keys[k]
         if seen[j] >= min_count:

@@ -12,7 +12,7 @@ The gradient S^T x of w is never stored: _updates sums it row by row. w is float
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint16_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from ._simd cimport STORE_BFLOAT, leaves_t, store_t, table
@@ -122,43 +122,77 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
         _weighted_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], &ws, b, d, &out[i, 0])
 
 
-cdef void _sampled_columns_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
-                               const store_t *w, Py_ssize_t d, const int32_t *columns, Py_ssize_t n_columns,
-                               float *wide, float *out) noexcept nogil:
-    cdef Py_ssize_t k, c
-    cdef const float *row
-    memset(out, 0, n_columns * sizeof(float))
-    for k in range(n):
-        row = row_of(f, w, indices[k], d, wide)
-        for c in range(n_columns):
-            out[c] += data[k] * row[columns[c]]
+cdef enum:
+    PARTS = 16  # of the neurons, each with a sum of its own: fixed, so that the result knows no number of threads
 
 
-def sampled_columns(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, w,
-                    const int64_t[::1] x_indptr, const int32_t[::1] x_indices, float[::1] out, int n_threads):
-    """out[p] = sum_k data[k] w[indices[k], x_indices[p]] over the entries k of the row i that p belongs to.
+cdef void _columns_of_neuron(const leaves_t *f, const float *w, const int32_t *entries, const int32_t *samples,
+                             Py_ssize_t n, const float *data, const int64_t *x_indptr, const int32_t *x_indices,
+                             float *out) noexcept nogil:
+    cdef Py_ssize_t e
+    cdef int64_t first
+    for e in range(n):
+        first = x_indptr[samples[e]]
+        f.gather_axpy(data[entries[e]], w, x_indices + first, out + first, x_indptr[samples[e] + 1] - first)
+
+
+cdef void _columns_of_part(const leaves_t *f, const store_t *w, Py_ssize_t d, const int32_t *rows,
+                           const int64_t *starts, Py_ssize_t n_rows, const int32_t *entries, const int32_t *samples,
+                           const float *data, const int64_t *x_indptr, const int32_t *x_indices, float *wide,
+                           float *out) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(n_rows):
+        _columns_of_neuron(f, row_of(f, w, rows[r], d, wide), entries + starts[r], samples + starts[r],
+                           starts[r + 1] - starts[r], data, x_indptr, x_indices, out)
+
+
+cdef void _add_parts(const leaves_t *f, const float *parts, Py_ssize_t n_parts, Py_ssize_t stride, Py_ssize_t n,
+                     float *out) noexcept nogil:
+    cdef Py_ssize_t t
+    memcpy(out, parts, n * sizeof(float))
+    for t in range(1, n_parts):
+        f.axpy(1, parts + t * stride, out, n)
+
+
+def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
+                    const int32_t[::1] samples, const float[::1] data, w, const int64_t[::1] x_indptr,
+                    const int32_t[::1] x_indices, float[::1] out, int n_threads):
+    """out[p] = sum_k data[k] w[indices[k], x_indices[p]] over the entries k of the row i of S that p belongs to.
 
     dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i)); where w is
-    bfloat16 each row is widened first, O(nnz d) more.
+    bfloat16 each row is widened first, once.
+
+    Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a batch:
+    sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to 16
+    parts of the neurons sum on their own and are added up in order.
     """
-    cdef Py_ssize_t i, n = x_indptr.shape[0] - 1, d = w.shape[1]
+    cdef Py_ssize_t t, p, n_rows = rows.shape[0], d = w.shape[1], nnz = x_indices.shape[0]
+    cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096
+    cdef Py_ssize_t size = (n_rows + n_parts - 1) // n_parts
     cdef const leaves_t *f = table()
-    cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
-    cdef const float *value = &data[0] if indices.shape[0] else NULL
     cdef store_t ws = store_of(w, False)
+    cdef float *parts
     cdef float *wide = NULL
-    cdef int thread
-    if x_indices.shape[0] == 0:
+    if nnz == 0:
         return
+    if n_rows == 0:
+        out[:] = 0
+        return
+    n_parts = (n_rows + size - 1) // size
+    parts = <float *>calloc(n_parts * nnz, sizeof(float))
     if ws.kind == STORE_BFLOAT:
         wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
-        if wide == NULL:
-            raise MemoryError()
-    for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
-        thread = threadid()
-        _sampled_columns_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], &ws, d,
-                             &x_indices[0] + x_indptr[i], x_indptr[i + 1] - x_indptr[i], part_of(wide, thread * d),
-                             &out[0] + x_indptr[i])
+    if parts == NULL or (wide == NULL and ws.kind == STORE_BFLOAT):
+        free(parts)
+        free(wide)
+        raise MemoryError()
+    for t in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        _columns_of_part(f, &ws, d, &rows[t * size], &starts[t * size], min(size, n_rows - t * size), &entries[0],
+                         &samples[0], &data[0], &x_indptr[0], &x_indices[0], part_of(wide, threadid() * d),
+                         parts + t * nnz)
+    for p in prange((nnz + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
+        _add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
+    free(parts)
     free(wide)
 
 

@@ -41,6 +41,7 @@ cdef extern from "simd.h" nogil:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
         void (*axpy)(float a, const float *x, float *y, Py_ssize_t n) noexcept nogil
         float (*gather_dot)(const float *data, const int32_t *indices, Py_ssize_t n, const float *dense) noexcept nogil
+        void (*gather_axpy)(float a, const float *dense, const int32_t *indices, float *y, Py_ssize_t n) noexcept nogil
         float (*max)(const float *x, Py_ssize_t n) noexcept nogil
         float (*exp_sum)(float *x, Py_ssize_t n, float shift) noexcept nogil
         float (*sigmoid_sum)(float *z, Py_ssize_t n) noexcept nogil
@@ -56,6 +57,8 @@ cdef extern from "simd.h" nogil:
         Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil
         void (*update)(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, Py_ssize_t row,
                        Py_ssize_t first, const float *g, Py_ssize_t n) noexcept nogil
+        void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g,
+                               Py_ssize_t n) noexcept nogil
         void (*widen)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
         void (*narrow)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
         float (*dot_bfloat)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil

@@ -10,7 +10,9 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from ._simd cimport RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_ROW, leaves_t, rule_t, store_t, table
+from ._simd cimport (
+    RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, rule_t, store_t, table,
+)
 from ._stores cimport prefetch_row, store_of
 
 
@@ -142,18 +144,48 @@ cdef inline void _scatter(const store_t *s, Py_ssize_t row, Py_ssize_t d, const 
         (<float *>s.data)[row] = (<const float *>values)[0]
 
 
+cdef inline bint _is_float(const store_t *s) noexcept nogil:
+    return s.kind == STORE_FLOAT or s.kind == STORE_NONE
+
+
+cdef inline float *_run(const store_t *s, Py_ssize_t first) noexcept nogil:
+    return <float *>s.data + first if s.kind == STORE_FLOAT else NULL
+
+
+cdef void _update_row_csr(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+                          Py_ssize_t row, Py_ssize_t d, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
+                          const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
+                          float *buffer) noexcept nogil:
+    # most cache lines of the row are touched: all of it is read and written, without looking for columns
+    cdef Py_ssize_t e
+    cdef int64_t p
+    cdef float a
+    memset(buffer, 0, d * sizeof(float))
+    for e in range(n):
+        a = data[entries[e]]
+        for p in range(x_indptr[samples[e]], x_indptr[samples[e] + 1]):
+            buffer[x_indices[p]] += a * x_data[p]
+    f.update_touched(rule, _run(w, row * d), _run(m, row * d), _run(v, row * d), buffer, d)
+
+
 cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m,
                               const store_t *v, Py_ssize_t row, Py_ssize_t d, const int32_t *entries,
                               const int32_t *samples, Py_ssize_t n, const float *data, const int64_t *x_indptr,
                               const int32_t *x_indices, const float *x_data, float *buffer,
                               int32_t *columns) noexcept nogil:
     # buffer: the gradient by column (d), then packed g, w, m, v (d each); columns: d marks, d ids
-    cdef Py_ssize_t e, c, n_columns = 0
+    cdef Py_ssize_t e, c, n_columns = 0, n_kept = 0, most = 0
     cdef int64_t p
     cdef int32_t column
     cdef float a
     cdef int32_t *mark = columns
     cdef int32_t *touched = columns + d
+    for e in range(n):
+        most += x_indptr[samples[e] + 1] - x_indptr[samples[e]]
+    if most > d // 8 and _is_float(w) and _is_float(m) and _is_float(v):
+        # a line of cache holds 16 floats: by then nearly every other one is touched
+        _update_row_csr(f, rule, w, m, v, row, d, entries, samples, n, data, x_indptr, x_indices, x_data, buffer)
+        return
     for e in range(n):
         a = data[entries[e]]
         for p in range(x_indptr[samples[e]], x_indptr[samples[e] + 1]):
@@ -165,10 +197,14 @@ cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, const store
                 buffer[column] = 0
             buffer[column] += a * x_data[p]
     for c in range(n_columns):
-        mark[touched[c]] = 0
-        buffer[d + c] = buffer[touched[c]]
-    if n_columns:
-        _step_packed(f, rule, w, m, v, row, d, touched, n_columns, buffer + d)
+        column = touched[c]
+        mark[column] = 0
+        if buffer[column] != 0:
+            buffer[d + n_kept] = buffer[column]
+            touched[n_kept] = column
+            n_kept += 1
+    if n_kept:
+        _step_packed(f, rule, w, m, v, row, d, touched, n_kept, buffer + d)
 
 
 cdef void _step_packed(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
@@ -194,8 +230,9 @@ def update_grouped_csr(Rule rule, w, m, v, const int32_t[::1] rows, const int64_
                        int n_threads):
     """update_grouped for a sparse x: only the weights (active output) x (active input) are read or written.
 
-    A weight whose input was active nowhere keeps its value and its moments, as a row does that no sample
-    touched; a v of one number a row takes the mean over the touched ones. O(sum nnz_i * nnz(x_i))
+    A weight whose gradient is zero, as it is where its input was active for no sample of the row, keeps its value and
+    its moments, as a row does that no sample touched; a v of one number a row takes the mean over the others.
+    O(sum nnz_i * nnz(x_i)), and O(d) for a row with d / 8 of them
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
     cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)

@@ -65,6 +65,13 @@ static float gather_dot(const float *data, const int32_t *indices, ptrdiff_t n, 
     return s;
 }
 
+static void gather_axpy(float a, const float *dense, const int32_t *indices, float *restrict y, ptrdiff_t n)
+{
+#pragma omp simd
+    for (ptrdiff_t k = 0; k < n; k++)
+        y[k] += a * dense[indices[k]];
+}
+
 static float max(const float *x, ptrdiff_t n)
 {
     float m = x[0];
@@ -216,6 +223,35 @@ static void update(const rule_t *rule, const store_t *w, const store_t *m, const
     }
 }
 
+/* update of float32 where g is not zero; elsewhere weight and state are written as they were, which costs less than a
+   branch */
+static void update_touched(const rule_t *rule, float *restrict w, float *restrict m, float *restrict v,
+                           const float *restrict g, ptrdiff_t n)
+{
+    enum { TOUCHED_RUN = 64 };
+    float w_new[TOUCHED_RUN], m_new[TOUCHED_RUN], v_new[TOUCHED_RUN];
+    for (ptrdiff_t first = 0; first < n; first += TOUCHED_RUN) {
+        const ptrdiff_t size = n - first < TOUCHED_RUN ? n - first : TOUCHED_RUN;
+        memcpy(w_new, w + first, size * sizeof(float));
+        if (m)
+            memcpy(m_new, m + first, size * sizeof(float));
+        if (v)
+            memcpy(v_new, v + first, size * sizeof(float));
+        if (rule->kind == RULE_SGD)
+            sgd(rule, w_new, m ? m_new : 0, g + first, size);
+        else
+            adam(rule, w_new, m_new, v_new, g + first, size);
+        for (ptrdiff_t k = 0; k < size; k++)
+            w[first + k] = g[first + k] != 0 ? w_new[k] : w[first + k];
+        if (m)
+            for (ptrdiff_t k = 0; k < size; k++)
+                m[first + k] = g[first + k] != 0 ? m_new[k] : m[first + k];
+        if (v)
+            for (ptrdiff_t k = 0; k < size; k++)
+                v[first + k] = g[first + k] != 0 ? v_new[k] : v[first + k];
+    }
+}
+
 /* Rows of 8-bit integers. Sixteen entries become a vec of float; loads, not arithmetic, are the cost. GCC 12 takes the
    generic conversion of vectors apart entry by entry, hence the intrinsics. */
 #if defined(__AVX512F__)
@@ -277,7 +313,7 @@ static void axpy_int8(float a, const int8_t *restrict x, float *restrict y, ptrd
 }
 
 const leaves_t PASTE(leaves_, LEVEL) = {
-    STRING(LEVEL), dot, axpy, gather_dot, max, exp_sum, sigmoid_sum, scale,
-    sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update,
+    STRING(LEVEL), dot, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
+    sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update, update_touched,
     widen, narrow, dot_bfloat, axpy_bfloat, dot_int8, axpy_int8,
 };

@@ -67,6 +67,8 @@ typedef struct {
     void (*axpy)(float a, const float *x, float *y, ptrdiff_t n);
     /* sum_k data[k] dense[indices[k]] */
     float (*gather_dot)(const float *data, const int32_t *indices, ptrdiff_t n, const float *dense);
+    /* y[k] += a dense[indices[k]] */
+    void (*gather_axpy)(float a, const float *dense, const int32_t *indices, float *y, ptrdiff_t n);
     /* max_k x[k]; n >= 1 */
     float (*max)(const float *x, ptrdiff_t n);
     /* x[k] <- exp(x[k] - shift), shift >= max x; returns the sum */
@@ -97,6 +99,8 @@ typedef struct {
        numbers. What is stored in bfloat16 is rounded at random, m to the nearest. */
     void (*update)(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, ptrdiff_t row,
                    ptrdiff_t first, const float *g, ptrdiff_t n);
+    /* the same on float32 for the entries whose g is not zero; the others keep weight and state */
+    void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
     /* y[k] = x[k], x bfloat16 */
     void (*widen)(const uint16_t *x, float *y, ptrdiff_t n);
     /* y[k] = x[k] rounded to the nearest, ties to even, y bfloat16 */

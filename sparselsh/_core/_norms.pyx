@@ -1,0 +1,129 @@
+"""Squared norms of gradients that are never stored: the row's gradient is summed as in _updates, squared, forgotten.
+
+For clipping by the global norm. Nothing is written to weights or state, and neither is read: what dominates the time
+of an update is not paid twice. `out` has an entry a row (a run, for flat arrays), which the caller adds up in their
+order, so that the sum does not depend on the number of threads.
+"""
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, table
+
+RUN = 4096
+
+
+def squares(const float[::1] a, double[::1] out, int n_threads):
+    """out[r] = the sum of the squares of a[r * RUN:(r + 1) * RUN].   O(len(a))"""
+    cdef Py_ssize_t r, n = a.shape[0], run = 4096
+    cdef const leaves_t *f = table()
+    for r in prange((n + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
+        out[r] = f.dot(&a[r * run], &a[r * run], min(run, n - r * run))
+
+
+cdef enum:
+    BLOCK = 128  # as in _gemm: neurons whose gradient is summed together
+
+
+cdef void _active_block(const leaves_t *f, gemm_t *whole, Py_ssize_t first, Py_ssize_t n, double *out,
+                        float *work) noexcept nogil:
+    cdef gemm_t g = whole[0]
+    cdef Py_ssize_t r
+    g.m = n
+    g.a = g.a + first * g.a_row
+    g.c = work + GEMM_WORK
+    f.gemm(&g, work)
+    for r in range(n):
+        out[first + r] = f.dot(g.c + r * g.n, g.c + r * g.n, g.n)
+
+
+def active_squares(const float[:, ::1] dz, const float[:, ::1] x, double[::1] out, int n_threads):
+    """out[r] = |row r of dz^T x|^2.   2 n n_rows d operations
+
+    dz is (n, n_rows), x (n, d).
+    """
+    cdef gemm_t g
+    cdef Py_ssize_t t, n_rows = dz.shape[1], d = x.shape[1], size = GEMM_WORK + BLOCK * x.shape[1]
+    cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
+    cdef const leaves_t *f = table()
+    cdef float *work
+    if n_rows == 0:
+        return
+    if d == 0 or dz.shape[0] == 0:
+        out[:] = 0
+        return
+    g.n, g.k = d, dz.shape[0]
+    g.a, g.a_row, g.a_column = &dz[0, 0], 1, n_rows
+    g.b, g.b_kind, g.b_first, g.b_row, g.b_column = &x[0, 0], STORE_FLOAT, 0, d, 1
+    g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, d, 0
+    work = <float *>malloc(n_threads * size * sizeof(float))
+    if work == NULL:
+        raise MemoryError()
+    for t in prange(n_blocks, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        _active_block(f, &g, t * block, min(block, n_rows - t * block), &out[0], work + threadid() * size)
+    free(work)
+
+
+cdef double _grouped(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
+                     const float *data, const float *x, Py_ssize_t d, float *buffer) noexcept nogil:
+    cdef Py_ssize_t e
+    memset(buffer, 0, d * sizeof(float))
+    for e in range(n):
+        f.axpy(data[entries[e]], x + samples[e] * d, buffer, d)
+    return f.dot(buffer, buffer, d)
+
+
+def grouped_squares(const int64_t[::1] starts, const int32_t[::1] entries, const int32_t[::1] samples,
+                    const float[::1] data, const float[:, ::1] x, double[::1] out, int n_threads):
+    """out[r] = |sum_e data[entries[e]] x[samples[e]]|^2 over group r: see _updates.update_grouped.   O(nnz * d)"""
+    cdef Py_ssize_t r, n_rows = out.shape[0], d = x.shape[1]
+    cdef const leaves_t *f = table()
+    cdef float *buffers
+    if n_rows == 0:
+        return
+    if d == 0:
+        out[:] = 0
+        return
+    buffers = <float *>malloc(n_threads * d * sizeof(float))
+    if buffers == NULL:
+        raise MemoryError()
+    for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
+        out[r] = _grouped(f, &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
+                          &x[0, 0], d, buffers + threadid() * d)
+    free(buffers)
+
+
+cdef double _grouped_csr(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
+                         const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
+                         Py_ssize_t d, float *buffer) noexcept nogil:
+    cdef Py_ssize_t e
+    cdef int64_t p
+    memset(buffer, 0, d * sizeof(float))
+    for e in range(n):
+        for p in range(x_indptr[samples[e]], x_indptr[samples[e] + 1]):
+            buffer[x_indices[p]] += data[entries[e]] * x_data[p]
+    return f.dot(buffer, buffer, d)
+
+
+def grouped_squares_csr(const int64_t[::1] starts, const int32_t[::1] entries, const int32_t[::1] samples,
+                        const float[::1] data, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
+                        const float[::1] x_data, Py_ssize_t d, double[::1] out, int n_threads):
+    """grouped_squares for a sparse x of d columns.   O(sum nnz_i * nnz(x_i) + n_rows * d)"""
+    cdef Py_ssize_t r, n_rows = out.shape[0]
+    cdef const leaves_t *f = table()
+    cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
+    cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
+    cdef float *buffers
+    if n_rows == 0:
+        return
+    if d == 0:
+        out[:] = 0
+        return
+    buffers = <float *>malloc(n_threads * d * sizeof(float))
+    if buffers == NULL:
+        raise MemoryError()
+    for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
+        out[r] = _grouped_csr(f, &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
+                              &x_indptr[0], x_index, x_value, d, buffers + threadid() * d)
+    free(buffers)

@@ -1,0 +1,137 @@
+"""Policies of rebuilding: when each builds, what it hashes between, and that a file keeps it."""
+import copy
+
+import numpy as np
+import pytest
+
+import sparselsh as sl
+from sparselsh import rebuild
+from sparselsh.layers import Step
+
+POLICIES = [
+    rebuild.AtOnce(4, 2.0), rebuild.Exponential(5, 0.2), rebuild.Every(7), rebuild.OnDrift(0.2, 3),
+    rebuild.Frozen(2, rebuild.Every(3)), rebuild.Frozen(1, rebuild.OnDrift()),
+]
+
+
+def builds(policy, n_steps, steps_an_epoch=10, drift=lambda: 0.0):
+    clock = policy.start()
+    return [step for step in range(n_steps) if clock.due(step, step // steps_an_epoch, drift)]
+
+
+def test_the_intervals_are_those_of_the_policies():
+    assert builds(rebuild.AtOnce(4, 2.0), 40) == [0, 4, 12, 28]
+    assert builds(rebuild.Every(7), 30) == [0, 7, 14, 21, 28]
+    # SLIDE: sums of N0 exp(lambda i)
+    want = np.cumsum([0, *(round(5 * np.exp(0.2 * i)) for i in range(5))])
+    assert builds(rebuild.Exponential(5, 0.2), want[-1] + 1) == list(want)
+    assert builds(rebuild.Frozen(2, rebuild.Every(3)), 60) == [0, 3, 6, 9, 12, 15, 18]
+    assert builds(rebuild.Frozen(0), 30) == []
+
+
+def test_drift_is_asked_for_at_intervals_and_decides():
+    asked = []
+    drifts = iter([0.1, 0.3, 0.0, 0.5])
+    policy = rebuild.OnDrift(0.2, 3)
+    clock = policy.start()
+
+    def drift():
+        asked.append(1)
+        return next(drifts)
+
+    built = [step for step in range(14) if clock.due(step, 0, drift)]
+    assert len(asked) == 4, "at steps 3, 6, 9 and 12"
+    assert built == [0, 6, 12], "the first in any case, then where it was above 0.2"
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_one_policy_serves_layers_without_mixing_them_and_a_file_keeps_it(policy):
+    first, second = policy.start(), policy.start()
+    steps = [first.due(step, 0, lambda: 1.0) for step in range(20)]
+    assert [second.due(step, 0, lambda: 1.0) for step in range(20)] == steps
+    assert rebuild.from_config(rebuild.config(policy)) == policy
+    third = policy.start()
+    third.restore(first.state())
+    later = range(20, 60)
+    assert [third.due(step, 0, lambda: 0.5) for step in later] == [first.due(step, 0, lambda: 0.5) for step in later]
+    assert copy.deepcopy(first).due(10**6, 0, lambda: 1.0) == first.due(10**6, 0, lambda: 1.0)
+
+
+# ---- the effect on a layer
+
+
+def network(policy, rng, active="batch"):
+    layer = sl.LSHLinear(16, 300, density=0.2, active=active, policy="top", rebuild=policy, family=sl.SimHash(5, 8))
+    net = sl.Network([sl.Linear(12, 16), layer], random_state=0)
+    return net, layer
+
+
+def data(rng):
+    return rng.standard_normal((120, 12), np.float32), rng.integers(0, 300, 120)
+
+
+def codes_of(layer):
+    tables = layer._tables._tables
+    now = tables.family.hash(layer._tables._vectors(np.arange(layer.n_out, dtype=np.int32)))
+    return tables.codes, now
+
+
+@pytest.mark.parametrize("policy, follows", [(rebuild.AtOnce(10**6), True), (rebuild.Every(10**6), False)])
+def test_touched_rows_are_hashed_at_once_or_wait(rng, policy, follows):
+    net, layer = network(policy, rng)
+    net.fit(*data(rng), optimizer=sl.Adam(1e-2), epochs=3, batch_size=40, verbose=False)
+    stored, now = codes_of(layer)
+    assert (stored == now).all() == follows
+
+
+def test_drift_of_tables_is_the_share_of_codes_that_changed(rng):
+    net, layer = network(rebuild.Every(10**6), rng)
+    net.fit(*data(rng), optimizer=sl.Adam(1e-2), epochs=3, batch_size=40, verbose=False)
+    stored, now = codes_of(layer)
+    drift = layer._tables.drift(np.arange(300, dtype=np.int32))
+    assert drift == pytest.approx((stored != now).mean()) and drift > 0
+
+
+def test_a_large_learning_rate_makes_tables_be_built_more_often(rng):
+    X, y = data(rng)
+    n_builds = []
+    for lr in (1e-5, 3e-2):
+        net, _layer = network(rebuild.OnDrift(0.2, 1), rng)
+        profile = net.profile(X, y, optimizer=sl.Adam(lr), batch_size=20, steps=30, warm_up=1)
+        n_builds.append(profile.rows[1]["rebuilds"])
+    assert n_builds[0] == 0 and n_builds[1] >= 2
+
+
+def test_frozen_tables_learn_where_inputs_look_for_their_labels(rng):
+    # after the tables stay, a label is found by the inputs that have it: the share found rises
+    X, y = data(rng)
+    found = {}
+    for policy in (rebuild.Frozen(0), rebuild.Every(10**6)):
+        net, layer = network(policy, rng, active="sample")
+        net.fit(X, y, optimizer=sl.Adam(1e-6), epochs=2, batch_size=40, verbose=False)
+        h = net._hidden(X, 0, len(X), 1)
+        ids = layer._found(h, layer.n_active, Step())
+        found[type(policy)] = (ids == y[:, None]).any(axis=1).mean()
+    assert found[rebuild.Frozen] > 0.95, "each was put into eight buckets of its input"
+    assert found[rebuild.Every] < 0.7, "measured: 0.45; sets of 60 of 300 neurons"
+
+
+def test_frozen_tables_are_not_built_again(rng):
+    net, layer = network(rebuild.Frozen(1, rebuild.Every(1)), rng)
+    X, y = data(rng)
+    net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=1, batch_size=40, verbose=False)
+    before = layer._tables._tables.codes.copy()
+    net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=3, batch_size=40, verbose=False)
+    np.testing.assert_array_equal(layer._tables._tables.codes, before)
+
+
+def test_a_table_without_room_grows_for_labels(rng):
+    index = sl.LSHIndex(sl.SimHash(3, 4), sketch_bits=0, dynamic=True, random_state=0)
+    index.fit(rng.standard_normal((40, 8), np.float32))
+    x = rng.standard_normal((200, 8), np.float32)
+    samples = np.repeat(np.arange(200, dtype=np.int32), 40)
+    neurons = np.tile(np.arange(40, dtype=np.int32), 200)
+    for _ in range(2):  # twice: a neuron stands in a bucket once
+        index.insert(x, samples, neurons)
+    ids, counts = index.candidates(x, 40)
+    assert (np.sort(ids, axis=1) == np.arange(40)).all() and (counts == 4).all()
