@@ -42,8 +42,8 @@ class PressAfter(LeaveAfter):
 
 def wide(**options):
     """Wide enough for sketches when asked, and hashed."""
-    return sl.Network([sl.Linear(20, 16), sl.LSHLinear(16, 5000, density=0.03, rebuild=sl.rebuild.AtOnce(3))], random_state=3,
-                      **options)
+    return sl.Network([sl.Linear(20, 16), sl.LSHLinear(16, 5000, density=0.03, rebuild=sl.rebuild.AtOnce(3))],
+                      random_state=3, **options)
 
 
 def deep():
