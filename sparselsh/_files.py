@@ -68,6 +68,9 @@ def read(path, kind):
             if metadata.get("format") != kind:
                 raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one first")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata
+    except AttributeError as error:  # of NumPy, which lacks some of the format's types
+        raise ValueError(f"{path}: a safetensors file with a type of numbers that no {kind} has ({error}); "
+                         "save it again") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
                          "kind: save it again") from error

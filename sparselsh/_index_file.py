@@ -50,5 +50,5 @@ def read(path):
         if metadata["checksum"] != checksum(tensors, metadata["config"]):
             raise ValueError("its checksum is another")
         return tensors, json.loads(metadata["config"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the index in this file is damaged ({error}); save it again") from error

@@ -5,6 +5,10 @@ import numpy as np
 
 from ._core import _buckets
 
+BUCKET_BYTES = 22  # start, count and room; with slack also the places of an empty bucket in `ids`
+MUCH = 2**28  # bytes
+USEFUL = 64  # buckets a neuron: more are nearly all empty
+
 
 class Tables:
     """Who shares buckets with whom. `slack` leaves room for neurons to move; `seed` draws the hash functions."""
@@ -12,6 +16,10 @@ class Tables:
     def __init__(self, family, n_neurons, n_dims, slack, seed):
         self.family = copy.copy(family).fit(n_dims, seed)  # one family may serve several indexes
         self.slack = slack
+        n_bytes = family.tables * family.n_buckets * BUCKET_BYTES
+        if n_bytes > MUCH and family.n_buckets > USEFUL * n_neurons:  # a number in a file may ask for it
+            raise ValueError(f"family {family!r} has {family.n_buckets} buckets a table for {n_neurons} neurons, which "
+                             f"would take up to {n_bytes >> 20} MB; give one with fewer buckets")
         self.codes = np.full((n_neurons, family.tables), -1, np.int32)
         self._allocate()
 

@@ -28,7 +28,10 @@ def number(value, name, *, minimum=-np.inf, maximum=np.inf, above=None, below=No
     """A finite real number within bounds, as float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:  # of an integer of hundreds of digits
+        value = math.inf if value > 0 else -math.inf
     limits = {"at least": minimum if minimum > -np.inf else None, "at most": maximum if maximum < np.inf else None,
               "above": above, "below": below}
     bounds = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]

@@ -617,7 +617,7 @@ class LSHIndex:
             self._tables = Tables(self.family, n, n_in + 1, self.dynamic, self._seed)
             self._tables.restore(tensors["codes"], resolve(self.n_threads))
         if self.sketch_bits != 0:
-            norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0)
+            norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0, maximum=1e19)
             self._sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(self._transform)
             self._sketches.n_probed = check.integer(config["n_cells_probed"], "n_cells_probed", minimum=0)
         if config["n_candidates"] is not None:

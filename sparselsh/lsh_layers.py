@@ -6,7 +6,7 @@ from ._core import _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS
-from .hashing import FAMILIES, CrossPolytope, SimHash
+from .hashing import FAMILIES, CrossPolytope, MinHash, SimHash
 from .index import LSHIndex, default_family
 from .layers import BatchActive, Linear
 
@@ -69,11 +69,12 @@ class LSHLinear(Linear):
         self.candidates = check.integer(candidates, "candidates", minimum=0)
         self.policy = check.choice(policy, "policy", ("top", "score", "vanilla"))
         self.min_count = check.integer(min_count, "min_count", maximum=255)
-        self.n_probes = check.integer(n_probes, "n_probes")
         self.fill = bool(fill)
         if family is not None and not isinstance(family, tuple(FAMILIES.values())):
             raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
         self.family = family
+        n_buckets = (family if family is not None else default_family(self.n_out)).n_buckets
+        self.n_probes = check.integer(n_probes, "n_probes", maximum=1 if isinstance(family, MinHash) else n_buckets)
         self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
         self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
         self._tables = None  # the index for training: hash tables

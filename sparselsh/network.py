@@ -419,7 +419,7 @@ def load(path, *, n_threads=None):
             kind, flipped = LAYERS[entry.pop("type")], entry.pop("input_major")
             layers.append(_load_layer(kind.from_config(entry), i, tensors, flipped))
         return Network(layers, loss=config["loss"], n_threads=n_threads)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
                          f"({type(error).__name__}: {error}); save it again") from error
 

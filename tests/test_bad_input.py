@@ -109,8 +109,8 @@ def test_set_num_threads_takes_numpy_integers_and_none():
     assert sl.get_num_threads() == before
 
 
-REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), ("0.1", TypeError, "'0.1'"), (None, TypeError, "None"),
-        (True, TypeError, "bool"), ([0.1], TypeError, "list")]
+REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), (10**400, ValueError, "inf"),
+        ("0.1", TypeError, "'0.1'"), (None, TypeError, "None"), (True, TypeError, "bool"), ([0.1], TypeError, "list")]
 
 
 @pytest.mark.parametrize("value, error, message", REAL, ids=lambda value: str(value)[:12])
@@ -164,6 +164,10 @@ def test_a_number_is_finite(name, call, value, error, message):
     (lambda: sl.LSHLinear(3, 4, active="rows"), ValueError, "active", "'batch', 'sample'", "'rows'"),
     (lambda: sl.LSHLinear(3, 4, activation="tanh"), ValueError, "activation", "'tanh'"),
     (lambda: sl.LSHLinear(3, 4, candidates=-1), ValueError, "candidates"),
+    (lambda: sl.LSHLinear(3, 4, min_count=256), ValueError, "min_count", "at most 255"),
+    (lambda: sl.LSHLinear(3, 4, policy="best"), ValueError, "policy", "'top', 'score', 'vanilla'", "'best'"),
+    (lambda: sl.LSHLinear(3, 4, family=sl.SimHash(3, 2), n_probes=9), ValueError, "n_probes", "at most 8", "9"),
+    (lambda: sl.LSHLinear(3, 4, family=sl.MinHash(), n_probes=2), ValueError, "n_probes", "2"),
     (lambda: sl.LSHLinear(3, 4, rebuild_growth=0.5), ValueError, "rebuild_growth must be at least 1"),
     (lambda: sl.LSHLinear(3, 4, family="simhash"), TypeError, "family", "'simhash'"),
     (lambda: sl.LSHLinear(3, 4, family=sl.SimHash), TypeError, "family", "SimHash"),
