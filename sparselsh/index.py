@@ -3,6 +3,7 @@ import numpy as np
 
 from . import _calibration as calibration
 from . import _index_file as index_file
+from . import _table_choice as choice
 from . import _validation as check
 from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
 from ._core import _sketches as kernels
@@ -11,7 +12,6 @@ from ._scipy import sp
 from ._sketching import Sketches
 from ._tables import Tables
 from ._threads import resolve
-from .hashing import SimHash
 from .transforms import Transform, second_moment
 
 __all__ = ["LSHIndex"]
@@ -35,8 +35,10 @@ class LSHIndex:
 
     Parameters
     ----------
-    family : hash family or None
-        The family of the tables, such as ``SimHash()``; None for no tables, where only `search` is wanted.
+    family : hash family, "auto" or None
+        The family of the tables, such as ``SimHash()``; None for no tables, where only `search` is wanted. "auto" is
+        SimHash whose bits K and tables L come from :func:`choose_bits_and_tables`, at the similarity of the queries of
+        `fit` and their neighbours; `tune` then tries others around them.
     center : bool
         Subtract the mean neuron before hashing.
     scaling : float or "auto"
@@ -65,6 +67,8 @@ class LSHIndex:
         n_neurons / 100), and at most 1024 unless k asks for more.
     n_probes : int
         Buckets of each table that the plan "probes" looks into.
+    family_ : hash family or None
+        The family in use, after `fit`.
 
     Notes
     -----
@@ -83,8 +87,8 @@ class LSHIndex:
 
     def __init__(self, family=None, *, center=True, scaling="auto", sketch_bits=None, recall=0.98, plan="auto",
                  dynamic=False, random_state=None, n_threads=None):
-        if family is not None and (isinstance(family, type) or not hasattr(family, "hash")):
-            raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
+        if family is not None and family != "auto" and (isinstance(family, type) or not hasattr(family, "hash")):
+            raise TypeError(f"family must be a hash family such as SimHash(), 'auto' or None, got {family!r}")
         self.family = family
         self.center = bool(center)
         self.scaling = scaling if scaling == "auto" else check.number(scaling, "scaling", minimum=0, maximum=1)
@@ -144,10 +148,7 @@ class LSHIndex:
         self._transform = Transform(self.center, 0.0 if self.scaling == "auto" else self.scaling)
         self._transform.fit(W, bias, moment)
         if self.family is not None:
-            self._tables = Tables(self.family, len(W), W.shape[1] + 1, self.dynamic, self._seed)
-            for rows in self._row_chunks():
-                self._tables.encode(rows[0], self._vectors(rows), n_threads)
-            self._tables.build(n_threads)
+            self._take_tables(self._first_family(queries, n_threads), n_threads)
         if self.sketch_bits != 0:
             if queries is None:
                 self._sketches = self._sketched(self._transform, 0.0, n_threads)
@@ -155,8 +156,30 @@ class LSHIndex:
                 self._build_sketches(moment, queries, n_threads)
         return self
 
+    def _first_family(self, queries, n_threads):
+        if self.family != "auto":
+            return self.family
+        similarity = choice.SIMILARITY
+        if queries is not None:
+            sample = calibration.sample(queries)
+            ids, _ = exact_topk(sample, self._W, self._bias, min(5, len(self._W)), n_threads)
+            neighbours = self._vectors(ids.ravel()).reshape(*ids.shape, -1)
+            similarity = choice.similarity(self._transform.queries(sample, n_threads), neighbours)
+        return choice.first_family(len(self._W), similarity, self.recall)
+
+    def _take_tables(self, family, n_threads):
+        """Hash all neurons by this family."""
+        self.family_ = family
+        self._tables = Tables(family, len(self._W), self._W.shape[1] + 1, self.dynamic, self._seed)
+        for rows in self._row_chunks():
+            self._tables.encode(rows[0], self._vectors(rows), n_threads)
+        gone = np.flatnonzero(self._gone).astype(np.int32)
+        self._tables.codes[gone] = -1
+        self._tables.build(n_threads)
+
     def _begin(self, W, bias):
         self._W, self._bias = W, bias
+        self.family_ = None
         self._gone = np.zeros(len(W), bool)
         self._tables = self._sketches = self.n_candidates = None
         self.n_probes = 1
@@ -236,7 +259,8 @@ class LSHIndex:
         -------
         list of dict
             The trials: method, n_candidates, recall, microseconds (a query, all of them in a batch) and, for the method
-            "sketches", n_cells (cells looked at), for "probes", n_probes. What was chosen stands last of its method.
+            "sketches", n_cells (cells looked at), for "probes", n_probes and, where the family is "auto", bits and
+            tables. What was chosen stands last of its method.
 
         Raises
         ------
@@ -255,7 +279,8 @@ class LSHIndex:
         (truth, _), seconds = calibration.timed(self._exact, queries, k, n_threads)
         self._curve = self._scan_trials(queries, truth, recall, n_threads)
         if self.plan in ("auto", "probes") and self._tables is not None:
-            self._curve += self._probe_trials(queries, truth, recall, n_threads)
+            by = self._table_trials if self.family == "auto" else self._probe_trials
+            self._curve += by(queries, truth, recall, n_threads)
         if self.plan == "auto":
             self._choose_methods(queries, k, recall, seconds / len(queries) * 1e6)
         return [dict(trial) for trial in self._curve]
@@ -302,6 +327,27 @@ class LSHIndex:
         # too many probes find less again: neurons that are in the probed buckets of every table all look alike
         self.n_probes = max(trials, key=lambda trial: trial["recall"])["n_probes"]
         return trials
+
+    def _table_trials(self, queries, truth, recall, n_threads):
+        """Trials over K and L around the closed form, each with its probes; the cheapest is kept and stands last."""
+        ends, trials = [], []
+        for family in choice.families_around(self.family_, len(self._W)):
+            self._take_tables(family, n_threads)
+            setting = {"bits": family.bits, "tables": family.tables}
+            some = [trial | setting for trial in self._probe_trials(queries, truth, recall, n_threads)]
+            end = next(trial for trial in some if trial["n_probes"] == self.n_probes)
+            ends.append((family, end))
+            trials += some
+
+        def rank(entry):
+            _, trial = entry
+            n_handed = min(FOUND_PER_CANDIDATE * trial["n_candidates"], len(self._W))
+            return max(recall - trial["recall"], 0), choice.cost(trial, *self._W.shape, n_handed)
+
+        family, best = min(ends, key=rank)
+        self._take_tables(family, n_threads)
+        self.n_probes = best["n_probes"]
+        return [trial for trial in trials if trial is not best] + [best]
 
     def _choose_methods(self, queries, k, recall, exact_microseconds):
         able = {trial["method"]: trial for trial in self._curve if trial["recall"] >= recall}  # one a method at most
@@ -529,8 +575,9 @@ class LSHIndex:
         -------
         dict
             n_neurons, n_in, scaling, sketch_bits, n_sketched (neurons long enough to be found by `search`),
-            n_candidates, n_probes, bytes_per_neuron, trials (see `tune`) and plan: for "single" queries and a "batch",
-            the method in use and, where measured, the microseconds a query of each.
+            n_candidates, n_probes, family (that of the tables, as text), bytes_per_neuron, trials (see `tune`) and
+            plan: for "single" queries and a "batch", the method in use and, where measured, the microseconds a query
+            of each.
         """
         self._check_fitted()
         plan = {kind: {"use": method, "microseconds": dict(self._times.get(kind, {}))}
@@ -540,7 +587,7 @@ class LSHIndex:
                 "sketch_bits": self._sketches.blocks.shape[1] // 4 if self._sketches is not None else 0,
                 "n_sketched": self._sketches.n_live if self._sketches is not None else 0,
                 "n_candidates": self.n_candidates, "n_probes": self.n_probes,
-                "bytes_per_neuron": self.nbytes / len(self._W),
+                "family": repr(self.family_), "bytes_per_neuron": self.nbytes / len(self._W),
                 "trials": [dict(trial) for trial in self._curve], "plan": plan}
 
     def __repr__(self):
@@ -573,7 +620,8 @@ class LSHIndex:
         config = {
             "arguments": {"center": self.center, "scaling": self.scaling, "sketch_bits": self.sketch_bits,
                           "recall": self.recall, "plan": self.plan, "dynamic": self.dynamic},
-            "family": index_file.family_config(self.family), "seed": self._seed, "scaling": transform.scaling,
+            "family": index_file.family_config(self.family_), "auto_family": self.family == "auto",
+            "seed": self._seed, "scaling": transform.scaling,
             "norm_floor": 0.0 if sketches is None else sketches.norm_floor, "n_candidates": self.n_candidates,
             "n_probes": self.n_probes, "n_cells_probed": 0 if sketches is None else sketches.n_probed,
             "methods": self._methods, "times": self._times, "trials": self._curve,
@@ -600,21 +648,23 @@ class LSHIndex:
         try:
             if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
                 raise ValueError("it was saved over other weights than the W and bias given")
-            index = cls(index_file.family_from(config["family"]), n_threads=n_threads, **config["arguments"])
-            index._restore(W, bias, tensors, config)
+            family = index_file.family_from(config["family"])
+            index = cls("auto" if config["auto_family"] else family, n_threads=n_threads, **config["arguments"])
+            index._restore(W, bias, family, tensors, config)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: this index cannot be used ({error}); fit and save it again") from error
         return index
 
-    def _restore(self, W, bias, tensors, config):
+    def _restore(self, W, bias, family, tensors, config):
         n, n_in = W.shape
         self._begin(W, bias)
         if tensors["gone"].shape != (n,):
             raise ValueError(f"gone must have shape {(n,)}, got {tensors['gone'].shape}")
         self._seed, self._gone = check.integer(config["seed"], "seed", minimum=0), tensors["gone"].astype(bool)
         self._transform = Transform.restored(self.center, config["scaling"], n_in, tensors)
-        if self.family is not None:
-            self._tables = Tables(self.family, n, n_in + 1, self.dynamic, self._seed)
+        self.family_ = family
+        if family is not None:
+            self._tables = Tables(family, n, n_in + 1, self.dynamic, self._seed)
             self._tables.restore(tensors["codes"], resolve(self.n_threads))
         if self.sketch_bits != 0:
             norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0, maximum=1e19)
@@ -623,14 +673,8 @@ class LSHIndex:
         if config["n_candidates"] is not None:
             self.n_candidates = check.integer(config["n_candidates"], "n_candidates")
         self.n_probes = check.integer(config["n_probes"], "n_probes",
-                                      maximum=1 if self.family is None else self.family.n_buckets)
+                                      maximum=1 if family is None else family.n_buckets)
         able = METHODS if self._tables is not None and self._sketches is not None else ("sketches", "exact")
         self._methods = {kind: check.choice(config["methods"][kind], "methods", able) for kind in self._methods}
         self._times = {kind: dict(times) for kind, times in config["times"].items()}
         self._curve = [dict(trial) for trial in config["trials"]]
-
-
-def default_family(n_neurons):
-    """SimHash tables for training: buckets of some forty neurons, so that twelve tables find some hundreds."""
-    bits = int(np.clip(np.round(np.log2(max(n_neurons, 1) / 40)), 1, 20))
-    return SimHash(bits=bits, tables=12)

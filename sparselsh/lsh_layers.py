@@ -6,8 +6,9 @@ from ._core import _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS
+from ._table_choice import default_family
 from .hashing import FAMILIES, CrossPolytope, MinHash, SimHash
-from .index import LSHIndex, default_family
+from .index import LSHIndex
 from .layers import BatchActive, Linear
 
 __all__ = ["LSHLinear"]

@@ -175,10 +175,6 @@ def dense(indptr, indices, data, n_columns):
     return out
 
 
-def gather_rows(w, rows):
-    return w[rows]
-
-
 def sampled_dots(indptr, indices, x, w, bias):
     out = np.zeros(len(indices))
     for i in range(len(indptr) - 1):

@@ -72,15 +72,6 @@ def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
     return on_threads(call)
 
 
-def gather_rows(w, rows):
-    def call(n_threads):
-        out = unwritten((len(rows), w.shape[1]), np.float32)
-        _products.gather_rows(w, rows, out, n_threads)
-        return out
-
-    return on_threads(call)
-
-
 @pytest.mark.parametrize("d", SIZES)
 def test_sampled_dots_are_the_dense_outputs_at_the_active_neurons(rng, pattern, d):
     n, m, density = pattern
@@ -143,13 +134,6 @@ def test_sampled_columns_are_the_input_gradient_at_the_stored_inputs(rng, patter
     assert_sums_close(got, want, magnitude, m)
 
 
-@pytest.mark.parametrize("rows", [[], [2], [4, 4, 0, 1], [*range(5)] * 9], ids=len)
-@pytest.mark.parametrize("d", (0, *SIZES))
-def test_gather_rows_copies_rows(rng, rows, d):
-    w, rows = gaussian(rng, 5, d), read_only(np.array(rows, np.int32))
-    assert_same_bits(gather_rows(w, rows), reference.gather_rows(w, rows))
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows commits memory that is never touched")
 def test_rows_are_found_beyond_the_reach_of_32_bits():
     # rows * d passes 2^31 floats; the pages that are never touched cost no memory
@@ -161,7 +145,6 @@ def test_rows_are_found_beyond_the_reach_of_32_bits():
     x = np.zeros((1, d), np.float32)
     x[0, -1] = 5
     assert weighted_rows(*one, w, np.zeros(0, np.float32))[0, -1] == 6
-    assert gather_rows(w, one[1])[0, -1] == 3
     assert sampled_dots(*one[:2], x, w, np.zeros(len(w), np.float32)) == 15
     assert sampled_columns(*one, w, one[0], read_only(np.array([d - 1], np.int32))) == 6
 

@@ -15,7 +15,7 @@ AVAILABLE = ", ".join(_simd.available_levels())
 
 def import_with(level):
     """Run a process that imports the core with SPARSELSH_SIMD set."""
-    code = "from sparselsh._core import _products, _simd; print(_simd.level())"
+    code = "from sparselsh._core import _products, _simd, _updates; print(_simd.level())"
     environment = {**os.environ, "SPARSELSH_SIMD": level}
     return subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
 
@@ -54,14 +54,17 @@ def test_every_processor_runs_the_baseline():
 
 
 def test_arrays_with_gaps_or_of_other_types_are_refused(rng):
-    w, rows, out = gaussian(rng, 4, 6), np.zeros(2, np.int32), np.zeros((2, 3), np.float32)
+    w, out, bias = gaussian(rng, 4, 6), np.zeros((1, 3), np.float32), np.zeros(0, np.float32)
+    row = np.array([0, 1]), np.zeros(1, np.int32), np.ones(1, np.float32)
     for wrong in (w[:, ::2], w[:, ::-2], np.asfortranarray(w[:, :3])):
         with pytest.raises(ValueError, match="contiguous"):
-            _products.gather_rows(wrong, rows, out, 1)
+            _products.weighted_rows(*row, wrong, bias, out, 1)
     with pytest.raises(ValueError, match="Buffer dtype mismatch"):
-        _products.gather_rows(w.astype(float), rows, out, 1)
+        _products.weighted_rows(*row, w.astype(float), bias, out, 1)
     with pytest.raises(ValueError, match="read-only"):
-        _products.gather_rows(w[:, :3].copy(), rows, read_only(out), 1)
+        _products.weighted_rows(*row, w[:, :3].copy(), bias, read_only(out), 1)
+    with pytest.raises(ValueError, match="writable where it is updated"):
+        _updates.update_rows(_updates.sgd(1, 0, False, 0), read_only(w), None, None, row[1], w[:1].copy(), 1)
 
 
 # ---- several Python threads in one kernel

@@ -21,7 +21,7 @@ LAYERS = [
     {"network"},
     {"lsh_layers", "losses", "metrics", "datasets", "_streams"},
     {"layers", "index", "optim", "csrfile"},
-    {"xmctext", "_gradients", "_tables", "_sketching", "_calibration", "_index_file"},
+    {"xmctext", "_gradients", "_tables", "_sketching", "_calibration", "_index_file", "_table_choice"},
     {"hashing", "transforms", "_cells"},
     {"_linalg", "_threads", "_files"},
     {"_validation"},

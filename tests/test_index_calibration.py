@@ -5,6 +5,7 @@ from support import clustered, exact, recall, trained
 
 import sparselsh as sl
 from sparselsh import _calibration as calibration
+from sparselsh import _table_choice as choice
 from sparselsh._linalg import exact_topk
 
 METHODS = {"exact": "_exact", "sketches": "_by_sketches", "probes": "_by_probes"}
@@ -297,6 +298,75 @@ def test_a_family_without_an_order_of_probing_is_probed_once(rng):
     assert index.n_probes == 1 and len(of_method(index.report()["trials"], "probes")) == 1
 
 
+# ---- K and L
+
+
+def test_auto_begins_at_the_closed_form_and_takes_the_cheapest_tables_around_it_that_reach_the_recall(rng):
+    W, X = clustered(rng)
+    index = sl.LSHIndex("auto", plan="probes", recall=0.9, random_state=0).fit(W, queries=X)
+    Q, V = index._transform.queries(X, 1), index._transform.neurons(W, np.zeros(len(W), np.float32), 1)
+    Q, V = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (Q, V))
+    truth, _ = exact_topk(X, W, np.zeros(len(W), np.float32), 5, 1)
+    cosine = float(np.median(np.einsum("nd,nkd->nk", Q, V[truth])))
+    trials = of_method(index.report()["trials"], "probes")
+    first = (trials[0]["bits"], trials[0]["tables"])
+    assert first == sl.choose_bits_and_tables(choice.DENSITY, len(W), similarity=cosine, recall=0.9)
+    settings = {(trial["bits"], trial["tables"]) for trial in trials}
+    most = int(np.log2(2 * len(W)))  # more buckets than that stand empty
+    assert len(settings) == 9 and {bits for bits, _ in settings} == {first[0] - 2, first[0], min(first[0] + 2, most)}
+    taken = trials[-1]
+    assert (index.family_.bits, index.family_.tables, index.n_probes) == \
+        (taken["bits"], taken["tables"], taken["n_probes"])
+
+    def cost(trial):
+        return choice.cost(trial, *W.shape, 4 * trial["n_candidates"])
+
+    reached = [trial for trial in trials if trial["recall"] >= 0.9]
+    assert len(reached) > 1 and cost(taken) == min(cost(trial) for trial in reached)
+    # tables and search are those of the trial
+    assert index._tables.codes.shape == (len(W), taken["tables"])
+    assert recall(index, W, X) == pytest.approx(taken["recall"], abs=1e-9)
+
+
+def test_auto_keeps_the_tables_nearest_to_the_recall_where_none_reaches_it(rng):
+    W, X = trained(rng)  # queries and neighbours at some 60 degrees
+    index = sl.LSHIndex("auto", plan="probes", recall=0.999, random_state=0).fit(W, queries=X)
+    trials = of_method(index.report()["trials"], "probes")
+    assert max(trial["recall"] for trial in trials) < 0.999
+    ends = {}
+    for trial in trials:
+        setting = trial["bits"], trial["tables"]
+        ends[setting] = max(ends.get(setting, 0), trial["recall"])
+    assert trials[-1]["recall"] == max(ends.values())
+
+
+def test_auto_without_queries_supposes_a_similarity():
+    W = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
+    index = sl.LSHIndex("auto", random_state=0).fit(W)
+    expected = sl.choose_bits_and_tables(choice.DENSITY, 3000, similarity=choice.SIMILARITY, recall=index.recall)
+    assert (index.family_.bits, index.family_.tables) == expected
+
+
+def test_neurons_that_are_gone_stay_gone_when_tune_takes_other_tables(rng):
+    W, X = clustered(rng)
+    index = sl.LSHIndex("auto", plan="probes", recall=0.9, random_state=0).fit(W, queries=X)
+    best = np.unique(index.search(X, 1)[0])
+    index.remove(best)
+    index.tune(X)
+    assert (index._tables.codes[best] == -1).all() and not np.isin(index.search(X, 5)[0], best).any()
+    assert not np.isin(index.query(X, 50).indices, best).any()
+
+
+def test_an_auto_index_is_saved_with_the_family_it_took(rng, tmp_path):
+    pytest.importorskip("safetensors")
+    W, X = clustered(rng)
+    index = sl.LSHIndex("auto", plan="probes", recall=0.9, random_state=0).fit(W, queries=X)
+    index.save(tmp_path / "index")
+    other = sl.LSHIndex.load(tmp_path / "index", W)
+    assert other.family == "auto" and repr(other.family_) == repr(index.family_) == other.report()["family"]
+    np.testing.assert_array_equal(other.search(X, 5)[0], index.search(X, 5)[0])
+
+
 # ---- errors and words
 
 
@@ -344,10 +414,10 @@ def test_the_report_says_what_was_chosen(rng, options, n_bits):
     index = sl.LSHIndex(random_state=0, **options).fit(W, queries=X)
     report = index.report()
     assert list(report) == ["n_neurons", "n_in", "scaling", "sketch_bits", "n_sketched", "n_candidates", "n_probes",
-                            "bytes_per_neuron", "trials", "plan"]
+                            "family", "bytes_per_neuron", "trials", "plan"]
     assert (report["n_neurons"], report["n_in"], report["sketch_bits"]) == (300, 64, n_bits)
     assert report["n_sketched"] == (300 if n_bits else 0)
-    assert report["bytes_per_neuron"] == index.nbytes / 300
+    assert report["bytes_per_neuron"] == index.nbytes / 300 and report["family"] == repr(index.family)
     for trial in report["trials"]:
         probed = {"n_probes"} if trial["method"] == "probes" else {"n_cells"}
         assert set(trial) == {"method", "n_candidates", "recall", "microseconds"} | probed

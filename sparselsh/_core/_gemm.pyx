@@ -13,8 +13,9 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
-from ._simd cimport GEMM_WORK, gemm_t, leaves_t, prefetch_run, rule_t, table
-from ._updates cimport Rule, first_or_null, row_or_null
+from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, rule_t, store_t, table
+from ._stores cimport prefetch_row, row_dot, store_of
+from ._updates cimport Rule
 
 cdef enum:
     BLOCK = 128  # neurons whose gradient is summed before they are updated: 64 KB at 128 inputs
@@ -32,7 +33,7 @@ cdef void _block(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssiz
     if g.rows != NULL and g.gather == 1:
         g.rows = g.rows + first_column
     else:
-        g.b = g.b + first_column * g.b_column
+        g.b_first = g.b_first + first_column * g.b_column
     f.gemm(&g, work)
 
 
@@ -63,17 +64,17 @@ cdef enum:
     RUN = 256  # columns of c that a thread computes at a time
 
 
-cdef void _dots(const leaves_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const float *b, Py_ssize_t first,
+cdef void _dots(const leaves_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const store_t *b, Py_ssize_t first,
                 Py_ssize_t last, Py_ssize_t n, const float *bias, float *c) noexcept nogil:
     cdef Py_ssize_t i, j
     for j in range(first, last):
         for i in range(m):
-            c[i * n + j] = f.dot(a + i * k, b + j * k, k) + (bias[j] if bias != NULL else 0)
+            c[i * n + j] = row_dot(f, b, j, a + i * k, k) + (bias[j] if bias != NULL else 0)
 
 
-def matmul(const float[:, ::1] a, bint transpose_a, const float[:, ::1] b, bint transpose_b, const float[::1] bias,
-           float[:, ::1] c, int n_threads):
-    """c = op(a) op(b) + bias; bias may be empty.   2 m n k operations
+def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const float[::1] bias, float[:, ::1] c,
+           int n_threads):
+    """c = op(a) op(b) + bias; bias may be empty, b may be bfloat16.   2 m n k operations
 
     op(a) is (m, k), op(b) is (k, n), each the array or its transpose; c is (m, n).
     """
@@ -81,11 +82,12 @@ def matmul(const float[:, ::1] a, bint transpose_a, const float[:, ::1] b, bint 
     cdef Py_ssize_t m = c.shape[0], n = c.shape[1], k = a.shape[0] if transpose_a else a.shape[1]
     cdef Py_ssize_t t, run = RUN
     cdef const leaves_t *f
+    cdef store_t stored = store_of(b, False)
     if m == 0 or n == 0:
         return
     g.m, g.n, g.k = m, n, k
     g.a = &a[0, 0] if k else NULL
-    g.b = &b[0, 0] if k else NULL
+    g.b, g.b_kind, g.b_first = stored.data, stored.kind, 0
     g.a_row, g.a_column = a.shape[1], 1
     g.b_row, g.b_column = b.shape[1], 1
     if transpose_a:
@@ -101,22 +103,23 @@ def matmul(const float[:, ::1] a, bint transpose_a, const float[:, ::1] b, bint 
     if m <= FEW and transpose_b and not transpose_a and k:
         f = table()
         for t in prange((n + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
-            _dots(f, g.a, m, k, g.b, t * run, min((t + 1) * run, n), n, g.bias, g.c)
+            _dots(f, g.a, m, k, &stored, t * run, min((t + 1) * run, n), n, g.bias, g.c)
         return
     _run(&g, n >= m, n_threads)
 
 
-def active_outputs(const float[:, ::1] x, const float[:, ::1] w, const int32_t[::1] rows, const float[::1] bias,
+def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const float[::1] bias,
                    float[:, ::1] z, int n_threads):
     """z = x w[rows]^T + bias, bias that of the rows.   2 n len(rows) d operations"""
     cdef gemm_t g
-    cdef Py_ssize_t d = w.shape[1]
+    cdef store_t ws = store_of(w, False)
+    cdef Py_ssize_t d = x.shape[1]
     if z.shape[0] == 0 or z.shape[1] == 0:
         return
     g.m, g.n, g.k = z.shape[0], z.shape[1], d
     g.a = &x[0, 0] if d else NULL
     g.a_row, g.a_column = d, 1
-    g.b = &w[0, 0] if d else NULL
+    g.b, g.b_kind, g.b_first = ws.data, ws.kind, 0
     g.b_row, g.b_column = 1, d
     g.rows = &rows[0]
     g.gather = 1
@@ -127,17 +130,17 @@ def active_outputs(const float[:, ::1] x, const float[:, ::1] w, const int32_t[:
     _run(&g, True, n_threads)
 
 
-def active_input_gradient(const float[:, ::1] dz, const float[:, ::1] w, const int32_t[::1] rows, float[:, ::1] dx,
-                          int n_threads):
+def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, float[:, ::1] dx, int n_threads):
     """dx = dz w[rows].   2 n len(rows) d operations"""
     cdef gemm_t g
-    cdef Py_ssize_t d = w.shape[1]
+    cdef store_t ws = store_of(w, False)
+    cdef Py_ssize_t d = dx.shape[1]
     if dx.shape[0] == 0 or d == 0:
         return
     g.m, g.n, g.k = dz.shape[0], d, dz.shape[1]
     g.a = &dz[0, 0] if g.k else NULL
     g.a_row, g.a_column = dz.shape[1], 1
-    g.b = &w[0, 0]
+    g.b, g.b_kind, g.b_first = ws.data, ws.kind, 0
     g.b_row, g.b_column = d, 1
     g.rows = &rows[0] if g.k else NULL
     g.gather = 2
@@ -149,7 +152,8 @@ def active_input_gradient(const float[:, ::1] dz, const float[:, ::1] w, const i
 
 
 cdef void _update_block(const leaves_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,
-                        const int32_t *rows, float *w, float *m, float *v, float *work) noexcept nogil:
+                        const int32_t *rows, const store_t *w, const store_t *m, const store_t *v,
+                        float *work) noexcept nogil:
     cdef gemm_t g = whole[0]
     cdef Py_ssize_t r, d = g.n
     cdef float *dw = work + GEMM_WORK
@@ -159,37 +163,31 @@ cdef void _update_block(const leaves_t *f, const rule_t *rule, gemm_t *whole, Py
     f.gemm(&g, work)
     for r in range(first, first + n):
         if r + 1 < first + n:
-            prefetch_run(w + rows[r + 1] * d, d * sizeof(float))
-            if m != NULL:
-                prefetch_run(m + rows[r + 1] * d, d * sizeof(float))
-            if v != NULL:
-                prefetch_run(v + rows[r + 1] * d, d * sizeof(float))
-        f.update(rule, w + rows[r] * d, row_or_null(m, rows[r], d), row_or_null(v, rows[r], d),
-                 dw + (r - first) * d, d)
+            prefetch_row(w, rows[r + 1], d)
+            prefetch_row(m, rows[r + 1], d)
+            prefetch_row(v, rows[r + 1], d)
+        f.update(rule, w, m, v, rows[r], rows[r] * d, dw + (r - first) * d, d)
 
 
-def active_update(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v, const int32_t[::1] rows,
-                  const float[:, ::1] dz, const float[:, ::1] x, int n_threads):
+def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1] dz, const float[:, ::1] x,
+                  int n_threads):
     """Apply the gradient dz^T x to the rows (distinct) of w.   2 n len(rows) d operations
 
     dz is (n, len(rows)), x (n, d).
     """
     cdef gemm_t g
-    cdef Py_ssize_t t, n_rows = rows.shape[0], d = w.shape[1], size = GEMM_WORK + BLOCK * w.shape[1]
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = GEMM_WORK + BLOCK * x.shape[1]
     cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
-    cdef float *w0
-    cdef float *m0 = first_or_null(m)
-    cdef float *v0 = first_or_null(v)
+    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
     cdef const leaves_t *f = table()
     cdef float *work
     cdef int thread
     if n_rows == 0 or d == 0:
         return
-    w0 = &w[0, 0]
     g.n, g.k = d, dz.shape[0]
     g.a = &dz[0, 0] if g.k else NULL
     g.a_row, g.a_column = 1, n_rows
-    g.b = &x[0, 0] if g.k else NULL
+    g.b, g.b_kind, g.b_first = &x[0, 0] if g.k else NULL, STORE_FLOAT, 0
     g.b_row, g.b_column = d, 1
     g.rows = NULL
     g.gather = 0
@@ -201,6 +199,6 @@ def active_update(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v, 
         raise MemoryError()
     for t in prange(n_blocks, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         thread = threadid()
-        _update_block(f, &rule.rule, &g, t * block, min(block, n_rows - t * block), &rows[0], w0, m0, v0,
+        _update_block(f, &rule.rule, &g, t * block, min(block, n_rows - t * block), &rows[0], &ws, &ms, &vs,
                       work + thread * size)
     free(work)

@@ -8,52 +8,43 @@ the dense matrix w, (n_rows, d): neurons where S holds active outputs, features 
     sampled_columns     dX at the pattern of a sparse X     dX where input and output are both sparse
     group_columns       the transpose of S, touched columns only: who walks w row by row
 
-The gradient S^T x of w is never stored: _updates sums it row by row.
+The gradient S^T x of w is never stored: _updates sums it row by row. w is float32 or bfloat16 (_stores).
 """
-from cython.parallel cimport prange
-from libc.stdint cimport int32_t, int64_t
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from ._simd cimport leaves_t, prefetch_run, table
+from ._simd cimport STORE_BFLOAT, leaves_t, store_t, table
+from ._stores cimport part_of, prefetch_row, row_dot, row_of, store_of
 
 
-def gather_rows(const float[:, ::1] w, const int32_t[::1] rows, float[:, ::1] out, int n_threads):
-    """out[r] = w[rows[r]].   O(len(rows) * d)"""
-    cdef Py_ssize_t r, n = rows.shape[0], d = w.shape[1]
-    if n == 0 or d == 0:
-        return
-    for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        if r + 2 < n:
-            prefetch_run(&w[rows[r + 2], 0], d * sizeof(float))
-        memcpy(&out[r, 0], &w[rows[r], 0], d * sizeof(float))
-
-
-cdef void _dots_of_neuron(const leaves_t *f, const float *w, float bias, const int32_t *entries,
+cdef void _dots_of_neuron(const leaves_t *f, const store_t *w, Py_ssize_t row, float bias, const int32_t *entries,
                           const int32_t *samples, Py_ssize_t n, const float *x, Py_ssize_t d,
                           float *out) noexcept nogil:
     cdef Py_ssize_t e
     for e in range(n):
-        out[entries[e]] = f.dot(w, x + samples[e] * d, d) + bias
+        out[entries[e]] = row_dot(f, w, row, x + samples[e] * d, d) + bias
 
 
 def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
-                 const int32_t[::1] samples, const float[:, ::1] x, const float[:, ::1] w,
-                 const float[::1] bias, float[::1] out, int n_threads):
+                 const int32_t[::1] samples, const float[:, ::1] x, w, const float[::1] bias, float[::1] out,
+                 int n_threads):
     """out[k] = w[j] . x[i] + bias[j] for every active (i, j), k its place in the CSR.   O(nnz * d)
 
     Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a
     batch, while the samples, few enough, stay in cache.
     """
-    cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
+    cdef Py_ssize_t r, n_rows = rows.shape[0], d = x.shape[1]
     cdef const leaves_t *f = table()
-    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef store_t ws = store_of(w, False)
     cdef const float *x0 = &x[0, 0] if x.shape[0] and d else NULL
     if n_rows == 0:
         return
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         if r + 1 < n_rows:
-            prefetch_run(w0 + rows[r + 1] * d, d * sizeof(float))
-        _dots_of_neuron(f, w0 + rows[r] * d, bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
+            prefetch_row(&ws, rows[r + 1], d)
+        _dots_of_neuron(f, &ws, rows[r], bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
                         starts[r + 1] - starts[r], x0, d, &out[0])
 
 
@@ -70,23 +61,33 @@ cdef void _sparse_dots_of_neuron(const leaves_t *f, const float *w, float bias, 
 
 def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
                      const int32_t[::1] samples, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
-                     const float[::1] x_data, const float[:, ::1] w, const float[::1] bias, float[::1] out,
-                     int n_threads):
-    """sampled_dots for a sparse x: the active outputs of a layer from the active inputs.   O(sum nnz_i * nnz(x_i))"""
+                     const float[::1] x_data, w, const float[::1] bias, float[::1] out, int n_threads):
+    """sampled_dots for a sparse x: the active outputs of a layer from the active inputs.   O(sum nnz_i * nnz(x_i))
+
+    A bfloat16 row is widened first, for all samples: O(len(rows) * d) more.
+    """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
     cdef const leaves_t *f = table()
-    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef store_t ws = store_of(w, False)
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
+    cdef float *wide = NULL
+    cdef int thread
     if n_rows == 0:
         return
+    if ws.kind == STORE_BFLOAT:
+        wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
+        if wide == NULL:
+            raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
-        _sparse_dots_of_neuron(f, w0 + rows[r] * d, bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
-                               starts[r + 1] - starts[r], &x_indptr[0], x_index, x_value, &out[0])
+        thread = threadid()
+        _sparse_dots_of_neuron(f, row_of(f, &ws, rows[r], d, part_of(wide, thread * d)), bias[rows[r]], &entries[starts[r]],
+                               &samples[starts[r]], starts[r + 1] - starts[r], &x_indptr[0], x_index, x_value, &out[0])
+    free(wide)
 
 
 cdef void _weighted_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
-                        const float *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
+                        const store_t *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t k
     if bias != NULL:
         memcpy(out, bias, d * sizeof(float))
@@ -94,57 +95,70 @@ cdef void _weighted_row(const leaves_t *f, const int32_t *indices, const float *
         memset(out, 0, d * sizeof(float))
     for k in range(n):
         if k + 4 < n:
-            prefetch_run(w + indices[k + 4] * d, d * sizeof(float))
-        f.axpy(data[k], w + indices[k] * d, out, d)
+            prefetch_row(w, indices[k + 4], d)
+        if w.kind == STORE_BFLOAT:
+            f.axpy_bfloat(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
+        else:
+            f.axpy(data[k], <const float *>w.data + indices[k] * d, out, d)
 
 
-def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
-                  const float[:, ::1] w, const float[::1] bias, float[:, ::1] out, int n_threads):
+def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, w,
+                  const float[::1] bias, float[:, ::1] out, int n_threads):
     """out[i] = bias + sum_k data[k] w[indices[k]] over the entries k of row i; bias may be empty.   O(nnz * d)
 
     Forward: a sparse input reads one contiguous row of input-major weights a feature.
     Backward: dX[i] = sum over the active neurons of d_out times their weights.
     """
-    cdef Py_ssize_t i, n = out.shape[0], d = w.shape[1]
+    cdef Py_ssize_t i, n = out.shape[0], d = out.shape[1]
     cdef const leaves_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
-    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef store_t ws = store_of(w, False)
     cdef const float *b = &bias[0] if bias.shape[0] else NULL
     if n == 0 or d == 0:
         return
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
-        _weighted_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], w0, b, d, &out[i, 0])
+        _weighted_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], &ws, b, d, &out[i, 0])
 
 
-cdef void _sampled_columns_row(const int32_t *indices, const float *data, Py_ssize_t n, const float *w,
-                               Py_ssize_t d, const int32_t *columns, Py_ssize_t n_columns,
-                               float *out) noexcept nogil:
+cdef void _sampled_columns_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
+                               const store_t *w, Py_ssize_t d, const int32_t *columns, Py_ssize_t n_columns,
+                               float *wide, float *out) noexcept nogil:
     cdef Py_ssize_t k, c
     cdef const float *row
     memset(out, 0, n_columns * sizeof(float))
     for k in range(n):
-        row = w + indices[k] * d
+        row = row_of(f, w, indices[k], d, wide)
         for c in range(n_columns):
             out[c] += data[k] * row[columns[c]]
 
 
-def sampled_columns(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
-                    const float[:, ::1] w, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
-                    float[::1] out, int n_threads):
+def sampled_columns(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, w,
+                    const int64_t[::1] x_indptr, const int32_t[::1] x_indices, float[::1] out, int n_threads):
     """out[p] = sum_k data[k] w[indices[k], x_indices[p]] over the entries k of the row i that p belongs to.
 
-    dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i))
+    dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i)); where w is
+    bfloat16 each row is widened first, O(nnz d) more.
     """
     cdef Py_ssize_t i, n = x_indptr.shape[0] - 1, d = w.shape[1]
+    cdef const leaves_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
-    cdef const float *w0 = &w[0, 0] if w.shape[0] and d else NULL
+    cdef store_t ws = store_of(w, False)
+    cdef float *wide = NULL
+    cdef int thread
     if x_indices.shape[0] == 0:
         return
+    if ws.kind == STORE_BFLOAT:
+        wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
+        if wide == NULL:
+            raise MemoryError()
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
-        _sampled_columns_row(index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], w0, d,
-                             &x_indices[0] + x_indptr[i], x_indptr[i + 1] - x_indptr[i], &out[0] + x_indptr[i])
+        thread = threadid()
+        _sampled_columns_row(f, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], &ws, d,
+                             &x_indices[0] + x_indptr[i], x_indptr[i + 1] - x_indptr[i], part_of(wide, thread * d),
+                             &out[0] + x_indptr[i])
+    free(wide)
 
 
 def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot, int32_t[::1] rows,

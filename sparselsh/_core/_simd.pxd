@@ -1,18 +1,24 @@
 # The table of leaf loops (simd.h), shared by every kernel module: each takes it by table().
-from libc.stdint cimport int8_t, int32_t, uint8_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "simd.h" nogil:
     ctypedef struct rule_t:
         int kind
         int nesterov
         float lr, momentum, beta1, beta2, eps, root_scale, decay
+        uint32_t key
+
+    ctypedef struct store_t:
+        void *data
+        int kind
 
     ctypedef struct gemm_t:
         Py_ssize_t m, n, k
         const float *a
         Py_ssize_t a_row, a_column
-        const float *b
-        Py_ssize_t b_row, b_column
+        const void *b
+        int b_kind
+        Py_ssize_t b_first, b_row, b_column
         const int32_t *rows
         int gather
         const float *bias
@@ -26,6 +32,10 @@ cdef extern from "simd.h" nogil:
         RULE_ADAM
         SIGN_LANES
         SKETCH_BLOCK
+        STORE_BFLOAT
+        STORE_FLOAT
+        STORE_NONE
+        STORE_ROW
 
     ctypedef struct leaves_t:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
@@ -44,7 +54,12 @@ cdef extern from "simd.h" nogil:
         void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, Py_ssize_t n) noexcept nogil
         void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil
-        void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, Py_ssize_t n) noexcept nogil
+        void (*update)(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, Py_ssize_t row,
+                       Py_ssize_t first, const float *g, Py_ssize_t n) noexcept nogil
+        void (*widen)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
+        void (*narrow)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
+        float (*dot_bfloat)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
+        void (*axpy_bfloat)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 

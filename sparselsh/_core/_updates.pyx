@@ -2,26 +2,34 @@
 
 Weights and moments of a row are read and written once a batch, and no gradient matrix exists. One thread
 owns a row and sums it in a fixed order: the result does not depend on the number of threads.
-`m` and `v` have the shape of w, or are None where the rule keeps no such state.
+`m` and `v` have the shape of w, or are None where the rule keeps no such state; a `v` of shape (n, 1) keeps the mean
+over each row. Each of the three is float32 or, as uint16, bfloat16 (_stores), which is rounded at random.
 """
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from ._simd cimport RULE_ADAM, RULE_SGD, leaves_t, prefetch_run, rule_t, table
+from ._simd cimport RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_ROW, leaves_t, rule_t, store_t, table
+from ._stores cimport prefetch_row, store_of
 
 
 cdef class Rule:
     """What an optimizer does to a row, with everything worked out that does not depend on the row."""
 
 
-def sgd(float lr, float momentum, bint nesterov, float decay):
+def sgd(float lr, float momentum, bint nesterov, float decay, int64_t step=0):
     """g' = g + decay w;  m = momentum m + g';  w -= lr (g' + momentum m if nesterov else m)"""
     cdef Rule r = Rule()
     r.rule.kind = RULE_SGD
     r.rule.lr, r.rule.momentum, r.rule.nesterov, r.rule.decay = lr, momentum, nesterov, decay
+    r.rule.key = _key(step)
     return r
+
+
+cdef uint32_t _key(int64_t step) noexcept:
+    # steps far apart: the random numbers of a step are a mix of key + place
+    return <uint32_t>step * 0x9E3779B1u
 
 
 def adam(double lr, double beta1, double beta2, double eps, double decay, int64_t step):
@@ -38,90 +46,107 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
     beta1, beta2 = r.rule.beta1, r.rule.beta2
     r.rule.lr = lr / (1 - beta1 ** step)
     r.rule.root_scale = 1 / (1 - beta2 ** step) ** 0.5
+    r.rule.key = _key(step)
     return r
 
 
-cdef inline void _prefetch(float *w, float *m, float *v, Py_ssize_t row, Py_ssize_t d) noexcept nogil:
-    prefetch_run(w + row * d, d * sizeof(float))
-    if m != NULL:
-        prefetch_run(m + row * d, d * sizeof(float))
-    if v != NULL:
-        prefetch_run(v + row * d, d * sizeof(float))
+cdef inline void _prefetch(const store_t *w, const store_t *m, const store_t *v, Py_ssize_t row,
+                           Py_ssize_t d) noexcept nogil:
+    prefetch_row(w, row, d)
+    prefetch_row(m, row, d)
+    prefetch_row(v, row, d)
 
 
-def update_rows(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v, const int32_t[::1] rows,
-                const float[:, ::1] dw, int n_threads):
+def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1] dw, int n_threads):
     """Apply the gradient dw[r] to row rows[r] (distinct).   O(len(rows) * d)"""
-    cdef Py_ssize_t r, n = rows.shape[0], d = w.shape[1]
-    cdef float *w0
-    cdef float *m0 = first_or_null(m)
-    cdef float *v0 = first_or_null(v)
+    cdef Py_ssize_t r, n = rows.shape[0], d = dw.shape[1]
+    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
     cdef const leaves_t *f = table()
     if n == 0 or d == 0:
         return
-    w0 = &w[0, 0]
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         if r + 1 < n:
-            _prefetch(w0, m0, v0, rows[r + 1], d)
-        f.update(&rule.rule, w0 + rows[r] * d, row_or_null(m0, rows[r], d), row_or_null(v0, rows[r], d), &dw[r, 0], d)
+            _prefetch(&ws, &ms, &vs, rows[r + 1], d)
+        f.update(&rule.rule, &ws, &ms, &vs, rows[r], rows[r] * d, &dw[r, 0], d)
 
 
-def update_all(Rule rule, float[::1] w, float[::1] m, float[::1] v, const float[::1] dw, int n_threads):
+def update_all(Rule rule, w, m, v, const float[::1] dw, int n_threads):
     """Apply a dense gradient to all of a parameter, seen as one run of numbers.   O(len(w))"""
-    cdef Py_ssize_t r, n = w.shape[0], chunk = 4096, n_chunks = (n + 4095) // 4096
+    cdef Py_ssize_t r, n = dw.shape[0], chunk = 4096, n_chunks = (n + 4095) // 4096
+    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True)
     cdef const leaves_t *f = table()
-    cdef float *m0 = &m[0] if m is not None and n else NULL
-    cdef float *v0 = &v[0] if v is not None and n else NULL
     for r in prange(n_chunks, nogil=True, schedule="static", num_threads=n_threads):
-        f.update(&rule.rule, &w[r * chunk], row_or_null(m0, r, chunk), row_or_null(v0, r, chunk), &dw[r * chunk],
-                 min(chunk, n - r * chunk))
+        f.update(&rule.rule, &ws, &ms, &vs, r, r * chunk, &dw[r * chunk], min(chunk, n - r * chunk))
 
 
-cdef void _update_grouped(const leaves_t *f, const rule_t *rule, float *w, float *m, float *v, Py_ssize_t d,
-                          const int32_t *entries, const int32_t *samples, Py_ssize_t n, const float *data,
-                          const float *x, float *buffer) noexcept nogil:
+cdef void _update_grouped(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+                          Py_ssize_t row, Py_ssize_t d, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
+                          const float *data, const float *x, float *buffer) noexcept nogil:
     cdef Py_ssize_t e
     memset(buffer, 0, d * sizeof(float))
     for e in range(n):
         f.axpy(data[entries[e]], x + samples[e] * d, buffer, d)
-    f.update(rule, w, m, v, buffer, d)
+    f.update(rule, w, m, v, row, row * d, buffer, d)
 
 
-def update_grouped(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v, const int32_t[::1] rows,
-                   const int64_t[::1] starts, const int32_t[::1] entries, const int32_t[::1] samples,
-                   const float[::1] data, const float[:, ::1] x, int n_threads):
+def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
+                   const int32_t[::1] samples, const float[::1] data, const float[:, ::1] x, int n_threads):
     """Apply the gradient S^T x: row rows[r] gets sum_e data[entries[e]] x[samples[e]].   O(nnz * d)
 
     The groups are those of _products.group_columns. S holds d_out over active sets and x the layer's input,
     or S is the sparse input and x holds d_out.
     """
-    cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
-    cdef float *w0
-    cdef float *m0 = first_or_null(m)
-    cdef float *v0 = first_or_null(v)
+    cdef Py_ssize_t r, n_rows = rows.shape[0], d = x.shape[1]
+    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
     cdef float *buffers
     cdef const leaves_t *f = table()
     cdef int thread
     if n_rows == 0 or d == 0:
         return
-    w0 = &w[0, 0]
     buffers = <float *>calloc(n_threads * d, sizeof(float))
     if buffers == NULL:
         raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
         if r + 1 < n_rows:
-            _prefetch(w0, m0, v0, rows[r + 1], d)
-        _update_grouped(f, &rule.rule, w0 + rows[r] * d, row_or_null(m0, rows[r], d), row_or_null(v0, rows[r], d), d,
-                        &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
-                        &x[0, 0], buffers + thread * d)
+            _prefetch(&ws, &ms, &vs, rows[r + 1], d)
+        _update_grouped(f, &rule.rule, &ws, &ms, &vs, rows[r], d, &entries[starts[r]], &samples[starts[r]],
+                        starts[r + 1] - starts[r], &data[0], &x[0, 0], buffers + thread * d)
     free(buffers)
 
 
-cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, float *w, float *m, float *v, Py_ssize_t d,
-                              const int32_t *entries, const int32_t *samples, Py_ssize_t n, const float *data,
-                              const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
-                              float *buffer, int32_t *columns) noexcept nogil:
+cdef inline void _gather(const store_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
+                         void *out) noexcept nogil:
+    # a row's numbers at some columns, as they are stored; of a row that has one number for all, that one
+    cdef Py_ssize_t c
+    if s.kind == STORE_BFLOAT:
+        for c in range(n):
+            (<uint16_t *>out)[c] = (<const uint16_t *>s.data)[row * d + columns[c]]
+    elif s.kind == STORE_FLOAT:
+        for c in range(n):
+            (<float *>out)[c] = (<const float *>s.data)[row * d + columns[c]]
+    elif s.kind == STORE_ROW:
+        (<float *>out)[0] = (<const float *>s.data)[row]
+
+
+cdef inline void _scatter(const store_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
+                          const void *values) noexcept nogil:
+    cdef Py_ssize_t c
+    if s.kind == STORE_BFLOAT:
+        for c in range(n):
+            (<uint16_t *>s.data)[row * d + columns[c]] = (<const uint16_t *>values)[c]
+    elif s.kind == STORE_FLOAT:
+        for c in range(n):
+            (<float *>s.data)[row * d + columns[c]] = (<const float *>values)[c]
+    elif s.kind == STORE_ROW:
+        (<float *>s.data)[row] = (<const float *>values)[0]
+
+
+cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m,
+                              const store_t *v, Py_ssize_t row, Py_ssize_t d, const int32_t *entries,
+                              const int32_t *samples, Py_ssize_t n, const float *data, const int64_t *x_indptr,
+                              const int32_t *x_indices, const float *x_data, float *buffer,
+                              int32_t *columns) noexcept nogil:
     # buffer: the gradient by column (d), then packed g, w, m, v (d each); columns: d marks, d ids
     cdef Py_ssize_t e, c, n_columns = 0
     cdef int64_t p
@@ -129,10 +154,6 @@ cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, float *w, f
     cdef float a
     cdef int32_t *mark = columns
     cdef int32_t *touched = columns + d
-    cdef float *g_packed = buffer + d
-    cdef float *w_packed = buffer + 2 * d
-    cdef float *m_packed = buffer + 3 * d if m != NULL else NULL
-    cdef float *v_packed = buffer + 4 * d if v != NULL else NULL
     for e in range(n):
         a = data[entries[e]]
         for p in range(x_indptr[samples[e]], x_indptr[samples[e] + 1]):
@@ -144,37 +165,40 @@ cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, float *w, f
                 buffer[column] = 0
             buffer[column] += a * x_data[p]
     for c in range(n_columns):
-        column = touched[c]
-        mark[column] = 0
-        g_packed[c] = buffer[column]
-        w_packed[c] = w[column]
-        if m != NULL:
-            m_packed[c] = m[column]
-        if v != NULL:
-            v_packed[c] = v[column]
-    f.update(rule, w_packed, m_packed, v_packed, g_packed, n_columns)
-    for c in range(n_columns):
-        column = touched[c]
-        w[column] = w_packed[c]
-        if m != NULL:
-            m[column] = m_packed[c]
-        if v != NULL:
-            v[column] = v_packed[c]
+        mark[touched[c]] = 0
+        buffer[d + c] = buffer[touched[c]]
+    if n_columns:
+        _step_packed(f, rule, w, m, v, row, d, touched, n_columns, buffer + d)
 
 
-def update_grouped_csr(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1] v, const int32_t[::1] rows,
-                       const int64_t[::1] starts, const int32_t[::1] entries, const int32_t[::1] samples,
-                       const float[::1] data, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
-                       const float[::1] x_data, int n_threads):
+cdef void _step_packed(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+                       Py_ssize_t row, Py_ssize_t d, const int32_t *touched, Py_ssize_t n,
+                       float *buffer) noexcept nogil:
+    # one step on some columns of a row: their numbers are packed, as they are stored, and written back
+    cdef const store_t *stored[3]
+    cdef store_t packed[3]
+    cdef Py_ssize_t k
+    stored[0], stored[1], stored[2] = w, m, v
+    for k in range(3):
+        packed[k].kind = stored[k].kind
+        packed[k].data = buffer + (k + 1) * d
+        _gather(stored[k], row, d, touched, n, packed[k].data)
+    f.update(rule, &packed[0], &packed[1], &packed[2], 0, 0, buffer, n)
+    for k in range(3):
+        _scatter(stored[k], row, d, touched, n, packed[k].data)
+
+
+def update_grouped_csr(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::1] starts,
+                       const int32_t[::1] entries, const int32_t[::1] samples, const float[::1] data,
+                       const int64_t[::1] x_indptr, const int32_t[::1] x_indices, const float[::1] x_data,
+                       int n_threads):
     """update_grouped for a sparse x: only the weights (active output) x (active input) are read or written.
 
     A weight whose input was active nowhere keeps its value and its moments, as a row does that no sample
-    touched. O(sum nnz_i * nnz(x_i))
+    touched; a v of one number a row takes the mean over the touched ones. O(sum nnz_i * nnz(x_i))
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
-    cdef float *w0
-    cdef float *m0 = first_or_null(m)
-    cdef float *v0 = first_or_null(v)
+    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
     cdef float *buffers
     cdef int32_t *columns
     cdef const leaves_t *f = table()
@@ -183,7 +207,6 @@ def update_grouped_csr(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1
     cdef int thread
     if n_rows == 0 or d == 0:
         return
-    w0 = &w[0, 0]
     buffers = <float *>calloc(n_threads * 5 * d, sizeof(float))
     columns = <int32_t *>calloc(n_threads * 2 * d, sizeof(int32_t))
     if buffers == NULL or columns == NULL:
@@ -192,9 +215,9 @@ def update_grouped_csr(Rule rule, float[:, ::1] w, float[:, ::1] m, float[:, ::1
         raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
-        _update_grouped_csr(f, &rule.rule, w0 + rows[r] * d, row_or_null(m0, rows[r], d), row_or_null(v0, rows[r], d),
-                            d, &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
-                            &x_indptr[0], x_index, x_value, buffers + thread * 5 * d, columns + thread * 2 * d)
+        _update_grouped_csr(f, &rule.rule, &ws, &ms, &vs, rows[r], d, &entries[starts[r]], &samples[starts[r]],
+                            starts[r + 1] - starts[r], &data[0], &x_indptr[0], x_index, x_value,
+                            buffers + thread * 5 * d, columns + thread * 2 * d)
     free(buffers)
     free(columns)
 

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "leaves_bfloat.h"
 #include "leaves_gemm.h"
 #include "leaves_hashing.h"
 #include "leaves_sketches.h"
@@ -162,15 +163,61 @@ static void adam(const rule_t *rule, float *restrict w, float *restrict m, float
     }
 }
 
-static void update(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n)
+/* Adam where the root of the second moment is one number for the row */
+static void adam_row(const rule_t *rule, float *restrict w, float *restrict m, float lr, const float *restrict g,
+                     ptrdiff_t n)
 {
-    if (rule->kind == RULE_SGD)
-        sgd(rule, w, m, g, n);
-    else
-        adam(rule, w, m, v, g, n);
+    const float b1 = rule->beta1, keep = 1.0f - rule->decay;
+    for (ptrdiff_t k = 0; k < n; k++) {
+        m[k] = b1 * m[k] + (1.0f - b1) * g[k];
+        w[k] = keep * w[k] - lr * m[k];
+    }
+}
+
+enum { RUN = 256 };  /* numbers that are widened at a time: they stay in the first-level cache */
+
+static float *run_of(const store_t *s, ptrdiff_t first, ptrdiff_t n, float *wide)
+{
+    if (s->kind == STORE_FLOAT)
+        return (float *)s->data + first;
+    if (s->kind == STORE_BFLOAT)
+        widen((const uint16_t *)s->data + first, wide, n);
+    return s->kind == STORE_BFLOAT ? wide : NULL;
+}
+
+static void update(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, ptrdiff_t row,
+                   ptrdiff_t first, const float *g, ptrdiff_t n)
+{
+    float wide[3][RUN], lr_row = 0;
+    const int bfloat = w->kind == STORE_BFLOAT || m->kind == STORE_BFLOAT || v->kind == STORE_BFLOAT;
+    if (v->kind == STORE_ROW) {
+        float *mean = (float *)v->data + row;
+        *mean = rule->beta2 * *mean + (1.0f - rule->beta2) * (dot(g, g, n) / n);
+        lr_row = rule->lr / (sqrtf(*mean) * rule->root_scale + rule->eps);
+    }
+    for (ptrdiff_t k = 0, count; k < n; k += count) {
+        count = bfloat && n - k > RUN ? RUN : n - k;
+        float *wk = run_of(w, first + k, count, wide[0]);
+        float *mk = run_of(m, first + k, count, wide[1]);
+        float *vk = run_of(v, first + k, count, wide[2]);
+        if (rule->kind == RULE_SGD)
+            sgd(rule, wk, mk, g + k, count);
+        else if (v->kind == STORE_ROW)
+            adam_row(rule, wk, mk, lr_row, g + k, count);
+        else
+            adam(rule, wk, mk, vk, g + k, count);
+        const uint32_t key = rule->key + (uint32_t)(first + k);
+        if (w->kind == STORE_BFLOAT)
+            narrow_random(wk, (uint16_t *)w->data + first + k, count, key, 0);
+        if (m->kind == STORE_BFLOAT)
+            narrow(mk, (uint16_t *)m->data + first + k, count);
+        if (v->kind == STORE_BFLOAT)
+            narrow_random(vk, (uint16_t *)v->data + first + k, count, key, 16);
+    }
 }
 
 const leaves_t PASTE(leaves_, LEVEL) = {
     STRING(LEVEL), dot, axpy, gather_dot, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update,
+    widen, narrow, dot_bfloat, axpy_bfloat,
 };

@@ -125,11 +125,36 @@ static void pack_a(const gemm_t *g, ptrdiff_t i0, ptrdiff_t p0, ptrdiff_t k, int
     pack_lines(line, g->a_column, count, MR, k, to);
 }
 
+/* pack_b for bfloat16: what is contiguous is widened, then packed; wide holds NR * GEMM_K */
+static void pack_b_bfloat(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count, float *to, float *wide)
+{
+    const uint16_t *b = (const uint16_t *)g->b + g->b_first;
+    if (g->b_column == 1 && !(g->rows && g->gather == 1)) {
+        const int32_t *rows = g->rows;
+        for (ptrdiff_t p = p0; p < p0 + k; p++, to += NR) {
+            if (rows && p + 8 < p0 + k)
+                prefetch_run(b + rows[p + 8] * g->b_row + j0, NR * sizeof(uint16_t));
+            widen(b + (rows ? rows[p] : p) * g->b_row + j0, to, count);
+            for (int i = count; i < NR; i++)
+                to[i] = 0;
+        }
+        return;
+    }
+    const float *line[NR];
+    for (int i = 0; i < count; i++) {
+        widen(b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0 * g->b_row, wide + i * GEMM_K, k);
+        line[i] = wide + i * GEMM_K;
+    }
+    for (ptrdiff_t j = j0 + NR; g->rows && j < g->n && j < j0 + 2 * NR; j++)
+        prefetch_run(b + g->rows[j] * g->b_column + p0, k * sizeof(uint16_t));
+    pack_lines(line, 1, count, NR, k, to);
+}
+
 static void pack_b(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count, float *to)
 {
-    const float *from = g->b + p0 * g->b_row, *line[NR];
+    const float *b = (const float *)g->b + g->b_first, *from = b + p0 * g->b_row, *line[NR];
     if (g->rows && g->gather == 2) {
-        from = g->b + j0 * g->b_column;
+        from = b + j0 * g->b_column;
         for (ptrdiff_t p = 0; p < k; p++) {
             if (p + 8 < k)
                 prefetch_run(from + g->rows[p0 + p + 8] * g->b_row, NR * sizeof(float));
@@ -158,7 +183,10 @@ static void gemm(const gemm_t *g, float *work)
                 pack_a(g, i + r, p, k, m - r < MR ? (int)(m - r) : MR, panel + r * k);
             for (ptrdiff_t j = 0; j < g->n; j += NR) {
                 int n = g->n - j < NR ? (int)(g->n - j) : NR;
-                pack_b(g, j, p, k, n, sliver);
+                if (g->b_kind == STORE_BFLOAT)
+                    pack_b_bfloat(g, j, p, k, n, sliver, sliver + NR * GEMM_K);
+                else
+                    pack_b(g, j, p, k, n, sliver);
                 for (ptrdiff_t r = 0; r < m; r += MR)
                     tile(k, panel + r * k, sliver, g->c + (i + r) * g->c_row + j, g->c_row,
                          m - r < MR ? (int)(m - r) : MR, n, g->bias && p == 0 ? g->bias + j : 0,

@@ -19,7 +19,17 @@ typedef struct {
     float eps;            /* Adam */
     float root_scale;     /* Adam: 1 / sqrt(1 - beta2^t) */
     float decay;          /* SGD: added to the gradient, times w.  Adam: w is multiplied by 1 - decay first */
+    uint32_t key;         /* for random rounding; another one each step */
 } rule_t;
+
+/* Numbers as they are stored: none; float32; bfloat16, the upper half of a float32; or one float32 for a whole row.
+   All arithmetic is in float32. */
+typedef struct {
+    void *data;
+    int kind;
+} store_t;
+
+enum { STORE_NONE = 0, STORE_FLOAT = 1, STORE_BFLOAT = 2, STORE_ROW = 3 };
 
 enum { SKETCH_BLOCK = 32, SIGN_LANES = 32 };
 
@@ -27,15 +37,17 @@ enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
 /* A matrix product on one thread. Entry (i, p) of a is a[i * a_row + p * a_column]; entry (p, j) of b is
    b[p * b_row + j * b_column], or with `rows` the matrix is gathered: along j (gather 1) row rows[j] of b
-   stands for j, along p (gather 2) row rows[p] for p. c is row-major.
+   stands for j, along p (gather 2) row rows[p] for p. c is row-major. b is float32 or, with b_kind STORE_BFLOAT,
+   bfloat16; the first number of it that counts is b_first.
    Each entry of c is summed over p in an order that depends on k alone, so that a product may be cut into
    blocks of c, among threads or not, without changing a bit of the result. */
 typedef struct {
     ptrdiff_t m, n, k;
     const float *a;
     ptrdiff_t a_row, a_column;
-    const float *b;
-    ptrdiff_t b_row, b_column;
+    const void *b;
+    int b_kind;
+    ptrdiff_t b_first, b_row, b_column;
     const int32_t *rows;     /* NULL: nothing is gathered */
     int gather;
     const float *bias;       /* (n,), added to each row of c; or NULL */
@@ -44,7 +56,8 @@ typedef struct {
     int accumulate;
 } gemm_t;
 
-enum { GEMM_M = 256, GEMM_K = 256, GEMM_WORK = GEMM_K * (GEMM_M + 8 + 64) };  /* the last in floats */
+enum { GEMM_M = 256, GEMM_K = 256, GEMM_WORK = GEMM_K * (GEMM_M + 8 + 2 * 32) };  /* the last in floats: a panel
+    of a, a sliver of b, and one of b that is bfloat16 before it is packed */
 
 typedef struct {
     const char *name;
@@ -79,8 +92,18 @@ typedef struct {
     void (*hadamard)(const float *signs, float *x, float *spare, ptrdiff_t n);
     /* the lowest k with the largest |x[k]|; n >= 1 */
     ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
-    /* one optimizer step on one row; m and v may be NULL where the rule keeps no such state */
-    void (*update)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
+    /* One optimizer step on n numbers of row `row`, the first of which is number `first` of the arrays. m and v are
+       STORE_NONE where the rule keeps no such state. Of a v that is STORE_ROW number `row` is the mean over the n
+       numbers. What is stored in bfloat16 is rounded at random, m to the nearest. */
+    void (*update)(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, ptrdiff_t row,
+                   ptrdiff_t first, const float *g, ptrdiff_t n);
+    /* y[k] = x[k], x bfloat16 */
+    void (*widen)(const uint16_t *x, float *y, ptrdiff_t n);
+    /* y[k] = x[k] rounded to the nearest, ties to even, y bfloat16 */
+    void (*narrow)(const float *x, uint16_t *y, ptrdiff_t n);
+    /* dot and axpy for a bfloat16 row */
+    float (*dot_bfloat)(const uint16_t *a, const float *b, ptrdiff_t n);
+    void (*axpy_bfloat)(float a, const uint16_t *x, float *y, ptrdiff_t n);
 } leaves_t;
 
 const leaves_t *leaves(void);            /* the level in use */

@@ -1,0 +1,36 @@
+"""Probing of SimHash tables on a trained layer: K and L that `LSHIndex(family="auto")` tries, and their rule of cost.
+
+usage: python -P bench/probing.py LAYER.npz [--recall 0.95]
+
+Prints for every trial bits, tables, probes, recall, the microseconds that 256 queries in a batch took each, on one
+thread, and those of the rule in `sparselsh/_table_choice.py`. bench/make_layers.py makes the layers.
+"""
+import argparse
+
+import numpy as np
+
+import sparselsh as sl
+from sparselsh import _table_choice as choice
+from sparselsh.index import FOUND_PER_CANDIDATE
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("layer", help="an .npz file with W, bias, H (queries to fit on) and Q (others)")
+    parser.add_argument("--recall", type=float, default=0.95)
+    args = parser.parse_args()
+    sl.set_num_threads(1)
+    with np.load(args.layer) as layer:
+        W, b, H, Q = (np.ascontiguousarray(layer[name], np.float32) for name in ("W", "bias", "H", "Q"))
+    index = sl.LSHIndex("auto", plan="probes", recall=args.recall, random_state=0).fit(W, b, H)
+    print(index, "\n bits tables probes recall   time us   rule us")
+    for trial in index.tune(Q):
+        if trial["method"] == "probes":
+            rule = choice.cost(trial, *W.shape, FOUND_PER_CANDIDATE * trial["n_candidates"]) / 1000
+            print(f"{trial['bits']:5d} {trial['tables']:6d} {trial['n_probes']:6d} {trial['recall']:6.3f} "
+                  f"{trial['microseconds']:9.1f} {rule:9.1f}")
+    print("taken:", index.family_, "probes:", index.n_probes)
+
+
+if __name__ == "__main__":
+    main()

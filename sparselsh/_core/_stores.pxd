@@ -1,0 +1,36 @@
+# Arrays that may be float32 or bfloat16, for the kernels that read weights or update them.
+from libc.stdint cimport uint16_t
+
+from ._simd cimport STORE_BFLOAT, STORE_NONE, STORE_ROW, leaves_t, prefetch_run, store_t
+
+cdef store_t store_of(object a, bint writable, Py_ssize_t d=*) except *
+
+
+cdef inline const float *row_of(const leaves_t *f, const store_t *w, Py_ssize_t row, Py_ssize_t d,
+                                float *wide) noexcept nogil:
+    # row `row` in float32: where it stands, or widened into `wide`
+    if w.kind == STORE_BFLOAT:
+        f.widen(<const uint16_t *>w.data + row * d, wide, d)
+        return wide
+    return <const float *>w.data + row * d
+
+
+cdef inline float row_dot(const leaves_t *f, const store_t *w, Py_ssize_t row, const float *x,
+                          Py_ssize_t d) noexcept nogil:
+    if w.kind == STORE_BFLOAT:
+        return f.dot_bfloat(<const uint16_t *>w.data + row * d, x, d)
+    return f.dot(<const float *>w.data + row * d, x, d)
+
+
+cdef inline void prefetch_row(const store_t *s, Py_ssize_t row, Py_ssize_t d) noexcept nogil:
+    if s.kind == STORE_BFLOAT:
+        prefetch_run(<const uint16_t *>s.data + row * d, d * sizeof(uint16_t))
+    elif s.kind == STORE_ROW:
+        prefetch_run(<const float *>s.data + row, sizeof(float))
+    elif s.kind != STORE_NONE:
+        prefetch_run(<const float *>s.data + row * d, d * sizeof(float))
+
+
+cdef inline float *part_of(float *p, Py_ssize_t first) noexcept nogil:
+    # a thread's part of memory that is there only where it is needed
+    return p + first if p != NULL else NULL

@@ -1,0 +1,64 @@
+/* bfloat16, the upper half of a float32: the same range, eight digits of the mantissa; part of leaves.c. */
+#include "simd.h"
+#include <string.h>
+
+static inline float wide_of(uint16_t half)
+{
+    uint32_t bits = (uint32_t)half << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline uint32_t bits_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static void widen(const uint16_t *restrict x, float *restrict y, ptrdiff_t n)
+{
+    for (ptrdiff_t k = 0; k < n; k++)
+        y[k] = wide_of(x[k]);
+}
+
+static void narrow(const float *restrict x, uint16_t *restrict y, ptrdiff_t n)
+{
+    for (ptrdiff_t k = 0; k < n; k++) {
+        uint32_t bits = bits_of(x[k]);
+        y[k] = (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    }
+}
+
+/* Round up with the probability of what is cut off, so that many steps below half a unit in the last place are not
+   lost: an average over bfloat16 then has no bias. What bfloat16 holds exactly stays.
+   The random number of place k is a mix of key + k, so that no order of the loop changes it; `shift` takes one or the
+   other half of it. The constants of the mix are lowbias32's (C. Wellons, 2018). */
+static void narrow_random(const float *restrict x, uint16_t *restrict y, ptrdiff_t n, uint32_t key, int shift)
+{
+    for (ptrdiff_t k = 0; k < n; k++) {
+        uint32_t r = key + (uint32_t)k;
+        r ^= r >> 16;
+        r *= 0x7FEB352Du;
+        r ^= r >> 15;
+        r *= 0x846CA68Bu;
+        r ^= r >> 16;
+        y[k] = (uint16_t)((bits_of(x[k]) + (r >> shift & 0xFFFF)) >> 16);
+    }
+}
+
+static float dot_bfloat(const uint16_t *a, const float *b, ptrdiff_t n)
+{
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (ptrdiff_t k = 0; k < n; k++)
+        s += wide_of(a[k]) * b[k];
+    return s;
+}
+
+static void axpy_bfloat(float a, const uint16_t *restrict x, float *restrict y, ptrdiff_t n)
+{
+    for (ptrdiff_t k = 0; k < n; k++)
+        y[k] += a * wide_of(x[k]);
+}
