@@ -1,11 +1,22 @@
 """Files written whole or not at all, and safetensors files among them."""
+from __future__ import annotations
+
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    import numpy as np
+
+    from ._types import PathLike
 
 
-def require_safetensors():
+def require_safetensors() -> ModuleType:
     """The package's NumPy functions, or an error that says how to get them."""
     try:
         import safetensors.numpy as st
@@ -15,19 +26,19 @@ def require_safetensors():
     return st
 
 
-def place(path):
+def place(path: PathLike) -> str:
     """The path to write to, or an error that says what stands in the way. A link stays one: its target is written."""
-    path = os.path.realpath(os.fsdecode(path))
-    folder = os.path.dirname(path)
+    real = os.path.realpath(os.fsdecode(path))
+    folder = os.path.dirname(real)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder!r} is no directory; create it first")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path!r} is a directory; give the path of a file in it")
-    return path
+    if os.path.isdir(real):
+        raise IsADirectoryError(f"{real!r} is a directory; give the path of a file in it")
+    return real
 
 
 @contextmanager
-def replacing(path, mode="wb", **options):
+def replacing(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
     """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     It stands in the same folder, so that the renaming is one atomic step, and is flushed to the disk before.
@@ -48,14 +59,14 @@ def replacing(path, mode="wb", **options):
         raise
 
 
-def write(path, tensors, metadata):
+def write(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write named arrays and a dict of strings."""
     data = require_safetensors().save(tensors, metadata)
     with replacing(path) as file:
         file.write(data)
 
 
-def read(path, kind):
+def read(path: PathLike, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Named arrays and metadata of a file whose metadata say format = `kind`."""
     require_safetensors()
     from safetensors import SafetensorError, safe_open
@@ -68,7 +79,7 @@ def read(path, kind):
             if metadata.get("format") != kind:
                 raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one first")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata
-    except AttributeError as error:  # of NumPy, which lacks some of the format's types
+    except (AttributeError, TypeError) as error:  # of NumPy, which lacks some of the format's types
         raise ValueError(f"{path}: a safetensors file with a type of numbers that no {kind} has ({error}); "
                          "save it again") from error
     except (SafetensorError, OSError) as error:

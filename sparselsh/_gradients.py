@@ -3,12 +3,20 @@
 A gradient's `apply` calls the kernel that sums it and updates the rows in one go, so that layers need not
 know optimizers nor optimizers layers.
 """
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ._core import _gemm, _updates
 from ._csr import CSR
+
+if TYPE_CHECKING:
+    from ._core._updates import Rule
+    from ._types import Floats, Ids
+
+Pair: TypeAlias = "tuple[Parameter, DenseGradient | RowGradient | ActiveGradient | ProductGradient]"
 
 
 class Parameter:
@@ -22,11 +30,11 @@ class Parameter:
         Whether rows are inputs instead of neurons. State that an optimizer keeps is flipped with it.
     """
 
-    def __init__(self, value, flipped=False):
+    def __init__(self, value: Any, flipped: bool = False) -> None:
         self.value = value
         self.flipped = flipped
 
-    def flip(self):
+    def flip(self) -> None:
         """Store the transpose."""
         self.value = np.ascontiguousarray(self.value.T)
         self.flipped = not self.flipped
@@ -37,11 +45,13 @@ class DenseGradient(NamedTuple):
 
     value: np.ndarray
 
-    rows = None
+    @property
+    def rows(self) -> None:
+        return None
 
-    def apply(self, rule, w, m, v, n_threads):
-        flat = [a if a is None else a.reshape(-1) for a in (w, m, v)]
-        _updates.update_all(rule, *flat, self.value.reshape(-1), n_threads)
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
+        m, v = (a if a is None else a.reshape(-1) for a in (m, v))
+        _updates.update_all(rule, w.reshape(-1), m, v, self.value.reshape(-1), n_threads)
 
 
 class RowGradient(NamedTuple):
@@ -50,7 +60,7 @@ class RowGradient(NamedTuple):
     rows: np.ndarray
     value: np.ndarray
 
-    def apply(self, rule, w, m, v, n_threads):
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         _updates.update_rows(rule, w, m, v, self.rows, self.value, n_threads)
 
 
@@ -61,7 +71,7 @@ class ActiveGradient(NamedTuple):
     d_out: np.ndarray
     x: np.ndarray
 
-    def apply(self, rule, w, m, v, n_threads):
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         _gemm.active_update(rule, w, m, v, self.rows, self.d_out, self.x, n_threads)
 
 
@@ -82,10 +92,10 @@ class ProductGradient(NamedTuple):
     x: np.ndarray | CSR
 
     @property
-    def rows(self):
+    def rows(self) -> Ids:
         return self.groups.rows
 
-    def apply(self, rule, w, m, v, n_threads):
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         if isinstance(self.x, CSR):
             _updates.update_grouped_csr(rule, w, m, v, *self.groups, self.data, self.x.indptr, self.x.indices,
                                         self.x.data, n_threads)

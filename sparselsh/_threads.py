@@ -1,4 +1,6 @@
 """How many threads the kernels use where a call does not say."""
+from __future__ import annotations
+
 import os
 
 from . import _validation as check
@@ -6,7 +8,7 @@ from . import _validation as check
 _default = None
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Number of threads a kernel uses by default.
 
     The number given to :func:`set_num_threads`, or else OMP_NUM_THREADS, or else the number of
@@ -27,7 +29,7 @@ def get_num_threads():
     return os.cpu_count() or 1
 
 
-def set_num_threads(n):
+def set_num_threads(n: int | None) -> None:
     """Set the number of threads for all later calls that do not say; None goes back to the default.
 
     The kernels, dense products among them, use these; numpy's BLAS, which the library hardly calls, has its own.
@@ -45,6 +47,6 @@ def set_num_threads(n):
     _default = check.threads(n, "n")
 
 
-def resolve(n_threads):
+def resolve(n_threads: int | None) -> int:
     """The number of threads for one call."""
     return get_num_threads() if n_threads is None else n_threads

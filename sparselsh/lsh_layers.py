@@ -1,4 +1,8 @@
 """LSHLinear: the layer that computes only the neurons that hashing finds."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
 import numpy as np
 
 from . import _validation as check
@@ -10,6 +14,13 @@ from ._table_choice import default_family
 from .hashing import FAMILIES, CrossPolytope, MinHash, SimHash
 from .index import LSHIndex
 from .layers import BatchActive, Linear
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ._gradients import Pair
+    from ._types import Floats, HashFamily, Ids
+    from .layers import Backprop, Step
 
 __all__ = ["LSHLinear"]
 
@@ -59,9 +70,15 @@ class LSHLinear(Linear):
     systems", arXiv 1903.03129.
     """
 
-    def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
-                 policy="top", min_count=1, n_probes=1, fill=True, first_rebuild=32, rebuild_growth=1.5,
-                 init_scale=None):
+    _tables: LSHIndex
+    _searcher: LSHIndex
+    _changed: np.ndarray
+    _interval: float
+
+    def __init__(self, n_in: int, n_out: int, *, density: float | Literal["auto"] = "auto", active: str | None = None,
+                 activation: str | None = None, family: HashFamily | None = None, candidates: int = 5,
+                 policy: str = "top", min_count: int = 1, n_probes: int = 1, fill: bool = True, first_rebuild: int = 32,
+                 rebuild_growth: float = 1.5, init_scale: float | None = None) -> None:
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
@@ -88,34 +105,34 @@ class LSHLinear(Linear):
         self._seed = 0
 
     @classmethod
-    def from_dense(cls, W, bias=None, **options):
+    def from_dense(cls, W: ArrayLike, bias: ArrayLike | None = None, **options: Any) -> Self:
         """A layer with trained weights W of shape (n_out, n_in) and a bias of shape (n_out,)."""
         W = check.dense(W, "W")
         return cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
 
-    def initialize(self, rng, sparse_input=False):
+    def initialize(self, rng: np.random.Generator, sparse_input: bool = False) -> None:
         super().initialize(rng, sparse_input=False)
         self._seed = int(rng.integers(2**31))
 
-    def set_weights(self, weight, bias=None):
+    def set_weights(self, weight: ArrayLike, bias: ArrayLike | None = None) -> Self:
         self.settle()
         return super().set_weights(weight, bias)
 
     @property
-    def n_active(self):
+    def n_active(self) -> int:
         """Neurons that an active set is filled up to."""
         if self.density == "auto":
             return min(self.n_out, 4096 if self.active != "sample" else max(64, self.n_out // 100))
         return min(self.n_out, max(1, round(self.density * self.n_out)))
 
     @property
-    def is_dense(self):
+    def is_dense(self) -> bool:
         """Whether every neuron is computed."""
         return self.n_active == self.n_out
 
     # -- the two indexes --------------------------------------------------------------------------------------
 
-    def prepare(self, step_number):
+    def prepare(self, step_number: int) -> None:
         self._step_number = step_number
         if self.is_dense or (not self.candidates and self.active == "batch"):
             return
@@ -124,7 +141,7 @@ class LSHLinear(Linear):
             self._next_rebuild = step_number + round(self._interval)
             self._interval *= self.rebuild_growth
 
-    def _build_tables(self):
+    def _build_tables(self) -> None:
         if self._tables is None:
             family = self.family if self.family is not None else default_family(self.n_out)
             by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
@@ -132,7 +149,7 @@ class LSHLinear(Linear):
                                     random_state=self._seed)
         self._tables.rebuild(self.weight, self.bias)
 
-    def updated(self, pairs):
+    def updated(self, pairs: list[Pair]) -> None:
         for parameter, gradient in pairs:
             if parameter is self._w:
                 rows = gradient.rows if gradient.rows is not None else np.arange(self.n_out, dtype=np.int32)
@@ -141,7 +158,7 @@ class LSHLinear(Linear):
                 if self._searcher is not None:
                     self._changed[rows] = True
 
-    def _ready_searcher(self, n_threads):
+    def _ready_searcher(self, n_threads: int) -> LSHIndex:
         n_changed = np.count_nonzero(self._changed) if self._searcher is not None else self.n_out
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
@@ -156,7 +173,7 @@ class LSHLinear(Linear):
         self._searcher.n_threads = n_threads
         return self._searcher
 
-    def _observe(self, x, step):
+    def _observe(self, x: Floats | CSR, step: Step) -> None:
         """Keep some inputs of the last steps."""
         if step.training and self._step_number % 8 == 0:
             new = x[:64] if not isinstance(x, CSR) else x.slice(0, min(64, x.shape[0])).to_dense()
@@ -164,7 +181,7 @@ class LSHLinear(Linear):
 
     # -- forward ----------------------------------------------------------------------------------------------
 
-    def forward(self, x, step):
+    def forward(self, x: Floats | CSR, step: Step) -> tuple[Any, Backprop]:
         """The outputs of the active neurons."""
         if self.is_dense:
             return super().forward(x, step)
@@ -173,11 +190,11 @@ class LSHLinear(Linear):
             return self._forward_sample(x, step)
         return self._forward_batch(x, step)
 
-    def _forward_sparse(self, x, step):
+    def _forward_sparse(self, x: CSR, step: Step) -> tuple[Any, Backprop]:
         """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
         return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
 
-    def _forward_batch(self, x, step):
+    def _forward_batch(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
@@ -187,7 +204,7 @@ class LSHLinear(Linear):
             np.maximum(out, 0, out=out)
             positive = out > 0  # a loss writes its gradient over the outputs
 
-        def backprop(d_out):
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
             if positive is not None:
                 d_out *= positive
             dx = None
@@ -199,7 +216,7 @@ class LSHLinear(Linear):
 
         return BatchActive(ids, out, self.n_out), backprop
 
-    def _batch_set(self, x, step):
+    def _batch_set(self, x: Floats, step: Step) -> Ids:
         labels = step.labels.indices if step.labels is not None else NO_LABELS
         found = NO_LABELS
         if self.candidates:
@@ -209,7 +226,7 @@ class LSHLinear(Linear):
         n = _select.batch_union(labels, found, self.n_active, self.fill, step.seed, self._slots(1)[0], spare, ids)
         return ids[:n]
 
-    def _found(self, x, n, step):
+    def _found(self, x: Floats, n: int, step: Step) -> Ids:
         """Ids of n neurons that the tables find for each input, by the policy, -1 for none."""
         if self._tables is None:
             self._build_tables()
@@ -217,19 +234,19 @@ class LSHLinear(Linear):
         return self._tables.candidates(x, min(n, self.n_out), self.min_count, policy=self.policy,
                                        n_probes=self.n_probes, seed=step.seed)[0]
 
-    def _slots(self, n_threads):
+    def _slots(self, n_threads: int) -> Ids:
         if self._slot is None or self._slot.ndim != 2 or len(self._slot) < n_threads:
             self._slot = np.full((n_threads, self.n_out), -1, np.int32)
         return self._slot[:n_threads]
 
-    def _group_active(self, s):
+    def _group_active(self, s: CSR) -> Groups:
         rows = np.empty(min(s.nnz, self.n_out), np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
         entries, samples = np.empty((2, s.nnz), np.int32)
         n_rows = _products.group_columns(s.indptr, s.indices, self._slots(1)[0], rows, starts, entries, samples)
         return Groups(rows[:n_rows], starts[:n_rows + 1], entries, samples)
 
-    def _forward_sample(self, x, step):
+    def _forward_sample(self, x: Floats | CSR, step: Step) -> tuple[Any, Backprop]:
         active = self._sample_sets(x, step)
         groups = self._group_active(active)
         if isinstance(x, CSR):
@@ -245,19 +262,19 @@ class LSHLinear(Linear):
             active = _positive(active)
             groups = None
 
-        def backprop(d_out):
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
             if positive is not None:
                 d_out *= positive
             s = active._replace(data=d_out)
             g = groups if groups is not None else self._group_active(active)
             db = np.empty((len(g.rows), 1), np.float32)
             _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
-            pairs = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
+            pairs: list[Pair] = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
             return (self._input_gradient(s, x, step) if step.need_input_gradient else None), pairs
 
         return active, backprop
 
-    def _input_gradient(self, s, x, step):
+    def _input_gradient(self, s: CSR, x: Floats | CSR, step: Step) -> Floats:
         if isinstance(x, CSR):
             dx = np.empty(x.nnz, np.float32)
             _products.sampled_columns(s.indptr, s.indices, s.data, self._w.value, x.indptr, x.indices, dx,
@@ -267,7 +284,7 @@ class LSHLinear(Linear):
             _products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx, step.n_threads)
         return dx
 
-    def _sample_sets(self, x, step):
+    def _sample_sets(self, x: Floats | CSR, step: Step) -> CSR:
         dense = x.to_dense() if isinstance(x, CSR) else x
         n = len(dense)
         found = self._found(dense, self.n_active, step)
@@ -288,34 +305,34 @@ class LSHLinear(Linear):
 
     # -- inference --------------------------------------------------------------------------------------------
 
-    def topk(self, x, k, *, exact=False, n_threads=1):
+    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False, n_threads: int = 1) -> tuple[Ids, Floats]:
         """Ids and scores of the k largest outputs; `exact` computes every neuron."""
         if exact or self._computes_all(k, n_threads):
             return super().topk(x, k, n_threads=n_threads)
         return self._searcher.best(x.to_dense() if isinstance(x, CSR) else x, k)
 
-    def _computes_all(self, k, n_threads):
+    def _computes_all(self, k: int, n_threads: int) -> bool:
         # A rule, not a measurement, so that a network gives the same answers whenever it is asked.
         if self.is_dense or self.n_out < FEW_NEURONS:
             return True
         return self._ready_searcher(n_threads).default_candidates(k) > self.n_out // 8
 
-    def share_computed(self, k, *, exact=False):
+    def share_computed(self, k: int, *, exact: bool = False) -> float:
         if exact or self._computes_all(k, 1):
             return 1.0
         return self._searcher.default_candidates(k) / self.n_out
 
-    def settle(self):
+    def settle(self) -> None:
         self._tables = self._searcher = None
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         family, seed = config.pop("family"), config.pop("seed")
         layer = cls(**config, family=family and FAMILIES[family.pop("type")](**family))
         layer._seed = check.integer(seed, "seed", minimum=0)
         return layer
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         family = self.family and {"type": type(self.family).__name__} | self.family.config()
         return super().config() | {
             "family": family, "seed": self._seed,
@@ -324,12 +341,12 @@ class LSHLinear(Linear):
             "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
         }
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"LSHLinear({self.n_in}, {self.n_out}, density={self.density!r}, active={self.active!r}, "
                 f"activation={self.activation!r})")
 
 
-def _positive(active):
+def _positive(active: CSR) -> CSR:
     """The entries above zero."""
     keep = active.data > 0
     indptr = np.concatenate([[0], np.cumsum(keep)])[active.indptr].astype(np.int64)

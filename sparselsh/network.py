@@ -1,6 +1,9 @@
 """Network: layers in order, trained and asked together."""
+from __future__ import annotations
+
 import json
 import time
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tqdm import tqdm
@@ -12,9 +15,17 @@ from ._threads import resolve
 from ._version import __version__
 from .csrfile import CSRFile
 from .layers import BatchActive, Linear, Step
-from .losses import LOSSES, MeanSquaredError
+from .losses import LOSSES, Loss, MeanSquaredError
 from .lsh_layers import LSHLinear
 from .optim import SGD, Adam
+
+if TYPE_CHECKING:
+    from ._types import PathLike
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ._types import Floats, Ids, MatrixLike, RandomState
 
 __all__ = ["Network", "load"]
 
@@ -54,7 +65,10 @@ class Network:
     array([0, 1, 2], dtype=int32)
     """
 
-    def __init__(self, layers, *, loss="softmax", random_state=None, n_threads=None):
+    loss: Loss
+
+    def __init__(self, layers: Sequence[Linear], *, loss: str | Loss = "softmax", random_state: RandomState = None,
+                 n_threads: int | None = None) -> None:
         if isinstance(layers, Linear):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
@@ -75,11 +89,11 @@ class Network:
         self.n_threads = check.threads(n_threads)
         self._rng = check.generator(random_state)
         self._n_steps = 0
-        self.optimizer = None
-        self.history = []
+        self.optimizer: SGD | Adam | None = None
+        self.history: list[dict[str, Any]] = []
         self.computed_share = 1.0
 
-    def _choose_active(self, layer, i):
+    def _choose_active(self, layer: LSHLinear, i: int) -> None:
         hidden = i < len(self.layers) - 1
         if layer.active is None:
             layer.active = "sample" if hidden else "batch"
@@ -87,19 +101,21 @@ class Network:
             raise ValueError(f"layers[{i}] is a hidden layer: its active set must be one a sample; use active='sample'")
 
     @property
-    def n_features(self):
+    def n_features(self) -> int:
         """Number of inputs."""
         return self.layers[0].n_in
 
     @property
-    def n_labels(self):
+    def n_labels(self) -> int:
         """Number of outputs."""
         return self.layers[-1].n_out
 
     # -- training ---------------------------------------------------------------------------------------------
 
-    def fit(self, X, Y=None, *, optimizer=None, epochs=5, batch_size=256, validation=None, shuffle=True,
-            window=_streams.WINDOW, verbose=True):
+    def fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
+            optimizer: SGD | Adam | None = None, epochs: int = 5, batch_size: int = 256,
+            validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
+            window: int = _streams.WINDOW, verbose: bool = True) -> Self:
         """Train.
 
         Parameters
@@ -158,7 +174,8 @@ class Network:
         self.computed_share = entry["computed_share"]
         return self
 
-    def partial_fit(self, X, Y=None, *, batch_size=256):
+    def partial_fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
+                    batch_size: int = 256) -> Self:
         """Train on the samples once, in their order, with the optimizer of the last `fit` (or Adam(lr=1e-3)).
 
         Parameters
@@ -179,7 +196,7 @@ class Network:
             self._run_epoch(source, batch_size, False, None, bar)
         return self
 
-    def _source(self, X, Y, window, epochs):
+    def _source(self, X: Any, Y: Any, window: int, epochs: int) -> Any:
         source = _streams.source(X, Y, window, epochs, self._check_rows)
         if isinstance(X, CSRFile):
             self._check_file(X)
@@ -187,24 +204,25 @@ class Network:
             raise ValueError("X must have at least one row, got none")
         return source
 
-    def _check_data(self, X, Y, x_name="X", y_name="Y"):
+    def _check_data(self, X: MatrixLike, Y: MatrixLike, x_name: str = "X",
+                    y_name: str = "Y") -> tuple[Floats | CSR, CSR]:
         X, Y = self._check_rows(X, Y, x_name, y_name)
         if X.shape[0] == 0:
             raise ValueError(f"{x_name} must have at least one row, got none")
         return X, Y
 
-    def _check_rows(self, X, Y, x_name, y_name):
+    def _check_rows(self, X: MatrixLike, Y: MatrixLike, x_name: str, y_name: str) -> tuple[Floats | CSR, CSR]:
         X = check.matrix(X, x_name, n_columns=self.n_features)
         return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError),
                                 name=y_name, x_name=x_name)
 
-    def _check_file(self, file):
+    def _check_file(self, file: CSRFile) -> None:
         for what, n, expected in (("features", file.shape[1], self.n_features),
                                   ("labels", file.n_labels, self.n_labels)):
             if n != expected:
                 raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
 
-    def _begin(self, source, optimizer):
+    def _begin(self, source: Any, optimizer: SGD | Adam) -> None:
         if not isinstance(optimizer, (SGD, Adam)):
             raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
         self.optimizer = optimizer
@@ -212,7 +230,8 @@ class Network:
             if not layer.initialized:
                 layer.initialize(self._rng, sparse_input=i == 0 and source.is_sparse)
 
-    def _run_epoch(self, source, batch_size, shuffle, place, bar):
+    def _run_epoch(self, source: Any, batch_size: int, shuffle: bool, place: tuple[int, int] | None,
+                   bar: tqdm) -> dict[str, Any]:
         """One pass over the rows. `place` is (number of the epoch, of all), None for no schedule."""
         begin, cpu_begin = time.perf_counter(), time.process_time()
         total_loss = total_share = shown = 0.0
@@ -232,7 +251,7 @@ class Network:
         return {"loss": total_loss / n, "seconds": seconds, "cpu_seconds": time.process_time() - cpu_begin,
                 "samples_per_second": n / max(seconds, 1e-9), "computed_share": total_share / n}
 
-    def _train_step(self, x, labels, progress):
+    def _train_step(self, x: Floats | CSR, labels: CSR, progress: float) -> tuple[float, float]:
         n_threads = resolve(self.n_threads)
         last = len(self.layers) - 1
         backward = []
@@ -254,17 +273,17 @@ class Network:
         return loss, share
 
     @staticmethod
-    def _postfix(entry):
+    def _postfix(entry: dict[str, Any]) -> dict[str, str]:
         shown = {"loss": f"{entry['loss']:.3f}", "computed": f"{entry['computed_share']:.1%}"}
         return shown | ({"P@1": f"{entry['p_at_1']:.1%}"} if "p_at_1" in entry else {})
 
-    def _precision(self, X, Y):
+    def _precision(self, X: Floats | CSR, Y: CSR) -> float:
         ids, _ = self._topk(X, 1, False)
         return metrics.precision_at_k(Y.to_scipy(), ids, 1)
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def topk(self, X, k=5, *, exact=False):
+    def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores.
 
         Parameters
@@ -287,7 +306,7 @@ class Network:
         self.computed_share = self.layers[-1].share_computed(k, exact=exact)
         return ids, scores
 
-    def _topk(self, X, k, exact):
+    def _topk(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
         n = X.shape[0]
         n_threads = resolve(self.n_threads)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
@@ -297,13 +316,13 @@ class Network:
             ids[start:stop], scores[start:stop] = self.layers[-1].topk(h, k, exact=exact, n_threads=n_threads)
         return ids, scores
 
-    def _hidden(self, X, start, stop, n_threads):
+    def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Any:
         x = X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
         for layer in self.layers[:-1]:
             x, _ = layer.forward(x, Step(n_threads=n_threads))
         return x
 
-    def predict(self, X, *, exact=False):
+    def predict(self, X: MatrixLike, *, exact: bool = False) -> np.ndarray:
         """The output with the largest score for each row: class ids, (n_samples,), int32.
 
         For the loss "mse" the outputs themselves, (n_samples, n_labels), float32, all computed.
@@ -312,7 +331,7 @@ class Network:
             return self.topk(X, 1, exact=exact)[0][:, 0]
         return self.decision_function(X)
 
-    def decision_function(self, X):
+    def decision_function(self, X: MatrixLike) -> Floats:
         """All outputs, (n_samples, n_labels), float32: the exact scores of every neuron."""
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
@@ -324,13 +343,13 @@ class Network:
             out[start:stop] = Linear.forward(self.layers[-1], h, Step(n_threads=n_threads))[0]
         return out
 
-    def _check_initialized(self):
+    def _check_initialized(self) -> None:
         if not all(layer.initialized for layer in self.layers):
             raise ValueError("this network has no weights yet; call fit, or set_weights on its layers")
 
     # -- files ------------------------------------------------------------------------------------------------
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write weights and configuration as one safetensors file.
 
         The file is written beside `path` and renamed: a reader sees the old file or the new one. Optimizer state
@@ -354,7 +373,7 @@ class Network:
             layer.settle()
             tensors[f"layers.{i}.weight"] = layer._w.value
             tensors[f"layers.{i}.bias"] = layer.bias
-            if len(getattr(layer, "_inputs", ())):
+            if isinstance(layer, LSHLinear) and len(layer._inputs):
                 tensors[f"layers.{i}.inputs"] = layer._inputs
         config = {
             "version": __version__,
@@ -364,12 +383,12 @@ class Network:
         }
         _files.write(path, tensors, {"format": "sparselsh.network", "config": json.dumps(config)})
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         body = ",\n         ".join(map(repr, self.layers))
         return f"Network([{body}],\n        loss={self.loss!r})"
 
 
-def _progress(place, number, n_rows, batch_size):
+def _progress(place: tuple[int, int] | None, number: int, n_rows: int | None, batch_size: int) -> float:
     """Share of the training that is done before a batch; without a number of rows, that at the head of the epoch."""
     if place is None:
         return 0.0
@@ -380,7 +399,7 @@ def _progress(place, number, n_rows, batch_size):
     return epoch / n_epochs + min(number, n_batches) * (1 / (n_epochs * n_batches))
 
 
-def _share(output):
+def _share(output: Floats | BatchActive | CSR) -> float:
     """Share of the neurons that an output holds."""
     if isinstance(output, BatchActive):
         return len(output.ids) / output.n_out
@@ -389,7 +408,7 @@ def _share(output):
     return 1.0
 
 
-def load(path, *, n_threads=None):
+def load(path: PathLike, *, n_threads: int | None = None) -> Network:
     """Read a network that :meth:`Network.save` wrote.
 
     Parameters
@@ -424,7 +443,7 @@ def load(path, *, n_threads=None):
                          f"({type(error).__name__}: {error}); save it again") from error
 
 
-def _load_layer(layer, i, tensors, flipped):
+def _load_layer(layer: Any, i: int, tensors: dict[str, np.ndarray], flipped: bool) -> Linear:
     weight = tensors[f"layers.{i}.weight"]
     layer.set_weights(weight.T if flipped else weight, tensors[f"layers.{i}.bias"])
     if flipped:

@@ -4,12 +4,24 @@ Both are *lazy*: a row that no sample of the batch touched keeps its value and i
 bias correction is the network's (torch.optim.SparseAdam does the same). With dense gradients they are
 torch.optim.SGD and torch.optim.AdamW.
 """
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from . import _validation as check
 from ._core import _updates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+if TYPE_CHECKING:
+    from ._core._updates import Rule
+    from ._gradients import Pair, Parameter
+
+Schedule: TypeAlias = "str | Callable[[float], float] | None"
 
 __all__ = ["SGD", "Adam"]
 
@@ -23,9 +35,12 @@ SCHEDULES = {
 class _Optimizer:
     """Walks (parameter, gradient) pairs; a subclass says which rule applies and how much state it keeps."""
 
+    n_states: int
+    _rule: Callable[..., Rule]
+
     n_states = 0
 
-    def __init__(self, lr, schedule):
+    def __init__(self, lr: float, schedule: Schedule) -> None:
         self.lr = check.number(lr, "lr", above=0)
         if not callable(schedule) and schedule not in tuple(SCHEDULES):
             names = ", ".join(repr(s) for s in SCHEDULES)
@@ -33,9 +48,9 @@ class _Optimizer:
                              f"got {schedule!r}")
         self.schedule = schedule
         self.n_steps = 0
-        self._state = {}
+        self._state: dict[int, Any] = {}
 
-    def step(self, pairs, *, progress=0.0, n_threads=1):
+    def step(self, pairs: list[Pair], *, progress: float = 0.0, n_threads: int = 1) -> None:
         """Apply one step.
 
         Parameters
@@ -52,7 +67,7 @@ class _Optimizer:
             m, v = self._states_of(parameter)
             gradient.apply(rule, parameter.value, m, v, n_threads)
 
-    def _states_of(self, parameter):
+    def _states_of(self, parameter: Parameter) -> Any:
         entry = self._state.get(id(parameter))
         if entry is None:
             # np.zeros, not zeros_like, which writes them: pages of zeros take no memory until a row is touched
@@ -83,7 +98,8 @@ class SGD(_Optimizer):
         Factor of the learning rate as a function of the progress in [0, 1].
     """
 
-    def __init__(self, lr=0.1, *, momentum=0.0, nesterov=False, weight_decay=0.0, schedule=None):
+    def __init__(self, lr: float = 0.1, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0,
+                 schedule: Schedule = None) -> None:
         super().__init__(lr, schedule)
         self.momentum = check.number(momentum, "momentum", minimum=0, below=1)
         self.nesterov = bool(nesterov)
@@ -92,10 +108,10 @@ class SGD(_Optimizer):
             raise ValueError("nesterov=True needs momentum above 0, got momentum=0; 0.9 is usual")
         self.n_states = 1 if self.momentum else 0
 
-    def _rule(self, lr):
+    def _rule(self, lr: float) -> Rule:
         return _updates.sgd(lr, self.momentum, self.nesterov, self.weight_decay)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"SGD(lr={self.lr:g}, momentum={self.momentum:g}, nesterov={self.nesterov}, "
                 f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r})")
 
@@ -126,7 +142,8 @@ class Adam(_Optimizer):
 
     n_states = 2
 
-    def __init__(self, lr=1e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule=None):
+    def __init__(self, lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0, schedule: Schedule = None) -> None:
         super().__init__(lr, schedule)
         try:
             beta1, beta2 = betas
@@ -137,9 +154,9 @@ class Adam(_Optimizer):
         self.eps = check.number(eps, "eps", above=0)
         self.weight_decay = check.number(weight_decay, "weight_decay", minimum=0)
 
-    def _rule(self, lr):
+    def _rule(self, lr: float) -> Rule:
         return _updates.adam(lr, *self.betas, self.eps, self.weight_decay, self.n_steps)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"Adam(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "
                 f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r})")

@@ -7,9 +7,16 @@ Centring (c, the mean neuron) takes away what all neurons share, which otherwise
 alike to a hash. Scaling (A = S^(p/2), B = S^(-p/2), S the second moment of the inputs) takes length from the
 directions that most inputs share and gives it to those that tell them apart.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
 import numpy as np
 
 from ._linalg import matmul
+
+if TYPE_CHECKING:
+    from ._types import Floats
 
 
 class Transform:
@@ -23,11 +30,11 @@ class Transform:
         p above; 0 for none.
     """
 
-    def __init__(self, center=True, scaling=0.5):
+    def __init__(self, center: bool = True, scaling: float = 0.5) -> None:
         self.center = center
         self.scaling = scaling
 
-    def fit(self, W, bias, moment=None):
+    def fit(self, W: Floats, bias: Floats, moment: Floats | None = None) -> Self:
         """Take the mean neuron from (W, bias) and the scaling from `moment`, S of shape (n_in + 1, n_in + 1)."""
         n_in = W.shape[1]
         self.offset_ = np.zeros(n_in + 1, np.float32)
@@ -48,7 +55,8 @@ class Transform:
         return self
 
     @classmethod
-    def restored(cls, center, scaling, n_in, tensors):
+    def restored(cls, center: bool, scaling: float, n_in: int,
+                 tensors: dict[str, np.ndarray]) -> Self:
         """The transform of a file, checked."""
         transform = cls(center, scaling)
         for name, shape in (("offset", (n_in + 1,)), ("neuron_map", (n_in + 1,) * 2), ("query_map", (n_in + 1,) * 2)):
@@ -62,14 +70,14 @@ class Transform:
             raise ValueError("its transform is not whole")
         return transform
 
-    def neurons(self, W, bias, n_threads):
+    def neurons(self, W: Floats, bias: Floats, n_threads: int) -> Floats:
         """v for each row of W: (n, n_in + 1), float32."""
         V = np.empty((len(W), W.shape[1] + 1), np.float32)
         np.subtract(W, self.offset_[:-1], out=V[:, :-1])
         np.subtract(bias, self.offset_[-1], out=V[:, -1])
         return V if self.neuron_map_ is None else matmul(V, self.neuron_map_, n_threads)
 
-    def queries(self, X, n_threads):
+    def queries(self, X: Floats, n_threads: int) -> Floats:
         """q for each row of X: (n, n_in + 1), float32."""
         if self.query_map_ is None:
             Q = np.empty((len(X), X.shape[1] + 1), np.float32)
@@ -79,7 +87,7 @@ class Transform:
         return matmul(X, self.query_map_[:-1], n_threads, bias=self.query_map_[-1])
 
 
-def second_moment(X, n_threads):
+def second_moment(X: Floats, n_threads: int) -> Floats:
     """The mean of (x, 1) (x, 1)^T over the rows of X: (n_in + 1, n_in + 1), float32."""
     n, n_in = X.shape
     S = np.empty((n_in + 1, n_in + 1), np.float32)
@@ -90,7 +98,7 @@ def second_moment(X, n_threads):
     return S
 
 
-def simple_lsh_neurons(W, *, largest_norm=None):
+def simple_lsh_neurons(W: Floats, *, largest_norm: float | None = None) -> Floats:
     """Neurons on the unit sphere, so that for unit queries the cosine ranks them as the inner product does.
 
     A neuron w becomes (w / M, sqrt(1 - |w / M|^2)) with M the largest norm, a query x becomes (x / |x|, 0)
@@ -136,7 +144,7 @@ def simple_lsh_neurons(W, *, largest_norm=None):
     return out
 
 
-def simple_lsh_queries(X):
+def simple_lsh_queries(X: Floats) -> Floats:
     """Queries for :func:`simple_lsh_neurons`: of length one, with a zero appended; a zero query stays zero.
 
     Parameters

@@ -156,7 +156,7 @@ def change_config(rng, tree):
         tree[rng.choice(("", "type", "n_in", "depth"))] = tree.pop(key)
     elif action == 2 and isinstance(tree, list):
         tree *= 2
-    elif action == 3 and isinstance(tree[key], (int, float)):
+    elif action == 3 and isinstance(tree[key], (int, float)) and tree[key] < 2**64:
         tree[key] += rng.choice((-1, 1, 0.5))
     else:
         tree[key] = rng.choice(VALUES)

@@ -62,11 +62,12 @@ def test_a_config_nested_without_end_is_refused(model):
         sl.load(model)
 
 
-def test_numbers_of_a_type_that_numpy_lacks_are_refused(model):
+@pytest.mark.parametrize("dtype, size", [("F8_E4M3", 1), ("BF16", 2)])
+def test_numbers_of_a_type_that_numpy_lacks_are_refused(model, dtype, size):
     data = model.read_bytes()
     name = rb'"F32","shape":[9]'
     assert name in data
-    changed = data.replace(name, rb'"F8_E4M3","shape":[36]'.ljust(len(name)))
+    changed = data.replace(name, f'"{dtype}","shape":[{36 // size}]'.encode())
     size = int.from_bytes(data[:8], "little") + len(changed) - len(data)
     model.write_bytes(size.to_bytes(8, "little") + changed[8:])
     with pytest.raises(ValueError, match=r"net\.safetensors: a safetensors file with a type of numbers"):

@@ -26,7 +26,7 @@ LAYERS = [
     {"_linalg", "_threads", "_files"},
     {"_validation"},
     {"_csr"},
-    {"_version", "_scipy"},
+    {"_version", "_scipy", "_types"},
     {"_core"},
 ]
 

@@ -1,0 +1,6 @@
+# Made by docs/make_stubs.py.
+from numpy import float32, uint16
+from numpy.typing import NDArray
+
+def widen(x: NDArray[uint16], y: NDArray[float32]) -> None: ...
+def narrow(x: NDArray[float32], y: NDArray[uint16]) -> None: ...
