@@ -24,7 +24,7 @@ class Parameter:
 
     Attributes
     ----------
-    value : ndarray of shape (n_rows, n_columns), float32, C-contiguous
+    value : ndarray of shape (n_rows, n_columns), float32 or (as uint16) bfloat16, C-contiguous
         A bias of n neurons is (n, 1).
     flipped : bool
         Whether rows are inputs instead of neurons. State that an optimizer keeps is flipped with it.
@@ -50,6 +50,10 @@ class DenseGradient(NamedTuple):
         return None
 
     def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
+        if v is not None and v.shape != w.shape:  # one number a row
+            rows = np.arange(len(w), dtype=np.int32)
+            _updates.update_rows(rule, w, m, v, rows, self.value.reshape(w.shape), n_threads)
+            return
         m, v = (a if a is None else a.reshape(-1) for a in (m, v))
         _updates.update_all(rule, w.reshape(-1), m, v, self.value.reshape(-1), n_threads)
 

@@ -104,6 +104,7 @@ class LSHIndex:
     _curve: list[dict[str, Any]]
     _times: dict[str, dict[str, float]]
     n_candidates: int
+    family_: Any
 
     def __init__(self, family: HashFamily | Literal["auto"] | None = None, *, center: bool = True,
                  scaling: float | Literal["auto"] = "auto", sketch_bits: int | None = None, recall: float = 0.98,
@@ -222,7 +223,8 @@ class LSHIndex:
         self._transform = scaled
         true_ids, places = np.unique(truth, return_inverse=True)
         norms = np.linalg.norm(self._vectors(true_ids), axis=1)[places.ravel()]
-        all_norms = np.linalg.norm(self._vectors(slice(None, None, -(-len(self._W) // 4096))), axis=1)
+        spaced = np.arange(0, len(self._W), -(-len(self._W) // 4096), dtype=np.int32)
+        all_norms = np.linalg.norm(self._vectors(spaced), axis=1)
         floor = calibration.norm_floor(norms, all_norms, self.recall)
         self._sketches = self._sketched(scaled, floor, n_threads, share=(all_norms >= floor).mean())
         if self._sketches.n >= CELLED:
@@ -237,7 +239,7 @@ class LSHIndex:
             n_bits = max(128, -(-3 * n_in // 256) * 64, min(512, int(within) // 8 * 64))
         sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(self._seed))
         for rows in self._row_chunks():
-            sketches.update(rows, transform.neurons(self._W[rows], self._bias[rows], n_threads), n_threads)
+            sketches.update(rows, transform.neurons(self._W, self._bias, n_threads, rows), n_threads)
         return sketches.prepare(transform)
 
     def _partition(self, n_threads: int) -> None:
@@ -351,7 +353,7 @@ class LSHIndex:
         self.n_probes = max(trials, key=lambda trial: trial["recall"])["n_probes"]
         return trials
 
-    def _table_trials(self, queries: Floats, truth: Ids, recall: float, n_threads: int) -> Any:
+    def _table_trials(self, queries: Floats, truth: Ids, recall: float, n_threads: int) -> list[dict[str, Any]]:
         """Trials over K and L around the closed form, each with its probes; the cheapest is kept and stands last."""
         ends, trials = [], []
         for family in choice.families_around(self.family_, len(self._W)):
@@ -456,8 +458,8 @@ class LSHIndex:
         if self._sketches is not None:
             self._sketches.remove(rows)
 
-    def _vectors(self, rows: Ids | slice) -> Floats:
-        return self._transform.neurons(self._W[rows], self._bias[rows], resolve(self.n_threads))
+    def _vectors(self, rows: Ids) -> Floats:
+        return self._transform.neurons(self._W, self._bias, resolve(self.n_threads), rows)
 
     # -- asking -----------------------------------------------------------------------------------------------
 

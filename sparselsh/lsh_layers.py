@@ -61,7 +61,7 @@ class LSHLinear(Linear):
     first_rebuild, rebuild_growth : int, float
         The tables are built anew, with a new mean neuron, after first_rebuild steps and then at intervals that
         grow by rebuild_growth (SLIDE, section 4.2). Between, touched neurons are re-hashed at once.
-    init_scale : float or None
+    init_scale, dtype
         As in Linear.
 
     References
@@ -78,8 +78,9 @@ class LSHLinear(Linear):
     def __init__(self, n_in: int, n_out: int, *, density: float | Literal["auto"] = "auto", active: str | None = None,
                  activation: str | None = None, family: HashFamily | None = None, candidates: int = 5,
                  policy: str = "top", min_count: int = 1, n_probes: int = 1, fill: bool = True, first_rebuild: int = 32,
-                 rebuild_growth: float = 1.5, init_scale: float | None = None) -> None:
-        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale)
+                 rebuild_growth: float = 1.5, init_scale: float | None = None,
+                 dtype: str = "float32") -> None:
+        super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
         self.density = density

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from . import _files, _streams, metrics
 from . import _validation as check
+from ._bfloat import as_float32
 from ._csr import CSR
 from ._threads import resolve
 from ._version import __version__
@@ -84,8 +85,7 @@ class Network:
                                  f"{self.layers[i - 1].n_out}; make them equal")
             if isinstance(layer, LSHLinear):
                 self._choose_active(layer, i)
-        is_object = isinstance(loss, tuple(LOSSES.values()))
-        self.loss = loss if is_object else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
+        self.loss = loss if isinstance(loss, Loss) else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
         self.n_threads = check.threads(n_threads)
         self._rng = check.generator(random_state)
         self._n_steps = 0
@@ -371,7 +371,7 @@ class Network:
         tensors = {}
         for i, layer in enumerate(self.layers):
             layer.settle()
-            tensors[f"layers.{i}.weight"] = layer._w.value
+            tensors[f"layers.{i}.weight"] = as_float32(layer._w.value)
             tensors[f"layers.{i}.bias"] = layer.bias
             if isinstance(layer, LSHLinear) and len(layer._inputs):
                 tensors[f"layers.{i}.inputs"] = layer._inputs

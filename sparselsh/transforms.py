@@ -9,14 +9,18 @@ directions that most inputs share and gives it to those that tell them apart.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ._bfloat import as_float32
+from ._core import _stores
 from ._linalg import matmul
 
 if TYPE_CHECKING:
-    from ._types import Floats
+    from ._types import Floats, Ids
+
+BLOCK = 4096  # rows summed at a time in float32
 
 
 class Transform:
@@ -39,7 +43,7 @@ class Transform:
         n_in = W.shape[1]
         self.offset_ = np.zeros(n_in + 1, np.float32)
         if self.center and len(W):
-            self.offset_[:n_in] = W.mean(axis=0, dtype=np.float64 if len(W) < 4096 else np.float32)
+            self.offset_[:n_in] = mean_row(W)
             self.offset_[n_in] = bias.mean(dtype=np.float64)
         self.neuron_map_ = self.query_map_ = None
         if moment is not None and self.scaling:
@@ -70,11 +74,11 @@ class Transform:
             raise ValueError("its transform is not whole")
         return transform
 
-    def neurons(self, W: Floats, bias: Floats, n_threads: int) -> Floats:
-        """v for each row of W: (n, n_in + 1), float32."""
-        V = np.empty((len(W), W.shape[1] + 1), np.float32)
-        np.subtract(W, self.offset_[:-1], out=V[:, :-1])
-        np.subtract(bias, self.offset_[-1], out=V[:, -1])
+    def neurons(self, W: Floats, bias: Floats, n_threads: int, rows: Ids | None = None) -> Floats:
+        """v for rows of W, all unless they are named: (n, n_in + 1), float32. W is float32, or (uint16) bfloat16."""
+        rows = np.arange(len(W), dtype=np.int32) if rows is None else rows
+        V = np.empty((len(rows), W.shape[1] + 1), np.float32)
+        _stores.centred_rows(W, bias, self.offset_, rows, V, n_threads)
         return V if self.neuron_map_ is None else matmul(V, self.neuron_map_, n_threads)
 
     def queries(self, X: Floats, n_threads: int) -> Floats:
@@ -85,6 +89,13 @@ class Transform:
             Q[:, -1] = 1
             return Q
         return matmul(X, self.query_map_[:-1], n_threads, bias=self.query_map_[-1])
+
+
+def mean_row(W: Floats) -> Any:
+    """The mean of the rows; blocks of them, so that float32 sums stay exact enough and no large copy is made."""
+    blocks = [as_float32(W[start:start + BLOCK]).sum(axis=0, dtype=np.float64 if len(W) < BLOCK else np.float32)
+              for start in range(0, len(W), BLOCK)]
+    return np.sum(blocks, axis=0, dtype=np.float64) / len(W)
 
 
 def second_moment(X: Floats, n_threads: int) -> Floats:

@@ -96,6 +96,16 @@ def test_products_with_active_sets(rng, d, density):
                                         x_csr[0], x_csr[1], threads))
 
 
+@pytest.mark.parametrize("rows", [[], [2], [4, 4, 0, 1, 3, 2, 0]], ids=len)
+@pytest.mark.parametrize("d", (0, *SIZES))
+def test_centred_rows(rng, rows, d):
+    w, bias, offset = eighths(rng, 5, d), eighths(rng, 5), eighths(rng, d + 1)
+    rows = read_only(np.array(rows, np.int32))
+    want = np.column_stack([w, bias])[rows] - offset
+    both(w, lambda w, threads: returned(want.shape, _stores.centred_rows, w, bias, offset, rows, threads))
+    np.testing.assert_array_equal(returned(want.shape, _stores.centred_rows, w, bias, offset, rows, 1), want)
+
+
 # ---- updates
 
 RULES = {

@@ -81,8 +81,9 @@ def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const i
             raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
-        _sparse_dots_of_neuron(f, row_of(f, &ws, rows[r], d, part_of(wide, thread * d)), bias[rows[r]], &entries[starts[r]],
-                               &samples[starts[r]], starts[r + 1] - starts[r], &x_indptr[0], x_index, x_value, &out[0])
+        _sparse_dots_of_neuron(f, row_of(f, &ws, rows[r], d, part_of(wide, thread * d)), bias[rows[r]],
+                               &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &x_indptr[0],
+                               x_index, x_value, &out[0])
     free(wide)
 
 

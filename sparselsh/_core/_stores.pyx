@@ -3,7 +3,8 @@
 bfloat16 is the upper half of a float32. It halves the memory that a row takes on its way to the processor; arithmetic
 stays in float32.
 """
-from libc.stdint cimport uint16_t
+from cython.parallel cimport prange
+from libc.stdint cimport int32_t, uint16_t
 
 from ._simd cimport STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, store_t, table
 
@@ -42,3 +43,24 @@ def narrow(const float[::1] x, uint16_t[::1] y):
     """y = x rounded to the nearest bfloat16, ties to even."""
     if x.shape[0]:
         table().narrow(&x[0], &y[0], x.shape[0])
+
+
+cdef void _centred_row(const leaves_t *f, const store_t *w, Py_ssize_t row, Py_ssize_t d, float bias,
+                       const float *offset, float *out) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef const float *values = row_of(f, w, row, d, out)
+    for k in range(d):
+        out[k] = values[k] - offset[k]
+    out[d] = bias - offset[d]
+
+
+def centred_rows(w, const float[::1] bias, const float[::1] offset, const int32_t[::1] rows, float[:, ::1] out,
+                 int n_threads):
+    """out[r] = (w[rows[r]], bias[rows[r]]) - offset, (len(rows), d + 1).   O(len(rows) d)"""
+    cdef Py_ssize_t r, n = rows.shape[0], d = out.shape[1] - 1
+    cdef store_t ws = store_of(w, False)
+    cdef const leaves_t *f = table()
+    for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        if r + 4 < n:
+            prefetch_row(&ws, rows[r + 4], d)
+        _centred_row(f, &ws, rows[r], d, bias[rows[r]], &offset[0], &out[r, 0])
