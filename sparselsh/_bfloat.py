@@ -4,11 +4,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ._core import _stores
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ._types import Floats
 
 DTYPES = ("float32", "bfloat16")

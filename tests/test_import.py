@@ -26,7 +26,8 @@ LAYERS = [
     {"_linalg", "_threads", "_files"},
     {"_validation"},
     {"_csr"},
-    {"_version", "_scipy", "_types", "_bfloat"},
+    {"_version", "_scipy", "_bfloat"},
+    {"_types"},
     {"_core"},
 ]
 
@@ -36,8 +37,12 @@ def sources():
 
 
 def imported(path):
-    """Names of the modules of the package that a file imports, wherever it does."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Names of the modules of the package that a file imports when it runs, wherever it does."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             if node.module:
                 yield node.module.split(".")[0]
