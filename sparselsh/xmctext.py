@@ -218,7 +218,8 @@ def chunks(path: PathLike, chunk_rows: int) -> Iterator[tuple[csr_array, csr_arr
                 break
             is_cut = not lines or lines[-1][-1:] != b"\n"
             source = _Source(path, b"".join(lines) + b"\n" * is_cut, is_cut, line, n_done)
-            X, Y = _parse_text(source, 0, n_rows - n_done, n_features, n_labels)
+            n_left = n_rows - n_done if lines else 0  # the newline of ours is no row
+            X, Y = _parse_text(source, 0, n_left, n_features, n_labels)
             n_done += X.shape[0]
             line += max(1, len(lines))
             del source, lines

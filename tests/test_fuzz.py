@@ -48,6 +48,18 @@ def rewritten(path, kind, change):
     _files.write(path, tensors, metadata)
 
 
+def test_a_header_without_rows_is_refused_in_chunks_too(tmp_path):
+    # it was taken for one empty row, and so a file cut behind its header was converted
+    path = tmp_path / "cut.txt"
+    path.write_bytes(b"1 5 5\n")
+    for read in (sl.datasets.read_xmc, lambda path: sl.datasets.convert_xmc(path, tmp_path / "cut.csr")):
+        with pytest.raises(ValueError, match="line 2: the file ends after 0 of the 1 rows"):
+            read(path)
+    path.write_bytes(b"0 5 5\n")
+    sl.datasets.convert_xmc(path, tmp_path / "empty.csr")
+    assert sl.datasets.open_csr(tmp_path / "empty.csr").shape == (0, 5)
+
+
 @pytest.fixture
 def model(tmp_path):
     path = tmp_path / "net.safetensors"
