@@ -677,6 +677,8 @@ class LSHIndex:
             if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
                 raise ValueError("it was saved over other weights than the W and bias given")
             family = index_file.family_from(config["family"])
+            if config["auto_family"] and family is None:
+                raise ValueError("it says nothing of the family that was chosen")
             index = cls("auto" if config["auto_family"] else family, n_threads=n_threads, **config["arguments"])
             index._restore(W, bias, family, tensors, config)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
