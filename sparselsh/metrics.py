@@ -34,7 +34,7 @@ __all__ = [
 def precision_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
     """Share of the first k ids that are true labels.
 
-    P@k = mean_i |{ids[i, :k]} & labels(i)| / k
+    ``P@k = mean_i |{ids[i, :k]} & labels(i)| / k``
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def precision_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
 def recall_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
     """Share of the true labels that are among the first k ids.
 
-    R@k = mean_i |{ids[i, :k]} & labels(i)| / |labels(i)|, over the rows that have labels
+    ``R@k = mean_i |{ids[i, :k]} & labels(i)| / |labels(i)|``, over the rows that have labels
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def psp_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int, propensities: ArrayLike
 def neighbour_recall(ids: ArrayLike, true_ids: ArrayLike) -> float:
     """Share of the true neighbours that a search found, wherever they stand in its list.
 
-    mean_i |{ids[i]} & {true_ids[i]}| / |{true_ids[i]}|, over the rows that have true neighbours:
+    ``mean_i |{ids[i]} & {true_ids[i]}| / |{true_ids[i]}|``, over the rows that have true neighbours:
     "recall k@n" of nearest-neighbour search for tables of n and of k columns.
 
     Parameters

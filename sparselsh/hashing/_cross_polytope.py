@@ -85,7 +85,7 @@ class CrossPolytope:
     def collision_probability(self, similarity: ArrayLike) -> np.ndarray:
         """Probability that rows with this cosine share the bucket of one table.
 
-        It is q**polytopes with q = 2m E[P(|X'| < X, |Y'| < Y)**(m - 1); X > 0, Y > 0] over pairs of standard
+        It is q**polytopes with ``q = 2m E[P(|X'| < X, |Y'| < Y)**(m - 1); X > 0, Y > 0]`` over pairs of standard
         Gaussians whose correlation is the cosine, m = dims; computed numerically. For large m,
         ln(1 / q) = t^2 / (4 - t^2) ln m + O(ln ln m) with t^2 = 2 - 2 similarity.
 
