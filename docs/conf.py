@@ -111,7 +111,7 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"quickstart": [], "coming": [], "changes": [], "contributing": []}
+html_sidebars = {"gallery/*": [], "quickstart": [], "coming": [], "changes": [], "contributing": []}
 
 # Links of the documents that lead out of this folder, as they are here.
 MOVED = {"../bench/README.md": "measuring.md"}

@@ -63,9 +63,10 @@ for ax in (left, right):
 plt.show()
 
 # %%
-# **Read it so:** take the smallest density from which the left curve is flat. Below some thousand neurons a dense
-# product is as fast as finding the active set, and the right curve does not fall: then use ``density=1``. The
-# labels of a batch are active in any case, so that with many labels a row a small density is no longer reached:
+# **Read it so:** take the smallest density from which the left curve is flat. On the right, hashing costs something
+# too: at high densities, and in layers of few thousand neurons, a dense product is as fast as finding the active set
+# and multiplying by it. Use ``density=1`` there. The labels of a batch are active in any case, so that a small density
+# is not reached where batches have many labels:
 
 for density, (_, _, share) in zip(densities, runs, strict=True):
     print(f"density {density:4.0%}: computed {share:6.1%}")
@@ -92,9 +93,9 @@ plt.show()
 # K and L in closed form
 # ----------------------
 #
-# A neuron at the cosine :math:`s` is found with probability :math:`1 - (1 - p^K)^L`, :math:`p = 1 - \arccos(s) /
-# \pi`; an unrelated one with :math:`1 - (1 - 2^{-K})^L`. :func:`sparselsh.choose_bits_and_tables` finds the fewest
-# tables that reach a recall for the one without exceeding a share for the other.
+# A neuron at the cosine ``s`` is found with probability ``1 - (1 - p**K)**L``, where ``p = 1 - arccos(s) / π``; an
+# unrelated one, at a right angle, with ``1 - (1 - 2**-K)**L``. :func:`sparselsh.choose_bits_and_tables` finds the
+# fewest tables that reach a recall for the one without exceeding a share for the other.
 
 similarities = [0.5, 0.6, 0.7, 0.8, 0.9]
 for similarity in similarities:

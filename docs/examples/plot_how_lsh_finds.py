@@ -11,13 +11,11 @@ hyperplane to a layer, in the order of :doc:`/algorithms`.
 # A hyperplane is a hash bit
 # --------------------------
 #
-# Draw a random direction :math:`g`. A vector gets the bit 1 if it lies on the side to which :math:`g` points. Two
-# vectors at the angle :math:`a` are separated by the plane with probability :math:`a / \pi`, whatever their lengths:
-# so
+# Draw a random direction ``g``. A vector gets the bit 1 if it lies on the side to which ``g`` points. Two vectors
+# at the angle ``a`` are separated by the plane with probability ``a / π``, whatever their lengths: so their bits
+# agree with probability ``1 - a / π``.
 #
-# .. math:: P[\text{bits agree}] = 1 - a / \pi.
-#
-# *K* bits cut space into up to :math:`2^K` cells, the **buckets** of a table. The input below looks at its own
+# *K* bits cut space into up to 2\ :sup:`K` cells, the **buckets** of a table. The input below looks at its own
 # bucket only.
 
 import matplotlib.pyplot as plt
@@ -62,10 +60,11 @@ plt.show()
 # *L* tables with other hyperplanes are asked together. A neuron that is near shares a bucket in most of them; one
 # that is not shares one now and then. **In how many tables** a neuron was found therefore ranks neurons by angle.
 
-index = sl.LSHIndex(sl.SimHash(bits=4, tables=16), center=False, scaling=0, random_state=0).fit(neurons)
-counts = index.query(query, n=len(neurons)).toarray()[0]
+family = sl.SimHash(bits=4, tables=16).fit(2, 0)
+counts = (family.hash(neurons) == family.hash(query)).sum(axis=1)
 
-angles = np.degrees(np.arccos(neurons @ query[0] / np.linalg.norm(neurons, axis=1) / np.linalg.norm(query)))
+lengths = np.linalg.norm(neurons, axis=1) * np.linalg.norm(query)
+angles = np.degrees(np.arccos(neurons @ query[0] / lengths))
 grid = np.linspace(0, 180, 200)
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(1, 1.5))
 dots = left.scatter(*neurons.T, c=counts, s=14, cmap="viridis")
@@ -73,7 +72,7 @@ left.annotate("", query[0] * 2.2, (0, 0), arrowprops={"arrowstyle": "-|>", "colo
 left.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xticks=[], yticks=[])
 fig.colorbar(dots, ax=left, label="tables shared")
 right.scatter(angles, counts, s=9, color=FOUND, label="a neuron")
-right.plot(grid, 16 * sl.SimHash(bits=4, tables=16).collision_probability(np.cos(np.radians(grid))), color=INPUT,
+right.plot(grid, 16 * family.collision_probability(np.cos(np.radians(grid))), color=INPUT,
            label="expected: $L (1 - a / \\pi)^K$")
 right.set(xlabel="angle to the input, degrees", ylabel="tables shared, of 16")
 right.legend(frameon=False)
@@ -83,8 +82,8 @@ plt.show()
 # K and L shape the curve
 # -----------------------
 #
-# The probability of sharing at least one bucket, :math:`1 - (1 - p^K)^L` with :math:`p = 1 - a / \pi`, is an S whose
-# step *K* moves to smaller angles and *L* lifts. :func:`sparselsh.choose_bits_and_tables` solves for both.
+# The probability of sharing at least one bucket, ``1 - (1 - p**K)**L`` with ``p = 1 - a / π``, is an S whose step
+# *K* moves to smaller angles and *L* to larger ones. :func:`sparselsh.choose_bits_and_tables` solves for both.
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
 cosines = np.cos(np.radians(grid))
@@ -103,10 +102,10 @@ plt.show()
 # -----------------------------
 #
 # A layer wants the neurons with the largest *inner products*, and in a trained layer these are no neighbours by
-# angle: neurons share a large mean, and so does what the inputs have in common. Both are taken out in a way that
-# keeps the ranking: centring, :math:`\langle w - c, x \rangle = \langle w, x \rangle - \langle c, x \rangle`, and
-# scaling by the inputs' second moment. The best five neurons of each input move from angles that a hash hardly tells
-# apart to ones that it does.
+# angle: neurons have a large mean in common, and so have the inputs. Both are taken out in ways that keep the
+# ranking. *Centring* subtracts the mean neuron ``c``: ``<w - c, x> = <w, x> - <c, x>``, and the last term is the
+# same for all. *Scaling* moves length between neuron and input: ``<A w, B x> = <w, x>`` for ``A B = 1``. The five
+# best neurons of each input move from angles that a hash hardly tells apart to ones that it does.
 
 n, d = 4000, 64
 factors = rng.standard_normal((30, d)) / np.sqrt(30)
