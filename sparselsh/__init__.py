@@ -6,7 +6,7 @@
 
 Weights are dense and activations sparse. See https://github.com/sparselsh/sparselsh for the guide.
 """
-from . import datasets, metrics
+from . import callbacks, datasets, metrics
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
@@ -16,6 +16,16 @@ from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from .lsh_layers import LSHLinear
 from .network import Network, load
 from .optim import SGD, Adam
+
+
+def __getattr__(name):
+    # sparselsh.estimators needs scikit-learn, which takes long to import
+    if name == "estimators":
+        import importlib
+
+        return importlib.import_module(".estimators", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "DWTA",
@@ -32,6 +42,7 @@ __all__ = [
     "SimHash",
     "SoftmaxCrossEntropy",
     "__version__",
+    "callbacks",
     "choose_bits_and_tables",
     "datasets",
     "get_num_threads",

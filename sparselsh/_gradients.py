@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Pair: TypeAlias = "tuple[Parameter, DenseGradient | RowGradient | ActiveGradient | ProductGradient]"
 
 
+
 class Parameter:
     """An array that is trained.
 

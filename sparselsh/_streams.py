@@ -1,9 +1,9 @@
 """Where training rows come from, and how they become batches.
 
-A source gives *blocks*, pairs (X, Y) of checked rows: matrices are one block, a CSR file is read in windows, an
-iterable is taken chunk by chunk. A window is let go of before the next is read; of chunks, two may be in memory when
-the next is made. Rows are shuffled inside a block; batches run on over the border of two blocks, so that where blocks
-end changes nothing but the reach of the shuffling.
+A source gives *blocks*, triples (X, Y, weight) of checked rows, `weight` an array or None: matrices are one block, a
+CSR file is read in windows, an iterable is taken chunk by chunk. A window is let go of before the next is read; of
+chunks, two may be in memory when the next is made. Rows are shuffled inside a block; batches run on over the border of
+two blocks, so that where blocks end changes nothing but the reach of the shuffling.
 """
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from ._scipy import sp
 from .csrfile import CSRFile
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ._types import Floats
 
-Block: TypeAlias = tuple[Any, CSR]  # X, an array or CSR, and Y
+Block: TypeAlias = tuple[Any, CSR, Any]  # X, an array or CSR, Y, and weights or None
 WINDOW = 65_536  # rows of a file in memory at a time
 
 
-def source(X: Any, Y: Any, window: int, n_epochs: int, check_data: Callable[..., Block]) -> _Matrices | _File | _Chunks:
+def source(X: Any, Y: Any, window: int, n_epochs: int, check_data: Callable[..., tuple[Any, CSR]],
+           sample_weight: Any = None) -> _Matrices | _File | _Chunks:
     """What `fit` was given, as an object with `blocks()`, `is_sparse` and `n_rows`.
 
     `check_data(X, Y, x_name, y_name)` checks one pair.
@@ -34,31 +38,34 @@ def source(X: Any, Y: Any, window: int, n_epochs: int, check_data: Callable[...,
     if isinstance(X, CSRFile):
         if Y is not None:
             raise ValueError("Y must be None where X is a CSR file, which has the labels too")
-        return _File(X, window)
+        return _File(X, window, check.sample_weight(sample_weight, len(X)))
     if Y is not None:
-        return _Matrices(*check_data(X, Y, "X", "Y"))
+        X, Y = check_data(X, Y, "X", "Y")
+        return _Matrices(X, Y, check.sample_weight(sample_weight, X.shape[0]))
     if sp.issparse(X) or isinstance(X, (np.ndarray, str, os.PathLike)) or not hasattr(X, "__iter__"):
         raise TypeError(f"Y is missing, and X, {type(X).__name__}, is neither a CSR file nor an iterable of (X, Y): "
                         "give Y, open_csr(path), or chunks")
+    if sample_weight is not None:
+        raise ValueError("sample_weight must be None where X is an iterable of chunks; give matrices or a CSR file")
     return _Chunks(X, n_epochs, check_data)
 
 
 def batches(blocks: Iterable[Block], batch_size: int, rng: np.random.Generator | None = None) -> Iterator[Block]:
-    """Yield batches (x, y) of `batch_size` rows, the last perhaps smaller, shuffled inside blocks by `rng` if any."""
+    """Yield batches (x, y, weight) of `batch_size` rows, the last perhaps smaller, shuffled inside blocks by `rng`."""
     started, n_started = [], 0  # parts of a batch that goes on in the next block
-    for X, Y in blocks:
+    for X, Y, weight in blocks:
         n = X.shape[0]
         order = np.arange(n) if rng is None else rng.permutation(n)
         stop = 0
         while stop < n:
             rows = order[stop:stop + batch_size - n_started]
             stop += len(rows)
-            started.append((_take(X, rows), Y.take(rows)))
+            started.append((_take(X, rows), Y.take(rows), None if weight is None else weight[rows]))
             n_started += len(rows)
             if n_started == batch_size:
                 yield _joined(started)
                 started, n_started = [], 0
-        del X, Y, order  # before the next block comes
+        del X, Y, weight, order  # before the next block comes
     if started:
         yield _joined(started)
 
@@ -70,20 +77,21 @@ def _take(X: Any, rows: np.ndarray) -> Floats | CSR:
 def _joined(parts: list[Block]) -> Block:
     if len(parts) == 1:
         return parts[0]
-    xs, ys = zip(*parts, strict=True)
-    return (concatenate(xs) if isinstance(xs[0], CSR) else np.concatenate(xs)), concatenate(ys)
+    xs, ys, weights = zip(*parts, strict=True)
+    return ((concatenate(xs) if isinstance(xs[0], CSR) else np.concatenate(xs)), concatenate(ys),
+            None if weights[0] is None else np.concatenate(weights))
 
 
 class _Matrices:
     """X and Y in memory: one block."""
 
-    def __init__(self, X: Any, Y: Any) -> None:
-        self.X, self.Y = X, Y
+    def __init__(self, X: Any, Y: Any, weight: ArrayLike) -> None:
+        self.X, self.Y, self.weight = X, Y, weight
         self.n_rows = X.shape[0]
         self.is_sparse = isinstance(X, CSR)
 
     def blocks(self) -> Iterator[Block]:
-        yield self.X, self.Y
+        yield self.X, self.Y, self.weight
 
 
 class _File:
@@ -91,13 +99,14 @@ class _File:
 
     is_sparse = True
 
-    def __init__(self, file: CSRFile, window: int) -> None:
-        self.file, self.window = file, window
+    def __init__(self, file: CSRFile, window: int, weight: Any) -> None:
+        self.file, self.window, self.weight = file, window, weight
         self.n_rows = len(file)
 
     def blocks(self) -> Iterator[Block]:
         for start in range(0, self.n_rows, self.window):
-            yield self.file.read(start, start + self.window)
+            stop = start + self.window
+            yield *self.file.read(start, stop), None if self.weight is None else self.weight[start:stop]
 
 
 class _Chunks:
@@ -107,7 +116,7 @@ class _Chunks:
     estimated if there is a `len`, and None if not.
     """
 
-    def __init__(self, chunks: Any, n_epochs: int, check_data: Callable[..., Block]) -> None:
+    def __init__(self, chunks: Any, n_epochs: int, check_data: Callable[..., tuple[Any, CSR]]) -> None:
         self._chunks, self._check = chunks, check_data
         iterator = iter(chunks)
         if iterator is chunks and n_epochs > 1:
@@ -135,7 +144,7 @@ class _Chunks:
             n_rows += block[0].shape[0]
             if not exact and self._n_chunks:
                 self.n_rows = max(n_rows, round(n_rows * self._n_chunks / (i + 1)))
-            yield block
+            yield *block, None
             del block
         if n_rows == 0:
             raise ValueError("X gave no rows; its __iter__ must start anew for each epoch")

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from ._core import _buckets
 
 if TYPE_CHECKING:
     from ._types import Floats, HashFamily, Ids
+
+BUCKETS = ("ids", "start", "count", "room", "tail")
 
 BUCKET_BYTES = 22  # start, count and room; with slack also the places of an empty bucket in `ids`
 MUCH = 2**28  # bytes
@@ -76,6 +78,37 @@ class Tables:
             raise ValueError(f"codes must lie in -1..{self.family.n_buckets - 1}")
         self.codes = np.ascontiguousarray(codes)
         self.build(n_threads)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The buckets as they are: neurons that moved stand in another order than after `build`."""
+        return {f"bucket_{name}": getattr(self, name) for name in BUCKETS}
+
+    def restore_buckets(self, tensors: dict[str, np.ndarray]) -> None:
+        """Take what `tensors` gave, once the codes are restored. Moves trust it, so all of it is checked."""
+        arrays = {name: tensors[f"bucket_{name}"] for name in BUCKETS}
+        for name, a in arrays.items():
+            if a.shape != getattr(self, name).shape or a.dtype != np.int32:
+                raise ValueError(f"bucket_{name} must be int32 of shape {getattr(self, name).shape}, got {a.dtype} "
+                                 f"{a.shape}")
+        for t, (ids, start, count, room) in enumerate(zip(*(arrays[name] for name in BUCKETS[:4]), strict=True)):
+            codes, tail = self.codes[:, t], arrays["tail"][t]
+            if min(start.min(), count.min(), room.min()) < 0 or (count > room).any():
+                raise ValueError(f"the buckets of table {t} have impossible sizes")
+            used = np.flatnonzero(room)  # in the order of their places no bucket may reach into the next
+            used = used[np.argsort(start[used], kind="stable")]
+            ends = start[used].astype(np.int64) + room[used]
+            if not 0 <= tail <= len(ids) or (ends[:-1] > start[used][1:]).any() or (len(ends) and ends[-1] > tail):
+                raise ValueError(f"the buckets of table {t} overlap")
+            bucket = np.repeat(np.arange(len(count)), count)
+            within = np.arange(len(bucket)) - np.repeat(np.cumsum(count) - count, count)
+            found = ids[start[bucket] + within]
+            if not np.array_equal(np.sort(found), np.flatnonzero(codes >= 0)) or (codes[found] != bucket).any():
+                raise ValueError(f"the buckets of table {t} contradict the codes")
+        for name, a in arrays.items():
+            setattr(self, name, np.array(a, order="C"))
+
+    def __getstate__(self) -> Any:
+        return self.__dict__ | {"_seen": self._seen[:0], "_keys": self._keys[:0]}  # scratch memory
 
     def _scratch(self, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
         if len(self._seen) < n_threads:

@@ -14,6 +14,9 @@ from . import _csr
 from ._scipy import sp
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from scipy.sparse import csr_array
@@ -171,8 +174,7 @@ def _check_range(ids: np.ndarray, name: str, bound: int) -> None:
         raise ValueError(f"{name} must lie in 0..{bound - 1}, got {bad}")
 
 
-def matrix(X: Any, name: str = "X", *, n_columns: int | None = None,
-           what: str = "features") -> Floats | CSR:
+def matrix(X: Any, name: str = "X", *, n_columns: int | None = None, what: str = "features") -> Floats | CSR:
     """Input rows: a float32 array, or :class:`CSR` where X is sparse."""
     if isinstance(X, _csr.CSR):
         _check_width(X.n_columns, n_columns, name, what)
@@ -202,7 +204,19 @@ def vector(values: Any, name: str, length: int) -> Floats:
     return out
 
 
-def ids(values: Any, name: str, bound: int, *, unique: bool = False) -> Ids:
+def sample_weight(values: ArrayLike, n_rows: int) -> Any:
+    """Weights of the rows, finite and not below zero, as float32; None for none."""
+    if values is None:
+        return None
+    values = vector(values, "sample_weight", n_rows)
+    if values.size and values.min() < 0:
+        raise ValueError(f"sample_weight must be at least 0, got {values.min():g} at entry {values.argmin()}")
+    if values.size and not values.any():
+        raise ValueError("sample_weight must be above 0 for one row at least, got zeros alone")
+    return values
+
+
+def ids(values: ArrayLike, name: str, bound: int, *, unique: bool = False) -> Ids:
     """One-dimensional int32 ids in 0..bound-1."""
     values = _array(values, name)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
@@ -215,8 +229,7 @@ def ids(values: Any, name: str, bound: int, *, unique: bool = False) -> Ids:
     return values
 
 
-def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: str = "Y",
-            x_name: str = "X") -> CSR:
+def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: str = "Y", x_name: str = "X") -> CSR:
     """Targets as CSR over labels: from class ids (n,), a sparse indicator matrix, or a dense matrix.
 
     Entries stored as zero are dropped unless `values` (regression) is true.

@@ -30,6 +30,7 @@ from . import _csr, xmctext
 from . import _validation as check
 from ._csr import CSR
 from ._files import place, replacing
+from ._html import size, table
 from ._scipy import sp
 from ._validation import INT32_MAX
 from .xmctext import FileFormatError
@@ -202,6 +203,11 @@ class CSRFile:
     def __repr__(self) -> str:
         return (f"<CSRFile {self.path!r}: {len(self):,} rows, {self.shape[1]:,} features, {self.n_labels:,} labels"
                 f"{', closed' if self._arrays is None else ''}>")
+
+    def _repr_html_(self) -> Any:
+        rows = [("rows", f"{len(self):,}"), ("features", f"{self.shape[1]:,}"), ("labels", f"{self.n_labels:,}"),
+                ("size", size(os.path.getsize(self.path)) if os.path.exists(self.path) else "no such file any more")]
+        return table(f"CSRFile {self.path}{' (closed)' if self._arrays is None else ''}", rows)
 
     def _mapped(self) -> tuple[CSR, CSR]:
         """X and Y as they stand in the file. Labels have no values there; any array as long stands in for them."""

@@ -11,11 +11,13 @@ from . import _table_choice as choice
 from . import _validation as check
 from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
 from ._core import _sketches as kernels
+from ._html import size, table
 from ._linalg import exact_topk
 from ._scipy import sp
 from ._sketching import Sketches
 from ._tables import Tables
-from ._threads import resolve
+from ._threads import Lock, one_at_a_time, resolve
+from .plotting import plot_recall
 from .transforms import Transform, second_moment
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ class LSHIndex:
 
     Notes
     -----
+    Python threads may share an index: a call waits until that of another thread has ended.
+
     The weights are kept by reference and read by every search. Memory beyond them, for each neuron: 4 bytes, and
     12 + `sketch_bits` / 8 if its norm reaches the floor; for each table 8 bytes a neuron and 12 a bucket, if `dynamic`
     about 10 and 22. Tables that are asked need 9 bytes a neuron and thread besides.
@@ -130,9 +134,11 @@ class LSHIndex:
         self.random_state = random_state
         self.n_threads = check.threads(n_threads)
         self._W = None
+        self._lock = Lock()
 
     # -- building ---------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def fit(self, W: ArrayLike, bias: ArrayLike | None = None, queries: ArrayLike | None = None) -> Self:
         """Index the rows of W.
 
@@ -268,6 +274,7 @@ class LSHIndex:
             found[transform] = calibration.recall(ids, truth)
         return max(found, key=found.get)
 
+    @one_at_a_time
     def tune(self, queries: ArrayLike, k: int = 5, recall: float | None = None) -> list[dict[str, Any]]:
         """Set candidates and cells to the cheapest that reach a recall on the queries, and choose the plan.
 
@@ -386,6 +393,7 @@ class LSHIndex:
 
     # -- changes ----------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def update(self, W: ArrayLike, rows: ArrayLike) -> None:
         """Take in that rows of W have changed. Transform, norm floor and plan stay those of `fit`.
 
@@ -417,6 +425,7 @@ class LSHIndex:
         if self._sketches is not None:
             self._sketches.update(rows, V, n_threads)
 
+    @one_at_a_time
     def add(self, W: ArrayLike, bias: ArrayLike | None = None) -> None:
         """Take in new neurons at the end of W.
 
@@ -442,6 +451,7 @@ class LSHIndex:
             self._sketches.resize(len(W))
         self.refresh(np.arange(n, len(W), dtype=np.int32))
 
+    @one_at_a_time
     def remove(self, rows: ArrayLike) -> None:
         """Let neurons be found no more. Their ids stay taken; `update` brings one back.
 
@@ -463,6 +473,7 @@ class LSHIndex:
 
     # -- asking -----------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def query(self, X: ArrayLike, n: int = 100, *, policy: str = "top", min_count: int = 1, n_probes: int = 1,
               seed: int = 0) -> csr_array:
         """Active sets: neurons that share buckets with each input.
@@ -516,6 +527,7 @@ class LSHIndex:
         ids, counts = self._tables.collide(Q, n_found, min_count, n_threads, n_probes)
         return (ids, counts) if policy == "top" else self._rerank(ids, X, n, n_threads)
 
+    @one_at_a_time
     def search(self, X: ArrayLike, k: int = 5, *, n_candidates: int | None = None) -> tuple[Ids, Floats]:
         """The neurons with the largest inner products.
 
@@ -595,6 +607,7 @@ class LSHIndex:
         self._check_fitted()
         return sum(part.nbytes for part in (self._tables, self._sketches) if part is not None)
 
+    @one_at_a_time
     def report(self) -> dict[str, Any]:
         """What `fit` and `tune` chose and measured.
 
@@ -625,8 +638,62 @@ class LSHIndex:
         return (f"LSHIndex({self.family!r}, center={self.center}, scaling={self.scaling!r}, "
                 f"sketch_bits={self.sketch_bits}{fitted})")
 
+    def _repr_html_(self) -> Any:
+        if self._W is None:
+            return table("LSHIndex, not fitted", [("family", repr(self.family)), ("recall", self.recall)])
+        report = self.report()
+        rows = [("neurons", f"{report['n_neurons']:,} x {report['n_in']}"), ("family", repr(self.family)),
+                ("sketches", f"{report['n_sketched']:,} of {report['sketch_bits']} bits"),
+                ("scaling", f"{report['scaling']:g}"), ("candidates", f"{report['n_candidates'] or 'by k'}"),
+                ("memory", f"{size(self.nbytes)}, {report['bytes_per_neuron']:.0f} bytes a neuron")]
+        for kind, plan in report["plan"].items():
+            times = ", ".join(f"{name} {time:.0f} µs" for name, time in plan["microseconds"].items())
+            rows.append((f"plan, {kind}", plan["use"] + (f" ({times})" if times else "")))
+        return table("LSHIndex", rows)
+
+    @one_at_a_time
+    def plot_recall(self, queries: Floats | None = None, *, k: int = 5, ax: Any = None) -> Any:
+        """Plot the recall by the number of candidates; needs matplotlib.
+
+        Parameters
+        ----------
+        queries : array of shape (n_queries, n_in) or None
+            The recall of the scan of sketches on them, 256 at most; None for the trials of `fit` or `tune`.
+        k : int
+            Neighbours that are to be found.
+        ax : matplotlib Axes or None
+            None for a new figure.
+
+        Returns
+        -------
+        Axes
+
+        Raises
+        ------
+        ValueError
+            If no queries were given, neither here nor to `fit`, or the index has no sketches.
+        ImportError
+            If matplotlib is missing.
+        """
+        self._check_fitted()
+        if queries is None:
+            if not self._curve:
+                raise ValueError("there are no trials to plot; give queries here, or to fit or tune")
+            return plot_recall(self._curve, self.recall, ax)
+        if self._sketches is None:
+            raise ValueError("plot_recall with queries needs sketches, but sketch_bits is 0")
+        queries = calibration.sample(check.dense(queries, "queries", n_columns=self._W.shape[1]))
+        if not len(queries):
+            raise ValueError("queries must have at least one row, got none")
+        k, n_threads = min(check.integer(k, "k"), len(self._W)), resolve(self.n_threads)
+        truth, _ = self._exact(queries, k, n_threads)
+        trials = calibration.curve(lambda X, k, n: self._by_sketches(X, k, n, n_threads), queries, truth, 1.0, k,
+                                   len(self._W))
+        return plot_recall([{"method": "sketches"} | trial for trial in trials], self.recall, ax)
+
     # -- files ------------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def save(self, path: PathLike) -> None:
         """Write the index, without the weights, as one safetensors file, whole or not at all.
 
@@ -637,24 +704,45 @@ class LSHIndex:
         TypeError
             If the family is none of the package's: `load` would not know it.
         """
+        tensors, config = self.state(exactly=False)
+        config["family"] = index_file.family_config(self.family_)
+        index_file.write(path, tensors, config)
+
+    def state(self, exactly: bool = True) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All but the weights, for a file: arrays by name, and plain values. `exactly`: the order in buckets too."""
         self._check_fitted()
         transform, sketches = self._transform, self._sketches
         tensors = {"offset": transform.offset_, "neuron_map": transform.neuron_map_,
                    "query_map": transform.query_map_, "gone": self._gone.astype(np.uint8),
                    "codes": None if self._tables is None else self._tables.codes}
+        if exactly and self._tables is not None:
+            tensors |= self._tables.tensors()
         if sketches is not None:
             tensors |= sketches.tensors()
         config = {
             "arguments": {"center": self.center, "scaling": self.scaling, "sketch_bits": self.sketch_bits,
                           "recall": self.recall, "plan": self.plan, "dynamic": self.dynamic},
-            "family": index_file.family_config(self.family_), "auto_family": self.family == "auto",
+            "auto_family": self.family == "auto",
             "seed": self._seed, "scaling": transform.scaling,
             "norm_floor": 0.0 if sketches is None else sketches.norm_floor, "n_candidates": self.n_candidates,
             "n_probes": self.n_probes, "n_cells_probed": 0 if sketches is None else sketches.n_probed,
             "methods": self._methods, "times": self._times, "trials": self._curve,
             "fingerprint": index_file.fingerprint(self._W, self._bias),
         }
-        index_file.write(path, tensors, config)
+        return {name: a for name, a in tensors.items() if a is not None}, config
+
+    def share(self, W: Any, bias: Floats) -> None:
+        """Read these arrays from now on, which hold the weights that it has."""
+        self._W, self._bias = W, bias
+
+    def take_state(self, W: Any, bias: Any, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Self:
+        """What `state` gave, for these weights; ValueError where it does not fit."""
+        try:
+            self._restore(W, bias, self.family, tensors, config)
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            self._W = None
+            raise ValueError(f"the state of an index is damaged ({error})") from error
+        return self
 
     @classmethod
     def load(cls, path: PathLike, W: ArrayLike, bias: ArrayLike | None = None, *,
@@ -685,7 +773,7 @@ class LSHIndex:
             raise ValueError(f"{path}: this index cannot be used ({error}); fit and save it again") from error
         return index
 
-    def _restore(self, W: Floats, bias: Floats, family: HashFamily, tensors: dict[str, np.ndarray],
+    def _restore(self, W: Floats, bias: Floats, family: Any, tensors: dict[str, np.ndarray],
                  config: dict[str, Any]) -> None:
         n, n_in = W.shape
         self._begin(W, bias)
@@ -697,6 +785,8 @@ class LSHIndex:
         if family is not None:
             self._tables = Tables(family, n, n_in + 1, self.dynamic, self._seed)
             self._tables.restore(tensors["codes"], resolve(self.n_threads))
+            if "bucket_ids" in tensors:
+                self._tables.restore_buckets(tensors)
         if self.sketch_bits != 0:
             norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0, maximum=1e19)
             self._sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(self._transform)

@@ -20,6 +20,7 @@ from . import _validation as check
 from ._core import _products, _select
 from ._csr import CSR
 from ._gradients import DenseGradient, Groups, Parameter, ProductGradient
+from ._html import Shown
 from ._linalg import matmul, row_chunks
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class BatchActive(NamedTuple):
     n_out: int
 
 
-class Linear:
+class Linear(Shown):
     """``activation(x W^T + b)``, every neuron computed.
 
     Parameters
@@ -234,6 +235,25 @@ class Linear:
     def settle(self) -> None:
         """Called before saving: bring what is not saved into the state it has after loading."""
 
+    def index_state(self) -> Any:
+        """What the layer has to find neurons by, as it is: arrays by name, and plain values."""
+        return {}, {}
+
+    def restore_index(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+        """Take what `index_state` gave, from a file, checked."""
+
+    def copy_weights(self) -> Any:
+        """Copies of the weights as they are stored and the bias."""
+        return [self._w.value.copy(), self._b.value.copy()]
+
+    def take_weights(self, weight: ArrayLike, bias: Floats) -> None:
+        """Copy what `copy_weights` gave into place, so that an optimizer keeps its state."""
+        for parameter, value in ((self._w, weight), (self._b, bias)):
+            if value.shape != parameter.value.shape or value.dtype != parameter.value.dtype:
+                raise ValueError(f"weights of shape {value.shape} do not fit into {self!r}")
+            parameter.value[:] = value
+        self.settle()
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The layer that `config` describes, without weights."""
@@ -243,6 +263,9 @@ class Linear:
         """What makes the layer again but for its weights; plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
                 "init_scale": self.init_scale, "dtype": self.dtype}
+
+    def __getstate__(self) -> Any:
+        return self.__dict__ | {"_buffers": {}, "_slot": None}  # scratch memory
 
     def __repr__(self) -> str:
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"

@@ -4,14 +4,19 @@ Each is a mean over the samples of a sum over the neurons that were computed.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from ._core import _losses
 from ._csr import CSR
 from .layers import BatchActive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from ._types import Floats, Ids, Offsets
@@ -24,13 +29,16 @@ class _Loss:
 
     _apply: Callable[..., None]
 
-    def __call__(self, output: Floats | BatchActive | CSR, labels: CSR, *, n_threads: int = 1) -> tuple[float, Floats]:
+    def __call__(self, output: Floats | BatchActive | CSR, labels: CSR, *, sample_weight: Any = None,
+                 n_threads: int = 1) -> tuple[float, Floats]:
         """The loss, and its gradient in the form of the output, in its memory.
 
         Parameters
         ----------
         output : ndarray (n, n_out), BatchActive or CSR
         labels : CSR of shape (n, n_out)
+        sample_weight : None or ndarray of shape (n,), float32
+            Factors of the losses of the samples, and so of their gradients. The mean is over n, not over their sum.
 
         Returns
         -------
@@ -42,6 +50,12 @@ class _Loss:
         n = len(offsets) - 1
         losses = np.zeros(n, np.float32)
         self._apply(offsets, z.reshape(-1), labels, positions, 1 / max(n, 1), losses, n_threads)
+        if sample_weight is not None:
+            losses *= sample_weight
+            if isinstance(output, CSR):
+                z *= np.repeat(sample_weight, np.diff(offsets))
+            else:
+                z *= sample_weight[:, None]
         return float(losses.mean(dtype=np.float64)) if n else 0.0, z
 
     def __repr__(self) -> str:

@@ -78,8 +78,7 @@ class LSHLinear(Linear):
     def __init__(self, n_in: int, n_out: int, *, density: float | Literal["auto"] = "auto", active: str | None = None,
                  activation: str | None = None, family: HashFamily | None = None, candidates: int = 5,
                  policy: str = "top", min_count: int = 1, n_probes: int = 1, fill: bool = True, first_rebuild: int = 32,
-                 rebuild_growth: float = 1.5, init_scale: float | None = None,
-                 dtype: str = "float32") -> None:
+                 rebuild_growth: float = 1.5, init_scale: float | None = None, dtype: str = "float32") -> None:
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
@@ -144,11 +143,16 @@ class LSHLinear(Linear):
 
     def _build_tables(self) -> None:
         if self._tables is None:
-            family = self.family if self.family is not None else default_family(self.n_out)
-            by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
-            self._tables = LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True,
-                                    random_state=self._seed)
+            self._tables = self._new_tables()
         self._tables.rebuild(self.weight, self.bias)
+
+    def _new_tables(self) -> Any:
+        family = self.family if self.family is not None else default_family(self.n_out)
+        by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
+        return LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
+
+    def _new_searcher(self, n_threads: int) -> Any:
+        return LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches", n_threads=n_threads)
 
     def updated(self, pairs: list[Pair]) -> None:
         for parameter, gradient in pairs:
@@ -163,8 +167,7 @@ class LSHLinear(Linear):
         n_changed = np.count_nonzero(self._changed) if self._searcher is not None else self.n_out
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
-            self._searcher = LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches",
-                                      n_threads=n_threads)
+            self._searcher = self._new_searcher(n_threads)
             self._searcher.rebuild(self.weight, self.bias, queries)
             self._changed = np.zeros(self.n_out, bool)
         elif n_changed:
@@ -325,6 +328,38 @@ class LSHLinear(Linear):
 
     def settle(self) -> None:
         self._tables = self._searcher = None
+
+    def __setstate__(self, state: np.ndarray) -> None:
+        self.__dict__.update(state)
+        for index in (self._tables, self._searcher):
+            if index is not None:  # it reads the weights, and copying has made a view into an array of its own
+                index.share(self.weight, self.bias)
+
+    def index_state(self) -> Any:
+        arrays: dict[str, np.ndarray] = {}
+        plain: dict[str, Any] = {"step_number": self._step_number, "next_rebuild": self._next_rebuild,
+                             "interval": self._interval}
+        for name, index in (("tables", self._tables), ("searcher", self._searcher)):
+            if index is not None:
+                tensors, plain[name] = index.state()
+                arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
+        if self._searcher is not None:
+            arrays["changed"] = self._changed.astype(np.uint8)
+        return arrays, plain
+
+    def restore_index(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+        self._step_number = check.integer(plain["step_number"], "step_number", minimum=0, maximum=2**62)
+        self._next_rebuild = check.integer(plain["next_rebuild"], "next_rebuild", minimum=0, maximum=2**62)
+        self._interval = check.number(plain["interval"], "interval", above=0)
+        indexes = {"tables": self._new_tables(), "searcher": self._new_searcher(None)}
+        for name, index in indexes.items():
+            if name in plain:
+                tensors = {key.removeprefix(name + "."): a for key, a in arrays.items() if key.startswith(name + ".")}
+                setattr(self, "_" + name, index.take_state(self.weight, self.bias, tensors, plain[name]))
+        if self._searcher is not None:
+            if arrays["changed"].shape != (self.n_out,):
+                raise ValueError(f"changed must have shape {(self.n_out,)}, got {arrays['changed'].shape}")
+            self._changed = arrays["changed"].astype(bool)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

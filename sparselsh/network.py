@@ -2,23 +2,34 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tqdm import tqdm
 
-from . import _files, _streams, metrics
+from . import _checkpoint, _files, _streams, _training, metrics
 from . import _validation as check
 from ._bfloat import as_float32
 from ._csr import CSR
-from ._threads import resolve
+from ._html import table
+from ._linalg import row_chunks
+from ._threads import Lock, one_at_a_time, resolve
 from ._version import __version__
+from .callbacks import checked as checked_callbacks
 from .csrfile import CSRFile
 from .layers import BatchActive, Linear, Step
 from .losses import LOSSES, Loss, MeanSquaredError
 from .lsh_layers import LSHLinear
 from .optim import SGD, Adam
+from .plotting import plot_history
+
+if TYPE_CHECKING:
+    from ._training import Run
+
+if TYPE_CHECKING:
+    from .callbacks import Callback
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from ._types import PathLike
@@ -53,9 +64,13 @@ class Network:
     ----------
     history : list of dict
         One entry an epoch: epoch, loss, seconds, cpu_seconds, samples_per_second, computed_share and, with
-        validation data, p_at_1.
+        validation data, p_at_1 (not for the loss "mse") and val_loss (where an answer computes every output anyway).
     computed_share : float
         Share of the output neurons that the last `fit` or `topk` computed.
+
+    Notes
+    -----
+    Python threads may share a network: a call waits until that of another thread has ended, a whole `fit` too.
 
     Examples
     --------
@@ -89,6 +104,9 @@ class Network:
         self.n_threads = check.threads(n_threads)
         self._rng = check.generator(random_state)
         self._n_steps = 0
+        self._run: Run | None = None  # the training at hand or the last one
+        self._callbacks = ()  # of the training at hand
+        self._lock = Lock()
         self.optimizer: SGD | Adam | None = None
         self.history: list[dict[str, Any]] = []
         self.computed_share = 1.0
@@ -112,10 +130,11 @@ class Network:
 
     # -- training ---------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
-            optimizer: SGD | Adam | None = None, epochs: int = 5, batch_size: int = 256,
-            validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
-            window: int = _streams.WINDOW, verbose: bool = True) -> Self:
+            sample_weight: ArrayLike | None = None, optimizer: SGD | Adam | None = None, epochs: int = 5,
+            batch_size: int = 256, validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
+            window: int = _streams.WINDOW, callbacks: Sequence[Callback] = (), verbose: bool = True) -> Self:
         """Train.
 
         Parameters
@@ -126,19 +145,23 @@ class Network:
             time, as that of a list does. Neither needs to fit into memory.
         Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
             Class ids, or an indicator matrix of labels; for the loss "mse", target values. None where X has them.
+        sample_weight : array of shape (n_samples,) or None
+            Factors of the losses of the samples, at least 0; not for an iterable of chunks.
         optimizer : SGD, Adam or None
             None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that is given again goes on with its state.
             If X is an iterable other than a list, its schedule goes by an estimate from `len` in the first epoch,
             and stands still there if X has no `len`.
         epochs, batch_size : int
         validation : None or (X, Y)
-            P@1 on it is measured after every epoch.
+            P@1 or the loss on it is measured after every epoch.
         shuffle : bool
             Take the samples in a new random order every epoch: all of a matrix, those of a window of a file, those
             of a chunk.
         window : int
             Rows of a file that are held in memory and shuffled at a time. A larger window mixes better, which
             matters where neighbours in the file are alike; a file in random order can do with a small one.
+        callbacks : Callback or sequence of Callback
+            See `sparselsh.callbacks`.
         verbose : bool
             Show a progress bar.
 
@@ -151,36 +174,74 @@ class Network:
         ------
         ValueError, TypeError
             If an argument does not fit; the message names it.
+        KeyboardInterrupt
+            If Ctrl-C is pressed. The step at hand is done before: the network can be used, and `resume` goes on.
         """
         epochs = check.integer(epochs, "epochs")
         batch_size = check.integer(batch_size, "batch_size")
         window = check.integer(window, "window")
-        source = self._source(X, Y, window, epochs)
-        if validation is not None:
-            try:
-                X_val, Y_val = validation
-            except (TypeError, ValueError):
-                raise ValueError("validation must be a pair (X, Y)") from None
-            validation = self._check_data(X_val, Y_val, "validation[0]", "validation[1]")
+        source = self._source(X, Y, window, epochs, sample_weight)
+        validation = self._check_validation(validation)
+        callbacks = checked_callbacks(callbacks)
         self._begin(source, optimizer if optimizer is not None else Adam(1e-2, schedule="linear"))
-        for epoch in range(epochs):
-            with tqdm(total=source.n_rows, unit=" samples", desc=f"epoch {epoch + 1}/{epochs}", disable=not verbose,
-                      leave=True, mininterval=0.25) as bar:
-                entry = self._run_epoch(source, batch_size, shuffle, (epoch, epochs), bar)
-                if validation is not None:
-                    entry["p_at_1"] = self._precision(*validation)
-                bar.set_postfix(self._postfix(entry))
-            self.history.append({"epoch": len(self.history) + 1} | entry)
-        self.computed_share = entry["computed_share"]
+        self._run = _training.Run(epochs, batch_size, bool(shuffle), window)
+        _training.train(self, source, validation, callbacks, verbose)
         return self
 
+    @one_at_a_time
+    def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *, sample_weight: ArrayLike | None = None,
+               validation: tuple[MatrixLike, MatrixLike] | None = None, callbacks: Sequence[Callback] = (),
+               verbose: bool = True) -> Any:
+        """Go on with a training that was interrupted, from the step where it was left.
+
+        The training is the last `fit` of this network or, for one from a file of :class:`Checkpoint
+        <sparselsh.callbacks.Checkpoint>` or of ``save(training_state=True)``, that which was going on then. Given the
+        same data and callbacks, the network becomes the same, bit by bit, as without the interruption. A training that
+        is complete stays so.
+
+        Parameters
+        ----------
+        X, Y, sample_weight, validation, callbacks, verbose
+            As for `fit`. A callback takes up its state if it stands at the same place of the list as before.
+
+        Returns
+        -------
+        Network
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no training to go on with, the data have another number of rows, or the schedule of the
+            optimizer was a function, which a file does not keep: set ``network.optimizer.schedule`` then.
+        KeyboardInterrupt
+            As for `fit`.
+        """
+        run = self._run
+        if run is None:
+            raise ValueError("there is no training to resume; call fit, or load a file that was saved with "
+                             "training_state=True")
+        if self.optimizer.missing_schedule is not None and self.optimizer.schedule is None:
+            raise ValueError(f"the schedule of this training was {self.optimizer.missing_schedule}, which a file does "
+                             "not keep; set network.optimizer.schedule to it, then resume")
+        callbacks = checked_callbacks(callbacks)
+        if run.is_done:
+            return self
+        source = self._source(X, Y, run.window, run.epochs - run.epoch, sample_weight)
+        if None not in (run.n_rows, source.n_rows) and run.n_rows != source.n_rows:
+            raise ValueError(f"X must have the {run.n_rows} rows of the training that is resumed, got {source.n_rows}")
+        validation = self._check_validation(validation)
+        _training.train(self, source, validation, callbacks, verbose)
+        return self
+
+    @one_at_a_time
     def partial_fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
-                    batch_size: int = 256) -> Self:
+                    sample_weight: ArrayLike | None = None, batch_size: int = 256) -> Self:
         """Train on the samples once, in their order, with the optimizer of the last `fit` (or Adam(lr=1e-3)).
 
         Parameters
         ----------
-        X, Y
+        X, Y, sample_weight
             As for `fit`.
         batch_size : int
 
@@ -190,25 +251,30 @@ class Network:
             Itself.
         """
         batch_size = check.integer(batch_size, "batch_size")
-        source = self._source(X, Y, _streams.WINDOW, 1)
+        source = self._source(X, Y, _streams.WINDOW, 1, sample_weight)
         self._begin(source, self.optimizer if self.optimizer is not None else Adam(1e-3))
-        with tqdm(disable=True) as bar:
-            self._run_epoch(source, batch_size, False, None, bar)
+        self._run = None
+        _training.once(self, source, batch_size)
         return self
 
-    def _source(self, X: Any, Y: Any, window: int, epochs: int) -> Any:
-        source = _streams.source(X, Y, window, epochs, self._check_rows)
+    def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Any:
+        source = _streams.source(X, Y, window, epochs, self._check_rows, sample_weight)
         if isinstance(X, CSRFile):
             self._check_file(X)
         if source.n_rows == 0:
             raise ValueError("X must have at least one row, got none")
         return source
 
-    def _check_data(self, X: MatrixLike, Y: MatrixLike, x_name: str = "X",
-                    y_name: str = "Y") -> tuple[Floats | CSR, CSR]:
-        X, Y = self._check_rows(X, Y, x_name, y_name)
+    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike]) -> Any:
+        if validation is None:
+            return None
+        try:
+            X, Y = validation
+        except (TypeError, ValueError):
+            raise ValueError("validation must be a pair (X, Y)") from None
+        X, Y = self._check_rows(X, Y, "validation[0]", "validation[1]")
         if X.shape[0] == 0:
-            raise ValueError(f"{x_name} must have at least one row, got none")
+            raise ValueError("validation[0] must have at least one row, got none")
         return X, Y
 
     def _check_rows(self, X: MatrixLike, Y: MatrixLike, x_name: str, y_name: str) -> tuple[Floats | CSR, CSR]:
@@ -230,28 +296,8 @@ class Network:
             if not layer.initialized:
                 layer.initialize(self._rng, sparse_input=i == 0 and source.is_sparse)
 
-    def _run_epoch(self, source: Any, batch_size: int, shuffle: bool, place: tuple[int, int] | None,
-                   bar: tqdm) -> dict[str, Any]:
-        """One pass over the rows. `place` is (number of the epoch, of all), None for no schedule."""
-        begin, cpu_begin = time.perf_counter(), time.process_time()
-        total_loss = total_share = shown = 0.0
-        n = 0
-        for number, (x, y) in enumerate(_streams.batches(source.blocks(), batch_size, self._rng if shuffle else None)):
-            loss, share = self._train_step(x, y, _progress(place, number, source.n_rows, batch_size))
-            n += x.shape[0]
-            total_loss += loss * x.shape[0]
-            total_share += share * x.shape[0]
-            bar.total = source.n_rows
-            bar.update(x.shape[0])
-            now = time.perf_counter()
-            if now - shown > 0.25:
-                shown = now
-                bar.set_postfix(loss=f"{total_loss / n:.3f}", computed=f"{share:.1%}", refresh=False)
-        seconds = time.perf_counter() - begin
-        return {"loss": total_loss / n, "seconds": seconds, "cpu_seconds": time.process_time() - cpu_begin,
-                "samples_per_second": n / max(seconds, 1e-9), "computed_share": total_share / n}
-
-    def _train_step(self, x: Floats | CSR, labels: CSR, progress: float) -> tuple[float, float]:
+    def _train_step(self, x: Floats | CSR, labels: CSR, progress: float,
+                    sample_weight: ArrayLike | None = None) -> tuple[float, float]:
         n_threads = resolve(self.n_threads)
         last = len(self.layers) - 1
         backward = []
@@ -261,7 +307,7 @@ class Network:
             x, backprop = layer.forward(x, step)
             backward.append(backprop)
         share = _share(x)
-        loss, d_out = self.loss(x, labels, n_threads=n_threads)
+        loss, d_out = self.loss(x, labels, sample_weight=sample_weight, n_threads=n_threads)
         pairs_of = []
         for backprop in reversed(backward):
             d_out, pairs = backprop(d_out)
@@ -272,17 +318,32 @@ class Network:
         self._n_steps += 1
         return loss, share
 
-    @staticmethod
-    def _postfix(entry: dict[str, Any]) -> dict[str, str]:
-        shown = {"loss": f"{entry['loss']:.3f}", "computed": f"{entry['computed_share']:.1%}"}
-        return shown | ({"P@1": f"{entry['p_at_1']:.1%}"} if "p_at_1" in entry else {})
+    def _validate(self, X: Any, Y: MatrixLike) -> Any:
+        """The measures of the history on checked rows."""
+        last, values = self.layers[-1], isinstance(self.loss, MeanSquaredError)
+        if not values and last.share_computed(1) < 1:
+            return {"p_at_1": metrics.precision_at_k(Y.to_scipy(), self._topk(X, 1, False)[0], 1)}
+        n, n_threads = X.shape[0], resolve(self.n_threads)
+        ids, total = np.empty((n, 1), np.int32), 0.0
+        for start, stop in row_chunks(n, max(self.n_labels, n // PREDICT_BATCH + 1)):
+            out, _ = Linear.forward(last, self._hidden(X, start, stop, n_threads), Step(n_threads=n_threads))
+            ids[start:stop, 0] = out.argmax(axis=1)
+            total += self.loss(out, Y.slice(start, stop), n_threads=n_threads)[0] * (stop - start)
+        measures = {"val_loss": total / n}
+        return measures if values else {"p_at_1": metrics.precision_at_k(Y.to_scipy(), ids, 1)} | measures
 
-    def _precision(self, X: Floats | CSR, Y: CSR) -> float:
-        ids, _ = self._topk(X, 1, False)
-        return metrics.precision_at_k(Y.to_scipy(), ids, 1)
+    def _copy_weights(self) -> Any:
+        return [a for layer in self.layers for a in layer.copy_weights()]
+
+    def _take_weights(self, weights: Any) -> None:
+        if len(weights) != 2 * len(self.layers):
+            raise ValueError(f"weights must be {2 * len(self.layers)} arrays, got {len(weights)}")
+        for i, layer in enumerate(self.layers):
+            layer.take_weights(*weights[2 * i:2 * i + 2])
 
     # -- asking -----------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores.
 
@@ -322,6 +383,7 @@ class Network:
             x, _ = layer.forward(x, Step(n_threads=n_threads))
         return x
 
+    @one_at_a_time
     def predict(self, X: MatrixLike, *, exact: bool = False) -> np.ndarray:
         """The output with the largest score for each row: class ids, (n_samples,), int32.
 
@@ -331,6 +393,7 @@ class Network:
             return self.topk(X, 1, exact=exact)[0][:, 0]
         return self.decision_function(X)
 
+    @one_at_a_time
     def decision_function(self, X: MatrixLike) -> Floats:
         """All outputs, (n_samples, n_labels), float32: the exact scores of every neuron."""
         X = check.matrix(X, n_columns=self.n_features)
@@ -349,16 +412,21 @@ class Network:
 
     # -- files ------------------------------------------------------------------------------------------------
 
-    def save(self, path: PathLike) -> None:
+    @one_at_a_time
+    def save(self, path: PathLike, *, training_state: bool = False) -> None:
         """Write weights and configuration as one safetensors file.
 
-        The file is written beside `path` and renamed: a reader sees the old file or the new one. Optimizer state
-        is not kept, and hash tables are not either: those of this network are built anew, as loading does, so that
-        the loaded one gives the same answers.
+        The file is written beside `path` and renamed: a reader sees the old file or the new one, whatever happens to
+        this process meanwhile.
 
         Parameters
         ----------
         path : str or path-like
+        training_state : bool
+            Keep the state of the optimizer, the random generator and the indexes too, as they are, so that `resume`,
+            `fit` and `partial_fit` go on with the same bits. With Adam the file is three times as large. Else hash
+            tables are not kept: those of this network are built anew, as loading does, so that the loaded one gives
+            the same answers.
 
         Raises
         ------
@@ -368,9 +436,14 @@ class Network:
             If the file cannot be written.
         """
         self._check_initialized()
+        if not training_state:
+            for layer in self.layers:
+                layer.settle()
+        self._write(path, with_indexes=training_state, with_training=training_state)
+
+    def _write(self, path: PathLike, *, with_indexes: bool = False, with_training: bool = False) -> None:
         tensors = {}
         for i, layer in enumerate(self.layers):
-            layer.settle()
             tensors[f"layers.{i}.weight"] = as_float32(layer._w.value)
             tensors[f"layers.{i}.bias"] = layer.bias
             if isinstance(layer, LSHLinear) and len(layer._inputs):
@@ -381,22 +454,51 @@ class Network:
             "layers": [{"type": type(layer).__name__, "input_major": layer._w.flipped} | layer.config()
                        for layer in self.layers],
         }
-        _files.write(path, tensors, {"format": "sparselsh.network", "config": json.dumps(config)})
+        if with_indexes:
+            config["indexes"] = _checkpoint.layers_state(self, tensors)
+        if with_training:
+            config["training"] = _checkpoint.training_state(self, tensors)
+        metadata = {"format": "sparselsh.network", "config": json.dumps(config)}
+        if with_indexes:
+            metadata["checksum"] = _checkpoint.checksum(tensors, metadata["config"])
+        _files.write(path, tensors, metadata)
+
+    def plot_history(self, ax: Any = None) -> Any:
+        """Plot losses and P@1 by epoch; needs matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None
+            None for a new figure.
+
+        Returns
+        -------
+        Axes
+
+        Raises
+        ------
+        ValueError
+            If there is no history.
+        ImportError
+            If matplotlib is missing.
+        """
+        return plot_history(self.history, ax)
+
+    def _repr_html_(self) -> Any:
+        rows = [(type(layer).__name__, f"{layer.n_in:,} → {layer.n_out:,}", layer.activation or "",
+                 "" if not isinstance(layer, LSHLinear) else f"{layer.n_active:,} active, one set a {layer.active}",
+                 f"{(layer.n_in + 1) * layer.n_out:,}", "" if layer.initialized else "no weights yet")
+                for layer in self.layers]
+        trained = f", {len(self.history)} epochs" if self.history else ""
+        if self.history:
+            shown = ("loss", "val_loss", "p_at_1")
+            trained += "".join(f", {key} {self.history[-1][key]:.4g}" for key in shown if key in self.history[-1])
+        return table(f"Network, loss {self.loss!r}{trained}", rows,
+                     ("layer", "shape", "activation", "neurons in training", "weights", ""))
 
     def __repr__(self) -> str:
         body = ",\n         ".join(map(repr, self.layers))
         return f"Network([{body}],\n        loss={self.loss!r})"
-
-
-def _progress(place: tuple[int, int] | None, number: int, n_rows: int | None, batch_size: int) -> float:
-    """Share of the training that is done before a batch; without a number of rows, that at the head of the epoch."""
-    if place is None:
-        return 0.0
-    epoch, n_epochs = place
-    if n_rows is None:
-        return epoch / n_epochs
-    n_batches = -(-n_rows // batch_size)
-    return epoch / n_epochs + min(number, n_batches) * (1 / (n_epochs * n_batches))
 
 
 def _share(output: Floats | BatchActive | CSR) -> float:
@@ -432,13 +534,20 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
     n_threads = check.threads(n_threads)
     tensors, metadata = _files.read(path, "sparselsh.network")
     try:
+        if metadata.get("checksum") not in (None, _checkpoint.checksum(tensors, metadata["config"])):
+            raise ValueError("its checksum is another")
         config = json.loads(metadata["config"])
         layers = []
         for i, entry in enumerate(config["layers"]):
             kind, flipped = LAYERS[entry.pop("type")], entry.pop("input_major")
             layers.append(_load_layer(kind.from_config(entry), i, tensors, flipped))
-        return Network(layers, loss=config["loss"], n_threads=n_threads)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        network = Network(layers, loss=config["loss"], n_threads=n_threads)
+        if "indexes" in config:
+            _checkpoint.restore_layers(network, config["indexes"], tensors)
+        if "training" in config:
+            _checkpoint.restore_training(network, config["training"], tensors)
+        return network
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
                          f"({type(error).__name__}: {error}); save it again") from error
 

@@ -14,6 +14,7 @@ import numpy as np
 from . import _bfloat
 from . import _validation as check
 from ._core import _updates
+from ._html import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ SCHEDULES = {
 }
 
 
-class _Optimizer:
+class _Optimizer(Shown):
     """Walks (parameter, gradient) pairs; a subclass says which rule applies and how much state it keeps."""
 
     n_states: int
@@ -48,6 +49,7 @@ class _Optimizer:
             raise ValueError(f"schedule must be one of {names} or a function of the progress in [0, 1], "
                              f"got {schedule!r}")
         self.schedule = schedule
+        self.missing_schedule = None  # of an optimizer from a file: what its schedule was, if that was a function
         self.state_dtype = check.choice(state_dtype, "state_dtype", _bfloat.DTYPES)
         self.n_steps = 0
         self._state: dict[int, Any] = {}
@@ -90,6 +92,26 @@ class _Optimizer:
         if self.second_moment == "row" and n_columns > 1:
             states[1] = np.zeros((n_rows, 1), np.float32)
         return states
+
+    def arrays_of(self, parameter):
+        """The state that is kept for a parameter, for a file; none where it was not stepped yet."""
+        return [a for a in self._states_of(parameter) if a is not None] if id(parameter) in self._state else []
+
+    def take_arrays(self, parameter, arrays):
+        """What `arrays_of` gave."""
+        wanted = [(a.dtype, a.shape) for a in self._new_states(*parameter.value.shape)]
+        if [(a.dtype, a.shape) for a in arrays] != wanted:
+            raise ValueError(f"the state of the optimizer must be {', '.join(f'{d} {s}' for d, s in wanted)}, got "
+                             f"{', '.join(f'{a.dtype} {a.shape}' for a in arrays)}")
+        self._state[id(parameter)] = (parameter, parameter.flipped, [np.array(a, order="C") for a in arrays])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # ids are others in a copy or after pickling; the parameters come along
+        return self.__dict__ | {"_state": list(self._state.values())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._state = {id(entry[0]): entry for entry in state["_state"]}
 
 
 def _flipped(state: Any, shape: tuple[int, ...]) -> Any:

@@ -218,7 +218,7 @@ def test_history_has_an_entry_an_epoch(data):
     fit(net, X, Y, epochs=2, validation=(X, Y))
     assert [entry["epoch"] for entry in net.history] == [1, 2, 3, 4, 5]
     keys = {"epoch", "loss", "seconds", "cpu_seconds", "samples_per_second", "computed_share"}
-    assert [set(entry) for entry in net.history] == 3 * [keys] + 2 * [keys | {"p_at_1"}]
+    assert [set(entry) for entry in net.history] == 3 * [keys] + 2 * [keys | {"p_at_1", "val_loss"}]
     assert all(0 <= entry["computed_share"] <= 1 for entry in net.history)
     assert net.history[-1]["loss"] < net.history[0]["loss"]
 

@@ -125,7 +125,7 @@ def test_a_generator_does_for_one_epoch(data):
 
 def rows_of(blocks, batch_size, rng):
     """Numbers of the rows of each batch."""
-    return [x.data.astype(int).tolist() for x, _ in _streams.batches(blocks, batch_size, rng)]
+    return [x.data.astype(int).tolist() for x, _, _ in _streams.batches(blocks, batch_size, rng)]
 
 
 @pytest.mark.parametrize("size", [1, 10, 33, 100, 1000])

@@ -117,6 +117,8 @@ static inline void prefetch_run(const void *p, ptrdiff_t bytes)
     const char *c = (const char *)p;
     for (ptrdiff_t k = 0; k < bytes; k += 64)
         __builtin_prefetch(c + k, 0, 3);
+    if (bytes > 0)
+        __builtin_prefetch(c + bytes - 1, 0, 3);  /* a run that does not begin on a line ends on one more */
 }
 
 #endif

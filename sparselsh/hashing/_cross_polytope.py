@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _hashing
+from .._html import Shown
 from ._projections import Rotations
 from ._rows import check_table, checked_rows, chunks
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 CHUNK = 1024  # rows rotated at a time
 
 
-class CrossPolytope:
+class CrossPolytope(Shown):
     """Nearest vertices of randomly rotated cross-polytopes: the largest coordinate and its sign.
 
     For close vectors it tells near from far with fewer tables than :class:`SimHash`, the more so the larger

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _winners
+from .._html import Shown
 from ._rows import checked_rows, entries
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from .._types import Floats, Ids, RandomState
 
 
-class MinHash:
+class MinHash(Shown):
     """Densified one-permutation minwise hashing of the sets of features that rows have.
 
     Values do not count beyond being zero or not. All hash values of a row come from one pass over its features;

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _hashing
+from .._html import Shown
 from ._projections import Gaussian, Rotations, SparseSigns
 from ._rows import checked_rows, chunks
 
@@ -21,7 +22,7 @@ PROJECTIONS: dict[str, type[Gaussian | SparseSigns | Rotations]] = {
 CHUNK = 1024  # rows projected at a time: the projections stay in cache until they are packed
 
 
-class SimHash:
+class SimHash(Shown):
     """Signs of random projections, `bits` of them packed to the bucket number of a table.
 
     Parameters

@@ -1,0 +1,149 @@
+"""What a file holds of a network beside its weights, so that a training goes on with the same bits.
+
+Arrays become tensors, the rest plain values that JSON keeps exactly. All that a file says is checked before it is used:
+kernels trust their input.
+
+    state["layers"]    the indexes of each layer as they are, not as they would be built anew
+    state["training"]  optimizer, generator, counters, history, place in the epochs, callbacks
+"""
+import inspect
+import zlib
+
+import numpy as np
+
+from . import _validation as check
+from ._training import Run, states
+from .optim import SGD, Adam
+
+OPTIMIZERS = {"SGD": SGD, "Adam": Adam}
+BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+
+
+def checksum(tensors, config):
+    """A checksum of all that a file holds: a flipped bit of a moment would quietly spoil the training."""
+    value = zlib.crc32(config.encode())
+    for name, a in sorted(tensors.items()):
+        value = zlib.crc32(np.ascontiguousarray(a), zlib.crc32(f"{name} {a.dtype} {a.shape}".encode(), value))
+    return str(value)
+
+
+# ---- what is written
+
+
+def layers_state(network, tensors):
+    """The indexes of the layers; their arrays are put into `tensors`."""
+    states = []
+    for i, layer in enumerate(network.layers):
+        arrays, plain = layer.index_state()
+        tensors |= {f"layers.{i}.{name}": a for name, a in arrays.items()}
+        states.append(plain)
+    return states
+
+
+def training_state(network, tensors):
+    """All that `resume` needs beside weights and indexes; arrays are put into `tensors`."""
+    return {
+        "n_steps": network._n_steps, "history": network.history, "computed_share": network.computed_share,
+        "generator": _plain(network._rng.bit_generator.state),
+        "optimizer": None if network.optimizer is None else _optimizer_state(network, tensors),
+        "run": None if network._run is None else _plain(network._run.plain()),
+        "callbacks": [_callback_state(i, *state, tensors) for i, state in enumerate(states(network))],
+    }
+
+
+def _plain(value):
+    """Arrays and numpy numbers as lists and numbers, all the way down."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _optimizer_state(network, tensors):
+    optimizer = network.optimizer
+    arguments = {name: getattr(optimizer, name) for name in _arguments(type(optimizer))}
+    schedule = arguments["schedule"]
+    function = repr(schedule) if callable(schedule) else None  # code is not kept: `resume` asks for it
+    for name, parameter in _parameters(network):
+        for k, a in enumerate(optimizer.arrays_of(parameter)):
+            tensors[f"optimizer.{name}.{k}"] = a
+    return {"type": type(optimizer).__name__, "n_steps": optimizer.n_steps, "function": function,
+            "arguments": arguments | ({"schedule": None} if function else {})}
+
+
+def _arguments(kind):
+    return list(inspect.signature(kind).parameters)
+
+
+def _parameters(network):
+    for i, layer in enumerate(network.layers):
+        yield f"{i}.weight", layer._w
+        yield f"{i}.bias", layer._b
+
+
+def _callback_state(i, name, state, tensors):
+    plain = {}
+    for key, value in state.items():
+        if isinstance(value, list) and all(isinstance(a, np.ndarray) for a in value):
+            tensors |= {f"callbacks.{i}.{key}.{k}": a for k, a in enumerate(value)}
+            value = {"n_arrays": len(value)}
+        plain[key] = value
+    return {"name": name, "state": plain}
+
+
+# ---- what is read
+
+
+def restore_layers(network, states, tensors):
+    """Put the indexes of a file into the layers."""
+    for i, (layer, plain) in enumerate(zip(network.layers, states, strict=True)):
+        prefix = f"layers.{i}."
+        arrays = {name.removeprefix(prefix): a for name, a in tensors.items() if name.startswith(prefix)}
+        layer.restore_index(arrays, plain)
+
+
+def restore_training(network, state, tensors):
+    """Put what `training_state` gave into a network that has its weights."""
+    network._n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
+    network.history = [dict(entry) for entry in state["history"]]
+    network.computed_share = check.number(state["computed_share"], "computed_share", minimum=0, maximum=1)
+    network._rng = _generator(state["generator"])
+    if state["optimizer"] is not None:
+        network.optimizer = _optimizer(network, state["optimizer"], tensors)
+    if state["run"] is not None:
+        network._run = Run.restored(state["run"])
+        if network._run.generator is not None:
+            _generator(network._run.generator)
+        network._run.callbacks = [_restored_callback(i, entry, tensors) for i, entry in enumerate(state["callbacks"])]
+
+
+def _generator(state):
+    kind = getattr(np.random, check.choice(state["bit_generator"], "bit_generator", BIT_GENERATORS))
+    generator = np.random.Generator(kind())
+    generator.bit_generator.state = state
+    return generator
+
+
+def _optimizer(network, state, tensors):
+    kind = OPTIMIZERS[state["type"]]
+    arguments = state["arguments"]
+    if set(arguments) != set(_arguments(kind)):
+        raise ValueError(f"{state['type']} takes {', '.join(_arguments(kind))}, got {', '.join(arguments)}")
+    optimizer = kind(**arguments)
+    optimizer.n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
+    optimizer.missing_schedule = state["function"]
+    for name, parameter in _parameters(network):
+        arrays = []
+        while (key := f"optimizer.{name}.{len(arrays)}") in tensors:
+            arrays.append(tensors[key])
+        if arrays:
+            optimizer.take_arrays(parameter, arrays)
+    return optimizer
+
+
+def _restored_callback(i, entry, tensors):
+    state = {}
+    for key, value in entry["state"].items():
+        if isinstance(value, dict):
+            value = [tensors[f"callbacks.{i}.{key}.{k}"] for k in range(value["n_arrays"])]
+        state[key] = value
+    return str(entry["name"]), state

@@ -1,0 +1,298 @@
+"""What happens beside the steps of a training: stopping early, files, what Ctrl-C does.
+
+``net.fit(X, Y, callbacks=[EarlyStopping(patience=2), Checkpoint("run.safetensors")])``
+
+A callback of your own is a subclass of :class:`Callback` with the methods that it needs.
+"""
+import csv
+import json
+import math
+import os
+
+from . import _files
+from . import _validation as check
+from ._html import Shown
+
+__all__ = ["BestModel", "Callback", "Checkpoint", "EarlyStopping", "Log", "StopOnInterrupt"]
+
+LARGER_IS_BETTER = ("p_at_1",)  # of the keys of the history that `monitor` knows by itself
+
+
+class Callback(Shown):
+    """Does nothing, at every occasion. A subclass overrides the occasions that it is for."""
+
+    runs_last = False  # whether it wants to see what the other callbacks have done
+
+    def on_begin(self, network):
+        """`fit` or `resume` begins."""
+
+    def on_step(self, network):
+        """A step is done. It is called often: be quick."""
+
+    def on_epoch_end(self, network, entry):
+        """An epoch is done and `entry` stands in the history. True ends the training."""
+
+    def on_interrupt(self, network):
+        """Ctrl-C was pressed; the step at hand is done. True lets `fit` return, else KeyboardInterrupt is raised."""
+
+    def on_end(self, network):
+        """The training is complete: its last epoch is done, or a callback has ended it."""
+
+    def state(self):
+        """What a checkpoint keeps: a dict of plain values and of lists of arrays."""
+        return {}
+
+    def restore(self, state):
+        """Take what `state` gave, before `on_begin` of a training that is resumed."""
+
+    def __repr__(self):
+        return f"{type(self).__name__}()"
+
+
+class _Monitor(Callback):
+    """Knows whether the epoch at hand is the best one."""
+
+    def __init__(self, monitor, mode, min_delta):
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be a key of the history, such as 'p_at_1', or 'auto', got {monitor!r}")
+        self.monitor = monitor
+        self.mode = check.choice(mode, "mode", ("auto", "min", "max"))
+        self.min_delta = check.number(min_delta, "min_delta", minimum=0)
+        self._forget()
+
+    def _forget(self):
+        self.best, self.best_epoch, self._resumed = None, 0, False
+
+    def on_begin(self, network):
+        if not self._resumed:
+            self._forget()
+        self._resumed = False
+
+    def _is_best(self, entry):
+        key = self.monitor
+        if key == "auto":
+            key = next(key for key in ("p_at_1", "val_loss", "loss") if key in entry)
+        if not isinstance(entry.get(key), (int, float)):
+            raise ValueError(f"monitor={key!r} is no number of the history, which has {', '.join(entry)}; p_at_1 and "
+                             "val_loss are there if fit is given validation=(X, Y)")
+        mode = self.mode if self.mode != "auto" else "max" if key in LARGER_IS_BETTER else "min"
+        value = entry[key] if mode == "max" else -entry[key]
+        if self.best is not None and not value > self.best + self.min_delta:
+            return False
+        self.best, self.best_epoch = value if math.isfinite(value) else -math.inf, entry["epoch"]
+        return True
+
+    def state(self):
+        best = None if self.best is None or math.isinf(self.best) else self.best
+        return {"best": best, "best_epoch": self.best_epoch}
+
+    def restore(self, state):
+        self.best = None if state["best"] is None else check.number(state["best"], "best")
+        self.best_epoch = check.integer(state["best_epoch"], "best_epoch", minimum=0)
+        self._resumed = True
+
+
+class EarlyStopping(_Monitor):
+    """End the training when nothing has become better for some epochs.
+
+    Parameters
+    ----------
+    monitor : str
+        A key of the history. "auto" for p_at_1 or val_loss where `fit` is given validation data, else loss.
+    patience : int
+        Epochs without a new best after which the training ends.
+    min_delta : float
+        A new best is better by more than this.
+    restore_best : bool
+        At the end, give the network the weights of the best epoch. They are kept in memory meanwhile.
+    mode : {"auto", "min", "max"}
+        Which is better; "auto" for "max" with p_at_1 and "min" else.
+
+    Attributes
+    ----------
+    best_epoch : int
+        Number of the best epoch in the history, from 1.
+    """
+
+    def __init__(self, monitor="auto", *, patience=3, min_delta=0.0, restore_best=True, mode="auto"):
+        super().__init__(monitor, mode, min_delta)
+        self.patience = check.integer(patience, "patience")
+        self.restore_best = bool(restore_best)
+
+    def _forget(self):
+        super()._forget()
+        self.n_waited, self._weights = 0, []
+
+    def on_epoch_end(self, network, entry):
+        if self._is_best(entry):
+            self.n_waited = 0
+            if self.restore_best:
+                self._weights = network._copy_weights()
+            return False
+        self.n_waited += 1
+        return self.n_waited >= self.patience
+
+    def on_end(self, network):
+        if self._weights and self.n_waited:
+            network._take_weights(self._weights)
+        self._weights = []
+
+    def state(self):
+        return super().state() | {"n_waited": self.n_waited, "weights": list(self._weights)}
+
+    def restore(self, state):
+        super().restore(state)
+        self.n_waited = check.integer(state["n_waited"], "n_waited", minimum=0)
+        self._weights = list(state["weights"])
+
+    def __repr__(self):
+        return (f"EarlyStopping({self.monitor!r}, patience={self.patience}, min_delta={self.min_delta:g}, "
+                f"restore_best={self.restore_best}, mode={self.mode!r})")
+
+
+class BestModel(_Monitor):
+    """Save the network after each epoch that is the best so far.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A safetensors file that `sparselsh.load` reads; replaced whole or not at all.
+    monitor, mode, min_delta
+        As for :class:`EarlyStopping`.
+    """
+
+    def __init__(self, path, monitor="auto", *, mode="auto", min_delta=0.0):
+        super().__init__(monitor, mode, min_delta)
+        self.path = _path(path)
+
+    def on_begin(self, network):
+        super().on_begin(network)
+        _check_writable(self.path)
+
+    def on_epoch_end(self, network, entry):
+        if self._is_best(entry):
+            network._write(self.path, with_indexes=True)
+
+    def __repr__(self):
+        return f"BestModel({self.path!r}, {self.monitor!r}, mode={self.mode!r}, min_delta={self.min_delta:g})"
+
+
+class Checkpoint(Callback):
+    """Save the network with the state of its training, so that `resume` goes on with it, bit for bit.
+
+    The file is written after each epoch, when Ctrl-C is pressed and when the training is complete: whole or not at all,
+    so that a process that is killed leaves the last one.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A safetensors file: ``sparselsh.load(path).resume(X, Y)``.
+    every_steps : int or None
+        Save after as many steps too.
+    """
+
+    runs_last = True
+
+    def __init__(self, path, *, every_steps=None):
+        self.path = _path(path)
+        self.every_steps = None if every_steps is None else check.integer(every_steps, "every_steps")
+        self._n_steps = 0
+
+    def on_begin(self, network):
+        _check_writable(self.path)
+
+    def on_step(self, network):
+        self._n_steps += 1
+        if self.every_steps is not None and self._n_steps % self.every_steps == 0:
+            self._save(network)
+
+    def on_epoch_end(self, network, entry):
+        self._save(network)
+
+    def on_interrupt(self, network):
+        self._save(network)
+
+    def on_end(self, network):
+        self._save(network)
+
+    def _save(self, network):
+        network.save(self.path, training_state=True)
+
+    def __repr__(self):
+        return f"Checkpoint({self.path!r}, every_steps={self.every_steps})"
+
+
+class Log(Callback):
+    """Write the history to a file after each epoch.
+
+    Parameters
+    ----------
+    path : str or path-like
+        ``.csv`` for a table with a row an epoch, ``.json`` for a list of objects. The file is replaced whole, and so is
+        right after `resume` too.
+    """
+
+    def __init__(self, path):
+        self.path = _path(path)
+        if not self.path.endswith((".csv", ".json")):
+            raise ValueError(f"path must end in .csv or .json, got {self.path!r}")
+
+    def on_begin(self, network):
+        _check_writable(self.path)
+
+    def on_epoch_end(self, network, entry):
+        with _files.replacing(_files.place(self.path), "w", encoding="utf-8", newline="") as file:
+            if self.path.endswith(".json"):
+                json.dump(network.history, file, indent=1)
+            else:
+                columns = dict.fromkeys(key for row in network.history for key in row)
+                table = csv.DictWriter(file, columns, lineterminator="\n")
+                table.writeheader()
+                table.writerows(network.history)
+
+    def __repr__(self):
+        return f"Log({self.path!r})"
+
+
+class StopOnInterrupt(Callback):
+    """Let Ctrl-C end the training as if it were complete: `fit` returns, and no KeyboardInterrupt is raised.
+
+    Attributes
+    ----------
+    interrupted : bool
+        Whether that has happened.
+    """
+
+    def __init__(self):
+        self.interrupted = False
+
+    def on_begin(self, network):
+        self.interrupted = False
+
+    def on_interrupt(self, network):
+        self.interrupted = True
+        return True
+
+
+def checked(callbacks):
+    """A list of callbacks."""
+    if isinstance(callbacks, Callback):
+        return [callbacks]
+    callbacks = list(callbacks)
+    for i, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks[{i}] must be a Callback object, such as EarlyStopping(), got {callback!r}")
+        if any(callback is other for other in callbacks[:i]):
+            raise ValueError(f"callbacks[{i}] is in the list twice; give each once")
+    return callbacks
+
+
+def _path(path):
+    return os.path.abspath(os.fsdecode(path))
+
+
+def _check_writable(path):
+    """Raise before the training what saving would raise after its first epoch."""
+    if not path.endswith((".csv", ".json")):
+        _files.require_safetensors()
+    _files.place(path)

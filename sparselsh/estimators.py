@@ -1,0 +1,736 @@
+"""Networks as scikit-learn estimators: LSHClassifier and LSHRegressor.
+
+An estimator makes a :class:`~sparselsh.Network` of `Linear` and `LSHLinear` layers for the data it is given, turns
+labels into ids and back, and keeps the network as `network_`. The names of parameters and attributes are those of
+scikit-learn's MLPClassifier where the thing is the same.
+
+    fit ─► data (names, classes, weights of samples) ─► network ─► fit of the network ─► attributes
+
+This module alone needs scikit-learn: ``pip install "sparselsh-nn[sklearn]"``.
+"""
+import itertools
+import numbers
+import os
+import warnings
+
+import numpy as np
+
+from . import _validation as check
+from ._linalg import row_chunks
+from ._scipy import sp
+from .callbacks import EarlyStopping, StopOnInterrupt
+from .layers import Linear
+from .losses import SoftmaxCrossEntropy
+from .lsh_layers import FEW_NEURONS, LSHLinear
+from .network import Network
+from .optim import SGD, Adam
+
+try:
+    from joblib import effective_n_jobs
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils import check_random_state, column_or_1d
+    from sklearn.utils.class_weight import compute_class_weight
+    from sklearn.utils.multiclass import check_classification_targets, type_of_target
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError('sparselsh.estimators needs scikit-learn 1.6 or later; type: pip install "sparselsh-nn[sklearn]"'
+                      ) from error
+
+__all__ = ["LSHClassifier", "LSHRegressor"]
+
+SCHEDULES = {"constant": None, "linear": "linear", "cosine": "cosine"}
+BATCH = 64, 256  # least and largest by default; a small batch may lack the rows that a class weight is for
+STEPS = 1000  # that a training takes at least, by default, as far as EPOCHS allows
+EPOCHS = 5, 200
+STEADY = 4  # rows from which on an output has the same bits whatever the others are: see FEW in _gemm.pyx
+N_SHARES = 32  # labels of a row that share its probability, where softmax serves several labels a row
+CALIBRATION_ROWS = 2048  # that its threshold is taken from
+PARTIAL_RATE = 0.1  # of `learning_rate_init`: partial_fit has no end to lower the rate towards
+
+
+class _LSHEstimator(BaseEstimator):
+    """What both have in common. A subclass encodes targets and reads answers."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    # -- training ---------------------------------------------------------------------------------------------
+
+    def fit(self, X, y, sample_weight=None):
+        """Train.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        y : array of shape (n_samples,), or array or sparse matrix of shape (n_samples, n_outputs)
+        sample_weight : array of shape (n_samples,) or None
+
+        Returns
+        -------
+        self
+        """
+        goes_on = self.warm_start and hasattr(self, "network_")
+        self._check_parameters()
+        X, y = self._validated(X, y, reset=not goes_on)
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        targets = self._encode(y, reset=not goes_on)
+        weight = self._weights(targets, weight)
+        rng = check_random_state(self.random_state)
+        validation, callbacks = None, [StopOnInterrupt()]
+        if weight is not None:
+            X, targets, weight = _with_weight(X, targets, weight)
+        if self.early_stopping:
+            X, targets, weight, validation = self._split(X, targets, weight, rng)
+            callbacks.append(EarlyStopping(patience=self.n_iter_no_change, min_delta=self.tol))
+        if not goes_on:
+            self.network_ = self._make_network(X, rng)
+        network, n_before = self.network_, len(self.network_.history) if goes_on else 0
+        batch_size = self._batch_size(X.shape[0])
+        network.fit(X, targets, sample_weight=weight, optimizer=self._optimizer(SCHEDULES[self.learning_rate]),
+                    epochs=self._epochs(X.shape[0], batch_size), batch_size=batch_size, validation=validation,
+                    shuffle=self.shuffle, callbacks=callbacks, verbose=bool(self.verbose))
+        if callbacks[0].interrupted:
+            warnings.warn("Ctrl-C has ended the training; the model is that after the last step", stacklevel=2)
+        self._after_training(n_before, validation)
+        self._after_fit(X, targets, validation)
+        return self
+
+    def _partial_fit(self, X, y, sample_weight, first):
+        X, y = self._validated(X, y, reset=first)
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        targets = self._encode(y, reset=first)
+        weight = self._weights(targets, weight)
+        if weight is not None:
+            X, targets, weight = _with_weight(X, targets, weight)
+        if first:
+            self.network_ = self._make_network(X, check_random_state(self.random_state))
+        network = self.network_
+        if network.optimizer is None:
+            network.optimizer = self._optimizer(None, PARTIAL_RATE)
+        elif network.optimizer.schedule is not None:  # of a fit, which has lowered the rate to its end
+            network.optimizer.schedule = None
+            network.optimizer.lr *= PARTIAL_RATE
+        network.fit(X, targets, sample_weight=weight, optimizer=network.optimizer, epochs=1,
+                    batch_size=self._batch_size(X.shape[0]), shuffle=self.shuffle, verbose=bool(self.verbose))
+        self._after_training(len(network.history) - 1)
+        self._after_fit(X, targets, None)
+        return self
+
+    def _check_parameters(self):
+        for i, size in enumerate(self._hidden_sizes()):
+            check.integer(size, f"hidden_layer_sizes[{i}]")
+        check.choice(self.activation, "activation", ("auto", "identity", "relu"))
+        check.choice(self.solver, "solver", ("adam", "sgd"))
+        check.choice(self.learning_rate, "learning_rate", tuple(SCHEDULES))
+        if self.max_iter != "auto":
+            check.integer(self.max_iter, "max_iter")
+        if self.batch_size != "auto":
+            check.integer(self.batch_size, "batch_size")
+        check.number(self.validation_fraction, "validation_fraction", above=0, below=1)
+        check.integer(self.n_iter_no_change, "n_iter_no_change")
+        check.number(self.tol, "tol", minimum=0)
+        check.number(self.hidden_density, "hidden_density", above=0, maximum=1)
+
+    def _hidden_sizes(self):
+        sizes = self.hidden_layer_sizes
+        return [sizes] if isinstance(sizes, numbers.Integral) else list(sizes)
+
+    def _batch_size(self, n_rows):
+        if self.batch_size != "auto":
+            return min(self.batch_size, n_rows)
+        return min(n_rows, int(np.clip(n_rows // 40, *BATCH)))
+
+    def _epochs(self, n_rows, batch_size):
+        if self.max_iter != "auto":
+            return self.max_iter
+        return int(np.clip(-(-STEPS * batch_size // n_rows), *EPOCHS))
+
+    def _optimizer(self, schedule, factor=1.0):
+        lr = self.learning_rate_init * factor if isinstance(self.learning_rate_init, float) else self.learning_rate_init
+        if self.solver == "adam":
+            return Adam(lr, weight_decay=self.weight_decay, schedule=schedule)
+        return SGD(lr, momentum=self.momentum, weight_decay=self.weight_decay, schedule=schedule)
+
+    def _make_network(self, X, rng):
+        sizes = [X.shape[1], *self._hidden_sizes()]
+        relu = self.activation == "relu" or (self.activation == "auto" and not (sp.issparse(X) and len(sizes) == 2))
+        layers = []
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+            activation = "relu" if relu else None
+            layers.append(Linear(n_in, n_out, activation=activation) if i == 0 or self.hidden_density == 1 else
+                          LSHLinear(n_in, n_out, activation=activation, density=self.hidden_density))
+        layers.append(self._output_layer(sizes[-1]))
+        n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
+        return Network(layers, loss=self._loss(), random_state=int(rng.randint(2**31 - 1)), n_threads=n_threads)
+
+    def _split(self, X, targets, weight, rng):
+        try:
+            stratify = self._strata(targets)
+            rows, held_out = train_test_split(np.arange(X.shape[0]), test_size=self.validation_fraction,
+                                              random_state=rng, stratify=stratify)
+        except ValueError as error:
+            raise ValueError(f"early_stopping=True sets validation_fraction={self.validation_fraction} of the rows "
+                             f"aside, which {X.shape[0]} rows do not allow ({error}); give more rows, another fraction "
+                             "or early_stopping=False") from error
+        weight = None if weight is None else weight[rows]
+        return X[rows], targets[rows], weight, (X[held_out], targets[held_out])
+
+    def _after_training(self, n_before, validation=None):
+        history = self.network_.history[n_before:]
+        self.n_iter_ = max(1, len(history))  # Ctrl-C may have left none
+        self.loss_curve_ = [entry["loss"] for entry in history]
+        self.loss_ = self.loss_curve_[-1] if history else np.nan
+        self.validation_scores_ = None if validation is None else self._scores(history, validation[1])
+        self.best_validation_score_ = max(self.validation_scores_, default=np.nan) if validation is not None else None
+        self.n_outputs_ = self.network_.n_labels
+        self.n_layers_ = len(self.network_.layers) + 1
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def _asked(self, X):
+        check_is_fitted(self, "network_")
+        return validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
+
+    def _outputs(self, X, what):
+        n_bytes = 4 * X.shape[0] * self.network_.n_labels
+        available = _available_memory()
+        if n_bytes > available:
+            raise MemoryError(f"{what} of {X.shape[0]:,} rows and {self.network_.n_labels:,} outputs is a dense array "
+                              f"of {n_bytes / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free; ask for fewer rows "
+                              "at a time, or for predict_topk or predict, which need not hold all outputs")
+        n = X.shape[0]
+        if 0 < n < STEADY:
+            X = X[np.arange(STEADY) % n]
+        return self.network_.decision_function(X)[:n]
+
+
+class LSHClassifier(ClassifierMixin, _LSHEstimator):
+    """A neural network for few classes or very many, whose wide layers compute only the neurons that hashing finds.
+
+    Binary, multiclass and multilabel: y is class labels of any type, or an indicator matrix of labels, dense or sparse.
+    A sparse indicator of any width is never made dense: `predict` gives a sparse one back.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int
+        Neurons of the hidden layers.
+    activation : {"auto", "identity", "relu"}
+        Of the hidden layers. "auto" for "identity" where X is sparse and there is one hidden layer, which is better
+        there before a wide output, and "relu" else.
+    density : float or "auto"
+        Share of the output neurons that a training step computes, in (0, 1]. 1 for all; "auto" for 4,096 at most. See
+        :class:`~sparselsh.LSHLinear`.
+    hidden_density : float
+        The same for the hidden layers but the first, where 1 is a dense layer.
+    lsh_params : dict or None
+        Other arguments of :class:`~sparselsh.LSHLinear` for the output layer, such as ``{"family": sl.DWTA()}``.
+    loss : {"auto", "softmax", "bce"}
+        "softmax" lets classes compete; "bce" asks about each label by itself. "auto" for "bce" with an indicator of up
+        to 4,096 labels, all of which are computed, and "softmax" else: single questions about very many labels learn
+        badly.
+    threshold : float or "auto"
+        `predict` gives the labels of an indicator whose probability is above it. "auto" for 0.5 with "bce". With
+        "softmax" probabilities are shares among the 32 best labels of the row, and "auto" takes the threshold with the
+        best F1 (micro) on the rows set aside by `early_stopping`, else on up to 2,048 rows of the training.
+    solver : {"adam", "sgd"}
+    learning_rate_init : float
+    learning_rate : {"linear", "cosine", "constant"}
+        How the rate falls to zero until the last epoch, or does not.
+    momentum : float
+        For "sgd".
+    weight_decay : float
+        Decoupled from the gradient with "adam" (AdamW), L2 with "sgd"; rows of weights that a step touches only.
+    batch_size : int or "auto"
+        "auto" for a fortieth of the rows, from 64 to 256.
+    max_iter : int or "auto"
+        Epochs. "auto" for as many as make 1,000 steps, from 5 to 200.
+    shuffle : bool
+    early_stopping : bool
+        Set rows aside, end the training when the share of them whose best label is right grows no more, and keep the
+        best weights.
+    validation_fraction : float
+        Share of the rows set aside, by class where classes have rows enough.
+    n_iter_no_change, tol : int, float
+        Epochs without a gain of more than `tol` after which `early_stopping` ends the training.
+    class_weight : None, "balanced" or dict
+        Factors of the loss by class. A row of an indicator takes the mean of those of its labels.
+    warm_start : bool
+        Let `fit` go on with the network of the last `fit`, with a new optimizer.
+    random_state : None, int or numpy.random.RandomState
+        Results are then the same for any number of threads.
+    n_jobs : int or None
+        Threads; -1 for all processors, None for :func:`sparselsh.get_num_threads`.
+    verbose : bool
+        Show a progress bar.
+
+    Attributes
+    ----------
+    network_ : Network
+        ``network_.save(path)``, ``network_.plot_history()`` and all else that networks can do.
+    classes_ : ndarray
+        Class labels; of an indicator the numbers of its columns.
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        As in scikit-learn.
+    n_outputs_, n_layers_, n_iter_ : int
+    loss_, loss_curve_ : float, list of float
+        Of the last epoch, of all.
+    validation_scores_, best_validation_score_ : list of float, float
+        The share of right best labels after each epoch; None without `early_stopping`.
+    threshold_ : float
+        What `threshold` came to be, for an indicator.
+
+    Notes
+    -----
+    `decision_function` and `predict_proba` hold all outputs of all rows. Where that does not fit into the free memory
+    they raise MemoryError; ask for `predict_topk` then, which holds k a row.
+
+    Weights of samples scale gradients. A weight of two is not quite a sample given twice: batches have as many rows as
+    before.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sparselsh.estimators import LSHClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = LSHClassifier(random_state=0).fit(X[:1500] / 16, y[:1500])
+    >>> clf.score(X[1500:] / 16, y[1500:]) > 0.9
+    True
+    """
+
+    def __init__(self, hidden_layer_sizes=(128,), activation="auto", *, density="auto", hidden_density=1.0,
+                 lsh_params=None, loss="auto", threshold="auto", solver="adam", learning_rate_init=0.01,
+                 learning_rate="linear", momentum=0.9, weight_decay=0.01, batch_size="auto", max_iter="auto",
+                 shuffle=True, early_stopping=False, validation_fraction=0.1, n_iter_no_change=5, tol=1e-4,
+                 class_weight=None, warm_start=False, random_state=None, n_jobs=None, verbose=False):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.density = density
+        self.hidden_density = hidden_density
+        self.lsh_params = lsh_params
+        self.loss = loss
+        self.threshold = threshold
+        self.solver = solver
+        self.learning_rate_init = learning_rate_init
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    # -- training ---------------------------------------------------------------------------------------------
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Train on the rows once, at a constant learning rate: a tenth of `learning_rate_init`.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+        classes : array or None
+            All labels there will be, sorted or not; needed in the first call unless y is an indicator.
+
+        Returns
+        -------
+        self
+        """
+        if self.class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs all rows, which partial_fit does not see; give the weights "
+                             "as a dict, or sample_weight")
+        self._check_parameters()
+        first = not hasattr(self, "network_")
+        if first:
+            self._given_classes = None if classes is None else np.unique(classes)
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(f"classes must be those of the first call, {self.classes_}, got {np.asarray(classes)}")
+        try:
+            return self._partial_fit(X, y, sample_weight, first)
+        finally:
+            self.__dict__.pop("_given_classes", None)
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        check.choice(self.loss, "loss", ("auto", "softmax", "bce"))
+        if self.threshold != "auto":
+            check.number(self.threshold, "threshold", above=0, below=1)
+        if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
+            raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {self.class_weight!r}")
+
+    def _validated(self, X, y, reset):
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, reset=reset)
+        if not sp.issparse(y) and y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _encode(self, y, reset):
+        """Class ids, or a float32 indicator as csr_array."""
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y")
+        if kind == "multiclass-multioutput":
+            raise ValueError("y must be class labels or an indicator matrix of zeros and ones; several classes a row "
+                             "as numbers are not supported")
+        multilabel = kind == "multilabel-indicator"
+        if reset:
+            self._multilabel = multilabel
+            self._y_type = type(y) if sp.issparse(y) else np.ndarray
+            given = getattr(self, "_given_classes", None)
+            if multilabel:
+                self.classes_ = np.arange(y.shape[1])
+            elif given is not None:
+                self.classes_ = given
+            elif hasattr(self, "_given_classes"):
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            else:
+                self.classes_ = np.unique(y)
+        if multilabel != self._multilabel:
+            raise ValueError("y must be an indicator matrix as before" if self._multilabel else
+                             "y must be class labels as before, got an indicator matrix")
+        if multilabel:
+            if y.shape[1] != len(self.classes_):
+                raise ValueError(f"y must have {len(self.classes_)} columns as before, got {y.shape[1]}")
+            indicator = sp.csr_array(y, dtype=np.float32)
+            indicator.eliminate_zeros()
+            return indicator
+        ids = np.searchsorted(self.classes_, y)
+        ids[ids == len(self.classes_)] = 0
+        if (unknown := self.classes_[ids] != y).any():
+            raise ValueError(f"y has classes that are not among those of before, such as {y[unknown][0]!r}; with "
+                             "warm_start or partial_fit give all classes from the start")
+        return ids
+
+    def _weights(self, targets, sample_weight):
+        if self.class_weight is None:
+            return sample_weight
+        if self._multilabel:
+            factors = self._label_factors(targets)
+            n = np.diff(targets.indptr)
+            weight = np.where(n > 0, (targets.astype(bool) @ factors) / np.maximum(n, 1), 1.0)
+        else:
+            present = np.unique(targets)
+            factors = np.ones(len(self.classes_))
+            factors[present] = compute_class_weight(self.class_weight, classes=self.classes_[present],
+                                                    y=self.classes_[targets])
+            weight = factors[targets]
+        return weight if sample_weight is None else weight * sample_weight
+
+    def _label_factors(self, indicator):
+        n_labels = indicator.shape[1]
+        if self.class_weight == "balanced":
+            counts = np.bincount(indicator.indices, minlength=n_labels)
+            return indicator.nnz / (n_labels * np.maximum(counts, 1))
+        factors = np.ones(n_labels)
+        for label, factor in self.class_weight.items():
+            factors[check.integer(label, "class_weight key", minimum=0, maximum=n_labels - 1)] = factor
+        return factors
+
+    def _loss(self):
+        if self.loss != "auto":
+            return self.loss
+        few = len(self.classes_) <= FEW_NEURONS and self.density in ("auto", 1)
+        return "bce" if self._multilabel and few else "softmax"
+
+    def _output_layer(self, n_in):
+        return LSHLinear(n_in, len(self.classes_), density=self.density, **(self.lsh_params or {}))
+
+    def _strata(self, targets):
+        if self._multilabel:
+            return None
+        counts = np.bincount(targets)
+        n_held_out = len(targets) * self.validation_fraction
+        return targets if counts[counts > 0].min() > 1 and np.count_nonzero(counts) <= n_held_out else None
+
+    def _scores(self, history, targets):
+        return [entry["p_at_1"] for entry in history]
+
+    def _after_fit(self, X, targets, validation):
+        if not self._multilabel:
+            return
+        self.threshold_ = 0.5 if self.threshold == "auto" else self.threshold
+        if self.threshold == "auto" and isinstance(self.network_.loss, SoftmaxCrossEntropy):
+            step = -(-X.shape[0] // CALIBRATION_ROWS)
+            X, targets = validation if validation is not None else (X[::step], targets[::step])
+            self.threshold_ = _best_threshold(*self._shares(X), targets)
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def predict(self, X):
+        """The class of each row, (n_samples,), or its labels, an indicator matrix of the kind that `fit` was given.
+
+        An indicator may have rows without a label.
+        """
+        X = self._asked(X)
+        if not self._multilabel:
+            return self.classes_[self.network_.predict(X)]
+        if isinstance(self.network_.loss, SoftmaxCrossEntropy):
+            ids, shares = self._shares(X)
+            rows, places = np.nonzero(shares > self.threshold_)
+            columns = ids[rows, places]
+        else:
+            rows, columns = self._positive(X)
+        found = sp.csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=(X.shape[0], len(self.classes_)))
+        return found.toarray() if self._y_type is np.ndarray else self._kind_of_y(found)
+
+    def _kind_of_y(self, indicator):
+        return indicator if issubclass(self._y_type, sp.sparray) else sp.csr_matrix(indicator)
+
+    def _shares(self, X):
+        """The best labels, (n, k), and their probabilities among themselves."""
+        ids, scores = self.network_.topk(X, k=min(N_SHARES, len(self.classes_)))
+        return ids, _softmax(scores)
+
+    def _positive(self, X):
+        """Rows and columns of the labels whose probability is above the threshold; a part of the outputs at a time."""
+        least = np.log(self.threshold_) - np.log1p(-self.threshold_)
+        parts = [(start, *np.nonzero(self.network_.decision_function(X[start:stop]) > least))
+                 for start, stop in row_chunks(X.shape[0], len(self.classes_))]
+        return (np.concatenate([start + rows for start, rows, _ in parts]),
+                np.concatenate([columns for _, _, columns in parts]))
+
+    def predict_topk(self, X, k=5, *, exact=False):
+        """The k best classes of each row.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        k : int
+            At most the number of classes.
+        exact : bool
+            Compute every output instead of those that the index finds.
+
+        Returns
+        -------
+        classes : ndarray of shape (n_samples, k)
+            Best first.
+        scores : ndarray of shape (n_samples, k), float32
+            As `decision_function` gives them for more than two classes.
+        """
+        X = self._asked(X)
+        k = check.integer(k, "k", maximum=len(self.classes_))
+        ids, scores = self.network_.topk(X, k, exact=exact)
+        return self.classes_[ids], scores
+
+    def decision_function(self, X):
+        """All outputs before softmax or sigmoid, dense: (n_samples, n_classes), or (n_samples,) for two classes.
+
+        Raises
+        ------
+        MemoryError
+            If so large an array does not fit into the free memory.
+        """
+        z = self._outputs(self._asked(X), "decision_function")
+        if self._multilabel or len(self.classes_) > 2:
+            return z
+        return z[:, 1] - z[:, 0] if len(self.classes_) == 2 else z[:, 0]
+
+    def predict_proba(self, X):
+        """Probabilities, dense: (n_samples, n_classes). Rows add up to one, but for the loss "bce".
+
+        Raises
+        ------
+        MemoryError
+            If so large an array does not fit into the free memory.
+        """
+        z = self._outputs(self._asked(X), "predict_proba")
+        if isinstance(self.network_.loss, SoftmaxCrossEntropy):
+            return _softmax(z if z.shape[1] > 2 else z.astype(np.float64))
+        p = _sigmoid(z)
+        if not self._multilabel:  # each class was asked about by itself
+            p /= np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
+        return p
+
+    def predict_log_proba(self, X):
+        """The logarithm of `predict_proba`."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+
+class LSHRegressor(RegressorMixin, _LSHEstimator):
+    """A neural network for one value or several, whose wide hidden layers compute only the neurons that hashing finds.
+
+    Targets are scaled to mean 0 and variance 1 inside, so that the learning rate suits them.
+
+    Parameters
+    ----------
+    hidden_layer_sizes, activation, hidden_density, solver, learning_rate_init, learning_rate, momentum, weight_decay
+        As for :class:`LSHClassifier`. ``hidden_layer_sizes=(128, 4096), hidden_density=0.05`` hashes the second layer.
+    batch_size, max_iter, shuffle, validation_fraction, n_iter_no_change, tol, warm_start, random_state, n_jobs, verbose
+        As for :class:`LSHClassifier`.
+    early_stopping : bool
+        Set rows aside, end the training when the error on them falls no more, and keep the best weights.
+
+    Attributes
+    ----------
+    network_, n_features_in_, feature_names_in_, n_outputs_, n_layers_, n_iter_, loss_, loss_curve_
+        As for :class:`LSHClassifier`; the loss is that of scaled targets.
+    validation_scores_, best_validation_score_ : list of float, float
+        R^2 after each epoch, over all outputs; None without `early_stopping`.
+    y_mean_, y_scale_ : ndarray of shape (n_outputs,)
+        What the outputs of the network are multiplied by and shifted by.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sparselsh.estimators import LSHRegressor
+    >>> X = np.random.default_rng(0).normal(size=(500, 4))
+    >>> reg = LSHRegressor(random_state=0).fit(X, X[:, 0] * X[:, 1])
+    >>> reg.score(X, X[:, 0] * X[:, 1]) > 0.9
+    True
+    """
+
+    def __init__(self, hidden_layer_sizes=(128,), activation="auto", *, hidden_density=1.0, solver="adam",
+                 learning_rate_init=0.01, learning_rate="linear", momentum=0.9, weight_decay=0.01, batch_size="auto",
+                 max_iter="auto", shuffle=True, early_stopping=False, validation_fraction=0.1, n_iter_no_change=5,
+                 tol=1e-4, warm_start=False, random_state=None, n_jobs=None, verbose=False):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.hidden_density = hidden_density
+        self.solver = solver
+        self.learning_rate_init = learning_rate_init
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """Train on the rows once, at a constant learning rate: a tenth of `learning_rate_init`.
+
+        Targets are scaled as in the first call, or in `fit`: let the first rows be many enough to show their range.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        return self._partial_fit(X, y, sample_weight, not hasattr(self, "network_"))
+
+    def _validated(self, X, y, reset):
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, y_numeric=True,
+                             reset=reset)
+        if sp.issparse(y):
+            raise TypeError("y must be dense, got a sparse matrix; convert it with toarray()")
+        return X, y
+
+    def _encode(self, y, reset):
+        """Scaled targets, (n, n_outputs), float32."""
+        targets = y[:, None] if y.ndim == 1 else y
+        if reset:
+            self._y_ndim = y.ndim
+            self.y_mean_ = targets.mean(axis=0, dtype=np.float64)
+            scale = targets.std(axis=0, dtype=np.float64)
+            self.y_scale_ = np.where(scale > 0, scale, 1.0)
+        elif targets.shape[1] != len(self.y_mean_):
+            raise ValueError(f"y must have {len(self.y_mean_)} columns as before, got {targets.shape[1]}")
+        return ((targets - self.y_mean_) / self.y_scale_).astype(np.float32)
+
+    def _weights(self, targets, sample_weight):
+        return sample_weight
+
+    def _loss(self):
+        return "mse"
+
+    def _output_layer(self, n_in):
+        return Linear(n_in, len(self.y_mean_))
+
+    def _strata(self, targets):
+        return None
+
+    def _scores(self, history, targets):
+        variance = targets.var(axis=0, dtype=np.float64).sum()
+        return [1 - entry["val_loss"] / variance if variance > 0 else np.nan for entry in history]
+
+    def _after_fit(self, X, targets, validation):
+        pass
+
+    def predict(self, X):
+        """The values, (n_samples,) or (n_samples, n_outputs) as in `fit`."""
+        values = self._outputs(self._asked(X), "predict") * self.y_scale_ + self.y_mean_
+        return values[:, 0] if self._y_ndim == 1 else values
+
+
+def _with_weight(X, targets, weight):
+    """The rows with a weight above zero, and their weights with a mean of one."""
+    rows = np.flatnonzero(weight > 0)
+    if not len(rows):
+        raise ValueError("sample_weight, times class_weight, must be above 0 for one row at least, got zeros alone")
+    if len(rows) < X.shape[0]:
+        X, targets, weight = X[rows], targets[rows], weight[rows]
+    return X, targets, weight / weight.mean()
+
+
+def _softmax(z):
+    """In place."""
+    z -= z.max(axis=1, keepdims=True, initial=-np.inf)
+    np.exp(z, out=z)
+    z /= z.sum(axis=1, keepdims=True)
+    return z
+
+
+def _sigmoid(z):
+    """In place, without overflow."""
+    np.multiply(z, 0.5, out=z)
+    np.tanh(z, out=z)
+    z += 1
+    z *= 0.5
+    return z
+
+
+def _best_threshold(ids, shares, indicator):
+    """The threshold with the best micro-averaged F1 on these rows."""
+    rows = np.repeat(np.arange(len(ids)), ids.shape[1])
+    right = np.asarray(indicator[rows, ids.ravel()]).ravel() > 0
+    order = np.argsort(-shares.ravel(), kind="stable")
+    values = shares.ravel()[order]
+    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + indicator.nnz)
+    best = int(f1.argmax())
+    below = values[best + 1] if best + 1 < len(values) else 0.0
+    return float((values[best] + below) / 2)
+
+
+def _available_memory():
+    """Bytes that are free or that the system would give up, and infinity where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return float("inf")

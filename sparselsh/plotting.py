@@ -1,0 +1,82 @@
+"""Pictures of a training and of an index, with matplotlib: ``pip install "sparselsh-nn[plot]"``.
+
+Users call them as methods: ``network.plot_history()``, ``index.plot_recall(queries)``.
+"""
+
+# colours that stay apart for colour-blind readers (Okabe and Ito 2008), and marks that stay apart in grey
+COLOURS = {"loss": "#0072B2", "val_loss": "#D55E00", "p_at_1": "#009E73", "sketches": "#0072B2", "probes": "#D55E00"}
+MARKS = {"loss": "o", "val_loss": "s", "p_at_1": "^", "sketches": "o", "probes": "s"}
+NAMES = {"loss": "training loss", "val_loss": "validation loss", "p_at_1": "P@1 of validation",
+         "sketches": "scan of sketches", "probes": "probing of tables"}
+
+
+def new_axes():
+    """Axes of a figure of their own, or an error that says how to get matplotlib."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('plotting needs the package matplotlib; type: pip install "sparselsh-nn[plot]"') from error
+    return plt.subplots(figsize=(6, 4), layout="constrained")[1]
+
+
+def plot_history(history, ax=None):
+    """Losses by epoch and, on an axis of its own at the right, P@1.
+
+    Parameters
+    ----------
+    history : list of dict
+        As `Network.history`.
+    ax : matplotlib Axes or None
+        None for a new figure.
+
+    Returns
+    -------
+    Axes
+    """
+    if not history:
+        raise ValueError("there is no history to plot; call fit first")
+    ax = new_axes() if ax is None else ax
+    lines = [_line(ax, history, key) for key in ("loss", "val_loss") if any(key in entry for entry in history)]
+    ax.set(xlabel="epoch", ylabel="loss", title="Training")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(alpha=0.3)
+    if any("p_at_1" in entry for entry in history):
+        right = ax.twinx()
+        lines.append(_line(right, history, "p_at_1"))
+        right.set(ylabel="P@1", ylim=(0, 1))
+    ax.legend(handles=lines, loc="center right")
+    return ax
+
+
+def _line(ax, history, key):
+    points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+    return ax.plot(*zip(*points, strict=True), color=COLOURS[key], marker=MARKS[key], label=NAMES[key])[0]
+
+
+def plot_recall(trials, wanted=None, ax=None):
+    """Recall by number of candidates.
+
+    Parameters
+    ----------
+    trials : list of dict
+        As :meth:`LSHIndex.tune` gives them: method, n_candidates, recall.
+    wanted : float or None
+        A recall to mark by a line.
+    ax : matplotlib Axes or None
+        None for a new figure.
+
+    Returns
+    -------
+    Axes
+    """
+    ax = new_axes() if ax is None else ax
+    for method in dict.fromkeys(trial["method"] for trial in trials):
+        points = sorted((trial["n_candidates"], trial["recall"]) for trial in trials if trial["method"] == method)
+        ax.plot(*zip(*points, strict=True), color=COLOURS[method], marker=MARKS[method], label=NAMES[method],
+                linestyle="-" if method == "sketches" else "none")
+    if wanted is not None:
+        ax.axhline(wanted, color="0.4", linestyle="--", linewidth=1, label=f"wanted: {wanted:.1%}")
+    ax.set(xlabel="candidates: neurons whose inner product is computed", ylabel="recall", title="Search", xscale="log")
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right")
+    return ax

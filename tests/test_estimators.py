@@ -1,0 +1,404 @@
+"""The estimators keep scikit-learn's contract, and are as good as its networks."""
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+pytest.importorskip("sklearn", minversion="1.6")
+
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from support import assert_same_bits
+
+import sparselsh as sl
+from sparselsh import estimators
+from sparselsh.estimators import LSHClassifier, LSHRegressor
+
+# scikit-learn lists the same checks for its own SGD estimators
+MINIBATCHES = "a weight scales a gradient, a repeated row also changes which rows share a batch and how many there are"
+EXPECTED_FAILURES = {"check_sample_weight_equivalence_on_dense_data": MINIBATCHES,
+                     "check_sample_weight_equivalence_on_sparse_data": MINIBATCHES}
+
+
+@pytest.mark.parametrize("estimator, check", [
+    pytest.param(estimator, check, id=f"{type(estimator).__name__} {check.func.__name__}")
+    for made in (LSHClassifier(), LSHRegressor())
+    for estimator, check in estimator_checks_generator(made, expected_failed_checks=None)
+    if check.func.__name__ not in EXPECTED_FAILURES])
+def test_scikit_learns_checks_pass(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(estimator)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return train_test_split((X / 16).astype(np.float32), y, random_state=0, stratify=y)
+
+
+# ---- quality
+
+
+@pytest.mark.parametrize("options", [
+    pytest.param({"density": 1}, id="every neuron"),
+    pytest.param({"hidden_layer_sizes": (128, 512), "hidden_density": 0.1, "density": 0.5}, id="by hashing"),
+])
+def test_digits_are_told_apart_as_well_as_by_scikit_learns_network(digits, options):
+    X, X_test, y, y_test = digits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has not quite converged after its 200 iterations
+        rival = MLPClassifier(random_state=0).fit(X, y).score(X_test, y_test)
+    score = LSHClassifier(random_state=0, **options).fit(X, y).score(X_test, y_test)
+    assert score >= rival - 0.01
+
+
+def test_a_regression_explains_what_a_product_of_inputs_is():
+    X = np.random.default_rng(0).uniform(-1, 1, (1000, 5))
+    y = 1000 + 50 * X[:, 0] * X[:, 1]  # no linear model has an R^2 above 0.05; far from mean 0 and variance 1
+    for options in ({}, {"hidden_layer_sizes": (64, 512), "hidden_density": 0.1}):
+        reg = LSHRegressor(random_state=0, **options).fit(X[:800], y[:800])
+        assert reg.score(X[800:], y[800:]) >= 0.9
+
+
+def test_several_outputs_of_a_regression():
+    X, y = load_diabetes(return_X_y=True)
+    Y = np.stack([y, -3 * y + 7], axis=1)
+    reg = LSHRegressor(random_state=0, max_iter=20).fit(X, Y)
+    assert reg.predict(X).shape == Y.shape and reg.score(X, Y) > 0
+    with pytest.raises(TypeError, match="y must be dense"):
+        LSHRegressor().fit(X, sp.csr_array(Y))
+
+
+# ---- text in a pipeline
+
+
+TEXT = {"sea": "ship harbour sail captain wave anchor island storm".split(),
+        "kitchen": "flour oven butter sugar recipe bake spoon salt".split(),
+        "music": "violin chord melody choir rhythm tenor opera song".split()}
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    names = rng.choice(sorted(TEXT), 300)
+    words = sorted(word for words in TEXT.values() for word in words)
+    return [" ".join([*rng.choice(TEXT[name], 3), *rng.choice(words, 3)]) for name in names], names
+
+
+def test_a_pipeline_with_tfidf_tells_texts_apart(texts):
+    text, names = texts
+    model = make_pipeline(TfidfVectorizer(), LSHClassifier(random_state=0))
+    model.fit(text[:200], names[:200])
+    assert model.score(text[200:], names[200:]) >= 0.9  # half of the words are of any class; measured: 0.95
+    assert set(model.predict(text[:9])) <= set(TEXT)
+    assert list(model.classes_) == sorted(TEXT)
+    assert model[-1].n_features_in_ == 24
+
+
+def test_a_grid_search_finds_parameters(texts):
+    text, names = texts
+    grid = GridSearchCV(make_pipeline(TfidfVectorizer(), LSHClassifier(random_state=0, max_iter=40)),
+                        {"lshclassifier__hidden_layer_sizes": [(4,), 16], "lshclassifier__density": [1.0, 0.5]}, cv=2)
+    assert grid.fit(text, names).best_score_ >= 0.8
+
+
+def test_feature_names_are_kept(digits):
+    pd = pytest.importorskip("pandas")
+    X, X_test, y, _ = digits
+    names = [f"pixel {i}" for i in range(64)]
+    clf = LSHClassifier(max_iter=1).fit(pd.DataFrame(X, columns=names), y)
+    assert list(clf.feature_names_in_) == names
+    with pytest.raises(ValueError, match="feature names"):
+        clf.predict(pd.DataFrame(X_test, columns=names[::-1]))
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize("labels", [np.array(["b", "a"]), np.array(["z", "x", "y"]), np.array([7, -3]),
+                                    np.array([True, False]), np.array([2.0, 5.0, 9.0])], ids=repr)
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_classes_have_any_type(labels, loss, rng):
+    y = rng.choice(labels, 200)
+    X = np.eye(len(labels), dtype=np.float32)[np.searchsorted(np.sort(labels), y)]
+    clf = LSHClassifier(loss=loss, random_state=0, max_iter=30).fit(X, y)
+    np.testing.assert_array_equal(clf.classes_, np.sort(labels))
+    assert clf.predict(X).dtype == labels.dtype
+    np.testing.assert_array_equal(clf.predict(X), y)
+    p = clf.predict_proba(X)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(clf.classes_[p.argmax(axis=1)], y)
+    np.testing.assert_allclose(np.exp(clf.predict_log_proba(X)), p, rtol=1e-5)
+    assert clf.decision_function(X).shape == ((200,) if len(labels) == 2 else (200, len(labels)))
+    best, scores = clf.predict_topk(X, k=2)
+    np.testing.assert_array_equal(best[:, 0], y)
+    assert best.dtype == labels.dtype and (scores[:, 0] >= scores[:, 1]).all()
+    with pytest.raises(ValueError, match=f"k must be at least 1 and at most {len(labels)}"):
+        clf.predict_topk(X, k=len(labels) + 1)
+
+
+def tags(rng, n=400, n_labels=60):
+    """Inputs of which each brings two labels."""
+    on = rng.random((n, n_labels // 2)) < 0.06
+    return sp.csr_array(on.astype(np.float32)), np.repeat(on, 2, axis=1).astype(int)
+
+
+@pytest.mark.parametrize("loss", ["auto", "softmax"])
+@pytest.mark.parametrize("kind", [np.asarray, sp.csr_array, sp.csr_matrix, sp.csc_array])
+def test_an_indicator_comes_back_in_its_kind(loss, kind, rng):
+    X, Y = tags(rng)
+    clf = LSHClassifier(loss=loss, random_state=0, max_iter=60).fit(X, kind(Y))
+    got = clf.predict(X)
+    if kind is np.asarray:
+        assert type(got) is np.ndarray and got.dtype == Y.dtype
+    else:
+        assert got.format == "csr" and isinstance(got, sp.sparray) == isinstance(kind(Y), sp.sparray)
+        got = got.toarray()
+    assert 2 * (got & Y).sum() / (got.sum() + Y.sum()) >= 0.95
+    assert clf.predict_proba(X).shape == Y.shape == clf.decision_function(X).shape
+
+
+def test_a_threshold_is_a_probability(rng):
+    X, Y = tags(rng)
+    some = {}
+    for threshold in (0.1, "auto", 0.9):
+        clf = LSHClassifier(threshold=threshold, random_state=0, max_iter=10).fit(X, Y)  # not yet sure
+        np.testing.assert_array_equal(clf.predict(X), clf.predict_proba(X) > clf.threshold_)
+        some[threshold] = clf.predict(X).sum()
+    assert some[0.1] > some["auto"] > some[0.9]
+
+
+def test_very_many_labels_stay_sparse(rng, monkeypatch):
+    # 24,473 labels for 2,000 rows: an array of 8-byte numbers of that shape would take 392 MB
+    import tracemalloc
+
+    n, n_labels = 2000, 24_473
+    cause = rng.integers(0, 300, n)
+    labels = rng.integers(0, n_labels, (300, 3))[cause]
+    Y = sp.csr_array((np.ones(3 * n, np.int8), labels.ravel(), np.arange(0, 3 * n + 1, 3)), shape=(n, n_labels))
+    X = sp.csr_array((np.ones(n, np.float32), cause, np.arange(n + 1)), shape=(n, 300))
+    clf = LSHClassifier(16, random_state=0, max_iter=12)
+    tracemalloc.start()
+    clf.fit(X, Y)
+    predicted, (best, _) = clf.predict(X), clf.predict_topk(X, k=5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert isinstance(predicted, sp.csr_array) and predicted.shape == Y.shape
+    assert sl.metrics.precision_at_k(Y, best, 1) >= 0.9
+    assert predicted.multiply(Y).sum() * 2 / (predicted.nnz + Y.nnz) >= 0.7
+    assert 0 < clf.score(X, Y) <= 1
+    monkeypatch.setattr(estimators, "_available_memory", lambda: 1e8)
+    for ask in (clf.decision_function, clf.predict_proba):
+        with pytest.raises(MemoryError, match=r"2,000 rows and 24,473 outputs is .* of 0\.2 GB.*predict_topk"):
+            ask(X)
+
+
+@pytest.mark.skipif("SPARSELSH_DATA" not in os.environ, reason="SPARSELSH_DATA names no folder with tib/train.txt")
+def test_subject_tags_of_library_records():
+    folder = Path(os.environ["SPARSELSH_DATA"]) / "tib"
+    (X, Y), (X_test, Y_test) = (sl.datasets.read_xmc(folder / f"{part}.txt") for part in ("train", "test"))
+    clf = LSHClassifier(256, learning_rate_init=0.01, max_iter=5, random_state=0).fit(X, Y)
+    best, _ = clf.predict_topk(X_test, k=5)
+    predicted = clf.predict(X_test)
+    true_positives = predicted.multiply(Y_test).sum()
+    f1 = 2 * true_positives / (predicted.nnz + Y_test.nnz)
+    p_at_1, p_at_5 = (sl.metrics.precision_at_k(Y_test, best, k) for k in (1, 5))
+    print(f"P@1 {p_at_1:.3f}, P@5 {p_at_5:.3f}, F1 {f1:.3f}")
+    assert p_at_1 >= 0.42  # a full softmax of the same size: 0.428
+    assert f1 >= 0.25
+
+
+def test_the_best_threshold_is_found():
+    ids = np.array([[0, 1, 2], [1, 0, 2]])
+    shares = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1]])
+    indicator = sp.csr_array([[1, 1, 0], [0, 1, 0]])
+    # by share: 0.6 right, 0.5 right, 0.4 wrong, 0.3 right: F1 of 0.5, 0.8, 0.67, 0.86, then less
+    assert estimators._best_threshold(ids, shares, indicator) == pytest.approx(0.2)
+
+
+# ---- weights
+
+
+def test_class_weights_move_the_border(rng):
+    X = rng.standard_normal((600, 2))
+    y = (X[:, 0] + rng.standard_normal(600) > 1).astype(int)  # a quarter is 1
+    share = {}
+    for weight in (None, "balanced", {0: 1, 1: 20}):
+        clf = LSHClassifier(4, class_weight=weight, random_state=0, max_iter=20).fit(X, y)
+        share[str(weight)] = clf.predict(X).mean()
+    assert share["None"] < share["balanced"] < share["{0: 1, 1: 20}"]
+    by_sample = LSHClassifier(4, random_state=0, max_iter=20).fit(X, y, sample_weight=np.where(y, 20.0, 1.0))
+    by_class = LSHClassifier(4, class_weight={0: 1, 1: 20}, random_state=0, max_iter=20).fit(X, y)
+    np.testing.assert_array_equal(by_sample.predict_proba(X), by_class.predict_proba(X))
+
+
+def test_class_weights_of_an_indicator(rng):
+    X, Y = tags(rng)
+    clf = LSHClassifier(class_weight={0: 3.0, 5: 0.0}, max_iter=1)
+    clf.fit(X, sp.csr_array(Y))
+    np.testing.assert_array_equal(clf._label_factors(sp.csr_array(Y))[:7], [3, 1, 1, 1, 1, 0, 1])
+    balanced = clone(clf).set_params(class_weight="balanced").fit(X, Y)
+    factors = balanced._label_factors(sp.csr_array(Y, dtype=np.float32))
+    assert factors @ Y.sum(axis=0) == pytest.approx(Y.sum())
+    weights = balanced._weights(sp.csr_array(Y, dtype=np.float32), None)
+    one = int(np.flatnonzero(Y.sum(axis=1) == 2)[0])
+    assert weights[one] == pytest.approx(factors[Y[one] > 0].mean())
+    with pytest.raises(ValueError, match="class_weight key"):
+        clf.set_params(class_weight={60: 1.0}).fit(X, Y)
+
+
+def test_rows_without_weight_are_absent(digits):
+    X, X_test, y, _ = digits
+    weight = np.where(np.arange(len(y)) % 3 == 0, 0.0, 2.5)
+    a = LSHClassifier(random_state=0, max_iter=2).fit(X, y, sample_weight=weight)
+    b = LSHClassifier(random_state=0, max_iter=2).fit(X[weight > 0], y[weight > 0])
+    np.testing.assert_array_equal(a.predict_proba(X_test), b.predict_proba(X_test))
+
+
+# ---- training
+
+
+def test_a_random_state_fixes_everything(digits):
+    X, X_test, y, _ = digits
+    options = {"hidden_layer_sizes": (32, 256), "hidden_density": 0.2, "max_iter": 3}
+    a, b, c = (LSHClassifier(random_state=seed, n_jobs=jobs, **options).fit(X, y)
+               for seed, jobs in ((1, 1), (1, 2), (2, 1)))
+    assert_same_bits(a.decision_function(X_test), b.decision_function(X_test))
+    assert not np.array_equal(a.decision_function(X_test), c.decision_function(X_test))
+
+
+def test_early_stopping_keeps_the_best_weights(digits):
+    X, X_test, y, y_test = digits
+    clf = LSHClassifier(early_stopping=True, random_state=0, learning_rate="constant", n_iter_no_change=2).fit(X, y)
+    assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.validation_scores_) < 50
+    assert clf.best_validation_score_ == max(clf.validation_scores_) >= 0.95
+    assert clf.score(X_test, y_test) >= 0.94
+    reg = LSHRegressor(early_stopping=True, random_state=0, max_iter=50).fit(X, X[:, 20] * 3)
+    assert reg.best_validation_score_ == max(reg.validation_scores_) >= 0.9
+    with pytest.raises(ValueError, match="which 1 rows do not allow"):
+        LSHClassifier(early_stopping=True).fit(X[:1], y[:1])
+
+
+def test_warm_start_goes_on(digits):
+    X, X_test, y, y_test = digits
+    clf = LSHClassifier(warm_start=True, random_state=0, max_iter=1)
+    scores = [clf.fit(X, y).score(X_test, y_test) for _ in range(8)]
+    assert scores[-1] >= scores[0] + 0.02 and len(clf.network_.history) == 8 and clf.n_iter_ == 1
+    with pytest.raises(ValueError, match="y has classes that are not among those of before, such as"):
+        clf.fit(X, y + 5)
+    cold = LSHClassifier(random_state=0, max_iter=1).fit(X, y)
+    network = cold.network_
+    assert cold.fit(X, y).network_ is not network
+
+
+def test_partial_fit_learns_from_parts(digits):
+    X, X_test, y, y_test = digits
+    clf = LSHClassifier(random_state=0)
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        clf.partial_fit(X, y)
+    for _ in range(12):
+        for rows in np.array_split(np.arange(len(X)), 4):
+            clf.partial_fit(X[rows], y[rows], classes=range(10))
+    assert clf.score(X_test, y_test) >= 0.93
+    with pytest.raises(ValueError, match="classes must be those of the first call"):
+        clf.partial_fit(X, y, classes=[1, 2])
+    with pytest.raises(ValueError, match="not among those of before"):
+        clf.partial_fit(X, y + 1)
+    with pytest.raises(ValueError, match="class_weight='balanced' needs all rows"):
+        LSHClassifier(class_weight="balanced").partial_fit(X, y, classes=range(10))
+
+
+def test_partial_fit_after_fit_does_not_undo_it(digits):
+    X, X_test, y, y_test = digits
+    clf = LSHClassifier(random_state=0).fit(X, y)
+    before = clf.score(X_test, y_test)
+    for rows in np.array_split(np.arange(len(X)), 8):
+        clf.partial_fit(X[rows], y[rows])
+    assert clf.score(X_test, y_test) >= before - 0.02
+
+
+def test_ctrl_c_leaves_a_model(digits, monkeypatch):
+    import signal
+
+    X, X_test, y, y_test = digits
+    step = sl.Network._train_step
+
+    def pressed(self, *args, **kwargs):
+        if self._n_steps == 60:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(sl.Network, "_train_step", pressed)
+    with pytest.warns(UserWarning, match="Ctrl-C has ended the training"):
+        clf = LSHClassifier(random_state=0).fit(X, y)
+    assert clf.network_._n_steps == 61 and clf.score(X_test, y_test) >= 0.8
+
+
+# ---- copies
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_pickle_is_the_same_model_and_goes_on_alike(fitted, digits):
+    X, X_test, y, _ = digits
+    clf = LSHClassifier((32, 256), hidden_density=0.2, random_state=0, max_iter=2,
+                        lsh_params={"family": sl.DWTA(tables=3)})
+    if fitted:
+        clf.fit(X, y)
+    copy = pickle.loads(pickle.dumps(clf))
+    for each in (clf, copy):
+        each.partial_fit(X, y, classes=range(10))
+    assert_same_bits(clf.decision_function(X_test), copy.decision_function(X_test))
+
+
+def test_a_clone_is_not_fitted(digits):
+    X, _, y, _ = digits
+    clf = LSHClassifier(7, lsh_params={"candidates": 3}).fit(X[:50], y[:50])
+    copy = clone(clf)
+    assert copy.get_params() == clf.get_params() and not hasattr(copy, "network_")
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("options, error, message", [
+    ({"hidden_layer_sizes": (0,)}, ValueError, r"hidden_layer_sizes\[0\] must be at least 1"),
+    ({"activation": "tanh"}, ValueError, "activation must be one of 'auto', 'identity', 'relu'"),
+    ({"density": 0}, ValueError, "density must be"), ({"hidden_density": 2}, ValueError, "hidden_density must be"),
+    ({"lsh_params": {"famly": 1}}, TypeError, "famly"), ({"loss": "hinge"}, ValueError, "loss must be one of"),
+    ({"threshold": 1}, ValueError, "threshold must be"), ({"solver": "lbfgs"}, ValueError, "solver must be one of"),
+    ({"learning_rate_init": 0}, ValueError, "lr must be above 0"),
+    ({"learning_rate": "adaptive"}, ValueError, "learning_rate must be one of"),
+    ({"solver": "sgd", "momentum": 1}, ValueError, "momentum must be"),
+    ({"weight_decay": -1}, ValueError, "weight_decay must be"), ({"batch_size": 0}, ValueError, "batch_size must be"),
+    ({"max_iter": 0.5}, TypeError, "max_iter must be an integer"),
+    ({"validation_fraction": 1}, ValueError, "validation_fraction must be"),
+    ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change must be"), ({"tol": -1}, ValueError, "tol must be"),
+    ({"class_weight": 3}, ValueError, "class_weight must be None, 'balanced' or a dict"),
+], ids=lambda value: str(value)[:40] if isinstance(value, dict) else "")
+def test_bad_parameters_are_named_by_fit(options, error, message, digits):
+    X, _, y, _ = digits
+    clf = LSHClassifier(**options)  # as in scikit-learn, nothing is checked before
+    with pytest.raises(error, match=message):
+        clf.fit(X[:50], y[:50])
+
+
+def test_changed_targets_are_refused(rng):
+    X, Y = tags(rng, n=50)
+    clf = LSHClassifier(warm_start=True, max_iter=1).fit(X, Y)
+    with pytest.raises(ValueError, match="y must have 60 columns as before, got 59"):
+        clf.fit(X, Y[:, :59])
+    with pytest.raises(ValueError, match="y must be an indicator matrix as before"):
+        clf.fit(X, Y[:, 0])
+    with pytest.raises(ValueError, match="several classes a row"):
+        LSHClassifier().fit(X, Y[:, :2] + np.arange(50)[:, None] % 3)
