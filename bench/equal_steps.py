@@ -3,9 +3,10 @@
 usage: python -P bench/equal_steps.py TRAIN TEST [--steps 500] [--batch-size 256] [--hidden 128]
            [--lrs 0.005 0.01 0.02] [--repeats 1] [--threads 2] [--json FILE]
 
-Both networks are the library's, alike but for the density of the output layer: the default, and 1, where every neuron
-is computed, which gives PyTorch's numbers (tests/test_torch.py). They see the same samples in the same order, start
-from the same weights, and use Adam with a rate that falls linearly to zero over the steps; each is run with every rate.
+Both networks are the library's, alike but for the density of the output layer: the default, and 1, where every
+neuron is computed, which gives PyTorch's numbers (tests/test_torch.py). They see the same samples in the same order,
+start from the same weights, and use Adam with a rate that falls linearly to zero over the steps; each is run with
+every rate.
 P@k is that of the answers on the test set: every neuron of the dense network computed; the hashed one asked both ways.
 The cost of a PyTorch step is `bench/train.py --only torch-dense --max-batches 8`.
 """

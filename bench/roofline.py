@@ -2,12 +2,13 @@
 
 usage: python -P bench/roofline.py TRAIN [--hidden 128] [--batch-size 256] [--density auto] [--steps 100] [--json FILE]
 
-Trains one network on one thread and clocks every call into the compiled core (CPU time of the thread). What a call has to
-compute and to move is worked out from its arguments: `flops` counts multiplications and additions; `bytes` each row of
-weights or moments that is touched once, read, and once more where it is written, and inputs and outputs likewise. The
-bound of a call is the longer of flops / rate and bytes / bandwidth. Rate is the best that a product of two matrices of
-1,024 x 1,024 reached in this run; bandwidth what updating a parameter of 256 MB by SGD moved, in sequence, which rows in
-random order can hardly reach. Kernels whose work is neither, such as moves between buckets, have no bound.
+Trains one network on one thread and clocks every call into the compiled core (CPU time of the thread). What a call
+has to compute and to move is worked out from its arguments: `flops` counts multiplications and additions; `bytes` each
+row of weights or moments that is touched once, read, and once more where it is written, and inputs and outputs
+likewise. The bound of a call is the longer of flops / rate and bytes / bandwidth. Rate is the best that a product of
+two matrices of 1,024 x 1,024 reached in this run. Of bandwidths there are two: "stream", what an SGD step on all of a
+parameter of 256 MB moved; and "rows", what an SGD step on rows of it in random order moved, as wide as the hidden
+layer: for kernels that walk rows of weights. Kernels whose work is neither, such as moves between buckets, have none.
 """
 import argparse
 import json
@@ -30,6 +31,8 @@ from sparselsh._core import (
 )
 
 N_UNBOUND = 0, 0
+BY_ROWS = {"weighted_rows", "active_outputs", "active_input_gradient", "active_update", "update_grouped",
+           "centred_rows"}
 
 
 def state_bytes(*arrays):
@@ -107,8 +110,10 @@ KERNELS = [
 class Clocked:
     """A kernel that adds up what its calls took and had to do."""
 
-    def __init__(self, kernel, work):
-        self.kernel, self.work = kernel, work
+    rate = bandwidth = row_bandwidth = 1.0
+
+    def __init__(self, kernel, work, by_rows):
+        self.kernel, self.work, self.by_rows = kernel, work, by_rows
         self.reset()
 
     def reset(self):
@@ -123,8 +128,9 @@ class Clocked:
         self.calls += 1
         self.flops += flops
         self.bytes += n_bytes
-        self.bound += max(flops / Clocked.rate, n_bytes / Clocked.bandwidth)
-        self.by_flops += flops / Clocked.rate - n_bytes / Clocked.bandwidth
+        moving = n_bytes / (Clocked.row_bandwidth if self.by_rows else Clocked.bandwidth)
+        self.bound += max(flops / Clocked.rate, moving)
+        self.by_flops += flops / Clocked.rate - moving
         return result
 
 
@@ -138,15 +144,18 @@ def best(call, n=7):
     return min(seconds)
 
 
-def measure_machine():
-    """Operations and bytes a second, of one thread."""
+def measure_machine(d):
+    """Operations a second and bytes a second, in sequence and by rows of d numbers, of one thread."""
     a, c = np.ones((1024, 1024), np.float32), np.empty((1024, 1024), np.float32)
     nothing = np.zeros(0, np.float32)
     rate = 2 * 1024**3 / best(lambda: _gemm.matmul(a, False, a, False, nothing, c, 1))
     w, g = np.ones(1 << 26, np.float32), np.ones(1 << 26, np.float32)
     rule = _updates.sgd(1e-3, 0.0, False, 0.0)
     bandwidth = 3 * w.nbytes / best(lambda: _updates.update_all(rule, w, None, None, g, 1))
-    return rate, bandwidth
+    rows = np.random.default_rng(0).permutation(len(w) // d)[:10_000].astype(np.int32)
+    w, g = w[:len(w) // d * d].reshape(-1, d), g[:len(rows) * d].reshape(-1, d)
+    by_rows = 3 * g.nbytes / best(lambda: _updates.update_rows(rule, w, None, None, rows, g, 1))
+    return rate, bandwidth, by_rows
 
 
 def main():
@@ -160,12 +169,13 @@ def main():
     args = parser.parse_args()
     sl.set_num_threads(1)
     X, Y = sl.datasets.read_xmc(args.train)
-    Clocked.rate, Clocked.bandwidth = measure_machine()
-    print(f"{Clocked.rate / 1e9:.0f} GF/s, {Clocked.bandwidth / 1e9:.1f} GB/s, one thread")
+    Clocked.rate, Clocked.bandwidth, Clocked.row_bandwidth = measure_machine(args.hidden)
+    print(f"{Clocked.rate / 1e9:.0f} GF/s; {Clocked.bandwidth / 1e9:.1f} GB/s in sequence, "
+          f"{Clocked.row_bandwidth / 1e9:.1f} GB/s by rows; one thread")
 
     clocked = {}
     for module, name, work, _ in KERNELS:
-        clocked[name] = Clocked(getattr(module, name), work)
+        clocked[name] = Clocked(getattr(module, name), work, name in BY_ROWS)
         setattr(module, name, clocked[name])
     net = sl.Network([sl.Linear(X.shape[1], args.hidden), sl.LSHLinear(args.hidden, Y.shape[1], density=args.density)],
                      random_state=0)
@@ -184,7 +194,7 @@ def main():
 
 def report(clocked, n_steps, args):
     lines, total = [], sum(kernel.seconds for kernel in clocked.values())
-    for _, name, work, what in KERNELS:
+    for _, name, _work, what in KERNELS:
         kernel = clocked[name]
         if kernel.calls:
             bounded = kernel.bound > 0
@@ -202,7 +212,8 @@ def report(clocked, n_steps, args):
         print(f"| {line['kernel']} | {line['what']} | {line['ms']:.2f} | {line['share']:.1%} | {line['mflop']:.1f} | "
               f"{line['mbyte']:.1f} | {line['bound_by'] or '-'} | {reached} |")
     if args.json:
-        document = {"rate": Clocked.rate, "bandwidth": Clocked.bandwidth, "steps": n_steps, "kernels": lines}
+        document = {"rate": Clocked.rate, "bandwidth": Clocked.bandwidth, "row_bandwidth": Clocked.row_bandwidth,
+                    "steps": n_steps, "kernels": lines}
         with open(args.json, "w") as file:
             json.dump(document, file, indent=1)
 

@@ -11,11 +11,14 @@ from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
 from .index import LSHIndex
+from .inference import InferenceNetwork
 from .layers import Linear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from .lsh_layers import LSHLinear
 from .network import Network, load
 from .optim import SGD, Adam
+from .pretrained import from_file, from_onnx, from_torch
+from .report import ConversionReport
 
 
 def __getattr__(name):
@@ -32,7 +35,9 @@ __all__ = [
     "SGD",
     "Adam",
     "BinaryCrossEntropy",
+    "ConversionReport",
     "CrossPolytope",
+    "InferenceNetwork",
     "LSHIndex",
     "LSHLinear",
     "Linear",
@@ -45,6 +50,9 @@ __all__ = [
     "callbacks",
     "choose_bits_and_tables",
     "datasets",
+    "from_file",
+    "from_onnx",
+    "from_torch",
     "get_num_threads",
     "load",
     "metrics",

@@ -1,17 +1,18 @@
 """Files written whole or not at all, and safetensors files among them."""
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
+import numpy as np
 
-    import numpy as np
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from ._types import PathLike
 
@@ -66,8 +67,9 @@ def write(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, st
         file.write(data)
 
 
-def read(path: PathLike, kind: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Named arrays and metadata of a file whose metadata say format = `kind`."""
+def read(path: PathLike, kind: str,
+         mapped: Callable[[str], bool] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Named arrays and metadata of a file whose metadata say format = `kind`; those that `mapped` names are mapped."""
     require_safetensors()
     from safetensors import SafetensorError, safe_open
 
@@ -78,10 +80,31 @@ def read(path: PathLike, kind: str) -> tuple[dict[str, np.ndarray], dict[str, st
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
                 raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one first")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata
+            places = places_of(path) if mapped is not None else {}
+            return {name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
+                    else file.get_tensor(name) for name in file.keys()}, metadata
     except (AttributeError, TypeError) as error:  # of NumPy, which lacks some of the format's types
         raise ValueError(f"{path}: a safetensors file with a type of numbers that no {kind} has ({error}); "
                          "save it again") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
                          "kind: save it again") from error
+
+
+def places_of(path: PathLike) -> dict[str, Any]:
+    """{name: (dtype, shape, first byte)} of a safetensors file that the package has opened, and so checked.
+
+    The format: 8 bytes with the length of a JSON header, the header, the arrays. The package copies arrays and knows no
+    bfloat16 in NumPy; who maps or widens them needs their places.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: (entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
+            for name, entry in header.items() if name != "__metadata__"}
+
+
+def _mapped(path: PathLike, dtype: str, shape: tuple[int, ...], start: int) -> np.ndarray:
+    if dtype != "F32" or 0 in shape or start % 4:
+        raise ValueError(f"{path}: holds {dtype} of shape {shape} where float32 weights should be mapped")
+    return np.memmap(path, np.float32, "r", start, shape).view(np.ndarray)

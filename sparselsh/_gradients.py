@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 Pair: TypeAlias = "tuple[Parameter, DenseGradient | RowGradient | ActiveGradient | ProductGradient]"
 
 
-
 class Parameter:
     """An array that is trained.
 

@@ -45,10 +45,40 @@ def parser():
             metavar="N")
     _add_run_options(sub)
 
-    sub = commands.add_parser("convert", help="make a binary file of an XMC file: nothing to parse, and training on it "
-                                              "takes little memory")
-    sub.add_argument("text", metavar="TEXT.txt", help="XMC text, compressed if its name says so")
-    sub.add_argument("csr", metavar="OUT.csr", help="file to write, for any command that takes an XMC file")
+    sub = commands.add_parser(
+        "convert", help="make a binary file of an XMC file, or a network to serve of trained weights",
+        description="Of an XMC file it makes a binary one: nothing to parse, and training on it takes little memory. "
+                    "Of weights (--layer, or a file .onnx) it makes a network that serve-bench and "
+                    "sparselsh.InferenceNetwork.load take.",
+        usage="%(prog)s TEXT.txt OUT.csr\n"
+              "       %(prog)s WEIGHTS --layer NAME ... --calibration X.npz -o OUT.safetensors [options]\n"
+              "       %(prog)s MODEL.onnx --calibration X.npz -o OUT.safetensors [options]")
+    sub.add_argument("input", metavar="INPUT", help="XMC text, compressed if its name says so; or weights: a file "
+                                                    ".safetensors, .npz or .onnx")
+    sub.add_argument("csr", metavar="OUT.csr", nargs="?", help="file to write from text, for any command that takes "
+                                                               "an XMC file")
+    weights = sub.add_argument_group("weights")
+    weights.add_argument("--layer", metavar="NAME", action="append",
+                         help="a linear layer: NAME.weight (outputs, inputs) and NAME.bias, or WEIGHT:BIAS; several, "
+                              "in order, have a ReLU between them")
+    weights.add_argument("--calibration", metavar="X.npz", help="inputs of the first layer, some hundreds of rows")
+    weights.add_argument("-o", "--output", metavar="OUT.safetensors", help="file to write from weights")
+    _option(weights, "--recall", "share of the best outputs to find", 0.99, type=_below_one, metavar="FLOAT")
+    _option(weights, "--error", "error of the outputs that hidden layers may bring about", 0.02, type=_error,
+            metavar="FLOAT")
+    _option(weights, "--storage", "how rows of weights are kept", "float32", choices=["float32", "bfloat16", "int8"])
+    weights.add_argument("--upcast", action="store_true", help="take weights of other types, as float32")
+    _option(weights, "--seed", "seed of the index", 0, type=_whole(0), metavar="N")
+    _add_threads(weights)
+
+    sub = commands.add_parser("serve-bench", help="time a converted network, beside computing every neuron")
+    sub.add_argument("model", metavar="MODEL", help="file that `sparselsh convert -o` has written")
+    sub.add_argument("--queries", metavar="X.npz", help="inputs to ask")
+    _option(sub, "--batch", "questions asked at once", [1, 256], type=_whole(1), nargs="+", metavar="N")
+    _option(sub, "-k", "best outputs asked for", 5, type=_whole(1), metavar="N")
+    sub.add_argument("--mmap", action="store_true", help="leave float32 weights in the file")
+    _add_threads(sub)
+    _add_json(sub)
 
     sub = commands.add_parser("predict", help="write the best labels of every row, label:score ...")
     sub.add_argument("model", metavar="MODEL", help="file that `sparselsh train --model` has written")
@@ -138,6 +168,17 @@ def _number(text, most=math.inf):
         bounds = "above 0" if most == math.inf else f"above 0 and up to {most:g}"
         raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}")
     return value
+
+
+def _below_one(text):
+    value = _number(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
+    return value
+
+
+def _error(text):
+    return 0.0 if text in ("0", "0.0") else _below_one(text)
 
 
 def _density(text):

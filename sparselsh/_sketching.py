@@ -6,7 +6,7 @@ nothing of the others.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -185,14 +185,19 @@ class Sketches:
                                  self.ids, self.n, ids, n_threads)
         return ids
 
-    def search_few(self, X: Floats, W: Floats, bias: Floats, k: int, n_best: int) -> tuple[Ids, Floats] | None:
-        """Ids and scores (n, k) of the best of the `n_best` that look best, for a few inputs; None without cells."""
+    def search_few(self, X: Any, W: Any, bias: Any, rows: Any, n_exact: int, k: int,
+                   n_best: int) -> tuple[Ids, Floats] | None:
+        """Ids and scores (n, k) of the best of the `n_best` that look best, for a few inputs; None without cells.
+
+        With `rows`, the weights in fewer bits, the best `n_exact` by them are scored by W.
+        """
         if self.cells is None or self.n_probed >= self.cells.n:
             return None
         ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
         _sketches.search_few(X, self._query_rows, self._query_constant, len(self.rotation), self.n_probed,
-                             self.cell_start, self.cell, self.blocks, self.factors, self.ids, self.n, W, bias, n_best,
-                             ids, scores)
+                             self.cell_start, self.cell, self.blocks, self.factors, self.ids, self.n, W, bias,
+                             None if rows is None else rows.values, None if rows is None else rows.scales, n_exact,
+                             n_best, ids, scores)
         return ids, scores
 
     def rank(self, X: Floats, candidates: Ids, n_best: int, n_threads: int) -> Ids:

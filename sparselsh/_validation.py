@@ -14,6 +14,9 @@ from . import _csr
 from ._scipy import sp
 
 if TYPE_CHECKING:
+    from scipy.sparse import sparray, spmatrix
+
+if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
@@ -136,6 +139,8 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
 
 def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = "columns") -> CSR:
     """A finite scipy sparse matrix as CSR with sorted, distinct ids."""
+    if (row := _lone_row(matrix, n_columns)) is not None:
+        return row
     _check_numeric(matrix.dtype, name)
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, got shape {matrix.shape}")
@@ -154,7 +159,23 @@ def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = 
     return rows
 
 
-def _check_compressed(matrix: Any, name: str) -> None:
+def _lone_row(matrix: Any, n_columns: Any) -> Any:
+    """A single sparse query as it should be, or None: the checks of any matrix take longer than its answer."""
+    if matrix.format != "csr" or matrix.shape[0] != 1 or matrix.shape[1] != n_columns:
+        return None
+    indptr, ids, data = matrix.indptr, matrix.indices, matrix.data
+    n = len(ids)
+    if not (0 < n <= FEW and ids.dtype == np.int32 and data.dtype == np.float32 and len(data) == n
+            and len(indptr) == 2 and indptr[0] == 0 and indptr[1] == n and data.ndim == ids.ndim == 1
+            and data.flags.c_contiguous and ids.flags.c_contiguous):
+        return None
+    # ascending: the first and the last bound all
+    if 0 <= ids[0] and ids[-1] < n_columns and (ids[1:] > ids[:-1]).all() and math.isfinite(data.dot(data)):
+        return _csr.CSR(indptr.astype(np.int64), ids, data, n_columns)
+    return None
+
+
+def _check_compressed(matrix: sparray | spmatrix, name: str) -> None:
     # scipy does not check hand-made arrays; the kernels, and its own conversions, would read outside of them
     indptr, indices = matrix.indptr, matrix.indices
     n_lines, n_ids = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]

@@ -93,15 +93,35 @@ def train(args):
 
 
 def convert(args):
-    """Make a CSR file of an XMC text file."""
-    _check_outputs([args.csr], inputs=[args.text])
+    """Make a CSR file of an XMC text file, or a network to serve of weights."""
+    from ._serving_cli import convert_weights, is_weights
+
+    if is_weights(args.input, args.layer):
+        if args.output is None:
+            raise UserError("convert: weights need a place to write to; give -o OUT.safetensors")
+        if args.csr is not None:
+            raise UserError(f"{args.csr!r}: is only for text; give -o OUT.safetensors")
+        _check_outputs([args.output], inputs=[args.input, args.calibration])
+        convert_weights(args)
+        return
+    if args.csr is None or args.output is not None or args.calibration is not None:
+        raise UserError("convert: text needs OUT.csr and no more; weights need --layer NAME and -o OUT.safetensors")
+    _check_outputs([args.csr], inputs=[args.input])
     from . import datasets
 
     if os.path.exists(args.csr) and not os.path.isfile(args.csr):
         raise UserError(f"{args.csr!r}: is a device or a pipe; give the name of a file")
-    datasets.convert_xmc(args.text, args.csr)
+    datasets.convert_xmc(args.input, args.csr)
     with datasets.open_csr(args.csr) as file:
         print(_describe("wrote", file, None))
+
+
+def serve_bench(args):
+    """Time a converted network."""
+    _check_outputs([args.json], inputs=[args.model, args.queries])
+    from ._serving_cli import serve_bench
+
+    _write_json(args.json, serve_bench(args))
 
 
 def predict(args):
@@ -151,7 +171,8 @@ def demo(args):
     _write_json(args.json, report)
 
 
-COMMANDS = {"train": train, "convert": convert, "predict": predict, "evaluate": evaluate, "demo": demo}
+COMMANDS = {"train": train, "convert": convert, "serve-bench": serve_bench, "predict": predict, "evaluate": evaluate,
+            "demo": demo}
 
 
 # --- files ------------------------------------------------------------------------------------------------

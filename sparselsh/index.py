@@ -15,6 +15,7 @@ from ._html import size, table
 from ._linalg import exact_topk
 from ._scipy import sp
 from ._sketching import Sketches
+from ._storage import STORAGES, Rows
 from ._tables import Tables
 from ._threads import Lock, one_at_a_time, resolve
 from .plotting import plot_recall
@@ -38,6 +39,7 @@ BYTES_PER_NEURON = 40  # that sketches may take by default
 METHODS = ("sketches", "probes", "exact")
 MOST_PROBES = 64  # buckets of a table that tune tries
 FOUND_PER_CANDIDATE = 4  # neurons that probing hands to the sketches for each inner product
+MOST_BITS = 1024  # of a sketch: its sums are kept in 16 bits
 
 
 class LSHIndex:
@@ -69,6 +71,10 @@ class LSHIndex:
         How `search` works: scan the sketches of all neurons; probe buckets of the tables and look at the sketches
         of the neurons in them; or compute every inner product. "auto" measures once, in `fit`, for single queries and
         for batches, and takes the fastest that reaches the recall: the choice may then differ from run to run.
+    storage : {"float32", "bfloat16", "int8"}
+        How `search` reads the rows of its candidates. With fewer bits it reads a copy of 2 or 1 bytes a weight, and the
+        weights themselves for the best 4 k + 12 alone: scores stay exact, and weights that are mapped from a file
+        (``np.memmap``) take next to no memory.
     dynamic : bool
         Leave room in the buckets, so that `update` moves a neuron without sorting the tables again.
     random_state : None, int or numpy.random.Generator
@@ -112,7 +118,7 @@ class LSHIndex:
 
     def __init__(self, family: HashFamily | Literal["auto"] | None = None, *, center: bool = True,
                  scaling: float | Literal["auto"] = "auto", sketch_bits: int | None = None, recall: float = 0.98,
-                 plan: str = "auto", dynamic: bool = False, random_state: RandomState = None,
+                 plan: str = "auto", storage: Any = "float32", dynamic: bool = False, random_state: RandomState = None,
                  n_threads: int | None = None) -> None:
         if family is not None and family != "auto" and (isinstance(family, type) or not hasattr(family, "hash")):
             raise TypeError(f"family must be a hash family such as SimHash(), 'auto' or None, got {family!r}")
@@ -120,7 +126,7 @@ class LSHIndex:
         self.center = bool(center)
         self.scaling = scaling if scaling == "auto" else check.number(scaling, "scaling", minimum=0, maximum=1)
         if sketch_bits is not None:
-            sketch_bits = check.integer(sketch_bits, "sketch_bits", minimum=0, maximum=1024)
+            sketch_bits = check.integer(sketch_bits, "sketch_bits", minimum=0, maximum=MOST_BITS)
             if sketch_bits % 64:
                 raise ValueError(f"sketch_bits must be a multiple of 64, got {sketch_bits}")
         self.sketch_bits = sketch_bits
@@ -130,6 +136,7 @@ class LSHIndex:
         self.plan = check.choice(plan, "plan", ("auto", *METHODS))
         if self.plan == "probes" and (family is None or sketch_bits == 0):
             raise ValueError("plan='probes' needs tables and sketches; give a family, and leave sketch_bits at None")
+        self.storage = check.choice(storage, "storage", STORAGES)
         self.dynamic = bool(dynamic)
         self.random_state = random_state
         self.n_threads = check.threads(n_threads)
@@ -173,6 +180,7 @@ class LSHIndex:
         n_threads = resolve(self.n_threads)
         self._seed = int(check.generator(self.random_state).integers(2**31))
         self._begin(W, bias)
+        self._store(n_threads)
         moment = None if queries is None else second_moment(queries, n_threads)
         self._transform = Transform(self.center, 0.0 if self.scaling == "auto" else self.scaling)
         self._transform.fit(W, bias, moment)
@@ -210,11 +218,15 @@ class LSHIndex:
         self._W, self._bias = W, bias
         self.family_ = None
         self._gone = np.zeros(len(W), bool)
-        self._tables = self._sketches = self.n_candidates = None
+        self._tables = self._sketches = self._rows = self.n_candidates = None
         self.n_probes = 1
         self._curve, self._times = [], {}
         method = "sketches" if self.plan == "auto" else self.plan
         self._methods = {"single": method, "batch": method}
+
+    def _store(self, n_threads: int) -> None:
+        """Make the copy of the weights in fewer bits."""
+        self._rows = None if self.storage == "float32" else Rows.of(self._W, self.storage, n_threads)
 
     def _row_chunks(self) -> Iterator[Ids]:
         for start in range(0, len(self._W), CHUNK):
@@ -242,7 +254,7 @@ class LSHIndex:
         n_bits = self.sketch_bits
         if n_bits is None:
             within = (BYTES_PER_NEURON - 4) / share - 12  # bytes of a sketch: see Notes on the class
-            n_bits = max(128, -(-3 * n_in // 256) * 64, min(512, int(within) // 8 * 64))
+            n_bits = min(MOST_BITS, max(128, -(-3 * n_in // 256) * 64, min(512, int(within) // 8 * 64)))
         sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(self._seed))
         for rows in self._row_chunks():
             sketches.update(rows, transform.neurons(self._W, self._bias, n_threads, rows), n_threads)
@@ -420,6 +432,8 @@ class LSHIndex:
             return
         n_threads = resolve(self.n_threads)
         V = self._vectors(rows)
+        if self._rows is not None:
+            self._rows.refresh(self._W, rows, n_threads)
         if self._tables is not None:
             self._tables.update(rows, V, n_threads)
         if self._sketches is not None:
@@ -445,6 +459,7 @@ class LSHIndex:
             bias = np.concatenate([self._bias, np.zeros(len(W) - n, np.float32)])
         self._W, self._bias = W, check.vector(bias, "bias", len(W))
         self._gone = np.concatenate([self._gone, np.zeros(len(W) - n, bool)])
+        self._store(resolve(self.n_threads))
         if self._tables is not None:
             self._tables.resize(len(W), resolve(self.n_threads))
         if self._sketches is not None:
@@ -572,11 +587,15 @@ class LSHIndex:
         n_candidates = min(n_candidates, len(self._W))
         if self._sketches is None:
             candidates, _ = self.candidates(X, n_candidates)
-        elif len(X) <= FEW and (found := self._sketches.search_few(X, self._W, self._bias, k, n_candidates)):
+        elif len(X) <= FEW and (found := self._search_few(X, k, n_candidates)):
             return found
         else:
             candidates = self._sketches.scan(X, n_candidates, n_threads)
         return self._rerank(candidates, X, k, n_threads)
+
+    def _search_few(self, X: Floats, k: int, n_candidates: int) -> Any:
+        rows = self._rows if n_candidates > _n_exact(k) else None
+        return self._sketches.search_few(X, self._W, self._bias, rows, _n_exact(k), k, n_candidates)
 
     def _by_probes(self, X: Floats, k: int, n_candidates: int, n_threads: int) -> tuple[Ids, Floats]:
         n_found = min(FOUND_PER_CANDIDATE * n_candidates, len(self._W))
@@ -585,9 +604,16 @@ class LSHIndex:
         return self._rerank(candidates, X, k, n_threads)
 
     def _rerank(self, candidates: Ids, X: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
-        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
-        kernels.rerank(candidates, X, self._W, self._bias, ids, scores, n_threads)
-        return ids, scores
+        if self._rows is not None and candidates.shape[1] > _n_exact(k):
+            candidates, _ = _best_of(candidates, X, self._rows.values, self._rows.scales, self._bias, _n_exact(k),
+                                     n_threads)
+        return _best_of(candidates, X, self._W, None, self._bias, k, n_threads)
+
+    def look_for(self, n_candidates: int) -> None:
+        """Compute so many inner products a search, of the best that all cells hold: for a k of hundreds."""
+        self.n_candidates = min(n_candidates, len(self._W))
+        if self._sketches is not None and self._sketches.cells is not None:
+            self._sketches.n_probed = self._sketches.cells.n
 
     def default_candidates(self, k: int) -> int:
         """How many inner products a search computes where the call does not say."""
@@ -603,9 +629,9 @@ class LSHIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of tables and sketches, weights not included."""
+        """Bytes of tables, sketches and a copy of the weights in fewer bits; the weights themselves not included."""
         self._check_fitted()
-        return sum(part.nbytes for part in (self._tables, self._sketches) if part is not None)
+        return sum(part.nbytes for part in (self._tables, self._sketches, self._rows) if part is not None)
 
     @one_at_a_time
     def report(self) -> dict[str, Any]:
@@ -704,12 +730,12 @@ class LSHIndex:
         TypeError
             If the family is none of the package's: `load` would not know it.
         """
-        tensors, config = self.state(exactly=False)
-        config["family"] = index_file.family_config(self.family_)
-        index_file.write(path, tensors, config)
+        index_file.write(path, *self.state())
 
-    def state(self, exactly: bool = True) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """All but the weights, for a file: arrays by name, and plain values. `exactly`: the order in buckets too."""
+    def state(self, exactly: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What a file holds: arrays, and a dict of plain values. `exactly`: the order in buckets too, for checkpoints,
+        whose layer knows the family.
+        """
         self._check_fitted()
         transform, sketches = self._transform, self._sketches
         tensors = {"offset": transform.offset_, "neuron_map": transform.neuron_map_,
@@ -719,9 +745,12 @@ class LSHIndex:
             tensors |= self._tables.tensors()
         if sketches is not None:
             tensors |= sketches.tensors()
-        config = {
+        if self._rows is not None:
+            tensors |= self._rows.tensors("rows")
+        return {name: a for name, a in tensors.items() if a is not None}, {
             "arguments": {"center": self.center, "scaling": self.scaling, "sketch_bits": self.sketch_bits,
-                          "recall": self.recall, "plan": self.plan, "dynamic": self.dynamic},
+                          "recall": self.recall, "plan": self.plan, "storage": self.storage, "dynamic": self.dynamic},
+            "family": None if exactly else index_file.family_config(self.family_),
             "auto_family": self.family == "auto",
             "seed": self._seed, "scaling": transform.scaling,
             "norm_floor": 0.0 if sketches is None else sketches.norm_floor, "n_candidates": self.n_candidates,
@@ -729,7 +758,6 @@ class LSHIndex:
             "methods": self._methods, "times": self._times, "trials": self._curve,
             "fingerprint": index_file.fingerprint(self._W, self._bias),
         }
-        return {name: a for name, a in tensors.items() if a is not None}, config
 
     def share(self, W: Any, bias: Floats) -> None:
         """Read these arrays from now on, which hold the weights that it has."""
@@ -762,24 +790,32 @@ class LSHIndex:
         n_threads = check.threads(n_threads)
         tensors, config = index_file.read(path)
         try:
-            if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
-                raise ValueError("it was saved over other weights than the W and bias given")
-            family = index_file.family_from(config["family"])
-            if config["auto_family"] and family is None:
-                raise ValueError("it says nothing of the family that was chosen")
-            index = cls("auto" if config["auto_family"] else family, n_threads=n_threads, **config["arguments"])
-            index._restore(W, bias, family, tensors, config)
+            return cls.from_state(W, bias, tensors, config, n_threads)
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: this index cannot be used ({error}); fit and save it again") from error
+
+    @classmethod
+    def from_state(cls, W: Any, bias: Any, tensors: dict[str, np.ndarray], config: dict[str, Any],
+                   n_threads: int) -> Any:
+        """The index of `state`, over trusted weights."""
+        if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
+            raise ValueError("it was saved over other weights than the W and bias given")
+        family = index_file.family_from(config["family"])
+        if config["auto_family"] and family is None:
+            raise ValueError("it says nothing of the family that was chosen")
+        index = cls("auto" if config["auto_family"] else family, n_threads=n_threads, **config["arguments"])
+        index._restore(W, bias, family, tensors, config)
         return index
 
-    def _restore(self, W: Floats, bias: Floats, family: Any, tensors: dict[str, np.ndarray],
+    def _restore(self, W: Any, bias: Any, family: Any, tensors: dict[str, np.ndarray],
                  config: dict[str, Any]) -> None:
         n, n_in = W.shape
         self._begin(W, bias)
         if tensors["gone"].shape != (n,):
             raise ValueError(f"gone must have shape {(n,)}, got {tensors['gone'].shape}")
         self._seed, self._gone = check.integer(config["seed"], "seed", minimum=0), tensors["gone"].astype(bool)
+        if self.storage != "float32":
+            self._rows = Rows.restored(self.storage, W.shape, tensors["rows"], tensors.get("rows_scales"))
         self._transform = Transform.restored(self.center, config["scaling"], n_in, tensors)
         self.family_ = family
         if family is not None:
@@ -799,3 +835,15 @@ class LSHIndex:
         self._methods = {kind: check.choice(config["methods"][kind], "methods", able) for kind in self._methods}
         self._times = {kind: dict(times) for kind, times in config["times"].items()}
         self._curve = [dict(trial) for trial in config["trials"]]
+
+
+def _n_exact(k: int) -> Any:
+    """How many of the candidates, scored in fewer bits, are scored by the weights themselves."""
+    return 4 * k + 12
+
+
+def _best_of(candidates: Any, X: Any, rows: Any, scales: Any, bias: Any, k: Any, n_threads: Any) -> Any:
+    """Ids and scores (n, k) of the candidates with the largest inner products."""
+    ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
+    kernels.rerank(candidates, X, rows, scales, bias, ids, scores, n_threads)
+    return ids, scores

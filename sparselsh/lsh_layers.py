@@ -61,6 +61,8 @@ class LSHLinear(Linear):
     first_rebuild, rebuild_growth : int, float
         The tables are built anew, with a new mean neuron, after first_rebuild steps and then at intervals that
         grow by rebuild_growth (SLIDE, section 4.2). Between, touched neurons are re-hashed at once.
+    recall : float
+        Share of the five best outputs that `topk` is to find.
     init_scale, dtype
         As in Linear.
 
@@ -78,7 +80,8 @@ class LSHLinear(Linear):
     def __init__(self, n_in: int, n_out: int, *, density: float | Literal["auto"] = "auto", active: str | None = None,
                  activation: str | None = None, family: HashFamily | None = None, candidates: int = 5,
                  policy: str = "top", min_count: int = 1, n_probes: int = 1, fill: bool = True, first_rebuild: int = 32,
-                 rebuild_growth: float = 1.5, init_scale: float | None = None, dtype: str = "float32") -> None:
+                 rebuild_growth: float = 1.5, recall: float = 0.995, init_scale: float | None = None,
+                 dtype: str = "float32") -> None:
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
@@ -95,6 +98,7 @@ class LSHLinear(Linear):
         self.n_probes = check.integer(n_probes, "n_probes", maximum=1 if isinstance(family, MinHash) else n_buckets)
         self.first_rebuild = check.integer(first_rebuild, "first_rebuild")
         self.rebuild_growth = check.number(rebuild_growth, "rebuild_growth", minimum=1)
+        self.recall = check.number(recall, "recall", above=0, below=1)
         self._tables = None  # the index for training: hash tables
         self._searcher = None  # the index for topk: sketches
         self._changed = None  # rows updated since the searcher was built
@@ -105,10 +109,30 @@ class LSHLinear(Linear):
         self._seed = 0
 
     @classmethod
-    def from_dense(cls, W: ArrayLike, bias: ArrayLike | None = None, **options: Any) -> Self:
-        """A layer with trained weights W of shape (n_out, n_in) and a bias of shape (n_out,)."""
+    def from_dense(cls, W: ArrayLike, bias: ArrayLike | None = None, *, queries: Floats | None = None,
+                   **options: Any) -> Self:
+        """A layer with trained weights.
+
+        Parameters
+        ----------
+        W : array of shape (n_out, n_in)
+        bias : array of shape (n_out,) or None
+        queries : array of shape (n_queries, n_in) or None
+            Inputs like those that will be asked, some hundreds: the search of `topk` is calibrated on 1,024 of them for
+            the layer's `recall`. Without, it computes max(20 k, n_out / 100 but 128 to 1,024) neurons.
+        **options
+            As for the class: `recall`, `activation` and others.
+
+        Returns
+        -------
+        LSHLinear
+        """
         W = check.dense(W, "W")
-        return cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+        layer = cls(W.shape[1], W.shape[0], **options).set_weights(W, bias)
+        if queries is not None:
+            queries = check.dense(queries, "queries", n_columns=layer.n_in)
+            layer._inputs = np.array(queries[::max(1, -(-len(queries) // N_INPUTS))])
+        return layer
 
     def initialize(self, rng: np.random.Generator, sparse_input: bool = False) -> None:
         super().initialize(rng, sparse_input=False)
@@ -144,15 +168,15 @@ class LSHLinear(Linear):
     def _build_tables(self) -> None:
         if self._tables is None:
             self._tables = self._new_tables()
-        self._tables.rebuild(self.weight, self.bias)
+        self._tables.rebuild(self._w.value, self.bias)
 
     def _new_tables(self) -> Any:
         family = self.family if self.family is not None else default_family(self.n_out)
         by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
         return LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
 
-    def _new_searcher(self, n_threads: int) -> Any:
-        return LSHIndex(None, recall=0.995, random_state=self._seed, plan="sketches", n_threads=n_threads)
+    def _new_searcher(self, n_threads: int) -> LSHIndex:
+        return LSHIndex(None, recall=self.recall, random_state=self._seed, plan="sketches", n_threads=n_threads)
 
     def updated(self, pairs: list[Pair]) -> None:
         for parameter, gradient in pairs:
@@ -168,7 +192,7 @@ class LSHLinear(Linear):
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
             self._searcher = self._new_searcher(n_threads)
-            self._searcher.rebuild(self.weight, self.bias, queries)
+            self._searcher.rebuild(self._w.value, self.bias, queries)
             self._changed = np.zeros(self.n_out, bool)
         elif n_changed:
             self._searcher.n_threads = n_threads
@@ -333,7 +357,7 @@ class LSHLinear(Linear):
         self.__dict__.update(state)
         for index in (self._tables, self._searcher):
             if index is not None:  # it reads the weights, and copying has made a view into an array of its own
-                index.share(self.weight, self.bias)
+                index.share(self._w.value, self.bias)
 
     def index_state(self) -> Any:
         arrays: dict[str, np.ndarray] = {}
@@ -341,7 +365,7 @@ class LSHLinear(Linear):
                              "interval": self._interval}
         for name, index in (("tables", self._tables), ("searcher", self._searcher)):
             if index is not None:
-                tensors, plain[name] = index.state()
+                tensors, plain[name] = index.state(exactly=True)
                 arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
         if self._searcher is not None:
             arrays["changed"] = self._changed.astype(np.uint8)
@@ -355,7 +379,7 @@ class LSHLinear(Linear):
         for name, index in indexes.items():
             if name in plain:
                 tensors = {key.removeprefix(name + "."): a for key, a in arrays.items() if key.startswith(name + ".")}
-                setattr(self, "_" + name, index.take_state(self.weight, self.bias, tensors, plain[name]))
+                setattr(self, "_" + name, index.take_state(self._w.value, self.bias, tensors, plain[name]))
         if self._searcher is not None:
             if arrays["changed"].shape != (self.n_out,):
                 raise ValueError(f"changed must have shape {(self.n_out,)}, got {arrays['changed'].shape}")
@@ -375,6 +399,7 @@ class LSHLinear(Linear):
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
             "policy": self.policy, "min_count": self.min_count, "n_probes": self.n_probes,
             "first_rebuild": self.first_rebuild, "rebuild_growth": self.rebuild_growth,
+            "recall": self.recall,
         }
 
     def __repr__(self) -> str:

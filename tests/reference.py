@@ -528,3 +528,25 @@ def locate(indptr, indices, label_indptr, labels):
 
 def take_rows(indptr, values, rows):
     return [value for i in rows for value in values[indptr[i]:indptr[i + 1]]]
+
+
+# ---- _quantized
+
+
+def stored(rows, scales):
+    """What rows in float32, bfloat16 (uint16) or int8 stand for."""
+    if rows.dtype == np.uint16:
+        return (rows.astype(np.uint32) << 16).view(np.float32).astype(float)
+    return rows.astype(float) * (1 if scales is None else scales.astype(float)[:, None])
+
+
+def outputs(x, rows, bias):
+    return x.astype(float) @ rows.T + bias
+
+
+def quantize_int8(w):
+    largest = np.abs(w).max(axis=1, initial=0)
+    scales = largest / np.float32(127)
+    scales[scales < 1.2e-38] = 0
+    safe = np.where(scales > 0, largest, 1).astype(float)[:, None]
+    return np.where(scales[:, None] > 0, np.rint(w.astype(float) * 127 / safe), 0).astype(int), scales

@@ -132,7 +132,7 @@ def rerank(ids, x, w, bias, k):
     def call(n_threads):
         # what the call leaves alone stays as the caller has filled it
         out_ids, out_scores = np.full((len(x), k), -1, np.int32), np.full((len(x), k), -np.inf, np.float32)
-        _sketches.rerank(ids, x, w, bias, out_ids, out_scores, n_threads)
+        _sketches.rerank(ids, x, w, None, bias, out_ids, out_scores, n_threads)
         return out_ids, out_scores
 
     return on_threads(call)
@@ -288,8 +288,9 @@ def test_search_few_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     found = unwritten((3, n_best), np.int32)
     _sketches.scan_cells(rotated, cells, 3, cell_start, cell, blocks, factors, ids, n, found, 1)
     want = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
-    _sketches.rerank(found, x, w, bias, *want, 1)
+    _sketches.rerank(found, x, w, None, bias, *want, 1)
     got = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
-    _sketches.search_few(x, rows, constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, n_best, *got)
+    _sketches.search_few(x, rows, constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None, None,
+                         0, n_best, *got)
     assert_same_bits(got[0], want[0])
     assert_same_bits(got[1], want[1])

@@ -60,6 +60,8 @@ cdef extern from "simd.h" nogil:
         void (*narrow)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
         float (*dot_bfloat)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
         void (*axpy_bfloat)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
+        float (*dot_int8)(const int8_t *a, const float *b, Py_ssize_t n) noexcept nogil
+        void (*axpy_int8)(float a, const int8_t *x, float *y, Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 

@@ -1,4 +1,6 @@
 # Made by docs/make_stubs.py.
+from typing import Any
+
 from numpy import float32, int32, uint8
 from numpy.typing import NDArray
 
@@ -17,7 +19,8 @@ def scan(
 def rerank(
     ids: NDArray[int32],
     x: NDArray[float32],
-    w: NDArray[float32],
+    w: NDArray[Any],
+    scales: NDArray[Any],
     bias: NDArray[float32],
     out_ids: NDArray[int32],
     out_scores: NDArray[float32],
@@ -65,8 +68,11 @@ def search_few(
     factors: NDArray[float32],
     ids: NDArray[int32],
     n: int,
-    w: NDArray[float32],
+    w: NDArray[Any],
     bias: NDArray[float32],
+    coarse: NDArray[Any],
+    coarse_scales: NDArray[Any],
+    n_exact: int,
     n_best: int,
     out_ids: NDArray[int32],
     out_scores: NDArray[float32],

@@ -12,7 +12,8 @@ from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from ._simd cimport SKETCH_BLOCK, leaves_t, prefetch_run, table
+from ._simd cimport SKETCH_BLOCK, leaves_t, table
+from ._quantized cimport stored_dot, stored_prefetch, stored_rows, stored_t
 
 cdef extern from "order.h" nogil:
     ctypedef struct top_t:
@@ -144,34 +145,36 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         free(keys)
 
 
-cdef void _rerank(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const float *w,
-                  const float *bias, Py_ssize_t d, uint64_t *keys, Py_ssize_t k, int32_t *out_ids,
-                  float *out_scores) noexcept nogil:
+cdef void _rerank(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const stored_t *w,
+                  const float *bias, uint64_t *keys, Py_ssize_t k, int32_t *out_ids, float *out_scores) noexcept nogil:
     cdef Py_ssize_t c
     cdef top_t top = top_begin(keys, n + k + 1, k)
     for c in range(n):
         if c + 4 < n and ids[c + 4] >= 0:
-            prefetch_run(w + ids[c + 4] * d, d * sizeof(float))
+            stored_prefetch(w, ids[c + 4], 0, w.d)
         if ids[c] >= 0:
-            top_push(&top, f.dot(w + ids[c] * d, x, d) + bias[ids[c]], ids[c])
+            top_push(&top, stored_dot(f, w, ids[c], x) + bias[ids[c]], ids[c])
     top_end(&top, True, out_ids, out_scores)
 
 
-def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1] w, const float[::1] bias,
+def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const float[::1] bias,
            int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
     """The k candidates with the largest w[j] . x[i] + bias[j], best first; ties by ascending id.
 
-    ids is (n_queries, n_candidates), -1 for none; out_ids and out_scores are (n_queries, k).
+    ids is (n_queries, n_candidates), -1 for none; out_ids and out_scores are (n_queries, k). w is (n_neurons, d),
+    float32, or bfloat16 or int8 with scales as in _quantized.
     O(n_candidates * d) a query, bound by reading random rows of w.
     """
-    cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1], d = w.shape[1]
+    cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
     cdef Py_ssize_t n_keys = n_candidates + k + 1
     cdef const leaves_t *f = table()
+    cdef stored_t s
     cdef uint64_t *keys
     cdef int thread
+    stored_rows(w, scales, &s)
     if n == 0 or k == 0:
         return
-    if n_candidates == 0 or w.shape[0] == 0 or d == 0:
+    if n_candidates == 0 or s.n == 0 or s.d == 0:
         out_ids[:, :] = -1
         out_scores[:, :] = -INFINITY
         return
@@ -180,8 +183,8 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1]
         raise MemoryError()
     for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
         thread = threadid()
-        _rerank(f, &ids[i, 0], n_candidates, &x[i, 0], &w[0, 0], &bias[0], d, keys + thread * n_keys, k,
-                &out_ids[i, 0], &out_scores[i, 0])
+        _rerank(f, &ids[i, 0], n_candidates, &x[i, 0], &s, &bias[0], keys + thread * n_keys, k, &out_ids[i, 0],
+                &out_scores[i, 0])
     free(keys)
 
 
@@ -358,30 +361,39 @@ def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates, const ui
 def search_few(const float[:, ::1] x, const float[:, ::1] query_rows, const float[::1] query_constant,
                Py_ssize_t n_bits, Py_ssize_t n_probed, const int32_t[::1] cell_start, const int32_t[::1] cell,
                const uint8_t[:, ::1] blocks, const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n,
-               const float[:, ::1] w, const float[::1] bias, Py_ssize_t n_best, int32_t[:, ::1] out_ids,
-               float[:, ::1] out_scores):
+               w, const float[::1] bias, coarse, coarse_scales, Py_ssize_t n_exact,
+               Py_ssize_t n_best, int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
     """Rotation, `scan_cells` and `rerank` in one call, query by query on one thread.
 
     query_rows, (n_bits + n_cells, d), and query_constant give the rotated query and the scores of the cells from an
-    input x. One query takes some ten microseconds: to call three kernels from Python would take as long again.
+    input x. Unless coarse is None, candidates are first scored by it, w in bfloat16 or int8 with scales as in
+    _quantized, and the best n_exact of them by w.
+    One query takes some ten microseconds: to call three kernels from Python would take as long again.
     """
     cdef Py_ssize_t i, r, n_rows = query_rows.shape[0], d = x.shape[1], k = out_ids.shape[1]
     cdef Py_ssize_t n_cells = n_rows - n_bits, n_groups = n_bits // 4, n_keys = 3 * n_best + 64
     cdef Py_ssize_t room = CHUNK * SKETCH_BLOCK + 16
     cdef const leaves_t *f = table()
+    cdef bint is_coarse = coarse is not None
+    cdef stored_t exact, rough
     cdef float *floats
     cdef int32_t *ints
     cdef uint64_t *keys
     cdef uint8_t *bytes_
     if x.shape[0] == 0 or k == 0:
         return
+    stored_rows(w, None, &exact)
+    if is_coarse:
+        stored_rows(coarse, coarse_scales, &rough)
+    else:
+        n_exact = 0
     if n == 0:
         out_ids[:, :] = -1
         out_scores[:, :] = -INFINITY
         return
-    n_keys = max(n_keys, n_best + k + 1)
-    floats = <float *>malloc((n_rows + room) * sizeof(float))
-    ints = <int32_t *>malloc((room + n_best) * sizeof(int32_t))
+    n_keys = max(n_keys, n_best + max(k, n_exact) + 1)
+    floats = <float *>malloc((n_rows + room + n_exact) * sizeof(float))
+    ints = <int32_t *>malloc((room + n_best + n_exact) * sizeof(int32_t))
     keys = <uint64_t *>malloc((n_keys + n_cells) * sizeof(uint64_t))
     bytes_ = <uint8_t *>calloc(n_groups * 16 + n_cells, 1)
     try:
@@ -394,8 +406,14 @@ def search_few(const float[:, ::1] x, const float[:, ::1] query_rows, const floa
                 _scan_cells(f, floats, floats + n_bits, n_cells, n_probed, &cell_start[0], &cell[0], &blocks[0, 0],
                             n_groups, &factors[0], &ids[0], n, bytes_, floats + n_rows, ints, keys, n_keys,
                             keys + n_keys, bytes_ + n_groups * 16, n_best, ints + room)
-                _rerank(f, ints + room, n_best, &x[i, 0], &w[0, 0], &bias[0], d, keys, k, &out_ids[i, 0],
-                        &out_scores[i, 0])
+                if is_coarse:
+                    _rerank(f, ints + room, n_best, &x[i, 0], &rough, &bias[0], keys, n_exact, ints + room + n_best,
+                            floats + n_rows + room)
+                    _rerank(f, ints + room + n_best, n_exact, &x[i, 0], &exact, &bias[0], keys, k, &out_ids[i, 0],
+                            &out_scores[i, 0])
+                else:
+                    _rerank(f, ints + room, n_best, &x[i, 0], &exact, &bias[0], keys, k, &out_ids[i, 0],
+                            &out_scores[i, 0])
     finally:
         free(floats)
         free(ints)

@@ -216,8 +216,68 @@ static void update(const rule_t *rule, const store_t *w, const store_t *m, const
     }
 }
 
+/* Rows of 8-bit integers. Sixteen entries become a vec of float; loads, not arithmetic, are the cost. GCC 12 takes the
+   generic conversion of vectors apart entry by entry, hence the intrinsics. */
+#if defined(__AVX512F__)
+
+static inline vec load_int8(const int8_t *p)
+{
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+#elif defined(__AVX2__)
+
+static inline vec load_int8(const int8_t *p)
+{
+    __m256 halves[2];
+    for (int k = 0; k < 2; k++)
+        halves[k] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * k))));
+    vec v;
+    memcpy(&v, halves, sizeof v);
+    return v;
+}
+
+#else
+
+static inline vec load_int8(const int8_t *p)
+{
+    float x[VEC];
+    for (int k = 0; k < VEC; k++)
+        x[k] = p[k];
+    return load(x);
+}
+
+#endif
+
+static float dot_int8(const int8_t *a, const float *b, ptrdiff_t n)
+{
+    ptrdiff_t k = 0;
+    vec s0 = {0}, s1 = {0};
+    for (; k + 2 * VEC <= n; k += 2 * VEC) {
+        s0 += load_int8(a + k) * load(b + k);
+        s1 += load_int8(a + k + VEC) * load(b + k + VEC);
+    }
+    for (; k + VEC <= n; k += VEC)
+        s0 += load_int8(a + k) * load(b + k);
+    float s = sum(s0 + s1);
+    for (; k < n; k++)
+        s += a[k] * b[k];
+    return s;
+}
+
+static void axpy_int8(float a, const int8_t *restrict x, float *restrict y, ptrdiff_t n)
+{
+    ptrdiff_t k = 0;
+    for (; k + VEC <= n; k += VEC) {
+        vec v = load(y + k) + a * load_int8(x + k);
+        memcpy(y + k, &v, sizeof v);
+    }
+    for (; k < n; k++)
+        y[k] += a * x[k];
+}
+
 const leaves_t PASTE(leaves_, LEVEL) = {
     STRING(LEVEL), dot, axpy, gather_dot, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update,
-    widen, narrow, dot_bfloat, axpy_bfloat,
+    widen, narrow, dot_bfloat, axpy_bfloat, dot_int8, axpy_int8,
 };

@@ -104,6 +104,9 @@ typedef struct {
     /* dot and axpy for a bfloat16 row */
     float (*dot_bfloat)(const uint16_t *a, const float *b, ptrdiff_t n);
     void (*axpy_bfloat)(float a, const uint16_t *x, float *y, ptrdiff_t n);
+    /* the same for a row of 8-bit integers */
+    float (*dot_int8)(const int8_t *a, const float *b, ptrdiff_t n);
+    void (*axpy_int8)(float a, const int8_t *x, float *y, ptrdiff_t n);
 } leaves_t;
 
 const leaves_t *leaves(void);            /* the level in use */

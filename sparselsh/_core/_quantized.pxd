@@ -1,0 +1,69 @@
+# Rows of weights as they are served: float32, bfloat16, or int8 with a scale a row.
+from libc.stdint cimport int8_t, uint16_t
+
+from ._simd cimport leaves_t, prefetch_run
+
+cdef enum:
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    INT8 = 2
+
+ctypedef struct stored_t:
+    int kind
+    Py_ssize_t n, d
+    const void *rows
+    const float *scales  # INT8: row j stands for scales[j] times its integers
+
+
+cdef inline float stored_dot(const leaves_t *f, const stored_t *s, Py_ssize_t j, const float *x) noexcept nogil:
+    # row j times x
+    if s.kind == FLOAT32:
+        return f.dot(<const float *>s.rows + j * s.d, x, s.d)
+    if s.kind == BFLOAT16:
+        return f.dot_bfloat(<const uint16_t *>s.rows + j * s.d, x, s.d)
+    return s.scales[j] * f.dot_int8(<const int8_t *>s.rows + j * s.d, x, s.d)
+
+
+cdef inline void stored_axpy(const leaves_t *f, const stored_t *s, Py_ssize_t j, float a, Py_ssize_t first,
+                             Py_ssize_t n, float *out) noexcept nogil:
+    # out += a times the entries first .. first + n of row j
+    if s.kind == FLOAT32:
+        f.axpy(a, <const float *>s.rows + j * s.d + first, out, n)
+    elif s.kind == BFLOAT16:
+        f.axpy_bfloat(a, <const uint16_t *>s.rows + j * s.d + first, out, n)
+    else:
+        f.axpy_int8(a * s.scales[j], <const int8_t *>s.rows + j * s.d + first, out, n)
+
+
+cdef inline void stored_prefetch(const stored_t *s, Py_ssize_t j, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t size = 4 if s.kind == FLOAT32 else 2 if s.kind == BFLOAT16 else 1
+    prefetch_run(<const char *>s.rows + (j * s.d + first) * size, n * size)
+
+
+cdef inline int stored_rows(object rows, object scales, stored_t *out) except -1:
+    # rows: float32, uint16 (bfloat16) or int8, (n, d); scales: (n,) float32, for int8 only. Both must outlive `out`.
+    cdef const float[:, ::1] floats
+    cdef const uint16_t[:, ::1] halves
+    cdef const int8_t[:, ::1] bytes_
+    cdef const float[::1] factors
+    out.n, out.d = rows.shape
+    out.rows = NULL
+    out.scales = NULL
+    if rows.dtype.itemsize == 4:
+        out.kind = FLOAT32
+        floats = rows
+        if out.n and out.d:
+            out.rows = &floats[0, 0]
+    elif rows.dtype.itemsize == 2:
+        out.kind = BFLOAT16
+        halves = rows
+        if out.n and out.d:
+            out.rows = &halves[0, 0]
+    else:
+        out.kind = INT8
+        bytes_ = rows
+        factors = scales
+        if out.n and out.d:
+            out.rows = &bytes_[0, 0]
+            out.scales = &factors[0]
+    return 0

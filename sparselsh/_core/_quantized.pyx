@@ -1,0 +1,105 @@
+"""Products with rows of weights kept in float32, bfloat16 or int8 (with a scale a row), for networks that are served.
+
+`rows` is float32, uint16 (the upper halves of floats: bfloat16) or int8, (n_rows, d); `scales`, (n_rows,), is read for
+int8 only, whose row j stands for scales[j] rows[j]. Sums are in float32.
+"""
+from cython.parallel cimport prange
+from libc.math cimport fabsf
+from libc.stdint cimport int8_t, int32_t, int64_t
+from libc.string cimport memcpy, memset
+
+from ._simd cimport leaves_t, table
+
+cdef extern from "math.h" nogil:
+    float rintf(float x)
+
+cdef enum:
+    RUN = 2048  # entries of the output that a thread sums at a time: 8 KB, which stay in the first-level cache
+    AHEAD = 4
+
+
+def quantize_int8(const float[:, ::1] w, int8_t[:, ::1] rows, float[::1] scales, int n_threads):
+    """scales[j] = max |w[j]| / 127, rows[j] = w[j] / scales[j] rounded to even.   O(n d)
+
+    A row of zeros, or one so small that the scale is no normal number, has scale 0 and zeros.
+    """
+    cdef Py_ssize_t j, n = w.shape[0], d = w.shape[1]
+    if n == 0 or d == 0:
+        scales[:] = 0
+        return
+    for j in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        scales[j] = _quantize_row(&w[j, 0], d, &rows[j, 0])
+
+
+cdef float _quantize_row(const float *w, Py_ssize_t d, int8_t *out) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef float largest = 0, scale, inverse
+    for k in range(d):
+        if fabsf(w[k]) > largest:
+            largest = fabsf(w[k])
+    scale = largest / 127
+    if scale < 1.2e-38:
+        memset(out, 0, d)
+        return 0
+    inverse = 127 / largest
+    for k in range(d):
+        out[k] = <int8_t>rintf(w[k] * inverse)
+    return scale
+
+
+cdef void _sum_run(const leaves_t *f, const stored_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
+                   const float *bias, Py_ssize_t first, Py_ssize_t size, float *out) noexcept nogil:
+    cdef Py_ssize_t k
+    if bias != NULL:
+        memcpy(out, bias + first, size * sizeof(float))
+    else:
+        memset(out, 0, size * sizeof(float))
+    for k in range(n):
+        if k + AHEAD < n:
+            stored_prefetch(s, indices[k + AHEAD], first, size)
+        stored_axpy(f, s, indices[k], data[k], first, size, out)
+
+
+def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, rows, scales,
+                  const float[::1] bias, float[:, ::1] out, int n_threads):
+    """out[i] = bias + sum_k data[k] rows[indices[k]] over the entries k of row i; bias may be empty.   O(nnz d)
+
+    As _products.weighted_rows, for rows as they are stored here, and with a lone sample's outputs dealt out to the
+    threads in runs. The order of each sum is that of the entries, whatever the number of threads.
+    """
+    cdef stored_t s
+    cdef Py_ssize_t t, i, first, n = out.shape[0], d = out.shape[1], run = RUN
+    cdef Py_ssize_t n_runs = (d + run - 1) // run
+    cdef const leaves_t *f = table()
+    cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
+    cdef const float *value = &data[0] if indices.shape[0] else NULL
+    cdef const float *b = &bias[0] if bias.shape[0] else NULL
+    stored_rows(rows, scales, &s)
+    if n == 0 or d == 0:
+        return
+    for t in prange(n * n_runs, nogil=True, schedule="static", num_threads=n_threads):
+        i = t // n_runs
+        first = t % n_runs * run
+        _sum_run(f, &s, index + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i], b, first,
+                 min(run, d - first), &out[i, first])
+
+
+def outputs(const float[:, ::1] x, rows, scales, const float[::1] bias, float[:, ::1] out, int n_threads):
+    """out[i, j] = rows[j] . x[i] + bias[j]: every neuron, of few samples.   O(n n_rows d)
+
+    A row is read once for all samples.
+    """
+    cdef stored_t s
+    cdef Py_ssize_t j, i, n = x.shape[0]
+    cdef const leaves_t *f = table()
+    stored_rows(rows, scales, &s)
+    if n == 0 or s.n == 0:
+        return
+    if s.d == 0:
+        for i in range(n):
+            for j in range(s.n):
+                out[i, j] = bias[j]
+        return
+    for j in prange(s.n, nogil=True, schedule="static", num_threads=n_threads):
+        for i in range(n):
+            out[i, j] = stored_dot(f, &s, j, &x[i, 0]) + bias[j]

@@ -1,0 +1,170 @@
+"""A layer of a network that is served: forward only, by one of three plans.
+
+    dense   every neuron, by a matrix product
+    rows    every neuron, from the inputs that are not zero, or from those that matter: weights input-major
+    lsh     the neurons that an index finds
+
+Plans are named for two kinds of question, "single" and "batch".
+"""
+import numpy as np
+
+from ._core import _quantized, _select
+from ._csr import CSR
+from ._linalg import matmul, row_chunks
+from ._storage import Rows
+
+PLANS = ("dense", "rows", "lsh")
+BATCH = 32  # from so many rows on, the plans for batches hold
+
+
+class ServedLayer:
+    """``activation(x W^T + b)``.
+
+    `kept` says how many of the outputs the next layer gets in the plan "rows", or None for all, by activation times
+    `importance`, (n_out,). A hidden layer with an `index` keeps as many as it finds. The index stands over neurons that
+    are scaled by 2^`exponents`, so that it ranks them by importance; powers of two lose no bit.
+    """
+
+    def __init__(self, layer, storage="float32"):
+        self.name, self.kind, self.activation = layer.name, layer.kind, layer.activation
+        self.mode, self.padding, self.width = layer.mode, layer.padding, layer.width
+        self.n_in, self.n_out = layer.n_in, layer.n_out
+        self.has_bias = layer.bias is not None
+        self.bias = layer.bias if self.has_bias else np.zeros(self.n_out, np.float32)
+        self.storage = storage
+        self.values = layer.weight  # as stored: (n_out, n_in), or (n_in, n_out) where input_major
+        self.input_major = layer.kind != "linear"
+        self.plan = dict.fromkeys(("single", "batch"), "rows" if self.input_major else "dense")
+        self.rows = None  # `values` in fewer bits, where the plan "rows" reads them
+        self.kept = self.importance = self.index = self.exponents = None
+
+    # -- weights ----------------------------------------------------------------------------------------------
+
+    @property
+    def weight(self):
+        """As it was given: (n_out, n_in), or the table of an embedding."""
+        if self.exponents is not None:
+            return np.ldexp(self.values, -self.exponents[:, None])
+        return np.ascontiguousarray(self.values.T) if self.input_major and self.kind == "linear" else self.values
+
+    @property
+    def true_bias(self):
+        """As it was given."""
+        if not self.has_bias:
+            return None
+        return self.bias if self.exponents is None else np.ldexp(self.bias, -self.exponents)
+
+    def lay_out(self, n_threads):
+        """Store the weights as the plans read them."""
+        if self.kind == "linear":
+            input_major = "rows" in self.plan.values()
+            if input_major != self.input_major:
+                self.values = np.ascontiguousarray(self.values.T)
+                self.input_major = input_major
+        self.rows = None
+        if self.input_major and self.kind != "embedding" and self.storage != "float32":
+            self.rows = Rows.of(self.values, self.storage, n_threads)
+
+    # -- forward ----------------------------------------------------------------------------------------------
+
+    def forward(self, x, kind, n_threads, keep=False, exact=False):
+        """Outputs (n, n_out) of x: an array, or a CSR of the outputs that are kept."""
+        if self.kind == "embedding":
+            out = self.values[x].reshape(len(x), self.n_out)
+            return np.maximum(out, 0) if self.activation == "relu" else out
+        plan = "rows" if isinstance(x, CSR) and self.input_major else self.plan[kind]
+        if exact and plan != "rows":
+            plan = "dense"
+        if plan == "lsh":
+            return self.found(x, n_threads)
+        if plan == "rows":
+            out = self._from_rows(x if isinstance(x, CSR) else nonzeros(x), exact, n_threads)
+        else:
+            out = self._dense(x.to_dense() if isinstance(x, CSR) else x, n_threads)
+        if self.activation == "relu":
+            np.maximum(out, 0, out=out)
+        return self.largest(out, n_threads) if keep and self.kept is not None else out
+
+    def _dense(self, x, n_threads):
+        out = matmul(x, self.values, n_threads, transpose_b=not self.input_major, bias=self.bias)
+        return out if self.exponents is None else np.ldexp(out, -self.exponents)
+
+    def _from_rows(self, s, exact, n_threads):
+        rows = self.rows if self.rows is not None and not exact else Rows("float32", self.values)
+        out = np.empty((s.shape[0], self.n_out), np.float32)
+        _quantized.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias, out, n_threads)
+        return out
+
+    def largest(self, out, n_threads):
+        """The outputs that matter most for the next layer."""
+        ids, values = np.empty((2, len(out), self.kept), np.int32)
+        values = values.view(np.float32)
+        weighted = out * self.importance
+        _select.top_k(weighted if self.activation == "relu" else np.abs(weighted), None, ids, values, n_threads)
+        values[:] = np.take_along_axis(out, np.maximum(ids, 0), 1)
+        return _csr(ids, values, (ids >= 0) & (values != 0), self.n_out)
+
+    def found(self, x, n_threads):
+        """The outputs that the index finds."""
+        self.index.n_threads = n_threads
+        x = x.to_dense() if isinstance(x, CSR) else x
+        ids, scores = self.index.best(x, self.kept, max(self.kept, self.index.n_candidates))
+        known = ids >= 0
+        values = np.ldexp(scores, -self.exponents[np.maximum(ids, 0)])
+        if self.activation == "relu":
+            known &= values > 0
+        return _csr(ids, values, known, self.n_out)
+
+    # -- the last layer ---------------------------------------------------------------------------------------
+
+    def topk(self, x, k, kind, n_threads, exact=False):
+        """Ids and scores (n, k) of the largest outputs."""
+        n = x.shape[0]
+        if self.plan[kind] == "lsh" and not exact and k <= self.n_out // 8:
+            self.index.n_threads = n_threads
+            return self.index.best(x.to_dense() if isinstance(x, CSR) else x, k)
+        ids, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
+        for start, stop in row_chunks(n, self.n_out):
+            part = x if stop - start == n else x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
+            out = self.forward(part, kind, n_threads, exact=exact or self.plan[kind] == "lsh")
+            _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
+        return ids, scores
+
+    # -- what it takes ----------------------------------------------------------------------------------------
+
+    @property
+    def density(self):
+        """Share of the outputs that the next layer gets."""
+        return 1.0 if self.kept is None else self.kept / self.n_out
+
+    @property
+    def nbytes(self):
+        """Bytes that answers are computed from; float32 weights that only rank the last few again not included."""
+        index = self.index.nbytes if self.index is not None else 0
+        rows = self.rows.nbytes if self.rows is not None else 0
+        plans = set(self.plan.values())
+        only_few_bits = (self.rows is not None or rows_of(self.index)) and "dense" not in plans
+        return index + rows + self.bias.nbytes + (0 if only_few_bits else self.values.nbytes)
+
+
+def rows_of(index):
+    """Whether an index reads rows of fewer bits."""
+    return index is not None and index.storage != "float32"
+
+
+def nonzeros(x):
+    """The entries of an array that are not zero, as CSR."""
+    if len(x) == 1:
+        indices = np.flatnonzero(x[0]).astype(np.int32)
+        return CSR(np.array([0, len(indices)], np.int64), indices, x[0][indices], x.shape[1])
+    i, j = np.nonzero(x)
+    indptr = np.zeros(len(x) + 1, np.int64)
+    np.cumsum(np.bincount(i, minlength=len(x)), out=indptr[1:])
+    return CSR(indptr, j.astype(np.int32), x[i, j], x.shape[1])
+
+
+def _csr(ids, values, known, n_columns):
+    """The known entries, in the order of their rank."""
+    indptr = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum(np.count_nonzero(known, axis=1), out=indptr[1:])
+    return CSR(indptr, ids[known], values[known], n_columns)

@@ -1,0 +1,169 @@
+"""Weights of MLPs in safetensors and .npz files, found by the names of their layers."""
+import fnmatch
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from . import _files
+from ._architecture import Affine, float32
+from ._bfloat import widen
+
+
+def read_layers(path, layers, activation, upcast):
+    """Affine layers of a file.
+
+    `layers` is None for all, a pattern, or a list of names; NAME stands for NAME.weight and, where it is there,
+    NAME.bias; WEIGHT:BIAS, or a pair, names two arrays. The activation stands after all but the last.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    with _opened(path) as arrays:
+        pairs = [_pair(arrays, name, path) for name in _chosen(arrays, layers, path)]
+        out = []
+        for i, (name, weight, bias) in enumerate(pairs):
+            W = float32(arrays.get(weight), f"{path}: {weight}", upcast)
+            b = None if bias is None else float32(arrays.get(bias), f"{path}: {bias}", upcast)
+            if W.ndim != 2:
+                raise ValueError(f"{path}: {weight} must be a matrix (n_out, n_in), got shape {W.shape}; leave "
+                                 f"{name!r} out of layers")
+            out.append(Affine(name, W, b, activation if i < len(pairs) - 1 else None))
+    return out
+
+
+def _chosen(arrays, layers, path):
+    """The layers in order, each a name or a pair (weight, bias)."""
+    known = sorted({name[:-len(".weight")] for name in arrays.names
+                    if name.endswith(".weight") and len(arrays.shape(name)) == 2}, key=natural)
+    if layers is None or (isinstance(layers, str) and any(c in layers for c in "*?[")):
+        chosen = fnmatch.filter(known, layers or "*")
+        if not chosen:
+            raise ValueError(f"{path}: no layer matches {layers or '*'!r}; it has {listed(known or arrays.names)}; "
+                             "name two arrays as WEIGHT:BIAS where they are called otherwise")
+        return chosen
+    return [layers] if isinstance(layers, str) else list(layers)
+
+
+def _pair(arrays, layer, path):
+    """(name, name of the weight, name of the bias or None)"""
+    if not isinstance(layer, str):
+        weight, bias = layer
+    elif ":" in layer:
+        weight, bias = layer.split(":", 1)
+    elif f"{layer}.weight" in arrays.names:
+        return layer, f"{layer}.weight", f"{layer}.bias" if f"{layer}.bias" in arrays.names else None
+    else:
+        weight, bias = layer, None
+    for name in (weight, bias or None):
+        if name is not None and name not in arrays.names:
+            raise ValueError(f"{path}: holds no {name!r}"
+                             + (f" and no '{name}.weight'" if isinstance(layer, str) and ":" not in layer else "")
+                             + f"; it has {listed(arrays.names)}")
+    return weight.removesuffix(".weight"), weight, bias or None
+
+
+def natural(name):
+    """Sorts fc10 behind fc9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def listed(names, most=12):
+    """Some names, for a message."""
+    names = sorted(names, key=natural)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
+
+
+def _opened(path):
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK":
+        return _Zipped(path)
+    if str(path).endswith(".npz"):
+        raise ValueError(f"{path}: not a readable .npz file; it may be cut short or of another kind: save it again")
+    return _Safe(path)
+
+
+class _Zipped:
+    """The arrays of an .npz file."""
+
+    def __init__(self, path):
+        self.path = path
+        self._shapes = {}
+
+    def __enter__(self):
+        self._handle = open(self.path, "rb")  # numpy.load leaves a damaged file open
+        try:
+            self._file = np.load(self._handle, allow_pickle=False)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            self._handle.close()
+            raise self._damaged(error) from error
+        self.names = list(self._file.files)
+        return self
+
+    def __exit__(self, *_):
+        self._handle.close()
+
+    def _damaged(self, error):
+        return ValueError(f"{self.path}: not a readable .npz file ({error}); it may be cut short or hold Python "
+                          "objects: save it again with numpy.savez")
+
+    def shape(self, name):
+        return self.get(name).shape
+
+    def get(self, name):
+        try:
+            return self._file[name]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._damaged(error) from error
+
+
+class _Safe:
+    """The arrays of a safetensors file; bfloat16, which NumPy lacks, is refused or widened here."""
+
+    def __init__(self, path):
+        _files.require_safetensors()
+        self.path = path
+
+    def __enter__(self):
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            self._file = safe_open(self.path, framework="numpy").__enter__()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{self.path}: not a readable safetensors file ({error}); it may be cut short or of "
+                             "another kind: save it again") from error
+        self._places = _files.places_of(self.path)
+        self.names = list(self._places)
+        return self
+
+    def __exit__(self, *error):
+        self._file.__exit__(*error)
+
+    def shape(self, name):
+        return self._places[name][1]
+
+    def get(self, name):
+        dtype, shape, start = self._places[name]
+        if dtype != "BF16":
+            return self._file.get_tensor(name)
+        return BFloat16(np.fromfile(self.path, np.uint16, int(np.prod(shape)), offset=start).reshape(shape))
+
+
+class BFloat16:
+    """An array of bfloat16 as `float32` of _architecture takes it."""
+
+    class dtype:
+        kind = "f"
+
+        def __str__(self):
+            return "bfloat16"
+
+    dtype = dtype()
+
+    def __init__(self, halves):
+        self.halves = halves
+
+    def astype(self, _):
+        return widen(self.halves)

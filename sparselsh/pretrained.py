@@ -1,0 +1,129 @@
+"""Trained dense networks, converted to be served faster: from PyTorch, ONNX and files of weights."""
+from . import _validation as check
+from ._conversion import convert
+from ._storage import STORAGES
+from ._weight_files import read_layers
+from .inference import InferenceNetwork
+from .onnx import read_onnx
+from .report import ConversionReport
+
+__all__ = ["ConversionReport", "InferenceNetwork", "from_file", "from_onnx", "from_torch"]
+
+
+def from_torch(module, calibration=None, *, recall=0.99, error=0.02, k=5, storage="float32", upcast=False,
+               random_state=None, n_threads=None):
+    """Convert an MLP of PyTorch.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A chain of Linear, ReLU, Dropout, Identity and Flatten, with an Embedding or EmbeddingBag ("sum" or "mean") at
+        its head or not: an ``nn.Sequential``, or a module whose forward torch.fx can trace. It is not changed.
+    calibration : array, sparse matrix, tensor or None
+        Inputs like those that will be asked, some hundreds. Half of them set the plans, the other half measures what
+        became of it. Without, all layers stay dense.
+    recall : float
+        Share of the k best outputs that an index of the last layer is to find.
+    error : float
+        Largest relative error of the network's outputs, ``|z' - z| / |z|`` over the calibration rows, that hidden
+        layers may bring about by passing on the activations that matter only. 0 leaves them exact.
+    k : int
+        Best outputs that are asked for.
+    storage : {"float32", "bfloat16", "int8"}
+        Weights that the plans "rows" and "lsh" read. With fewer bits, indexes of the last layer score the best
+        candidates again by the float32 weights; the hidden layers' part is in the `error`.
+    upcast : bool
+        Convert weights of other types to float32; else they are refused.
+    random_state : None, int or numpy.random.Generator
+        Of the indexes. Plans are chosen by the clock and may differ from run to run.
+    n_threads : int or None
+
+    Returns
+    -------
+    InferenceNetwork
+        Its `report` says what became of each layer.
+
+    Raises
+    ------
+    ImportError
+        If torch is missing.
+    TypeError, ValueError
+        If the module has an operator that is not supported, which is named, or an argument does not fit.
+
+    Examples
+    --------
+    >>> net = sl.from_torch(model, X[:1000])                    # doctest: +SKIP
+    >>> print(net.report)                                       # doctest: +SKIP
+    >>> ids, scores = net.topk(X_new, k=5)                      # doctest: +SKIP
+    """
+    options = _options(recall, error, k, storage, random_state, n_threads)
+    from .torch import read_module, to_numpy
+
+    return convert(read_module(module, upcast=bool(upcast)), to_numpy(calibration, "calibration"), **options)
+
+
+def from_onnx(path, calibration=None, *, recall=0.99, error=0.02, k=5, storage="float32", upcast=False,
+              random_state=None, n_threads=None):
+    """Convert an MLP in an ONNX file: a chain of Gemm, or MatMul and Add, with Relu between.
+
+    Parameters
+    ----------
+    path : str or path-like
+    calibration, recall, error, k, storage, upcast, random_state, n_threads
+        As for :func:`from_torch`.
+
+    Returns
+    -------
+    InferenceNetwork
+
+    Raises
+    ------
+    ImportError
+        If the package onnx is missing.
+    FileNotFoundError, TypeError, ValueError
+        If the file is missing or damaged, or has an operator that is not supported, which is named with its node.
+    """
+    options = _options(recall, error, k, storage, random_state, n_threads)
+    return convert(read_onnx(path, upcast=bool(upcast)), calibration, **options)
+
+
+def from_file(path, calibration=None, *, layers=None, activation="relu", recall=0.99, error=0.02, k=5,
+              storage="float32", upcast=False, random_state=None, n_threads=None):
+    """Convert an MLP whose weights stand in a safetensors or .npz file.
+
+    Parameters
+    ----------
+    path : str or path-like
+    calibration
+        As for :func:`from_torch`; inputs of the first layer named.
+    layers : None, str or sequence of str
+        The layers in the order of the network: NAME for the arrays NAME.weight, (n_out, n_in), and NAME.bias if it is
+        there; WEIGHT:BIAS for arrays that are called otherwise. A pattern such as ``"head.fc*"`` takes all that match,
+        and None all matrices NAME.weight, in natural order: fc2 before fc10.
+    activation : None or "relu"
+        What stands between two layers.
+    recall, error, k, storage, upcast, random_state, n_threads
+        As for :func:`from_torch`.
+
+    Returns
+    -------
+    InferenceNetwork
+
+    Raises
+    ------
+    ImportError
+        If the package safetensors is missing.
+    FileNotFoundError, TypeError, ValueError
+        If the file is missing or damaged, has no such layers, or they do not fit each other.
+    """
+    options = _options(recall, error, k, storage, random_state, n_threads)
+    activation = None if activation is None else check.choice(activation, "activation", ("relu",))
+    return convert(read_layers(path, layers, activation, bool(upcast)), calibration, **options)
+
+
+def _options(recall, error, k, storage, random_state, n_threads):
+    check.generator(random_state)
+    return {"recall": check.number(recall, "recall", above=0, below=1),
+            "error": check.number(error, "error", minimum=0, below=1), "k": check.integer(k, "k"),
+            "storage": check.choice(storage, "storage", STORAGES), "random_state": random_state,
+            "n_threads": check.threads(n_threads)}
