@@ -6,15 +6,37 @@ import inspect
 import re
 
 import sparselsh
-from sparselsh import datasets, hashing, index, layers, losses, lsh_layers, metrics, network, optim
+import sparselsh.torch
+from sparselsh import (
+    callbacks,
+    datasets,
+    estimators,
+    hashing,
+    index,
+    inference,
+    layers,
+    losses,
+    lsh_layers,
+    metrics,
+    network,
+    optim,
+    pretrained,
+    report,
+)
 
 MODULES = {
     "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
-    "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics,
+    "Pretrained networks": pretrained, "Networks that are served": inference,
+    "Layers of PyTorch models": sparselsh.torch, "Conversion reports": report,
+    "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics, "Callbacks": callbacks,
+    "scikit-learn": estimators,
 }
 # methods that the parts of the library call each other by: trusted input, subject to change
 INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
-            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read"}
+            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
+            "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
+            "LSHIndex.state", "take_state", "share", "runs_last",
+            "look_for", "state", "from_state", "checked", "hidden", "architecture"}
 
 
 def sentence(thing):
@@ -44,7 +66,8 @@ def arguments(thing):
 def entries(cls):
     """Name, arguments and meaning of the public methods and properties that the class itself defines."""
     for name, member in vars(cls).items():
-        if name.startswith("_") or name in INTERNAL or (name == "topk" and cls is not network.Network):
+        if (name.startswith("_") or INTERNAL & {name, f"{cls.__name__}.{name}"}
+                or (name == "topk" and cls is not network.Network)):
             continue
         if isinstance(member, property) and member.__doc__:
             yield name, sentence(member)
@@ -64,7 +87,8 @@ def main():
     print("| `sl.__version__` | The version |")
     for title, module in MODULES.items():
         print(f"\n## {title}\n\n| | |\n|---|---|")
-        place = f"sl.{module.__name__.rpartition('.')[2]}." if module in (datasets, metrics) else "sl."
+        whole = module in (datasets, metrics, callbacks, estimators, sparselsh.torch)
+        place = f"sl.{module.__name__.rpartition('.')[2]}." if whole else "sl."
         for name in module.__all__:
             thing = getattr(module, name)
             if inspect.isclass(thing) and issubclass(thing, Exception):

@@ -6,7 +6,6 @@ A callback of your own is a subclass of :class:`Callback` with the methods that 
 """
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -258,6 +257,8 @@ class Log(Callback):
             if self.path.endswith(".json"):
                 json.dump(network.history, file, indent=1)
             else:
+                import csv  # for those who log: it takes longer to import than this module
+
                 columns = dict.fromkeys(key for row in network.history for key in row)
                 table = csv.DictWriter(file, columns, lineterminator="\n")
                 table.writeheader()

@@ -49,7 +49,7 @@ def plot_history(history: Sequence[dict[str, Any]], ax: Any = None) -> Any:
     if any("p_at_1" in entry for entry in history):
         right = ax.twinx()
         lines.append(_line(right, history, "p_at_1"))
-        right.set(ylabel="P@1", ylim=(0, 1))
+        right.set(ylabel="P@1", ylim=(0, 1.02))
     ax.legend(handles=lines, loc="center right")
     return ax
 
@@ -83,6 +83,9 @@ def plot_recall(trials: Sequence[dict[str, Any]], wanted: float | None = None, a
     if wanted is not None:
         ax.axhline(wanted, color="0.4", linestyle="--", linewidth=1, label=f"wanted: {wanted:.1%}")
     ax.set(xlabel="candidates: neurons whose inner product is computed", ylabel="recall", title="Search", xscale="log")
+    for which in ("major", "minor"):  # 20 and 30, not powers of ten
+        ax.tick_params(axis="x", which=which, labelrotation=45)
+        getattr(ax.xaxis, f"set_{which}_formatter")("{x:,.0f}")
     ax.grid(alpha=0.3)
     ax.legend(loc="lower right")
     return ax

@@ -3,11 +3,9 @@ from . import _validation as check
 from ._conversion import convert
 from ._storage import STORAGES
 from ._weight_files import read_layers
-from .inference import InferenceNetwork
 from .onnx import read_onnx
-from .report import ConversionReport
 
-__all__ = ["ConversionReport", "InferenceNetwork", "from_file", "from_onnx", "from_torch"]
+__all__ = ["from_file", "from_onnx", "from_torch"]
 
 
 def from_torch(module, calibration=None, *, recall=0.99, error=0.02, k=5, storage="float32", upcast=False,

@@ -1,7 +1,7 @@
 """ConversionReport: what became of each layer of a converted network, and why."""
 from dataclasses import asdict, dataclass, field
 
-__all__ = ["ConversionReport", "LayerReport"]
+__all__ = ["ConversionReport"]
 
 BATCHES = (1, 256)
 

@@ -13,7 +13,7 @@ pytest.importorskip("sklearn", minversion="1.6")
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score, train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -31,7 +31,7 @@ EXPECTED_FAILURES = {"check_sample_weight_equivalence_on_dense_data": MINIBATCHE
 
 @pytest.mark.parametrize("estimator, check", [
     pytest.param(estimator, check, id=f"{type(estimator).__name__} {check.func.__name__}")
-    for made in (LSHClassifier(), LSHRegressor())
+    for made in (LSHClassifier(max_iter=60), LSHRegressor(max_iter=60))  # the default, up to 200, takes thrice as long
     for estimator, check in estimator_checks_generator(made, expected_failed_checks=None)
     if check.func.__name__ not in EXPECTED_FAILURES])
 def test_scikit_learns_checks_pass(estimator, check):
@@ -49,23 +49,32 @@ def digits():
 # ---- quality
 
 
-@pytest.mark.parametrize("options", [
-    pytest.param({"density": 1}, id="every neuron"),
-    pytest.param({"hidden_layer_sizes": (128, 512), "hidden_density": 0.1, "density": 0.5}, id="by hashing"),
-])
-def test_digits_are_told_apart_as_well_as_by_scikit_learns_network(digits, options):
-    X, X_test, y, y_test = digits
+def cross_validated(model):
+    """Share of right answers on all digits, by three folds."""
+    X, y = load_digits(return_X_y=True)
+    return cross_val_score(model, X / 16, y, cv=StratifiedKFold(3, shuffle=True, random_state=0)).mean()
+
+
+@pytest.fixture(scope="module")
+def rival():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has not quite converged after its 200 iterations
-        rival = MLPClassifier(random_state=0).fit(X, y).score(X_test, y_test)
-    score = LSHClassifier(random_state=0, **options).fit(X, y).score(X_test, y_test)
-    assert score >= rival - 0.01
+        return cross_validated(MLPClassifier(random_state=0))
+
+
+@pytest.mark.parametrize("options", [
+    pytest.param({"density": 1}, id="every neuron"),
+    pytest.param({"hidden_layer_sizes": (128, 256), "hidden_density": 0.4, "max_iter": 30}, id="by hashing"),
+])
+def test_digits_are_told_apart_as_well_as_by_scikit_learns_network(options, rival):
+    # measured: 0.980 and 0.978, against 0.977
+    assert cross_validated(LSHClassifier(random_state=0, **options)) >= rival - 0.01
 
 
 def test_a_regression_explains_what_a_product_of_inputs_is():
     X = np.random.default_rng(0).uniform(-1, 1, (1000, 5))
     y = 1000 + 50 * X[:, 0] * X[:, 1]  # no linear model has an R^2 above 0.05; far from mean 0 and variance 1
-    for options in ({}, {"hidden_layer_sizes": (64, 512), "hidden_density": 0.1}):
+    for options in ({}, {"hidden_layer_sizes": (32, 256), "hidden_density": 0.2}):
         reg = LSHRegressor(random_state=0, **options).fit(X[:800], y[:800])
         assert reg.score(X[800:], y[800:]) >= 0.9
 
@@ -332,6 +341,7 @@ def test_ctrl_c_leaves_a_model(digits, monkeypatch):
     import signal
 
     X, X_test, y, y_test = digits
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     step = sl.Network._train_step
 
     def pressed(self, *args, **kwargs):

@@ -15,7 +15,7 @@ def node(op, inputs, output, **attributes):
 def written(path, nodes, constants, n_in=5, output=None, inputs=("x",)):
     arrays = [numpy_helper.from_array(a, name) for name, a in constants.items()]
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", n_in]) for name in inputs]
-    out = helper.make_tensor_value_info(output or nodes[-1].output[0], TensorProto.FLOAT, None)
+    out = helper.make_tensor_value_info(output or nodes[-1].output[0], TensorProto.FLOAT, ["n", "m"])
     model = helper.make_model(helper.make_graph(nodes, "g", given, [out], arrays),
                               opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9

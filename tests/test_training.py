@@ -48,17 +48,20 @@ def wide(**options):
 
 def deep():
     return sl.Network([sl.Linear(20, 16, activation="relu"),
-                       sl.LSHLinear(16, 300, density=0.2, activation="relu", policy="vanilla", first_rebuild=3),
-                       sl.LSHLinear(300, 5000, density=0.05, family=sl.DWTA(), active="sample", first_rebuild=5)],
+                       sl.LSHLinear(16, 60, density=0.2, activation="relu", policy="vanilla", first_rebuild=3),
+                       sl.LSHLinear(60, 5000, density=0.01, family=sl.DWTA(tables=4), active="sample",
+                                    first_rebuild=5)],
                       random_state=np.random.Generator(np.random.MT19937(4)))
 
 
 def dense():
-    return sl.Network([sl.Linear(20, 16, activation="relu"), sl.Linear(16, 5000)], random_state=5, loss="bce")
+    return sl.Network([sl.Linear(20, 16, activation="relu", dtype="bfloat16"), sl.Linear(16, 5000)], random_state=5,
+                      loss="bce")
 
 
 NETWORKS = {"wide": wide, "deep": deep, "dense": dense}
 OPTIMIZERS = {"Adam": lambda: sl.Adam(0.01, schedule="linear"), "SGD": lambda: sl.SGD(0.1),
+              "Adam with little state": lambda: sl.Adam(0.01, state_dtype="bfloat16", second_moment="row"),
               "SGD with momentum": lambda: sl.SGD(0.1, momentum=0.9, schedule="cosine")}
 TIMES = {"seconds", "cpu_seconds", "samples_per_second"}
 
@@ -272,6 +275,15 @@ def test_a_hostile_checkpoint_is_refused(name, checkpoint, tmp_path):
 # ---- Ctrl-C
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a shell lets its background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_network_that_can_be_used_and_resumed(data):
     X, y = data
     whole = wide().fit(X, y, epochs=3, batch_size=16, verbose=False)
@@ -284,6 +296,7 @@ def test_ctrl_c_leaves_a_network_that_can_be_used_and_resumed(data):
     assert_same_training(whole, net.resume(X, y, verbose=False), X)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_within_a_step_waits_for_its_end(data):
     X, y = data
 
@@ -299,6 +312,7 @@ def test_ctrl_c_within_a_step_waits_for_its_end(data):
     assert net._run.n_batches == net._n_steps == 4
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_a_checkpoint(data, tmp_path):
     X, y = data
     whole = wide().fit(X, y, epochs=3, batch_size=16, verbose=False)
@@ -308,6 +322,7 @@ def test_ctrl_c_saves_a_checkpoint(data, tmp_path):
     assert_same_training(whole, sl.load(tmp_path / "run").resume(X, y, verbose=False), X)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_stop_on_interrupt_lets_fit_return(data):
     X, y = data
     stop = cb.StopOnInterrupt()
@@ -316,14 +331,12 @@ def test_stop_on_interrupt_lets_fit_return(data):
     assert net.resume(X, y)._n_steps == 7, "the training is complete"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_handler_of_the_user_stays(data):
     X, y = data
     heard = []
     signal.signal(signal.SIGINT, lambda *args: heard.append(1))
-    try:
-        wide().fit(X, y, epochs=1, batch_size=16, verbose=False, callbacks=PressAfter(2))
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    wide().fit(X, y, epochs=1, batch_size=16, verbose=False, callbacks=PressAfter(2))
     assert heard == [1]
 
 
