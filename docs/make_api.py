@@ -53,11 +53,14 @@ def sentence(thing):
 
 
 def signature(thing):
-    """The arguments, without what cannot be shown."""
+    """The arguments, without their types and what cannot be shown."""
     try:
-        return re.sub(r" object at 0x\w+", "", str(inspect.signature(thing)))
+        found = inspect.signature(thing)
     except ValueError:
         return "(...)"
+    plain = [parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()]
+    found = found.replace(parameters=plain, return_annotation=found.empty)
+    return re.sub(r" object at 0x\w+", "", str(found))
 
 
 def arguments(thing):

@@ -3,12 +3,21 @@
 scipy.sparse uses one integer type for offsets and ids, and checks much on every slice. Inside the library
 rows travel as this tuple; scipy comes in and goes out at the border.
 """
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ._core import _products
 from ._scipy import sp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scipy.sparse import csr_array
+
+    from ._types import Floats
 
 
 class CSR(NamedTuple):
@@ -20,14 +29,14 @@ class CSR(NamedTuple):
     n_columns: int
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         return len(self.indptr) - 1, self.n_columns
 
     @property
-    def nnz(self):
+    def nnz(self) -> int:
         return len(self.indices)
 
-    def take(self, rows):
+    def take(self, rows: np.ndarray) -> CSR:
         """The given rows, in that order."""
         counts = self.indptr[rows + 1] - self.indptr[rows]
         indptr = np.zeros(len(rows) + 1, np.int64)
@@ -37,26 +46,26 @@ class CSR(NamedTuple):
         _products.take_rows(self.indptr, self.indices, self.data, rows, indptr, indices, data)
         return CSR(indptr, indices, data, self.n_columns)
 
-    def slice(self, start, stop):
+    def slice(self, start: int, stop: int) -> CSR:
         """Rows start to stop, as views where that is possible."""
         first, last = self.indptr[start], self.indptr[stop]
         return CSR(self.indptr[start:stop + 1] - first, self.indices[first:last], self.data[first:last],
                    self.n_columns)
 
-    def to_scipy(self):
+    def to_scipy(self) -> csr_array:
         """The same rows as a csr_array."""
         wide = self.nnz > np.iinfo(np.int32).max
         indptr = self.indptr if wide else self.indptr.astype(np.int32)
         return sp.csr_array((self.data, self.indices, indptr), shape=self.shape)
 
-    def to_dense(self):
+    def to_dense(self) -> Floats:
         """The same rows as a float32 array."""
         out = np.zeros(self.shape, np.float32)
         out[np.repeat(np.arange(self.shape[0]), np.diff(self.indptr)), self.indices] = self.data
         return out
 
 
-def concatenate(parts):
+def concatenate(parts: Sequence[CSR]) -> CSR:
     """The rows of all parts, one below the other."""
     ends = np.cumsum([part.nnz for part in parts])
     indptr = [parts[0].indptr, *(part.indptr[1:] + end for part, end in zip(parts[1:], ends, strict=False))]
@@ -64,7 +73,7 @@ def concatenate(parts):
                np.concatenate([part.data for part in parts]), parts[0].n_columns)
 
 
-def from_scipy(matrix):
+def from_scipy(matrix: Any) -> CSR:
     """Any scipy sparse matrix as :class:`CSR`; ids sorted, duplicates summed."""
     matrix = sp.csr_array(matrix)
     if not matrix.has_canonical_format:

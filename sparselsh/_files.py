@@ -1,14 +1,23 @@
 """Files written whole or not at all, and safetensors files among them."""
+from __future__ import annotations
+
 import json
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
 
-def require_safetensors():
+    from ._types import PathLike
+
+
+def require_safetensors() -> ModuleType:
     """The package's NumPy functions, or an error that says how to get them."""
     try:
         import safetensors.numpy as st
@@ -18,19 +27,19 @@ def require_safetensors():
     return st
 
 
-def place(path):
+def place(path: PathLike) -> str:
     """The path to write to, or an error that says what stands in the way. A link stays one: its target is written."""
-    path = os.path.realpath(os.fsdecode(path))
-    folder = os.path.dirname(path)
+    real = os.path.realpath(os.fsdecode(path))
+    folder = os.path.dirname(real)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder!r} is no directory; create it first")
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path!r} is a directory; give the path of a file in it")
-    return path
+    if os.path.isdir(real):
+        raise IsADirectoryError(f"{real!r} is a directory; give the path of a file in it")
+    return real
 
 
 @contextmanager
-def replacing(path, mode="wb", **options):
+def replacing(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
     """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     It stands in the same folder, so that the renaming is one atomic step, and is flushed to the disk before.
@@ -51,14 +60,15 @@ def replacing(path, mode="wb", **options):
         raise
 
 
-def write(path, tensors, metadata):
+def write(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write named arrays and a dict of strings."""
     data = require_safetensors().save(tensors, metadata)
     with replacing(path) as file:
         file.write(data)
 
 
-def read(path, kind, mapped=None):
+def read(path: PathLike, kind: str,
+         mapped: Callable[[str], bool] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Named arrays and metadata of a file whose metadata say format = `kind`; those that `mapped` names are mapped."""
     require_safetensors()
     from safetensors import SafetensorError, safe_open
@@ -73,12 +83,15 @@ def read(path, kind, mapped=None):
             places = places_of(path) if mapped is not None else {}
             return {name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
                     else file.get_tensor(name) for name in file.keys()}, metadata
+    except (AttributeError, TypeError) as error:  # of NumPy, which lacks some of the format's types
+        raise ValueError(f"{path}: a safetensors file with a type of numbers that no {kind} has ({error}); "
+                         "save it again") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
                          "kind: save it again") from error
 
 
-def places_of(path):
+def places_of(path: PathLike) -> dict[str, Any]:
     """{name: (dtype, shape, first byte)} of a safetensors file that the package has opened, and so checked.
 
     The format: 8 bytes with the length of a JSON header, the header, the arrays. The package copies arrays and knows no
@@ -91,7 +104,7 @@ def places_of(path):
             for name, entry in header.items() if name != "__metadata__"}
 
 
-def _mapped(path, dtype, shape, start):
+def _mapped(path: PathLike, dtype: str, shape: tuple[int, ...], start: int) -> np.ndarray:
     if dtype != "F32" or 0 in shape or start % 4:
         raise ValueError(f"{path}: holds {dtype} of shape {shape} where float32 weights should be mapped")
     return np.memmap(path, np.float32, "r", start, shape).view(np.ndarray)

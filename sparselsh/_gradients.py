@@ -4,12 +4,20 @@ A gradient's `apply` calls the kernel that sums it and updates the rows in one g
 know optimizers nor optimizers layers. For clipping, `squared_norm` sums it once without touching a weight, and `scale`
 multiplies one of its two factors.
 """
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from ._core import _gemm, _norms, _updates
 from ._csr import CSR
+
+if TYPE_CHECKING:
+    from ._core._updates import Rule
+    from ._types import Floats, Ids
+
+Pair: TypeAlias = "tuple[Parameter, DenseGradient | RowGradient | ActiveGradient | ProductGradient]"
 
 
 class Parameter:
@@ -23,11 +31,11 @@ class Parameter:
         Whether rows are inputs instead of neurons. State that an optimizer keeps is flipped with it.
     """
 
-    def __init__(self, value, flipped=False):
+    def __init__(self, value: Any, flipped: bool = False) -> None:
         self.value = value
         self.flipped = flipped
 
-    def flip(self):
+    def flip(self) -> None:
         """Store the transpose."""
         self.value = np.ascontiguousarray(self.value.T)
         self.flipped = not self.flipped
@@ -44,15 +52,17 @@ class DenseGradient(NamedTuple):
 
     value: np.ndarray
 
-    rows = None
+    @property
+    def rows(self) -> None:
+        return None
 
-    def apply(self, rule, w, m, v, n_threads):
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         if v is not None and v.shape != w.shape:  # one number a row
             rows = np.arange(len(w), dtype=np.int32)
             _updates.update_rows(rule, w, m, v, rows, self.value.reshape(w.shape), n_threads)
             return
-        flat = [a if a is None else a.reshape(-1) for a in (w, m, v)]
-        _updates.update_all(rule, *flat, self.value.reshape(-1), n_threads)
+        m, v = (a if a is None else a.reshape(-1) for a in (m, v))
+        _updates.update_all(rule, w.reshape(-1), m, v, self.value.reshape(-1), n_threads)
 
     def squared_norm(self, n_threads):
         return _flat_squares(self.value, n_threads)
@@ -67,7 +77,7 @@ class RowGradient(NamedTuple):
     rows: np.ndarray
     value: np.ndarray
 
-    def apply(self, rule, w, m, v, n_threads):
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         _updates.update_rows(rule, w, m, v, self.rows, self.value, n_threads)
 
     def squared_norm(self, n_threads):
@@ -84,7 +94,7 @@ class ActiveGradient(NamedTuple):
     d_out: np.ndarray
     x: np.ndarray
 
-    def apply(self, rule, w, m, v, n_threads):
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         _gemm.active_update(rule, w, m, v, self.rows, self.d_out, self.x, n_threads)
 
     def squared_norm(self, n_threads):
@@ -117,10 +127,10 @@ class ProductGradient(NamedTuple):
     x_is_gradient: bool = False
 
     @property
-    def rows(self):
+    def rows(self) -> Ids:
         return self.groups.rows
 
-    def apply(self, rule, w, m, v, n_threads):
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         if isinstance(self.x, CSR):
             _updates.update_grouped_csr(rule, w, m, v, *self.groups, self.data, self.x.indptr, self.x.indices,
                                         self.x.data, n_threads)

@@ -4,14 +4,22 @@ Of a trained layer few neurons are ever the best for an input, those with large 
 short vector is small whatever its angle. Only neurons whose norm reaches a floor have a slot here; a scan reads
 nothing of the others.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from ._cells import Cells
 from ._core import _sketches
 from ._linalg import matmul
 
+if TYPE_CHECKING:
+    from ._types import Floats, Ids
+    from .transforms import Transform
 
-def random_rotation(n_bits, n_dims, rng):
+
+def random_rotation(n_bits: int, n_dims: int, rng: np.random.Generator) -> Floats:
     """Rows of random orthogonal matrices, (n_bits, n_dims): as many matrices as n_bits needs."""
     blocks = []
     for _ in range(-(-n_bits // n_dims)):
@@ -29,10 +37,10 @@ class Sketches:
     neurons a scan finds depends on neither the order of the slots nor on the gaps.
     """
 
-    def __init__(self, n_bits, n_neurons, n_dims, norm_floor, rng):
+    def __init__(self, n_bits: int, n_neurons: int, n_dims: int, norm_floor: float, rng: np.random.Generator) -> None:
         self.rotation = random_rotation(n_bits, n_dims, rng)
         self.norm_floor = norm_floor
-        self.cells = None
+        self.cells: Cells | None = None
         self.n_probed = 0
         self.n = self.n_gone = 0
         self.slot = np.full(n_neurons, -1, np.int32)
@@ -42,12 +50,12 @@ class Sketches:
         self.cell_start = np.zeros(1, np.int32)
 
     @property
-    def n_live(self):
+    def n_live(self) -> int:
         """Neurons that have a sketch."""
         return self.n - self.n_gone
 
     @classmethod
-    def restored(cls, n_neurons, n_dims, norm_floor, tensors):
+    def restored(cls, n_neurons: int, n_dims: int, norm_floor: float, tensors: dict[str, np.ndarray]) -> Self:
         """Sketches from the arrays of a file, checked: a scan trusts them."""
         rotation, ids = tensors["rotation"], tensors["ids"]
         n_bits, n_blocks = len(rotation), -(-len(ids) // _sketches.BLOCK)
@@ -78,7 +86,7 @@ class Sketches:
             sketches.partition(cells, cell)
         return sketches
 
-    def update(self, rows, V, n_threads):
+    def update(self, rows: Ids, V: Floats, n_threads: int) -> None:
         """Take the sketches of the neurons `rows` (distinct), whose vectors are V, if these are long enough."""
         squares = np.einsum("ij,ij->i", V, V)
         long = squares >= self.norm_floor**2
@@ -88,7 +96,7 @@ class Sketches:
         known = self.slot[rows] >= 0
         self.remove(rows[known][self.cell[self.slot[rows[known]]] != cell[known]])  # to a slot of their new cell
         new = self.slot[rows] < 0
-        n = self.n + np.count_nonzero(new)
+        n = self.n + int(np.count_nonzero(new))
         self._reserve(n)
         self.slot[rows[new]] = np.arange(self.n, n, dtype=np.int32)
         self.ids[self.n:n], self.cell[self.n:n] = rows[new], cell[new]
@@ -98,7 +106,7 @@ class Sketches:
         self.factors[self.slot[rows]] = squares / np.maximum(np.abs(rotated).sum(axis=1), np.float32(1e-30))
         self._tidy()
 
-    def remove(self, rows):
+    def remove(self, rows: Ids) -> None:
         """Give up the slots of the neurons `rows`."""
         slots = self.slot[rows]
         slots = slots[slots >= 0]
@@ -106,15 +114,15 @@ class Sketches:
         self.slot[rows] = -1
         self.n_gone += len(slots)
 
-    def _tidy(self):
+    def _tidy(self) -> None:
         """Sort the slots anew where an eighth of them are gaps or late."""
         late = 0 if self.cells is None else self.n - self.cell_start[-1]
         if self.n_gone + late > max(self.n // 8, 2048):
             self._sort()
 
-    def _sort(self):
-        live = np.flatnonzero(self.ids[:self.n] >= 0)
-        live = live[np.lexsort((self.ids[live], self.cell[live]))].astype(np.int32)
+    def _sort(self) -> None:
+        live = np.flatnonzero(self.ids[:self.n] >= 0).astype(np.int32)
+        live = live[np.lexsort((self.ids[live], self.cell[live]))]
         n_blocks = -(-len(live) // _sketches.BLOCK)
         blocks = np.zeros((n_blocks, self.blocks.shape[1]), np.uint8)
         factors = np.zeros(n_blocks * _sketches.BLOCK, np.float32)
@@ -127,17 +135,17 @@ class Sketches:
         if self.cells is not None:
             self.cell_start = np.searchsorted(cell, np.arange(self.cells.n + 1)).astype(np.int32)
 
-    def partition(self, cells, cell):
+    def partition(self, cells: Cells, cell: Ids) -> None:
         """Sort the slots into cells; cell[s] is that of the neuron in slot s."""
         self.cells, self.n_probed = cells, cells.n
         self.cell[:self.n] = cell
         self._sort()
 
-    def resize(self, n_neurons):
+    def resize(self, n_neurons: int) -> None:
         """Make room for more neurons, which have no sketch yet."""
         self.slot = np.concatenate([self.slot, np.full(n_neurons - len(self.slot), -1, np.int32)])
 
-    def _reserve(self, n):
+    def _reserve(self, n: int) -> None:
         n_blocks = -(-n // _sketches.BLOCK)
         if n_blocks > len(self.blocks):
             n_blocks = n_blocks if not len(self.blocks) else n_blocks + n_blocks // 8
@@ -146,7 +154,7 @@ class Sketches:
             self.factors = _extended(self.factors, size)
             self.ids, self.cell = _extended(self.ids, size), _extended(self.cell, size)
 
-    def prepare(self, transform):
+    def prepare(self, transform: Transform) -> Self:
         """Take the way from an input to its rotated query and the scores of the cells, in one product."""
         rows = self.rotation if self.cells is None else np.concatenate([self.rotation, self.cells.means])
         back = transform.query_map_
@@ -155,11 +163,11 @@ class Sketches:
         self._query_constant = np.ascontiguousarray(rows[:, -1])
         return self
 
-    def _rotated(self, X, n_threads, with_cells):
+    def _rotated(self, X: Floats, n_threads: int, with_cells: bool) -> Floats:
         n_rows = len(self._query_rows) if with_cells else len(self.rotation)
         return matmul(X, self._query_rows[:n_rows], n_threads, transpose_b=True, bias=self._query_constant[:n_rows])
 
-    def scan(self, X, n_best, n_threads):
+    def scan(self, X: Floats, n_best: int, n_threads: int) -> Ids:
         """Ids (n, n_best) of the neurons that look best for each input, in no particular order, -1 for none.
 
         Those of the `n_probed` cells that are nearest to the input are looked at.
@@ -177,7 +185,8 @@ class Sketches:
                                  self.ids, self.n, ids, n_threads)
         return ids
 
-    def search_few(self, X, W, bias, rows, n_exact, k, n_best):
+    def search_few(self, X: Any, W: Any, bias: Any, rows: Any, n_exact: int, k: int,
+                   n_best: int) -> tuple[Ids, Floats] | None:
         """Ids and scores (n, k) of the best of the `n_best` that look best, for a few inputs; None without cells.
 
         With `rows`, the weights in fewer bits, the best `n_exact` by them are scored by W.
@@ -191,31 +200,31 @@ class Sketches:
                              n_best, ids, scores)
         return ids, scores
 
-    def rank(self, X, candidates, n_best, n_threads):
+    def rank(self, X: Floats, candidates: Ids, n_best: int, n_threads: int) -> Ids:
         """Ids (n, n_best) of the candidates (n, m) that look best for each input, in no particular order."""
         ids = np.empty((len(X), n_best), np.int32)
         rotated = self._rotated(X, n_threads, False)
         _sketches.rank(rotated, candidates, self.blocks, self.factors, self.slot, ids, n_threads)
         return ids
 
-    def tensors(self):
+    def tensors(self) -> dict[str, np.ndarray]:
         """The arrays of a file."""
         if self.n_gone:
             self._sort()
         n_blocks = -(-self.n // _sketches.BLOCK)
-        out = {"rotation": self.rotation, "blocks": self.blocks[:n_blocks],
+        out: dict[str, np.ndarray] = {"rotation": self.rotation, "blocks": self.blocks[:n_blocks],
                "factors": self.factors[:n_blocks * _sketches.BLOCK], "ids": self.ids[:self.n]}
         if self.cells is not None:
             out |= {"cell_centroids": self.cells.centroids, "cell_means": self.cells.means, "cell": self.cell[:self.n]}
         return out
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of sketches, factors, cells and both ways between slots and neurons."""
         return sum(a.nbytes for a in (self.blocks, self.factors, self.ids, self.cell, self.slot))
 
 
-def _extended(array, n):
+def _extended(array: np.ndarray, n: int) -> np.ndarray:
     out = np.zeros((n, *array.shape[1:]), array.dtype)
     out[:len(array)] = array
     return out

@@ -5,7 +5,10 @@ CSR file is read in windows, an iterable is taken chunk by chunk. A window is le
 chunks, two may be in memory when the next is made. Rows are shuffled inside a block; batches run on over the border of
 two blocks, so that where blocks end changes nothing but the reach of the shuffling.
 """
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,10 +17,20 @@ from ._csr import CSR, concatenate
 from ._scipy import sp
 from .csrfile import CSRFile
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ._types import Floats
+
+Block: TypeAlias = tuple[Any, CSR, Any]  # X, an array or CSR, Y, and weights or None
 WINDOW = 65_536  # rows of a file in memory at a time
 
 
-def source(X, Y, window, n_epochs, check_data, sample_weight=None):
+def source(X: Any, Y: Any, window: int, n_epochs: int, check_data: Callable[..., tuple[Any, CSR]],
+           sample_weight: Any = None) -> _Matrices | _File | _Chunks:
     """What `fit` was given, as an object with `blocks()`, `is_sparse` and `n_rows`.
 
     `check_data(X, Y, x_name, y_name)` checks one pair.
@@ -37,7 +50,7 @@ def source(X, Y, window, n_epochs, check_data, sample_weight=None):
     return _Chunks(X, n_epochs, check_data)
 
 
-def batches(blocks, batch_size, rng=None):
+def batches(blocks: Iterable[Block], batch_size: int, rng: np.random.Generator | None = None) -> Iterator[Block]:
     """Yield batches (x, y, weight) of `batch_size` rows, the last perhaps smaller, shuffled inside blocks by `rng`."""
     started, n_started = [], 0  # parts of a batch that goes on in the next block
     for X, Y, weight in blocks:
@@ -57,11 +70,11 @@ def batches(blocks, batch_size, rng=None):
         yield _joined(started)
 
 
-def _take(X, rows):
+def _take(X: Any, rows: np.ndarray) -> Floats | CSR:
     return X.take(rows) if isinstance(X, CSR) else X[rows]
 
 
-def _joined(parts):
+def _joined(parts: list[Block]) -> Block:
     if len(parts) == 1:
         return parts[0]
     xs, ys, weights = zip(*parts, strict=True)
@@ -72,12 +85,12 @@ def _joined(parts):
 class _Matrices:
     """X and Y in memory: one block."""
 
-    def __init__(self, X, Y, weight):
+    def __init__(self, X: Any, Y: Any, weight: ArrayLike) -> None:
         self.X, self.Y, self.weight = X, Y, weight
         self.n_rows = X.shape[0]
         self.is_sparse = isinstance(X, CSR)
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         yield self.X, self.Y, self.weight
 
 
@@ -86,11 +99,11 @@ class _File:
 
     is_sparse = True
 
-    def __init__(self, file, window, weight):
+    def __init__(self, file: CSRFile, window: int, weight: Any) -> None:
         self.file, self.window, self.weight = file, window, weight
         self.n_rows = len(file)
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         for start in range(0, self.n_rows, self.window):
             stop = start + self.window
             yield *self.file.read(start, stop), None if self.weight is None else self.weight[start:stop]
@@ -103,7 +116,7 @@ class _Chunks:
     estimated if there is a `len`, and None if not.
     """
 
-    def __init__(self, chunks, n_epochs, check_data):
+    def __init__(self, chunks: Any, n_epochs: int, check_data: Callable[..., tuple[Any, CSR]]) -> None:
         self._chunks, self._check = chunks, check_data
         iterator = iter(chunks)
         if iterator is chunks and n_epochs > 1:
@@ -115,9 +128,9 @@ class _Chunks:
         self._n_chunks = len(chunks) if hasattr(chunks, "__len__") else None
         self.n_rows = _count(chunks)
         self.is_sparse = sp.issparse(next(check.chunks([first]))[0])
-        self._next = _chain([first], iterator)  # the first epoch; what was looked at is not lost
+        self._next: Iterator[Any] | None = _chain([first], iterator)  # the first epoch; what was looked at is not lost
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Block]:
         chunks, self._next = self._next, None
         n_rows = 0
         exact = self.n_rows is not None
@@ -138,13 +151,13 @@ class _Chunks:
         self.n_rows = n_rows
 
 
-def _chain(first, others):
+def _chain(first: list[Any], others: Iterator[Any]) -> Iterator[Any]:
     """The one entry of the list, which is then let go of, and the others."""
     yield first.pop()
     yield from others
 
 
-def _count(chunks):
+def _count(chunks: Any) -> int | None:
     """Rows of all chunks, where looking at them costs nothing."""
     if not isinstance(chunks, (list, tuple)):
         return None

@@ -3,20 +3,28 @@
 A forked child has none of the threads that the kernels of its parent had started, and GNU OpenMP would wait for them
 for ever. One thread needs no others: so that is what the kernels use there. Results do not depend on it.
 """
+from __future__ import annotations
+
 import functools
 import os
 import threading
 import weakref
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from . import _validation as check
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
 _default = None
 _several_used = False  # whether kernels may have started threads in this process, or had in a parent that forked it
 _forked = False  # whether this process was forked from one where they had
-_locks = weakref.WeakSet()
+_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Number of threads a kernel uses by default.
 
     The number given to :func:`set_num_threads`, or else OMP_NUM_THREADS, or else the number of
@@ -39,7 +47,7 @@ def get_num_threads():
     return os.cpu_count() or 1
 
 
-def set_num_threads(n):
+def set_num_threads(n: int | None) -> None:
     """Set the number of threads for all later calls that do not say; None goes back to the default.
 
     The kernels, dense products among them, use these; numpy's BLAS, which the library hardly calls, has its own.
@@ -57,7 +65,7 @@ def set_num_threads(n):
     _default = check.threads(n, "n")
 
 
-def resolve(n_threads):
+def resolve(n_threads: int | None) -> int:
     """The number of threads for one call."""
     global _several_used
     n_threads = get_num_threads() if n_threads is None else n_threads
@@ -71,32 +79,32 @@ def resolve(n_threads):
 class Lock:
     """Held by the Python thread that uses an object; copies and pickles have one of their own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.RLock()
         _locks.add(self)
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._lock.release()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Any], tuple[()]]:
         return Lock, ()
 
 
-def one_at_a_time(method):
+def one_at_a_time(method: Callable[P, R]) -> Callable[P, R]:
     """Let a method of an object with a `_lock` wait until no other Python thread is in one."""
 
     @functools.wraps(method)
-    def locked(self, *args, **kwargs):
+    def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             return method(self, *args, **kwargs)
 
-    return locked
+    return locked  # type: ignore[return-value]  # the same arguments, of which the first is named
 
 
-def _after_fork():
+def _after_fork() -> None:
     global _forked
     _forked = _several_used
     for lock in list(_locks):  # a thread that held one does not exist here

@@ -2,33 +2,55 @@
 
 Each message names the argument, the value that was given and what to do instead.
 """
+from __future__ import annotations
+
 import math
 import numbers
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _csr
 from ._scipy import sp
 
+if TYPE_CHECKING:
+    from scipy.sparse import sparray, spmatrix
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from scipy.sparse import csr_array
+
+    from ._csr import CSR
+    from ._types import Floats, Ids
+
 INT32_MAX = np.iinfo(np.int32).max
 FEW = 4096  # values of an array that is not worth checking twice
 
 
-def integer(value, name, *, minimum=1, maximum=INT32_MAX):
+def integer(value: Any, name: str, *, minimum: int = 1, maximum: int = INT32_MAX) -> int:
     """An integer within bounds, as int."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+    value = int(value)
     if not minimum <= value <= maximum:
         upper = f" and at most {maximum}" if maximum < INT32_MAX or value > maximum else ""
         raise ValueError(f"{name} must be at least {minimum}{upper}, got {value}")
-    return int(value)
+    return value
 
 
-def number(value, name, *, minimum=-np.inf, maximum=np.inf, above=None, below=None):
+def number(value: Any, name: str, *, minimum: float = -np.inf, maximum: float = np.inf, above: float | None = None,
+           below: float | None = None) -> float:
     """A finite real number within bounds, as float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:  # of an integer of hundreds of digits
+        value = -math.inf if str(value).startswith("-") else math.inf
     limits = {"at least": minimum if minimum > -np.inf else None, "at most": maximum if maximum < np.inf else None,
               "above": above, "below": below}
     bounds = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]
@@ -39,14 +61,14 @@ def number(value, name, *, minimum=-np.inf, maximum=np.inf, above=None, below=No
     return value
 
 
-def choice(value, name, choices):
+def choice(value: Any, name: str, choices: Sequence[str]) -> str:
     """One of the given names."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
-def generator(random_state):
+def generator(random_state: Any) -> np.random.Generator:
     """A numpy Generator from None, an integer, a Generator or a RandomState."""
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(2**31))
@@ -57,12 +79,12 @@ def generator(random_state):
                          f"got {random_state!r}") from error
 
 
-def threads(n_threads, name="n_threads"):
+def threads(n_threads: Any, name: str = "n_threads") -> int | None:
     """A number of threads, or None for the default."""
     return None if n_threads is None else integer(n_threads, name, maximum=1024)
 
 
-def _check_finite(values, name, describe):
+def _check_finite(values: np.ndarray, name: str, describe: Callable[[int], str]) -> None:
     # a sum is finite if all terms are, save for overflow: one pass without a temporary in the usual case
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(values.sum(dtype=np.float64)):
@@ -74,24 +96,25 @@ def _check_finite(values, name, describe):
                          "replace or remove them")
 
 
-def _check_width(n, n_columns, name, what):
+def _check_width(n: int, n_columns: int | None, name: str, what: str) -> None:
     if n_columns is not None and n != n_columns:
         raise ValueError(f"{name} must have {n_columns} {what}, got {n}")
 
 
-def _check_numeric(dtype, name):
+def _check_numeric(dtype: np.dtype[Any], name: str) -> None:
     if dtype.kind not in "fiub":
         raise TypeError(f"{name} must be numeric, got dtype {dtype}; convert it to float32")
 
 
-def _array(values, name):
+def _array(values: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array: {error}") from None
 
 
-def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
+def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | None = None,
+          what: str = "columns") -> Floats:
     """A finite two-dimensional array as C-contiguous float32."""
     if (type(array) is np.ndarray and array.dtype == np.float32 and array.ndim == 2 and array.flags.c_contiguous
             and array.size <= FEW and n_rows is None and n_columns in (None, array.shape[1])):
@@ -114,7 +137,7 @@ def dense(array, name, *, n_columns=None, n_rows=None, what="columns"):
     return out
 
 
-def sparse(matrix, name, *, n_columns=None, what="columns"):
+def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = "columns") -> CSR:
     """A finite scipy sparse matrix as CSR with sorted, distinct ids."""
     if (row := _lone_row(matrix, n_columns)) is not None:
         return row
@@ -129,14 +152,14 @@ def sparse(matrix, name, *, n_columns=None, what="columns"):
             _check_range(getattr(matrix, part), f"{name}.{part}", bound)
     rows = _csr.from_scipy(matrix)
 
-    def describe(k):
+    def describe(k: int) -> str:
         return f"row {np.searchsorted(rows.indptr, k, side='right') - 1}, column {rows.indices[k]}"
 
     _check_finite(rows.data, name, describe)
     return rows
 
 
-def _lone_row(matrix, n_columns):
+def _lone_row(matrix: Any, n_columns: Any) -> Any:
     """A single sparse query as it should be, or None: the checks of any matrix take longer than its answer."""
     if matrix.format != "csr" or matrix.shape[0] != 1 or matrix.shape[1] != n_columns:
         return None
@@ -152,7 +175,7 @@ def _lone_row(matrix, n_columns):
     return None
 
 
-def _check_compressed(matrix, name):
+def _check_compressed(matrix: sparray | spmatrix, name: str) -> None:
     # scipy does not check hand-made arrays; the kernels, and its own conversions, would read outside of them
     indptr, indices = matrix.indptr, matrix.indices
     n_lines, n_ids = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]
@@ -166,13 +189,13 @@ def _check_compressed(matrix, name):
     _check_range(indices[:indptr[-1]], f"{name}.indices", n_ids)  # the rest is spare room
 
 
-def _check_range(ids, name, bound):
+def _check_range(ids: np.ndarray, name: str, bound: int) -> None:
     if ids.size and not (0 <= ids.min() and ids.max() < bound):
         bad = ids.min() if ids.min() < 0 else ids.max()
         raise ValueError(f"{name} must lie in 0..{bound - 1}, got {bad}")
 
 
-def matrix(X, name="X", *, n_columns=None, what="features"):
+def matrix(X: Any, name: str = "X", *, n_columns: int | None = None, what: str = "features") -> Floats | CSR:
     """Input rows: a float32 array, or :class:`CSR` where X is sparse."""
     if isinstance(X, _csr.CSR):
         _check_width(X.n_columns, n_columns, name, what)
@@ -182,7 +205,7 @@ def matrix(X, name="X", *, n_columns=None, what="features"):
     return dense(X, name, n_columns=n_columns, what=what)
 
 
-def chunks(X, name="X"):
+def chunks(X: Any, name: str = "X") -> Iterator[tuple[Any, Any, str, str]]:
     """Yield (X, Y, name of X, name of Y) of an iterable of pairs (X, Y); X and Y as they come."""
     for i, chunk in enumerate(X):
         if not isinstance(chunk, (tuple, list)) or len(chunk) != 2:
@@ -191,7 +214,7 @@ def chunks(X, name="X"):
         yield *chunk, f"{name} of chunk {i}", f"Y of chunk {i}"
 
 
-def vector(values, name, length):
+def vector(values: Any, name: str, length: int) -> Floats:
     """A finite one-dimensional float32 array of a given length."""
     values = _array(values, name)
     _check_numeric(values.dtype, name)
@@ -202,7 +225,7 @@ def vector(values, name, length):
     return out
 
 
-def sample_weight(values, n_rows):
+def sample_weight(values: ArrayLike, n_rows: int) -> Any:
     """Weights of the rows, finite and not below zero, as float32; None for none."""
     if values is None:
         return None
@@ -214,7 +237,7 @@ def sample_weight(values, n_rows):
     return values
 
 
-def ids(values, name, bound, *, unique=False):
+def ids(values: ArrayLike, name: str, bound: int, *, unique: bool = False) -> Ids:
     """One-dimensional int32 ids in 0..bound-1."""
     values = _array(values, name)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
@@ -227,7 +250,7 @@ def ids(values, name, bound, *, unique=False):
     return values
 
 
-def targets(Y, n_rows, n_labels, *, values=False, name="Y", x_name="X"):
+def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: str = "Y", x_name: str = "X") -> CSR:
     """Targets as CSR over labels: from class ids (n,), a sparse indicator matrix, or a dense matrix.
 
     Entries stored as zero are dropped unless `values` (regression) is true.
@@ -259,7 +282,7 @@ def targets(Y, n_rows, n_labels, *, values=False, name="Y", x_name="X"):
     return out
 
 
-def rank(k, n_columns, name):
+def rank(k: Any, n_columns: int, name: str) -> int:
     """`k` as an int from 1 to the number of columns of the array called `name`."""
     k = integer(k, "k")
     if k > n_columns:
@@ -267,7 +290,7 @@ def rank(k, n_columns, name):
     return k
 
 
-def indicator(Y, name):
+def indicator(Y: Any, name: str) -> csr_array:
     """True labels, an indicator matrix or 1-D class ids, as a csr_array of ones.
 
     Returns
@@ -294,7 +317,7 @@ def indicator(Y, name):
     return sp.csr_array((np.ones(Y.nnz, np.float32), Y.indices, Y.indptr), shape=Y.shape)
 
 
-def _one_label_a_row(ids, name):
+def _one_label_a_row(ids: np.ndarray, name: str) -> csr_array:
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {ids.dtype}; class ids are integers: convert with astype(int)")
     if ids.size and (ids.min() < 0 or ids.max() >= INT32_MAX):
@@ -305,7 +328,7 @@ def _one_label_a_row(ids, name):
     return sp.csr_array((np.ones(ids.size, np.float32), ids.astype(np.int32), indptr), shape=shape)
 
 
-def id_table(ids, n_rows, name):
+def id_table(ids: Any, n_rows: int, name: str) -> np.ndarray:
     """A table of ids, best first, -1 for none: an int64 array of shape (n_rows, n_columns).
 
     Raises
@@ -326,7 +349,7 @@ def id_table(ids, n_rows, name):
     return ids
 
 
-def distinct(ids, name):
+def distinct(ids: np.ndarray, name: str) -> None:
     """Raise ValueError if a row of a table of ids holds one twice, -1 aside."""
     in_order = np.sort(ids, axis=1)
     twice = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)

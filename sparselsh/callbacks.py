@@ -4,13 +4,22 @@
 
 A callback of your own is a subclass of :class:`Callback` with the methods that it needs.
 """
+from __future__ import annotations
+
 import json
 import math
 import os
+from typing import TYPE_CHECKING, Any
 
 from . import _files
 from . import _validation as check
 from ._html import Shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._types import PathLike
+    from .network import Network
 
 __all__ = ["BestModel", "Callback", "Checkpoint", "EarlyStopping", "Log", "StopOnInterrupt"]
 
@@ -22,36 +31,38 @@ class Callback(Shown):
 
     runs_last = False  # whether it wants to see what the other callbacks have done
 
-    def on_begin(self, network):
+    def on_begin(self, network: Network) -> None:
         """`fit` or `resume` begins."""
 
-    def on_step(self, network):
+    def on_step(self, network: Network) -> None:
         """A step is done. It is called often: be quick."""
 
-    def on_epoch_end(self, network, entry):
+    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> bool | None:
         """An epoch is done and `entry` stands in the history. True ends the training."""
 
-    def on_interrupt(self, network):
+    def on_interrupt(self, network: Network) -> bool | None:
         """Ctrl-C was pressed; the step at hand is done. True lets `fit` return, else KeyboardInterrupt is raised."""
 
-    def on_end(self, network):
+    def on_end(self, network: Network) -> None:
         """The training is complete: its last epoch is done, or a callback has ended it."""
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """What a checkpoint keeps: a dict of plain values and of lists of arrays."""
         return {}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         """Take what `state` gave, before `on_begin` of a training that is resumed."""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
 class _Monitor(Callback):
     """Knows whether the epoch at hand is the best one."""
 
-    def __init__(self, monitor, mode, min_delta):
+    best: float | None
+
+    def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be a key of the history, such as 'p_at_1', or 'auto', got {monitor!r}")
         self.monitor = monitor
@@ -59,15 +70,15 @@ class _Monitor(Callback):
         self.min_delta = check.number(min_delta, "min_delta", minimum=0)
         self._forget()
 
-    def _forget(self):
+    def _forget(self) -> None:
         self.best, self.best_epoch, self._resumed = None, 0, False
 
-    def on_begin(self, network):
+    def on_begin(self, network: Network) -> None:
         if not self._resumed:
             self._forget()
         self._resumed = False
 
-    def _is_best(self, entry):
+    def _is_best(self, entry: dict[str, Any]) -> bool:
         key = self.monitor
         if key == "auto":
             key = next(key for key in ("p_at_1", "val_loss", "loss") if key in entry)
@@ -81,11 +92,11 @@ class _Monitor(Callback):
         self.best, self.best_epoch = value if math.isfinite(value) else -math.inf, entry["epoch"]
         return True
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         best = None if self.best is None or math.isinf(self.best) else self.best
         return {"best": best, "best_epoch": self.best_epoch}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         self.best = None if state["best"] is None else check.number(state["best"], "best")
         self.best_epoch = check.integer(state["best_epoch"], "best_epoch", minimum=0)
         self._resumed = True
@@ -113,16 +124,18 @@ class EarlyStopping(_Monitor):
         Number of the best epoch in the history, from 1.
     """
 
-    def __init__(self, monitor="auto", *, patience=3, min_delta=0.0, restore_best=True, mode="auto"):
+    def __init__(self, monitor: str = "auto", *, patience: int = 3, min_delta: float = 0.0, restore_best: bool = True,
+                 mode: str = "auto") -> None:
         super().__init__(monitor, mode, min_delta)
         self.patience = check.integer(patience, "patience")
         self.restore_best = bool(restore_best)
 
-    def _forget(self):
+    def _forget(self) -> None:
         super()._forget()
-        self.n_waited, self._weights = 0, []
+        self.n_waited = 0
+        self._weights: list[Any] = []
 
-    def on_epoch_end(self, network, entry):
+    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> bool:
         if self._is_best(entry):
             self.n_waited = 0
             if self.restore_best:
@@ -131,20 +144,20 @@ class EarlyStopping(_Monitor):
         self.n_waited += 1
         return self.n_waited >= self.patience
 
-    def on_end(self, network):
+    def on_end(self, network: Network) -> None:
         if self._weights and self.n_waited:
             network._take_weights(self._weights)
         self._weights = []
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         return super().state() | {"n_waited": self.n_waited, "weights": list(self._weights)}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.n_waited = check.integer(state["n_waited"], "n_waited", minimum=0)
         self._weights = list(state["weights"])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"EarlyStopping({self.monitor!r}, patience={self.patience}, min_delta={self.min_delta:g}, "
                 f"restore_best={self.restore_best}, mode={self.mode!r})")
 
@@ -160,19 +173,19 @@ class BestModel(_Monitor):
         As for :class:`EarlyStopping`.
     """
 
-    def __init__(self, path, monitor="auto", *, mode="auto", min_delta=0.0):
+    def __init__(self, path: PathLike, monitor: str = "auto", *, mode: str = "auto", min_delta: float = 0.0) -> None:
         super().__init__(monitor, mode, min_delta)
         self.path = _path(path)
 
-    def on_begin(self, network):
+    def on_begin(self, network: Network) -> None:
         super().on_begin(network)
         _check_writable(self.path)
 
-    def on_epoch_end(self, network, entry):
+    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> None:
         if self._is_best(entry):
             network._write(self.path, with_indexes=True)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"BestModel({self.path!r}, {self.monitor!r}, mode={self.mode!r}, min_delta={self.min_delta:g})"
 
 
@@ -192,32 +205,32 @@ class Checkpoint(Callback):
 
     runs_last = True
 
-    def __init__(self, path, *, every_steps=None):
+    def __init__(self, path: PathLike, *, every_steps: int | None = None) -> None:
         self.path = _path(path)
         self.every_steps = None if every_steps is None else check.integer(every_steps, "every_steps")
         self._n_steps = 0
 
-    def on_begin(self, network):
+    def on_begin(self, network: Network) -> None:
         _check_writable(self.path)
 
-    def on_step(self, network):
+    def on_step(self, network: Network) -> None:
         self._n_steps += 1
         if self.every_steps is not None and self._n_steps % self.every_steps == 0:
             self._save(network)
 
-    def on_epoch_end(self, network, entry):
+    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> None:
         self._save(network)
 
-    def on_interrupt(self, network):
+    def on_interrupt(self, network: Network) -> None:
         self._save(network)
 
-    def on_end(self, network):
+    def on_end(self, network: Network) -> None:
         self._save(network)
 
-    def _save(self, network):
+    def _save(self, network: Network) -> None:
         network.save(self.path, training_state=True)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Checkpoint({self.path!r}, every_steps={self.every_steps})"
 
 
@@ -231,15 +244,15 @@ class Log(Callback):
         right after `resume` too.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         self.path = _path(path)
         if not self.path.endswith((".csv", ".json")):
             raise ValueError(f"path must end in .csv or .json, got {self.path!r}")
 
-    def on_begin(self, network):
+    def on_begin(self, network: Network) -> None:
         _check_writable(self.path)
 
-    def on_epoch_end(self, network, entry):
+    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> None:
         with _files.replacing(_files.place(self.path), "w", encoding="utf-8", newline="") as file:
             if self.path.endswith(".json"):
                 json.dump(network.history, file, indent=1)
@@ -251,7 +264,7 @@ class Log(Callback):
                 table.writeheader()
                 table.writerows(network.history)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Log({self.path!r})"
 
 
@@ -264,18 +277,18 @@ class StopOnInterrupt(Callback):
         Whether that has happened.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.interrupted = False
 
-    def on_begin(self, network):
+    def on_begin(self, network: Network) -> None:
         self.interrupted = False
 
-    def on_interrupt(self, network):
+    def on_interrupt(self, network: Network) -> bool:
         self.interrupted = True
         return True
 
 
-def checked(callbacks):
+def checked(callbacks: Sequence[Callback]) -> list[Callback]:
     """A list of callbacks."""
     if isinstance(callbacks, Callback):
         return [callbacks]
@@ -288,11 +301,11 @@ def checked(callbacks):
     return callbacks
 
 
-def _path(path):
+def _path(path: PathLike) -> str:
     return os.path.abspath(os.fsdecode(path))
 
 
-def _check_writable(path):
+def _check_writable(path: PathLike) -> None:
     """Raise before the training what saving would raise after its first epoch."""
     if not path.endswith((".csv", ".json")):
         _files.require_safetensors()

@@ -14,13 +14,15 @@ What is trusted: nothing. Opening compares the header with the size of the file 
 bytes a row; so no number in a file decides how much memory is taken beyond what the file has. Ids and values are
 looked at when their rows are read, in the copy that is handed out.
 """
+from __future__ import annotations
+
 import os
 import shutil
 import struct
 import tempfile
 import zlib
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 
@@ -32,6 +34,16 @@ from ._html import size, table
 from ._scipy import sp
 from ._validation import INT32_MAX
 from .xmctext import FileFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from scipy.sparse import csr_array
+
+    from ._types import MatrixLike, Offsets, PathLike
 
 __all__ = ["CSRFile", "convert_xmc", "is_csr_file", "open_csr", "write_csr"]
 
@@ -52,14 +64,14 @@ class _Section(NamedTuple):
     length: int  # entries
 
     @property
-    def end(self):
+    def end(self) -> int:
         return self.offset + self.length * self.dtype.itemsize
 
 
 DTYPES = {"x_indptr": "<i8", "y_indptr": "<i8", "x_indices": "<i4", "x_data": "<f4", "y_indices": "<i4"}
 
 
-def _sections(n_rows, x_nnz, y_nnz):
+def _sections(n_rows: int, x_nnz: int, y_nnz: int) -> dict[str, _Section]:
     """Where the arrays stand, by name."""
     lengths = {"x_indptr": n_rows + 1, "y_indptr": n_rows + 1, "x_indices": x_nnz, "x_data": x_nnz,
                "y_indices": y_nnz}
@@ -73,7 +85,7 @@ def _sections(n_rows, x_nnz, y_nnz):
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-def is_csr_file(path):
+def is_csr_file(path: PathLike) -> bool:
     """Whether a file begins as CSR files do."""
     if not os.path.isfile(path):  # a pipe must keep its first bytes for who reads it
         return False
@@ -81,7 +93,7 @@ def is_csr_file(path):
         return file.read(len(MAGIC)) == MAGIC
 
 
-def open_csr(path):
+def open_csr(path: PathLike) -> CSRFile:
     """Open a file that :func:`write_csr` or :func:`convert_xmc` wrote.
 
     Parameters
@@ -124,21 +136,21 @@ class CSRFile:
     does.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         self.path = path = os.fsdecode(path)
         with xmctext.explained(path), open(path, "rb") as file:
             n_rows, n_features, n_labels, x_nnz, y_nnz = _read_header(path, file)
             raw = np.memmap(file, np.uint8, "r")
         self.shape, self.n_labels, self.nnz, self.label_nnz = (n_rows, n_features), n_labels, x_nnz, y_nnz
-        self._arrays = {name: np.asarray(raw[s.offset:s.end]).view(s.dtype)
-                        for name, s in _sections(n_rows, x_nnz, y_nnz).items()}
+        self._arrays: dict[str, np.ndarray] | None = {name: np.asarray(raw[s.offset:s.end]).view(s.dtype)
+                                                     for name, s in _sections(n_rows, x_nnz, y_nnz).items()}
         for part in "xy":
             self._check_offsets(self._arrays[f"{part}_indptr"], len(self._arrays[f"{part}_indices"]))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> tuple[csr_array, csr_array]:
         n = len(self)
         if isinstance(rows, slice):
             start, stop, step = rows.indices(n)
@@ -158,44 +170,46 @@ class CSRFile:
         if rows.size and not (-n <= rows.min() and rows.max() < n):
             raise IndexError(f"rows must lie in {-n}..{n - 1}, got {rows.min() if rows.min() < -n else rows.max()}")
         rows[rows < 0] += n
-        return _as_scipy(self._checked(*(part.take(rows) for part in self._mapped())))
+        X, Y = (part.take(rows) for part in self._mapped())
+        return _as_scipy(self._checked(X, Y))
 
-    def chunks(self, n_rows=_CHUNK_ROWS):
+    def chunks(self, n_rows: int = _CHUNK_ROWS) -> Iterator[tuple[csr_array, csr_array]]:
         """All rows in order, as (X, Y) of `n_rows` rows at a time; the last may have fewer."""
         n_rows = check.integer(n_rows, "n_rows")
         for start in range(0, len(self), n_rows):
             yield self[start:start + n_rows]
 
-    def read(self, start, stop):
+    def read(self, start: int, stop: int) -> tuple[CSR, CSR]:
         """Rows from start to stop as a pair of CSR that the kernels can trust."""
         stop = min(stop, len(self))
         # The copy is what gets checked: whatever happens to the file, it stays as it is.
         views = (part.slice(start, stop) for part in self._mapped())
-        return self._checked(*(CSR(v.indptr, np.array(v.indices), np.array(v.data), v.n_columns) for v in views))
+        X, Y = (CSR(v.indptr, np.array(v.indices), np.array(v.data), v.n_columns) for v in views)
+        return self._checked(X, Y)
 
-    def close(self):
+    def close(self) -> None:
         """Let go of the file. What was read from it stays."""
         self._arrays = None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[CSRFile], tuple[str]]:
         return CSRFile, (self.path,)  # another process maps the file itself
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"<CSRFile {self.path!r}: {len(self):,} rows, {self.shape[1]:,} features, {self.n_labels:,} labels"
                 f"{', closed' if self._arrays is None else ''}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> Any:
         rows = [("rows", f"{len(self):,}"), ("features", f"{self.shape[1]:,}"), ("labels", f"{self.n_labels:,}"),
                 ("size", size(os.path.getsize(self.path)) if os.path.exists(self.path) else "no such file any more")]
         return table(f"CSRFile {self.path}{' (closed)' if self._arrays is None else ''}", rows)
 
-    def _mapped(self):
+    def _mapped(self) -> tuple[CSR, CSR]:
         """X and Y as they stand in the file. Labels have no values there; any array as long stands in for them."""
         if self._arrays is None:
             raise ValueError(f"{self.path!r} is closed; open it again")
@@ -203,7 +217,7 @@ class CSRFile:
         return (CSR(a["x_indptr"], a["x_indices"], a["x_data"], self.shape[1]),
                 CSR(a["y_indptr"], a["y_indices"], a["y_indices"].view("<f4"), self.n_labels))
 
-    def _checked(self, X, Y):
+    def _checked(self, X: CSR, Y: CSR) -> tuple[CSR, CSR]:
         Y = Y._replace(data=np.ones(Y.nnz, np.float32))
         for part, what in ((X, "feature"), (Y, "label")):
             self._check_ids(part, what)
@@ -211,7 +225,7 @@ class CSRFile:
             raise self._damaged("a value is NaN or infinite")
         return X, Y
 
-    def _check_ids(self, part, what):
+    def _check_ids(self, part: CSR, what: str) -> None:
         ids = part.indices
         if ids.size == 0:
             return
@@ -224,7 +238,7 @@ class CSRFile:
         if not rises.all():
             raise self._damaged(f"the {what} ids of a row do not rise")
 
-    def _check_offsets(self, indptr, nnz):
+    def _check_offsets(self, indptr: Offsets, nnz: int) -> None:
         if indptr[0] != 0 or indptr[-1] != nnz:
             raise self._damaged(f"the offsets of its rows go from {indptr[0]} to {indptr[-1]}, not from 0 to {nnz}")
         for start in range(0, len(indptr), _CHECKED_AT_ONCE):
@@ -232,15 +246,16 @@ class CSRFile:
             if (some[1:] < some[:-1]).any():
                 raise self._damaged("the offsets of its rows fall")
 
-    def _damaged(self, problem):
+    def _damaged(self, problem: str) -> FileFormatError:
         return FileFormatError(self.path, None, f"{problem}; the file is damaged: write or copy it again")
 
 
-def _as_scipy(parts):
-    return tuple(part.to_scipy() for part in parts)
+def _as_scipy(parts: tuple[CSR, CSR]) -> tuple[csr_array, csr_array]:
+    X, Y = parts
+    return X.to_scipy(), Y.to_scipy()
 
 
-def _read_header(path, file):
+def _read_header(path: str, file: BinaryIO) -> tuple[int, ...]:
     """The five counts, which the size of the file bears out."""
     front, counts = file.read(_FRONT.size), file.read(_COUNTS.size)
     if not front.startswith(MAGIC):
@@ -265,7 +280,8 @@ def _read_header(path, file):
 # --- writing ----------------------------------------------------------------------------------------------
 
 
-def write_csr(path, X, Y=None, *, n_labels=None):
+def write_csr(path: PathLike, X: MatrixLike | Iterable[Any], Y: MatrixLike | None = None, *,
+              n_labels: int | None = None) -> None:
     """Write sparse rows with labels as a file for :func:`open_csr`.
 
     The file appears whole or not at all. Its arrays are first written to temporary files in the same folder, which
@@ -294,7 +310,7 @@ def write_csr(path, X, Y=None, *, n_labels=None):
     _write(path, given, n_labels)
 
 
-def convert_xmc(text_path, csr_path, *, chunk_rows=_CHUNK_ROWS):
+def convert_xmc(text_path: PathLike, csr_path: PathLike, *, chunk_rows: int = _CHUNK_ROWS) -> None:
     """Write an XMC text file as a CSR file, `chunk_rows` rows in memory at a time.
 
     Parameters
@@ -318,7 +334,7 @@ def convert_xmc(text_path, csr_path, *, chunk_rows=_CHUNK_ROWS):
     _write(csr_path, ((X, Y, "X", "Y") for X, Y in xmctext.chunks(text_path, chunk_rows)), None)
 
 
-def _write(path, chunks, n_labels):
+def _write(path: PathLike, chunks: Iterable[tuple[Any, Any, str, str]], n_labels: int | None) -> None:
     """Write checked copies of (X, Y, name of X, name of Y)."""
     path = place(path)
     n_features, n_rows, n_found = None, 0, 0
@@ -344,7 +360,8 @@ def _write(path, chunks, n_labels):
             _assemble(file, spools, sizes)
 
 
-def _rows(X, Y, x_name, y_name, n_features, n_labels):
+def _rows(X: Any, Y: Any, x_name: str, y_name: str, n_features: int | None,
+          n_labels: int | None) -> tuple[CSR, CSR, int | None]:
     """X and Y as CSR, and the number of labels, None while class ids do not tell."""
     X = check.matrix(X, x_name, n_columns=n_features)
     if not isinstance(X, CSR):
@@ -357,11 +374,11 @@ def _rows(X, Y, x_name, y_name, n_features, n_labels):
     return X, Y, n_labels
 
 
-def _append(file, array, name):
+def _append(file: IO[bytes], array: np.ndarray, name: str) -> None:
     file.write(np.ascontiguousarray(array, DTYPES[name]).data)
 
 
-def _assemble(file, spools, sizes):
+def _assemble(file: IO[bytes], spools: Mapping[str, IO[bytes]], sizes: tuple[int, ...]) -> None:
     """Header and arrays in their places."""
     counts = _COUNTS.pack(*sizes)
     file.write(_FRONT.pack(MAGIC, VERSION, zlib.crc32(counts)) + counts)

@@ -316,7 +316,7 @@ def _features(columns, used, rarity):
     weight = np.full(columns.shape[1], AROUND_WEIGHT, np.float32)
     weight[: len(NEAR)] = 1
     row, slot = np.nonzero(column >= 0)
-    X = csr_array((weight[slot], (row, column[row, slot])), shape=(len(columns), len(used)), dtype=np.float32)
+    X = csr_array((weight[slot], (row, column[row, slot])), (len(columns), len(used)))
     X.sum_duplicates()
     X.data *= rarity.astype(np.float32)[X.indices]
     length = np.sqrt(np.add.reduceat(np.append(X.data**2, 0), X.indptr[:-1]), dtype=np.float32)

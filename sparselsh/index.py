@@ -1,4 +1,8 @@
 """LSHIndex: which neurons have the largest inner products with an input."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
 import numpy as np
 
 from . import _calibration as calibration
@@ -16,6 +20,14 @@ from ._tables import Tables
 from ._threads import Lock, one_at_a_time, resolve
 from .plotting import plot_recall
 from .transforms import Transform, second_moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike
+    from scipy.sparse import csr_array
+
+    from ._types import Floats, HashFamily, Ids, PathLike, RandomState
 
 __all__ = ["LSHIndex"]
 
@@ -95,8 +107,19 @@ class LSHIndex:
     estimator); Yan et al., "Norm-ranging LSH for maximum inner product search", 2018 (the part of the norms).
     """
 
-    def __init__(self, family=None, *, center=True, scaling="auto", sketch_bits=None, recall=0.98, plan="auto",
-                 storage="float32", dynamic=False, random_state=None, n_threads=None):
+    _W: Floats
+    _bias: Floats
+    _tables: Tables
+    _sketches: Sketches
+    _curve: list[dict[str, Any]]
+    _times: dict[str, dict[str, float]]
+    n_candidates: int
+    family_: Any
+
+    def __init__(self, family: HashFamily | Literal["auto"] | None = None, *, center: bool = True,
+                 scaling: float | Literal["auto"] = "auto", sketch_bits: int | None = None, recall: float = 0.98,
+                 plan: str = "auto", storage: Any = "float32", dynamic: bool = False, random_state: RandomState = None,
+                 n_threads: int | None = None) -> None:
         if family is not None and family != "auto" and (isinstance(family, type) or not hasattr(family, "hash")):
             raise TypeError(f"family must be a hash family such as SimHash(), 'auto' or None, got {family!r}")
         self.family = family
@@ -123,7 +146,7 @@ class LSHIndex:
     # -- building ---------------------------------------------------------------------------------------------
 
     @one_at_a_time
-    def fit(self, W, bias=None, queries=None):
+    def fit(self, W: ArrayLike, bias: ArrayLike | None = None, queries: ArrayLike | None = None) -> Self:
         """Index the rows of W.
 
         Parameters
@@ -146,13 +169,13 @@ class LSHIndex:
         return self.rebuild(W, bias, queries)
 
     @staticmethod
-    def _checked(W, bias):
+    def _checked(W: ArrayLike, bias: ArrayLike | None) -> tuple[Floats, Floats]:
         W = check.dense(W, "W")
         if min(W.shape) == 0:
             raise ValueError(f"W must have at least one row and one column, got shape {W.shape}")
         return W, np.zeros(len(W), np.float32) if bias is None else check.vector(bias, "bias", len(W))
 
-    def rebuild(self, W, bias, queries=None):
+    def rebuild(self, W: Floats, bias: Floats, queries: Floats | None = None) -> Self:
         """`fit` for trusted arrays: float32, C-contiguous."""
         n_threads = resolve(self.n_threads)
         self._seed = int(check.generator(self.random_state).integers(2**31))
@@ -170,7 +193,7 @@ class LSHIndex:
                 self._build_sketches(moment, queries, n_threads)
         return self
 
-    def _first_family(self, queries, n_threads):
+    def _first_family(self, queries: Floats, n_threads: int) -> Any:
         if self.family != "auto":
             return self.family
         similarity = choice.SIMILARITY
@@ -181,7 +204,7 @@ class LSHIndex:
             similarity = choice.similarity(self._transform.queries(sample, n_threads), neighbours)
         return choice.first_family(len(self._W), similarity, self.recall)
 
-    def _take_tables(self, family, n_threads):
+    def _take_tables(self, family: HashFamily, n_threads: int) -> None:
         """Hash all neurons by this family."""
         self.family_ = family
         self._tables = Tables(family, len(self._W), self._W.shape[1] + 1, self.dynamic, self._seed)
@@ -191,7 +214,7 @@ class LSHIndex:
         self._tables.codes[gone] = -1
         self._tables.build(n_threads)
 
-    def _begin(self, W, bias):
+    def _begin(self, W: Floats, bias: Floats) -> None:
         self._W, self._bias = W, bias
         self.family_ = None
         self._gone = np.zeros(len(W), bool)
@@ -201,15 +224,15 @@ class LSHIndex:
         method = "sketches" if self.plan == "auto" else self.plan
         self._methods = {"single": method, "batch": method}
 
-    def _store(self, n_threads):
+    def _store(self, n_threads: int) -> None:
         """Make the copy of the weights in fewer bits."""
         self._rows = None if self.storage == "float32" else Rows.of(self._W, self.storage, n_threads)
 
-    def _row_chunks(self):
+    def _row_chunks(self) -> Iterator[Ids]:
         for start in range(0, len(self._W), CHUNK):
             yield np.arange(start, min(start + CHUNK, len(self._W)), dtype=np.int32)
 
-    def _build_sketches(self, moment, queries, n_threads):
+    def _build_sketches(self, moment: Floats, queries: Floats, n_threads: int) -> None:
         sample = calibration.sample(queries)
         truth, _ = exact_topk(sample, self._W, self._bias, min(5, len(self._W)), n_threads)
         scaled = self._transform
@@ -226,7 +249,7 @@ class LSHIndex:
             self._partition(n_threads)
         self.tune(queries, k=truth.shape[1])
 
-    def _sketched(self, transform, norm_floor, n_threads, share=1.0):
+    def _sketched(self, transform: Transform, norm_floor: float, n_threads: int, share: float = 1.0) -> Sketches:
         n, n_in = self._W.shape
         n_bits = self.sketch_bits
         if n_bits is None:
@@ -237,7 +260,7 @@ class LSHIndex:
             sketches.update(rows, transform.neurons(self._W, self._bias, n_threads, rows), n_threads)
         return sketches.prepare(transform)
 
-    def _partition(self, n_threads):
+    def _partition(self, n_threads: int) -> None:
         """Sort the sketches into cells, as many as they hold neurons each."""
         sketches = self._sketches
         rng = np.random.default_rng(self._seed)
@@ -253,7 +276,7 @@ class LSHIndex:
         sketches.partition(cells, cell)
         sketches.prepare(self._transform)
 
-    def _better_transform(self, moment, sample, truth, n_threads):
+    def _better_transform(self, moment: Floats, sample: Floats, truth: Ids, n_threads: int) -> Transform:
         """The scaling under which the sketches rank the true neighbours best."""
         n_best = min(len(self._W), max(32, len(self._W) // 256))
         found = {}
@@ -264,7 +287,7 @@ class LSHIndex:
         return max(found, key=found.get)
 
     @one_at_a_time
-    def tune(self, queries, k=5, recall=None):
+    def tune(self, queries: ArrayLike, k: int = 5, recall: float | None = None) -> list[dict[str, Any]]:
         """Set candidates and cells to the cheapest that reach a recall on the queries, and choose the plan.
 
         Parameters
@@ -305,15 +328,15 @@ class LSHIndex:
             self._choose_methods(queries, k, recall, seconds / len(queries) * 1e6)
         return [dict(trial) for trial in self._curve]
 
-    def _scan_trials(self, queries, truth, recall, n_threads):
+    def _scan_trials(self, queries: Floats, truth: Ids, recall: float, n_threads: int) -> list[dict[str, Any]]:
         """Trials over candidates and cells; the cheapest that reached the recall is kept and stands last."""
         sketches = self._sketches
         limit = max(1, sketches.n_live)
 
         recall += (1 - recall) / 4  # the sample is not all queries: aim a little higher
 
-        def trials_of(n_probed, start, limit):
-            def search(queries, k, n):
+        def trials_of(n_probed: int, start: int, limit: int) -> list[dict[str, Any]]:
+            def search(queries: Floats, k: int, n: int) -> tuple[Ids, Floats]:
                 return self._by_sketches(queries, k, n, n_threads)
 
             sketches.n_probed = n_probed
@@ -333,8 +356,9 @@ class LSHIndex:
         sketches.n_probed, self.n_candidates = best["n_cells"], best["n_candidates"]
         return [trial for trial in trials if trial is not best] + [best]
 
-    def _probe_trials(self, queries, truth, recall, n_threads):
-        trials, self.n_probes = [], 1
+    def _probe_trials(self, queries: Floats, truth: Ids, recall: float, n_threads: int) -> list[dict[str, Any]]:
+        trials: list[dict[str, Any]] = []
+        self.n_probes = 1
         while self.n_probes <= MOST_PROBES and (not trials or trials[-1]["recall"] < recall):
             try:
                 (ids, _), seconds = calibration.timed(self._by_probes, queries, truth.shape[1], self.n_candidates,
@@ -348,7 +372,7 @@ class LSHIndex:
         self.n_probes = max(trials, key=lambda trial: trial["recall"])["n_probes"]
         return trials
 
-    def _table_trials(self, queries, truth, recall, n_threads):
+    def _table_trials(self, queries: Floats, truth: Ids, recall: float, n_threads: int) -> list[dict[str, Any]]:
         """Trials over K and L around the closed form, each with its probes; the cheapest is kept and stands last."""
         ends, trials = [], []
         for family in choice.families_around(self.family_, len(self._W)):
@@ -359,17 +383,17 @@ class LSHIndex:
             ends.append((family, end))
             trials += some
 
-        def rank(entry):
+        def rank(entry: tuple[Any, dict[str, Any]]) -> tuple[float, float]:
             _, trial = entry
             n_handed = min(FOUND_PER_CANDIDATE * trial["n_candidates"], len(self._W))
-            return max(recall - trial["recall"], 0), choice.cost(trial, *self._W.shape, n_handed)
+            return max(recall - trial["recall"], 0), choice.cost(trial, len(self._W), self._W.shape[1], n_handed)
 
         family, best = min(ends, key=rank)
         self._take_tables(family, n_threads)
         self.n_probes = best["n_probes"]
         return [trial for trial in trials if trial is not best] + [best]
 
-    def _choose_methods(self, queries, k, recall, exact_microseconds):
+    def _choose_methods(self, queries: Floats, k: int, recall: float, exact_microseconds: float) -> None:
         able = {trial["method"]: trial for trial in self._curve if trial["recall"] >= recall}  # one a method at most
         searches = {"exact": lambda x, k: self._exact(x, k, 1),
                     "sketches": lambda x, k: self._by_sketches(x, k, self.n_candidates, 1),
@@ -382,7 +406,7 @@ class LSHIndex:
     # -- changes ----------------------------------------------------------------------------------------------
 
     @one_at_a_time
-    def update(self, W, rows):
+    def update(self, W: ArrayLike, rows: ArrayLike) -> None:
         """Take in that rows of W have changed. Transform, norm floor and plan stay those of `fit`.
 
         Parameters
@@ -402,7 +426,7 @@ class LSHIndex:
         self._gone[rows] = False
         self.refresh(rows)
 
-    def refresh(self, rows):
+    def refresh(self, rows: Ids) -> None:
         """`update` for trusted ids of rows that changed in place."""
         if not len(rows):
             return
@@ -416,7 +440,7 @@ class LSHIndex:
             self._sketches.update(rows, V, n_threads)
 
     @one_at_a_time
-    def add(self, W, bias=None):
+    def add(self, W: ArrayLike, bias: ArrayLike | None = None) -> None:
         """Take in new neurons at the end of W.
 
         Parameters
@@ -443,7 +467,7 @@ class LSHIndex:
         self.refresh(np.arange(n, len(W), dtype=np.int32))
 
     @one_at_a_time
-    def remove(self, rows):
+    def remove(self, rows: ArrayLike) -> None:
         """Let neurons be found no more. Their ids stay taken; `update` brings one back.
 
         Parameters
@@ -459,23 +483,24 @@ class LSHIndex:
         if self._sketches is not None:
             self._sketches.remove(rows)
 
-    def drift(self, rows):
+    def drift(self, rows: Ids) -> float:
         """Share of the codes of the neurons `rows` that hashing them now would change; for trusted ids."""
         codes = self._tables.family.hash(self._vectors(rows), n_threads=resolve(self.n_threads))
         return float((codes != self._tables.codes[rows]).mean()) if len(rows) else 0.0
 
-    def insert(self, X, samples, neurons):
+    def insert(self, X: Floats, samples: Ids, neurons: Ids) -> None:
         """Add neuron neurons[k] to the buckets that input X[samples[k]] looks into; trusted, for training."""
         n_threads = resolve(self.n_threads)
         self._tables.insert(self._transform.queries(X, n_threads), samples, neurons, n_threads)
 
-    def _vectors(self, rows):
+    def _vectors(self, rows: Ids) -> Floats:
         return self._transform.neurons(self._W, self._bias, resolve(self.n_threads), rows)
 
     # -- asking -----------------------------------------------------------------------------------------------
 
     @one_at_a_time
-    def query(self, X, n=100, *, policy="top", min_count=1, n_probes=1, seed=0):
+    def query(self, X: ArrayLike, n: int = 100, *, policy: str = "top", min_count: int = 1, n_probes: int = 1,
+              seed: int = 0) -> csr_array:
         """Active sets: neurons that share buckets with each input.
 
         Parameters
@@ -515,7 +540,8 @@ class LSHIndex:
         active.sort_indices()
         return active
 
-    def candidates(self, X, n, min_count=1, *, policy="top", n_probes=1, seed=0):
+    def candidates(self, X: Floats, n: int, min_count: int = 1, *, policy: str = "top", n_probes: int = 1,
+                   seed: int = 0) -> tuple[Ids, np.ndarray]:
         """`query` for trusted input: ids and values, (n_queries, n), filled up with -1; "vanilla" is in no order."""
         n_threads = resolve(self.n_threads)
         Q = self._transform.queries(X, n_threads)
@@ -527,7 +553,7 @@ class LSHIndex:
         return (ids, counts) if policy == "top" else self._rerank(ids, X, n, n_threads)
 
     @one_at_a_time
-    def search(self, X, k=5, *, n_candidates=None):
+    def search(self, X: ArrayLike, k: int = 5, *, n_candidates: int | None = None) -> tuple[Ids, Floats]:
         """The neurons with the largest inner products.
 
         Parameters
@@ -551,7 +577,7 @@ class LSHIndex:
             n_candidates = check.integer(n_candidates, "n_candidates", minimum=k)
         return self.best(X, k, n_candidates)
 
-    def best(self, X, k, n_candidates=None):
+    def best(self, X: Floats, k: int, n_candidates: int | None = None) -> tuple[Ids, Floats]:
         """`search` for trusted input."""
         n_threads = resolve(self.n_threads) if len(X) > 1 else 1  # to wake a thread takes as long as a search
         method = self._methods["batch" if len(X) >= BATCH else "single"]
@@ -560,14 +586,14 @@ class LSHIndex:
         by = self._by_probes if method == "probes" else self._by_sketches
         return by(X, k, n_candidates or self.default_candidates(k), n_threads)
 
-    def _exact(self, X, k, n_threads):
+    def _exact(self, X: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
         if not self._gone.any():
             return exact_topk(X, self._W, self._bias, k, n_threads)
         bias = np.where(self._gone, np.float32(-np.inf), self._bias)
         ids, scores = exact_topk(X, self._W, bias, k, n_threads)
         return np.where(np.isneginf(scores), np.int32(-1), ids), scores
 
-    def _by_sketches(self, X, k, n_candidates, n_threads):
+    def _by_sketches(self, X: Floats, k: int, n_candidates: int, n_threads: int) -> tuple[Ids, Floats]:
         n_candidates = min(n_candidates, len(self._W))
         if self._sketches is None:
             candidates, _ = self.candidates(X, n_candidates)
@@ -577,48 +603,48 @@ class LSHIndex:
             candidates = self._sketches.scan(X, n_candidates, n_threads)
         return self._rerank(candidates, X, k, n_threads)
 
-    def _search_few(self, X, k, n_candidates):
+    def _search_few(self, X: Floats, k: int, n_candidates: int) -> Any:
         rows = self._rows if n_candidates > _n_exact(k) else None
         return self._sketches.search_few(X, self._W, self._bias, rows, _n_exact(k), k, n_candidates)
 
-    def _by_probes(self, X, k, n_candidates, n_threads):
+    def _by_probes(self, X: Floats, k: int, n_candidates: int, n_threads: int) -> tuple[Ids, Floats]:
         n_found = min(FOUND_PER_CANDIDATE * n_candidates, len(self._W))
         found, _ = self.candidates(X, n_found, n_probes=self.n_probes)
         candidates = self._sketches.rank(X, found, min(n_candidates, n_found), n_threads)
         return self._rerank(candidates, X, k, n_threads)
 
-    def _rerank(self, candidates, X, k, n_threads):
+    def _rerank(self, candidates: Ids, X: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
         if self._rows is not None and candidates.shape[1] > _n_exact(k):
             candidates, _ = _best_of(candidates, X, self._rows.values, self._rows.scales, self._bias, _n_exact(k),
                                      n_threads)
         return _best_of(candidates, X, self._W, None, self._bias, k, n_threads)
 
-    def look_for(self, n_candidates):
+    def look_for(self, n_candidates: int) -> None:
         """Compute so many inner products a search, of the best that all cells hold: for a k of hundreds."""
         self.n_candidates = min(n_candidates, len(self._W))
         if self._sketches is not None and self._sketches.cells is not None:
             self._sketches.n_probed = self._sketches.cells.n
 
-    def default_candidates(self, k):
+    def default_candidates(self, k: int) -> int:
         """How many inner products a search computes where the call does not say."""
         if self.n_candidates is None:
             return min(len(self._W), max(20 * k, min(max(128, len(self._W) // 100), 1024)))
         return min(len(self._W), max(self.n_candidates, 2 * k))
 
-    def _check_fitted(self):
+    def _check_fitted(self) -> None:
         if self._W is None:
             raise ValueError("this LSHIndex has no neurons yet; call fit(W) first")
 
     # -- what it is -------------------------------------------------------------------------------------------
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of tables, sketches and a copy of the weights in fewer bits; the weights themselves not included."""
         self._check_fitted()
         return sum(part.nbytes for part in (self._tables, self._sketches, self._rows) if part is not None)
 
     @one_at_a_time
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """What `fit` and `tune` chose and measured.
 
         Returns
@@ -640,7 +666,7 @@ class LSHIndex:
                 "family": repr(self.family_), "bytes_per_neuron": self.nbytes / len(self._W),
                 "trials": [dict(trial) for trial in self._curve], "plan": plan}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         fitted = ""
         if self._W is not None:
             use = ", ".join(f"{kind}: {method}" for kind, method in self._methods.items())
@@ -648,7 +674,7 @@ class LSHIndex:
         return (f"LSHIndex({self.family!r}, center={self.center}, scaling={self.scaling!r}, "
                 f"sketch_bits={self.sketch_bits}{fitted})")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> Any:
         if self._W is None:
             return table("LSHIndex, not fitted", [("family", repr(self.family)), ("recall", self.recall)])
         report = self.report()
@@ -662,7 +688,7 @@ class LSHIndex:
         return table("LSHIndex", rows)
 
     @one_at_a_time
-    def plot_recall(self, queries=None, *, k=5, ax=None):
+    def plot_recall(self, queries: Floats | None = None, *, k: int = 5, ax: Any = None) -> Any:
         """Plot the recall by the number of candidates; needs matplotlib.
 
         Parameters
@@ -704,7 +730,7 @@ class LSHIndex:
     # -- files ------------------------------------------------------------------------------------------------
 
     @one_at_a_time
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write the index, without the weights, as one safetensors file, whole or not at all.
 
         Raises
@@ -716,7 +742,7 @@ class LSHIndex:
         """
         index_file.write(path, *self.state())
 
-    def state(self, exactly=False):
+    def state(self, exactly: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What a file holds: arrays, and a dict of plain values. `exactly`: the order in buckets too, for checkpoints,
         whose layer knows the family.
         """
@@ -743,11 +769,11 @@ class LSHIndex:
             "fingerprint": index_file.fingerprint(self._W, self._bias),
         }
 
-    def share(self, W, bias):
+    def share(self, W: Any, bias: Floats) -> None:
         """Read these arrays from now on, which hold the weights that it has."""
         self._W, self._bias = W, bias
 
-    def take_state(self, W, bias, tensors, config):
+    def take_state(self, W: Any, bias: Any, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Self:
         """What `state` gave, for these weights; ValueError where it does not fit."""
         try:
             self._restore(W, bias, self.family, tensors, config)
@@ -757,7 +783,8 @@ class LSHIndex:
         return self
 
     @classmethod
-    def load(cls, path, W, bias=None, *, n_threads=None):
+    def load(cls, path: PathLike, W: ArrayLike, bias: ArrayLike | None = None, *,
+             n_threads: int | None = None) -> LSHIndex:
         """Read an index that :meth:`save` wrote; W and bias are the weights that it was saved over.
 
         Raises
@@ -778,16 +805,20 @@ class LSHIndex:
             raise ValueError(f"{path}: this index cannot be used ({error}); fit and save it again") from error
 
     @classmethod
-    def from_state(cls, W, bias, tensors, config, n_threads):
+    def from_state(cls, W: Any, bias: Any, tensors: dict[str, np.ndarray], config: dict[str, Any],
+                   n_threads: int) -> Any:
         """The index of `state`, over trusted weights."""
         if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
             raise ValueError("it was saved over other weights than the W and bias given")
         family = index_file.family_from(config["family"])
+        if config["auto_family"] and family is None:
+            raise ValueError("it says nothing of the family that was chosen")
         index = cls("auto" if config["auto_family"] else family, n_threads=n_threads, **config["arguments"])
         index._restore(W, bias, family, tensors, config)
         return index
 
-    def _restore(self, W, bias, family, tensors, config):
+    def _restore(self, W: Any, bias: Any, family: Any, tensors: dict[str, np.ndarray],
+                 config: dict[str, Any]) -> None:
         n, n_in = W.shape
         self._begin(W, bias)
         if tensors["gone"].shape != (n,):
@@ -803,7 +834,7 @@ class LSHIndex:
             if "bucket_ids" in tensors:
                 self._tables.restore_buckets(tensors)
         if self.sketch_bits != 0:
-            norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0)
+            norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0, maximum=1e19)
             self._sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(self._transform)
             self._sketches.n_probed = check.integer(config["n_cells_probed"], "n_cells_probed", minimum=0)
         if config["n_candidates"] is not None:
@@ -816,12 +847,12 @@ class LSHIndex:
         self._curve = [dict(trial) for trial in config["trials"]]
 
 
-def _n_exact(k):
+def _n_exact(k: int) -> Any:
     """How many of the candidates, scored in fewer bits, are scored by the weights themselves."""
     return 4 * k + 12
 
 
-def _best_of(candidates, X, rows, scales, bias, k, n_threads):
+def _best_of(candidates: Any, X: Any, rows: Any, scales: Any, bias: Any, k: Any, n_threads: Any) -> Any:
     """Ids and scores (n, k) of the candidates with the largest inner products."""
     ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
     kernels.rerank(candidates, X, rows, scales, bias, ids, scores, n_threads)

@@ -8,8 +8,10 @@ An output is one of
     BatchActive          the neurons of one set that the batch shares;
     CSR (n, n_out)       one set a sample.
 """
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
@@ -21,7 +23,18 @@ from ._gradients import DenseGradient, Groups, Parameter, ProductGradient
 from ._html import Shown
 from ._linalg import matmul, row_chunks
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from ._gradients import Pair
+    from ._types import Floats, Ids
+
 __all__ = ["Linear"]
+
+
+Backprop: TypeAlias = "Callable[[Floats], tuple[Floats | None, list[Pair]]]"
 
 
 class Step(NamedTuple):
@@ -77,7 +90,13 @@ class Linear(Shown):
         A view.
     """
 
-    def __init__(self, n_in, n_out, *, activation=None, init_scale=None, dropout=0.0, dtype="float32"):
+    _w: Parameter
+    _b: Parameter
+    _slot: np.ndarray
+    _buffers: dict[str, Floats]
+
+    def __init__(self, n_in: int, n_out: int, *, activation: str | None = None, init_scale: float | None = None,
+                 dropout: float = 0.0, dtype: str = "float32") -> None:
         self.n_in = check.integer(n_in, "n_in")
         self.n_out = check.integer(n_out, "n_out")
         self.activation = None if activation is None else check.choice(activation, "activation", ("relu",))
@@ -91,27 +110,27 @@ class Linear(Shown):
     # -- parameters -------------------------------------------------------------------------------------------
 
     @property
-    def weight(self):
+    def weight(self) -> Floats:
         self._check_initialized()
         value = _bfloat.as_float32(self._w.value)
         return value.T if self._w.flipped else value
 
     @property
-    def bias(self):
+    def bias(self) -> Floats:
         self._check_initialized()
         return self._b.value[:, 0]
 
     @property
-    def initialized(self):
+    def initialized(self) -> bool:
         """Whether the layer has weights."""
         return self._w is not None
 
     @property
-    def output_share(self):
+    def output_share(self) -> float:
         """Share of the outputs that are computed and may differ from zero before the activation."""
         return 1.0
 
-    def initialize(self, rng, sparse_input=False, input_share=1.0):
+    def initialize(self, rng: np.random.Generator, sparse_input: bool = False, input_share: float = 1.0) -> None:
         """Draw the weights. `input_share` is the `output_share` of the layer before."""
         if self.init_scale is not None:
             sigma = self.init_scale / math.sqrt(self.n_out)
@@ -128,7 +147,7 @@ class Linear(Shown):
         self._w = Parameter(self._stored(value), flipped=sparse_input)
         self._b = Parameter(np.zeros((self.n_out, 1), np.float32))
 
-    def set_weights(self, weight, bias=None):
+    def set_weights(self, weight: ArrayLike, bias: ArrayLike | None = None) -> Self:
         """Take weights of shape (n_out, n_in) and a bias of shape (n_out,), as copies in the layer's dtype."""
         weight = check.dense(weight, "weight", n_columns=self.n_in, n_rows=self.n_out)
         bias = np.zeros(self.n_out, np.float32) if bias is None else check.vector(bias, "bias", self.n_out)
@@ -136,16 +155,16 @@ class Linear(Shown):
         self._b = Parameter(np.array(bias)[:, None])
         return self
 
-    def _stored(self, value):
+    def _stored(self, value: Any) -> Any:
         return _bfloat.narrow(value) if self.dtype == "bfloat16" else value
 
-    def _check_initialized(self):
+    def _check_initialized(self) -> None:
         if self._w is None:
             raise ValueError(f"{self!r} has no weights yet; make it part of a Network and fit, or call set_weights")
 
     # -- forward ----------------------------------------------------------------------------------------------
 
-    def forward(self, x, step):
+    def forward(self, x: Floats | CSR, step: Step) -> tuple[Any, Backprop]:
         """The outputs of all neurons, (n, n_out)."""
         out, backprop = self._forward_sparse(x, step) if isinstance(x, CSR) else self._forward_dense(x, step)
         drops = step.training and self.dropout
@@ -158,7 +177,7 @@ class Linear(Shown):
         if positive is None and not drops:
             return out, backprop
 
-        def backprop_activation(d_out):
+        def backprop_activation(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
             if drops:
                 _active.drop_dense(d_out, step.seed, self.dropout, step.n_threads)
             if positive is not None:
@@ -167,14 +186,14 @@ class Linear(Shown):
 
         return out, backprop_activation
 
-    def _forward_dense(self, x, step):
+    def _forward_dense(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
         out = self._buffer("out", (len(x), self.n_out))
         w, flipped, n_threads = self._w.value, self._w.flipped, step.n_threads
         matmul(x, w, n_threads, transpose_b=not flipped, bias=self.bias, out=out)
         if step.tally is not None:
             step.tally.products(len(x) * w.size, w.size, w.size, step)
 
-        def backprop(d_out):
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
             left, right = (x, d_out) if flipped else (d_out, x)
             dw = matmul(left, right, n_threads, transpose_a=True, out=self._buffer("dw", w.shape))
             dx = matmul(d_out, w, n_threads, transpose_b=flipped) if step.need_input_gradient else None
@@ -182,7 +201,7 @@ class Linear(Shown):
 
         return out, backprop
 
-    def _forward_sparse(self, x, step):
+    def _forward_sparse(self, x: CSR, step: Step) -> tuple[Any, Backprop]:
         if not self._w.flipped:
             self._w.flip()
         out = self._buffer("out", (x.shape[0], self.n_out))
@@ -190,7 +209,7 @@ class Linear(Shown):
         if step.tally is not None:
             step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out, len(np.unique(x.indices)) * self.n_out, step)
 
-        def backprop(d_out):
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
             groups = self._group(x)
             dx = None
             if step.need_input_gradient:
@@ -203,7 +222,7 @@ class Linear(Shown):
 
         return out, backprop
 
-    def _group(self, s):
+    def _group(self, s: CSR) -> Groups:
         """The transpose of a sparse matrix whose columns are rows of the stored weights."""
         n_columns = len(self._w.value)
         if self._slot is None or len(self._slot) != n_columns:
@@ -214,7 +233,7 @@ class Linear(Shown):
         n_rows = _products.group_columns(s.indptr, s.indices, self._slot, rows, starts, entries, samples)
         return Groups(rows[:n_rows], starts[:n_rows + 1], entries, samples)
 
-    def _buffer(self, name, shape):
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Memory that is used again at the next step: large new arrays would be paid for page by page."""
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
@@ -223,17 +242,17 @@ class Linear(Shown):
 
     # -- the network's other calls ----------------------------------------------------------------------------
 
-    def updated(self, pairs):
+    def updated(self, pairs: list[Pair]) -> None:
         """Called after an optimizer step with this layer's (parameter, gradient) pairs."""
 
-    def prepare(self, step_number, epoch=0):
+    def prepare(self, step_number: int, epoch: int = 0) -> None:
         """Called before a training step, with the steps and whole epochs trained so far."""
 
-    def plan_report(self):
+    def plan_report(self) -> tuple[str, str]:
         """The plan in use, and why, in words; for :meth:`Network.profile`."""
         return "dense", ""
 
-    def topk(self, x, k, *, exact=False, n_threads=1):
+    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False, n_threads: int = 1) -> tuple[Ids, Floats]:
         """Ids and scores of the k largest outputs of each row, (n, k) each."""
         ids = np.full((x.shape[0], k), -1, np.int32)
         scores = np.full((x.shape[0], k), -np.inf, np.float32)
@@ -243,25 +262,25 @@ class Linear(Shown):
             _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
         return ids, scores
 
-    def share_computed(self, k, *, exact=False):
+    def share_computed(self, k: int, *, exact: bool = False) -> float:
         """Share of the neurons that topk computes in full."""
         return 1.0
 
-    def settle(self):
+    def settle(self) -> None:
         """Called before saving: bring what is not saved into the state it has after loading."""
 
-    def index_state(self):
+    def index_state(self) -> Any:
         """What the layer has to find neurons by, as it is: arrays by name, and plain values."""
         return {}, {}
 
-    def restore_index(self, arrays, plain):
+    def restore_index(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
         """Take what `index_state` gave, from a file, checked."""
 
-    def copy_weights(self):
+    def copy_weights(self) -> Any:
         """Copies of the weights as they are stored and the bias."""
         return [self._w.value.copy(), self._b.value.copy()]
 
-    def take_weights(self, weight, bias):
+    def take_weights(self, weight: ArrayLike, bias: Floats) -> None:
         """Copy what `copy_weights` gave into place, so that an optimizer keeps its state."""
         for parameter, value in ((self._w, weight), (self._b, bias)):
             if value.shape != parameter.value.shape or value.dtype != parameter.value.dtype:
@@ -270,19 +289,19 @@ class Linear(Shown):
         self.settle()
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The layer that `config` describes, without weights."""
         return cls(**config)
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """What makes the layer again but for its weights; plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
                 "init_scale": self.init_scale, "dropout": self.dropout, "dtype": self.dtype}
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         return self.__dict__ | {"_buffers": {}, "_slot": None}  # scratch memory
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"
 
 

@@ -2,11 +2,24 @@
 
 Each is a mean over the samples of a sum over the neurons that were computed.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 import numpy as np
 
 from ._core import _losses
 from ._csr import CSR
 from .layers import BatchActive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from ._types import Floats, Ids, Offsets
 
 __all__ = ["BinaryCrossEntropy", "MeanSquaredError", "SoftmaxCrossEntropy"]
 
@@ -14,7 +27,10 @@ __all__ = ["BinaryCrossEntropy", "MeanSquaredError", "SoftmaxCrossEntropy"]
 class _Loss:
     """Calls a kernel over rows of logits, of whichever kind; a subclass names the kernel."""
 
-    def __call__(self, output, labels, *, sample_weight=None, n_threads=1):
+    _apply: Callable[..., None]
+
+    def __call__(self, output: Floats | BatchActive | CSR, labels: CSR, *, sample_weight: Any = None,
+                 n_threads: int = 1) -> tuple[float, Floats]:
         """The loss, and its gradient in the form of the output, in its memory.
 
         Parameters
@@ -42,11 +58,11 @@ class _Loss:
                 z *= sample_weight[:, None]
         return float(losses.mean(dtype=np.float64)) if n else 0.0, z
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
-def _rows(output, labels):
+def _rows(output: Floats | BatchActive | CSR, labels: CSR) -> tuple[Floats, Offsets, Ids]:
     """Logits, where each row begins, and the labels' places in their rows."""
     if isinstance(output, CSR):
         positions = np.empty(labels.nnz, np.int32)
@@ -65,22 +81,27 @@ class SoftmaxCrossEntropy(_Loss):
     labels has loss and gradient zero.
     """
 
-    def _apply(self, offsets, z, labels, positions, scale, losses, n_threads):
+    def _apply(self, offsets: Offsets, z: Floats, labels: CSR, positions: Ids, scale: float, losses: Floats,
+               n_threads: int) -> None:
         _losses.softmax_cross_entropy(offsets, z, labels.indptr, positions, scale, losses, n_threads)
 
 
 class BinaryCrossEntropy(_Loss):
     """``sum_j log(1 + exp(z_j)) - sum of z over the labels``: each neuron a yes-or-no question."""
 
-    def _apply(self, offsets, z, labels, positions, scale, losses, n_threads):
+    def _apply(self, offsets: Offsets, z: Floats, labels: CSR, positions: Ids, scale: float, losses: Floats,
+               n_threads: int) -> None:
         _losses.binary_cross_entropy(offsets, z, labels.indptr, positions, scale, losses, n_threads)
 
 
 class MeanSquaredError(_Loss):
     """``sum_j (z_j - y_j)^2``; targets that are not stored are zero."""
 
-    def _apply(self, offsets, z, labels, positions, scale, losses, n_threads):
+    def _apply(self, offsets: Offsets, z: Floats, labels: CSR, positions: Ids, scale: float, losses: Floats,
+               n_threads: int) -> None:
         _losses.squared_error(offsets, z, labels.indptr, positions, labels.data, scale, losses, n_threads)
 
 
-LOSSES = {"softmax": SoftmaxCrossEntropy, "bce": BinaryCrossEntropy, "mse": MeanSquaredError}
+Loss: TypeAlias = SoftmaxCrossEntropy | BinaryCrossEntropy | MeanSquaredError
+LOSSES: dict[str, type[Loss]] = {
+    "softmax": SoftmaxCrossEntropy, "bce": BinaryCrossEntropy, "mse": MeanSquaredError}

@@ -1,4 +1,8 @@
 """LSHLinear: the layer that computes only the neurons that hashing finds."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
 import numpy as np
 
 from . import _plans
@@ -10,9 +14,16 @@ from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._linalg import NO_BIAS, matmul
 from ._set_sketches import SetSketches
 from ._table_choice import default_family
-from .hashing import FAMILIES, CrossPolytope, SimHash
+from .hashing import FAMILIES, CrossPolytope, MinHash, SimHash
 from .index import LSHIndex
 from .layers import BatchActive, Linear
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ._gradients import Pair
+    from ._types import Floats, HashFamily, Ids
+    from .layers import Backprop, Step
 
 __all__ = ["LSHLinear"]
 
@@ -79,9 +90,15 @@ class LSHLinear(Linear):
     systems", arXiv 1903.03129.
     """
 
-    def __init__(self, n_in, n_out, *, density="auto", active=None, activation=None, family=None, candidates=5,
-                 policy=None, sketch_bits=128, oversample=2, min_count=1, n_probes=1, fill=True, rebuild=None,
-                 plan="auto", recall=0.995, init_scale=None, dropout=0.0, dtype="float32"):
+    _tables: LSHIndex
+    _searcher: LSHIndex
+    _changed: np.ndarray
+
+    def __init__(self, n_in: int, n_out: int, *, density: float | Literal["auto"] = "auto", active: str | None = None,
+                 activation: str | None = None, family: HashFamily | None = None, candidates: int = 5,
+                 policy: str | None = None, sketch_bits: int = 128, oversample: int = 2, min_count: int = 1,
+                 n_probes: int = 1, fill: bool = True, rebuild: Any = None, plan: str = "auto", recall: float = 0.995,
+                 init_scale: float | None = None, dropout: float = 0.0, dtype: str = "float32") -> None:
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dropout=dropout, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
@@ -94,11 +111,12 @@ class LSHLinear(Linear):
             raise ValueError(f"sketch_bits must be a multiple of 64, got {sketch_bits}")
         self.oversample = check.integer(oversample, "oversample")
         self.min_count = check.integer(min_count, "min_count", maximum=255)
-        self.n_probes = check.integer(n_probes, "n_probes")
         self.fill = bool(fill)
         if family is not None and not isinstance(family, tuple(FAMILIES.values())):
             raise TypeError(f"family must be a hash family such as SimHash() or None, got {family!r}")
         self.family = family
+        n_buckets = (family if family is not None else default_family(self.n_out)).n_buckets
+        self.n_probes = check.integer(n_probes, "n_probes", maximum=1 if isinstance(family, MinHash) else n_buckets)
         self.rebuild = rebuild_policies.checked(rebuild)
         self.plan = check.choice(plan, "plan", _plans.PLANS)
         self.chosen_plan = None  # what "auto" has chosen
@@ -117,7 +135,8 @@ class LSHLinear(Linear):
         self._seed = 0
 
     @classmethod
-    def from_dense(cls, W, bias=None, *, queries=None, **options):
+    def from_dense(cls, W: ArrayLike, bias: ArrayLike | None = None, *, queries: Floats | None = None,
+                   **options: Any) -> Self:
         """A layer with trained weights.
 
         Parameters
@@ -141,23 +160,23 @@ class LSHLinear(Linear):
             layer._inputs = np.array(queries[::max(1, -(-len(queries) // N_INPUTS))])
         return layer
 
-    def initialize(self, rng, sparse_input=False, input_share=1.0):
+    def initialize(self, rng: np.random.Generator, sparse_input: bool = False, input_share: float = 1.0) -> None:
         super().initialize(rng, input_share=input_share)
         self._seed = int(rng.integers(2**31))
 
-    def set_weights(self, weight, bias=None):
+    def set_weights(self, weight: ArrayLike, bias: ArrayLike | None = None) -> Self:
         self.settle()
         return super().set_weights(weight, bias)
 
     @property
-    def n_active(self):
+    def n_active(self) -> int:
         """Neurons that an active set is filled up to."""
         if self.density == "auto":
             return min(self.n_out, 4096 if self.active != "sample" else max(64, self.n_out // 100))
         return min(self.n_out, max(1, round(self.density * self.n_out)))
 
     @property
-    def is_dense(self):
+    def is_dense(self) -> bool:
         """Whether every neuron is computed."""
         return self.n_active == self.n_out
 
@@ -178,7 +197,7 @@ class LSHLinear(Linear):
             return self.rebuild
         return rebuild_policies.Exponential() if self._by_sketches else rebuild_policies.AtOnce()
 
-    def prepare(self, step_number, epoch=0):
+    def prepare(self, step_number: int, epoch: int = 0) -> None:
         self._step_number = step_number
         if self.is_dense or (not self.candidates and self.active == "batch"):
             return
@@ -227,15 +246,15 @@ class LSHLinear(Linear):
         family = self._tables.family
         return family.tables * getattr(family, "bits", getattr(family, "bins", 1))
 
-    def _new_tables(self):
+    def _new_tables(self) -> Any:
         family = self.family if self.family is not None else default_family(self.n_out)
         by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
         return LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
 
-    def _new_searcher(self, n_threads):
+    def _new_searcher(self, n_threads: int) -> LSHIndex:
         return LSHIndex(None, recall=self.recall, random_state=self._seed, plan="sketches", n_threads=n_threads)
 
-    def updated(self, pairs):
+    def updated(self, pairs: list[Pair]) -> None:
         for parameter, gradient in pairs:
             if parameter is self._w:
                 rows = gradient.rows if gradient.rows is not None else np.arange(self.n_out, dtype=np.int32)
@@ -249,7 +268,7 @@ class LSHLinear(Linear):
                 if self._searcher is not None:
                     self._changed[rows] = True
 
-    def _ready_searcher(self, n_threads):
+    def _ready_searcher(self, n_threads: int) -> LSHIndex:
         n_changed = np.count_nonzero(self._changed) if self._searcher is not None else self.n_out
         if n_changed > self.n_out // 4:
             queries = self._inputs if len(self._inputs) else None
@@ -263,7 +282,7 @@ class LSHLinear(Linear):
         self._searcher.n_threads = n_threads
         return self._searcher
 
-    def _observe(self, x, step):
+    def _observe(self, x: Floats | CSR, step: Step) -> None:
         """Keep some inputs of the last steps."""
         if step.training and self._step_number % 8 == 0:
             new = x[:64] if not isinstance(x, CSR) else x.slice(0, min(64, x.shape[0])).to_dense()
@@ -271,7 +290,7 @@ class LSHLinear(Linear):
 
     # -- forward ----------------------------------------------------------------------------------------------
 
-    def forward(self, x, step):
+    def forward(self, x: Floats | CSR, step: Step) -> tuple[Any, Backprop]:
         """The outputs of the active neurons."""
         if self.is_dense:
             return super().forward(x, step)
@@ -309,11 +328,11 @@ class LSHLinear(Linear):
             self.chosen_plan = _plans.choose(self.plan_costs, able=able)
         return self.chosen_plan
 
-    def _forward_sparse(self, x, step):
+    def _forward_sparse(self, x: CSR, step: Step) -> tuple[Any, Backprop]:
         """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
         return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
 
-    def _forward_batch(self, x, step):
+    def _forward_batch(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
@@ -326,7 +345,7 @@ class LSHLinear(Linear):
             np.maximum(out, 0, out=out)
             positive = out > 0  # a loss writes its gradient over the outputs
 
-        def backprop(d_out):
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
             if positive is not None:
                 d_out *= positive
             dx = None
@@ -338,7 +357,7 @@ class LSHLinear(Linear):
 
         return BatchActive(ids, out, self.n_out), backprop
 
-    def _batch_set(self, x, step):
+    def _batch_set(self, x: Floats, step: Step) -> Ids:
         labels = step.labels.indices if step.labels is not None else NO_LABELS
         found = NO_LABELS
         if self.candidates:
@@ -350,7 +369,7 @@ class LSHLinear(Linear):
         n = _select.batch_union(labels, found, self.n_active, self.fill, step.seed, self._slots(1)[0], spare, ids)
         return ids[:n]
 
-    def _found(self, x, n, step):
+    def _found(self, x: Floats | CSR, n: int, step: Step) -> Ids:
         """Ids of n neurons that tables or sketches find for each input, by the policy, -1 for none."""
         self._build(step)
         n = min(n, self.n_out)
@@ -374,19 +393,19 @@ class LSHLinear(Linear):
         missed = ~(found[samples] == labels.indices[:, None]).any(axis=1)
         self._tables.insert(x, samples[missed], labels.indices[missed])
 
-    def _slots(self, n_threads):
+    def _slots(self, n_threads: int) -> Ids:
         if self._slot is None or self._slot.ndim != 2 or len(self._slot) < n_threads:
             self._slot = np.full((n_threads, self.n_out), -1, np.int32)
         return self._slot[:n_threads]
 
-    def _group_active(self, s):
+    def _group_active(self, s: CSR) -> Groups:
         rows = np.empty(min(s.nnz, self.n_out), np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
         entries, samples = np.empty((2, s.nnz), np.int32)
         n_rows = _products.group_columns(s.indptr, s.indices, self._slots(1)[0], rows, starts, entries, samples)
         return Groups(rows[:n_rows], starts[:n_rows + 1], entries, samples)
 
-    def _forward_sample(self, x, step):
+    def _forward_sample(self, x: Floats | CSR, step: Step) -> tuple[Any, Backprop]:
         """The outputs of one set a sample, as CSR."""
         if self._by_sketches and step.labels is None:
             if self._plan(x, step) == "exact":
@@ -408,7 +427,7 @@ class LSHLinear(Linear):
             if self.activation == "relu":
                 active, groups = self._entries_above_zero(active), None
 
-        def backprop(d_out):
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
             if positive is not None:
                 d_out *= positive
             if drops:
@@ -419,7 +438,7 @@ class LSHLinear(Linear):
             _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
             if step.tally is not None:
                 step.tally.backward(s, x, self.n_in, step)
-            pairs = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
+            pairs: list[Pair] = [(self._w, ProductGradient(g, d_out, x)), (self._b, RowGradient(g.rows, db))]
             return (self._input_gradient(s, g, x, step) if step.need_input_gradient else None), pairs
 
         return active, backprop
@@ -461,7 +480,7 @@ class LSHLinear(Linear):
         _active.keep_entries(s.indptr, s.indices, s.data, positive, limits, indptr, indices, data, n_threads)
         return CSR(indptr, indices, data, self.n_out)
 
-    def _input_gradient(self, s, groups, x, step):
+    def _input_gradient(self, s: CSR, groups: Groups, x: Floats | CSR, step: Step) -> Floats:
         if isinstance(x, CSR):
             dx = np.empty(x.nnz, np.float32)
             _products.sampled_columns(*groups, s.data, self._w.value, x.indptr, x.indices, dx, step.n_threads)
@@ -470,7 +489,7 @@ class LSHLinear(Linear):
             _products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx, step.n_threads)
         return dx
 
-    def _sample_sets(self, x, step, n_wanted):
+    def _sample_sets(self, x: Floats | CSR, step: Step, n_wanted: int) -> CSR:
         """One set a sample: its labels, the neurons found, and others at random up to n_wanted; values not yet set."""
         n, n_wanted = x.shape[0], min(n_wanted, self.n_out)
         found = self._found(x, n_wanted, step)
@@ -493,27 +512,27 @@ class LSHLinear(Linear):
 
     # -- inference --------------------------------------------------------------------------------------------
 
-    def topk(self, x, k, *, exact=False, n_threads=1):
+    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False, n_threads: int = 1) -> tuple[Ids, Floats]:
         """Ids and scores of the k largest outputs; `exact` computes every neuron."""
         if exact or self._computes_all(k, n_threads):
             return super().topk(x, k, n_threads=n_threads)
         return self._searcher.best(x.to_dense() if isinstance(x, CSR) else x, k)
 
-    def _computes_all(self, k, n_threads):
+    def _computes_all(self, k: int, n_threads: int) -> bool:
         # A rule, not a measurement, so that a network gives the same answers whenever it is asked.
         if self.is_dense or self.n_out < FEW_NEURONS:
             return True
         return self._ready_searcher(n_threads).default_candidates(k) > self.n_out // 8
 
-    def share_computed(self, k, *, exact=False):
+    def share_computed(self, k: int, *, exact: bool = False) -> float:
         if exact or self._computes_all(k, 1):
             return 1.0
         return self._searcher.default_candidates(k) / self.n_out
 
-    def settle(self):
+    def settle(self) -> None:
         self._tables = self._sets = self._searcher = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: np.ndarray) -> None:
         self.__dict__.update(state)
         for index in (self._tables, self._searcher):
             if index is not None:  # it reads the weights, and copying has made a view into an array of its own
@@ -521,9 +540,10 @@ class LSHLinear(Linear):
         if self._sets is not None:
             self._sets.share(self._w.value, self.bias)
 
-    def index_state(self):
-        arrays, plain = {}, {"step_number": self._step_number, "chosen_plan": self.chosen_plan,
-                             "clock": None if self._clock is None else self._clock.state()}
+    def index_state(self) -> Any:
+        arrays: dict[str, np.ndarray] = {}
+        plain: dict[str, Any] = {"step_number": self._step_number, "chosen_plan": self.chosen_plan,
+                                 "clock": None if self._clock is None else self._clock.state()}
         for name, index in (("tables", self._tables), ("searcher", self._searcher)):
             if index is not None and not (name == "tables" and self._inserts):  # labels that were added are not kept
                 tensors, plain[name] = index.state(exactly=True)
@@ -534,7 +554,7 @@ class LSHLinear(Linear):
             arrays |= {f"sets.{key}": a for key, a in self._sets.tensors().items()}
         return arrays, plain
 
-    def restore_index(self, arrays, plain):
+    def restore_index(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
         self._step_number = check.integer(plain["step_number"], "step_number", minimum=0, maximum=2**62)
         if plain["chosen_plan"] is not None:
             self.chosen_plan = check.choice(plain["chosen_plan"], "chosen_plan", _plans.PLANS)
@@ -556,7 +576,7 @@ class LSHLinear(Linear):
             self._changed = arrays["changed"].astype(bool)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
         family, seed, chosen = config.pop("family"), config.pop("seed"), config.pop("chosen_plan")
         policy = rebuild_policies.from_config(config.pop("rebuild"))
@@ -565,7 +585,7 @@ class LSHLinear(Linear):
         layer.chosen_plan = None if chosen is None else check.choice(chosen, "chosen_plan", _plans.PLANS)
         return layer
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         family = self.family and {"type": type(self.family).__name__} | self.family.config()
         return super().config() | {
             "family": family, "seed": self._seed,
@@ -575,6 +595,6 @@ class LSHLinear(Linear):
             "chosen_plan": self.chosen_plan, "rebuild": rebuild_policies.config(self.rebuild), "recall": self.recall,
         }
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"LSHLinear({self.n_in}, {self.n_out}, density={self.density!r}, active={self.active!r}, "
                 f"activation={self.activation!r})")

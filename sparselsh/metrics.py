@@ -7,9 +7,19 @@ A row without true labels counts 0 in :func:`precision_at_k`, where whatever is 
 as the programs of the extreme classification repository have it. In the others it would be 0 / 0: no list
 of ids, good or bad, could change it, so they leave it out.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from . import _validation as check
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from scipy.sparse import csr_array
+
+    from ._types import MatrixLike
 
 __all__ = [
     "ndcg_at_k",
@@ -21,10 +31,10 @@ __all__ = [
 ]
 
 
-def precision_at_k(Y_true, ids, k):
+def precision_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
     """Share of the first k ids that are true labels.
 
-    P@k = mean_i |{ids[i, :k]} & labels(i)| / k
+    ``P@k = mean_i |{ids[i, :k]} & labels(i)| / k``
 
     Parameters
     ----------
@@ -48,10 +58,10 @@ def precision_at_k(Y_true, ids, k):
     return float(_hits(Y_true, ids, k)[1].mean())
 
 
-def recall_at_k(Y_true, ids, k):
+def recall_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
     """Share of the true labels that are among the first k ids.
 
-    R@k = mean_i |{ids[i, :k]} & labels(i)| / |labels(i)|, over the rows that have labels
+    ``R@k = mean_i |{ids[i, :k]} & labels(i)| / |labels(i)|``, over the rows that have labels
 
     Parameters
     ----------
@@ -72,7 +82,7 @@ def recall_at_k(Y_true, ids, k):
     return float(np.mean(hits[labelled].sum(axis=1) / n_true))
 
 
-def ndcg_at_k(Y_true, ids, k):
+def ndcg_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
     """Normalised discounted cumulative gain: early hits count more, by 1 / log2(1 + rank).
 
     nDCG@k = mean_i DCG(i) / DCG of an ideal list, over the rows that have labels, where
@@ -105,7 +115,7 @@ def ndcg_at_k(Y_true, ids, k):
     return float(np.mean(hits[labelled] @ discount / ideal))
 
 
-def propensities(Y_train, a=0.55, b=1.5):
+def propensities(Y_train: MatrixLike, a: float = 0.55, b: float = 1.5) -> np.ndarray:
     """How likely each label was assigned where it is true, from how often it occurs.
 
     p_l = 1 / (1 + C (n_l + b)^-a),  C = (log n - 1) (b + 1)^a
@@ -145,7 +155,7 @@ def propensities(Y_train, a=0.55, b=1.5):
     return 1 / (1 + C * (n_l + b) ** -a)
 
 
-def psp_at_k(Y_true, ids, k, propensities):
+def psp_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int, propensities: ArrayLike) -> float:
     """Propensity-scored precision: a hit counts 1 / propensity, so that rare labels count more.
 
     PSP@k = sum_i sum_{l in ids[i, :k] & labels(i)} 1 / p_l  /  sum_i (the k largest 1 / p_l of labels(i))
@@ -182,7 +192,7 @@ def psp_at_k(Y_true, ids, k, propensities):
     p = np.asarray(propensities, dtype=np.float64)
     n_labels = Y.shape[1]
     # Class ids do not say how many labels there are; an indicator does.
-    if p.ndim != 1 or len(p) < n_labels or (len(p) > n_labels and np.ndim(Y_true) != 1):
+    if p.ndim != 1 or len(p) < n_labels or (len(p) > n_labels and _ndim(Y_true) != 1):
         raise ValueError(f"propensities has shape {p.shape}; give one for each of the {n_labels} labels")
     if not np.all((p > 0) & (p <= 1)):
         raise ValueError("propensities holds values outside (0, 1]; take them from metrics.propensities")
@@ -197,10 +207,10 @@ def psp_at_k(Y_true, ids, k, propensities):
     return float(gained / weights[rank < k].sum())
 
 
-def neighbour_recall(ids, true_ids):
+def neighbour_recall(ids: ArrayLike, true_ids: ArrayLike) -> float:
     """Share of the true neighbours that a search found, wherever they stand in its list.
 
-    mean_i |{ids[i]} & {true_ids[i]}| / |{true_ids[i]}|, over the rows that have true neighbours:
+    ``mean_i |{ids[i]} & {true_ids[i]}| / |{true_ids[i]}|``, over the rows that have true neighbours:
     "recall k@n" of nearest-neighbour search for tables of n and of k columns.
 
     Parameters
@@ -234,7 +244,7 @@ def neighbour_recall(ids, true_ids):
     return float(np.mean(found.sum(axis=1)[rows] / n_true[rows]))
 
 
-def _hits(Y_true, ids, k):
+def _hits(Y_true: MatrixLike, ids: Any, k: int) -> tuple[csr_array, np.ndarray]:
     """(Y, hits): the labels as CSR, and whether each of the first k ids is one of them, bool (n, k)."""
     Y = check.indicator(Y_true, "Y_true")
     if Y.shape[0] == 0:
@@ -244,7 +254,7 @@ def _hits(Y_true, ids, k):
     ids = ids[:, :k]
     check.distinct(ids, "ids")
     n_labels = Y.shape[1]
-    if np.ndim(Y_true) == 1:  # class ids: the true ones do not show how many labels there are
+    if _ndim(Y_true) == 1:  # class ids: the true ones do not show how many labels there are
         n_labels = max(n_labels, int(ids.max()) + 1)
     elif ids.max() >= n_labels:
         raise ValueError(f"ids holds {ids.max()}, but Y_true has {n_labels} labels; give ids below that")
@@ -257,15 +267,19 @@ def _hits(Y_true, ids, k):
     return Y, (true_keys[place] == keys) & (ids >= 0)
 
 
-def _keys(ids, width):
+def _keys(ids: np.ndarray, width: int) -> np.ndarray:
     """One int64 for each (row, id): row * width + id, and -1 for none."""
     return np.where(ids >= 0, np.arange(len(ids))[:, None] * width + ids, -1)
 
 
-def _labelled(Y):
+def _labelled(Y: csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Which rows have labels, bool (n,), and how many those have."""
     n_true = np.diff(Y.indptr)
     labelled = n_true > 0
     if not labelled.any():
         raise ValueError("Y_true has no labels in any row; the metric is a mean over the rows that have some")
     return labelled, n_true[labelled]
+
+
+def _ndim(Y: Any) -> int:
+    return np.ndim(Y)

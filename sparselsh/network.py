@@ -1,8 +1,11 @@
 """Network: layers in order, trained and asked together."""
+from __future__ import annotations
+
 import contextlib
 import copy
 import json
 import time
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -17,11 +20,28 @@ from ._version import __version__
 from .callbacks import checked as checked_callbacks
 from .csrfile import CSRFile
 from .layers import BatchActive, Linear, Step
-from .losses import LOSSES, MeanSquaredError
+from .losses import LOSSES, Loss, MeanSquaredError
 from .lsh_layers import LSHLinear
 from .optim import SGD, Adam
 from .plotting import plot_history
 from .profiling import Profile, Tally
+
+if TYPE_CHECKING:
+    from ._training import Run
+
+if TYPE_CHECKING:
+    from .callbacks import Callback
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from ._types import PathLike
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ._types import Floats, Ids, MatrixLike, RandomState
 
 __all__ = ["Network", "load"]
 
@@ -65,7 +85,10 @@ class Network:
     array([0, 1, 2], dtype=int32)
     """
 
-    def __init__(self, layers, *, loss="softmax", random_state=None, n_threads=None):
+    loss: Loss
+
+    def __init__(self, layers: Sequence[Linear], *, loss: str | Loss = "softmax", random_state: RandomState = None,
+                 n_threads: int | None = None) -> None:
         if isinstance(layers, Linear):
             raise TypeError(f"layers must be a sequence of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
@@ -89,14 +112,14 @@ class Network:
         self.n_threads = check.threads(n_threads)
         self._rng = check.generator(random_state)
         self._n_steps = 0
-        self._run = None  # the training at hand or the last one
+        self._run: Run | None = None  # the training at hand or the last one
         self._callbacks = ()  # of the training at hand
         self._lock = Lock()
-        self.optimizer = None
-        self.history = []
+        self.optimizer: SGD | Adam | None = None
+        self.history: list[dict[str, Any]] = []
         self.computed_share = 1.0
 
-    def _choose_active(self, layer, i):
+    def _choose_active(self, layer: LSHLinear, i: int) -> None:
         hidden = i < len(self.layers) - 1
         if layer.active is None:
             layer.active = "sample" if hidden else "batch"
@@ -109,20 +132,22 @@ class Network:
             raise ValueError(f"layers[{i}] is a hidden layer: its active set must be one a sample; use active='sample'")
 
     @property
-    def n_features(self):
+    def n_features(self) -> int:
         """Number of inputs."""
         return self.layers[0].n_in
 
     @property
-    def n_labels(self):
+    def n_labels(self) -> int:
         """Number of outputs."""
         return self.layers[-1].n_out
 
     # -- training ---------------------------------------------------------------------------------------------
 
     @one_at_a_time
-    def fit(self, X, Y=None, *, sample_weight=None, optimizer=None, epochs=5, batch_size=256, validation=None,
-            shuffle=True, window=_streams.WINDOW, callbacks=(), verbose=True):
+    def fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
+            sample_weight: ArrayLike | None = None, optimizer: SGD | Adam | None = None, epochs: int = 5,
+            batch_size: int = 256, validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
+            window: int = _streams.WINDOW, callbacks: Sequence[Callback] = (), verbose: bool = True) -> Self:
         """Train.
 
         Parameters
@@ -177,7 +202,9 @@ class Network:
         return self
 
     @one_at_a_time
-    def resume(self, X, Y=None, *, sample_weight=None, validation=None, callbacks=(), verbose=True):
+    def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *, sample_weight: ArrayLike | None = None,
+               validation: tuple[MatrixLike, MatrixLike] | None = None, callbacks: Sequence[Callback] = (),
+               verbose: bool = True) -> Any:
         """Go on with a training that was interrupted, from the step where it was left.
 
         The training is the last `fit` of this network or, for one from a file of :class:`Checkpoint
@@ -221,7 +248,8 @@ class Network:
         return self
 
     @one_at_a_time
-    def partial_fit(self, X, Y=None, *, sample_weight=None, batch_size=256):
+    def partial_fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
+                    sample_weight: ArrayLike | None = None, batch_size: int = 256) -> Self:
         """Train on the samples once, in their order, with the optimizer of the last `fit` (or Adam(lr=1e-3)).
 
         Parameters
@@ -242,7 +270,7 @@ class Network:
         _training.once(self, source, batch_size)
         return self
 
-    def _source(self, X, Y, window, epochs, sample_weight):
+    def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Any:
         source = _streams.source(X, Y, window, epochs, self._check_rows, sample_weight)
         if isinstance(X, CSRFile):
             self._check_file(X)
@@ -250,7 +278,7 @@ class Network:
             raise ValueError("X must have at least one row, got none")
         return source
 
-    def _check_validation(self, validation):
+    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike]) -> Any:
         if validation is None:
             return None
         try:
@@ -262,18 +290,18 @@ class Network:
             raise ValueError("validation[0] must have at least one row, got none")
         return X, Y
 
-    def _check_rows(self, X, Y, x_name, y_name):
+    def _check_rows(self, X: MatrixLike, Y: MatrixLike, x_name: str, y_name: str) -> tuple[Floats | CSR, CSR]:
         X = check.matrix(X, x_name, n_columns=self.n_features)
         return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError),
                                 name=y_name, x_name=x_name)
 
-    def _check_file(self, file):
+    def _check_file(self, file: CSRFile) -> None:
         for what, n, expected in (("features", file.shape[1], self.n_features),
                                   ("labels", file.n_labels, self.n_labels)):
             if n != expected:
                 raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
 
-    def _begin(self, source, optimizer):
+    def _begin(self, source: Any, optimizer: SGD | Adam) -> None:
         if not isinstance(optimizer, (SGD, Adam)):
             raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
         self.optimizer = optimizer
@@ -282,7 +310,8 @@ class Network:
                 share = self.layers[i - 1].output_share if i else 1.0
                 layer.initialize(self._rng, sparse_input=i == 0 and source.is_sparse, input_share=share)
 
-    def _train_step(self, x, labels, progress, sample_weight=None, tallies=None):
+    def _train_step(self, x: Floats | CSR, labels: CSR, progress: float, sample_weight: ArrayLike | None = None,
+                    tallies: list[Tally] | None = None) -> tuple[float, float]:
         """Forward, loss, backward, update. `tallies`, one a layer, take down what is computed (see profile)."""
         n_threads = resolve(self.n_threads)
         last = len(self.layers) - 1
@@ -311,7 +340,8 @@ class Network:
         self._n_steps += 1
         return loss, share
 
-    def profile(self, X, Y, *, batch_size=256, optimizer=None, steps=8, warm_up=2):
+    def profile(self, X: MatrixLike, Y: Any, *, batch_size: int = 256, optimizer: SGD | Adam | None = None,
+                steps: int | None = 8, warm_up: int = 2) -> Profile:
         """What training steps on these rows compute, counted and timed layer by layer, on a copy of the network.
 
         Parameters
@@ -350,7 +380,7 @@ class Network:
             net._train_step(x, Y.take(rows), 0.0, tallies=tallies if number >= warm_up else None)
         return Profile(net.layers, tallies, steps, batch_size, tallies[0].seconds["update"])
 
-    def _validate(self, X, Y):
+    def _validate(self, X: Any, Y: MatrixLike) -> Any:
         """The measures of the history on checked rows."""
         last, values = self.layers[-1], isinstance(self.loss, MeanSquaredError)
         if not values and last.share_computed(1) < 1:
@@ -364,10 +394,10 @@ class Network:
         measures = {"val_loss": total / n}
         return measures if values else {"p_at_1": metrics.precision_at_k(Y.to_scipy(), ids, 1)} | measures
 
-    def _copy_weights(self):
+    def _copy_weights(self) -> Any:
         return [a for layer in self.layers for a in layer.copy_weights()]
 
-    def _take_weights(self, weights):
+    def _take_weights(self, weights: Any) -> None:
         if len(weights) != 2 * len(self.layers):
             raise ValueError(f"weights must be {2 * len(self.layers)} arrays, got {len(weights)}")
         for i, layer in enumerate(self.layers):
@@ -376,7 +406,7 @@ class Network:
     # -- asking -----------------------------------------------------------------------------------------------
 
     @one_at_a_time
-    def topk(self, X, k=5, *, exact=False):
+    def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores.
 
         Parameters
@@ -399,7 +429,7 @@ class Network:
         self.computed_share = self.layers[-1].share_computed(k, exact=exact)
         return ids, scores
 
-    def _topk(self, X, k, exact):
+    def _topk(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
         n = X.shape[0]
         n_threads = resolve(self.n_threads)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
@@ -409,14 +439,14 @@ class Network:
             ids[start:stop], scores[start:stop] = self.layers[-1].topk(h, k, exact=exact, n_threads=n_threads)
         return ids, scores
 
-    def _hidden(self, X, start, stop, n_threads):
+    def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Any:
         x = X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
         for layer in self.layers[:-1]:
             x, _ = layer.forward(x, Step(n_threads=n_threads))
         return x
 
     @one_at_a_time
-    def predict(self, X, *, exact=False):
+    def predict(self, X: MatrixLike, *, exact: bool = False) -> np.ndarray:
         """The output with the largest score for each row: class ids, (n_samples,), int32.
 
         For the loss "mse" the outputs themselves, (n_samples, n_labels), float32, all computed.
@@ -426,7 +456,7 @@ class Network:
         return self.decision_function(X)
 
     @one_at_a_time
-    def decision_function(self, X):
+    def decision_function(self, X: MatrixLike) -> Floats:
         """All outputs, (n_samples, n_labels), float32: the exact scores of every neuron."""
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
@@ -438,14 +468,14 @@ class Network:
             out[start:stop] = Linear.forward(self.layers[-1], h, Step(n_threads=n_threads))[0]
         return out
 
-    def _check_initialized(self):
+    def _check_initialized(self) -> None:
         if not all(layer.initialized for layer in self.layers):
             raise ValueError("this network has no weights yet; call fit, or set_weights on its layers")
 
     # -- files ------------------------------------------------------------------------------------------------
 
     @one_at_a_time
-    def save(self, path, *, training_state=False):
+    def save(self, path: PathLike, *, training_state: bool = False) -> None:
         """Write weights and configuration as one safetensors file.
 
         The file is written beside `path` and renamed: a reader sees the old file or the new one, whatever happens to
@@ -473,12 +503,12 @@ class Network:
                 layer.settle()
         self._write(path, with_indexes=training_state, with_training=training_state)
 
-    def _write(self, path, *, with_indexes=False, with_training=False):
+    def _write(self, path: PathLike, *, with_indexes: bool = False, with_training: bool = False) -> None:
         tensors = {}
         for i, layer in enumerate(self.layers):
             tensors[f"layers.{i}.weight"] = as_float32(layer._w.value)
             tensors[f"layers.{i}.bias"] = layer.bias
-            if len(getattr(layer, "_inputs", ())):
+            if isinstance(layer, LSHLinear) and len(layer._inputs):
                 tensors[f"layers.{i}.inputs"] = layer._inputs
         config = {
             "version": __version__,
@@ -495,7 +525,7 @@ class Network:
             metadata["checksum"] = _checkpoint.checksum(tensors, metadata["config"])
         _files.write(path, tensors, metadata)
 
-    def plot_history(self, ax=None):
+    def plot_history(self, ax: Any = None) -> Any:
         """Plot losses and P@1 by epoch; needs matplotlib.
 
         Parameters
@@ -516,9 +546,9 @@ class Network:
         """
         return plot_history(self.history, ax)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> Any:
         rows = [(type(layer).__name__, f"{layer.n_in:,} → {layer.n_out:,}", layer.activation or "",
-                 "" if type(layer) is Linear else f"{layer.n_active:,} active, one set a {layer.active}",
+                 "" if not isinstance(layer, LSHLinear) else f"{layer.n_active:,} active, one set a {layer.active}",
                  f"{(layer.n_in + 1) * layer.n_out:,}", "" if layer.initialized else "no weights yet")
                 for layer in self.layers]
         trained = f", {len(self.history)} epochs" if self.history else ""
@@ -528,7 +558,7 @@ class Network:
         return table(f"Network, loss {self.loss!r}{trained}", rows,
                      ("layer", "shape", "activation", "neurons in training", "weights", ""))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         body = ",\n         ".join(map(repr, self.layers))
         return f"Network([{body}],\n        loss={self.loss!r})"
 
@@ -542,7 +572,7 @@ def _clocked(tally, phase):
         tally.seconds[phase] += time.perf_counter() - begin
 
 
-def _share(output):
+def _share(output: Floats | BatchActive | CSR) -> float:
     """Share of the neurons that an output holds."""
     if isinstance(output, BatchActive):
         return len(output.ids) / output.n_out
@@ -551,7 +581,7 @@ def _share(output):
     return 1.0
 
 
-def load(path, *, n_threads=None):
+def load(path: PathLike, *, n_threads: int | None = None) -> Network:
     """Read a network that :meth:`Network.save` wrote.
 
     Parameters
@@ -588,12 +618,12 @@ def load(path, *, n_threads=None):
         if "training" in config:
             _checkpoint.restore_training(network, config["training"], tensors)
         return network
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
                          f"({type(error).__name__}: {error}); save it again") from error
 
 
-def _load_layer(layer, i, tensors, flipped):
+def _load_layer(layer: Any, i: int, tensors: dict[str, np.ndarray], flipped: bool) -> Linear:
     weight = tensors[f"layers.{i}.weight"]
     layer.set_weights(weight.T if flipped else weight, tensors[f"layers.{i}.bias"])
     if flipped:

@@ -4,7 +4,10 @@ Both are *lazy*: a row that no sample of the batch touched keeps its value and i
 bias correction is the network's (torch.optim.SparseAdam does the same). With dense gradients they are
 torch.optim.SGD and torch.optim.AdamW.
 """
+from __future__ import annotations
+
 import copy
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -13,11 +16,22 @@ from . import _validation as check
 from ._core import _updates
 from ._html import Shown
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._core._updates import Rule
+    from ._gradients import Pair, Parameter
+
+Schedule: TypeAlias = "str | Callable[[float], float] | None"
+
 __all__ = ["SGD", "Adam"]
 
 
 class _Optimizer(Shown):
     """Walks (parameter, gradient) pairs; a subclass says which rule applies and how much state it keeps."""
+
+    n_states: int
+    _rule: Callable[..., Rule]
 
     n_states = 0
     second_moment = "element"
@@ -30,9 +44,9 @@ class _Optimizer(Shown):
         self.missing_schedule = None  # of an optimizer from a file: what its schedule was, if that was a function
         self.state_dtype = check.choice(state_dtype, "state_dtype", _bfloat.DTYPES)
         self.n_steps = 0
-        self._state = {}
+        self._state: dict[int, Any] = {}
 
-    def step(self, pairs, *, progress=0.0, n_threads=1):
+    def step(self, pairs: list[Pair], *, progress: float = 0.0, n_threads: int = 1) -> None:
         """Apply one step.
 
         Parameters
@@ -72,7 +86,7 @@ class _Optimizer(Shown):
         clip = f", clip_norm={self.clip_norm:g}" if self.clip_norm is not None else ""
         return clip + row + (f", state_dtype={self.state_dtype!r}" if self.state_dtype != "float32" else "")
 
-    def _states_of(self, parameter):
+    def _states_of(self, parameter: Parameter) -> Any:
         entry = self._state.get(id(parameter))
         if entry is None:
             entry = (parameter, parameter.flipped, self._new_states(*parameter.value.shape))
@@ -81,7 +95,7 @@ class _Optimizer(Shown):
         self._state[id(parameter)] = entry
         return (*entry[2], None, None)[:2]
 
-    def _new_states(self, n_rows, n_columns):
+    def _new_states(self, n_rows: int, n_columns: int) -> Any:
         # np.zeros, not zeros_like, which writes them: pages of zeros take no memory until a row is touched
         half = self.state_dtype == "bfloat16" and n_columns > 1
         states = [np.zeros((n_rows, n_columns), np.uint16 if half else np.float32) for _ in range(self.n_states)]
@@ -101,16 +115,16 @@ class _Optimizer(Shown):
                              f"{', '.join(f'{a.dtype} {a.shape}' for a in arrays)}")
         self._state[id(parameter)] = (parameter, parameter.flipped, [np.array(a, order="C") for a in arrays])
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # ids are others in a copy or after pickling; the parameters come along
         return self.__dict__ | {"_state": list(self._state.values())}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._state = {id(entry[0]): entry for entry in self._state}
+        self._state = {id(entry[0]): entry for entry in state["_state"]}
 
 
-def _flipped(state, shape):
+def _flipped(state: Any, shape: tuple[int, ...]) -> Any:
     """State of a parameter that is stored transposed from now on; numbers a row are of other rows then: their mean."""
     if state.shape != shape[::-1]:
         return np.full((shape[0], 1), state.mean(), np.float32)
@@ -163,7 +177,7 @@ class SGD(_Optimizer):
         return _updates.sgd(lr, self.momentum if momentum is None else momentum, self.nesterov, self.weight_decay,
                             self.n_steps)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"SGD(lr={self.lr:g}, momentum={self.momentum:g}, nesterov={self.nesterov}, "
                 f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r}{self._storage()})")
 
@@ -227,6 +241,6 @@ class Adam(_Optimizer):
         beta1, beta2 = self.betas if momentum is None else (momentum, self.betas[1])
         return _updates.adam(lr, beta1, beta2, self.eps, self.weight_decay, self.n_steps)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (f"Adam(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "
                 f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r}{self._storage()})")

@@ -2,6 +2,12 @@
 
 Users call them as methods: ``network.plot_history()``, ``index.plot_recall(queries)``.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # colours that stay apart for colour-blind readers (Okabe and Ito 2008), and marks that stay apart in grey
 COLOURS = {"loss": "#0072B2", "val_loss": "#D55E00", "p_at_1": "#009E73", "sketches": "#0072B2", "probes": "#D55E00"}
@@ -10,7 +16,7 @@ NAMES = {"loss": "training loss", "val_loss": "validation loss", "p_at_1": "P@1 
          "sketches": "scan of sketches", "probes": "probing of tables"}
 
 
-def new_axes():
+def new_axes() -> Any:
     """Axes of a figure of their own, or an error that says how to get matplotlib."""
     try:
         import matplotlib.pyplot as plt
@@ -19,7 +25,7 @@ def new_axes():
     return plt.subplots(figsize=(6, 4), layout="constrained")[1]
 
 
-def plot_history(history, ax=None):
+def plot_history(history: Sequence[dict[str, Any]], ax: Any = None) -> Any:
     """Losses by epoch and, on an axis of its own at the right, P@1.
 
     Parameters
@@ -48,12 +54,12 @@ def plot_history(history, ax=None):
     return ax
 
 
-def _line(ax, history, key):
+def _line(ax: Any, history: Sequence[dict[str, Any]], key: Any) -> Any:
     points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
     return ax.plot(*zip(*points, strict=True), color=COLOURS[key], marker=MARKS[key], label=NAMES[key])[0]
 
 
-def plot_recall(trials, wanted=None, ax=None):
+def plot_recall(trials: Sequence[dict[str, Any]], wanted: float | None = None, ax: Any = None) -> Any:
     """Recall by number of candidates.
 
     Parameters

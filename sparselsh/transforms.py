@@ -7,11 +7,18 @@ Centring (c, the mean neuron) takes away what all neurons share, which otherwise
 alike to a hash. Scaling (A = S^(p/2), B = S^(-p/2), S the second moment of the inputs) takes length from the
 directions that most inputs share and gives it to those that tell them apart.
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from ._bfloat import as_float32
 from ._core import _stores
 from ._linalg import matmul
+
+if TYPE_CHECKING:
+    from ._types import Floats, Ids
 
 BLOCK = 4096  # rows summed at a time in float32
 
@@ -27,11 +34,11 @@ class Transform:
         p above; 0 for none.
     """
 
-    def __init__(self, center=True, scaling=0.5):
+    def __init__(self, center: bool = True, scaling: float = 0.5) -> None:
         self.center = center
         self.scaling = scaling
 
-    def fit(self, W, bias, moment=None):
+    def fit(self, W: Floats, bias: Floats, moment: Floats | None = None) -> Self:
         """Take the mean neuron from (W, bias) and the scaling from `moment`, S of shape (n_in + 1, n_in + 1)."""
         n_in = W.shape[1]
         self.offset_ = np.zeros(n_in + 1, np.float32)
@@ -52,7 +59,8 @@ class Transform:
         return self
 
     @classmethod
-    def restored(cls, center, scaling, n_in, tensors):
+    def restored(cls, center: bool, scaling: float, n_in: int,
+                 tensors: dict[str, np.ndarray]) -> Self:
         """The transform of a file, checked."""
         transform = cls(center, scaling)
         for name, shape in (("offset", (n_in + 1,)), ("neuron_map", (n_in + 1,) * 2), ("query_map", (n_in + 1,) * 2)):
@@ -66,14 +74,14 @@ class Transform:
             raise ValueError("its transform is not whole")
         return transform
 
-    def neurons(self, W, bias, n_threads, rows=None):
+    def neurons(self, W: Floats, bias: Floats, n_threads: int, rows: Ids | None = None) -> Floats:
         """v for rows of W, all unless they are named: (n, n_in + 1), float32. W is float32, or (uint16) bfloat16."""
         rows = np.arange(len(W), dtype=np.int32) if rows is None else rows
         V = np.empty((len(rows), W.shape[1] + 1), np.float32)
         _stores.centred_rows(W, bias, self.offset_, rows, V, n_threads)
         return V if self.neuron_map_ is None else matmul(V, self.neuron_map_, n_threads)
 
-    def queries(self, X, n_threads):
+    def queries(self, X: Floats, n_threads: int) -> Floats:
         """q for each row of X: (n, n_in + 1), float32."""
         if self.query_map_ is None:
             Q = np.empty((len(X), X.shape[1] + 1), np.float32)
@@ -83,14 +91,14 @@ class Transform:
         return matmul(X, self.query_map_[:-1], n_threads, bias=self.query_map_[-1])
 
 
-def mean_row(W):
+def mean_row(W: Floats) -> Any:
     """The mean of the rows; blocks of them, so that float32 sums stay exact enough and no large copy is made."""
     blocks = [as_float32(W[start:start + BLOCK]).sum(axis=0, dtype=np.float64 if len(W) < BLOCK else np.float32)
               for start in range(0, len(W), BLOCK)]
     return np.sum(blocks, axis=0, dtype=np.float64) / len(W)
 
 
-def second_moment(X, n_threads):
+def second_moment(X: Floats, n_threads: int) -> Floats:
     """The mean of (x, 1) (x, 1)^T over the rows of X: (n_in + 1, n_in + 1), float32."""
     n, n_in = X.shape
     S = np.empty((n_in + 1, n_in + 1), np.float32)
@@ -101,7 +109,7 @@ def second_moment(X, n_threads):
     return S
 
 
-def simple_lsh_neurons(W, *, largest_norm=None):
+def simple_lsh_neurons(W: Floats, *, largest_norm: float | None = None) -> Floats:
     """Neurons on the unit sphere, so that for unit queries the cosine ranks them as the inner product does.
 
     A neuron w becomes (w / M, sqrt(1 - |w / M|^2)) with M the largest norm, a query x becomes (x / |x|, 0)
@@ -147,7 +155,7 @@ def simple_lsh_neurons(W, *, largest_norm=None):
     return out
 
 
-def simple_lsh_queries(X):
+def simple_lsh_queries(X: Floats) -> Floats:
     """Queries for :func:`simple_lsh_neurons`: of length one, with a zero appended; a zero query stays zero.
 
     Parameters

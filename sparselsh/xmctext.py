@@ -14,6 +14,8 @@ The parser is in the compiled core because the reader that would have served, sc
 41,902 rows with 4.1 million values; medians of 3, printed by ``python bench/read_xmc.py FILE``. It also
 refuses unsorted rows, lets NaN through, names no line in its errors, and returns labels as tuples of floats.
 """
+from __future__ import annotations
+
 import bz2
 import gzip
 import itertools
@@ -24,6 +26,7 @@ import re
 import stat
 import zlib
 from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,9 +36,19 @@ from ._files import place, replacing
 from ._scipy import sp
 from ._validation import INT32_MAX
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scipy.sparse import csr_array
+
+    from ._types import Floats, MatrixLike, PathLike
+
 __all__ = ["FileFormatError", "read_xmc", "write_xmc"]
 
-_COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _ONE_INTEGER = re.compile(rb"[+-]?\d+")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of editors on Windows
 _HEADER_BYTES = 1 << 12  # more than any header has
@@ -54,16 +67,17 @@ class FileFormatError(ValueError):
         What is wrong, and the remedy.
     """
 
-    def __init__(self, path, line, problem):
+    def __init__(self, path: str, line: int | None, problem: str) -> None:
         super().__init__(path, line, problem)
         self.path, self.line, self.problem = path, line, problem
 
-    def __str__(self):
+    def __str__(self) -> str:
         place = "" if self.line is None else f", line {self.line}"
         return f"{self.path!r}{place}: {self.problem}"
 
 
-def read_xmc(path, *, n_features=None, n_labels=None, format="auto"):
+def read_xmc(path: PathLike, *, n_features: int | None = None, n_labels: int | None = None,
+             format: str = "auto") -> tuple[csr_array, csr_array]:
     """Read a file of sparse rows with labels.
 
     Parameters
@@ -133,7 +147,7 @@ def read_xmc(path, *, n_features=None, n_labels=None, format="auto"):
     return X, Y
 
 
-def write_xmc(path, X, Y, *, format="xmc"):
+def write_xmc(path: PathLike, X: MatrixLike, Y: MatrixLike, *, format: str = "xmc") -> None:
     """Write sparse rows with labels.
 
     The file appears whole or not at all: a temporary file in the same folder takes its name when
@@ -176,7 +190,7 @@ def write_xmc(path, X, Y, *, format="xmc"):
 class _Source:
     """The text of a file, with what error messages need to know of it."""
 
-    def __init__(self, path, text, is_cut, line=1, n_rows_before=0):
+    def __init__(self, path: str, text: bytes | mmap.mmap, is_cut: bool, line: int = 1, n_rows_before: int = 0) -> None:
         self.path = path
         self.text = text
         self.is_cut = is_cut  # no newline at the end: the newline there is ours
@@ -185,7 +199,7 @@ class _Source:
         self.lines, self.colons, self.commas = _parse.count(text)
 
 
-def chunks(path, chunk_rows):
+def chunks(path: PathLike, chunk_rows: int) -> Iterator[tuple[csr_array, csr_array]]:
     """Rows of an XMC text file as (X, Y), `chunk_rows` at a time, as :func:`read_xmc` gives them all at once.
 
     At least one chunk comes, be it empty: it shows the numbers of features and labels.
@@ -204,7 +218,8 @@ def chunks(path, chunk_rows):
                 break
             is_cut = not lines or lines[-1][-1:] != b"\n"
             source = _Source(path, b"".join(lines) + b"\n" * is_cut, is_cut, line, n_done)
-            X, Y = _parse_text(source, 0, n_rows - n_done, n_features, n_labels)
+            n_left = n_rows - n_done if lines else 0  # the newline of ours is no row
+            X, Y = _parse_text(source, 0, n_left, n_features, n_labels)
             n_done += X.shape[0]
             line += max(1, len(lines))
             del source, lines
@@ -212,10 +227,11 @@ def chunks(path, chunk_rows):
         _check_complete(path, n_done, n_rows)
 
 
-def _read(path):
+def _read(path: str) -> bytes | mmap.mmap:
     """Content of the file: bytes, or a map of a file that is not compressed."""
     opener = _COMPRESSED.get(os.path.splitext(path)[1])
     with explained(path), open(path, "rb") as file:
+        text: bytes | mmap.mmap
         if opener is not None:
             with opener(file) as unpacked:
                 text = unpacked.read()
@@ -229,7 +245,7 @@ def _read(path):
 
 
 @contextmanager
-def explained(path):
+def explained(path: str) -> Iterator[None]:
     """Errors of opening and unpacking, in words that say what to do."""
     try:
         yield
@@ -245,28 +261,29 @@ def explained(path):
         raise
 
 
-def _empty(path):
+def _empty(path: str) -> FileFormatError:
     return FileFormatError(path, None, "the file is empty; check that it was written or copied whole")
 
 
-def _first_line(text, start):
+def _first_line(text: bytes | mmap.mmap, start: int) -> list[bytes]:
     """Words of the line at `start`, as far as a header can reach."""
     return text[start : start + 200].split(b"\n")[0].split()
 
 
-def _damaged(path, error):
+def _damaged(path: str, error: Exception) -> FileFormatError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return FileFormatError(path, None, f"the compressed data is damaged ({reason}); copy or write it again")
 
 
-def _header(path, text, start, n_features, n_labels):
+def _header(path: str, text: bytes | mmap.mmap, start: int, n_features: int | None,
+            n_labels: int | None) -> tuple[int, int, int]:
     """(n_rows, n_features, n_labels) of the first line, those given instead where they are."""
-    counts = _first_line(text, start)
-    if len(counts) != 3 or not all(map(_ONE_INTEGER.fullmatch, counts)):
+    words = _first_line(text, start)
+    if len(words) != 3 or not all(map(_ONE_INTEGER.fullmatch, words)):
         raise FileFormatError(
-            path, 1, f"the header {_quote(b' '.join(counts))} is not 'n_rows n_features n_labels'; write "
+            path, 1, f"the header {_quote(b' '.join(words))} is not 'n_rows n_features n_labels'; write "
             "that line first, or read with format='svmlight'")
-    counts = [int(count) for count in counts]
+    counts = [int(word) for word in words]
     # The number of rows needs no bound: nothing is allocated by it, and the file is found too short.
     for name, count, largest in zip(("n_rows", "n_features", "n_labels"), counts,
                                     (np.iinfo(np.int64).max, INT32_MAX, INT32_MAX), strict=True):
@@ -277,7 +294,8 @@ def _header(path, text, start, n_features, n_labels):
             counts[2] if n_labels is None else n_labels)
 
 
-def _parse_text(source, start, n_rows, n_features, n_labels):
+def _parse_text(source: _Source, start: int, n_rows: int | None, n_features: int | None,
+                n_labels: int | None) -> tuple[csr_array, csr_array]:
     """(X, Y) of the rows from `start` on, at most `n_rows`: None without a header, where lines may be blank.
 
     `n_features` and `n_labels` may be None: as many as ids show.
@@ -288,12 +306,12 @@ def _parse_text(source, start, n_rows, n_features, n_labels):
     x_data = np.empty(source.colons, np.float32)
     y_indptr = np.empty(source.lines + 1, np.int64)
     y_indices = np.empty(source.lines + source.commas, np.int32)
-    limits = tuple(INT32_MAX if n is None else n for n in (n_features, n_labels))
-    kind, line, offset, n_found = _parse.parse(
-        source.text, start, source.line, has_header, n_rows if has_header else -1, *limits,
+    code, line, offset, n_found = _parse.parse(
+        source.text, start, source.line, has_header, -1 if n_rows is None else n_rows,
+        INT32_MAX if n_features is None else n_features, INT32_MAX if n_labels is None else n_labels,
         x_indptr, x_indices, x_data, y_indptr, y_indices)
-    kind = _parse.KINDS[kind]
-    if kind == "rows":
+    kind = _parse.KINDS[code]
+    if kind == "rows" and n_rows is not None:
         raise FileFormatError(source.path, line, f"the header says {source.n_rows_before + n_rows} rows, but more "
                               "follow; correct the header")
     if kind != "ok":
@@ -302,13 +320,14 @@ def _parse_text(source, start, n_rows, n_features, n_labels):
             _as_csr(None, y_indices, y_indptr[: n_found + 1], n_labels))
 
 
-def _check_complete(path, n_found, n_rows):
+def _check_complete(path: str, n_found: int, n_rows: int) -> None:
     if n_found < n_rows:
         raise FileFormatError(path, n_found + 2, f"the file ends after {n_found} of the {n_rows} rows that "
                               "its header says; copy it again, or correct the header")
 
 
-def _parse_svmlight(source, start, n_features, n_labels):
+def _parse_svmlight(source: _Source, start: int, n_features: int | None,
+                    n_labels: int | None) -> tuple[csr_array, csr_array]:
     """(X, Y) of the rows from `start` on, feature ids from 0 or 1."""
     # One more than there may be, for ids that begin at 1
     limit = None if n_features is None else min(n_features + 1, INT32_MAX)
@@ -325,7 +344,7 @@ def _parse_svmlight(source, start, n_features, n_labels):
     return _as_csr(X.data, indices, X.indptr, width), Y
 
 
-def _as_csr(data, indices, indptr, n_columns):
+def _as_csr(data: Floats | None, indices: np.ndarray, indptr: np.ndarray, n_columns: int | None) -> csr_array:
     """Make a csr_array of arrays that may be longer than needed, of ones where `data` is None."""
     nnz = int(indptr[-1])
     # SciPy holds both index arrays in one dtype, and would widen the ids to the 64 bits of the offsets.
@@ -339,7 +358,7 @@ def _as_csr(data, indices, indptr, n_columns):
     return matrix
 
 
-def _explain(source, kind, offset, n_features, n_labels):
+def _explain(source: _Source, kind: str, offset: int, n_features: int | None, n_labels: int | None) -> str:
     """Say what is wrong with the token (for duplicates, the row) at `offset`, and the remedy."""
     text = source.text
     end = text.find(b"\n", offset)
@@ -365,7 +384,7 @@ def _explain(source, kind, offset, n_features, n_labels):
     return problem
 
 
-def _explain_id(what, token, limit, name):
+def _explain_id(what: str, token: bytes, limit: int | None, name: str) -> str:
     if not token:
         return f"a {what} id is missing; write ids separated by one comma" if what == "label" else \
                "a feature id is missing before ':'; write id:value"
@@ -378,7 +397,7 @@ def _explain_id(what, token, limit, name):
     return f"{what} {_quote(token)} is not below {name}={limit}; correct the header or give a larger {name}"
 
 
-def _explain_value(id_, value):
+def _explain_value(id_: bytes, value: bytes) -> str:
     try:
         number = float(value)
     except ValueError:
@@ -391,7 +410,7 @@ def _explain_value(id_, value):
     return f"{token} is too large for float32; scale the values"
 
 
-def _explain_duplicate(row):
+def _explain_duplicate(row: bytes) -> str:
     seen = set()
     for token in row.partition(b"#")[0].split():
         id_, colon, _ = token.partition(b":")
@@ -402,13 +421,13 @@ def _explain_duplicate(row):
     raise AssertionError("a row reported for a duplicate has none")
 
 
-def _quote(token):
+def _quote(token: bytes) -> str:
     """Return a token as a message shows it: printable, shortened, in quotes."""
     token = token if len(token) <= 32 else token[:29] + b"..."
     return repr(token.decode("ascii", "backslashreplace")).replace("\\\\x", "\\x")
 
 
-def _as_written(X, Y, format):
+def _as_written(X: Any, Y: Any, format: str) -> tuple[csr_array, csr_array]:
     """(X, Y) as csr_arrays with int32 ids and int64 offsets, canonical, or an error that says why not."""
     Y = check.indicator(Y, "Y")
     if np.ndim(X) != 2 or X.shape[0] != Y.shape[0]:
@@ -431,7 +450,7 @@ def _as_written(X, Y, format):
     return X, Y
 
 
-def _write_rows(file, X, Y, format):
+def _write_rows(file: IO[bytes], X: csr_array, Y: csr_array, format: str) -> None:
     x_indptr, y_indptr = X.indptr.astype(np.int64), Y.indptr.astype(np.int64)
     x_indices, y_indices = X.indices.astype(np.int32, copy=False), Y.indices.astype(np.int32, copy=False)
     n_rows = X.shape[0]
@@ -448,5 +467,5 @@ def _write_rows(file, X, Y, format):
         out = np.empty(longest[last] - longest[first], np.uint8)
         size = _format.format_rows(x_indptr, x_indices, X.data, y_indptr, y_indices, first, last,
                                   0 if format == "xmc" else 1, out)
-        file.write(out[:size])
+        file.write(out[:size].data)
         first = last

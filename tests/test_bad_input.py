@@ -114,8 +114,8 @@ def test_set_num_threads_takes_numpy_integers_and_none():
     assert sl.get_num_threads() == before
 
 
-REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), ("0.1", TypeError, "'0.1'"), (None, TypeError, "None"),
-        (True, TypeError, "bool"), ([0.1], TypeError, "list")]
+REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), (10**400, ValueError, "inf"),
+        ("0.1", TypeError, "'0.1'"), (None, TypeError, "None"), (True, TypeError, "bool"), ([0.1], TypeError, "list")]
 
 
 @pytest.mark.parametrize("value, error, message", REAL, ids=lambda value: str(value)[:12])
@@ -197,6 +197,9 @@ def test_a_number_is_finite(name, call, value, error, message):
     (lambda: schedules.Step(at=0.5), TypeError, "at must be a sequence", "0.5"),
     (lambda: schedules.OneCycle(momentum=0.9), ValueError, "momentum must be a pair", "0.9"),
     (lambda: schedules.OneCycle(shape="step"), ValueError, "shape", "'step'"),
+    (lambda: sl.LSHLinear(3, 4, min_count=256), ValueError, "min_count", "at most 255"),
+    (lambda: sl.LSHLinear(3, 4, family=sl.SimHash(3, 2), n_probes=9), ValueError, "n_probes", "at most 8", "9"),
+    (lambda: sl.LSHLinear(3, 4, family=sl.MinHash(), n_probes=2), ValueError, "n_probes", "2"),
     (lambda: sl.LSHLinear(3, 4, family="simhash"), TypeError, "family", "'simhash'"),
     (lambda: sl.LSHLinear(3, 4, family=sl.SimHash), TypeError, "family", "SimHash"),
     (lambda: sl.Linear(3, 4).weight, ValueError, "no weights", "set_weights"),

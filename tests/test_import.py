@@ -37,6 +37,7 @@ LAYERS = [
     {"_validation"},
     {"_csr"},
     {"_version", "_scipy", "_html", "plotting", "_bfloat"},
+    {"_types"},
     {"_core"},
 ]
 
@@ -46,8 +47,12 @@ def sources():
 
 
 def imported(path):
-    """Names of the modules of the package that a file imports, wherever it does."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Names of the modules of the package that a file imports when it runs, wherever it does."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             if node.module:
                 yield node.module.split(".")[0]

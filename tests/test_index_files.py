@@ -243,7 +243,7 @@ SPOILT = {
         rotation=np.zeros((1088, D + 1), np.float32),
         blocks=np.zeros((len(tensors["blocks"]), 272 * 16), np.uint8)),
     **{f"seed {value!r}": setting("seed", value) for value in (-1, "a", None, 1.5)},
-    **{f"norm_floor {value!r}": setting("norm_floor", value) for value in (-1, "a", None)},
+    **{f"norm_floor {value!r}": setting("norm_floor", value) for value in (-1, "a", None, 1e308)},
     **{f"n_candidates {value!r}": setting("n_candidates", value) for value in (0, -5, "a", 1.5)},
     **{f"n_probes {value!r}": setting("n_probes", value) for value in (0, 17, "a", None)},
     **{f"methods {value!r}": setting("methods", value) for value in (
@@ -254,6 +254,7 @@ SPOILT = {
         {"depth": 3}, {"plan": "guess"}, {"sketch_bits": 3}, {"family": None}, [], None)},
     **{f"family {value!r}": setting("family", value) for value in (
         {"type": "SimHash", "bits": 5, "tables": 7}, {"type": "SimHash", "bits": 99}, {"type": "Guess"}, {}, [], "a",
+        {"type": "SimHash", "bits": 24, "tables": 6},
         {"type": "SimHash", "depth": 1})},
 }
 

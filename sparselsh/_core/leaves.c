@@ -99,9 +99,9 @@ static inline float exp_negative(float x)
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1666502e-2f
             + r * (8.3333741e-3f + r * 1.3981999e-3f)))));
-    int32_t bits;
+    uint32_t bits;  // unsigned: a NaN, of weights that a hostile file brings, would shift a negative number
     memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits - 0x4B400000 + 127) << 23;
+    bits = (bits - 0x4B400000u + 127u) << 23;
     float power;
     memcpy(&power, &bits, sizeof power);
     return p * power;

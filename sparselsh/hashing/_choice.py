@@ -1,4 +1,6 @@
 """Bits and tables from what is wanted of the candidates."""
+from __future__ import annotations
+
 import numpy as np
 
 from .. import _validation as check
@@ -6,7 +8,8 @@ from .. import _validation as check
 MAX_BITS, MAX_TABLES = 24, 255
 
 
-def choose_bits_and_tables(density, n_neurons, *, similarity=0.8, recall=0.9):
+def choose_bits_and_tables(density: float, n_neurons: int, *, similarity: float = 0.8,
+                           recall: float = 0.9) -> tuple[int, int]:
     """K and L of :class:`SimHash` tables that find few neurons, but a similar one with the wanted probability.
 
     Parameters

@@ -1,4 +1,8 @@
 """CrossPolytope: the nearest of +-e_1 .. +-e_m after a random rotation."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from .. import _validation as check
@@ -6,6 +10,12 @@ from .._core import _hashing
 from .._html import Shown
 from ._projections import Rotations
 from ._rows import check_table, checked_rows, chunks
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .._csr import CSR
+    from .._types import Floats, Ids, RandomState
 
 CHUNK = 1024  # rows rotated at a time
 
@@ -32,18 +42,18 @@ class CrossPolytope(Shown):
     coordinates.
     """
 
-    def __init__(self, polytopes=2, tables=8, dims=32):
+    def __init__(self, polytopes: int = 2, tables: int = 8, dims: int = 32) -> None:
         self.polytopes = check.integer(polytopes, "polytopes", maximum=24)
         self.tables = check.integer(tables, "tables", maximum=255)
         self.dims = check.integer(dims, "dims", minimum=2, maximum=1 << 23)
         check_table(self.n_buckets, f"(2 dims)**polytopes = {2 * self.dims}**{self.polytopes}")
 
     @property
-    def n_buckets(self):
+    def n_buckets(self) -> int:
         """Buckets a table."""
         return (2 * self.dims) ** self.polytopes
 
-    def fit(self, n_dims, random_state=None):
+    def fit(self, n_dims: int, random_state: RandomState = None) -> Self:
         """Draw the rotations for rows of `n_dims` dimensions."""
         self.n_dims_ = check.integer(n_dims, "n_dims")
         # polytopes look at different coordinates of one rotation, then of the next
@@ -51,11 +61,11 @@ class CrossPolytope(Shown):
                                     check.generator(random_state))
         return self
 
-    def hash(self, V, *, n_threads=1):
+    def hash(self, V: Floats | CSR, *, n_threads: int = 1) -> Ids:
         """Bucket numbers of the rows of V: (n, tables), int32."""
         return self.probe(V, 1, n_threads=n_threads)[:, :, 0]
 
-    def probe(self, V, n_probes, *, n_threads=1):
+    def probe(self, V: Floats | CSR, n_probes: int, *, n_threads: int = 1) -> Ids:
         """Buckets to probe for the rows of V: (n, tables, n_probes), int32, the row's own bucket first.
 
         The others take farther vertices, by rising sum of the squared differences between the projections on
@@ -73,10 +83,10 @@ class CrossPolytope(Shown):
                                       codes[start:start + CHUNK], n_threads)
         return codes
 
-    def collision_probability(self, similarity):
+    def collision_probability(self, similarity: ArrayLike) -> np.ndarray:
         """Probability that rows with this cosine share the bucket of one table.
 
-        It is q**polytopes with q = 2m E[P(|X'| < X, |Y'| < Y)**(m - 1); X > 0, Y > 0] over pairs of standard
+        It is q**polytopes with ``q = 2m E[P(|X'| < X, |Y'| < Y)**(m - 1); X > 0, Y > 0]`` over pairs of standard
         Gaussians whose correlation is the cosine, m = dims; computed numerically. For large m,
         ln(1 / q) = t^2 / (4 - t^2) ln m + O(ln ln m) with t^2 = 2 - 2 similarity.
 
@@ -88,9 +98,9 @@ class CrossPolytope(Shown):
 
         return np.vectorize(lambda r: _laws.same_vertex(self.dims, r), [float])(similarity) ** self.polytopes
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"polytopes": self.polytopes, "tables": self.tables, "dims": self.dims}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"CrossPolytope(polytopes={self.polytopes}, tables={self.tables}, dims={self.dims})"

@@ -1,10 +1,20 @@
 """DWTA: which of a few coordinates is the largest."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from .. import _validation as check
 from .._core import _winners
 from .._html import Shown
 from ._rows import check_table, checked_rows, entries
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .._csr import CSR
+    from .._types import Floats, Ids, RandomState
 
 
 class DWTA(Shown):
@@ -34,18 +44,18 @@ class DWTA(Shown):
     hashing", ICML 2017, section 4: which bin an empty one copies.
     """
 
-    def __init__(self, bins=4, tables=8, bin_size=8):
+    def __init__(self, bins: int = 4, tables: int = 8, bin_size: int = 8) -> None:
         self.bins = check.integer(bins, "bins", maximum=24)
         self.tables = check.integer(tables, "tables", maximum=255)
         self.bin_size = check.integer(bin_size, "bin_size", minimum=2, maximum=1 << 24)
         check_table(self.n_buckets, f"bin_size**bins = {bin_size}**{bins}")
 
     @property
-    def n_buckets(self):
+    def n_buckets(self) -> int:
         """Buckets a table."""
         return self.bin_size**self.bins
 
-    def fit(self, n_dims, random_state=None):
+    def fit(self, n_dims: int, random_state: RandomState = None) -> Self:
         """Draw the bins for rows of `n_dims` dimensions.
 
         A permutation of the coordinates is cut into bins; when it is used up the next one is drawn.
@@ -64,11 +74,11 @@ class DWTA(Shown):
         self._seed = int(rng.integers(2**63))
         return self
 
-    def hash(self, V, *, n_threads=1):
+    def hash(self, V: Floats | CSR, *, n_threads: int = 1) -> Ids:
         """Bucket numbers of the rows of V: (n, tables), int32; digit k in base `bin_size` is the winner of bin k."""
         return self.probe(V, 1, n_threads=n_threads)[:, :, 0]
 
-    def probe(self, V, n_probes, *, n_threads=1):
+    def probe(self, V: Floats | CSR, n_probes: int, *, n_threads: int = 1) -> Ids:
         """Buckets to probe for the rows of V: (n, tables, n_probes), int32, the row's own bucket first.
 
         The others put runners-up in the place of winners, by rising sum of the squared differences between
@@ -80,7 +90,7 @@ class DWTA(Shown):
         _winners.winners(*entries(V), self._places, self.bin_size, self.bins, self._seed, codes, n_threads)
         return codes
 
-    def collision_probability(self, similarity):
+    def collision_probability(self, similarity: ArrayLike) -> np.ndarray:
         """Probability that rows with this correlation share the bucket of one table, for Gaussian rows.
 
         Winner-take-all hashes a rank correlation, of which the cosine is no function; this law is for rows whose
@@ -96,9 +106,9 @@ class DWTA(Shown):
 
         return np.vectorize(lambda r: _laws.same_largest(self.bin_size, r), [float])(similarity) ** self.bins
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"bins": self.bins, "tables": self.tables, "bin_size": self.bin_size}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"DWTA(bins={self.bins}, tables={self.tables}, bin_size={self.bin_size})"

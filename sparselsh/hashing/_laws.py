@@ -3,6 +3,8 @@
 Rotating two unit vectors with cosine r at random gives pairs of coordinates that are Gaussian with correlation r
 (exactly so for Gaussian matrices). A winner is shared if one pair is on top in both.
 """
+from __future__ import annotations
+
 import numpy as np
 from scipy.special import ndtr, owens_t
 
@@ -12,7 +14,7 @@ NODES, WEIGHTS = 8.5 * NODES, 8.5 * WEIGHTS
 DENSITY = WEIGHTS * np.exp(-NODES**2 / 2) / np.sqrt(2 * np.pi)
 
 
-def both_below(x, y, r):
+def both_below(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     """P(X < x, Y < y) for standard Gaussians with correlation r, -1 < r < 1, by Owen's function T.
 
     Owen, "Tables for computing bivariate normal probabilities", 1956, formula 2.1.
@@ -23,7 +25,7 @@ def both_below(x, y, r):
     return np.clip(total - np.where(x * y > 0, 0, 0.5), 0, 1)
 
 
-def same_largest(n, cosine):
+def same_largest(n: int, cosine: float) -> float:
     """P(argmax X = argmax Y) for n independent pairs: n E[P(X' < X, Y' < Y)^(n - 1)]."""
     if n == 1 or cosine >= 1:
         return 1.0
@@ -33,7 +35,7 @@ def same_largest(n, cosine):
     return float(n * (DENSITY @ both_below(x, y, cosine) ** (n - 1) @ DENSITY))
 
 
-def same_vertex(n, cosine):
+def same_vertex(n: int, cosine: float) -> float:
     """P(argmax |X| = argmax |Y| with equal signs): 2n E[P(|X'| < X, |Y'| < Y)^(n - 1); X > 0, Y > 0]; n > 1."""
     if abs(cosine) >= 1:
         return float(cosine > 0)

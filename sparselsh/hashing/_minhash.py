@@ -1,10 +1,20 @@
 """MinHash: the smallest hash value of the features that a row has."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from .. import _validation as check
 from .._core import _winners
 from .._html import Shown
 from ._rows import checked_rows, entries
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .._csr import CSR
+    from .._types import Floats, Ids, RandomState
 
 
 class MinHash(Shown):
@@ -28,30 +38,30 @@ class MinHash(Shown):
     NeurIPS 2012. Shrivastava, "Optimal densification for fast and accurate minwise hashing", ICML 2017, section 4.
     """
 
-    def __init__(self, hashes=2, tables=8, bits=16):
+    def __init__(self, hashes: int = 2, tables: int = 8, bits: int = 16) -> None:
         self.hashes = check.integer(hashes, "hashes", maximum=255)
         self.tables = check.integer(tables, "tables", maximum=255)
         self.bits = check.integer(bits, "bits", maximum=24)
 
     @property
-    def n_buckets(self):
+    def n_buckets(self) -> int:
         """Buckets a table."""
         return 1 << self.bits
 
-    def fit(self, n_dims, random_state=None):
+    def fit(self, n_dims: int, random_state: RandomState = None) -> Self:
         """Draw the hash function for rows of `n_dims` features."""
         self.n_dims_ = check.integer(n_dims, "n_dims")
         self._seed = int(check.generator(random_state).integers(2**63))
         return self
 
-    def hash(self, V, *, n_threads=1):
+    def hash(self, V: Floats | CSR, *, n_threads: int = 1) -> Ids:
         """Bucket numbers of the rows of V: (n, tables), int32."""
         V = checked_rows(self, V)
         codes = np.empty((V.shape[0], self.tables), np.int32)
         _winners.minima(*entries(V), self.hashes, self.bits, self._seed, codes, n_threads)
         return codes
 
-    def probe(self, V, n_probes, *, n_threads=1):
+    def probe(self, V: Floats | CSR, n_probes: int, *, n_threads: int = 1) -> Ids:
         """The codes of :meth:`hash` as (n, tables, 1), int32; n_probes must be 1.
 
         A smallest hash value says nothing about which other value a near set has: all are equally likely.
@@ -66,7 +76,7 @@ class MinHash(Shown):
                              "use n_probes=1 and more tables, or fewer hashes")
         return self.hash(V, n_threads=n_threads)[:, :, None]
 
-    def collision_probability(self, similarity):
+    def collision_probability(self, similarity: ArrayLike) -> np.ndarray:
         """Probability that rows with this Jaccard similarity J share a bucket of one table.
 
         It is J**hashes + (1 - J**hashes) / 2**bits: equal minima, or different ones hashed to one bucket.
@@ -78,9 +88,9 @@ class MinHash(Shown):
         equal = np.clip(similarity, 0, 1) ** self.hashes
         return equal + (1 - equal) / self.n_buckets
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"hashes": self.hashes, "tables": self.tables, "bits": self.bits}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"MinHash(hashes={self.hashes}, tables={self.tables}, bits={self.bits})"

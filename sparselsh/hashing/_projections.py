@@ -3,7 +3,10 @@
 Each class draws `n_out` projections of rows of `n_dims` when it is made; ``project(V, n_threads)`` gives
 (n, n_out) float32 for dense rows or :class:`~sparselsh._csr.CSR`.
 """
+from __future__ import annotations
+
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +14,9 @@ from .._core import _products, _projections
 from .._csr import CSR
 from .._linalg import NO_BIAS, matmul
 from ._rows import entries
+
+if TYPE_CHECKING:
+    from .._types import Floats, Ids, Offsets
 
 ROUNDS = 3           # Andoni et al. 2015, section 6: from three on, rotations behave like uniform ones
 SMALLEST_ORDER = 64  # of a rotation: the coordinates of short vectors would take a few values only
@@ -20,11 +26,11 @@ SIGN_OF_DIE = np.array([1, -1, 0, 0, 0, 0], np.int8)
 class Gaussian:
     """Independent normals. `planes` is (n_dims, n_out)."""
 
-    def __init__(self, n_out, n_dims, rng):
+    def __init__(self, n_out: int, n_dims: int, rng: np.random.Generator) -> None:
         self.n_out = n_out
         self.planes = rng.standard_normal((n_dims, n_out), dtype=np.float32)
 
-    def project(self, V, n_threads):
+    def project(self, V: Floats | CSR, n_threads: int) -> Floats:
         if not isinstance(V, CSR):
             return matmul(V, self.planes, n_threads)
         out = np.empty((V.shape[0], self.n_out), np.float32)
@@ -35,11 +41,11 @@ class Gaussian:
 class SparseSigns:
     """Entries +1, 0, -1 with probabilities 1/6, 2/3, 1/6 (Achlioptas 2003). `signs` is (n_dims, n_out), int8."""
 
-    def __init__(self, n_out, n_dims, rng):
+    def __init__(self, n_out: int, n_dims: int, rng: np.random.Generator) -> None:
         self.n_out = n_out
         self.signs = SIGN_OF_DIE[rng.integers(0, 6, (n_dims, n_out), dtype=np.uint8)]
 
-    def project(self, V, n_threads):
+    def project(self, V: Floats | CSR, n_threads: int) -> Floats:
         out = np.empty((V.shape[0], self.n_out), np.float32)
         if isinstance(V, CSR):
             _projections.signed_sums_csr(V.indptr, V.indices, V.data, self.signs, out, n_threads)
@@ -48,7 +54,7 @@ class SparseSigns:
         return out
 
     @cached_property
-    def _by_plane(self):
+    def _by_plane(self) -> tuple[Offsets, Ids]:
         # for dense rows the columns with +1 and those with -1 of each plane: (starts, ids)
         lists = [np.flatnonzero(plane == sign) for plane in self.signs.T for sign in (1, -1)]
         starts = np.cumsum([0] + [len(ids) for ids in lists], dtype=np.int64)
@@ -61,14 +67,14 @@ class Rotations:
     A rotation gives as many projections as it has dimensions; for more, further rotations are drawn.
     """
 
-    def __init__(self, n_out, n_dims, rng):
+    def __init__(self, n_out: int, n_dims: int, rng: np.random.Generator) -> None:
         self.n_out = n_out
         order = max(SMALLEST_ORDER, 1 << (n_dims - 1).bit_length())
         signs = rng.integers(0, 2, (-(-n_out // order), ROUNDS, order), dtype=np.int8) * 2 - 1
         # the scale makes H orthonormal: projections do not grow with the dimension
         self.signs = signs.astype(np.float32) / np.float32(np.sqrt(order))
 
-    def project(self, V, n_threads):
+    def project(self, V: Floats | CSR, n_threads: int) -> Floats:
         out = np.empty((V.shape[0], self.n_out), np.float32)
         _projections.rotate(*entries(V), self.signs, out, n_threads)
         return out

@@ -1,13 +1,22 @@
 """The rows that a family is given, and checks that cost nothing beside the hashing."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .. import _validation as check
 from .._csr import CSR
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .._types import Floats, HashFamily, Ids, Offsets
+
 LARGEST_TABLE = 2**24  # buckets: start, count and room of a table are then 200 MB together
 
 
-def checked_rows(family, V):
+def checked_rows(family: HashFamily, V: Floats | CSR) -> Floats | CSR:
     """V as rows that the family can hash: a C-contiguous float32 array or CSR, as wide as those given to fit.
 
     Rows that are such already are taken as finite: training hashes thousands of them a step.
@@ -20,13 +29,13 @@ def checked_rows(family, V):
     return V
 
 
-def check_table(n_buckets, what):
+def check_table(n_buckets: int, what: str) -> None:
     """Raise ValueError if a table would have too many buckets."""
     if n_buckets > LARGEST_TABLE:
         raise ValueError(f"{what} must give at most {LARGEST_TABLE} buckets a table, got {n_buckets}; lower it")
 
 
-def entries(V):
+def entries(V: Floats | CSR) -> tuple[Offsets, Ids | None, Floats]:
     """(indptr, indices, data) of rows; indices is None where V is dense: each row has all columns, in order."""
     if isinstance(V, CSR):
         return V.indptr, V.indices, V.data
@@ -34,7 +43,7 @@ def entries(V):
     return np.arange(n + 1, dtype=np.int64) * n_dims, None, V.ravel()
 
 
-def chunks(V, n_rows):
+def chunks(V: Floats | CSR, n_rows: int) -> Iterator[tuple[int, Floats | CSR]]:
     """Slices of rows (start, part of V), n_rows at a time."""
     for start in range(0, V.shape[0], n_rows):
         stop = min(start + n_rows, V.shape[0])

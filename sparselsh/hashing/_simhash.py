@@ -1,4 +1,8 @@
 """SimHash: signs of random projections."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from .. import _validation as check
@@ -7,7 +11,14 @@ from .._html import Shown
 from ._projections import Gaussian, Rotations, SparseSigns
 from ._rows import checked_rows, chunks
 
-PROJECTIONS = {"gaussian": Gaussian, "sparse": SparseSigns, "orthogonal": Rotations}
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .._csr import CSR
+    from .._types import Floats, Ids, RandomState
+
+PROJECTIONS: dict[str, type[Gaussian | SparseSigns | Rotations]] = {
+    "gaussian": Gaussian, "sparse": SparseSigns, "orthogonal": Rotations}
 CHUNK = 1024  # rows projected at a time: the projections stay in cache until they are packed
 
 
@@ -41,24 +52,24 @@ class SimHash(Shown):
     angular distance", NeurIPS 2015, section 6: "orthogonal".
     """
 
-    def __init__(self, bits=10, tables=8, projection="gaussian"):
+    def __init__(self, bits: int = 10, tables: int = 8, projection: str = "gaussian") -> None:
         self.bits = check.integer(bits, "bits", maximum=24)
         self.tables = check.integer(tables, "tables", maximum=255)
         self.projection = check.choice(projection, "projection", tuple(PROJECTIONS))
 
     @property
-    def n_buckets(self):
+    def n_buckets(self) -> int:
         """Buckets a table."""
         return 1 << self.bits
 
-    def fit(self, n_dims, random_state=None):
+    def fit(self, n_dims: int, random_state: RandomState = None) -> Self:
         """Draw the hyperplanes for rows of `n_dims` dimensions."""
         self.n_dims_ = check.integer(n_dims, "n_dims")
         rng = check.generator(random_state)
         self._projections = PROJECTIONS[self.projection](self.tables * self.bits, self.n_dims_, rng)
         return self
 
-    def hash(self, V, *, n_threads=1):
+    def hash(self, V: Floats | CSR, *, n_threads: int = 1) -> Ids:
         """Bucket numbers of the rows of V: (n, tables), int32. Bit b is set where projection b is above zero."""
         V = checked_rows(self, V)
         codes = np.empty((V.shape[0], self.tables), np.int32)
@@ -67,7 +78,7 @@ class SimHash(Shown):
                                 codes[start:start + CHUNK], n_threads)
         return codes
 
-    def probe(self, V, n_probes, *, n_threads=1):
+    def probe(self, V: Floats | CSR, n_probes: int, *, n_threads: int = 1) -> Ids:
         """Buckets to probe for the rows of V: (n, tables, n_probes), int32, the row's own bucket first.
 
         The others follow by rising sum of the squared projections whose bits are flipped: the squared distance
@@ -85,7 +96,7 @@ class SimHash(Shown):
                                  codes[start:start + CHUNK], n_threads)
         return codes
 
-    def collision_probability(self, similarity):
+    def collision_probability(self, similarity: ArrayLike) -> np.ndarray:
         """Probability that rows with this cosine share the bucket of one table: (1 - arccos(similarity) / pi)**bits.
 
         References
@@ -94,9 +105,9 @@ class SimHash(Shown):
         """
         return (1 - np.arccos(np.clip(similarity, -1, 1)) / np.pi) ** self.bits
 
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"bits": self.bits, "tables": self.tables, "projection": self.projection}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"SimHash(bits={self.bits}, tables={self.tables}, projection={self.projection!r})"

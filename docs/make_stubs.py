@@ -1,0 +1,97 @@
+"""Write the stubs of the compiled modules, from the signatures that they carry: sparselsh/_core/*.pyi.
+
+    python -P docs/make_stubs.py
+
+Run it after a change to the signature of a kernel. What a kernel returns stands in RETURNS, if it is not None.
+"""
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+CORE = Path(__file__).parent.parent / "sparselsh" / "_core"
+
+RETURNS = {
+    "_buckets.capacity": "int",
+    "_format.format_rows": "int",
+    "_parse.count": "tuple[int, int, int]",
+    "_parse.parse": "tuple[int, int, int, int]",
+    "_products.group_columns": "int",
+    "_select.batch_union": "int",
+    "_simd.available_levels": "tuple[str, ...]",
+    "_simd.level": "str",
+    "_updates.adam": "Rule",
+    "_updates.sgd": "Rule",
+}
+SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int", "float": "float",
+           "double": "float", "str": "str", "Rule": "Rule"}
+ITEMS = {"float": "float32", "uint8_t": "uint8", "uint16_t": "uint16", "int8_t": "int8", "int32_t": "int32",
+         "int64_t": "int64", "uint64_t": "uint64"}
+BUFFERS = {"_parse.text"}  # bytes or a mapped file
+OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a rule may not keep
+            "_projections.indices", "_winners.indices"}  # of dense rows
+UNTYPED = {"_select.ids": "NDArray[int32] | None"}  # others are arrays of one of several types
+
+
+def parameter(module, text):
+    """``const float[:, ::1] x`` as ``x: NDArray[float32]``."""
+    found = re.fullmatch(r"(?:const )?(\w+)(\[[^]]*\])? (\w+)(?:=(\w+))?", text)
+    if found is None:
+        type_ = UNTYPED.get(f"{module}.{text}", "NDArray[Any]")
+        return f"{text}: {type_}" + (" | None" if f"{module}.{text}" in OPTIONAL else "")
+    kind, is_array, name, default = found.groups()
+    if not is_array:
+        return f"{name}: {SCALARS[kind]}" + (f" = {default}" if default else "")
+    type_ = "ReadableBuffer" if f"{module}.{name}" in BUFFERS else f"NDArray[{ITEMS[kind]}]"
+    return f"{name}: {type_}" + (" | None" if f"{module}.{name}" in OPTIONAL else "")
+
+
+def function(module, name, doc):
+    """The stub of a function whose docstring begins with its signature."""
+    text = doc.splitlines()[0].removeprefix(name + "(").removesuffix(")")
+    parameters = [parameter(module, part) for part in re.split(r", (?![^\[]*\])", text) if part]
+    head, end = f"def {name}(", f") -> {RETURNS.get(f'{module}.{name}', 'None')}: ..."
+    line = head + ", ".join(parameters) + end
+    return line if len(line) <= 120 else head + "".join(f"\n    {p}," for p in parameters) + "\n" + end
+
+
+def stub(module):
+    """The stub of a compiled module, as text."""
+    lines = []
+    for name, value in vars(importlib.import_module(f"sparselsh._core.{module}")).items():
+        if name.startswith("_") or inspect.ismodule(value):
+            continue
+        if isinstance(value, type):
+            lines.append(f"class {name}: ...")
+        elif callable(value):
+            lines.append(function(module, name, value.__doc__))
+        else:
+            lines.append(f"{name}: {'tuple[str, ...]' if isinstance(value, tuple) else type(value).__name__}")
+    body = "\n".join(lines) + "\n"
+    head = "# Made by docs/make_stubs.py.\n"
+    if "[Any]" in body:
+        head += "from typing import Any\n\n"
+    if "ReadableBuffer" in body:
+        head += "from _typeshed import ReadableBuffer\n"
+    used = sorted({item for item in ITEMS.values() if f"[{item}]" in body}, key=lambda item: (item[0], len(item), item))
+    if used:
+        head += f"from numpy import {', '.join(used)}\nfrom numpy.typing import NDArray\n"
+    if "Rule" in body and "class Rule" not in body:
+        head += "\nfrom ._updates import Rule\n"
+    return head + "\n" * (head.count("\n") > 1) + body
+
+
+def modules():
+    """Names of the compiled modules."""
+    return sorted(path.stem for path in CORE.glob("*.pyx"))
+
+
+def main():
+    """Write them all."""
+    for name in modules():
+        (CORE / f"{name}.pyi").write_text(stub(name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

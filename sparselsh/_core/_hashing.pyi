@@ -1,0 +1,13 @@
+# Made by docs/make_stubs.py.
+from numpy import float32, int32
+from numpy.typing import NDArray
+
+def pack_codes(projections: NDArray[float32], n_bits: int, codes: NDArray[int32], n_threads: int) -> None: ...
+def probe_signs(projections: NDArray[float32], n_bits: int, codes: NDArray[int32], n_threads: int) -> None: ...
+def nearest_vertices(
+    projections: NDArray[float32],
+    n_dims: int,
+    n_polytopes: int,
+    codes: NDArray[int32],
+    n_threads: int,
+) -> None: ...

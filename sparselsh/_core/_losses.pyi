@@ -1,0 +1,39 @@
+# Made by docs/make_stubs.py.
+from numpy import float32, int32, int64
+from numpy.typing import NDArray
+
+def softmax_cross_entropy(
+    offsets: NDArray[int64],
+    z: NDArray[float32],
+    indptr: NDArray[int64],
+    positions: NDArray[int32],
+    scale: float,
+    losses: NDArray[float32],
+    n_threads: int,
+) -> None: ...
+def binary_cross_entropy(
+    offsets: NDArray[int64],
+    z: NDArray[float32],
+    indptr: NDArray[int64],
+    positions: NDArray[int32],
+    scale: float,
+    losses: NDArray[float32],
+    n_threads: int,
+) -> None: ...
+def squared_error(
+    offsets: NDArray[int64],
+    z: NDArray[float32],
+    indptr: NDArray[int64],
+    positions: NDArray[int32],
+    values: NDArray[float32],
+    scale: float,
+    losses: NDArray[float32],
+    n_threads: int,
+) -> None: ...
+def locate(
+    indptr: NDArray[int64],
+    indices: NDArray[int32],
+    label_indptr: NDArray[int64],
+    labels: NDArray[int32],
+    positions: NDArray[int32],
+) -> None: ...

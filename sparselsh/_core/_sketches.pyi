@@ -1,0 +1,79 @@
+# Made by docs/make_stubs.py.
+from typing import Any
+
+from numpy import float32, int32, uint8
+from numpy.typing import NDArray
+
+BLOCK: int
+def pack(rotated: NDArray[float32], rows: NDArray[int32], blocks: NDArray[uint8]) -> None: ...
+def scan(
+    queries: NDArray[float32],
+    blocks: NDArray[uint8],
+    factors: NDArray[float32],
+    ids: NDArray[int32],
+    n: int,
+    out_ids: NDArray[int32],
+    out_scores: NDArray[float32],
+    n_threads: int,
+) -> None: ...
+def rerank(
+    ids: NDArray[int32],
+    x: NDArray[float32],
+    w: NDArray[Any],
+    scales: NDArray[Any],
+    bias: NDArray[float32],
+    out_ids: NDArray[int32],
+    out_scores: NDArray[float32],
+    n_threads: int,
+) -> None: ...
+def scan_cells(
+    queries: NDArray[float32],
+    cell_scores: NDArray[float32],
+    n_probed: int,
+    cell_start: NDArray[int32],
+    cell: NDArray[int32],
+    blocks: NDArray[uint8],
+    factors: NDArray[float32],
+    ids: NDArray[int32],
+    n: int,
+    out_ids: NDArray[int32],
+    n_threads: int,
+) -> None: ...
+def copy_slots(
+    sources: NDArray[int32],
+    targets: NDArray[int32],
+    blocks: NDArray[uint8],
+    factors: NDArray[float32],
+    out_blocks: NDArray[uint8],
+    out_factors: NDArray[float32],
+) -> None: ...
+def rank(
+    queries: NDArray[float32],
+    candidates: NDArray[int32],
+    blocks: NDArray[uint8],
+    factors: NDArray[float32],
+    slot: NDArray[int32],
+    out_ids: NDArray[int32],
+    n_threads: int,
+) -> None: ...
+def search_few(
+    x: NDArray[float32],
+    query_rows: NDArray[float32],
+    query_constant: NDArray[float32],
+    n_bits: int,
+    n_probed: int,
+    cell_start: NDArray[int32],
+    cell: NDArray[int32],
+    blocks: NDArray[uint8],
+    factors: NDArray[float32],
+    ids: NDArray[int32],
+    n: int,
+    w: NDArray[Any],
+    bias: NDArray[float32],
+    coarse: NDArray[Any],
+    coarse_scales: NDArray[Any],
+    n_exact: int,
+    n_best: int,
+    out_ids: NDArray[int32],
+    out_scores: NDArray[float32],
+) -> None: ...

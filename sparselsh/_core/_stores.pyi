@@ -1,0 +1,16 @@
+# Made by docs/make_stubs.py.
+from typing import Any
+
+from numpy import float32, int32, uint16
+from numpy.typing import NDArray
+
+def widen(x: NDArray[uint16], y: NDArray[float32]) -> None: ...
+def narrow(x: NDArray[float32], y: NDArray[uint16]) -> None: ...
+def centred_rows(
+    w: NDArray[Any],
+    bias: NDArray[float32],
+    offset: NDArray[float32],
+    rows: NDArray[int32],
+    out: NDArray[float32],
+    n_threads: int,
+) -> None: ...

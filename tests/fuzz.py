@@ -1,0 +1,536 @@
+"""Fuzzing of all that reads files: a damaged file is read as something sound, or refused with a clear error.
+
+    python -P tests/fuzz.py                                # every reader
+    python -P tests/fuzz.py xmc index --inputs 40000       # these, and more inputs
+    python -P tests/fuzz.py index --begin 1234 --inputs 1  # one input again
+
+Input number i of a reader is the same bytes in every run with the same --seed. It comes from a sound file, by flips,
+cuts, splices and numbers that are too large, and for safetensors files also by changes of arrays and of the
+configuration that leave the file well-formed, with its checksum set right.
+
+What counts as a finding: an error other than ValueError, or one whose message does not name the file; a result that
+is not sound; a death of the process, a sanitizer's report among them; more memory or seconds than the limits.
+Each reader runs in a process of its own.
+
+POSIX only. tests/test_fuzz.py tries some inputs of each reader; .ci/sanitize runs this under the sanitizers.
+"""
+import argparse
+import bz2
+import gzip
+import json
+import lzma
+import os
+import random
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+import sparselsh as sl
+from sparselsh import _index_file, csrfile, xmctext
+
+MEMORY_MB = 1024  # beyond what the process has before the first input
+SECONDS = 20  # for one input
+
+# --- changes of bytes ----------------------------------------------------------------------------------------
+
+NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1]
+TOKENS = [b"", b"-1", b"0", b"2147483647", b"2147483648", b"9" * 19, b"9" * 40, b"1e400", b"nan", b"inf", b"-0", b"+7",
+          b"1_0", b"1e-9999999999999999999", b"0x1", b" ", b"\n", b"\r\n", b",", b":", b"::", b"#", b"\0", b"\xff\xfe",
+          b"\xef\xbb\xbf", b"qid:1", b"NULL", b"{", b"[" * 3000, b'"', b"\\ud800"]
+
+
+def flip(rng, data, _):
+    for _ in range(rng.choice((1, 1, 2, 8, 64))):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+
+
+def cut(rng, data, _):
+    del data[rng.randrange(len(data)):]
+
+
+def drop(rng, data, _):
+    begin = rng.randrange(len(data))
+    del data[begin:begin + rng.choice((1, 2, 8, 64, 1024))]
+
+
+def repeat(rng, data, _):
+    begin = rng.randrange(len(data))
+    some = data[begin:begin + rng.choice((1, 2, 8, 64, 1024))]
+    data[begin:begin] = some * rng.choice((1, 2, 50))
+
+
+def overwrite(rng, data, _):
+    begin = rng.randrange(len(data))
+    size = rng.choice((1, 4, 8, 16))
+    data[begin:begin + size] = rng.choice((bytes(size), b"\xff" * size, rng.randbytes(size)))
+
+
+def insert(rng, data, _):
+    begin = rng.randrange(len(data))
+    data[begin:begin] = rng.choice(TOKENS)
+
+
+def splice(rng, data, other):
+    begin = rng.randrange(len(data))
+    data[begin:] = other[rng.randrange(len(other)):]
+
+
+def binary_number(rng, data, _):
+    kind = rng.choice("IQ")
+    begin = rng.randrange(max(1, len(data) // 8)) * 8 % max(1, len(data) - 8)
+    number = rng.choice(NUMBERS) % 2**(8 * struct.calcsize(kind))
+    data[begin:begin + struct.calcsize(kind)] = struct.pack("<" + kind, number)
+
+
+def text_number(rng, data, _):
+    begin = rng.randrange(len(data))
+    if found := re.compile(rb"[-+.\deE]*\d").search(data, begin):
+        data[found.start():found.end()] = rng.choice((rng.choice(TOKENS), str(rng.choice(NUMBERS)).encode()))
+
+
+CHANGES = [flip, flip, cut, drop, repeat, overwrite, insert, splice, binary_number, text_number, text_number]
+
+
+def damaged(rng, seeds):
+    """Bytes of one of the seeds with one to three changes."""
+    data = bytearray(rng.choice(seeds))
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        if data:
+            rng.choice(CHANGES)(rng, data, rng.choice(seeds))
+    return bytes(data)
+
+
+# --- changes of well-formed safetensors files ----------------------------------------------------------------
+
+DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I32": np.int32, "I64": np.int64, "U8": np.uint8,
+          "BOOL": np.bool_}
+VALUES = [None, True, False, 0, 1, -1, 2, 3, 24, 64, 255, 1024, 2**31 - 1, 2**31, 2**63, 10**400, 0.0, 0.5, -0.5, 1e308,
+          float("nan"), float("inf"), "", "auto", "a", "top", "batch", "sample", "exact", "probes", "sketches",
+          "SimHash", "DWTA", "MinHash", "CrossPolytope", [], {}, [[]], [1, 2], {"type": "SimHash"}]
+SHAPES = [[], [0], [1], [0, 0], [2**62, 0], [2**40], [2**32, 2**32], [1, 1, 1], [-1], [2**64]]
+
+
+def unpack(data):
+    """({name: (dtype name, shape, bytes)}, metadata) of a safetensors file."""
+    size = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8:8 + size]), data[8 + size:]
+    metadata = header.pop("__metadata__")
+    return {name: (entry["dtype"], entry["shape"], body[slice(*entry["data_offsets"])])
+            for name, entry in header.items()}, metadata
+
+
+def pack(tensors, metadata):
+    """The bytes of such a file."""
+    header, end = {"__metadata__": metadata}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + len(data)]}
+        end += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(data for _, _, data in tensors.values())
+
+
+def change_config(rng, tree):
+    """Put another value at some place of a tree of lists and dicts."""
+    while True:
+        keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
+        if not keys:
+            return
+        key = rng.choice(keys)
+        if not (isinstance(tree[key], (dict, list)) and rng.random() < 0.8):
+            break
+        tree = tree[key]
+    action = rng.randrange(8)
+    if action == 0:
+        del tree[key]
+    elif action == 1 and isinstance(tree, dict):
+        tree[rng.choice(("", "type", "n_in", "depth"))] = tree.pop(key)
+    elif action == 2 and isinstance(tree, list):
+        tree *= 2
+    elif action == 3 and isinstance(tree[key], (int, float)) and tree[key] < 2**64:
+        tree[key] += rng.choice((-1, 1, 0.5))
+    else:
+        tree[key] = rng.choice(VALUES)
+
+
+def change_tensor(rng, tensors):
+    name = rng.choice(list(tensors))
+    dtype, shape, data = tensors[name]
+    try:
+        array = np.frombuffer(data, DTYPES[dtype]).reshape(shape).copy()
+    except (KeyError, ValueError):  # changed before
+        return
+    action = rng.randrange(8)
+    if action == 0:
+        del tensors[name]
+        return
+    if action == 1:
+        tensors[name] = tensors[rng.choice(list(tensors))]
+        return
+    if action == 2:
+        tensors[name] = (rng.choice([*DTYPES, "BF16", "F8_E4M3", "X"]), shape, data)
+        return
+    if action == 3:
+        tensors[name] = (dtype, rng.choice(SHAPES), data)
+        return
+    if action == 4:
+        dtype = rng.choice(list(DTYPES))
+        with np.errstate(all="ignore"):
+            array = array.astype(DTYPES[dtype])
+    elif action == 5 and array.ndim:
+        array = rng.choice((array[:-1], array[:0], array[..., :-1], array.ravel(), np.concatenate([array, array])))
+    elif array.size:
+        values = [np.nan, np.inf, -np.inf, 3e38, 1e-45] if array.dtype.kind == "f" else [0, 1, -1, 127, 255, 2**31 - 1]
+        with np.errstate(all="ignore"):
+            array.ravel()[rng.randrange(array.size)] = np.array(rng.choice(values)).astype(array.dtype)
+    tensors[name] = (dtype, list(array.shape), array.tobytes())
+
+
+def well_formed(rng, seeds):
+    """One of the seeds with changes of its configuration and its arrays, and a checksum that is right."""
+    tensors, metadata = unpack(rng.choice(seeds))
+    config = json.loads(metadata["config"])
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        if rng.random() < 0.5:
+            change_config(rng, config)
+        elif tensors:
+            change_tensor(rng, tensors)
+    metadata["config"] = "[" * 100_000 if rng.random() < 0.002 else json.dumps(config)
+    if "checksum" in metadata:
+        try:
+            arrays = {name: np.frombuffer(data, DTYPES[dtype]).reshape(shape)
+                      for name, (dtype, shape, data) in tensors.items()}
+        except (KeyError, ValueError):  # another checksum is as good for a file that cannot be read
+            arrays = {}
+        metadata["checksum"] = _index_file.checksum(arrays, metadata["config"])
+    return pack(tensors, metadata)
+
+
+# --- what a reader must hold to ------------------------------------------------------------------------------
+
+
+def expect(holds, what):
+    if not holds:
+        raise AssertionError(what)
+
+
+def expect_sound(matrix):
+    """Rows that a kernel can trust."""
+    indptr, indices = matrix.indptr, matrix.indices
+    expect(len(indptr) == matrix.shape[0] + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(matrix.data),
+           "offsets do not fit")
+    expect((np.diff(indptr) >= 0).all(), "offsets fall")
+    expect(not len(indices) or (indices.min() >= 0 and indices.max() < matrix.shape[1]), "an id is out of range")
+    rises = np.diff(indices) > 0
+    starts = indptr[1:-1]
+    rises[starts[(starts > 0) & (starts < len(indices))] - 1] = True
+    expect(rises.all(), "ids of a row do not rise")
+    expect(np.isfinite(matrix.data).all(), "a value is not finite")
+
+
+def expect_answers(ids, scores, n):
+    expect(ids.min() >= -1 and ids.max() < n, "an id is out of range")
+    expect(not np.isnan(scores).any(), "a score is NaN")
+
+
+def outcome(call):
+    """The result of a call, or None where it refuses the file."""
+    try:
+        return call()
+    except ValueError:
+        return None
+
+
+class Text:
+    """XMC and svmlight text: read whole and in chunks with the same result."""
+
+    def __init__(self, suffix=".txt", pack=bytes):
+        self.suffix, self.pack = suffix, pack
+
+    def seeds(self, folder):
+        rng = np.random.default_rng(0)
+        X = sp.random_array((40, 60), density=0.1, format="csr", dtype=np.float32, rng=rng)
+        Y = sp.random_array((40, 30), density=0.05, format="csr", dtype=np.float32, rng=rng)
+        texts = [b"3 4 2\n0,1 0:1.5 3:-2e-3\n 1:0.25\n\n", b"0 1:1 2:2 # a comment\n\n1,2 3:.5\n", b"0 5 5\n", b"1:1\n"]
+        for name in ("xmc", "svmlight"):
+            if name == "svmlight":
+                X.data[:] = np.round(X.data, 3)
+                Y = sp.csr_array(np.eye(40, 30, dtype=np.float32) + np.eye(40, 30, -30, dtype=np.float32))
+            path = Path(folder) / "sound.txt"
+            sl.datasets.write_xmc(path, X, Y, format=name)
+            texts.append(path.read_bytes())
+        return [self.pack(text) for text in texts]
+
+    make = staticmethod(damaged)
+
+    def read(self, path):
+        known = outcome(lambda: sl.datasets.read_xmc(path, format="xmc"))
+        in_chunks = outcome(lambda: list(xmctext.chunks(path, 3)))
+        expect((known is None) == (in_chunks is None), "read whole and in chunks it is not the same file")
+        if known is not None:
+            for whole, parts in zip(known, zip(*in_chunks, strict=True), strict=True):
+                expect((abs(whole - sp.vstack(parts)).nnz == 0), "in chunks it has other values")
+        for part in sl.datasets.read_xmc(path):
+            expect_sound(part)
+
+
+class Rows:
+    """CSR files."""
+
+    suffix = ".csr"
+
+    def seeds(self, folder):
+        path, rng = Path(folder) / "sound.csr", np.random.default_rng(0)
+        files = []
+        for n_rows, n_features, n_labels in ((30, 20, 10), (1, 1, 1), (0, 3, 2), (200, 7, 4)):
+            X = sp.random_array((n_rows, n_features), density=0.2, format="csr", dtype=np.float32, rng=rng)
+            Y = sp.random_array((n_rows, n_labels), density=0.2, format="csr", dtype=np.float32, rng=rng)
+            sl.datasets.write_csr(path, X, Y)
+            files.append(path.read_bytes())
+        return files
+
+    def make(self, rng, seeds):
+        """Damaged, half of the time with a header whose checksum is right."""
+        data = bytearray(damaged(rng, seeds))
+        front, counts = csrfile._FRONT.size, csrfile._COUNTS.size
+        if rng.random() < 0.5 and len(data) >= front + counts:
+            if rng.random() < 0.5:
+                begin = front + 8 * rng.randrange(5)
+                number = rng.choice((rng.choice(NUMBERS), int.from_bytes(data[begin:begin + 8], "little") + 1))
+                data[begin:begin + 8] = struct.pack("<Q", number % 2**64)
+            data[:front] = csrfile._FRONT.pack(csrfile.MAGIC, csrfile.VERSION, csrfile.zlib.crc32(
+                data[front:front + counts]))
+        return bytes(data)
+
+    def read(self, path):
+        with sl.datasets.open_csr(path) as file:
+            for part in file[:]:
+                expect_sound(part)
+            n = sum(X.shape[0] for X, _ in file.chunks(3))
+            expect(n == len(file), "its chunks have another number of rows")
+            if n:
+                for part in file[[0, -1]]:
+                    expect_sound(part)
+
+
+class Model:
+    """Networks: what is loaded can be asked and trained."""
+
+    suffix = ".safetensors"
+
+    def seeds(self, folder):
+        path, rng = Path(folder) / "sound.safetensors", np.random.default_rng(0)
+        X, Y = sp.random_array((64, 20), density=0.3, format="csr", dtype=np.float32, rng=rng), np.arange(64) % 12
+        files = []
+        for layers, loss, x in (
+            ([sl.Linear(20, 8, activation="relu"), sl.LSHLinear(8, 12, density=0.5)], "softmax", X),
+            ([sl.LSHLinear(20, 16, density=0.3, active="sample", activation="relu"), sl.Linear(16, 12)], "bce", X),
+            ([sl.LSHLinear(20, 12, density=0.5, family=sl.DWTA(2, 3, bin_size=4), policy="vanilla")], "softmax",
+             X.toarray()),
+            ([sl.Linear(20, 12)], "softmax", X),
+        ):
+            sl.Network(layers, loss=loss, random_state=0).fit(x, Y, epochs=1, batch_size=16, verbose=False).save(path)
+            files.append(path.read_bytes())
+        return files
+
+    def make(self, rng, seeds):
+        return damaged(rng, seeds) if rng.random() < 0.4 else well_formed(rng, seeds)
+
+    def read(self, path):
+        net = sl.load(path, n_threads=1)
+        expect(all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all() for layer in net.layers),
+               "a weight is not finite")
+        X = np.linspace(-1, 1, 4 * net.n_features, dtype=np.float32).reshape(4, -1)
+        with np.errstate(all="ignore"):  # weights of 3e38 are sound
+            for x in (X, sp.csr_array(np.maximum(X, 0))):
+                ids, _ = net.topk(x, 3)
+                expect(ids.min() >= -1 and ids.max() < net.n_labels, "an id is out of range")
+            Y = sp.csr_array(np.eye(4, net.n_labels, dtype=np.float32))
+            net.partial_fit(X, Y)
+
+
+class Index:
+    """Indexes: what is loaded can be asked and changed."""
+
+    suffix = ".safetensors"
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.W, self.bias = rng.standard_normal((60, 8), dtype=np.float32), np.linspace(-1, 1, 60, dtype=np.float32)
+        self.X = rng.standard_normal((40, 8), dtype=np.float32)
+
+    def seeds(self, folder):
+        path, files = Path(folder) / "sound.safetensors", []
+        for options in ({}, {"family": sl.SimHash(3, 4), "plan": "probes"}, {"family": sl.DWTA(2, 3, bin_size=4)},
+                        {"family": sl.MinHash(1, 4, bits=4), "sketch_bits": 0, "dynamic": True},
+                        {"family": sl.CrossPolytope(1, 3, dims=4), "sketch_bits": 64, "scaling": 0.3}):
+            index = sl.LSHIndex(random_state=0, n_threads=1, **options).fit(self.W, self.bias, queries=self.X)
+            index.remove([3, 7])
+            index.save(path)
+            files.append(path.read_bytes())
+        return [*files, self._with_cells(path)]
+
+    def _with_cells(self, path):
+        """An index of so few neurons has no cells; these are put in by hand."""
+        sl.LSHIndex(random_state=0, plan="sketches").fit(self.W, self.bias, queries=self.X).save(path)
+        tensors, config = _index_file.read(path)
+        n = len(tensors["ids"])
+        means = np.random.default_rng(1).standard_normal((5, 9), dtype=np.float32)
+        tensors |= {"cell_centroids": means, "cell_means": means, "cell": np.arange(n, dtype=np.int32) % 5}
+        config["n_cells_probed"] = 2
+        _index_file.write(path, tensors, config)
+        self.read(path)
+        return path.read_bytes()
+
+    make = Model.make
+
+    def read(self, path):
+        index = sl.LSHIndex.load(path, self.W, self.bias, n_threads=1)
+        with np.errstate(all="ignore"):
+            for x in (self.X, self.X[:1]):
+                expect_answers(*index.search(x, 3), 60)
+                if index.family is not None:
+                    expect_sound(index.query(x, 8))
+            index.update(self.W, [0, 3, 59])
+            index.remove([1])
+            expect_answers(*index.search(self.X[:3], 3), 60)
+
+
+READERS = {
+    "xmc": Text(),
+    "xmc-gz": Text(".txt.gz", lambda text: gzip.compress(text, mtime=0)),
+    "xmc-bz2": Text(".txt.bz2", bz2.compress),
+    "xmc-xz": Text(".txt.xz", lzma.compress),
+    "csr": Rows(),
+    "model": Model(),
+    "index": Index(),
+}
+
+
+def try_input(name, seeds, seed, number, path):
+    """"read" or "refused"; AssertionError or whatever the reader raises where it should not."""
+    reader = READERS[name]
+    path.write_bytes(reader.make(random.Random(f"{seed} {name} {number}"), seeds))
+    try:
+        reader.read(os.fspath(path))
+    except ValueError as error:
+        expect(type(error) in (ValueError, xmctext.FileFormatError), f"{type(error).__name__} instead of ValueError")
+        expect(path.name in str(error) and len(str(error)) < 2000, f"the message does not help: {str(error)[:300]!r}")
+        return "refused"
+    return "read"
+
+
+def seeds_of(name, folder):
+    """The sound files of a reader, after a look that they are."""
+    path = Path(folder) / ("sound" + READERS[name].suffix)
+    seeds = READERS[name].seeds(folder)
+    for data in seeds:
+        path.write_bytes(data)
+        READERS[name].read(os.fspath(path))
+    return seeds
+
+
+# --- processes -----------------------------------------------------------------------------------------------
+
+
+def is_sanitized():
+    return "asan" in os.environ.get("LD_PRELOAD", "")
+
+
+def child(name, seed, begin, end, memory_mb, seconds):
+    """Try inputs begin .. end; a line of JSON for each finding, and at last one with the counts."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        seeds = seeds_of(name, folder)
+        path = Path(folder) / ("input" + READERS[name].suffix)
+        if not is_sanitized():  # whose shadow takes terabytes of addresses: it has a limit of its own
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + memory_mb * 2**20,) * 2)
+        counts = Counter()
+        for number in range(begin, end):
+            print(number, file=sys.stderr, flush=True)  # the last line says what killed the process
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                counts[try_input(name, seeds, seed, number, path)] += 1
+            except BaseException as error:
+                text = f"{type(error).__name__}: {error}"[:500]
+                print(json.dumps({"number": number, "finding": text, "at": place(error)}), flush=True)
+                counts["findings"] += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        print(json.dumps({"counts": counts}), flush=True)
+
+
+def place(error):
+    """Where in the package an error arose."""
+    at, trace = "", error.__traceback__
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if "sparselsh" in file.parts:
+            at = f"{file.name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return at
+
+
+def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
+    """(Counter of outcomes, list of findings) of a reader; a process that dies is a finding, and another goes on."""
+    counts, findings, end = Counter(), [], begin + n_inputs
+    options = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+               "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb={memory_mb}:"
+                               f"hard_rss_limit_mb={4 * memory_mb}"}
+    while begin < end:
+        with tempfile.TemporaryFile("w+") as log:
+            done = subprocess.run(
+                [sys.executable, "-P", __file__, "--child", name, "--seed", str(seed), "--begin", str(begin),
+                 "--inputs", str(end - begin), "--memory", str(memory_mb), "--seconds", str(seconds)],
+                stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | options)
+            log.seek(0)
+            lines = log.read().splitlines()
+        numbers = [i for i, line in enumerate(lines) if line.isdigit()]
+        for line in map(json.loads, done.stdout.splitlines()):
+            counts.update(line.get("counts", {}))
+            findings += [line] if "finding" in line else []
+        if done.returncode == 0:
+            break
+        if not numbers:
+            raise RuntimeError("\n".join(lines))
+        last = int(lines[numbers[-1]])
+        text = f"the process ended with {done.returncode}: " + " | ".join(lines[numbers[-1] + 1:])[:1500]
+        findings.append({"number": last, "finding": text, "at": ""})
+        counts["findings"] += 1
+        counts["before a death"] += last - begin
+        begin = last + 1
+    return counts, findings
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("readers", nargs="*", default=list(READERS), metavar="READER", help=", ".join(READERS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--begin", type=int, default=0, help="number of the first input (default: 0)")
+    parser.add_argument("--inputs", type=int, default=5000, help="for each reader (default: 5000)")
+    parser.add_argument("--memory", type=int, default=MEMORY_MB, help="MB that reading a file may take (default: 1024)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="that reading a file may take (default: 20)")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        return child(given.child, given.seed, given.begin, given.begin + given.inputs, given.memory, given.seconds)
+    total = 0
+    for name in given.readers:
+        counts, findings = run(name, given.seed, given.begin, given.inputs, given.memory, given.seconds)
+        print(f"{name:8} {given.inputs:7,} inputs: " + ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
+        total += len(findings)
+        for finding in findings[:50]:
+            print(f"    {finding['number']}: {finding['at']} {finding['finding']}")
+    return total > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

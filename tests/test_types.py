@@ -1,0 +1,65 @@
+"""What type checkers see: the stubs of the compiled modules, and that the public functions say their types."""
+import importlib.util
+import inspect
+from pathlib import Path
+
+import pytest
+
+import sparselsh
+
+ROOT = Path(sparselsh.__file__).parent
+SCRIPT = Path(__file__).parent.parent / "docs" / "make_stubs.py"
+
+# Modules that do not say their types yet: those that pyproject.toml lists with ignore_errors.
+NOT_YET = {f"sparselsh.{name}" for name in ("estimators", "inference", "onnx", "pretrained", "report", "torch")}
+
+
+def make_stubs():
+    spec = importlib.util.spec_from_file_location("make_stubs", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(not SCRIPT.exists(), reason="the source is not here")
+def test_stubs_are_those_that_the_compiled_modules_ask_for():
+    script = make_stubs()
+    assert script.modules(), "there are compiled modules"
+    for name in script.modules():
+        stub = (script.CORE / f"{name}.pyi").read_text(encoding="utf-8")
+        assert stub == script.stub(name), f"{name}.pyi is of another signature: run python -P docs/make_stubs.py"
+
+
+def public():
+    """(name, callable) of the functions and methods that users call."""
+    for name in sparselsh.__all__:
+        thing = getattr(sparselsh, name)
+        if inspect.ismodule(thing):
+            yield from ((f"{name}.{inner}", getattr(thing, inner)) for inner in thing.__all__)
+        elif callable(thing) and thing.__module__ not in NOT_YET:
+            yield name, thing
+
+
+def functions(name, thing):
+    if inspect.isfunction(thing):
+        yield name, thing
+    elif inspect.isclass(thing):
+        for inner, member in vars(thing).items():
+            member = inspect.unwrap(member.__func__ if isinstance(member, classmethod) else member) \
+                if not isinstance(member, property) else member.fget
+            if inspect.isfunction(member) and (not inner.startswith("_") or inner == "__init__"):
+                yield f"{name}.{inner}", member
+
+
+@pytest.mark.parametrize("name, thing", list(public()), ids=lambda value: value if isinstance(value, str) else "")
+def test_public_functions_say_the_types_of_all_arguments_and_results(name, thing):
+    for place, function in functions(name, thing):
+        signature = inspect.signature(function)
+        for parameter in signature.parameters.values():
+            assert parameter.name in ("self", "cls") or parameter.annotation is not parameter.empty, \
+                f"{place}: {parameter.name}"
+        assert signature.return_annotation is not inspect.Signature.empty, place
+
+
+def test_the_marker_of_a_typed_package_is_installed():
+    assert (ROOT / "py.typed").exists()
