@@ -9,6 +9,7 @@
 sum. A cost formula decides, not a clock, so that a network is the same whenever and wherever it is trained. Its
 constants are estimates, in nanoseconds on one core with AVX-512, and not fitted; `COSTS.update(...)` sets others.
 """
+from __future__ import annotations
 
 COSTS = {
     "gemm": 0.011,      # a multiply-add of a dense product
@@ -24,7 +25,8 @@ FLOOR = 1e6  # ns of a dense step below which a layer is computed as asked: ther
 PLANS = ("auto", "dense", "exact", "rows", "gather")
 
 
-def estimates(n, n_in, n_out, n_active, *, nnz, bits, oversample, need_dx):
+def estimates(n: int, n_in: int, n_out: int, n_active: int, *, nnz: float | None, bits: int, oversample: int,
+              need_dx: bool) -> dict[str, float]:
     """Nanoseconds of a training step on one core by plan.
 
     Parameters
@@ -62,9 +64,9 @@ def estimates(n, n_in, n_out, n_active, *, nnz, bits, oversample, need_dx):
     return out
 
 
-def choose(costs, *, able):
+def choose(costs: dict[str, float], *, able: set[str]) -> str:
     """The cheapest of the plans `able`; the sparse one where a dense step is not worth a thought."""
     sparse = "rows" if "rows" in costs else "gather"
     if costs["dense"] < FLOOR:
         return sparse
-    return min((plan for plan in costs if plan in able), key=costs.get)
+    return min((plan for plan in costs if plan in able), key=costs.__getitem__)

@@ -11,12 +11,19 @@ so that no n_in x n_in matrix is ever made, and a sparse input costs its entries
     A = (S + e I)^(1/4),  S the second moment of some inputs, of low rank: S = U diag(s) U^T
     A R^T = e^(1/4) R^T + U ((s + e)^(1/4) - e^(1/4)) U^T R^T
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from . import _bfloat
 from ._core import _products, _sketches
 from ._csr import CSR
 from ._linalg import matmul
+
+if TYPE_CHECKING:
+    from ._types import Floats, Ids
 
 MAX_INPUTS = 256  # of which S is made; its rank is at most that
 FLOOR = 0.01  # e, as a share of the mean eigenvalue of S
@@ -27,7 +34,7 @@ CHUNK = 1024  # neurons projected at a time
 class SetSketches:
     """Sketches of n_neurons neurons for inputs of n_in dimensions. `rebuild` makes them, `refresh` follows changes."""
 
-    def __init__(self, n_bits, n_neurons, n_in, seed):
+    def __init__(self, n_bits: int, n_neurons: int, n_in: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.n_bits = n_bits
         self._R = rng.standard_normal((n_in + 1, n_bits), dtype=np.float32)
@@ -36,7 +43,7 @@ class SetSketches:
         self._ids = np.arange(n_neurons, dtype=np.int32)
         self._sample = np.sort(rng.permutation(n_neurons)[:SAMPLE]).astype(np.int32)
 
-    def rebuild(self, W, bias, inputs, n_threads):
+    def rebuild(self, W: np.ndarray, bias: Floats, inputs: Floats, n_threads: int) -> None:
         """Hash all neurons, with the mean neuron and the second moment as they are now."""
         self._W, self._bias = W, bias  # by reference; W float32 or bfloat16
         self._P, Q = self._maps(inputs, n_threads)
@@ -48,7 +55,7 @@ class SetSketches:
         self._take(self._ids, rotated)
         self._signs = rotated[self._sample] > 0
 
-    def _maps(self, inputs, n_threads):
+    def _maps(self, inputs: Floats, n_threads: int) -> tuple[Floats, Floats]:
         X = np.ones((min(len(inputs), MAX_INPUTS), len(self._R)), np.float32)
         X[:, :-1] = inputs[-len(X):] if len(X) else 0
         if not len(X):
@@ -60,13 +67,13 @@ class SetSketches:
         floor = FLOOR * values.sum() / len(self._R)
         U = X.T @ (vectors / np.sqrt(values * len(X))).astype(np.float32)
         on_U = U.T @ self._R
-        return tuple(self._mapped(U, on_U, values, floor, power) for power in (0.25, -0.25))
+        return self._mapped(U, on_U, values, floor, 0.25), self._mapped(U, on_U, values, floor, -0.25)
 
-    def _mapped(self, U, on_U, values, floor, power):
+    def _mapped(self, U: Floats, on_U: Floats, values: np.ndarray, floor: float, power: float) -> Floats:
         gain = ((values + floor) / floor) ** power - 1  # relative to e^power, which changes no ranking
         return self._R + U @ (gain.astype(np.float32)[:, None] * on_U)
 
-    def _rotated(self, rows, n_threads):
+    def _rotated(self, rows: Ids, n_threads: int) -> Floats:
         out = np.empty((len(rows), self.n_bits), np.float32)
         for start in range(0, len(rows), CHUNK):
             part = _bfloat.as_float32(self._W[rows[start:start + CHUNK]])
@@ -75,21 +82,21 @@ class SetSketches:
         out -= self._shift
         return out
 
-    def refresh(self, rows, n_threads):
+    def refresh(self, rows: Ids, n_threads: int) -> None:
         """Hash the neurons `rows` again, which have changed, under the maps of the last rebuild."""
         self._take(rows, self._rotated(rows, n_threads))
 
-    def _take(self, rows, rotated):
+    def _take(self, rows: Ids, rotated: Floats) -> None:
         _sketches.pack(rotated, rows, self._blocks)
         # |v|^2 is that of the projection, up to a factor that all share
         self._factors[rows] = (np.einsum("ij,ij->i", rotated, rotated)
                                / np.maximum(np.abs(rotated).sum(axis=1), np.float32(1e-30)))
 
-    def drift(self, n_threads):
+    def drift(self, n_threads: int) -> float:
         """Share of the bits of a sample of neurons that differ from those of the last rebuild."""
         return float(((self._rotated(self._sample, n_threads) > 0) != self._signs).mean())
 
-    def best(self, x, n, n_threads):
+    def best(self, x: Floats | CSR, n: int, n_threads: int) -> Ids:
         """Ids (n_samples, n) of the neurons that look best for each input, in no order; x is dense or CSR."""
         if isinstance(x, CSR):
             q = np.empty((x.shape[0], self.n_bits), np.float32)
@@ -100,16 +107,16 @@ class SetSketches:
         _sketches.scan(q, self._blocks, self._factors, self._ids, len(self._ids), ids, scores, n_threads)
         return ids
 
-    def share(self, W, bias):
+    def share(self, W: np.ndarray, bias: Floats) -> None:
         """Read these weights from now on: those of before, in another place."""
         self._W, self._bias = W, bias
 
-    def tensors(self):
+    def tensors(self) -> dict[str, np.ndarray]:
         """The arrays of a file; the directions follow from the seed."""
         return {"P": self._P, "Q": self._Q, "constant": self._constant, "shift": self._shift, "blocks": self._blocks,
                 "factors": self._factors, "signs": self._signs.astype(np.uint8)}
 
-    def restore(self, W, bias, tensors):
+    def restore(self, W: np.ndarray, bias: Floats, tensors: dict[str, np.ndarray]) -> None:
         """Take what `tensors` gave, checked: a scan trusts it."""
         n_in, n_bits = len(self._R) - 1, self.n_bits
         wanted = {"P": (np.float32, (n_in + 1, n_bits)), "Q": (np.float32, (n_in, n_bits)),
@@ -126,6 +133,6 @@ class SetSketches:
         self.share(W, bias)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes of sketches and maps."""
         return sum(a.nbytes for a in (self._R, self._P, self._Q, self._blocks, self._factors))

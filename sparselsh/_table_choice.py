@@ -8,7 +8,6 @@ import numpy as np
 from .hashing import SimHash, choose_bits_and_tables
 
 if TYPE_CHECKING:
-
     from ._types import Floats
 
 DENSITY = 1 / 64  # share of the neurons that a query may be handed: of more, a scan of the sketches is quicker

@@ -79,7 +79,7 @@ class Tables:
         self.codes = np.ascontiguousarray(codes)
         self.build(n_threads)
 
-    def insert(self, Q, samples, neurons, n_threads):
+    def insert(self, Q: Floats, samples: Ids, neurons: Ids, n_threads: int) -> None:
         """Add neurons[k] to the buckets of Q[samples[k]] in all tables, beside that of its own code.
 
         A table that has no room left is given half as much again. `build` forgets what was added.

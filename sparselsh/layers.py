@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ._gradients import Pair
     from ._types import Floats, Ids
+    from .profiling import Tally
 
 __all__ = ["Linear"]
 
@@ -45,7 +46,7 @@ class Step(NamedTuple):
     seed: int = 0
     need_input_gradient: bool = True
     n_threads: int = 1
-    tally: object = None  # sparselsh.profiling.Tally, which counts what is computed, or None
+    tally: Tally | None = None  # counts what is computed
 
 
 class BatchActive(NamedTuple):
@@ -155,7 +156,7 @@ class Linear(Shown):
         self._b = Parameter(np.array(bias)[:, None])
         return self
 
-    def _stored(self, value: Any) -> Any:
+    def _stored(self, value: Floats) -> np.ndarray:
         return _bfloat.narrow(value) if self.dtype == "bfloat16" else value
 
     def _check_initialized(self) -> None:
@@ -269,18 +270,18 @@ class Linear(Shown):
     def settle(self) -> None:
         """Called before saving: bring what is not saved into the state it has after loading."""
 
-    def index_state(self) -> Any:
+    def index_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """What the layer has to find neurons by, as it is: arrays by name, and plain values."""
         return {}, {}
 
     def restore_index(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
         """Take what `index_state` gave, from a file, checked."""
 
-    def copy_weights(self) -> Any:
+    def copy_weights(self) -> list[np.ndarray]:
         """Copies of the weights as they are stored and the bias."""
         return [self._w.value.copy(), self._b.value.copy()]
 
-    def take_weights(self, weight: ArrayLike, bias: Floats) -> None:
+    def take_weights(self, weight: np.ndarray, bias: Floats) -> None:
         """Copy what `copy_weights` gave into place, so that an optimizer keeps its state."""
         for parameter, value in ((self._w, weight), (self._b, bias)):
             if value.shape != parameter.value.shape or value.dtype != parameter.value.dtype:
@@ -298,14 +299,14 @@ class Linear(Shown):
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
                 "init_scale": self.init_scale, "dropout": self.dropout, "dtype": self.dtype}
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_buffers": {}, "_slot": None}  # scratch memory
 
     def __repr__(self) -> str:
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"
 
 
-def _second_moment_of_best(share):
+def _second_moment_of_best(share: float) -> float:
     """E[z^2; z among the largest `share`] of a standard Gaussian: s + t phi(t), t the quantile at 1 - s."""
     from statistics import NormalDist  # for those who stack sparse layers
 

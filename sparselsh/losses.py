@@ -15,10 +15,6 @@ from .layers import BatchActive
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from ._types import Floats, Ids, Offsets
 
 __all__ = ["BinaryCrossEntropy", "MeanSquaredError", "SoftmaxCrossEntropy"]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ._gradients import Pair
     from ._types import Floats, HashFamily, Ids
     from .layers import Backprop, Step
+    from .profiling import Tally
+    from .rebuild import Clock, Policy
 
 __all__ = ["LSHLinear"]
 
@@ -90,15 +92,21 @@ class LSHLinear(Linear):
     systems", arXiv 1903.03129.
     """
 
+    chosen_plan: str
+    plan_costs: dict[str, float]
     _tables: LSHIndex
+    _sets: SetSketches
+    _clock: Clock
+    _tally: Tally
     _searcher: LSHIndex
     _changed: np.ndarray
 
     def __init__(self, n_in: int, n_out: int, *, density: float | Literal["auto"] = "auto", active: str | None = None,
                  activation: str | None = None, family: HashFamily | None = None, candidates: int = 5,
                  policy: str | None = None, sketch_bits: int = 128, oversample: int = 2, min_count: int = 1,
-                 n_probes: int = 1, fill: bool = True, rebuild: Any = None, plan: str = "auto", recall: float = 0.995,
-                 init_scale: float | None = None, dropout: float = 0.0, dtype: str = "float32") -> None:
+                 n_probes: int = 1, fill: bool = True, rebuild: Policy | None = None, plan: str = "auto",
+                 recall: float = 0.995, init_scale: float | None = None, dropout: float = 0.0,
+                 dtype: str = "float32") -> None:
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale, dropout=dropout, dtype=dtype)
         if density != "auto":
             density = check.number(density, "density", above=0, maximum=1)
@@ -181,18 +189,18 @@ class LSHLinear(Linear):
         return self.n_active == self.n_out
 
     @property
-    def output_share(self):
+    def output_share(self) -> float:
         """Share of the outputs that are computed and may differ from zero before the activation."""
         return self.n_active / self.n_out if self.active == "sample" and self.chosen_plan != "dense" else 1.0
 
     # -- the two indexes --------------------------------------------------------------------------------------
 
     @property
-    def _by_sketches(self):
+    def _by_sketches(self) -> bool:
         return self.policy == "sketches"
 
     @property
-    def _rebuild(self):
+    def _rebuild(self) -> Policy:
         if self.rebuild is not None:
             return self.rebuild
         return rebuild_policies.Exponential() if self._by_sketches else rebuild_policies.AtOnce()
@@ -207,7 +215,7 @@ class LSHLinear(Linear):
         self._due = self._clock.due(step_number, epoch, self._drift)
         self._inserts = self._clock.inserts(epoch)
 
-    def _drift(self):
+    def _drift(self) -> float:
         """Share of the codes of a sample of neurons that have changed since they were hashed; 1 before."""
         if self._by_sketches:
             return 1.0 if self._sets is None else self._sets.drift(1)
@@ -216,7 +224,7 @@ class LSHLinear(Linear):
         every = max(1, self.n_out // DRIFT_SAMPLE)
         return self._tables.drift(np.arange(0, self.n_out, every, dtype=np.int32))
 
-    def _build(self, step):
+    def _build(self, step: Step) -> None:
         """Build what finds the active neurons, where that is due or not there."""
         self._tally = step.tally
         self._sets_threads = step.n_threads
@@ -232,7 +240,7 @@ class LSHLinear(Linear):
             self._build_tables(step)
         self._due = False
 
-    def _build_tables(self, step):
+    def _build_tables(self, step: Step) -> None:
         if self._tables is None:
             self._tables = self._new_tables()
         self._tables.n_threads = step.n_threads
@@ -241,12 +249,12 @@ class LSHLinear(Linear):
             step.tally.hashing(self.n_out * self.n_in * self._n_projections, 4 * self._w.value.size, rebuilt=True)
 
     @property
-    def _n_projections(self):
+    def _n_projections(self) -> int:
         """Multiply-adds of hashing a dimension of an input; for families that compare, the comparisons."""
         family = self._tables.family
         return family.tables * getattr(family, "bits", getattr(family, "bins", 1))
 
-    def _new_tables(self) -> Any:
+    def _new_tables(self) -> LSHIndex:
         family = self.family if self.family is not None else default_family(self.n_out)
         by_angle = isinstance(family, SimHash | CrossPolytope)  # the others compare entries: nothing to centre
         return LSHIndex(family, center=by_angle, scaling=0, sketch_bits=0, dynamic=True, random_state=self._seed)
@@ -294,13 +302,15 @@ class LSHLinear(Linear):
         """The outputs of the active neurons."""
         if self.is_dense:
             return super().forward(x, step)
-        sample = isinstance(x, CSR) or self.active == "sample"
-        if sample and self._plan(x, step) == "dense":
-            return super().forward(x, step)
+        if isinstance(x, CSR) or self.active == "sample":
+            if self._plan(x, step) == "dense":
+                return super().forward(x, step)
+            self._observe(x, step)
+            return self._forward_sample(x, step)
         self._observe(x, step)
-        return self._forward_sample(x, step) if sample else self._forward_batch(x, step)
+        return self._forward_batch(x, step)
 
-    def plan_report(self):
+    def plan_report(self) -> tuple[str, str]:
         """The plan in use, and why, in words."""
         if self.is_dense:
             return "dense", "density=1"
@@ -314,7 +324,7 @@ class LSHLinear(Linear):
         small = " (under the floor: as asked)" if self.plan_costs and self.plan_costs["dense"] < _plans.FLOOR else ""
         return self.chosen_plan, f"estimated ms a step on one core: {costs}{small}" if costs else "as saved"
 
-    def _plan(self, x, step):
+    def _plan(self, x: Floats | CSR, step: Step) -> str:
         """How to compute a batch: chosen at the first one, so that sets do not change with the size of a batch."""
         if self.plan != "auto":
             return self.plan
@@ -387,7 +397,7 @@ class LSHLinear(Linear):
         return self._tables.candidates(x, n, self.min_count, policy=self.policy, n_probes=self.n_probes,
                                        seed=step.seed)[0]
 
-    def _insert(self, x, labels, found):
+    def _insert(self, x: Floats, labels: CSR, found: Ids) -> None:
         """Put labels that their input did not find into the buckets where it looked (see rebuild.Frozen)."""
         samples = np.repeat(np.arange(len(found), dtype=np.int32), np.diff(labels.indptr))
         missed = ~(found[samples] == labels.indices[:, None]).any(axis=1)
@@ -443,7 +453,7 @@ class LSHLinear(Linear):
 
         return active, backprop
 
-    def _products(self, x, active, step):
+    def _products(self, x: Floats | CSR, active: CSR, step: Step) -> tuple[CSR, Groups]:
         """The outputs of the active neurons, and the groups of the set."""
         groups = self._group_active(active)
         arguments = *groups, self._w.value, self.bias, active.data, step.n_threads
@@ -455,7 +465,7 @@ class LSHLinear(Linear):
             step.tally.forward(active, x, self.n_in)
         return active, groups
 
-    def _all_outputs(self, x, step):
+    def _all_outputs(self, x: Floats | CSR, step: Step) -> CSR:
         """Every output, as rows of which the best are taken."""
         x = x.to_dense() if isinstance(x, CSR) else x
         z = matmul(x, self._w.value, step.n_threads, transpose_b=True, bias=self.bias,
@@ -464,14 +474,14 @@ class LSHLinear(Linear):
             step.tally.add("forward", len(x) * self._w.value.size, 4 * self._w.value.size)
         return CSR(np.arange(len(x) + 1, dtype=np.int64) * self.n_out, None, z.reshape(-1), self.n_out)
 
-    def _best(self, outputs, step):
+    def _best(self, outputs: CSR, step: Step) -> CSR:
         """The n_active largest entries of each row, of those above zero before a ReLU."""
         return self._cut(outputs, self.n_active, self.activation == "relu", step.n_threads)
 
-    def _entries_above_zero(self, active):
+    def _entries_above_zero(self, active: CSR) -> CSR:
         return self._cut(active, self.n_out, True, 1)
 
-    def _cut(self, s, n_best, positive, n_threads):
+    def _cut(self, s: CSR, n_best: int, positive: bool, n_threads: int) -> CSR:
         n = len(s.indptr) - 1
         limits, sizes, indptr = np.empty(n, np.uint64), np.empty(n, np.int32), np.zeros(n + 1, np.int64)
         _active.best_limits(s.indptr, s.indices, s.data, n_best, positive, limits, sizes, n_threads)
@@ -532,7 +542,7 @@ class LSHLinear(Linear):
     def settle(self) -> None:
         self._tables = self._sets = self._searcher = None
 
-    def __setstate__(self, state: np.ndarray) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         for index in (self._tables, self._searcher):
             if index is not None:  # it reads the weights, and copying has made a view into an array of its own
@@ -540,7 +550,7 @@ class LSHLinear(Linear):
         if self._sets is not None:
             self._sets.share(self._w.value, self.bias)
 
-    def index_state(self) -> Any:
+    def index_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays: dict[str, np.ndarray] = {}
         plain: dict[str, Any] = {"step_number": self._step_number, "chosen_plan": self.chosen_plan,
                                  "clock": None if self._clock is None else self._clock.state()}

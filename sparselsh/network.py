@@ -27,21 +27,13 @@ from .plotting import plot_history
 from .profiling import Profile, Tally
 
 if TYPE_CHECKING:
-    from ._training import Run
+    from collections.abc import Iterable, Iterator, Sequence
 
-if TYPE_CHECKING:
-    from .callbacks import Callback
-
-if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from ._types import PathLike
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ._types import Floats, Ids, MatrixLike, RandomState
+    from ._training import Run
+    from ._types import Floats, Ids, MatrixLike, PathLike, RandomState
+    from .callbacks import Callback
 
 __all__ = ["Network", "load"]
 
@@ -107,13 +99,12 @@ class Network:
         if self.layers[-1].dropout:
             raise ValueError(f"layers[{len(self.layers) - 1}] is the output layer and has dropout="
                              f"{self.layers[-1].dropout:g}; drop outputs of hidden layers")
-        is_object = isinstance(loss, tuple(LOSSES.values()))
-        self.loss = loss if is_object else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
+        self.loss = loss if isinstance(loss, Loss) else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
         self.n_threads = check.threads(n_threads)
         self._rng = check.generator(random_state)
         self._n_steps = 0
         self._run: Run | None = None  # the training at hand or the last one
-        self._callbacks = ()  # of the training at hand
+        self._callbacks: Sequence[Callback] = ()  # of the training at hand
         self._lock = Lock()
         self.optimizer: SGD | Adam | None = None
         self.history: list[dict[str, Any]] = []
@@ -204,7 +195,7 @@ class Network:
     @one_at_a_time
     def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *, sample_weight: ArrayLike | None = None,
                validation: tuple[MatrixLike, MatrixLike] | None = None, callbacks: Sequence[Callback] = (),
-               verbose: bool = True) -> Any:
+               verbose: bool = True) -> Self:
         """Go on with a training that was interrupted, from the step where it was left.
 
         The training is the last `fit` of this network or, for one from a file of :class:`Checkpoint
@@ -333,7 +324,7 @@ class Network:
             with _clocked(tally, "backward"):
                 d_out, pairs = backprop(d_out)
             pairs_of.append(pairs)
-        with _clocked(tallies and tallies[0], "update"):
+        with _clocked(tallies[0] if tallies else None, "update"):
             self.optimizer.step([pair for pairs in pairs_of for pair in pairs], progress=progress, n_threads=n_threads)
         for layer, pairs in zip(reversed(self.layers), pairs_of, strict=True):
             layer.updated(pairs)
@@ -564,7 +555,7 @@ class Network:
 
 
 @contextlib.contextmanager
-def _clocked(tally, phase):
+def _clocked(tally: Tally | None, phase: str) -> Iterator[None]:
     """Add the wall seconds of the block to a phase of the tally, if there is one."""
     begin = time.perf_counter()
     yield

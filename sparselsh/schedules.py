@@ -4,19 +4,27 @@ An optimizer asks ``schedule(t)`` for a factor of its learning rate, t the share
 [0, 1). Any function of t serves. The classes here are such functions that print and compare; one that also has
 ``momentum_at(t)`` sets the momentum (beta1 of Adam) at each step.
 """
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import _validation as check
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["Cosine", "Linear", "OneCycle", "Step", "WarmUp"]
 
+Schedule: TypeAlias = "str | Callable[[float], float] | None"
 
-def _cosine(start, end, t):
+
+def _cosine(start: float, end: float, t: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * t))
 
 
-def _linear(start, end, t):
+def _linear(start: float, end: float, t: float) -> float:
     return start + (end - start) * t
 
 
@@ -35,10 +43,10 @@ class Linear:
 
     end: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.end, "end", minimum=0, maximum=1)
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return _linear(1.0, self.end, t)
 
 
@@ -58,10 +66,10 @@ class Cosine:
 
     end: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.end, "end", minimum=0, maximum=1)
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return _cosine(1.0, self.end, t)
 
 
@@ -77,10 +85,10 @@ class Step:
         In (0, 1].
     """
 
-    at: tuple = (0.5, 0.75)
+    at: tuple[float, ...] = (0.5, 0.75)
     factor: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             points = tuple(self.at)
         except TypeError:
@@ -91,7 +99,7 @@ class Step:
         check.number(self.factor, "factor", above=0, maximum=1)
         object.__setattr__(self, "at", points)
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return self.factor ** sum(t >= point for point in self.at)
 
 
@@ -114,22 +122,22 @@ class WarmUp:
     """
 
     share: float = 0.05
-    then: object = None
+    then: Schedule = None
     start: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.share, "share", above=0, below=1)
         check.number(self.start, "start", minimum=0, maximum=1)
         object.__setattr__(self, "then", checked(self.then, "then"))
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return _linear(self.start, 1.0, t / self.share) if t < self.share else factor(self.then, self._rest(t))
 
-    def momentum_at(self, t):
+    def momentum_at(self, t: float) -> float | None:
         """That of `then`, which does not begin before the rise is over; None where it leaves the momentum alone."""
         return momentum(self.then, max(0.0, self._rest(t)))
 
-    def _rest(self, t):
+    def _rest(self, t: float) -> float:
         return (t - self.share) / (1 - self.share)
 
 
@@ -160,10 +168,10 @@ class OneCycle:
     peak: float = 0.3
     start: float = 1 / 25
     end: float = 1 / 25e4
-    momentum: tuple | None = (0.85, 0.95)
+    momentum: tuple[float, float] | None = (0.85, 0.95)
     shape: str = "cosine"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.peak, "peak", above=0, below=1)
         for name in ("start", "end"):
             check.number(getattr(self, name), name, minimum=0, maximum=1)
@@ -177,24 +185,24 @@ class OneCycle:
                     check.number(high, "momentum[1]", minimum=0, below=1))
             object.__setattr__(self, "momentum", pair)
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return self._at(t, self.start, 1.0, self.end)
 
-    def momentum_at(self, t):
+    def momentum_at(self, t: float) -> float | None:
         """The momentum at the progress t, or None."""
         return None if self.momentum is None else self._at(t, self.momentum[1], self.momentum[0], self.momentum[1])
 
-    def _at(self, t, first, middle, last):
+    def _at(self, t: float, first: float, middle: float, last: float) -> float:
         between = SHAPES[self.shape]
         if t < self.peak:
             return between(first, middle, t / self.peak)
         return between(middle, last, min(1.0, (t - self.peak) / (1 - self.peak)))
 
 
-NAMED = {None: None, "linear": Linear(), "cosine": Cosine()}
+NAMED: dict[str | None, Callable[[float], float] | None] = {None: None, "linear": Linear(), "cosine": Cosine()}
 
 
-def checked(schedule, name="schedule"):
+def checked(schedule: Schedule, name: str = "schedule") -> Schedule:
     """The schedule if it is one: None, a name or something to call."""
     if callable(schedule) or schedule is None or (isinstance(schedule, str) and schedule in NAMED):
         return schedule
@@ -203,13 +211,13 @@ def checked(schedule, name="schedule"):
                      f"[0, 1], got {schedule!r}")
 
 
-def factor(schedule, t):
+def factor(schedule: Schedule, t: float) -> float:
     """The factor of the learning rate at the progress t."""
-    schedule = schedule if callable(schedule) else NAMED[schedule]
-    return 1.0 if schedule is None else schedule(t)
+    at = schedule if callable(schedule) else NAMED[schedule]
+    return 1.0 if at is None else at(t)
 
 
-def momentum(schedule, t):
+def momentum(schedule: Schedule, t: float) -> float | None:
     """The momentum at the progress t, or None where the schedule leaves it alone."""
     at = getattr(schedule, "momentum_at", None)
     return None if at is None else at(t)

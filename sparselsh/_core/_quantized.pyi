@@ -10,7 +10,7 @@ def weighted_rows(
     indices: NDArray[int32],
     data: NDArray[float32],
     rows: NDArray[Any],
-    scales: NDArray[Any],
+    scales: NDArray[float32] | None,
     bias: NDArray[float32],
     out: NDArray[float32],
     n_threads: int,
@@ -18,7 +18,7 @@ def weighted_rows(
 def outputs(
     x: NDArray[float32],
     rows: NDArray[Any],
-    scales: NDArray[Any],
+    scales: NDArray[float32] | None,
     bias: NDArray[float32],
     out: NDArray[float32],
     n_threads: int,
