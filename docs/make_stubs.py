@@ -26,8 +26,8 @@ RETURNS = {
 }
 SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int", "float": "float",
            "double": "float", "str": "str", "Rule": "Rule"}
-ITEMS = {"float": "float32", "uint8_t": "uint8", "uint16_t": "uint16", "int8_t": "int8", "int32_t": "int32",
-         "int64_t": "int64", "uint64_t": "uint64"}
+ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16", "int8_t": "int8",
+         "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_parse.text"}  # bytes or a mapped file
 OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a rule may not keep
             "_projections.indices", "_winners.indices"}  # of dense rows

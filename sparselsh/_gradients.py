@@ -41,7 +41,7 @@ class Parameter:
         self.flipped = not self.flipped
 
 
-def _flat_squares(values, n_threads):
+def _flat_squares(values: Floats, n_threads: int) -> float:
     out = np.empty(-(-values.size // _norms.RUN))
     _norms.squares(values.reshape(-1), out, n_threads)
     return out.sum()
@@ -64,10 +64,10 @@ class DenseGradient(NamedTuple):
         m, v = (a if a is None else a.reshape(-1) for a in (m, v))
         _updates.update_all(rule, w.reshape(-1), m, v, self.value.reshape(-1), n_threads)
 
-    def squared_norm(self, n_threads):
+    def squared_norm(self, n_threads: int) -> float:
         return _flat_squares(self.value, n_threads)
 
-    def scale(self, factor):
+    def scale(self, factor: float) -> None:
         np.multiply(self.value, np.float32(factor), out=self.value)
 
 
@@ -80,10 +80,10 @@ class RowGradient(NamedTuple):
     def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         _updates.update_rows(rule, w, m, v, self.rows, self.value, n_threads)
 
-    def squared_norm(self, n_threads):
+    def squared_norm(self, n_threads: int) -> float:
         return _flat_squares(self.value, n_threads)
 
-    def scale(self, factor):
+    def scale(self, factor: float) -> None:
         np.multiply(self.value, np.float32(factor), out=self.value)
 
 
@@ -97,12 +97,12 @@ class ActiveGradient(NamedTuple):
     def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
         _gemm.active_update(rule, w, m, v, self.rows, self.d_out, self.x, n_threads)
 
-    def squared_norm(self, n_threads):
+    def squared_norm(self, n_threads: int) -> float:
         out = np.empty(len(self.rows))
         _norms.active_squares(self.d_out, self.x, out, n_threads)
         return out.sum()
 
-    def scale(self, factor):
+    def scale(self, factor: float) -> None:
         np.multiply(self.d_out, np.float32(factor), out=self.d_out)
 
 
@@ -137,7 +137,7 @@ class ProductGradient(NamedTuple):
         else:
             _updates.update_grouped(rule, w, m, v, *self.groups, self.data, self.x, n_threads)
 
-    def squared_norm(self, n_threads):
+    def squared_norm(self, n_threads: int) -> float:
         out = np.empty(len(self.groups.rows))
         groups = self.groups[1:]
         if isinstance(self.x, CSR):
@@ -147,6 +147,6 @@ class ProductGradient(NamedTuple):
             _norms.grouped_squares(*groups, self.data, self.x, out, n_threads)
         return out.sum()
 
-    def scale(self, factor):
-        d_out = self.x if self.x_is_gradient else self.data
+    def scale(self, factor: float) -> None:
+        d_out: Any = self.x if self.x_is_gradient else self.data
         np.multiply(d_out, np.float32(factor), out=d_out)

@@ -45,7 +45,7 @@ class Step(NamedTuple):
     seed: int = 0
     need_input_gradient: bool = True
     n_threads: int = 1
-    tally: object = None  # sparselsh.profiling.Tally, which counts what is computed, or None
+    tally: Any = None  # sparselsh.profiling.Tally, which counts what is computed, or None
 
 
 class BatchActive(NamedTuple):
@@ -305,7 +305,7 @@ class Linear(Shown):
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"
 
 
-def _second_moment_of_best(share):
+def _second_moment_of_best(share: float) -> Any:
     """E[z^2; z among the largest `share`] of a standard Gaussian: s + t phi(t), t the quantile at 1 - s."""
     from statistics import NormalDist  # for those who stack sparse layers
 

@@ -119,15 +119,15 @@ class LSHLinear(Linear):
         self.n_probes = check.integer(n_probes, "n_probes", maximum=1 if isinstance(family, MinHash) else n_buckets)
         self.rebuild = rebuild_policies.checked(rebuild)
         self.plan = check.choice(plan, "plan", _plans.PLANS)
-        self.chosen_plan = None  # what "auto" has chosen
-        self.plan_costs = {}  # and its estimates: nanoseconds a step
+        self.chosen_plan: Any = None  # what "auto" has chosen
+        self.plan_costs: dict[str, float] = {}  # and its estimates: nanoseconds a step
         self.recall = check.number(recall, "recall", above=0, below=1)
         self._tables = None  # the index for training: hash tables
-        self._sets = None  # or sketches
-        self._clock = None
+        self._sets: Any = None  # or sketches
+        self._clock: Any = None
         self._due = self._inserts = False
         self._sets_threads = 1
-        self._tally = None
+        self._tally: Any = None
         self._searcher = None  # the index for topk: sketches
         self._changed = None  # rows updated since the searcher was built
         self._inputs = np.empty((0, self.n_in), np.float32)
@@ -181,18 +181,18 @@ class LSHLinear(Linear):
         return self.n_active == self.n_out
 
     @property
-    def output_share(self):
+    def output_share(self) -> Any:
         """Share of the outputs that are computed and may differ from zero before the activation."""
         return self.n_active / self.n_out if self.active == "sample" and self.chosen_plan != "dense" else 1.0
 
     # -- the two indexes --------------------------------------------------------------------------------------
 
     @property
-    def _by_sketches(self):
+    def _by_sketches(self) -> bool:
         return self.policy == "sketches"
 
     @property
-    def _rebuild(self):
+    def _rebuild(self) -> Any:
         if self.rebuild is not None:
             return self.rebuild
         return rebuild_policies.Exponential() if self._by_sketches else rebuild_policies.AtOnce()
@@ -207,7 +207,7 @@ class LSHLinear(Linear):
         self._due = self._clock.due(step_number, epoch, self._drift)
         self._inserts = self._clock.inserts(epoch)
 
-    def _drift(self):
+    def _drift(self) -> Any:
         """Share of the codes of a sample of neurons that have changed since they were hashed; 1 before."""
         if self._by_sketches:
             return 1.0 if self._sets is None else self._sets.drift(1)
@@ -216,7 +216,7 @@ class LSHLinear(Linear):
         every = max(1, self.n_out // DRIFT_SAMPLE)
         return self._tables.drift(np.arange(0, self.n_out, every, dtype=np.int32))
 
-    def _build(self, step):
+    def _build(self, step: Step) -> None:
         """Build what finds the active neurons, where that is due or not there."""
         self._tally = step.tally
         self._sets_threads = step.n_threads
@@ -232,7 +232,7 @@ class LSHLinear(Linear):
             self._build_tables(step)
         self._due = False
 
-    def _build_tables(self, step):
+    def _build_tables(self, step: Step) -> None:
         if self._tables is None:
             self._tables = self._new_tables()
         self._tables.n_threads = step.n_threads
@@ -241,7 +241,7 @@ class LSHLinear(Linear):
             step.tally.hashing(self.n_out * self.n_in * self._n_projections, 4 * self._w.value.size, rebuilt=True)
 
     @property
-    def _n_projections(self):
+    def _n_projections(self) -> Any:
         """Multiply-adds of hashing a dimension of an input; for families that compare, the comparisons."""
         family = self._tables.family
         return family.tables * getattr(family, "bits", getattr(family, "bins", 1))
@@ -300,7 +300,7 @@ class LSHLinear(Linear):
         self._observe(x, step)
         return self._forward_sample(x, step) if sample else self._forward_batch(x, step)
 
-    def plan_report(self):
+    def plan_report(self) -> Any:
         """The plan in use, and why, in words."""
         if self.is_dense:
             return "dense", "density=1"
@@ -314,7 +314,7 @@ class LSHLinear(Linear):
         small = " (under the floor: as asked)" if self.plan_costs and self.plan_costs["dense"] < _plans.FLOOR else ""
         return self.chosen_plan, f"estimated ms a step on one core: {costs}{small}" if costs else "as saved"
 
-    def _plan(self, x, step):
+    def _plan(self, x: Floats | CSR, step: Step) -> Any:
         """How to compute a batch: chosen at the first one, so that sets do not change with the size of a batch."""
         if self.plan != "auto":
             return self.plan
@@ -332,7 +332,7 @@ class LSHLinear(Linear):
         """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
         return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
 
-    def _forward_batch(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
+    def _forward_batch(self, x: Any, step: Step) -> tuple[Any, Backprop]:
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
@@ -387,7 +387,7 @@ class LSHLinear(Linear):
         return self._tables.candidates(x, n, self.min_count, policy=self.policy, n_probes=self.n_probes,
                                        seed=step.seed)[0]
 
-    def _insert(self, x, labels, found):
+    def _insert(self, x: Any, labels: CSR, found: Any) -> None:
         """Put labels that their input did not find into the buckets where it looked (see rebuild.Frozen)."""
         samples = np.repeat(np.arange(len(found), dtype=np.int32), np.diff(labels.indptr))
         missed = ~(found[samples] == labels.indices[:, None]).any(axis=1)
@@ -443,7 +443,7 @@ class LSHLinear(Linear):
 
         return active, backprop
 
-    def _products(self, x, active, step):
+    def _products(self, x: Any, active: Any, step: Step) -> Any:
         """The outputs of the active neurons, and the groups of the set."""
         groups = self._group_active(active)
         arguments = *groups, self._w.value, self.bias, active.data, step.n_threads
@@ -455,7 +455,7 @@ class LSHLinear(Linear):
             step.tally.forward(active, x, self.n_in)
         return active, groups
 
-    def _all_outputs(self, x, step):
+    def _all_outputs(self, x: Any, step: Step) -> Any:
         """Every output, as rows of which the best are taken."""
         x = x.to_dense() if isinstance(x, CSR) else x
         z = matmul(x, self._w.value, step.n_threads, transpose_b=True, bias=self.bias,
@@ -464,14 +464,14 @@ class LSHLinear(Linear):
             step.tally.add("forward", len(x) * self._w.value.size, 4 * self._w.value.size)
         return CSR(np.arange(len(x) + 1, dtype=np.int64) * self.n_out, None, z.reshape(-1), self.n_out)
 
-    def _best(self, outputs, step):
+    def _best(self, outputs: Any, step: Step) -> Any:
         """The n_active largest entries of each row, of those above zero before a ReLU."""
         return self._cut(outputs, self.n_active, self.activation == "relu", step.n_threads)
 
-    def _entries_above_zero(self, active):
+    def _entries_above_zero(self, active: Any) -> Any:
         return self._cut(active, self.n_out, True, 1)
 
-    def _cut(self, s, n_best, positive, n_threads):
+    def _cut(self, s: CSR, n_best: int, positive: Any, n_threads: int) -> Any:
         n = len(s.indptr) - 1
         limits, sizes, indptr = np.empty(n, np.uint64), np.empty(n, np.int32), np.zeros(n + 1, np.int64)
         _active.best_limits(s.indptr, s.indices, s.data, n_best, positive, limits, sizes, n_threads)

@@ -107,8 +107,7 @@ class Network:
         if self.layers[-1].dropout:
             raise ValueError(f"layers[{len(self.layers) - 1}] is the output layer and has dropout="
                              f"{self.layers[-1].dropout:g}; drop outputs of hidden layers")
-        is_object = isinstance(loss, tuple(LOSSES.values()))
-        self.loss = loss if is_object else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
+        self.loss = loss if isinstance(loss, Loss) else LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
         self.n_threads = check.threads(n_threads)
         self._rng = check.generator(random_state)
         self._n_steps = 0
@@ -564,7 +563,7 @@ class Network:
 
 
 @contextlib.contextmanager
-def _clocked(tally, phase):
+def _clocked(tally: Any, phase: Any) -> Any:
     """Add the wall seconds of the block to a phase of the tally, if there is one."""
     begin = time.perf_counter()
     yield

@@ -36,7 +36,7 @@ class _Optimizer(Shown):
     n_states = 0
     second_moment = "element"
 
-    def __init__(self, lr, schedule, clip_norm, state_dtype):
+    def __init__(self, lr: float, schedule: Schedule, clip_norm: Any, state_dtype: str) -> None:
         self.lr = check.number(lr, "lr", above=0)
         self.schedule = schedules.checked(schedule)
         self.clip_norm = None if clip_norm is None else check.number(clip_norm, "clip_norm", above=0)
@@ -66,13 +66,13 @@ class _Optimizer(Shown):
             m, v = self._states_of(parameter)
             gradient.apply(rule, parameter.value, m, v, n_threads)
 
-    def fresh(self):
+    def fresh(self) -> Any:
         """The same optimizer without state, as before its first step."""
         twin = copy.copy(self)
         twin.n_steps, twin._state = 0, {}
         return twin
 
-    def _clip(self, gradients, n_threads):
+    def _clip(self, gradients: Any, n_threads: int) -> None:
         # Rows' gradients are summed where they are applied and exist nowhere else: one pass sums them for the norm
         # alone, and scaling d_out, one factor of each, scales them all.
         self.grad_norm = float(sum(gradient.squared_norm(n_threads) for gradient in gradients)) ** 0.5
@@ -80,7 +80,7 @@ class _Optimizer(Shown):
             for gradient in gradients:
                 gradient.scale(self.clip_norm / self.grad_norm)
 
-    def _storage(self):
+    def _storage(self) -> Any:
         """The end of a repr: what is not the default."""
         row = ", second_moment='row'" if self.second_moment == "row" else ""
         clip = f", clip_norm={self.clip_norm:g}" if self.clip_norm is not None else ""
@@ -103,11 +103,11 @@ class _Optimizer(Shown):
             states[1] = np.zeros((n_rows, 1), np.float32)
         return states
 
-    def arrays_of(self, parameter):
+    def arrays_of(self, parameter: Parameter) -> Any:
         """The state that is kept for a parameter, for a file; none where it was not stepped yet."""
         return [a for a in self._states_of(parameter) if a is not None] if id(parameter) in self._state else []
 
-    def take_arrays(self, parameter, arrays):
+    def take_arrays(self, parameter: Parameter, arrays: list[np.ndarray]) -> None:
         """What `arrays_of` gave."""
         wanted = [(a.dtype, a.shape) for a in self._new_states(*parameter.value.shape)]
         if [(a.dtype, a.shape) for a in arrays] != wanted:
@@ -160,8 +160,8 @@ class SGD(_Optimizer):
         With `clip_norm`, the norm in the last step, before scaling.
     """
 
-    def __init__(self, lr=0.1, *, momentum=0.0, nesterov=False, weight_decay=0.0, schedule=None, clip_norm=None,
-                 state_dtype="float32"):
+    def __init__(self, lr: float = 0.1, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0,
+                 schedule: Schedule | None = None, clip_norm: Any = None, state_dtype: str = "float32") -> None:
         super().__init__(lr, schedule, clip_norm, state_dtype)
         self.momentum = check.number(momentum, "momentum", minimum=0, below=1)
         self.nesterov = bool(nesterov)
@@ -173,7 +173,7 @@ class SGD(_Optimizer):
                              "momentum, 0.9 is usual, or OneCycle(momentum=None)")
         self.n_states = 1 if self.momentum else 0
 
-    def _rule(self, lr, momentum):
+    def _rule(self, lr: float, momentum: float) -> Rule:
         return _updates.sgd(lr, self.momentum if momentum is None else momentum, self.nesterov, self.weight_decay,
                             self.n_steps)
 
@@ -224,8 +224,9 @@ class Adam(_Optimizer):
 
     n_states = 2
 
-    def __init__(self, lr=1e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, schedule=None, clip_norm=None,
-                 second_moment="element", state_dtype="float32"):
+    def __init__(self, lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0, schedule: Schedule | None = None, clip_norm: Any = None,
+                 second_moment: str = "element", state_dtype: str = "float32") -> None:
         super().__init__(lr, schedule, clip_norm, state_dtype)
         self.second_moment = check.choice(second_moment, "second_moment", ("element", "row"))
         try:
@@ -237,7 +238,7 @@ class Adam(_Optimizer):
         self.eps = check.number(eps, "eps", above=0)
         self.weight_decay = check.number(weight_decay, "weight_decay", minimum=0)
 
-    def _rule(self, lr, momentum):
+    def _rule(self, lr: float, momentum: float) -> Rule:
         beta1, beta2 = self.betas if momentum is None else (momentum, self.betas[1])
         return _updates.adam(lr, beta1, beta2, self.eps, self.weight_decay, self.n_steps)
 

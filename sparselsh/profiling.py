@@ -1,7 +1,16 @@
 """What a training step computes, layer by layer: multiply-adds, bytes, milliseconds, and the plan that was chosen."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ._csr import CSR
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .layers import Linear, Step
 
 __all__ = ["Profile"]
 
@@ -15,33 +24,33 @@ class Tally:
     weight once a kernel, as kernels read a row once a batch.
     """
 
-    def __init__(self, n_states):
+    def __init__(self, n_states: int) -> None:
         self.macs, self.bytes, self.seconds = ({phase: 0.0 for phase in PHASES} for _ in range(3))
         self.n_states = n_states  # arrays of state beside the weights
         self.n_rebuilds = self.n_rows = 0
         self.n_inputs = self.n_outputs = 0
 
-    def add(self, phase, macs, n_bytes):
+    def add(self, phase: str, macs: float, n_bytes: float) -> None:
         """Add to a phase."""
         self.macs[phase] += macs
         self.bytes[phase] += n_bytes
 
-    def products(self, macs, n_weights, n_updated, step):
+    def products(self, macs: float, n_weights: float, n_updated: float, step: Step) -> None:
         """The three products of a layer, or two, that reads n_weights in each and updates n_updated."""
         self.add("forward", macs, 4 * n_weights)
         if step.training:
             self.add("backward", macs if step.need_input_gradient else 0, 4 * n_weights * step.need_input_gradient)
             self._update(macs, n_updated)
 
-    def _update(self, macs, n_weights):
+    def _update(self, macs: float, n_weights: float) -> None:
         self.add("update", macs, 8 * n_weights * (1 + self.n_states))
 
-    def forward(self, active, x, n_in):
+    def forward(self, active: Any, x: Any, n_in: int) -> None:
         """The outputs `active` of the inputs x, dense or CSR."""
         macs = self._pairs(active, x, n_in)
         self.add("forward", macs, 4 * min(macs, len(np.unique(active.indices)) * n_in))
 
-    def backward(self, active, x, n_in, step):
+    def backward(self, active: Any, x: Any, n_in: int, step: Step) -> None:
         """Gradients of weights, and of x if asked for, from the outputs that stayed."""
         macs = self._pairs(active, x, n_in)
         n_weights = min(macs, len(np.unique(active.indices)) * n_in)
@@ -50,23 +59,23 @@ class Tally:
         self._update(macs, n_weights)
 
     @staticmethod
-    def _pairs(active, x, n_in):
+    def _pairs(active: Any, x: Any, n_in: int) -> Any:
         counts = np.diff(active.indptr)
         return int(counts @ np.diff(x.indptr)) if isinstance(x, CSR) else int(counts.sum()) * n_in
 
-    def hashing(self, macs, n_bytes, rebuilt=False):
+    def hashing(self, macs: float, n_bytes: float, rebuilt: bool = False) -> None:
         """Projections of inputs, and of neurons where tables are built."""
         self.add("hashing", macs, n_bytes)
         self.n_rebuilds += rebuilt
 
-    def batch(self, x, output):
+    def batch(self, x: Any, output: Any) -> None:
         """Note how many entries went in and came out."""
         self.n_rows += x.shape[0]
         self.n_inputs += _n_entries(x)
         self.n_outputs += _n_entries(output)
 
 
-def _n_entries(x):
+def _n_entries(x: Any) -> int:
     if isinstance(x, CSR):
         return x.nnz
     return x.size if isinstance(x, np.ndarray) else x.values.size
@@ -88,12 +97,13 @@ class Profile:
         Of the optimizer, all layers together, a step.
     """
 
-    def __init__(self, layers, tallies, n_steps, batch_size, update_seconds):
+    def __init__(self, layers: Sequence[Linear], tallies: Any, n_steps: int, batch_size: int,
+                 update_seconds: Any) -> None:
         self.n_steps, self.batch_size = n_steps, batch_size
         self.update_milliseconds = update_seconds / n_steps * 1e3
         self.rows = [self._row(i, layer, tally) for i, (layer, tally) in enumerate(zip(layers, tallies, strict=True))]
 
-    def _row(self, i, layer, tally):
+    def _row(self, i: int, layer: Linear, tally: Any) -> Any:
         plan, why = layer.plan_report()
         dense = tally.n_rows * layer.n_in * layer.n_out * (3 if i else 2) / self.n_steps
         macs = {phase: tally.macs[phase] / self.n_steps for phase in PHASES}
@@ -105,7 +115,7 @@ class Profile:
             "rebuilds": tally.n_rebuilds, "dense_multiply_adds": dense, "share": sum(macs.values()) / dense,
         }
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         head = ("layer", "plan", "in", "out", *PHASES, "sum", "of dense", "MB", "fwd ms", "bwd ms", "builds")
         table = [head]
         for row in self.rows:
@@ -123,7 +133,7 @@ class Profile:
         return "\n".join([title,
                           *lines, f"optimizer: {self.update_milliseconds:.2f} ms a step", *why])
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Any:
         """Bars of the multiply-adds of each layer, by phase, beside those of the dense layer; needs matplotlib.
 
         Parameters

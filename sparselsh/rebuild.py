@@ -4,8 +4,11 @@ Weights change at every step, and hashing them costs as much as some of the prod
 says whether rows are hashed again as soon as they were touched (``at_once``), and ``start()`` gives a clock, which a
 layer asks before each step whether to build its tables anew. A policy holds no state and may serve many layers.
 """
+from __future__ import annotations
+
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from . import _validation as check
 
@@ -15,11 +18,11 @@ __all__ = ["AtOnce", "Every", "Exponential", "Frozen", "OnDrift"]
 class _Clock:
     """Says when to build anew: at the first step, then at intervals that grow by a factor."""
 
-    def __init__(self, interval, growth):
+    def __init__(self, interval: float, growth: float) -> None:
         self._interval, self._growth = interval, growth
         self._next = -math.inf
 
-    def due(self, step, epoch, drift):
+    def due(self, step: int, epoch: int, drift: Any) -> bool:
         """Whether to build before this step.
 
         Parameters
@@ -35,15 +38,15 @@ class _Clock:
         self._interval *= self._growth
         return True
 
-    def inserts(self, epoch):
+    def inserts(self, epoch: int) -> bool:
         """Whether labels that were not found are put into the buckets where their inputs look."""
         return False
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         """Where the clock stands, as plain values, for a checkpoint."""
         return {"interval": self._interval, "next": None if self._next == -math.inf else self._next}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         """Take what `state` gave."""
         self._interval = check.number(state["interval"], "interval", above=0)
         following = state["next"]
@@ -70,11 +73,11 @@ class AtOnce:
 
     at_once = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.integer(self.first, "first")
         check.number(self.growth, "growth", minimum=1)
 
-    def start(self):
+    def start(self) -> _Clock:
         """A clock for one layer."""
         return _Clock(self.first, self.growth)
 
@@ -102,11 +105,11 @@ class Exponential:
 
     at_once = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.integer(self.first, "first")
         check.number(self.rate, "rate", minimum=0)
 
-    def start(self):
+    def start(self) -> _Clock:
         """A clock for one layer."""
         return _Clock(self.first, math.exp(self.rate))
 
@@ -124,28 +127,28 @@ class Every:
 
     at_once = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.integer(self.steps, "steps")
 
-    def start(self):
+    def start(self) -> _Clock:
         """A clock for one layer."""
         return _Clock(self.steps, 1)
 
 
 class _DriftClock(_Clock):
-    def __init__(self, policy):
+    def __init__(self, policy: Any) -> None:
         super().__init__(policy.check_every, 1)
         self._policy = policy
         self._built = False
 
-    def due(self, step, epoch, drift):
+    def due(self, step: int, epoch: int, drift: Any) -> bool:
         if not super().due(step, epoch, drift):
             return False
         build = not self._built or drift() > self._policy.threshold
         self._built = True
         return build
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self._built = self._next > -math.inf
 
@@ -175,29 +178,29 @@ class OnDrift:
 
     at_once = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.threshold, "threshold", minimum=0, below=1)
         check.integer(self.check_every, "check_every")
 
-    def start(self):
+    def start(self) -> _Clock:
         """A clock for one layer."""
         return _DriftClock(self)
 
 
 class _FrozenClock(_Clock):
-    def __init__(self, policy):
+    def __init__(self, policy: Any) -> None:
         self._policy, self._before = policy, policy.before.start()
 
-    def due(self, step, epoch, drift):
+    def due(self, step: int, epoch: int, drift: Any) -> bool:
         return epoch < self._policy.epochs and self._before.due(step, epoch, drift)
 
-    def inserts(self, epoch):
+    def inserts(self, epoch: int) -> bool:
         return epoch >= self._policy.epochs
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         return self._before.state()
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Any]) -> None:
         self._before.restore(state)
 
 
@@ -225,17 +228,17 @@ class Frozen:
     epochs: int = 1
     before: object = Exponential()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.integer(self.epochs, "epochs", minimum=0)
         if not isinstance(self.before, (AtOnce, Exponential, Every, OnDrift)):
             raise TypeError(f"before must be a policy such as Exponential(), got {self.before!r}")
 
     @property
-    def at_once(self):
+    def at_once(self) -> bool:
         """Never: a neuron that is hashed again would leave the buckets it was put into."""
         return False
 
-    def start(self):
+    def start(self) -> _Clock:
         """A clock for one layer."""
         return _FrozenClock(self)
 
@@ -243,14 +246,14 @@ class Frozen:
 POLICIES = {policy.__name__: policy for policy in (AtOnce, Exponential, Every, OnDrift, Frozen)}
 
 
-def checked(policy, name="rebuild"):
+def checked(policy: Any, name: str = "rebuild") -> Any:
     """The policy if it is one, or None."""
     if policy is not None and not isinstance(policy, tuple(POLICIES.values())):
         raise TypeError(f"{name} must be a policy such as AtOnce() or Every(50), or None, got {policy!r}")
     return policy
 
 
-def config(policy):
+def config(policy: Any) -> dict[str, Any] | None:
     """A policy as plain values, for a file."""
     if policy is None:
         return None
@@ -260,7 +263,7 @@ def config(policy):
     return {"type": type(policy).__name__} | values
 
 
-def from_config(values):
+def from_config(values: dict[str, Any]) -> Any:
     """The policy that `config` describes."""
     if values is None:
         return None

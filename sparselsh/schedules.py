@@ -4,19 +4,22 @@ An optimizer asks ``schedule(t)`` for a factor of its learning rate, t the share
 [0, 1). Any function of t serves. The classes here are such functions that print and compare; one that also has
 ``momentum_at(t)`` sets the momentum (beta1 of Adam) at each step.
 """
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from . import _validation as check
 
 __all__ = ["Cosine", "Linear", "OneCycle", "Step", "WarmUp"]
 
 
-def _cosine(start, end, t):
+def _cosine(start: float, end: float, t: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * t))
 
 
-def _linear(start, end, t):
+def _linear(start: float, end: float, t: float) -> float:
     return start + (end - start) * t
 
 
@@ -35,10 +38,10 @@ class Linear:
 
     end: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.end, "end", minimum=0, maximum=1)
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return _linear(1.0, self.end, t)
 
 
@@ -58,10 +61,10 @@ class Cosine:
 
     end: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.end, "end", minimum=0, maximum=1)
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return _cosine(1.0, self.end, t)
 
 
@@ -80,7 +83,7 @@ class Step:
     at: tuple = (0.5, 0.75)
     factor: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
             points = tuple(self.at)
         except TypeError:
@@ -91,7 +94,7 @@ class Step:
         check.number(self.factor, "factor", above=0, maximum=1)
         object.__setattr__(self, "at", points)
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return self.factor ** sum(t >= point for point in self.at)
 
 
@@ -117,19 +120,19 @@ class WarmUp:
     then: object = None
     start: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.share, "share", above=0, below=1)
         check.number(self.start, "start", minimum=0, maximum=1)
         object.__setattr__(self, "then", checked(self.then, "then"))
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return _linear(self.start, 1.0, t / self.share) if t < self.share else factor(self.then, self._rest(t))
 
-    def momentum_at(self, t):
+    def momentum_at(self, t: float) -> float | None:
         """That of `then`, which does not begin before the rise is over; None where it leaves the momentum alone."""
         return momentum(self.then, max(0.0, self._rest(t)))
 
-    def _rest(self, t):
+    def _rest(self, t: float) -> float:
         return (t - self.share) / (1 - self.share)
 
 
@@ -163,7 +166,7 @@ class OneCycle:
     momentum: tuple | None = (0.85, 0.95)
     shape: str = "cosine"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check.number(self.peak, "peak", above=0, below=1)
         for name in ("start", "end"):
             check.number(getattr(self, name), name, minimum=0, maximum=1)
@@ -177,14 +180,14 @@ class OneCycle:
                     check.number(high, "momentum[1]", minimum=0, below=1))
             object.__setattr__(self, "momentum", pair)
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> float:
         return self._at(t, self.start, 1.0, self.end)
 
-    def momentum_at(self, t):
+    def momentum_at(self, t: float) -> float | None:
         """The momentum at the progress t, or None."""
         return None if self.momentum is None else self._at(t, self.momentum[1], self.momentum[0], self.momentum[1])
 
-    def _at(self, t, first, middle, last):
+    def _at(self, t: float, first: float, middle: float, last: float) -> float:
         between = SHAPES[self.shape]
         if t < self.peak:
             return between(first, middle, t / self.peak)
@@ -194,7 +197,7 @@ class OneCycle:
 NAMED = {None: None, "linear": Linear(), "cosine": Cosine()}
 
 
-def checked(schedule, name="schedule"):
+def checked(schedule: Any, name: str = "schedule") -> Any:
     """The schedule if it is one: None, a name or something to call."""
     if callable(schedule) or schedule is None or (isinstance(schedule, str) and schedule in NAMED):
         return schedule
@@ -203,13 +206,13 @@ def checked(schedule, name="schedule"):
                      f"[0, 1], got {schedule!r}")
 
 
-def factor(schedule, t):
+def factor(schedule: Any, t: float) -> float:
     """The factor of the learning rate at the progress t."""
     schedule = schedule if callable(schedule) else NAMED[schedule]
     return 1.0 if schedule is None else schedule(t)
 
 
-def momentum(schedule, t):
+def momentum(schedule: Any, t: float) -> float | None:
     """The momentum at the progress t, or None where the schedule leaves it alone."""
     at = getattr(schedule, "momentum_at", None)
     return None if at is None else at(t)

@@ -24,6 +24,18 @@ def move(
     tail: NDArray[int32],
     n_threads: int,
 ) -> None: ...
+def insert(
+    codes: NDArray[int32],
+    samples: NDArray[int32],
+    neurons: NDArray[int32],
+    ids: NDArray[int32],
+    start: NDArray[int32],
+    count: NDArray[int32],
+    room: NDArray[int32],
+    tail: NDArray[int32],
+    full: NDArray[uint8],
+    n_threads: int,
+) -> None: ...
 def draw(
     codes: NDArray[int32],
     ids: NDArray[int32],

@@ -38,8 +38,10 @@ def weighted_rows(
     n_threads: int,
 ) -> None: ...
 def sampled_columns(
-    indptr: NDArray[int64],
-    indices: NDArray[int32],
+    rows: NDArray[int32],
+    starts: NDArray[int64],
+    entries: NDArray[int32],
+    samples: NDArray[int32],
     data: NDArray[float32],
     w: NDArray[Any],
     x_indptr: NDArray[int64],
