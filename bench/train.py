@@ -6,8 +6,9 @@ usage: python -P bench/train.py TRAIN TEST [options]        contenders, see --he
 
 Design
 ------
-a. Each contender runs in a process of its own, which gets its number of threads and OMP_WAIT_POLICY=passive before it
-   imports anything. (Threads that spin while they wait are counted as CPU seconds, on a busy machine by the dozen.)
+a. Each contender runs in a process of its own, which gets its number of threads and, but for the library, which sets
+   its waits itself, OMP_WAIT_POLICY=passive before it imports anything. (Threads that spin while they wait are counted
+   as CPU seconds, on a busy machine by the dozen.)
 b. Seconds are those of training alone: data are in memory before, answers come after. Omikuji reads its file itself,
    which is in its seconds; the reading takes it some tenths of a second.
 c. With --repeats contenders take turns, so that all meet the same states of a shared machine; figures are medians.
@@ -30,7 +31,7 @@ import time
 
 CONTENDERS = {
     "sparselsh": "the defaults",
-    "sparselsh-option": "with --density and --lr",
+    "sparselsh-option": "with --density, --lr and --second-moment",
     "sparselsh-all": "density=1: every label",
     "torch-dense": "PyTorch: EmbeddingBag, Linear, softmax over all labels",
     "torch-sampled": "PyTorch: softmax over labels and shared random ones",
@@ -71,7 +72,7 @@ def run_sparselsh(name, args):
         options = {"density": 1}
     if name == "sparselsh-option":
         options = {} if args.density is None else {"density": args.density}
-        optimizer = None if args.lr is None else sl.Adam(args.lr, schedule="linear")
+        optimizer = sl.Adam(args.lr or 1e-2, schedule="linear", second_moment=args.second_moment)
     net = sl.Network([sl.Linear(X.shape[1], args.hidden), sl.LSHLinear(args.hidden, Y.shape[1], **options)],
                      random_state=0, n_threads=args.threads)
     if name in COMPUTES_ALL and args.max_batches:
@@ -298,8 +299,10 @@ def omikuji(X, Y, args, folder, X_test, watch):
 
 def child(name, args, threads):
     """The report of a contender that runs in a new process; None if its package is missing."""
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"} | dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    # the library asks libgomp for short waits itself; the others would wait for milliseconds, on the CPU clock
+    waits = {} if "sparselsh" in name or name == "step-cost" else {"OMP_WAIT_POLICY": "passive"}
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | waits | counts
     python = dict(pair.split("=", 1) for pair in args.python).get(name, sys.executable)
     done = subprocess.run([python, "-P", __file__, *sys.argv[1:], "--threads", str(threads), "--child", name],
                           env=environment, capture_output=True, text=True)
@@ -450,6 +453,7 @@ def parse():
     parser.add_argument("--only", help="contenders, separated by commas")
     parser.add_argument("--density", type=float, help="of sparselsh-option")
     parser.add_argument("--lr", type=float, help="of sparselsh-option")
+    parser.add_argument("--second-moment", choices=("element", "row"), default="element", help="of sparselsh-option")
     parser.add_argument("--torch-lr", type=float, default=1e-2, help="of PyTorch's contenders; default: 1e-2, ours")
     parser.add_argument("--max-batches", type=int, help="measure so many where every label is computed, and scale")
     parser.add_argument("--scaling", action="store_true", help="samples a second on 1 and 2 threads")
@@ -466,7 +470,8 @@ def parse():
     if not args.step_cost and not (args.train and args.test):
         parser.error("give TRAIN and TEST, or --step-cost")
     args.names = args.only.split(",") if args.only else [
-        name for name in CONTENDERS if name != "sparselsh-option" or (args.density or args.lr)]
+        name for name in CONTENDERS
+        if name != "sparselsh-option" or args.density or args.lr or args.second_moment != "element"]
     if unknown := set(args.names) - CONTENDERS.keys():
         parser.error(f"no contender {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
     return args

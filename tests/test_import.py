@@ -115,7 +115,8 @@ def test_import_leaves_the_environment_as_it_was(given):
         import sparselsh
         assert dict(os.environ) == before
         print(os.environ.get("OMP_WAIT_POLICY"))"""
-    assert run(code, OMP_WAIT_POLICY=given) == [str(given)]
+    assert run(code, OMP_WAIT_POLICY=given, GOMP_SPINCOUNT=None) == [str(given)]
+    assert run(code, OMP_WAIT_POLICY=None, GOMP_SPINCOUNT="5") == ["None"]
 
 
 @pytest.mark.parametrize("given, n", [("1", "1"), ("3", "3"), ("2,1", "2")])
