@@ -111,6 +111,7 @@ class LSHIndex:
     _bias: Floats
     _tables: Tables
     _sketches: Sketches
+    _rows: Rows
     _curve: list[dict[str, Any]]
     _times: dict[str, dict[str, float]]
     n_candidates: int
@@ -118,7 +119,7 @@ class LSHIndex:
 
     def __init__(self, family: HashFamily | Literal["auto"] | None = None, *, center: bool = True,
                  scaling: float | Literal["auto"] = "auto", sketch_bits: int | None = None, recall: float = 0.98,
-                 plan: str = "auto", storage: Any = "float32", dynamic: bool = False, random_state: RandomState = None,
+                 plan: str = "auto", storage: str = "float32", dynamic: bool = False, random_state: RandomState = None,
                  n_threads: int | None = None) -> None:
         if family is not None and family != "auto" and (isinstance(family, type) or not hasattr(family, "hash")):
             raise TypeError(f"family must be a hash family such as SimHash(), 'auto' or None, got {family!r}")
@@ -806,7 +807,7 @@ class LSHIndex:
 
     @classmethod
     def from_state(cls, W: Any, bias: Any, tensors: dict[str, np.ndarray], config: dict[str, Any],
-                   n_threads: int) -> Any:
+                   n_threads: int | None) -> Any:
         """The index of `state`, over trusted weights."""
         if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
             raise ValueError("it was saved over other weights than the W and bias given")

@@ -269,7 +269,7 @@ class Network:
             raise ValueError("X must have at least one row, got none")
         return source
 
-    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike]) -> Any:
+    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike] | None) -> Any:
         if validation is None:
             return None
         try:
@@ -501,7 +501,7 @@ class Network:
             tensors[f"layers.{i}.bias"] = layer.bias
             if isinstance(layer, LSHLinear) and len(layer._inputs):
                 tensors[f"layers.{i}.inputs"] = layer._inputs
-        config = {
+        config: dict[str, Any] = {
             "version": __version__,
             "loss": next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind)),
             "layers": [{"type": type(layer).__name__, "input_major": layer._w.flipped} | layer.config()
