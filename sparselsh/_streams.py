@@ -18,19 +18,19 @@ from ._scipy import sp
 from .csrfile import CSRFile
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import ArrayLike
 
     from ._types import Floats
 
+Source: TypeAlias = "_Matrices | _File | _Chunks"
 Block: TypeAlias = tuple[Any, CSR, Any]  # X, an array or CSR, Y, and weights or None
 WINDOW = 65_536  # rows of a file in memory at a time
 
 
 def source(X: Any, Y: Any, window: int, n_epochs: int, check_data: Callable[..., tuple[Any, CSR]],
-           sample_weight: Any = None) -> _Matrices | _File | _Chunks:
+           sample_weight: Any = None) -> Source:
     """What `fit` was given, as an object with `blocks()`, `is_sparse` and `n_rows`.
 
     `check_data(X, Y, x_name, y_name)` checks one pair.

@@ -36,10 +36,7 @@ from ._validation import INT32_MAX
 from .xmctext import FileFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from scipy.sparse import csr_array
 

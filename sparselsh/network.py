@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from ._streams import Source
     from ._training import Run
     from ._types import Floats, Ids, MatrixLike, PathLike, RandomState
     from .callbacks import Callback
@@ -261,7 +262,7 @@ class Network:
         _training.once(self, source, batch_size)
         return self
 
-    def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Any:
+    def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Source:
         source = _streams.source(X, Y, window, epochs, self._check_rows, sample_weight)
         if isinstance(X, CSRFile):
             self._check_file(X)
@@ -292,7 +293,7 @@ class Network:
             if n != expected:
                 raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
 
-    def _begin(self, source: Any, optimizer: SGD | Adam) -> None:
+    def _begin(self, source: Source, optimizer: SGD | Adam) -> None:
         if not isinstance(optimizer, (SGD, Adam)):
             raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
         self.optimizer = optimizer
