@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from ._types import Floats, Ids
+    from ._types import Floats, Ids, MatrixLike
     from .callbacks import Callback
 
 __all__ = ["LSHClassifier", "LSHRegressor"]
@@ -70,7 +70,7 @@ class _LSHEstimator(BaseEstimator):
 
     # -- training ---------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Train.
 
         Parameters
@@ -111,7 +111,7 @@ class _LSHEstimator(BaseEstimator):
         self._after_fit(X, targets, validation)
         return self
 
-    def _partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None, first: bool) -> Self:
+    def _partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None, first: bool) -> Self:
         X, y = self._validated(X, y, reset=first)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         targets = self._encode(y, reset=first)
@@ -205,7 +205,7 @@ class _LSHEstimator(BaseEstimator):
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def _asked(self, X: Any) -> Any:
+    def _asked(self, X: MatrixLike) -> Any:
         check_is_fitted(self, "network_")
         return validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
 
@@ -358,7 +358,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
 
     # -- training ---------------------------------------------------------------------------------------------
 
-    def partial_fit(self, X: Any, y: Any, classes: ArrayLike | None = None,
+    def partial_fit(self, X: MatrixLike, y: Any, classes: ArrayLike | None = None,
                     sample_weight: ArrayLike | None = None) -> Self:
         """Train on the rows once, at a constant learning rate: a tenth of `learning_rate_init`.
 
@@ -492,7 +492,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: MatrixLike) -> Any:
         """The class of each row, (n_samples,), or its labels, an indicator matrix of the kind that `fit` was given.
 
         An indicator may have rows without a label.
@@ -527,7 +527,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             columns.append(j)
         return np.concatenate(rows), np.concatenate(columns)
 
-    def predict_topk(self, X: Any, k: int = 5, *, exact: bool = False) -> tuple[np.ndarray, Floats]:
+    def predict_topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[np.ndarray, Floats]:
         """The k best classes of each row.
 
         Parameters
@@ -550,7 +550,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         ids, scores = self.network_.topk(X, k, exact=exact)
         return self.classes_[ids], scores
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    def decision_function(self, X: MatrixLike) -> np.ndarray:
         """All outputs before softmax or sigmoid, dense: (n_samples, n_classes), or (n_samples,) for two classes.
 
         Raises
@@ -563,7 +563,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             return z
         return z[:, 1] - z[:, 0] if len(self.classes_) == 2 else z[:, 0]
 
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: MatrixLike) -> np.ndarray:
         """Probabilities, dense: (n_samples, n_classes). Rows add up to one, but for the loss "bce".
 
         Raises
@@ -579,7 +579,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             p /= np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
         return p
 
-    def predict_log_proba(self, X: Any) -> np.ndarray:
+    def predict_log_proba(self, X: MatrixLike) -> np.ndarray:
         """The logarithm of `predict_proba`."""
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
@@ -651,7 +651,7 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
         tags.target_tags.multi_output = True
         return tags
 
-    def partial_fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Train on the rows once, at a constant learning rate: a tenth of `learning_rate_init`.
 
         Targets are scaled as in the first call, or in `fit`: let the first rows be many enough to show their range.
@@ -706,7 +706,7 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
     def _after_fit(self, X: Any, targets: Any, validation: tuple[Any, Any] | None) -> None:
         pass
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: MatrixLike) -> np.ndarray:
         """The values, (n_samples,) or (n_samples, n_outputs) as in `fit`."""
         values = self._outputs(self._asked(X), "predict") * self.y_scale_ + self.y_mean_
         return values[:, 0] if self._y_ndim == 1 else values
