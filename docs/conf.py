@@ -42,6 +42,9 @@ intersphinx_mapping = {} if os.environ.get("SPARSELSH_DOCS_OFFLINE", "1") == "1"
     "scipy": ("https://docs.scipy.org/doc/scipy", None), "sklearn": ("https://scikit-learn.org/stable", None),
 }
 
+# methods that scikit-learn adds to estimators, with links into its own documents
+SKLEARNS = {"get_metadata_routing", "set_fit_request", "set_partial_fit_request", "set_score_request"}
+
 
 def write_reference():
     """docs/reference/*.rst, a page a section; they are made anew with each build."""
@@ -52,11 +55,12 @@ def write_reference():
         name = "api_" + title.lower().replace(" ", "_")
         names.append(name)
         lines = [title, "=" * len(title), ""]
+        hidden = ",".join(sorted(make_api.INTERNAL | SKLEARNS))
         for public in module.__all__:
             thing = getattr(module, public)
-            place = f"sparselsh.{public}" if public in sparselsh.__all__ else f"{module.__name__}.{public}"
+            is_top = getattr(sparselsh, public, None) is thing
+            place = f"sparselsh.{public}" if is_top else f"{module.__name__}.{public}"
             if inspect.isclass(thing):
-                hidden = ",".join(sorted(make_api.INTERNAL))
                 lines += [f".. autoclass:: {place}", "   :members:", f"   :exclude-members: {hidden}", ""]
             elif callable(thing):
                 lines += [f".. autofunction:: {place}", ""]

@@ -7,7 +7,7 @@
 
 `dense` and `exact` change which neurons are active (all; the true best), `rows` and `gather` only the order of a
 sum. A cost formula decides, not a clock, so that a network is the same whenever and wherever it is trained. Its
-constants are nanoseconds on one core, rounded from runs on an AMD EPYC (AVX-512); `COSTS.update(...)` sets others.
+constants are estimates, in nanoseconds on one core with AVX-512, and not fitted; `COSTS.update(...)` sets others.
 """
 from __future__ import annotations
 

@@ -127,15 +127,15 @@ class LSHLinear(Linear):
         self.n_probes = check.integer(n_probes, "n_probes", maximum=1 if isinstance(family, MinHash) else n_buckets)
         self.rebuild = rebuild_policies.checked(rebuild)
         self.plan = check.choice(plan, "plan", _plans.PLANS)
-        self.chosen_plan = None  # what "auto" has chosen
-        self.plan_costs = {}  # and its estimates: nanoseconds a step
+        self.chosen_plan: Any = None  # what "auto" has chosen
+        self.plan_costs: dict[str, float] = {}  # and its estimates: nanoseconds a step
         self.recall = check.number(recall, "recall", above=0, below=1)
         self._tables = None  # the index for training: hash tables
-        self._sets = None  # or sketches
-        self._clock = None
+        self._sets: Any = None  # or sketches
+        self._clock: Any = None
         self._due = self._inserts = False
         self._sets_threads = 1
-        self._tally = None
+        self._tally: Any = None
         self._searcher = None  # the index for topk: sketches
         self._changed = None  # rows updated since the searcher was built
         self._inputs = np.empty((0, self.n_in), np.float32)
@@ -342,7 +342,7 @@ class LSHLinear(Linear):
         """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
         return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
 
-    def _forward_batch(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
+    def _forward_batch(self, x: Any, step: Step) -> tuple[Any, Backprop]:
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))

@@ -69,17 +69,18 @@ def dense_gradient(parameter, gradient):
 
 
 def record(layer):
-    """The union that the layer's next forward pass makes, in a list; before ReLU drops anything."""
+    """The set that the layer's next forward pass ends with, in a list; of tables, before ReLU drops anything."""
     sets = []
 
     def listening(choose):
-        def spy(x, step):
-            sets.append(choose(x, step))
-            return sets[-1]
+        def spy(*arguments):
+            sets[:] = [choose(*arguments)]  # the best of a set are cut from it later
+            return sets[0]
 
         return spy
 
-    layer._batch_set, layer._sample_sets = listening(layer._batch_set), listening(layer._sample_sets)
+    layer._batch_set, layer._sample_sets, layer._best = map(listening, (layer._batch_set, layer._sample_sets,
+                                                                        layer._best))
     return sets
 
 
@@ -172,6 +173,8 @@ LAYERS = {
         n_in, n_out, density=0.4, active="batch", activation=activation),
     "LSHLinear, sample": lambda n_in, n_out, activation: sl.LSHLinear(
         n_in, n_out, density=0.4, active="sample", activation=activation),
+    "LSHLinear, sample, tables": lambda n_in, n_out, activation: sl.LSHLinear(
+        n_in, n_out, density=0.4, active="sample", activation=activation, policy="top"),
 }
 SHAPES = [(1, 1, 1), (5, 1, 7), (3, 9, 4), (6, 5, 19)]  # samples, inputs, outputs
 
