@@ -56,7 +56,7 @@ def convert(layers: Sequence[Affine], calibration: Any, *, recall: float = 0.99,
     All but the layers is checked by the caller.
     """
     layers = [ServedLayer(layer, storage) for layer in checked(layers)]
-    network = InferenceNetwork(layers, None, n_threads)
+    network = InferenceNetwork(layers, ConversionReport([]), n_threads)
     if calibration is None:
         return _without_calibration(network)
     x = network.checked(calibration)
@@ -158,8 +158,8 @@ class _Conversion:
                              + (" (of the activations kept, as they come)" if sparse else ""))
             self._time(report.microseconds, layer, i, inputs, last)
             return report
-        times = {"dense": dense}
-        notes = {}
+        times: dict[str, Times | None] = {"dense": dense}
+        notes: dict[str, str | None] = {}
         if layer.n_out >= LEAST_NEURONS and i == last:
             times["lsh"] = self._try_lsh_output(layer, i, inputs, last)
         elif layer.n_out >= LEAST_NEURONS:
@@ -171,14 +171,13 @@ class _Conversion:
 
     def _choose(self, layer: ServedLayer, i: int, times: dict[str, Times | None], notes: dict[str, str | None],
                 report: LayerReport, inputs: dict[str, Any], last: int) -> None:
-        times = {plan: t for plan, t in times.items() if t is not None}
+        known = {plan: t for plan, t in times.items() if t is not None}
         chosen: dict[str, str] = {}
         for n, kind in _kinds():
-            able = {plan: t[n] for plan, t in times.items()}
+            able = {plan: t[n] for plan, t in known.items()}
             if kind == "batch":  # one layout for both
-                other = {"rows": "lsh", "lsh": "rows"}.get(chosen["single"])
-                able.pop(other, None)
-            best = min(able, key=able.get)
+                able.pop({"rows": "lsh", "lsh": "rows"}.get(chosen["single"], ""), None)
+            best = min(able, key=able.__getitem__)
             chosen[kind] = best if able[best] * GAIN < able["dense"] else "dense"
         if chosen == {"single": "dense", "batch": "rows"} and layer.storage == "float32":
             chosen["batch"] = "dense"  # input-major weights would cost the single questions
@@ -189,20 +188,19 @@ class _Conversion:
             found, report.output_error = self._lsh_found
             vars(layer).update(found | {"plan": layer.plan})
         layer.lay_out(self.n_threads)
-        if i and "rows" in chosen.values() and self.kept_of[i] is not None:
-            before = self.layers[i - 1]
-            if before.index is None:
-                before.kept, before.importance = self.kept_of[i][:2]
+        selection = self.kept_of[i] if i and "rows" in chosen.values() else None
+        if selection is not None and self.layers[i - 1].index is None:
+            self.layers[i - 1].kept, self.layers[i - 1].importance = selection[:2]
         report.plan = dict(chosen)
-        figures = "; ".join(f"{plan} {t[1] * 1e6:.1f} and {t[256] * 1e6:.1f}" for plan, t in times.items())
+        figures = "; ".join(f"{plan} {t[1] * 1e6:.1f} and {t[256] * 1e6:.1f}" for plan, t in known.items())
         single, batch = chosen.values()
         word = single if single == batch else f"{single}, {batch} in batches"
         if set(chosen.values()) == {"dense"}:
-            word = "kept dense, nothing is faster by a tenth" if len(times) > 1 else "kept dense"
+            word = "kept dense, nothing is faster by a tenth" if len(known) > 1 else "kept dense"
         report.reason = f"{word} (us a row, 1 and 256 at once: {figures})" + "".join(
             f"; {notes[plan]}" for plan in dict.fromkeys(chosen.values()) if notes.get(plan))
-        if "rows" in chosen.values() and i and self.kept_of[i] is not None and self.layers[i - 1].kept is not None:
-            report.output_error = self.kept_of[i][2]
+        if selection is not None and self.layers[i - 1].kept is not None:
+            report.output_error = selection[2]
         self._time(report.microseconds, layer, i, inputs, last)
 
     def _try_lsh_output(self, layer: ServedLayer, i: int, inputs: dict[str, Any], last: int) -> Times | None:
@@ -242,9 +240,10 @@ class _Conversion:
             with _changed(layer, found):
                 return self._error(self._outputs(i + 1, layer.found(queries, self.n_threads)))
 
-        share, error = _least(error_of, self._share_of_budget(), KEPT[:-2])
-        if share is None:
+        least = _least(error_of, self._share_of_budget(), KEPT[:-2])
+        if least is None:
             return None, None
+        share, error = least
         found["kept"] = max(1, round(share * layer.n_out))
         index.look_for(2 * found["kept"])
         with _changed(layer, found):
@@ -259,13 +258,14 @@ class _Conversion:
         note = None if found else self._inputs_that_matter(i)
         if note is None and not found:
             return None, None
+        selection = self.kept_of[i]
         with _changed(layer, {"plan": {"single": "rows", "batch": "rows"}}):
             layer.lay_out(self.n_threads)
             times = {}
             for n, kind in _kinds():
                 given = inputs[kind]
-                if self.kept_of[i] is not None:
-                    given = _Selected(self.layers[i - 1], given, *self.kept_of[i][:2])
+                if selection is not None:
+                    given = _Selected(self.layers[i - 1], given, *selection[:2])
                 times[n] = self._seconds(layer, i, given, kind, n, last)
         layer.lay_out(self.n_threads)
         return times, note
@@ -280,8 +280,9 @@ class _Conversion:
             def error_of(share: float) -> float:
                 return self._error(self._outputs(i, _largest(x, importance, share, self.n_threads)))
 
-            share, error = _least(error_of, self._share_of_budget(), KEPT)
-            if share is not None and share < nonzero:
+            least = _least(error_of, self._share_of_budget(), KEPT)
+            if least is not None and least[0] < nonzero:
+                share, error = least
                 kept = max(1, round(share * before.n_out))
                 self.kept_of[i] = (kept, importance, error)
                 return (f"{kept} of {before.n_out} activations of {before.name} are read ({nonzero:.0%} are not zero), "
@@ -439,10 +440,9 @@ def _largest(x: Floats, importance: Floats, share: float, n_threads: int) -> Flo
     return out
 
 
-def _least(error_of: Callable[[float], float], budget: float,
-           shares: Sequence[float]) -> tuple[float | None, float | None]:
-    """The least share whose error is within the budget, and its error, by bisection; (None, None) without one."""
-    low, high, best = 0, len(shares), (None, None)
+def _least(error_of: Callable[[float], float], budget: float, shares: Sequence[float]) -> tuple[float, float] | None:
+    """The least share whose error is within the budget, and its error, by bisection; None without one."""
+    low, high, best = 0, len(shares), None
     while low < high:
         middle = (low + high) // 2
         error = error_of(shares[middle])

@@ -36,6 +36,7 @@ class ServedLayer:
     are scaled by 2^`exponents`, so that it ranks them by importance; powers of two lose no bit.
     """
 
+    bias: Floats
     rows: Rows | None
     kept: int | None
     importance: Floats | None
@@ -47,7 +48,7 @@ class ServedLayer:
         self.mode, self.padding, self.width = layer.mode, layer.padding, layer.width
         self.n_in, self.n_out = layer.n_in, layer.n_out
         self.has_bias = layer.bias is not None
-        self.bias = layer.bias if self.has_bias else np.zeros(self.n_out, np.float32)
+        self.bias = layer.bias if layer.bias is not None else np.zeros(self.n_out, np.float32)
         self.storage = storage
         self.values = layer.weight  # as stored: (n_out, n_in), or (n_in, n_out) where input_major
         self.input_major = layer.kind != "linear"
