@@ -32,7 +32,8 @@ BUFFERS = {"_parse.text"}  # bytes or a mapped file
 OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a rule may not keep
             "_active.indices", "_projections.indices", "_winners.indices"}  # of dense rows
 UNTYPED = {"_quantized.scales": "NDArray[float32] | None",  # others are arrays of one of several types
-           "_select.ids": "NDArray[int32] | None"}
+           "_select.ids": "NDArray[int32] | None", "_sketches.coarse": "NDArray[Any] | None",
+           "_sketches.coarse_scales": "NDArray[float32] | None", "_sketches.scales": "NDArray[float32] | None"}
 
 
 def parameter(module, text):

@@ -21,7 +21,7 @@ from .pretrained import from_file, from_onnx, from_torch
 from .report import ConversionReport
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     # sparselsh.estimators needs scikit-learn, which takes long to import
     if name == "estimators":
         import importlib

@@ -1,9 +1,17 @@
 """What a trained network is made of, whatever file or framework it comes from: a chain of affine layers."""
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from . import _validation as check
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._types import Floats
+    from ._weight_files import BFloat16
 
 KINDS = ("linear", "embedding_bag", "embedding")
 
@@ -21,17 +29,17 @@ class Affine(NamedTuple):
     width: int = 1  # ids a row that an embedding looks up and puts side by side
 
     @property
-    def n_in(self):
+    def n_in(self) -> int:
         return self.weight.shape[1] if self.kind == "linear" else self.weight.shape[0]
 
     @property
-    def n_out(self):
+    def n_out(self) -> int:
         return self.weight.shape[0] if self.kind == "linear" else self.weight.shape[1] * self.width
 
 
-def float32(array, name, upcast):
+def float32(array: np.ndarray | BFloat16, name: str, upcast: bool) -> Floats:
     """A weight as float32: other types of float are refused, or converted where `upcast` says so."""
-    if array.dtype == np.float32:
+    if isinstance(array, np.ndarray) and array.dtype == np.float32:
         return array
     if array.dtype.kind not in "fiu" or array.dtype == bool:
         raise TypeError(f"{name} must hold float32, got {array.dtype}; give the weights of a network that is not "
@@ -43,11 +51,11 @@ def float32(array, name, upcast):
         return array.astype(np.float32)
 
 
-def checked(layers):
+def checked(layers: Sequence[Affine]) -> list[Affine]:
     """The layers, if each is whole and takes what the one before gives."""
     if not layers:
         raise ValueError("the network has no linear layer; give one that has")
-    out = []
+    out: list[Affine] = []
     for i, layer in enumerate(layers):
         weight = check.dense(layer.weight, f"{layer.name}.weight")
         if 0 in weight.shape:

@@ -6,8 +6,11 @@ kernels trust their input.
     state["layers"]    the indexes of each layer as they are, not as they would be built anew
     state["training"]  optimizer, generator, counters, history, place in the epochs, callbacks
 """
+from __future__ import annotations
+
 import inspect
 import zlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,22 +18,28 @@ from . import _validation as check
 from ._training import Run, states
 from .optim import SGD, Adam
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._gradients import Parameter
+    from .network import Network
+
 OPTIMIZERS = {"SGD": SGD, "Adam": Adam}
 BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 
 
-def checksum(tensors, config):
+def checksum(tensors: dict[str, np.ndarray], config: str) -> str:
     """A checksum of all that a file holds: a flipped bit of a moment would quietly spoil the training."""
     value = zlib.crc32(config.encode())
     for name, a in sorted(tensors.items()):
-        value = zlib.crc32(np.ascontiguousarray(a), zlib.crc32(f"{name} {a.dtype} {a.shape}".encode(), value))
+        value = zlib.crc32(np.ascontiguousarray(a).data, zlib.crc32(f"{name} {a.dtype} {a.shape}".encode(), value))
     return str(value)
 
 
 # ---- what is written
 
 
-def layers_state(network, tensors):
+def layers_state(network: Network, tensors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """The indexes of the layers; their arrays are put into `tensors`."""
     states = []
     for i, layer in enumerate(network.layers):
@@ -40,26 +49,26 @@ def layers_state(network, tensors):
     return states
 
 
-def training_state(network, tensors):
+def training_state(network: Network, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     """All that `resume` needs beside weights and indexes; arrays are put into `tensors`."""
     return {
         "n_steps": network._n_steps, "history": network.history, "computed_share": network.computed_share,
         "generator": _plain(network._rng.bit_generator.state),
-        "optimizer": None if network.optimizer is None else _optimizer_state(network, tensors),
+        "optimizer": None if network.optimizer is None else _optimizer_state(network, network.optimizer, tensors),
         "run": None if network._run is None else _plain(network._run.plain()),
-        "callbacks": [_callback_state(i, *state, tensors) for i, state in enumerate(states(network))],
+        "callbacks": [_callback_state(i, name, state, tensors)
+                      for i, (name, state) in enumerate(states(network))],
     }
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Arrays and numpy numbers as lists and numbers, all the way down."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-def _optimizer_state(network, tensors):
-    optimizer = network.optimizer
+def _optimizer_state(network: Network, optimizer: SGD | Adam, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     arguments = {name: getattr(optimizer, name) for name in _arguments(type(optimizer))}
     schedule = arguments["schedule"]
     function = repr(schedule) if callable(schedule) else None  # code is not kept: `resume` asks for it
@@ -70,17 +79,17 @@ def _optimizer_state(network, tensors):
             "arguments": arguments | ({"schedule": None} if function else {})}
 
 
-def _arguments(kind):
+def _arguments(kind: type[SGD | Adam]) -> list[str]:
     return list(inspect.signature(kind).parameters)
 
 
-def _parameters(network):
+def _parameters(network: Network) -> Iterator[tuple[str, Parameter]]:
     for i, layer in enumerate(network.layers):
         yield f"{i}.weight", layer._w
         yield f"{i}.bias", layer._b
 
 
-def _callback_state(i, name, state, tensors):
+def _callback_state(i: int, name: str, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     plain = {}
     for key, value in state.items():
         if isinstance(value, list) and all(isinstance(a, np.ndarray) for a in value):
@@ -93,7 +102,7 @@ def _callback_state(i, name, state, tensors):
 # ---- what is read
 
 
-def restore_layers(network, states, tensors):
+def restore_layers(network: Network, states: list[dict[str, Any]], tensors: dict[str, np.ndarray]) -> None:
     """Put the indexes of a file into the layers."""
     for i, (layer, plain) in enumerate(zip(network.layers, states, strict=True)):
         prefix = f"layers.{i}."
@@ -101,7 +110,7 @@ def restore_layers(network, states, tensors):
         layer.restore_index(arrays, plain)
 
 
-def restore_training(network, state, tensors):
+def restore_training(network: Network, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
     """Put what `training_state` gave into a network that has its weights."""
     network._n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
     network.history = [dict(entry) for entry in state["history"]]
@@ -116,14 +125,14 @@ def restore_training(network, state, tensors):
         network._run.callbacks = [_restored_callback(i, entry, tensors) for i, entry in enumerate(state["callbacks"])]
 
 
-def _generator(state):
+def _generator(state: dict[str, Any]) -> np.random.Generator:
     kind = getattr(np.random, check.choice(state["bit_generator"], "bit_generator", BIT_GENERATORS))
     generator = np.random.Generator(kind())
     generator.bit_generator.state = state
     return generator
 
 
-def _optimizer(network, state, tensors):
+def _optimizer(network: Network, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> SGD | Adam:
     kind = OPTIMIZERS[state["type"]]
     arguments = state["arguments"]
     if set(arguments) != set(_arguments(kind)):
@@ -132,7 +141,7 @@ def _optimizer(network, state, tensors):
     optimizer.n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
     optimizer.missing_schedule = state["function"]
     for name, parameter in _parameters(network):
-        arrays = []
+        arrays: list[np.ndarray] = []
         while (key := f"optimizer.{name}.{len(arrays)}") in tensors:
             arrays.append(tensors[key])
         if arrays:
@@ -140,7 +149,7 @@ def _optimizer(network, state, tensors):
     return optimizer
 
 
-def _restored_callback(i, entry, tensors):
+def _restored_callback(i: int, entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
     state = {}
     for key, value in entry["state"].items():
         if isinstance(value, dict):

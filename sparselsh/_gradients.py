@@ -6,7 +6,7 @@ multiplies one of its two factors.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Parameter:
         Whether rows are inputs instead of neurons. State that an optimizer keeps is flipped with it.
     """
 
-    def __init__(self, value: Any, flipped: bool = False) -> None:
+    def __init__(self, value: np.ndarray, flipped: bool = False) -> None:
         self.value = value
         self.flipped = flipped
 

@@ -1,6 +1,12 @@
 """The options of the command line, and the recipe that stands behind their defaults."""
+from __future__ import annotations
+
 import argparse
 import math
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # The recipe of `sparselsh train`. A learning rate of None leaves the optimizer to the network.
 HIDDEN = 256
@@ -22,7 +28,7 @@ FORMAT = ("Files are XMC text: a first line `rows features labels`, then a line 
           "Start with `sparselsh demo`.")
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     """Return the argument parser; ``command`` is the name of the command that was given."""
     top = _Parser(prog="sparselsh", description=ABOUT, epilog=FORMAT)
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
@@ -111,43 +117,44 @@ def parser():
 class _Parser(argparse.ArgumentParser):
     """Complains in one line, without the usage in front."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"sparselsh: error: {message}; see `{self.prog} --help`\n")
 
 
 class _Version(argparse.Action):
     """Reads the version only when it is asked for."""
 
-    def __call__(self, parser, *_):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from ._version import __version__
 
         print(f"sparselsh {__version__}")
         parser.exit()
 
 
-def _add_threads(sub):
+def _add_threads(sub: argparse._ActionsContainer) -> None:
     _option(sub, "--threads", "threads to use", None, unset="the library's", type=_whole(1), metavar="N")
 
 
-def _add_run_options(sub):
+def _add_run_options(sub: argparse._ActionsContainer) -> None:
     _add_threads(sub)
     _option(sub, "--seed", "seed of every random choice", 0, type=_whole(0), metavar="N")
     sub.add_argument("--quiet", action="store_true", help="print nothing but errors")
     _add_json(sub)
 
 
-def _add_json(sub):
+def _add_json(sub: argparse._ActionsContainer) -> None:
     sub.add_argument("--json", metavar="FILE", help="also write the figures to FILE, as one JSON object")
 
 
-def _option(sub, name, text, default, unset=None, **options):
+def _option(sub: argparse._ActionsContainer, name: str, text: str, default: object, unset: str | None = None,
+            **options: Any) -> None:
     """Add an option whose help ends with its default, or with `unset` in words where that is None."""
     shown = default if default is not None else unset
     sub.add_argument(name, default=default, help=f"{text} (default: {shown})", **options)
 
 
-def _whole(least):
-    def whole(text):
+def _whole(least: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
@@ -159,7 +166,7 @@ def _whole(least):
     return whole
 
 
-def _number(text, most=math.inf):
+def _number(text: str, most: float = math.inf) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -170,18 +177,18 @@ def _number(text, most=math.inf):
     return value
 
 
-def _below_one(text):
+def _below_one(text: str) -> float:
     value = _number(text)
     if value >= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
     return value
 
 
-def _error(text):
+def _error(text: str) -> float:
     return 0.0 if text in ("0", "0.0") else _below_one(text)
 
 
-def _density(text):
+def _density(text: str) -> float | str:
     if text == "auto":
         return text
     try:

@@ -6,12 +6,23 @@
 
 Plans are named for two kinds of question, "single" and "batch".
 """
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ._core import _quantized, _select
 from ._csr import CSR
 from ._linalg import matmul, row_chunks
 from ._storage import Rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ._architecture import Affine
+    from ._types import Floats, Ids
+    from .index import LSHIndex
 
 PLANS = ("dense", "rows", "lsh")
 BATCH = 32  # from so many rows on, the plans for batches hold
@@ -25,12 +36,19 @@ class ServedLayer:
     are scaled by 2^`exponents`, so that it ranks them by importance; powers of two lose no bit.
     """
 
-    def __init__(self, layer, storage="float32"):
+    bias: Floats
+    rows: Rows | None
+    kept: int | None
+    importance: Floats | None
+    index: LSHIndex | None
+    exponents: Ids | None
+
+    def __init__(self, layer: Affine, storage: str = "float32") -> None:
         self.name, self.kind, self.activation = layer.name, layer.kind, layer.activation
         self.mode, self.padding, self.width = layer.mode, layer.padding, layer.width
         self.n_in, self.n_out = layer.n_in, layer.n_out
         self.has_bias = layer.bias is not None
-        self.bias = layer.bias if self.has_bias else np.zeros(self.n_out, np.float32)
+        self.bias = layer.bias if layer.bias is not None else np.zeros(self.n_out, np.float32)
         self.storage = storage
         self.values = layer.weight  # as stored: (n_out, n_in), or (n_in, n_out) where input_major
         self.input_major = layer.kind != "linear"
@@ -41,20 +59,20 @@ class ServedLayer:
     # -- weights ----------------------------------------------------------------------------------------------
 
     @property
-    def weight(self):
+    def weight(self) -> Floats:
         """As it was given: (n_out, n_in), or the table of an embedding."""
         if self.exponents is not None:
             return np.ldexp(self.values, -self.exponents[:, None])
         return np.ascontiguousarray(self.values.T) if self.input_major and self.kind == "linear" else self.values
 
     @property
-    def true_bias(self):
+    def true_bias(self) -> Floats | None:
         """As it was given."""
         if not self.has_bias:
             return None
         return self.bias if self.exponents is None else np.ldexp(self.bias, -self.exponents)
 
-    def lay_out(self, n_threads):
+    def lay_out(self, n_threads: int) -> None:
         """Store the weights as the plans read them."""
         if self.kind == "linear":
             input_major = "rows" in self.plan.values()
@@ -67,35 +85,37 @@ class ServedLayer:
 
     # -- forward ----------------------------------------------------------------------------------------------
 
-    def forward(self, x, kind, n_threads, keep=False, exact=False):
+    def forward(self, x: np.ndarray | CSR, kind: str, n_threads: int, keep: bool = False,
+                exact: bool = False) -> Floats | CSR:
         """Outputs (n, n_out) of x: an array, or a CSR of the outputs that are kept."""
         if self.kind == "embedding":
-            out = self.values[x].reshape(len(x), self.n_out)
-            return np.maximum(out, 0) if self.activation == "relu" else out
-        plan = "rows" if isinstance(x, CSR) and self.input_major else self.plan[kind]
-        if exact and plan != "rows":
-            plan = "dense"
-        if plan == "lsh":
+            return self.outputs(x, kind, n_threads)
+        if self.plan[kind] == "lsh" and not exact and not (isinstance(x, CSR) and self.input_major):
             return self.found(x, n_threads)
-        if plan == "rows":
+        out = self.outputs(x, kind, n_threads, exact)
+        return self.largest(out, n_threads) if keep and self.kept is not None else out
+
+    def outputs(self, x: np.ndarray | CSR, kind: str, n_threads: int, exact: bool = False) -> Floats:
+        """All outputs (n, n_out) of x, by a matrix product where the plan is to find some."""
+        if self.kind == "embedding":
+            out = self.values[x].reshape(len(x), self.n_out)
+        elif self.plan[kind] == "rows" or (isinstance(x, CSR) and self.input_major):
             out = self._from_rows(x if isinstance(x, CSR) else nonzeros(x), exact, n_threads)
         else:
             out = self._dense(x.to_dense() if isinstance(x, CSR) else x, n_threads)
-        if self.activation == "relu":
-            np.maximum(out, 0, out=out)
-        return self.largest(out, n_threads) if keep and self.kept is not None else out
+        return np.maximum(out, 0, out=out) if self.activation == "relu" else out
 
-    def _dense(self, x, n_threads):
+    def _dense(self, x: Floats, n_threads: int) -> Floats:
         out = matmul(x, self.values, n_threads, transpose_b=not self.input_major, bias=self.bias)
         return out if self.exponents is None else np.ldexp(out, -self.exponents)
 
-    def _from_rows(self, s, exact, n_threads):
+    def _from_rows(self, s: CSR, exact: bool, n_threads: int) -> Floats:
         rows = self.rows if self.rows is not None and not exact else Rows("float32", self.values)
         out = np.empty((s.shape[0], self.n_out), np.float32)
         _quantized.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias, out, n_threads)
         return out
 
-    def largest(self, out, n_threads):
+    def largest(self, out: Floats, n_threads: int) -> CSR:
         """The outputs that matter most for the next layer."""
         ids, values = np.empty((2, len(out), self.kept), np.int32)
         values = values.view(np.float32)
@@ -104,7 +124,7 @@ class ServedLayer:
         values[:] = np.take_along_axis(out, np.maximum(ids, 0), 1)
         return _csr(ids, values, (ids >= 0) & (values != 0), self.n_out)
 
-    def found(self, x, n_threads):
+    def found(self, x: np.ndarray | CSR, n_threads: int) -> CSR:
         """The outputs that the index finds."""
         self.index.n_threads = n_threads
         x = x.to_dense() if isinstance(x, CSR) else x
@@ -117,7 +137,7 @@ class ServedLayer:
 
     # -- the last layer ---------------------------------------------------------------------------------------
 
-    def topk(self, x, k, kind, n_threads, exact=False):
+    def topk(self, x: np.ndarray | CSR, k: int, kind: str, n_threads: int, exact: bool = False) -> tuple[Ids, Floats]:
         """Ids and scores (n, k) of the largest outputs."""
         n = x.shape[0]
         if self.plan[kind] == "lsh" and not exact and k <= self.n_out // 8:
@@ -126,19 +146,19 @@ class ServedLayer:
         ids, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
         for start, stop in row_chunks(n, self.n_out):
             part = x if stop - start == n else x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
-            out = self.forward(part, kind, n_threads, exact=exact or self.plan[kind] == "lsh")
+            out = self.outputs(part, kind, n_threads, exact or self.plan[kind] == "lsh")
             _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
         return ids, scores
 
     # -- what it takes ----------------------------------------------------------------------------------------
 
     @property
-    def density(self):
+    def density(self) -> float:
         """Share of the outputs that the next layer gets."""
         return 1.0 if self.kept is None else self.kept / self.n_out
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """Bytes that answers are computed from; float32 weights that only rank the last few again not included."""
         index = self.index.nbytes if self.index is not None else 0
         rows = self.rows.nbytes if self.rows is not None else 0
@@ -147,12 +167,12 @@ class ServedLayer:
         return index + rows + self.bias.nbytes + (0 if only_few_bits else self.values.nbytes)
 
 
-def rows_of(index):
+def rows_of(index: LSHIndex | None) -> bool:
     """Whether an index reads rows of fewer bits."""
     return index is not None and index.storage != "float32"
 
 
-def nonzeros(x):
+def nonzeros(x: Floats) -> CSR:
     """The entries of an array that are not zero, as CSR."""
     if len(x) == 1:
         indices = np.flatnonzero(x[0]).astype(np.int32)
@@ -163,7 +183,7 @@ def nonzeros(x):
     return CSR(indptr, j.astype(np.int32), x[i, j], x.shape[1])
 
 
-def _csr(ids, values, known, n_columns):
+def _csr(ids: Ids, values: Floats, known: NDArray[np.bool_], n_columns: int) -> CSR:
     """The known entries, in the order of their rank."""
     indptr = np.zeros(len(ids) + 1, np.int64)
     np.cumsum(np.count_nonzero(known, axis=1), out=indptr[1:])

@@ -1,21 +1,31 @@
 """The commands that serve trained networks: `sparselsh convert` of weights, and `sparselsh serve-bench`."""
+from __future__ import annotations
+
 import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ._csr import CSR
+
+if TYPE_CHECKING:
+    import argparse
+
+    from .inference import InferenceNetwork
 
 ROUNDS = 5
 LONE = 200  # questions asked one after the other in a round
 
 
-def is_weights(path, layers):
+def is_weights(path: str, layers: list[str] | None) -> bool:
     """Whether `sparselsh convert` is given weights and not text."""
     return bool(layers) or str(path).endswith(".onnx")
 
 
-def convert_weights(args):
+def convert_weights(args: argparse.Namespace) -> None:
     """Convert layers of a file of weights and write the network to serve."""
     import sparselsh as sl
 
@@ -35,7 +45,7 @@ def convert_weights(args):
     print(net.report)
 
 
-def serve_bench(args):
+def serve_bench(args: argparse.Namespace) -> dict[str, float]:
     """Time a converted network against itself with every neuron computed; return the figures."""
     import sparselsh as sl
 
@@ -65,7 +75,7 @@ def serve_bench(args):
     return report
 
 
-def _microseconds(net, x, n, k, exact):
+def _microseconds(net: InferenceNetwork, x: np.ndarray | CSR, n: int, k: int, exact: bool) -> float:
     """Median over some rounds of the microseconds a question."""
     n_calls = max(1, min(LONE if n == 1 else 8, x.shape[0] // n))
     parts = [_rows(x, np.arange(i * n, (i + 1) * n) % x.shape[0]) for i in range(n_calls)]
@@ -81,11 +91,11 @@ def _microseconds(net, x, n, k, exact):
     return float(np.median(times)) * 1e6
 
 
-def _rows(x, rows):
-    return x.take(rows.astype(np.int64)) if hasattr(x, "take") and hasattr(x, "indptr") else x[rows]
+def _rows(x: np.ndarray | CSR, rows: np.ndarray) -> np.ndarray | CSR:
+    return x.take(rows.astype(np.int64)) if isinstance(x, CSR) else x[rows]
 
 
-def read_inputs(path):
+def read_inputs(path: str) -> Any:
     """Rows of an .npz file: a matrix saved by scipy.sparse.save_npz, or the array X, or the only one; or an .npy file.
 
     Raises

@@ -6,7 +6,7 @@ nothing of the others.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ._core import _sketches
 from ._linalg import matmul
 
 if TYPE_CHECKING:
+    from ._storage import Rows
     from ._types import Floats, Ids
     from .transforms import Transform
 
@@ -185,7 +186,7 @@ class Sketches:
                                  self.ids, self.n, ids, n_threads)
         return ids
 
-    def search_few(self, X: Any, W: Any, bias: Any, rows: Any, n_exact: int, k: int,
+    def search_few(self, X: Floats, W: Floats, bias: Floats, rows: Rows | None, n_exact: int, k: int,
                    n_best: int) -> tuple[Ids, Floats] | None:
         """Ids and scores (n, k) of the best of the `n_best` that look best, for a few inputs; None without cells.
 

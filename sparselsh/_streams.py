@@ -18,19 +18,17 @@ from ._scipy import sp
 from .csrfile import CSRFile
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ._types import Floats
 
+Source: TypeAlias = "_Matrices | _File | _Chunks"
 Block: TypeAlias = tuple[Any, CSR, Any]  # X, an array or CSR, Y, and weights or None
 WINDOW = 65_536  # rows of a file in memory at a time
 
 
 def source(X: Any, Y: Any, window: int, n_epochs: int, check_data: Callable[..., tuple[Any, CSR]],
-           sample_weight: Any = None) -> _Matrices | _File | _Chunks:
+           sample_weight: Any = None) -> Source:
     """What `fit` was given, as an object with `blocks()`, `is_sparse` and `n_rows`.
 
     `check_data(X, Y, x_name, y_name)` checks one pair.
@@ -70,7 +68,7 @@ def batches(blocks: Iterable[Block], batch_size: int, rng: np.random.Generator |
         yield _joined(started)
 
 
-def _take(X: Any, rows: np.ndarray) -> Floats | CSR:
+def _take(X: Floats | CSR, rows: np.ndarray) -> Floats | CSR:
     return X.take(rows) if isinstance(X, CSR) else X[rows]
 
 
@@ -85,7 +83,7 @@ def _joined(parts: list[Block]) -> Block:
 class _Matrices:
     """X and Y in memory: one block."""
 
-    def __init__(self, X: Any, Y: Any, weight: ArrayLike) -> None:
+    def __init__(self, X: Floats | CSR, Y: CSR, weight: Floats | None) -> None:
         self.X, self.Y, self.weight = X, Y, weight
         self.n_rows = X.shape[0]
         self.is_sparse = isinstance(X, CSR)
@@ -99,7 +97,7 @@ class _File:
 
     is_sparse = True
 
-    def __init__(self, file: CSRFile, window: int, weight: Any) -> None:
+    def __init__(self, file: CSRFile, window: int, weight: Floats | None) -> None:
         self.file, self.window, self.weight = file, window, weight
         self.n_rows = len(file)
 

@@ -122,7 +122,7 @@ class Tables:
         for name, a in arrays.items():
             setattr(self, name, np.array(a, order="C"))
 
-    def __getstate__(self) -> Any:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_seen": self._seen[:0], "_keys": self._keys[:0]}  # scratch memory
 
     def _scratch(self, n_threads: int) -> tuple[np.ndarray, np.ndarray]:

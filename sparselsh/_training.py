@@ -4,16 +4,28 @@ A training can be left between two steps and be gone on with, in the same proces
 `Run` holds its place, the layers, the optimizer and the generator the rest. An epoch that was left half-way is replayed
 from the state that the generator had at its head: it draws the same order, and batches that are done are skipped.
 """
+from __future__ import annotations
+
 import signal
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
 from . import _streams
 from . import _validation as check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+
+    from ._streams import Source
+    from .callbacks import Callback
+    from .network import Network
 
 
 @dataclass
@@ -33,20 +45,20 @@ class Run:
     share: float = 0.0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    generator: dict | None = None  # state of the network's generator at the head of the epoch at hand
-    callbacks: list = field(default_factory=list)  # (name, state) of each, from a file
+    generator: Any = None  # state of the network's generator at the head of the epoch at hand
+    callbacks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # (name, state) of each, from a file
 
     @property
-    def is_done(self):
+    def is_done(self) -> bool:
         """Whether there is nothing to go on with."""
         return self.stopped or self.epoch == self.epochs
 
-    def plain(self):
+    def plain(self) -> dict[str, Any]:
         """The fields but for `callbacks`, for a file."""
         return {key: value for key, value in asdict(self).items() if key != "callbacks"}
 
     @classmethod
-    def restored(cls, plain):
+    def restored(cls, plain: dict[str, Any]) -> Self:
         """The run of a file, checked."""
         run = cls(**{name: plain[name] for name in (f.name for f in fields(cls)) if name != "callbacks"})
         for name in ("epochs", "batch_size", "window"):
@@ -61,7 +73,7 @@ class Run:
             raise ValueError(f"epoch must be at most epochs={run.epochs}, got {run.epoch}")
         return run
 
-    def begin_epoch(self, generator):
+    def begin_epoch(self, generator: np.random.Generator) -> None:
         """Set the sums to zero, or wind the generator back to the head of an epoch that goes on."""
         if self.n_batches:
             generator.bit_generator.state = self.generator
@@ -69,7 +81,7 @@ class Run:
             self.generator = generator.bit_generator.state
             self.n, self.loss, self.share, self.seconds, self.cpu_seconds = 0, 0.0, 0.0, 0.0, 0.0
 
-    def add(self, n, loss, share, seconds, cpu_seconds):
+    def add(self, n: int, loss: float, share: float, seconds: float, cpu_seconds: float) -> None:
         """Count a batch of n rows."""
         self.n_batches += 1
         self.n += n
@@ -78,18 +90,18 @@ class Run:
         self.seconds += seconds
         self.cpu_seconds += cpu_seconds
 
-    def entry(self):
+    def entry(self) -> dict[str, float]:
         """The epoch at hand for the history."""
         return {"loss": self.loss / self.n, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds,
                 "samples_per_second": self.n / max(self.seconds, 1e-9), "computed_share": self.share / self.n}
 
-    def end_epoch(self):
+    def end_epoch(self) -> None:
         """Count the epoch."""
         self.epoch += 1
         self.n_batches = 0
         self.generator = None
 
-    def progress(self, number, n_rows):
+    def progress(self, number: int, n_rows: int | None) -> float:
         """Share of the training that is done before batch `number`; without n_rows, that at the head of the epoch."""
         if n_rows is None:
             return self.epoch / self.epochs
@@ -103,27 +115,27 @@ class Interrupts:
     The second Ctrl-C is not held back. Only the main thread hears of Ctrl-C; a handler of the user's stays.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._held = self._pending = False
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._installed = (threading.current_thread() is threading.main_thread()
                            and signal.getsignal(signal.SIGINT) is signal.default_int_handler)
         if self._installed:
             signal.signal(signal.SIGINT, self._handle)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _handle(self, number, frame):
+    def _handle(self, number: int, frame: object) -> None:
         if not self._held or self._pending:
             raise KeyboardInterrupt
         self._pending = True
 
     @contextmanager
-    def held(self):
+    def held(self) -> Iterator[None]:
         """A block that ends before KeyboardInterrupt is raised."""
         self._held = True
         try:
@@ -135,7 +147,8 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
-def train(network, source, validation, callbacks, verbose):
+def train(network: Network, source: Source, validation: tuple[Any, Any] | None, callbacks: Sequence[Callback],
+          verbose: bool) -> None:
     """Take `network._run` to its end."""
     run = network._run
     if run.n_rows is None:
@@ -163,14 +176,15 @@ def train(network, source, validation, callbacks, verbose):
             callback.on_end(network)
 
 
-def states(network):
+def states(network: Network) -> list[tuple[str, dict[str, Any]]]:
     """(name, state) of the callbacks, those of a training that is not going on as they were at its last step."""
     if not network._callbacks:
         return network._run.callbacks if network._run is not None else []
     return [(type(callback).__name__, callback.state()) for callback in network._callbacks]
 
 
-def _epoch(network, source, validation, callbacks, interrupts, verbose):
+def _epoch(network: Network, source: Source, validation: tuple[Any, Any] | None, callbacks: Sequence[Callback],
+           interrupts: Interrupts, verbose: bool) -> None:
     run = network._run
     run.begin_epoch(network._rng)
     if run.n_rows is not None:
@@ -194,7 +208,8 @@ def _epoch(network, source, validation, callbacks, interrupts, verbose):
                     callback.on_epoch_end(network, entry)
 
 
-def _steps(network, source, callbacks, interrupts, bar):
+def _steps(network: Network, source: Source, callbacks: Sequence[Callback], interrupts: Interrupts,
+           bar: tqdm[Any]) -> None:
     run = network._run
     batches = _streams.batches(source.blocks(), run.batch_size, network._rng if run.shuffle else None)
     n_done, shown = run.n_batches, 0.0
@@ -216,7 +231,7 @@ def _steps(network, source, callbacks, interrupts, bar):
                 callback.on_step(network)
 
 
-def once(network, source, batch_size):
+def once(network: Network, source: Source, batch_size: int) -> None:
     """One pass over the rows in their order, at the head of the optimizer's schedule."""
     with Interrupts() as interrupts:
         for x, y, weight in _streams.batches(source.blocks(), batch_size):
@@ -224,7 +239,7 @@ def once(network, source, batch_size):
                 network._train_step(x, y, 0.0, weight)
 
 
-def _postfix(entry):
+def _postfix(entry: dict[str, Any]) -> dict[str, str]:
     shown = {"loss": f"{entry['loss']:.3f}", "computed": f"{entry['computed_share']:.1%}"}
     if "val_loss" in entry:
         shown["val_loss"] = f"{entry['val_loss']:.3f}"

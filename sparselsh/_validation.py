@@ -159,7 +159,7 @@ def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = 
     return rows
 
 
-def _lone_row(matrix: Any, n_columns: Any) -> Any:
+def _lone_row(matrix: Any, n_columns: int | None) -> CSR | None:
     """A single sparse query as it should be, or None: the checks of any matrix take longer than its answer."""
     if matrix.format != "csr" or matrix.shape[0] != 1 or matrix.shape[1] != n_columns:
         return None
@@ -171,7 +171,7 @@ def _lone_row(matrix: Any, n_columns: Any) -> Any:
         return None
     # ascending: the first and the last bound all
     if 0 <= ids[0] and ids[-1] < n_columns and (ids[1:] > ids[:-1]).all() and math.isfinite(data.dot(data)):
-        return _csr.CSR(indptr.astype(np.int64), ids, data, n_columns)
+        return _csr.CSR(indptr.astype(np.int64), ids, data, matrix.shape[1])
     return None
 
 
@@ -225,7 +225,7 @@ def vector(values: Any, name: str, length: int) -> Floats:
     return out
 
 
-def sample_weight(values: ArrayLike, n_rows: int) -> Any:
+def sample_weight(values: ArrayLike | None, n_rows: int) -> Floats | None:
     """Weights of the rows, finite and not below zero, as float32; None for none."""
     if values is None:
         return None

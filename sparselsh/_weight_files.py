@@ -1,9 +1,12 @@
 """Weights of MLPs in safetensors and .npz files, found by the names of their layers."""
+from __future__ import annotations
+
 import fnmatch
 import re
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -11,8 +14,16 @@ from . import _files
 from ._architecture import Affine, float32
 from ._bfloat import widen
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
-def read_layers(path, layers, activation, upcast):
+    from numpy.typing import NDArray
+
+    from ._types import Floats, PathLike
+
+
+def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | None, activation: str | None,
+                upcast: bool) -> list[Affine]:
     """Affine layers of a file.
 
     `layers` is None for all, a pattern, or a list of names; NAME stands for NAME.weight and, where it is there,
@@ -33,7 +44,8 @@ def read_layers(path, layers, activation, upcast):
     return out
 
 
-def _chosen(arrays, layers, path):
+def _chosen(arrays: _Zipped | _Safe, layers: str | Sequence[str | tuple[str, str]] | None,
+            path: PathLike) -> Sequence[str | tuple[str, str]]:
     """The layers in order, each a name or a pair (weight, bias)."""
     known = sorted({name[:-len(".weight")] for name in arrays.names
                     if name.endswith(".weight") and len(arrays.shape(name)) == 2}, key=natural)
@@ -46,7 +58,7 @@ def _chosen(arrays, layers, path):
     return [layers] if isinstance(layers, str) else list(layers)
 
 
-def _pair(arrays, layer, path):
+def _pair(arrays: _Zipped | _Safe, layer: str | tuple[str, str], path: PathLike) -> tuple[str, str, str | None]:
     """(name, name of the weight, name of the bias or None)"""
     if not isinstance(layer, str):
         weight, bias = layer
@@ -64,18 +76,18 @@ def _pair(arrays, layer, path):
     return weight.removesuffix(".weight"), weight, bias or None
 
 
-def natural(name):
+def natural(name: str) -> list[int | str]:
     """Sorts fc10 behind fc9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def listed(names, most=12):
+def listed(names: Iterable[str], most: int = 12) -> str:
     """Some names, for a message."""
     names = sorted(names, key=natural)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 
-def _opened(path):
+def _opened(path: PathLike) -> _Zipped | _Safe:
     with open(path, "rb") as file:
         start = file.read(4)
     if start[:2] == b"PK":
@@ -88,11 +100,10 @@ def _opened(path):
 class _Zipped:
     """The arrays of an .npz file."""
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         self.path = path
-        self._shapes = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._handle = open(self.path, "rb")  # numpy.load leaves a damaged file open
         try:
             self._file = np.load(self._handle, allow_pickle=False)
@@ -102,17 +113,17 @@ class _Zipped:
         self.names = list(self._file.files)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._handle.close()
 
-    def _damaged(self, error):
+    def _damaged(self, error: Exception) -> ValueError:
         return ValueError(f"{self.path}: not a readable .npz file ({error}); it may be cut short or hold Python "
                           "objects: save it again with numpy.savez")
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self.get(name).shape
 
-    def get(self, name):
+    def get(self, name: str) -> np.ndarray:
         try:
             return self._file[name]
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -122,11 +133,11 @@ class _Zipped:
 class _Safe:
     """The arrays of a safetensors file; bfloat16, which NumPy lacks, is refused or widened here."""
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         _files.require_safetensors()
         self.path = path
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -138,32 +149,33 @@ class _Safe:
         self.names = list(self._places)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         self._file.__exit__(*error)
 
-    def shape(self, name):
+    def shape(self, name: str) -> tuple[int, ...]:
         return self._places[name][1]
 
-    def get(self, name):
+    def get(self, name: str) -> np.ndarray | BFloat16:
         dtype, shape, start = self._places[name]
         if dtype != "BF16":
             return self._file.get_tensor(name)
         return BFloat16(np.fromfile(self.path, np.uint16, int(np.prod(shape)), offset=start).reshape(shape))
 
 
+class _BFloat16Type:
+    kind = "f"
+
+    def __str__(self) -> str:
+        return "bfloat16"
+
+
 class BFloat16:
     """An array of bfloat16 as `float32` of _architecture takes it."""
 
-    class dtype:
-        kind = "f"
+    dtype = _BFloat16Type()
 
-        def __str__(self):
-            return "bfloat16"
-
-    dtype = dtype()
-
-    def __init__(self, halves):
+    def __init__(self, halves: NDArray[np.uint16]) -> None:
         self.halves = halves
 
-    def astype(self, _):
+    def astype(self, _: object) -> Floats:
         return widen(self.halves)

@@ -18,6 +18,8 @@ from ._html import Shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
     from ._types import PathLike
     from .network import Network
 
@@ -133,7 +135,7 @@ class EarlyStopping(_Monitor):
     def _forget(self) -> None:
         super()._forget()
         self.n_waited = 0
-        self._weights: list[Any] = []
+        self._weights: list[np.ndarray] = []
 
     def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> bool:
         if self._is_best(entry):

@@ -6,13 +6,25 @@ cannot be written and packages that are missing are found before the training, n
 
 NumPy and the compiled core are imported inside the commands: ``sparselsh --help`` answers at once.
 """
+from __future__ import annotations
+
 import json
 import os
 import sys
 import tempfile
 from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
 
 from ._options import SCHEDULE, parser
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from scipy.sparse import csr_array
+
+    from ._types import Floats, Ids
+    from .network import Network
 
 ROWS_A_WRITE = 4096
 
@@ -21,7 +33,7 @@ class UserError(Exception):
     """Something the user can put right; the message is one line that says how."""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
     args = parser().parse_args(argv)
     try:
@@ -43,7 +55,7 @@ def main(argv=None):
     return 0
 
 
-def _drop_stdout():
+def _drop_stdout() -> None:
     """Send what remains in the buffer nowhere: it could not be written, and would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -51,7 +63,7 @@ def _drop_stdout():
 # --- the commands -----------------------------------------------------------------------------------------
 
 
-def train(args):
+def train(args: argparse.Namespace) -> None:
     """Train a network on a file, measure it on another, save it."""
     _check_outputs([args.model, args.json], inputs=[args.train, args.test])
     import sparselsh as sl
@@ -79,7 +91,8 @@ def train(args):
     optimizer = None if args.lr is None else sl.Adam(lr=args.lr, schedule=SCHEDULE)
     wall, cpu = _measure.fit(net, X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size,
                              window=args.window, verbose=not args.quiet)
-    report = {"train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
+    report: dict[str, Any] = {
+        "train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
     if args.model:  # before the test: a trained network is worth more than its score
         try:
             net.save(os.path.realpath(args.model))  # a symbolic link stays one
@@ -92,7 +105,7 @@ def train(args):
     _write_json(args.json, report)
 
 
-def convert(args):
+def convert(args: argparse.Namespace) -> None:
     """Make a CSR file of an XMC text file, or a network to serve of weights."""
     from ._serving_cli import convert_weights, is_weights
 
@@ -116,7 +129,7 @@ def convert(args):
         print(_describe("wrote", file, None))
 
 
-def serve_bench(args):
+def serve_bench(args: argparse.Namespace) -> None:
     """Time a converted network."""
     _check_outputs([args.json], inputs=[args.model, args.queries])
     from ._serving_cli import serve_bench
@@ -124,7 +137,7 @@ def serve_bench(args):
     _write_json(args.json, serve_bench(args))
 
 
-def predict(args):
+def predict(args: argparse.Namespace) -> None:
     """Write the best labels of every row of a file."""
     _check_outputs([args.output], inputs=[args.model, args.test])
     net = _load(args.model, args.threads)
@@ -140,7 +153,7 @@ def predict(args):
             file.writelines(lines)
 
 
-def evaluate(args):
+def evaluate(args: argparse.Namespace) -> None:
     """Measure a saved network on a file."""
     _check_outputs([args.json], inputs=[args.model, args.test, args.train])
     net = _load(args.model, args.threads)
@@ -161,7 +174,7 @@ def evaluate(args):
     _write_json(args.json, report)
 
 
-def demo(args):
+def demo(args: argparse.Namespace) -> None:
     """Train on the source text of Python's own standard library."""
     _check_outputs([args.json], inputs=[])
     from .demo import run_demo
@@ -178,7 +191,7 @@ COMMANDS = {"train": train, "convert": convert, "serve-bench": serve_bench, "pre
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def _read(path, labelled=True):
+def _read(path: str, labelled: bool = True) -> tuple[csr_array, csr_array]:
     """Read a file that must have rows and, where they are to be learnt or compared, labels."""
     from . import csrfile, datasets
 
@@ -191,7 +204,7 @@ def _read(path, labelled=True):
     return X, Y
 
 
-def _read_or_open(path):
+def _read_or_open(path: str) -> tuple[Any, csr_array | None, int]:
     """X, Y and the number of labels of a file; of a CSR file, the file itself, None and the number."""
     from . import csrfile
 
@@ -203,14 +216,15 @@ def _read_or_open(path):
     return file, None, file.n_labels
 
 
-def _check_some(path, shape, n_labels):
+def _check_some(path: str, shape: tuple[int, ...], n_labels: int) -> None:
     if 0 in shape:
         raise UserError(f"{path!r}, line 1: {shape[0]} rows of {shape[1]} features; give some")
     if n_labels == 0:
         raise UserError(f"{path!r}: no row has a label; give a file with labels at the start of its lines")
 
 
-def _read_matching(path, n_features, n_labels, of, labelled=True):
+def _read_matching(path: str, n_features: int, n_labels: int | None, of: str,
+                   labelled: bool = True) -> tuple[csr_array, csr_array]:
     """Read a file whose features and labels must be numbered as those of the file or model `of`.
 
     `n_labels` is None where labels do not matter.
@@ -233,7 +247,7 @@ def _read_matching(path, n_features, n_labels, of, labelled=True):
                     f"write both files with the same numbering of {what}")
 
 
-def _load(path, n_threads):
+def _load(path: str, n_threads: int | None) -> Network:
     import sparselsh as sl
 
     if os.path.isdir(path):
@@ -241,7 +255,7 @@ def _load(path, n_threads):
     return sl.load(path, n_threads=n_threads)
 
 
-def _check_outputs(paths, inputs):
+def _check_outputs(paths: Iterable[str | None], inputs: Iterable[str | None]) -> None:
     """Refuse, before any work, an output that cannot be written or that would replace an input."""
     taken = {os.path.realpath(path): path for path in inputs if path}
     for path in filter(None, paths):
@@ -259,7 +273,7 @@ def _check_outputs(paths, inputs):
 
 
 @contextmanager
-def _writing(path):
+def _writing(path: str) -> Iterator[IO[str]]:
     """Open a text file that appears whole or not at all. A device or a pipe is written as it is."""
     from ._files import replacing
 
@@ -274,12 +288,12 @@ def _writing(path):
         raise _unwritable(path, error) from error
 
 
-def _unwritable(path, error):
+def _unwritable(path: str, error: OSError) -> UserError:
     return UserError(f"{path!r}: cannot be written ({error.strerror or error}); "
                      f"give a file in a folder that exists, is writable and has room")
 
 
-def _write_json(path, report):
+def _write_json(path: str | None, report: dict[str, Any]) -> None:
     if path is None:
         return
     known = {key: value for key, value in report.items() if value is not None}
@@ -290,7 +304,7 @@ def _write_json(path, report):
 # --- text -------------------------------------------------------------------------------------------------
 
 
-def _lines(ids, scores):
+def _lines(ids: Ids, scores: Floats | None) -> Iterator[str]:
     """Yield the text of the predictions, some thousand rows at a time; an id of -1 stands for none."""
     for start in range(0, len(ids), ROWS_A_WRITE):
         rows = ids[start:start + ROWS_A_WRITE].tolist()
@@ -303,7 +317,7 @@ def _lines(ids, scores):
         yield "".join(" ".join(row) + "\n" for row in words)
 
 
-def _describe(name, X, Y):
+def _describe(name: str, X: Any, Y: Any) -> str:
     """Return a line about matrices, or about a CSR file, where Y is None."""
     n = max(X.shape[0], 1)
     n_labels, label_nnz = (X.n_labels, X.label_nnz) if Y is None else (Y.shape[1], Y.nnz)
@@ -311,7 +325,7 @@ def _describe(name, X, Y):
             f"{n_labels:,} labels ({label_nnz / n:.1f} a row)")
 
 
-def _summary(report):
+def _summary(report: dict[str, Any]) -> str:
     """Return the lines of a report for a person; keys that are missing or None leave no line."""
     lines = []
     for name, key in (("P", "p_at_"), ("nDCG", "ndcg_at_"), ("PSP", "psp_at_")):
@@ -327,7 +341,7 @@ def _summary(report):
     return "\n".join(lines)
 
 
-def _one_line(error):
+def _one_line(error: BaseException) -> str:
     """Return the text of an error without line breaks, with the file an OSError is about."""
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{error.filename!r}: no such file; check the path"
@@ -340,5 +354,5 @@ def _one_line(error):
     return " ".join(str(error).split())
 
 
-def _silent(*_):
+def _silent(*_: object) -> None:
     pass

@@ -36,10 +36,7 @@ from ._validation import INT32_MAX
 from .xmctext import FileFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from scipy.sparse import csr_array
 
@@ -204,7 +201,7 @@ class CSRFile:
         return (f"<CSRFile {self.path!r}: {len(self):,} rows, {self.shape[1]:,} features, {self.n_labels:,} labels"
                 f"{', closed' if self._arrays is None else ''}>")
 
-    def _repr_html_(self) -> Any:
+    def _repr_html_(self) -> str:
         rows = [("rows", f"{len(self):,}"), ("features", f"{self.shape[1]:,}"), ("labels", f"{self.n_labels:,}"),
                 ("size", size(os.path.getsize(self.path)) if os.path.exists(self.path) else "no such file any more")]
         return table(f"CSRFile {self.path}{' (closed)' if self._arrays is None else ''}", rows)

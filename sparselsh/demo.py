@@ -16,6 +16,8 @@ d. *Features.* The tokens at the distances -3 .. 3 with their distance, and the 
 e. *Cost.* The dense network takes about 6 * rows * epochs * hidden * classes operations: 3.5e12 for 100,000
    rows, 23,000 classes, 128 hidden neurons and 2 epochs.
 """
+from __future__ import annotations
+
 import keyword
 import os
 import platform
@@ -24,9 +26,17 @@ import sysconfig
 from collections import namedtuple
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ._types import Ids, PathLike
+
+T = TypeVar("T")
 
 HIDDEN = 128
 BATCH_SIZE = 256
@@ -67,7 +77,8 @@ covered : float, the share of the identifiers of the test files that are classes
 """
 
 
-def stdlib_task(seed=0, max_rows=100_000, max_test_rows=TEST_ROWS, root=None):
+def stdlib_task(seed: int = 0, max_rows: int = 100_000, max_test_rows: int = TEST_ROWS,
+                root: PathLike | None = None) -> Task:
     """Build the task from the standard library of the running Python.
 
     Parameters
@@ -130,7 +141,8 @@ def stdlib_task(seed=0, max_rows=100_000, max_test_rows=TEST_ROWS, root=None):
     )
 
 
-def run_demo(rows=100_000, epochs=2, dense=True, seed=0, n_threads=None, verbose=True, say=print):
+def run_demo(rows: int = 100_000, epochs: int = 2, dense: bool = True, seed: int = 0, n_threads: int | None = None,
+             verbose: bool = True, say: Callable[[str], object] = print) -> dict[str, Any]:
     """Train with hashing and without on the same rows, print both, and return the figures as a dict."""
     import sparselsh as sl
 
@@ -144,7 +156,7 @@ def run_demo(rows=100_000, epochs=2, dense=True, seed=0, n_threads=None, verbose
         f"{task.X_train.shape[1]:,} features\n"
         f"({task.covered:.0%} of the identifiers in the test files can be answered; the rest is left out)\n")
 
-    def trained(density, name):
+    def trained(density: float | Literal["auto"], name: str) -> tuple[dict[str, Any], Ids]:
         say(f"Training {name}:")
         net = sl.Network([sl.Linear(task.X_train.shape[1], HIDDEN),
                           sl.LSHLinear(HIDDEN, n_classes, density=density)],
@@ -172,7 +184,7 @@ def run_demo(rows=100_000, epochs=2, dense=True, seed=0, n_threads=None, verbose
     return report
 
 
-def blanked(task, row):
+def blanked(task: Task, row: int) -> tuple[str, str]:
     """Return ``("json/decoder.py:31", line)`` of a test row, the line with ``____`` in place of the name."""
     file, number = task.test_places[row].tolist()
     text = _text(task.files[file])
@@ -184,7 +196,7 @@ def blanked(task, row):
     return f"{place}:{text.count(chr(10), 0, start) + 1}", line.strip()
 
 
-def _guess(task, row, ids):
+def _guess(task: Task, row: int, ids: Ids) -> str:
     place, line = blanked(task, row)
     truth = task.Y_test.indices[task.Y_test.indptr[row]]
     guesses = ", ".join(task.labels[j] for j in ids[:3] if j >= 0) or "none"
@@ -193,7 +205,7 @@ def _guess(task, row, ids):
     return f"  {line[:96]}\n      {task.labels[truth]}: {verdict}; guesses: {guesses}   ({place})"
 
 
-def _table(report):
+def _table(report: dict[str, Any]) -> str:
     """Return the figures as lines of text; a row has one right answer, so "top 5" is 5 times P@5."""
     names = "".join(f"{name:>7}" for name in ("P@1", "P@3", "P@5", "top 5"))
     lines = [f"{'':<14}{names}{'training':>14}{'query':>10}{'computed':>11}"]
@@ -216,7 +228,7 @@ def _table(report):
 # --- from text to tokens ----------------------------------------------------------------------------------
 
 
-def _python_files(root):
+def _python_files(root: PathLike) -> list[Path]:
     """Return the ``.py`` files below `root` in sorted order, without installed packages."""
     found = []
     for folder, folders, names in os.walk(root):
@@ -228,11 +240,11 @@ def _python_files(root):
     return found
 
 
-def _text(file):
+def _text(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace")  # a few test files are in other encodings
 
 
-def _code(matches, group):
+def _code(matches: Iterable[T], group: Callable[[T], str]) -> Iterator[T]:
     """Yield the matches that are code: no comments, and of several line ends in a row the first."""
     line_ended = True
     for match in matches:
@@ -245,7 +257,7 @@ def _code(matches, group):
         line_ended = ends
 
 
-def _read_tokens(files):
+def _read_tokens(files: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Return the text of all files as numbers.
 
     Returns
@@ -275,7 +287,7 @@ def _read_tokens(files):
 # --- from tokens to rows ----------------------------------------------------------------------------------
 
 
-def _thinned(count, max_rows):
+def _thinned(count: np.ndarray, max_rows: int) -> np.ndarray:
     """Return how many rows each class keeps: about s * sqrt(count), 1 at least, `max_rows` in all at most."""
     low, high = 0.0, float(np.sqrt(count.max()))
     for _ in range(40):
@@ -285,7 +297,7 @@ def _thinned(count, max_rows):
     return np.clip(np.floor(low * np.sqrt(count)), 1, count).astype(np.int64)
 
 
-def _sample(rng, places, labels, kept):
+def _sample(rng: np.random.Generator, places: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Draw ``kept[c]`` of the places of each class c; sorted."""
     mixed = rng.permutation(np.flatnonzero(labels >= 0))
     mixed = mixed[np.argsort(labels[mixed], kind="stable")]  # classes together, random within a class
@@ -294,7 +306,7 @@ def _sample(rng, places, labels, kept):
     return np.sort(places[mixed[rank < kept[label]]])
 
 
-def _columns(tokens, places, is_name):
+def _columns(tokens: np.ndarray, places: np.ndarray, is_name: np.ndarray) -> np.ndarray:
     """Return the columns (n, 66) of the entries of each row, or -1; the token at the place is not read."""
     n_words = len(is_name)
     columns = []
@@ -308,7 +320,7 @@ def _columns(tokens, places, is_name):
     return np.column_stack(columns)
 
 
-def _features(columns, used, rarity):
+def _features(columns: np.ndarray, used: np.ndarray, rarity: np.ndarray) -> csr_array:
     """Return the rows over the columns in `used`, scaled by their `rarity`, as float32 of length 1."""
     number = np.full(max(columns.max(), used[-1]) + 2, -1, np.int32)  # the last is what a column of -1 reads
     number[used] = np.arange(len(used))
@@ -324,11 +336,11 @@ def _features(columns, used, rarity):
     return X
 
 
-def _rarity(entries):
+def _rarity(entries: np.ndarray) -> np.ndarray:
     """Return the weight of features by how often they occur: 1 for the most frequent."""
     return 1 + np.log(entries.max() / entries)
 
 
-def _indicator(labels, n_classes):
+def _indicator(labels: np.ndarray, n_classes: int) -> csr_array:
     n = len(labels)
     return csr_array((np.ones(n, np.float32), labels, np.arange(n + 1)), shape=(n, n_classes))

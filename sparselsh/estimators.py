@@ -8,10 +8,13 @@ scikit-learn's MLPClassifier where the thing is the same.
 
 This module alone needs scikit-learn: ``pip install "sparselsh-nn[sklearn]"``.
 """
+from __future__ import annotations
+
 import itertools
 import numbers
 import os
 import warnings
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -37,6 +40,14 @@ except ImportError as error:
     raise ImportError('sparselsh.estimators needs scikit-learn 1.6 or later; type: pip install "sparselsh-nn[sklearn]"'
                       ) from error
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+    from ._types import Floats, Ids, MatrixLike
+    from .callbacks import Callback
+
 __all__ = ["LSHClassifier", "LSHRegressor"]
 
 SCHEDULES = {"constant": None, "linear": "linear", "cosine": "cosine"}
@@ -52,14 +63,14 @@ PARTIAL_RATE = 0.1  # of `learning_rate_init`: partial_fit has no end to lower t
 class _LSHEstimator(BaseEstimator):
     """What both have in common. A subclass encodes targets and reads answers."""
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
 
     # -- training ---------------------------------------------------------------------------------------------
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Train.
 
         Parameters
@@ -79,7 +90,9 @@ class _LSHEstimator(BaseEstimator):
         targets = self._encode(y, reset=not goes_on)
         weight = self._weights(targets, weight)
         rng = check_random_state(self.random_state)
-        validation, callbacks = None, [StopOnInterrupt()]
+        stop = StopOnInterrupt()
+        callbacks: list[Callback] = [stop]
+        validation = None
         if weight is not None:
             X, targets, weight = _with_weight(X, targets, weight)
         if self.early_stopping:
@@ -92,13 +105,13 @@ class _LSHEstimator(BaseEstimator):
         network.fit(X, targets, sample_weight=weight, optimizer=self._optimizer(SCHEDULES[self.learning_rate]),
                     epochs=self._epochs(X.shape[0], batch_size), batch_size=batch_size, validation=validation,
                     shuffle=self.shuffle, callbacks=callbacks, verbose=bool(self.verbose))
-        if callbacks[0].interrupted:
+        if stop.interrupted:
             warnings.warn("Ctrl-C has ended the training; the model is that after the last step", stacklevel=2)
         self._after_training(n_before, validation)
         self._after_fit(X, targets, validation)
         return self
 
-    def _partial_fit(self, X, y, sample_weight, first):
+    def _partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None, first: bool) -> Self:
         X, y = self._validated(X, y, reset=first)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
         targets = self._encode(y, reset=first)
@@ -119,7 +132,7 @@ class _LSHEstimator(BaseEstimator):
         self._after_fit(X, targets, None)
         return self
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         for i, size in enumerate(self._hidden_sizes()):
             check.integer(size, f"hidden_layer_sizes[{i}]")
         check.choice(self.activation, "activation", ("auto", "identity", "relu"))
@@ -134,27 +147,27 @@ class _LSHEstimator(BaseEstimator):
         check.number(self.tol, "tol", minimum=0)
         check.number(self.hidden_density, "hidden_density", above=0, maximum=1)
 
-    def _hidden_sizes(self):
+    def _hidden_sizes(self) -> list[Any]:
         sizes = self.hidden_layer_sizes
         return [sizes] if isinstance(sizes, numbers.Integral) else list(sizes)
 
-    def _batch_size(self, n_rows):
+    def _batch_size(self, n_rows: int) -> int:
         if self.batch_size != "auto":
             return min(self.batch_size, n_rows)
         return min(n_rows, int(np.clip(n_rows // 40, *BATCH)))
 
-    def _epochs(self, n_rows, batch_size):
+    def _epochs(self, n_rows: int, batch_size: int) -> int:
         if self.max_iter != "auto":
             return self.max_iter
         return int(np.clip(-(-STEPS * batch_size // n_rows), *EPOCHS))
 
-    def _optimizer(self, schedule, factor=1.0):
+    def _optimizer(self, schedule: str | None, factor: float = 1.0) -> SGD | Adam:
         lr = self.learning_rate_init * factor if isinstance(self.learning_rate_init, float) else self.learning_rate_init
         if self.solver == "adam":
             return Adam(lr, weight_decay=self.weight_decay, schedule=schedule)
         return SGD(lr, momentum=self.momentum, weight_decay=self.weight_decay, schedule=schedule)
 
-    def _make_network(self, X, rng):
+    def _make_network(self, X: Any, rng: np.random.RandomState) -> Network:
         sizes = [X.shape[1], *self._hidden_sizes()]
         relu = self.activation == "relu" or (self.activation == "auto" and not (sp.issparse(X) and len(sizes) == 2))
         layers = []
@@ -166,7 +179,8 @@ class _LSHEstimator(BaseEstimator):
         n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
         return Network(layers, loss=self._loss(), random_state=int(rng.randint(2**31 - 1)), n_threads=n_threads)
 
-    def _split(self, X, targets, weight, rng):
+    def _split(self, X: Any, targets: Any, weight: np.ndarray | None,
+               rng: np.random.RandomState) -> tuple[Any, Any, np.ndarray | None, tuple[Any, Any]]:
         try:
             stratify = self._strata(targets)
             rows, held_out = train_test_split(np.arange(X.shape[0]), test_size=self.validation_fraction,
@@ -178,23 +192,24 @@ class _LSHEstimator(BaseEstimator):
         weight = None if weight is None else weight[rows]
         return X[rows], targets[rows], weight, (X[held_out], targets[held_out])
 
-    def _after_training(self, n_before, validation=None):
+    def _after_training(self, n_before: int, validation: tuple[Any, Any] | None = None) -> None:
         history = self.network_.history[n_before:]
         self.n_iter_ = max(1, len(history))  # Ctrl-C may have left none
         self.loss_curve_ = [entry["loss"] for entry in history]
         self.loss_ = self.loss_curve_[-1] if history else np.nan
-        self.validation_scores_ = None if validation is None else self._scores(history, validation[1])
-        self.best_validation_score_ = max(self.validation_scores_, default=np.nan) if validation is not None else None
+        scores = None if validation is None else self._scores(history, validation[1])
+        self.validation_scores_ = scores
+        self.best_validation_score_ = None if scores is None else max(scores, default=np.nan)
         self.n_outputs_ = self.network_.n_labels
         self.n_layers_ = len(self.network_.layers) + 1
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def _asked(self, X):
+    def _asked(self, X: MatrixLike) -> Any:
         check_is_fitted(self, "network_")
         return validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
 
-    def _outputs(self, X, what):
+    def _outputs(self, X: Any, what: str) -> Floats:
         n_bytes = 4 * X.shape[0] * self.network_.n_labels
         available = _available_memory()
         if n_bytes > available:
@@ -300,11 +315,17 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
     True
     """
 
-    def __init__(self, hidden_layer_sizes=(128,), activation="auto", *, density="auto", hidden_density=1.0,
-                 lsh_params=None, loss="auto", threshold="auto", solver="adam", learning_rate_init=0.01,
-                 learning_rate="linear", momentum=0.9, weight_decay=0.01, batch_size="auto", max_iter="auto",
-                 shuffle=True, early_stopping=False, validation_fraction=0.1, n_iter_no_change=5, tol=1e-4,
-                 class_weight=None, warm_start=False, random_state=None, n_jobs=None, verbose=False):
+    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
+                 density: float | Literal["auto"] = "auto", hidden_density: float = 1.0,
+                 lsh_params: dict[str, Any] | None = None, loss: str = "auto",
+                 threshold: float | Literal["auto"] = "auto", solver: str = "adam", learning_rate_init: float = 0.01,
+                 learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
+                 batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
+                 shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+                 n_iter_no_change: int = 5, tol: float = 1e-4,
+                 class_weight: dict[Any, float] | Literal["balanced"] | None = None, warm_start: bool = False,
+                 random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
+                 verbose: bool = False) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.density = density
@@ -330,14 +351,15 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
 
     # -- training ---------------------------------------------------------------------------------------------
 
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(self, X: MatrixLike, y: Any, classes: ArrayLike | None = None,
+                    sample_weight: ArrayLike | None = None) -> Self:
         """Train on the rows once, at a constant learning rate: a tenth of `learning_rate_init`.
 
         Parameters
@@ -365,7 +387,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         finally:
             self.__dict__.pop("_given_classes", None)
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         super()._check_parameters()
         check.choice(self.loss, "loss", ("auto", "softmax", "bce"))
         if self.threshold != "auto":
@@ -373,13 +395,13 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
             raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {self.class_weight!r}")
 
-    def _validated(self, X, y, reset):
+    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, reset=reset)
         if not sp.issparse(y) and y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         return X, y
 
-    def _encode(self, y, reset):
+    def _encode(self, y: Any, reset: bool) -> Any:
         """Class ids, or a float32 indicator as csr_array."""
         check_classification_targets(y)
         kind = type_of_target(y, input_name="y")
@@ -415,7 +437,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
                              "warm_start or partial_fit give all classes from the start")
         return ids
 
-    def _weights(self, targets, sample_weight):
+    def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
         if self.class_weight is None:
             return sample_weight
         if self._multilabel:
@@ -430,7 +452,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             weight = factors[targets]
         return weight if sample_weight is None else weight * sample_weight
 
-    def _label_factors(self, indicator):
+    def _label_factors(self, indicator: Any) -> np.ndarray:
         n_labels = indicator.shape[1]
         if self.class_weight == "balanced":
             counts = np.bincount(indicator.indices, minlength=n_labels)
@@ -440,26 +462,26 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             factors[check.integer(label, "class_weight key", minimum=0, maximum=n_labels - 1)] = factor
         return factors
 
-    def _loss(self):
+    def _loss(self) -> str:
         if self.loss != "auto":
             return self.loss
         few = len(self.classes_) <= FEW_NEURONS and self.density in ("auto", 1)
         return "bce" if self._multilabel and few else "softmax"
 
-    def _output_layer(self, n_in):
+    def _output_layer(self, n_in: int) -> Linear:
         return LSHLinear(n_in, len(self.classes_), density=self.density, **(self.lsh_params or {}))
 
-    def _strata(self, targets):
+    def _strata(self, targets: Any) -> Any:
         if self._multilabel:
             return None
         counts = np.bincount(targets)
         n_held_out = len(targets) * self.validation_fraction
         return targets if counts[counts > 0].min() > 1 and np.count_nonzero(counts) <= n_held_out else None
 
-    def _scores(self, history, targets):
+    def _scores(self, history: list[dict[str, Any]], targets: Any) -> list[float]:
         return [entry["p_at_1"] for entry in history]
 
-    def _after_fit(self, X, targets, validation):
+    def _after_fit(self, X: Any, targets: Any, validation: tuple[Any, Any] | None) -> None:
         if not self._multilabel:
             return
         self.threshold_ = 0.5 if self.threshold == "auto" else self.threshold
@@ -470,7 +492,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def predict(self, X):
+    def predict(self, X: MatrixLike) -> Any:
         """The class of each row, (n_samples,), or its labels, an indicator matrix of the kind that `fit` was given.
 
         An indicator may have rows without a label.
@@ -487,23 +509,25 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         found = sp.csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=(X.shape[0], len(self.classes_)))
         return found.toarray() if self._y_type is np.ndarray else self._kind_of_y(found)
 
-    def _kind_of_y(self, indicator):
+    def _kind_of_y(self, indicator: Any) -> Any:
         return indicator if issubclass(self._y_type, sp.sparray) else sp.csr_matrix(indicator)
 
-    def _shares(self, X):
+    def _shares(self, X: Any) -> tuple[Ids, Floats]:
         """The best labels, (n, k), and their probabilities among themselves."""
         ids, scores = self.network_.topk(X, k=min(N_SHARES, len(self.classes_)))
         return ids, _softmax(scores)
 
-    def _positive(self, X):
+    def _positive(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the labels whose probability is above the threshold; a part of the outputs at a time."""
         least = np.log(self.threshold_) - np.log1p(-self.threshold_)
-        parts = [(start, *np.nonzero(self.network_.decision_function(X[start:stop]) > least))
-                 for start, stop in row_chunks(X.shape[0], len(self.classes_))]
-        return (np.concatenate([start + rows for start, rows, _ in parts]),
-                np.concatenate([columns for _, _, columns in parts]))
+        rows, columns = [], []
+        for start, stop in row_chunks(X.shape[0], len(self.classes_)):
+            i, j = np.nonzero(self.network_.decision_function(X[start:stop]) > least)
+            rows.append(start + i)
+            columns.append(j)
+        return np.concatenate(rows), np.concatenate(columns)
 
-    def predict_topk(self, X, k=5, *, exact=False):
+    def predict_topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[np.ndarray, Floats]:
         """The k best classes of each row.
 
         Parameters
@@ -526,7 +550,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         ids, scores = self.network_.topk(X, k, exact=exact)
         return self.classes_[ids], scores
 
-    def decision_function(self, X):
+    def decision_function(self, X: MatrixLike) -> np.ndarray:
         """All outputs before softmax or sigmoid, dense: (n_samples, n_classes), or (n_samples,) for two classes.
 
         Raises
@@ -539,7 +563,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             return z
         return z[:, 1] - z[:, 0] if len(self.classes_) == 2 else z[:, 0]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: MatrixLike) -> np.ndarray:
         """Probabilities, dense: (n_samples, n_classes). Rows add up to one, but for the loss "bce".
 
         Raises
@@ -555,7 +579,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             p /= np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
         return p
 
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: MatrixLike) -> np.ndarray:
         """The logarithm of `predict_proba`."""
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
@@ -594,10 +618,14 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
     True
     """
 
-    def __init__(self, hidden_layer_sizes=(128,), activation="auto", *, hidden_density=1.0, solver="adam",
-                 learning_rate_init=0.01, learning_rate="linear", momentum=0.9, weight_decay=0.01, batch_size="auto",
-                 max_iter="auto", shuffle=True, early_stopping=False, validation_fraction=0.1, n_iter_no_change=5,
-                 tol=1e-4, warm_start=False, random_state=None, n_jobs=None, verbose=False):
+    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
+                 hidden_density: float = 1.0, solver: str = "adam", learning_rate_init: float = 0.01,
+                 learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
+                 batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
+                 shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+                 n_iter_no_change: int = 5, tol: float = 1e-4, warm_start: bool = False,
+                 random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
+                 verbose: bool = False) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.hidden_density = hidden_density
@@ -618,12 +646,12 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
 
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Train on the rows once, at a constant learning rate: a tenth of `learning_rate_init`.
 
         Targets are scaled as in the first call, or in `fit`: let the first rows be many enough to show their range.
@@ -640,14 +668,14 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
         self._check_parameters()
         return self._partial_fit(X, y, sample_weight, not hasattr(self, "network_"))
 
-    def _validated(self, X, y, reset):
+    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, y_numeric=True,
                              reset=reset)
         if sp.issparse(y):
             raise TypeError("y must be dense, got a sparse matrix; convert it with toarray()")
         return X, y
 
-    def _encode(self, y, reset):
+    def _encode(self, y: Any, reset: bool) -> Any:
         """Scaled targets, (n, n_outputs), float32."""
         targets = y[:, None] if y.ndim == 1 else y
         if reset:
@@ -659,32 +687,32 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
             raise ValueError(f"y must have {len(self.y_mean_)} columns as before, got {targets.shape[1]}")
         return ((targets - self.y_mean_) / self.y_scale_).astype(np.float32)
 
-    def _weights(self, targets, sample_weight):
+    def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
         return sample_weight
 
-    def _loss(self):
+    def _loss(self) -> str:
         return "mse"
 
-    def _output_layer(self, n_in):
+    def _output_layer(self, n_in: int) -> Linear:
         return Linear(n_in, len(self.y_mean_))
 
-    def _strata(self, targets):
+    def _strata(self, targets: Any) -> Any:
         return None
 
-    def _scores(self, history, targets):
+    def _scores(self, history: list[dict[str, Any]], targets: Any) -> list[float]:
         variance = targets.var(axis=0, dtype=np.float64).sum()
         return [1 - entry["val_loss"] / variance if variance > 0 else np.nan for entry in history]
 
-    def _after_fit(self, X, targets, validation):
+    def _after_fit(self, X: Any, targets: Any, validation: tuple[Any, Any] | None) -> None:
         pass
 
-    def predict(self, X):
+    def predict(self, X: MatrixLike) -> np.ndarray:
         """The values, (n_samples,) or (n_samples, n_outputs) as in `fit`."""
         values = self._outputs(self._asked(X), "predict") * self.y_scale_ + self.y_mean_
         return values[:, 0] if self._y_ndim == 1 else values
 
 
-def _with_weight(X, targets, weight):
+def _with_weight(X: Any, targets: Any, weight: np.ndarray) -> tuple[Any, Any, np.ndarray]:
     """The rows with a weight above zero, and their weights with a mean of one."""
     rows = np.flatnonzero(weight > 0)
     if not len(rows):
@@ -694,7 +722,7 @@ def _with_weight(X, targets, weight):
     return X, targets, weight / weight.mean()
 
 
-def _softmax(z):
+def _softmax(z: np.ndarray) -> np.ndarray:
     """In place."""
     z -= z.max(axis=1, keepdims=True, initial=-np.inf)
     np.exp(z, out=z)
@@ -702,7 +730,7 @@ def _softmax(z):
     return z
 
 
-def _sigmoid(z):
+def _sigmoid(z: np.ndarray) -> np.ndarray:
     """In place, without overflow."""
     np.multiply(z, 0.5, out=z)
     np.tanh(z, out=z)
@@ -711,7 +739,7 @@ def _sigmoid(z):
     return z
 
 
-def _best_threshold(ids, shares, indicator):
+def _best_threshold(ids: Ids, shares: Floats, indicator: Any) -> float:
     """The threshold with the best micro-averaged F1 on these rows."""
     rows = np.repeat(np.arange(len(ids)), ids.shape[1])
     right = np.asarray(indicator[rows, ids.ravel()]).ravel() > 0
@@ -723,7 +751,7 @@ def _best_threshold(ids, shares, indicator):
     return float((values[best] + below) / 2)
 
 
-def _available_memory():
+def _available_memory() -> float:
     """Bytes that are free or that the system would give up, and infinity where it does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -111,6 +111,7 @@ class LSHIndex:
     _bias: Floats
     _tables: Tables
     _sketches: Sketches
+    _rows: Rows
     _curve: list[dict[str, Any]]
     _times: dict[str, dict[str, float]]
     n_candidates: int
@@ -118,7 +119,7 @@ class LSHIndex:
 
     def __init__(self, family: HashFamily | Literal["auto"] | None = None, *, center: bool = True,
                  scaling: float | Literal["auto"] = "auto", sketch_bits: int | None = None, recall: float = 0.98,
-                 plan: str = "auto", storage: Any = "float32", dynamic: bool = False, random_state: RandomState = None,
+                 plan: str = "auto", storage: str = "float32", dynamic: bool = False, random_state: RandomState = None,
                  n_threads: int | None = None) -> None:
         if family is not None and family != "auto" and (isinstance(family, type) or not hasattr(family, "hash")):
             raise TypeError(f"family must be a hash family such as SimHash(), 'auto' or None, got {family!r}")
@@ -193,7 +194,7 @@ class LSHIndex:
                 self._build_sketches(moment, queries, n_threads)
         return self
 
-    def _first_family(self, queries: Floats, n_threads: int) -> Any:
+    def _first_family(self, queries: Floats | None, n_threads: int) -> HashFamily:
         if self.family != "auto":
             return self.family
         similarity = choice.SIMILARITY
@@ -603,7 +604,7 @@ class LSHIndex:
             candidates = self._sketches.scan(X, n_candidates, n_threads)
         return self._rerank(candidates, X, k, n_threads)
 
-    def _search_few(self, X: Floats, k: int, n_candidates: int) -> Any:
+    def _search_few(self, X: Floats, k: int, n_candidates: int) -> tuple[Ids, Floats] | None:
         rows = self._rows if n_candidates > _n_exact(k) else None
         return self._sketches.search_few(X, self._W, self._bias, rows, _n_exact(k), k, n_candidates)
 
@@ -674,7 +675,7 @@ class LSHIndex:
         return (f"LSHIndex({self.family!r}, center={self.center}, scaling={self.scaling!r}, "
                 f"sketch_bits={self.sketch_bits}{fitted})")
 
-    def _repr_html_(self) -> Any:
+    def _repr_html_(self) -> str:
         if self._W is None:
             return table("LSHIndex, not fitted", [("family", repr(self.family)), ("recall", self.recall)])
         report = self.report()
@@ -769,11 +770,11 @@ class LSHIndex:
             "fingerprint": index_file.fingerprint(self._W, self._bias),
         }
 
-    def share(self, W: Any, bias: Floats) -> None:
+    def share(self, W: Floats, bias: Floats) -> None:
         """Read these arrays from now on, which hold the weights that it has."""
         self._W, self._bias = W, bias
 
-    def take_state(self, W: Any, bias: Any, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Self:
+    def take_state(self, W: Floats, bias: Floats, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Self:
         """What `state` gave, for these weights; ValueError where it does not fit."""
         try:
             self._restore(W, bias, self.family, tensors, config)
@@ -784,7 +785,7 @@ class LSHIndex:
 
     @classmethod
     def load(cls, path: PathLike, W: ArrayLike, bias: ArrayLike | None = None, *,
-             n_threads: int | None = None) -> LSHIndex:
+             n_threads: int | None = None) -> Self:
         """Read an index that :meth:`save` wrote; W and bias are the weights that it was saved over.
 
         Raises
@@ -805,8 +806,8 @@ class LSHIndex:
             raise ValueError(f"{path}: this index cannot be used ({error}); fit and save it again") from error
 
     @classmethod
-    def from_state(cls, W: Any, bias: Any, tensors: dict[str, np.ndarray], config: dict[str, Any],
-                   n_threads: int) -> Any:
+    def from_state(cls, W: Floats, bias: Floats, tensors: dict[str, np.ndarray], config: dict[str, Any],
+                   n_threads: int | None) -> Self:
         """The index of `state`, over trusted weights."""
         if config["fingerprint"] != index_file.fingerprint(W, bias) or len(tensors["gone"]) != len(W):
             raise ValueError("it was saved over other weights than the W and bias given")
@@ -817,7 +818,7 @@ class LSHIndex:
         index._restore(W, bias, family, tensors, config)
         return index
 
-    def _restore(self, W: Any, bias: Any, family: Any, tensors: dict[str, np.ndarray],
+    def _restore(self, W: Floats, bias: Floats, family: Any, tensors: dict[str, np.ndarray],
                  config: dict[str, Any]) -> None:
         n, n_in = W.shape
         self._begin(W, bias)
@@ -847,12 +848,13 @@ class LSHIndex:
         self._curve = [dict(trial) for trial in config["trials"]]
 
 
-def _n_exact(k: int) -> Any:
+def _n_exact(k: int) -> int:
     """How many of the candidates, scored in fewer bits, are scored by the weights themselves."""
     return 4 * k + 12
 
 
-def _best_of(candidates: Any, X: Any, rows: Any, scales: Any, bias: Any, k: Any, n_threads: Any) -> Any:
+def _best_of(candidates: Ids, X: Floats, rows: np.ndarray, scales: Floats | None, bias: Floats, k: int,
+             n_threads: int) -> tuple[Ids, Floats]:
     """Ids and scores (n, k) of the candidates with the largest inner products."""
     ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
     kernels.rerank(candidates, X, rows, scales, bias, ids, scores, n_threads)

@@ -1,6 +1,9 @@
 """InferenceNetwork: a trained network that answers questions and does not learn."""
+from __future__ import annotations
+
 import itertools
 import json
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -15,6 +18,11 @@ from ._threads import resolve
 from ._version import __version__
 from .index import LSHIndex
 from .report import ConversionReport, LayerReport
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ._types import Floats, Ids, MatrixLike, PathLike
 
 __all__ = ["InferenceNetwork"]
 
@@ -35,24 +43,24 @@ class InferenceNetwork:
     n_threads : int or None
     """
 
-    def __init__(self, layers, report, n_threads=None):
+    def __init__(self, layers: list[ServedLayer], report: ConversionReport, n_threads: int | None = None) -> None:
         self.layers = layers
         self.report = report
         self.n_threads = n_threads
 
     @property
-    def n_features(self):
+    def n_features(self) -> int:
         """Number of inputs; of an embedding, the number of ids."""
         return self.layers[0].n_in
 
     @property
-    def n_labels(self):
+    def n_labels(self) -> int:
         """Number of outputs."""
         return self.layers[-1].n_out
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def topk(self, X, k=5, *, exact=False):
+    def topk(self, X: MatrixLike | CSR, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores.
 
         Parameters
@@ -82,16 +90,16 @@ class InferenceNetwork:
             ids[start:stop], scores[start:stop] = self._topk(_part(x, start, stop), k, exact)
         return ids, scores
 
-    def _topk(self, x, k, exact):
+    def _topk(self, x: np.ndarray | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
         n_threads = resolve(self.n_threads)
         h = self.hidden(x, exact=exact)
         return self.layers[-1].topk(h, k, _kind(h), n_threads, exact)
 
-    def predict(self, X, *, exact=False):
+    def predict(self, X: MatrixLike | CSR, *, exact: bool = False) -> Ids:
         """The output with the largest score for each row: ids, (n_samples,), int32."""
         return self.topk(X, 1, exact=exact)[0][:, 0]
 
-    def decision_function(self, X, *, exact=False):
+    def decision_function(self, X: MatrixLike | CSR, *, exact: bool = False) -> Floats:
         """All outputs, (n_samples, n_labels), float32: every output neuron, of the hidden activations as planned.
 
         With `exact` every hidden neuron is computed too, in float32.
@@ -104,17 +112,17 @@ class InferenceNetwork:
             stop = min(start + ROWS, len(out))
             h = self.hidden(_part(x, start, stop), exact=exact)
             kind = _kind(h)
-            out[start:stop] = last.forward(h, kind, n_threads, exact=exact or last.plan[kind] == "lsh")
+            out[start:stop] = last.outputs(h, kind, n_threads, exact or last.plan[kind] == "lsh")
         return out
 
-    def checked(self, X):
+    def checked(self, X: MatrixLike | CSR) -> np.ndarray | CSR:
         """X as the first layer takes it: a float32 array, a CSR, or the ids of an embedding."""
         first = self.layers[0]
         if first.kind == "linear":
             return check.matrix(X, n_columns=first.n_in)
         if first.kind == "embedding_bag" and (isinstance(X, CSR) or sp.issparse(X)):
-            rows = check.matrix(X, n_columns=first.n_in, what="ids")
-            return rows if first.mode == "sum" else _means(rows)
+            weighted = check.matrix(X, n_columns=first.n_in, what="ids")
+            return _means(weighted) if isinstance(weighted, CSR) and first.mode == "mean" else weighted
         ids = np.asarray(X)
         if ids.ndim == 1 and first.width == 1 and first.kind == "embedding":
             ids = ids[:, None]
@@ -133,7 +141,7 @@ class InferenceNetwork:
         rows = CSR(indptr, flat[kept.ravel()], np.ones(indptr[-1], np.float32), first.n_in)
         return rows if first.mode == "sum" else _means(rows)
 
-    def hidden(self, x, upto=-1, *, exact=False):
+    def hidden(self, x: np.ndarray | CSR, upto: int = -1, *, exact: bool = False) -> np.ndarray | CSR:
         """What layer number `upto` takes, for checked input: an array, or a CSR of the activations kept."""
         n_threads = resolve(self.n_threads)
         upto = upto % len(self.layers)
@@ -145,12 +153,12 @@ class InferenceNetwork:
 
     # -- back to others ---------------------------------------------------------------------------------------
 
-    def architecture(self):
+    def architecture(self) -> list[architecture.Affine]:
         """The layers with the weights as they were given, bit by bit."""
         return [architecture.Affine(layer.name, layer.weight, layer.true_bias, layer.activation, layer.kind, layer.mode,
                                     layer.padding, layer.width) for layer in self.layers]
 
-    def to_torch(self):
+    def to_torch(self) -> nn.Sequential:
         """The network as a ``torch.nn.Sequential``, its weights bit by bit those that were converted.
 
         Raises
@@ -164,7 +172,7 @@ class InferenceNetwork:
 
     # -- files ------------------------------------------------------------------------------------------------
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write weights, plans, indexes and report as one safetensors file, whole or not at all.
 
         Parameters
@@ -178,7 +186,8 @@ class InferenceNetwork:
         OSError
             If the file cannot be written.
         """
-        tensors, configs = {}, []
+        tensors: dict[str, np.ndarray] = {}
+        configs = []
         for i, layer in enumerate(self.layers):
             more, config = _layer_state(layer)
             tensors |= {f"layers.{i}.{name}": np.ascontiguousarray(a) for name, a in more.items() if a is not None}
@@ -187,7 +196,7 @@ class InferenceNetwork:
         _files.write(_files.place(path), tensors, {"format": FORMAT, "config": json.dumps(config)})
 
     @classmethod
-    def load(cls, path, *, mmap=False, n_threads=None):
+    def load(cls, path: PathLike, *, mmap: bool = False, n_threads: int | None = None) -> Self:
         """Read a network that :meth:`save` wrote.
 
         Parameters
@@ -232,24 +241,24 @@ class InferenceNetwork:
             raise ValueError(f"{path}: the network in this file is damaged or from another version "
                              f"({type(error).__name__}: {error}); save it again") from error
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [f"{layer.name}: {layer.kind} {layer.n_in} -> {layer.n_out}"
                  + (", relu" if layer.activation else "") + f", {' and '.join(dict.fromkeys(layer.plan.values()))}"
                  for layer in self.layers]
         return "InferenceNetwork(\n  " + "\n  ".join(lines) + ")"
 
 
-def _kind(x):
+def _kind(x: np.ndarray | CSR) -> str:
     return "batch" if x.shape[0] >= BATCH else "single"
 
 
-def _part(x, start, stop):
+def _part(x: np.ndarray | CSR, start: int, stop: int) -> np.ndarray | CSR:
     if start == 0 and stop == x.shape[0]:
         return x
     return x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
 
 
-def _means(rows):
+def _means(rows: CSR) -> CSR:
     """Each row over the number of its entries."""
     counts = np.diff(rows.indptr)
     return rows._replace(data=rows.data / np.repeat(counts, counts).astype(np.float32))
@@ -258,7 +267,7 @@ def _means(rows):
 # -- a layer as arrays and plain values --------------------------------------------------------------------------
 
 
-def _layer_state(layer):
+def _layer_state(layer: ServedLayer) -> tuple[dict[str, Any], dict[str, Any]]:
     tensors = {"weight": layer.values, "bias": layer.bias, "importance": layer.importance, "exponents": layer.exponents}
     config = {name: getattr(layer, name) for name in
               ("name", "kind", "activation", "mode", "padding", "width", "has_bias", "input_major", "plan", "kept",
@@ -271,7 +280,8 @@ def _layer_state(layer):
     return tensors, config
 
 
-def _restored_layer(config, tensors, mapped, n_threads):
+def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapped: bool,
+                    n_threads: int | None) -> ServedLayer:
     """The layer of `_layer_state`, checked: kernels trust it."""
     weight, bias = tensors["weight"], tensors["bias"]
     linear = check.choice(config["kind"], "kind", architecture.KINDS) == "linear"

@@ -93,7 +93,7 @@ class Linear(Shown):
 
     _w: Parameter
     _b: Parameter
-    _slot: np.ndarray
+    _slot: Ids | None
     _buffers: dict[str, Floats]
 
     def __init__(self, n_in: int, n_out: int, *, activation: str | None = None, init_scale: float | None = None,

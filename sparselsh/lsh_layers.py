@@ -92,14 +92,14 @@ class LSHLinear(Linear):
     systems", arXiv 1903.03129.
     """
 
-    chosen_plan: str
+    chosen_plan: str | None
     plan_costs: dict[str, float]
-    _tables: LSHIndex
-    _sets: SetSketches
-    _clock: Clock
-    _tally: Tally
-    _searcher: LSHIndex
-    _changed: np.ndarray
+    _tables: LSHIndex | None
+    _sets: SetSketches | None
+    _clock: Clock | None
+    _tally: Tally | None
+    _searcher: LSHIndex | None
+    _changed: np.ndarray | None
 
     def __init__(self, n_in: int, n_out: int, *, density: float | Literal["auto"] = "auto", active: str | None = None,
                  activation: str | None = None, family: HashFamily | None = None, candidates: int = 5,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from ._streams import Source
     from ._training import Run
     from ._types import Floats, Ids, MatrixLike, PathLike, RandomState
     from .callbacks import Callback
@@ -261,7 +262,7 @@ class Network:
         _training.once(self, source, batch_size)
         return self
 
-    def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Any:
+    def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Source:
         source = _streams.source(X, Y, window, epochs, self._check_rows, sample_weight)
         if isinstance(X, CSRFile):
             self._check_file(X)
@@ -269,7 +270,7 @@ class Network:
             raise ValueError("X must have at least one row, got none")
         return source
 
-    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike]) -> Any:
+    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike] | None) -> tuple[Floats | CSR, CSR] | None:
         if validation is None:
             return None
         try:
@@ -292,7 +293,7 @@ class Network:
             if n != expected:
                 raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
 
-    def _begin(self, source: Any, optimizer: SGD | Adam) -> None:
+    def _begin(self, source: Source, optimizer: SGD | Adam) -> None:
         if not isinstance(optimizer, (SGD, Adam)):
             raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
         self.optimizer = optimizer
@@ -331,7 +332,7 @@ class Network:
         self._n_steps += 1
         return loss, share
 
-    def profile(self, X: MatrixLike, Y: Any, *, batch_size: int = 256, optimizer: SGD | Adam | None = None,
+    def profile(self, X: MatrixLike, Y: MatrixLike, *, batch_size: int = 256, optimizer: SGD | Adam | None = None,
                 steps: int | None = 8, warm_up: int = 2) -> Profile:
         """What training steps on these rows compute, counted and timed layer by layer, on a copy of the network.
 
@@ -371,7 +372,7 @@ class Network:
             net._train_step(x, Y.take(rows), 0.0, tallies=tallies if number >= warm_up else None)
         return Profile(net.layers, tallies, steps, batch_size, tallies[0].seconds["update"])
 
-    def _validate(self, X: Any, Y: MatrixLike) -> Any:
+    def _validate(self, X: Floats | CSR, Y: CSR) -> dict[str, float]:
         """The measures of the history on checked rows."""
         last, values = self.layers[-1], isinstance(self.loss, MeanSquaredError)
         if not values and last.share_computed(1) < 1:
@@ -385,10 +386,10 @@ class Network:
         measures = {"val_loss": total / n}
         return measures if values else {"p_at_1": metrics.precision_at_k(Y.to_scipy(), ids, 1)} | measures
 
-    def _copy_weights(self) -> Any:
+    def _copy_weights(self) -> list[np.ndarray]:
         return [a for layer in self.layers for a in layer.copy_weights()]
 
-    def _take_weights(self, weights: Any) -> None:
+    def _take_weights(self, weights: list[np.ndarray]) -> None:
         if len(weights) != 2 * len(self.layers):
             raise ValueError(f"weights must be {2 * len(self.layers)} arrays, got {len(weights)}")
         for i, layer in enumerate(self.layers):
@@ -430,7 +431,7 @@ class Network:
             ids[start:stop], scores[start:stop] = self.layers[-1].topk(h, k, exact=exact, n_threads=n_threads)
         return ids, scores
 
-    def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Any:
+    def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats | CSR:
         x = X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
         for layer in self.layers[:-1]:
             x, _ = layer.forward(x, Step(n_threads=n_threads))
@@ -501,7 +502,7 @@ class Network:
             tensors[f"layers.{i}.bias"] = layer.bias
             if isinstance(layer, LSHLinear) and len(layer._inputs):
                 tensors[f"layers.{i}.inputs"] = layer._inputs
-        config = {
+        config: dict[str, Any] = {
             "version": __version__,
             "loss": next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind)),
             "layers": [{"type": type(layer).__name__, "input_major": layer._w.flipped} | layer.config()
@@ -537,7 +538,7 @@ class Network:
         """
         return plot_history(self.history, ax)
 
-    def _repr_html_(self) -> Any:
+    def _repr_html_(self) -> str:
         rows = [(type(layer).__name__, f"{layer.n_in:,} → {layer.n_out:,}", layer.activation or "",
                  "" if not isinstance(layer, LSHLinear) else f"{layer.n_active:,} active, one set a {layer.active}",
                  f"{(layer.n_in + 1) * layer.n_out:,}", "" if layer.initialized else "no weights yet")
@@ -614,11 +615,11 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
                          f"({type(error).__name__}: {error}); save it again") from error
 
 
-def _load_layer(layer: Any, i: int, tensors: dict[str, np.ndarray], flipped: bool) -> Linear:
+def _load_layer(layer: Linear, i: int, tensors: dict[str, np.ndarray], flipped: bool) -> Linear:
     weight = tensors[f"layers.{i}.weight"]
     layer.set_weights(weight.T if flipped else weight, tensors[f"layers.{i}.bias"])
     if flipped:
         layer._w.flip()
-    if f"layers.{i}.inputs" in tensors:
+    if isinstance(layer, LSHLinear) and f"layers.{i}.inputs" in tensors:
         layer._inputs = check.dense(tensors[f"layers.{i}.inputs"], "inputs", n_columns=layer.n_in)
     return layer

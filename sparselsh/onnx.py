@@ -1,9 +1,19 @@
 """MLPs in ONNX files: chains of Gemm, or MatMul and Add, with Relu between them."""
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._architecture import Affine, float32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from onnx import NodeProto
+
+    from ._types import Floats, PathLike
 
 __all__ = ["read_onnx"]
 
@@ -11,7 +21,7 @@ PASSED = {"Identity", "Dropout", "Flatten", "Cast"}  # change nothing of a row a
 LAST = {"Softmax", "LogSoftmax", "Sigmoid"}
 
 
-def read_onnx(path, *, upcast=False):
+def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
     """The affine layers of an ONNX model, checked for being one chain.
 
     Parameters
@@ -61,11 +71,11 @@ def read_onnx(path, *, upcast=False):
 class _Chain:
     """Follows the one value that flows from the input to the output."""
 
-    def __init__(self, path, constants, upcast):
+    def __init__(self, path: PathLike, constants: dict[str, np.ndarray], upcast: bool) -> None:
         self.path, self.constants, self.upcast = path, constants, upcast
-        self.out = []
+        self.out: list[Affine] = []
 
-    def layers(self, nodes, value, result):
+    def layers(self, nodes: Iterable[NodeProto], value: str, result: str) -> list[Affine]:
         for node in nodes:  # in the order of their use, as ONNX has them
             label = f"{node.op_type} (node {node.name or node.output[0]!r})"
             if value not in node.input:
@@ -78,7 +88,7 @@ class _Chain:
                              "layers are supported")
         return self.out
 
-    def _other(self, node, value, label):
+    def _other(self, node: NodeProto, value: str, label: str) -> None:
         if node.op_type in PASSED:
             return
         if node.op_type in LAST:
@@ -86,17 +96,17 @@ class _Chain:
                              "the scores")
         raise ValueError(f"{self.path}: {label} is not supported; networks of Gemm, MatMul, Add and Relu are")
 
-    def _constant(self, node, value, label):
+    def _constant(self, node: NodeProto, value: str, label: str) -> Floats:
         names = [name for name in node.input if name != value]
         if len(names) != 1 or names[0] not in self.constants:
             raise ValueError(f"{self.path}: {label} must have one constant beside its input; only chains of layers are "
                              "supported")
         return self._float32(names[0])
 
-    def _float32(self, name):
+    def _float32(self, name: str) -> Floats:
         return float32(self.constants[name], f"{self.path}: {name}", self.upcast)
 
-    def _gemm(self, node, value, label):
+    def _gemm(self, node: NodeProto, value: str, label: str) -> None:
         options = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
         if options.get("transA", 0) or options.get("alpha", 1.0) != 1.0 or options.get("beta", 1.0) != 1.0:
             raise ValueError(f"{self.path}: {label} has transA, alpha or beta, which are not supported; export it "
@@ -108,26 +118,26 @@ class _Chain:
         bias = self._float32(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
         self._add_layer(node, W if options.get("transB", 0) else W.T, bias)
 
-    def _matmul(self, node, value, label):
+    def _matmul(self, node: NodeProto, value: str, label: str) -> None:
         if node.input[0] != value:
             raise ValueError(f"{self.path}: {label} must have its input on the left; only chains of layers are "
                              "supported")
         self._add_layer(node, self._constant(node, value, label).T, None)
 
-    def _add_layer(self, node, W, bias):
+    def _add_layer(self, node: NodeProto, W: Floats, bias: Floats | None) -> None:
         name = node.name or node.output[0]
         if W.ndim != 2:
             raise ValueError(f"{self.path}: the weights of {name!r} must be a matrix, got shape {W.shape}")
         self.out.append(Affine(name, np.ascontiguousarray(W), bias))
 
-    def _add(self, node, value, label):
+    def _add(self, node: NodeProto, value: str, label: str) -> None:
         bias = self._constant(node, value, label).ravel()
         last = self.out[-1] if self.out else None
         if last is None or last.bias is not None or last.activation or len(bias) != len(last.weight):
             raise ValueError(f"{self.path}: {label} must add a bias to the MatMul before it")
         self.out[-1] = last._replace(bias=bias)
 
-    def _relu(self, node, value, label):
+    def _relu(self, node: NodeProto, value: str, label: str) -> None:
         if not self.out or self.out[-1].activation:
             raise ValueError(f"{self.path}: {label} must follow a Gemm or MatMul")
         self.out[-1] = self.out[-1]._replace(activation="relu")

@@ -59,7 +59,7 @@ class _Optimizer(Shown):
         rule = self._rule(lr, schedules.momentum(self.schedule, progress))
         if self.clip_norm is not None:
             pairs = list(pairs)
-            self._clip([gradient for _, gradient in pairs], n_threads)
+            self._clip([gradient for _, gradient in pairs], self.clip_norm, n_threads)
         for parameter, gradient in pairs:
             m, v = self._states_of(parameter)
             gradient.apply(rule, parameter.value, m, v, n_threads)
@@ -70,13 +70,13 @@ class _Optimizer(Shown):
         twin.n_steps, twin._state = 0, {}
         return twin
 
-    def _clip(self, gradients: list[Gradient], n_threads: int) -> None:
+    def _clip(self, gradients: list[Gradient], limit: float, n_threads: int) -> None:
         # Rows' gradients are summed where they are applied and exist nowhere else: one pass sums them for the norm
         # alone, and scaling d_out, one factor of each, scales them all.
-        self.grad_norm = float(sum(gradient.squared_norm(n_threads) for gradient in gradients)) ** 0.5
-        if self.grad_norm > self.clip_norm:
+        self.grad_norm = norm = float(sum(gradient.squared_norm(n_threads) for gradient in gradients)) ** 0.5
+        if norm > limit:
             for gradient in gradients:
-                gradient.scale(self.clip_norm / self.grad_norm)
+                gradient.scale(limit / norm)
 
     def _storage(self) -> str:
         """The end of a repr: what is not the default."""

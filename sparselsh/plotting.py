@@ -54,7 +54,7 @@ def plot_history(history: Sequence[dict[str, Any]], ax: Any = None) -> Any:
     return ax
 
 
-def _line(ax: Any, history: Sequence[dict[str, Any]], key: Any) -> Any:
+def _line(ax: Any, history: Sequence[dict[str, Any]], key: str) -> Any:
     points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
     return ax.plot(*zip(*points, strict=True), color=COLOURS[key], marker=MARKS[key], label=NAMES[key])[0]
 

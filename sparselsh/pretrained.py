@@ -1,15 +1,28 @@
 """Trained dense networks, converted to be served faster: from PyTorch, ONNX and files of weights."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from . import _validation as check
 from ._conversion import convert
 from ._storage import STORAGES
 from ._weight_files import read_layers
 from .onnx import read_onnx
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from ._types import PathLike, RandomState
+    from .inference import InferenceNetwork
+
 __all__ = ["from_file", "from_onnx", "from_torch"]
 
 
-def from_torch(module, calibration=None, *, recall=0.99, error=0.02, k=5, storage="float32", upcast=False,
-               random_state=None, n_threads=None):
+def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.99, error: float = 0.02, k: int = 5,
+               storage: str = "float32", upcast: bool = False, random_state: RandomState = None,
+               n_threads: int | None = None) -> InferenceNetwork:
     """Convert an MLP of PyTorch.
 
     Parameters
@@ -60,8 +73,9 @@ def from_torch(module, calibration=None, *, recall=0.99, error=0.02, k=5, storag
     return convert(read_module(module, upcast=bool(upcast)), to_numpy(calibration, "calibration"), **options)
 
 
-def from_onnx(path, calibration=None, *, recall=0.99, error=0.02, k=5, storage="float32", upcast=False,
-              random_state=None, n_threads=None):
+def from_onnx(path: PathLike, calibration: Any = None, *, recall: float = 0.99, error: float = 0.02, k: int = 5,
+              storage: str = "float32", upcast: bool = False, random_state: RandomState = None,
+              n_threads: int | None = None) -> InferenceNetwork:
     """Convert an MLP in an ONNX file: a chain of Gemm, or MatMul and Add, with Relu between.
 
     Parameters
@@ -85,8 +99,10 @@ def from_onnx(path, calibration=None, *, recall=0.99, error=0.02, k=5, storage="
     return convert(read_onnx(path, upcast=bool(upcast)), calibration, **options)
 
 
-def from_file(path, calibration=None, *, layers=None, activation="relu", recall=0.99, error=0.02, k=5,
-              storage="float32", upcast=False, random_state=None, n_threads=None):
+def from_file(path: PathLike, calibration: Any = None, *, layers: str | Sequence[str | tuple[str, str]] | None = None,
+              activation: str | None = "relu", recall: float = 0.99, error: float = 0.02, k: int = 5,
+              storage: str = "float32", upcast: bool = False, random_state: RandomState = None,
+              n_threads: int | None = None) -> InferenceNetwork:
     """Convert an MLP whose weights stand in a safetensors or .npz file.
 
     Parameters
@@ -119,7 +135,8 @@ def from_file(path, calibration=None, *, layers=None, activation="relu", recall=
     return convert(read_layers(path, layers, activation, bool(upcast)), calibration, **options)
 
 
-def _options(recall, error, k, storage, random_state, n_threads):
+def _options(recall: float, error: float, k: int, storage: str, random_state: RandomState,
+             n_threads: int | None) -> dict[str, Any]:
     check.generator(random_state)
     return {"recall": check.number(recall, "recall", above=0, below=1),
             "error": check.number(error, "error", minimum=0, below=1), "k": check.integer(k, "k"),

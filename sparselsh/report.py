@@ -1,5 +1,11 @@
 """ConversionReport: what became of each layer of a converted network, and why."""
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["ConversionReport"]
 
@@ -33,14 +39,14 @@ class LayerReport:
     """
 
     name: str
-    shape: tuple
-    plan: dict
+    shape: tuple[int, int]
+    plan: dict[str, str]
     reason: str
     density: float = 1.0
     recall: float | None = None
     output_error: float | None = None
-    microseconds_dense: dict = field(default_factory=dict)
-    microseconds: dict = field(default_factory=dict)
+    microseconds_dense: dict[int, float] = field(default_factory=dict)
+    microseconds: dict[int, float] = field(default_factory=dict)
     bytes_dense: int = 0
     bytes: int = 0
 
@@ -64,15 +70,15 @@ class ConversionReport:
     storage : str
     """
 
-    layers: list
+    layers: list[LayerReport]
     output_error: float | None = None
     agreement: float | None = None
     n_rows: int = 0
-    microseconds_dense: dict = field(default_factory=dict)
-    microseconds: dict = field(default_factory=dict)
+    microseconds_dense: dict[int, float] = field(default_factory=dict)
+    microseconds: dict[int, float] = field(default_factory=dict)
     storage: str = "float32"
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The report as plain values, such as JSON takes.
 
         Returns
@@ -81,9 +87,9 @@ class ConversionReport:
         """
         return asdict(self)
 
-    def __str__(self):
-        rows = [("layer", "shape", "plan 1; 256", "density", "recall", "error", "us 1", "dense", "us 256", "dense",
-                 "MB", "dense")]
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("layer", "shape", "plan 1; 256", "density", "recall", "error", "us 1", "dense",
+                                        "us 256", "dense", "MB", "dense")]
         for layer in self.layers:
             plans = list(layer.plan.values())
             rows.append((layer.name, " x ".join(map(str, layer.shape)),
@@ -106,12 +112,12 @@ class ConversionReport:
     __repr__ = __str__
 
     @staticmethod
-    def _times(part):
+    def _times(part: LayerReport | ConversionReport) -> Iterator[str]:
         for n in BATCHES:
             yield _microseconds(part.microseconds.get(n))
             yield _microseconds(part.microseconds_dense.get(n))
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Any:
         """Draw the microseconds a question of each layer, dense and as planned, as bars.
 
         Parameters
@@ -147,9 +153,9 @@ class ConversionReport:
         return ax
 
 
-def _share(value):
+def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 
-def _microseconds(value):
+def _microseconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"

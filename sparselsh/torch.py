@@ -2,8 +2,11 @@
 
 ``import sparselsh.torch`` needs torch only when a function is called; it is not part of ``import sparselsh``.
 """
+from __future__ import annotations
+
 import fnmatch
 import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +19,16 @@ from ._threads import resolve
 from .index import LSHIndex
 from .report import BATCHES, ConversionReport, LayerReport
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import ModuleType
+
+    from torch import Tensor, fx, nn
+
+    from ._types import Floats, RandomState
+    from .inference import InferenceNetwork
+    from .network import Network
+
 __all__ = ["accelerate", "restore", "to_torch"]
 
 ROWS = 2048  # inputs of a layer that are kept of a calibration
@@ -23,7 +36,7 @@ GAIN = 1.1  # how much faster than the dense layer an index must be
 BATCH = 32  # from so many rows on, the plan for batches holds
 
 
-def require_torch():
+def require_torch() -> ModuleType:
     """The package, or an error that says how to get it."""
     try:
         import torch
@@ -33,7 +46,7 @@ def require_torch():
     return torch
 
 
-def to_numpy(array, name):
+def to_numpy(array: Any, name: str) -> Any:
     """A tensor as an array; whatever else as it is."""
     if type(array).__module__.partition(".")[0] != "torch":
         return array
@@ -47,7 +60,7 @@ def to_numpy(array, name):
 # -- modules as layers and back ----------------------------------------------------------------------------------
 
 
-def read_module(module, upcast=False):
+def read_module(module: nn.Module, upcast: bool = False) -> list[Affine]:
     """The affine layers of a module, in order; what it is made of is traced, not guessed."""
     torch = require_torch()
     if not isinstance(module, torch.nn.Module):
@@ -64,15 +77,15 @@ def read_module(module, upcast=False):
 class _Chain:
     """Follows the one value that flows through a traced graph."""
 
-    def __init__(self, torch, modules, upcast):
+    def __init__(self, torch: ModuleType, modules: dict[str, nn.Module], upcast: bool) -> None:
         self.torch, self.modules, self.upcast = torch, modules, upcast
         nn = torch.nn
         self.passed = (nn.Dropout, nn.Identity, nn.Flatten, nn.AlphaDropout)
         self.relus = {torch.relu, nn.functional.relu, "relu", "relu_"}
         self.passed_functions = {torch.flatten, nn.functional.dropout, "flatten", "contiguous"}
-        self.out = []
+        self.out: list[Affine] = []
 
-    def layers(self, nodes):
+    def layers(self, nodes: Iterable[fx.Node]) -> list[Affine]:
         value = None  # the node whose value is that of the chain so far
         for node in nodes:
             if node.op == "placeholder" or node.op == "get_attr":
@@ -91,17 +104,17 @@ class _Chain:
         return self.out
 
     @staticmethod
-    def _name(node):
+    def _name(node: fx.Node) -> str:
         return str(node.target).removeprefix("0.") if node.op == "call_module" else node.name
 
-    def _label(self, node):
+    def _label(self, node: fx.Node) -> str:
         if node.op == "call_module":
             name = self._name(node)
             kind = type(self.modules[node.target]).__name__
             return kind if name == "0" and len(self.modules) == 2 else f"{kind} (node {name!r})"
         return f"{getattr(node.target, '__name__', node.target)} (node {node.name!r})"
 
-    def _take(self, node, label):
+    def _take(self, node: fx.Node, label: str) -> None:
         nn = self.torch.nn
         if node.op != "call_module":
             if node.target in self.relus:
@@ -122,12 +135,12 @@ class _Chain:
             raise ValueError(f"{label} is not supported; networks of Linear, Embedding, EmbeddingBag, ReLU and Dropout "
                              "are")
 
-    def _relu(self, label):
+    def _relu(self, label: str) -> None:
         if not self.out:
             raise ValueError(f"{label} stands before the first layer; leave it out and apply it to the input")
         self.out[-1] = self.out[-1]._replace(activation="relu")  # twice is as good as once
 
-    def _table(self, module, name, label):
+    def _table(self, module: nn.Module, name: str, label: str) -> None:
         if module.max_norm is not None:
             raise ValueError(f"{label} has max_norm, which is not supported; renormalize its weight and set it to None")
         bag = type(module) is self.torch.nn.EmbeddingBag
@@ -137,7 +150,7 @@ class _Chain:
                                "embedding_bag" if bag else "embedding", module.mode if bag else "sum",
                                module.padding_idx if bag else None))
 
-    def _array(self, parameter, name):
+    def _array(self, parameter: nn.Parameter, name: str) -> Floats:
         tensor = parameter.detach().cpu()
         if tensor.dtype != self.torch.float32:
             if not (self.upcast and tensor.is_floating_point()):
@@ -147,7 +160,7 @@ class _Chain:
         return tensor.contiguous().numpy()
 
 
-def to_torch(network):
+def to_torch(network: InferenceNetwork | Network) -> nn.Sequential:
     """A network as a ``torch.nn.Sequential`` with the same weights, bit by bit.
 
     Parameters
@@ -176,7 +189,7 @@ def to_torch(network):
     return out.eval()
 
 
-def _modules(torch, layer):
+def _modules(torch: ModuleType, layer: Affine) -> list[nn.Module]:
     nn, skip_init = torch.nn, torch.nn.utils.skip_init
     n, d = layer.weight.shape
     if layer.kind == "linear":
@@ -197,8 +210,9 @@ def _modules(torch, layer):
 # -- layers inside any model -------------------------------------------------------------------------------------
 
 
-def accelerate(model, names, calibration, *, recall=0.99, k=5, n_logits=None, fill=float("-inf"), storage="float32",
-               random_state=None, n_threads=None):
+def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *, recall: float = 0.99, k: int = 5,
+               n_logits: int | None = None, fill: float = float("-inf"), storage: str = "float32",
+               random_state: RandomState = None, n_threads: int | None = None) -> ConversionReport:
     """Let an index serve wide ``nn.Linear`` layers of a model, in place, where that is faster.
 
     The layers become :class:`AcceleratedLinear`: their forward computes the logits of the neurons that an index finds
@@ -268,7 +282,7 @@ def accelerate(model, names, calibration, *, recall=0.99, k=5, n_logits=None, fi
     return ConversionReport(reports, storage=storage)
 
 
-def restore(model):
+def restore(model: nn.Module) -> nn.Module:
     """Put plain ``nn.Linear`` layers, with the same parameters, back into a model that :func:`accelerate` changed.
 
     Parameters
@@ -286,7 +300,7 @@ def restore(model):
     return model
 
 
-def _layer_names(torch, model, names):
+def _layer_names(torch: ModuleType, model: nn.Module, names: str | Sequence[str]) -> list[str]:
     known = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
     chosen = []
     for name in [names] if isinstance(names, str) else list(names):
@@ -299,7 +313,7 @@ def _layer_names(torch, model, names):
     return chosen
 
 
-def _linear(torch, model, name):
+def _linear(torch: ModuleType, model: nn.Module, name: str) -> nn.Linear:
     modules = dict(model.named_modules())
     linears = ", ".join(n for n, m in modules.items() if type(m) is torch.nn.Linear) or "none"
     if name not in modules or name == "":
@@ -309,7 +323,7 @@ def _linear(torch, model, name):
     return modules[name]
 
 
-def _weights(torch, linear, name):
+def _weights(torch: ModuleType, linear: nn.Linear, name: str) -> tuple[Floats, Floats]:
     """Weight and bias as arrays that share the memory of the parameters."""
     for what, tensor in (("weight", linear.weight), ("bias", linear.bias)):
         if tensor is not None and (tensor.dtype != torch.float32 or tensor.device.type != "cpu"):
@@ -320,12 +334,12 @@ def _weights(torch, linear, name):
     return W, check.vector(bias, f"{name}.bias", len(W))
 
 
-def _inputs(torch, model, layers, calibration):
+def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear], calibration: Any) -> dict[str, Floats]:
     """Up to ROWS inputs of each layer, while the model answers the calibration."""
-    kept = {name: [] for name in layers}
+    kept: dict[str, list[Floats]] = {name: [] for name in layers}
 
-    def keep(name):
-        def hook(_, args):
+    def keep(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(_: nn.Module, args: Any) -> None:
             if sum(map(len, kept[name])) < ROWS:
                 rows = args[0].detach().reshape(-1, args[0].shape[-1])
                 kept[name].append(np.array(rows.float().numpy()))
@@ -353,7 +367,9 @@ def _inputs(torch, model, layers, calibration):
     return {name: check.dense(np.concatenate(parts)[:ROWS], f"the inputs of {name}") for name, parts in kept.items()}
 
 
-def _accelerated(torch, name, linear, W, b, inputs, recall, k, n_logits, fill, storage, random_state, n_threads):
+def _accelerated(torch: ModuleType, name: str, linear: nn.Linear, W: Floats, b: Floats, inputs: Floats, recall: float,
+                 k: int, n_logits: int | None, fill: float, storage: str, random_state: RandomState,
+                 n_threads: int) -> tuple[nn.Module | None, LayerReport]:
     """The module that takes the place of a layer, or None, and the report of the choice."""
     settings, held = np.ascontiguousarray(inputs[::2]), np.ascontiguousarray(inputs[1::2])
     index = LSHIndex(None, recall=recall, plan="sketches", storage=storage, random_state=random_state,
@@ -386,7 +402,7 @@ def _accelerated(torch, name, linear, W, b, inputs, recall, k, n_logits, fill, s
     return module, report
 
 
-def _seconds(call, parts):
+def _seconds(call: Callable[[Tensor], object], parts: list[Tensor]) -> float:
     call(parts[0])
     times = []
     for _ in range(5):
@@ -397,21 +413,23 @@ def _seconds(call, parts):
     return min(times)
 
 
-def _swap(model, name, module):
+def _swap(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
 
 
-def accelerated_linear(torch):
+def accelerated_linear(torch: ModuleType) -> type[nn.Module]:
     """The class, made when torch is there."""
     global AcceleratedLinear
     if AcceleratedLinear is not None:
         return AcceleratedLinear
 
-    class _AcceleratedLinear(torch.nn.Module):
+    module: Any = torch.nn.Module
+
+    class _AcceleratedLinear(module):
         """An ``nn.Linear`` whose largest outputs an index finds; see :func:`accelerate`."""
 
-        def __init__(self, linear, index, n_logits, fill):
+        def __init__(self, linear: nn.Linear, index: LSHIndex, n_logits: int, fill: float) -> None:
             super().__init__()
             self.in_features, self.out_features = linear.in_features, linear.out_features
             self.weight, self.bias = linear.weight, linear.bias
@@ -419,28 +437,28 @@ def accelerated_linear(torch):
             self.plan = {"single": "lsh", "batch": "lsh"}
             self.train(linear.training)
 
-        def extra_repr(self):
+        def extra_repr(self) -> str:
             return (f"in_features={self.in_features}, out_features={self.out_features}, n_logits={self.n_logits}, "
                     f"fill={self.fill}")
 
-        def plain_linear(self):
+        def plain_linear(self) -> nn.Linear:
             """The layer as it was."""
             linear = torch.nn.utils.skip_init(torch.nn.Linear, self.in_features, self.out_features,
                                               bias=self.bias is not None)
             linear.weight, linear.bias = self.weight, self.bias
             return linear.train(self.training)
 
-        def _finds(self, rows):
+        def _finds(self, rows: Tensor) -> bool:
             return self.plan["batch" if len(rows) >= BATCH else "single"] == "lsh"
 
-        def _rows(self, x):
+        def _rows(self, x: Tensor) -> Tensor:
             if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-1] != self.in_features:
                 raise ValueError(f"the input must be float32 on the CPU with {self.in_features} columns, got {x.dtype} "
                                  f"{tuple(x.shape)} on {x.device}")
             return x.detach().reshape(-1, self.in_features).contiguous()
 
         @torch.no_grad()
-        def forward(self, x):
+        def forward(self, x: Tensor) -> Tensor:
             """Logits (..., out_features): of the neurons found, `fill` for all others."""
             rows = self._rows(x)
             if not self._finds(rows):
@@ -454,7 +472,7 @@ def accelerated_linear(torch):
             return out.reshape(*x.shape[:-1], self.out_features)
 
         @torch.no_grad()
-        def topk(self, x, k=5):
+        def topk(self, x: Tensor, k: int = 5) -> Any:
             """The k largest logits and their ids, (..., k) each, best first, as ``torch.topk`` gives them."""
             rows = self._rows(x)
             if not self._finds(rows):
@@ -469,4 +487,4 @@ def accelerated_linear(torch):
     return AcceleratedLinear
 
 
-AcceleratedLinear = None
+AcceleratedLinear: Any = None

@@ -91,7 +91,7 @@ class Transform:
         return matmul(X, self.query_map_[:-1], n_threads, bias=self.query_map_[-1])
 
 
-def mean_row(W: Floats) -> Any:
+def mean_row(W: np.ndarray) -> Any:
     """The mean of the rows; blocks of them, so that float32 sums stay exact enough and no large copy is made."""
     blocks = [as_float32(W[start:start + BLOCK]).sum(axis=0, dtype=np.float64 if len(W) < BLOCK else np.float32)
               for start in range(0, len(W), BLOCK)]

@@ -200,6 +200,16 @@ def test_a_bag_takes_the_weights_of_a_sparse_matrix(rng):
     np.testing.assert_allclose(alone, X @ E @ W.T, rtol=1e-4, atol=1e-4)
 
 
+def test_a_wide_first_layer_is_planned_by_sparse_rows_too(rng, monkeypatch):
+    forced(monkeypatch, "rows")
+    layers = mlp(rng, 4096, 64, 10)
+    assert layers[0].weight.size >= _conversion.LEAST_WEIGHTS, "the layer is wide enough to have a plan"
+    X = sp.random_array((40, 4096), density=0.01, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    net = _conversion.convert(layers, X, n_threads=1)
+    assert net.layers[0].plan["single"] == "rows" and "1% of its inputs are not zero" in net.report.layers[0].reason
+    np.testing.assert_allclose(net.decision_function(X, exact=True), outputs(layers, X.toarray()), rtol=1e-4, atol=1e-4)
+
+
 def test_an_embedding_puts_its_rows_side_by_side(rng):
     layers, E, W = table(rng, "embedding", n_ids=3)
     net = _conversion.convert(layers, None)
