@@ -99,6 +99,10 @@ plt.show()
 # %%
 # **Read it so:** keep ``candidates`` times the batch size well below the size of the set, ``density`` times the
 # neurons. The default, five in a batch of 256, is made for sets of some 4,000.
+#
+# The task and the density were chosen so that candidates help, and help a little; with others they cost. At a density
+# of 5 % the same task gave 36.6 % by random neurons alone and 33.6 % with five candidates; a task of classes without
+# families 54.7 and 49.1 % (one seed each). Try ``candidates=0`` on your data.
 
 # %%
 # K and L in closed form
