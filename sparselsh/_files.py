@@ -81,8 +81,12 @@ def read(path: PathLike, kind: str,
             if metadata.get("format") != kind:
                 raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one first")
             places = places_of(path) if mapped is not None else {}
-            return {name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
-                    else file.get_tensor(name) for name in file.keys()}, metadata
+            tensors = {name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
+                       else file.get_tensor(name) for name in file.keys()}
+        for name, array in tensors.items():
+            if array.dtype.kind not in "fiub":  # of ml_dtypes, where that is installed
+                raise TypeError(f"{name} is {array.dtype}")
+        return tensors, metadata
     except (AttributeError, TypeError) as error:  # of NumPy, which lacks some of the format's types
         raise ValueError(f"{path}: a safetensors file with a type of numbers that no {kind} has ({error}); "
                          "save it again") from error
