@@ -8,13 +8,16 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from tqdm import tqdm
 
 from . import _checkpoint, _files, _streams, _training, metrics
 from . import _validation as check
 from ._bfloat import as_float32
+from ._core import _select
 from ._csr import CSR
 from ._html import table
 from ._linalg import row_chunks
+from ._scipy import sp
 from ._threads import Lock, one_at_a_time, resolve
 from ._version import __version__
 from .callbacks import checked as checked_callbacks
@@ -25,6 +28,7 @@ from .lsh_layers import LSHLinear
 from .optim import SGD, Adam
 from .plotting import plot_history
 from .profiling import Profile, Tally
+from .refinement import Refinement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +68,8 @@ class Network:
         validation data, p_at_1 (not for the loss "mse") and val_loss (where an answer computes every output anyway).
     computed_share : float
         Share of the output neurons that the last `fit` or `topk` computed.
+    refinement : Refinement or None
+        What `refine` added; None takes it away.
 
     Notes
     -----
@@ -110,6 +116,7 @@ class Network:
         self.optimizer: SGD | Adam | None = None
         self.history: list[dict[str, Any]] = []
         self.computed_share = 1.0
+        self.refinement: Refinement | None = None
 
     def _choose_active(self, layer: LSHLinear, i: int) -> None:
         hidden = i < len(self.layers) - 1
@@ -189,6 +196,7 @@ class Network:
         validation = self._check_validation(validation)
         callbacks = checked_callbacks(callbacks)
         self._begin(source, optimizer if optimizer is not None else Adam(1e-2, schedule="linear"))
+        self.refinement = None
         self._run = _training.Run(epochs, batch_size, bool(shuffle), window)
         _training.train(self, source, validation, callbacks, verbose)
         return self
@@ -260,6 +268,72 @@ class Network:
         self._begin(source, self.optimizer if self.optimizer is not None else Adam(1e-3))
         self._run = None
         _training.once(self, source, batch_size)
+        return self
+
+    @one_at_a_time
+    def refine(self, X: MatrixLike, Y: MatrixLike, *, sample_weight: ArrayLike | None = None, n_negatives: int = 50,
+               C: float = 1.0, threshold: float = 0.1, scale: float = 8.0, n_candidates: int = 30,
+               verbose: bool = True) -> Self:
+        """Add to a trained network a linear classifier of its inputs for each label (see :class:`Refinement`).
+
+        Worth it for sparse inputs, such as words, and many labels: a hidden layer lets few of the features through
+        that matter for a few labels. Each classifier learns from the rows of its label and from those that the network
+        takes for it, which is quick: some passes over a few rows each. Further training leaves it as it is, and `fit`
+        drops it.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+            Rows of the training; rows of length 1 suit the default of C.
+        Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
+        sample_weight : array of shape (n_samples,) or None
+            Factors of C.
+        n_negatives : int
+            Each row is a negative example for this many of the outputs that the network ranks first, less its labels.
+        C : float
+            Weight of the errors against that of the norms.
+        threshold : float
+            Weights below it are dropped afterwards: most of them, which takes memory and time away and little else.
+        scale : float
+            What the classifiers count beside the layers' outputs.
+        n_candidates : int
+            `topk` ranks at least this many of the network's best outputs anew.
+        verbose : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Network
+            Itself; `refinement` has the classifiers.
+
+        Raises
+        ------
+        ValueError
+            If an argument does not fit, the network has no weights yet, or its loss is "mse".
+        """
+        X, Y = self._check_rows(X, Y, "X", "Y")
+        self._check_initialized()
+        if isinstance(self.loss, MeanSquaredError):
+            raise ValueError("this network predicts values (its loss is 'mse'); classifiers can refine one with the "
+                             "loss 'softmax' or 'bce'")
+        n_negatives = check.integer(n_negatives, "n_negatives")
+        C, scale = check.number(C, "C", above=0), check.number(scale, "scale", minimum=0)
+        threshold = check.number(threshold, "threshold", minimum=0)
+        n_candidates = check.integer(n_candidates, "n_candidates")
+        weight = check.sample_weight(sample_weight, X.shape[0])
+        costs = np.full(X.shape[0], C, np.float32) if weight is None else np.float32(C) * weight
+        n_threads = resolve(self.n_threads)
+        n_negatives, n = min(n_negatives, self.n_labels), X.shape[0]
+        self.refinement = None  # the layers alone say what is easily confused
+        with tqdm(total=n + self.n_labels, desc="refine", unit="", disable=not verbose) as bar:
+            candidates = np.empty((n, n_negatives), np.int32)
+            for start in range(0, n, PREDICT_BATCH):
+                rows = slice(start, start + PREDICT_BATCH)
+                candidates[rows] = self._ranked(X, start, min(start + PREDICT_BATCH, n), n_negatives, False)[0]
+                bar.update(len(candidates[rows]))
+            self.refinement = Refinement.fit(
+                self._as_csr(X), Y, candidates, costs, threshold=threshold, scale=scale, n_candidates=n_candidates,
+                seed=int(self._rng.integers(2**31)), n_threads=n_threads, progress=bar.update)
         return self
 
     def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Source:
@@ -423,13 +497,37 @@ class Network:
 
     def _topk(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
         n = X.shape[0]
-        n_threads = resolve(self.n_threads)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         for start in range(0, n, PREDICT_BATCH):
             stop = min(start + PREDICT_BATCH, n)
-            h = self._hidden(X, start, stop, n_threads)
-            ids[start:stop], scores[start:stop] = self.layers[-1].topk(h, k, exact=exact, n_threads=n_threads)
+            ids[start:stop], scores[start:stop] = self._ranked(X, start, stop, k, exact)
         return ids, scores
+
+    def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int, exact: bool) -> tuple[Ids, Floats]:
+        n_threads, refinement, last = resolve(self.n_threads), self.refinement, self.layers[-1]
+        if refinement is None:
+            return last.topk(self._hidden(X, start, stop, n_threads), k, exact=exact, n_threads=n_threads)
+        if exact:
+            ids, scores = np.full((stop - start, k), -1, np.int32), np.full((stop - start, k), -np.inf, np.float32)
+            for first, end in row_chunks(stop - start, self.n_labels):
+                out = self._outputs(X, start + first, start + end, n_threads)
+                _select.top_k(out, None, ids[first:end], scores[first:end], n_threads)
+            return ids, scores
+        n_candidates = min(max(k, refinement.n_candidates), self.n_labels)
+        ids, scores = last.topk(self._hidden(X, start, stop, n_threads), n_candidates, n_threads=n_threads)
+        return refinement.topk(self._as_csr(X).slice(start, stop), ids, scores, k, n_threads)
+
+    def _outputs(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats:
+        """Every output of some rows."""
+        h = self._hidden(X, start, stop, n_threads)
+        out = Linear.forward(self.layers[-1], h, Step(n_threads=n_threads))[0]
+        if self.refinement is not None:
+            self.refinement.add_to(self._as_csr(X).slice(start, stop), out, n_threads)
+        return out
+
+    @staticmethod
+    def _as_csr(X: Floats | CSR) -> CSR:
+        return X if isinstance(X, CSR) else check.sparse(sp.csr_array(X), "X")
 
     def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats | CSR:
         x = X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
@@ -456,8 +554,7 @@ class Network:
         out = np.empty((X.shape[0], self.n_labels), np.float32)
         for start in range(0, X.shape[0], PREDICT_BATCH):
             stop = min(start + PREDICT_BATCH, X.shape[0])
-            h = self._hidden(X, start, stop, n_threads)
-            out[start:stop] = Linear.forward(self.layers[-1], h, Step(n_threads=n_threads))[0]
+            out[start:stop] = self._outputs(X, start, stop, n_threads)
         return out
 
     def _check_initialized(self) -> None:
@@ -502,12 +599,16 @@ class Network:
             tensors[f"layers.{i}.bias"] = layer.bias
             if isinstance(layer, LSHLinear) and len(layer._inputs):
                 tensors[f"layers.{i}.inputs"] = layer._inputs
+        if self.refinement is not None:
+            tensors |= {f"refinement.{name}": array for name, array in self.refinement.tensors().items()}
         config: dict[str, Any] = {
             "version": __version__,
             "loss": next(name for name, kind in LOSSES.items() if isinstance(self.loss, kind)),
             "layers": [{"type": type(layer).__name__, "input_major": layer._w.flipped} | layer.config()
                        for layer in self.layers],
         }
+        if self.refinement is not None:
+            config["refinement"] = self.refinement.config()
         if with_indexes:
             config["indexes"] = _checkpoint.layers_state(self, tensors)
         if with_training:
@@ -605,6 +706,9 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
             kind, flipped = LAYERS[entry.pop("type")], entry.pop("input_major")
             layers.append(_load_layer(kind.from_config(entry), i, tensors, flipped))
         network = Network(layers, loss=config["loss"], n_threads=n_threads)
+        if "refinement" in config:
+            parts = {name.removeprefix("refinement."): a for name, a in tensors.items() if name.startswith("refinement.")}
+            network.refinement = Refinement.restore(parts, config["refinement"], (network.n_labels, network.n_features))
         if "indexes" in config:
             _checkpoint.restore_layers(network, config["indexes"], tensors)
         if "training" in config:

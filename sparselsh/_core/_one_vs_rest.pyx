@@ -1,0 +1,240 @@
+"""Linear classifiers of sparse rows, one a label, each trained on a few of the rows.
+
+    fit         squared hinge loss, by dual coordinate descent; most weights are dropped
+    rerank      candidates in the order of their scores plus those of their classifiers
+    add_all     the scores of every classifier
+
+X is CSR. So is W, (n_labels, n_features): what fit writes.
+"""
+from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY, fabsf
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from ._simd cimport leaves_t, table
+
+cdef extern from "order.h" nogil:
+    uint64_t score_key(float score, int32_t id) noexcept
+    int32_t key_id(uint64_t key) noexcept
+    float key_score(uint64_t key) noexcept
+    void insertion_sort(uint64_t *a, Py_ssize_t n) noexcept
+    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
+
+ctypedef struct rows_t:
+    const int64_t *indptr
+    const int32_t *indices
+    const float *data
+
+
+cdef inline rows_t _rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data) noexcept:
+    cdef rows_t rows
+    rows.indptr = &indptr[0]
+    rows.indices = &indices[0] if indices.shape[0] else NULL
+    rows.data = &data[0] if data.shape[0] else NULL
+    return rows
+
+
+cdef inline void _scatter(float a, const int32_t *indices, const float *data, Py_ssize_t n, float *y) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        y[indices[k]] += a * data[k]
+
+
+cdef inline void _clear(const int32_t *indices, Py_ssize_t n, float *y) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        y[indices[k]] = 0
+
+
+cdef float _descend(const leaves_t *f, const int32_t *samples, Py_ssize_t n, rows_t x, const float *norms,
+                    const float *costs, Py_ssize_t n_passes, float tolerance, uint64_t seed, float *alpha,
+                    int32_t *order, float *w) noexcept nogil:
+    """Minimize over alpha; w becomes sum_i alpha_i y_i x_i. The bias, which is returned, is the weight of a constant 1.
+
+    Samples whose alpha is 0 and whose gradient says that it stays so are left out of the passes that follow; when the
+    others are done, all are looked at once more.
+    """
+    cdef Py_ssize_t q, other, n_active = n, i_pass
+    cdef int32_t e, i
+    cdef int64_t first, count, drawn = 0
+    cdef float y, diagonal, gradient, projected, a, step, bias = 0, largest, smallest, bar = INFINITY
+    for q in range(n):
+        order[q] = <int32_t>q
+        alpha[q] = 0
+    for i_pass in range(n_passes):
+        largest = -INFINITY
+        smallest = INFINITY
+        for q in range(n_active):
+            other = q + <Py_ssize_t>(random_at(seed, drawn) % <uint64_t>(n_active - q))
+            drawn += 1
+            order[q], order[other] = order[other], order[q]
+        q = 0
+        while q < n_active:
+            e = order[q]
+            i = samples[e]
+            y = 1
+            if i < 0:
+                i = ~i
+                y = -1
+            first = x.indptr[i]
+            count = x.indptr[i + 1] - first
+            diagonal = 0.5 / costs[i]
+            gradient = y * (bias + f.gather_dot(x.data + first, x.indices + first, count, w)) - 1 + diagonal * alpha[e]
+            projected = gradient
+            if alpha[e] == 0 and gradient > 0:
+                projected = 0
+                if gradient > bar:
+                    n_active -= 1
+                    order[q], order[n_active] = order[n_active], order[q]
+                    continue
+            largest = max(largest, projected)
+            smallest = min(smallest, projected)
+            if fabsf(projected) > 1e-12:
+                a = max(alpha[e] - gradient / (norms[i] + 1 + diagonal), <float>0)
+                step = (a - alpha[e]) * y
+                alpha[e] = a
+                bias += step
+                _scatter(step, x.indices + first, x.data + first, count, w)
+            q += 1
+        bar = largest if largest > 0 else INFINITY
+        if largest - smallest <= tolerance:
+            if n_active == n:
+                break
+            n_active = n
+            bar = INFINITY
+    return bias
+
+
+cdef int32_t _take(const int32_t *samples, Py_ssize_t n, rows_t x, const float *alpha, float threshold, float *w,
+                   int32_t *ids, float *values) noexcept nogil:
+    """Move the weights out of w, which is zero again then, those of at least the threshold into ids and values."""
+    cdef Py_ssize_t e
+    cdef int64_t k
+    cdef int32_t i, j, size = 0
+    for e in range(n):
+        if alpha[e] > 0:
+            i = samples[e] if samples[e] >= 0 else ~samples[e]
+            for k in range(x.indptr[i], x.indptr[i + 1]):
+                j = x.indices[k]
+                if fabsf(w[j]) >= threshold and w[j] != 0:
+                    ids[size] = j
+                    values[size] = w[j]
+                    size += 1
+                w[j] = 0
+    return size
+
+
+def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1] indptr, const int32_t[::1] indices,
+        const float[::1] data, const float[::1] norms, const float[::1] costs, Py_ssize_t n_passes, float tolerance,
+        float threshold, uint64_t seed, const int64_t[::1] places, float[:, ::1] work, int32_t[::1] ids,
+        float[::1] values, int32_t[::1] sizes, float[::1] bias, int n_threads):
+    """For each label min_w |w|^2 / 2 + sum_i costs[i] max(0, 1 - y_i (w . x_i + bias))^2, over its own samples.
+
+    The samples of label j are samples[starts[j]:starts[j + 1]]: i with y = 1 where i >= 0, else ~i with y = -1.
+    norms (n,) are the squares of the rows' norms. What is left of w goes to ids and values from places[j] on, which
+    has room for every feature of its samples, in any order, and its size to sizes[j]. work is (n_threads, n_features)
+    and zero, and is so again afterwards. The bias is the weight of a constant feature, as such a part of |w|.
+
+    Dual coordinate descent with shrinking (Hsieh et al., ICML 2008, algorithm 3 and section 3.3), until the projected
+    gradients span no more than the tolerance, at most n_passes.   O(n_passes * nnz of a label's samples)
+    """
+    cdef Py_ssize_t j, n_labels = sizes.shape[0], most = 1
+    cdef const leaves_t *f = table()
+    cdef rows_t x = _rows(indptr, indices, data)
+    cdef float *alpha
+    cdef int32_t *order
+    cdef int thread
+    for j in range(n_labels):
+        most = max(most, starts[j + 1] - starts[j])
+    if n_labels == 0:
+        return
+    alpha = <float *>malloc(n_threads * most * sizeof(float))
+    order = <int32_t *>malloc(n_threads * most * sizeof(int32_t))
+    if alpha == NULL or order == NULL:
+        free(alpha)
+        free(order)
+        raise MemoryError()
+    if samples.shape[0] and work.shape[1] and ids.shape[0]:
+        for j in prange(n_labels, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+            thread = threadid()
+            bias[j] = _descend(f, &samples[0] + starts[j], starts[j + 1] - starts[j], x, &norms[0], &costs[0], n_passes,
+                               tolerance, random_at(seed, j), alpha + thread * most, order + thread * most,
+                               &work[thread, 0])
+            sizes[j] = _take(&samples[0] + starts[j], starts[j + 1] - starts[j], x, alpha + thread * most, threshold,
+                             &work[thread, 0], &ids[0] + places[j], &values[0] + places[j])
+    free(alpha)
+    free(order)
+
+
+cdef void _rerank_row(const leaves_t *f, rows_t w, const float *bias, float scale, const float *x, const int32_t *ids,
+                      const float *scores, Py_ssize_t n, uint64_t *keys, Py_ssize_t k_best, int32_t *out_ids,
+                      float *out_scores) noexcept nogil:
+    cdef Py_ssize_t k, size = 0
+    cdef int64_t first
+    cdef float score
+    for k in range(n):
+        if ids[k] >= 0:
+            first = w.indptr[ids[k]]
+            score = scores[k] + scale * (bias[ids[k]] + f.gather_dot(w.data + first, w.indices + first,
+                                                                     w.indptr[ids[k] + 1] - first, x))
+            keys[size] = score_key(score, ids[k])
+            size += 1
+    insertion_sort(keys, size)
+    for k in range(k_best):
+        out_ids[k] = key_id(keys[k]) if k < size else -1
+        out_scores[k] = key_score(keys[k]) if k < size else -INFINITY
+
+
+def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] w_indptr,
+           const int32_t[::1] w_indices, const float[::1] w_data, const float[::1] bias, float scale,
+           const int32_t[:, ::1] ids, const float[:, ::1] scores, float[:, ::1] work, int32_t[:, ::1] out_ids,
+           float[:, ::1] out_scores, int n_threads):
+    """The k candidates of each row with the largest scores[i, q] + scale (W x_i + bias)[ids[i, q]], best first.
+
+    ids (n, n_candidates), -1 for none; out (n, k). work (n_threads, n_features) is zero, and is so again afterwards.
+    O(nnz of the rows of W that are candidates)
+    """
+    cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
+    cdef const leaves_t *f = table()
+    cdef rows_t x = _rows(indptr, indices, data), w = _rows(w_indptr, w_indices, w_data)
+    cdef uint64_t *keys
+    cdef float *dense
+    cdef int thread
+    if n == 0 or k == 0 or n_candidates == 0 or work.shape[1] == 0:
+        return
+    keys = <uint64_t *>malloc(n_threads * n_candidates * sizeof(uint64_t))
+    if keys == NULL:
+        raise MemoryError()
+    for i in prange(n, nogil=True, schedule="dynamic", chunksize=8, num_threads=n_threads):
+        thread = threadid()
+        dense = &work[thread, 0]
+        _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
+        _rerank_row(f, w, &bias[0], scale, dense, &ids[i, 0], &scores[i, 0], n_candidates, keys + thread * n_candidates,
+                    k, &out_ids[i, 0], &out_scores[i, 0])
+        _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
+    free(keys)
+
+
+cdef void _add_row(const leaves_t *f, rows_t w, const float *bias, float scale, const float *x, float *out,
+                   Py_ssize_t n_labels) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(n_labels):
+        out[j] += scale * (bias[j] + f.gather_dot(w.data + w.indptr[j], w.indices + w.indptr[j],
+                                                  w.indptr[j + 1] - w.indptr[j], x))
+
+
+def add_all(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] w_indptr,
+            const int32_t[::1] w_indices, const float[::1] w_data, const float[::1] bias, float scale,
+            float[:, ::1] work, float[:, ::1] out, int n_threads):
+    """out[i] += scale (W x_i + bias), work as in rerank.   O(n * nnz of W)"""
+    cdef Py_ssize_t i, n = out.shape[0], n_labels = out.shape[1]
+    cdef const leaves_t *f = table()
+    cdef rows_t x = _rows(indptr, indices, data), w = _rows(w_indptr, w_indices, w_data)
+    cdef float *dense
+    if n == 0 or n_labels == 0 or work.shape[1] == 0:
+        return
+    for i in prange(n, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        dense = &work[threadid(), 0]
+        _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
+        _add_row(f, w, &bias[0], scale, dense, &out[i, 0], n_labels)
+        _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
