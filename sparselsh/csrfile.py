@@ -206,6 +206,10 @@ class CSRFile:
                 ("size", size(os.path.getsize(self.path)) if os.path.exists(self.path) else "no such file any more")]
         return table(f"CSRFile {self.path}{' (closed)' if self._arrays is None else ''}", rows)
 
+    def rows(self) -> tuple[CSR, CSR]:
+        """X and Y of all rows, checked; the arrays of X stay in the file."""
+        return self._checked(*self._mapped())
+
     def _mapped(self) -> tuple[CSR, CSR]:
         """X and Y as they stand in the file. Labels have no values there; any array as long stands in for them."""
         if self._arrays is None:

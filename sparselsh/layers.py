@@ -148,6 +148,11 @@ class Linear(Shown):
         self._w = Parameter(self._stored(value), flipped=sparse_input)
         self._b = Parameter(np.zeros((self.n_out, 1), np.float32))
 
+    def take_first_weights(self, value: Floats, rng: np.random.Generator) -> None:
+        """Start from these weights, input-major in a layer for sparse inputs and neuron-major in an LSHLinear."""
+        self._w = Parameter(self._stored(value), flipped=True)
+        self._b = Parameter(np.zeros((self.n_out, 1), np.float32))
+
     def set_weights(self, weight: ArrayLike, bias: ArrayLike | None = None) -> Self:
         """Take weights of shape (n_out, n_in) and a bias of shape (n_out,), as copies in the layer's dtype."""
         weight = check.dense(weight, "weight", n_columns=self.n_in, n_rows=self.n_out)

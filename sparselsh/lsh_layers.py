@@ -172,6 +172,12 @@ class LSHLinear(Linear):
         super().initialize(rng, input_share=input_share)
         self._seed = int(rng.integers(2**31))
 
+    def take_first_weights(self, value: Floats, rng: np.random.Generator) -> None:
+        super().take_first_weights(value, rng)
+        self._w.flipped = False
+        self.settle()
+        self._seed = int(rng.integers(2**31))
+
     def set_weights(self, weight: ArrayLike, bias: ArrayLike | None = None) -> Self:
         self.settle()
         return super().set_weights(weight, bias)

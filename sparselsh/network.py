@@ -16,6 +16,7 @@ from ._bfloat import as_float32
 from ._core import _select
 from ._csr import CSR
 from ._html import table
+from ._label_vectors import label_vectors
 from ._linalg import row_chunks
 from ._scipy import sp
 from ._threads import Lock, one_at_a_time, resolve
@@ -271,7 +272,63 @@ class Network:
         return self
 
     @one_at_a_time
-    def refine(self, X: MatrixLike, Y: MatrixLike, *, sample_weight: ArrayLike | None = None, n_negatives: int = 50,
+    def initialize(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None) -> Self:
+        """Make the first weights from the data: what `fit` starts from in place of random ones.
+
+        For sparse inputs, one hidden layer and many labels. Each label gets a random vector; the weights of a feature
+        are the mean of those of the labels it occurs with, and the weights of a label the direction in which its rows
+        lie in the hidden layer on average (centroids, "positive instance feature aggregation" in [1]_, section 3). An
+        epoch of training from there is worth several from random weights.
+
+        Parameters
+        ----------
+        X : sparse matrix of shape (n_samples, n_features), or CSRFile
+        Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
+            None for a file, which has them.
+
+        Returns
+        -------
+        Network
+            Itself, with these weights and biases of zero.
+
+        Raises
+        ------
+        ValueError
+            If the network has other than two layers, X is dense, or an argument does not fit.
+
+        References
+        ----------
+        .. [1] H.-F. Yu et al., "PECOS: Prediction for Enormous and Correlated Output Spaces", JMLR 23 (2022),
+           arXiv:2010.05878.
+        """
+        if len(self.layers) != 2:
+            raise ValueError(f"weights can be made from data for a hidden layer and an output layer; this network has "
+                             f"{len(self.layers)} layers: let fit draw random ones")
+        X, Y = self._rows_of(X, Y)
+        if not isinstance(X, CSR):
+            raise ValueError("X must be sparse to make weights from; let fit draw random ones for dense inputs")
+        hidden, last = self.layers
+        if type(hidden) is not Linear:
+            raise ValueError(f"layers[0] must be Linear to make its weights from data, got {hidden!r}; let fit draw "
+                             "random ones")
+        features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", self._rng,
+                                         resolve(self.n_threads))
+        hidden.take_first_weights(features, self._rng)
+        last.take_first_weights(labels, self._rng)
+        self.refinement = None
+        return self
+
+    def _rows_of(self, X: MatrixLike | CSRFile, Y: MatrixLike | None) -> tuple[Floats | CSR, CSR]:
+        """Checked rows of a matrix, or those of a file, which stay there."""
+        if not isinstance(X, CSRFile):
+            return self._check_rows(X, Y, "X", "Y")
+        if Y is not None:
+            raise ValueError("Y must be None where X is a file, which has the labels")
+        self._check_file(X)
+        return X.rows()
+
+    @one_at_a_time
+    def refine(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *, sample_weight: ArrayLike | None = None, n_negatives: int = 50,
                C: float = 1.0, threshold: float = 0.1, scale: float = 8.0, n_candidates: int = 30,
                verbose: bool = True) -> Self:
         """Add to a trained network a linear classifier of its inputs for each label (see :class:`Refinement`).
@@ -283,9 +340,10 @@ class Network:
 
         Parameters
         ----------
-        X : array or sparse matrix of shape (n_samples, n_features)
+        X : array or sparse matrix of shape (n_samples, n_features), or CSRFile
             Rows of the training; rows of length 1 suit the default of C.
         Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
+            None for a file, which has them.
         sample_weight : array of shape (n_samples,) or None
             Factors of C.
         n_negatives : int
@@ -311,7 +369,7 @@ class Network:
         ValueError
             If an argument does not fit, the network has no weights yet, or its loss is "mse".
         """
-        X, Y = self._check_rows(X, Y, "X", "Y")
+        X, Y = self._rows_of(X, Y)
         self._check_initialized()
         if isinstance(self.loss, MeanSquaredError):
             raise ValueError("this network predicts values (its loss is 'mse'); classifiers can refine one with the "

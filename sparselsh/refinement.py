@@ -106,9 +106,8 @@ class Refinement:
             _one_vs_rest.fit(starts[first:last + 1], samples, x.indptr, x.indices, x.data, norms, costs, PASSES,
                              TOLERANCE, threshold, seed + first, places, work, ids, values, sizes[first:last],
                              bias[first:last], n_threads)
-            kept = np.arange(places[-1]) - np.repeat(places[:-1], room[first:last]) < np.repeat(
-                sizes[first:last], room[first:last])
-            parts.append((ids[kept], values[kept]))
+            runs = [slice(p, p + n) for p, n in zip(places[:-1].tolist(), sizes[first:last].tolist(), strict=True)]
+            parts.append((_joined(ids, runs), _joined(values, runs)))
             progress(last - first)
         indptr = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         weight = sp.csr_array((np.concatenate([v for _, v in parts]), np.concatenate([i for i, _ in parts]), indptr),
@@ -175,6 +174,10 @@ def _opponents(y: CSR, candidates: Ids, kept: np.ndarray) -> tuple[Offsets, Ids]
     both = (negative + positive).tocsc()
     rows = both.indices.astype(np.int32, copy=False)
     return both.indptr.astype(np.int64), np.where(both.data >= 2, rows, ~rows)
+
+
+def _joined(values: np.ndarray, runs: list[slice]) -> np.ndarray:
+    return np.concatenate([values[run] for run in runs])
 
 
 def _blocks(room: np.ndarray, limit: int) -> list[tuple[int, int]]:

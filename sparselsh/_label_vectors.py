@@ -1,0 +1,79 @@
+"""First weights made from the data, for a network of a sparse input, a hidden layer and labels.
+
+Labels get random vectors. A feature's weights are the mean of the vectors of the labels it was seen with, a label's
+weights point to the mean direction of its rows in the hidden layer. So a label that was seen once is found at once by
+what its row has in common with others, and training begins with a classifier by nearest centroids.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._core import _products
+from ._csr import CSR
+from ._scipy import sp
+
+if TYPE_CHECKING:
+    from ._types import Floats
+
+ROWS = 1 << 17  # of the hidden layer that are held at a time
+HIDDEN_NORM = 2.5  # mean norm of the hidden activations of a row, and norm of the weights of a label: their product,
+LABEL_NORM = 4.0  # 10, is the logit of a row that points where the label does
+NO_BIAS = np.zeros(0, np.float32)
+
+
+def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, rng: np.random.Generator,
+                  n_threads: int) -> tuple[Floats, Floats]:
+    """Weights of the features (n_features, n_hidden) and of the labels (n_labels, n_hidden).
+
+    ``V_f = mean over the rows with feature f of x_f B``, where B, of a row, is the mean of the random vectors of its
+    labels: a random projection of the features' mean labels. ``W_j ~ sum over the rows with label j of h / |h|``, where
+    ``h = x V``. Features and labels without rows have none.   O((nnz(x) + nnz(y)) n_hidden)
+    """
+    random = rng.random((y.n_columns, n_hidden), dtype=np.float32)
+    random -= np.float32(0.5)
+    n_labels = np.maximum(np.diff(y.indptr), 1)
+    parts = [slice(start, min(start + ROWS, x.shape[0])) for start in range(0, x.shape[0], ROWS)]
+
+    features = np.zeros((x.n_columns, n_hidden), np.float32)
+    counts = np.zeros(x.n_columns, np.int64)
+    for part in parts:
+        rows = y.slice(part.start, part.stop)
+        means = rows._replace(data=np.repeat(np.float32(1) / n_labels[part].astype(np.float32), np.diff(rows.indptr)))
+        transposed = _transposed(x.slice(part.start, part.stop))
+        features += _product(transposed, _product(means, random, n_threads), n_threads)
+        counts += np.diff(transposed.indptr)
+    del random
+    features /= np.maximum(counts, 1).astype(np.float32)[:, None]
+
+    labels, total = np.zeros((y.n_columns, n_hidden), np.float32), 0.0
+    for part in parts:
+        h = _product(x.slice(part.start, part.stop), features, n_threads)
+        if relu:
+            np.maximum(h, 0, out=h)
+        inverse = _inverse_norms(h)
+        total += float(np.divide(1, inverse, where=inverse > 0, out=np.zeros_like(inverse)).sum(dtype=np.float64))
+        h *= inverse
+        labels += _product(_transposed(y.slice(part.start, part.stop)), h, n_threads)
+    if total > 0:
+        features *= np.float32(HIDDEN_NORM * x.shape[0] / total)
+    labels *= np.float32(LABEL_NORM) * _inverse_norms(labels)
+    return features, labels
+
+
+def _inverse_norms(rows: Floats) -> Floats:
+    """1 / |row| as a column; 0 where there is none."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+def _transposed(x: CSR) -> CSR:
+    columns = sp.csr_array((x.data, x.indices, x.indptr), shape=x.shape).tocsc()
+    return CSR(columns.indptr.astype(np.int64), columns.indices.astype(np.int32, copy=False), columns.data, x.shape[0])
+
+
+def _product(x: CSR, w: Floats, n_threads: int) -> Floats:
+    out = np.empty((x.shape[0], w.shape[1]), np.float32)
+    _products.weighted_rows(x.indptr, x.indices, x.data, w, NO_BIAS, out, n_threads)
+    return out
