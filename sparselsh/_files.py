@@ -82,7 +82,7 @@ def read(path: PathLike, kind: str,
                 raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one first")
             places = places_of(path) if mapped is not None else {}
             tensors = {name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
-                       else file.get_tensor(name) for name in file.keys()}
+                       else _copied(path, file, name) for name in file.keys()}
         for name, array in tensors.items():
             if array.dtype.kind not in "fiub":  # of ml_dtypes, where that is installed
                 raise TypeError(f"{name} is {array.dtype}")
@@ -93,6 +93,13 @@ def read(path: PathLike, kind: str,
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
                          "kind: save it again") from error
+
+
+def _copied(path: PathLike, file: Any, name: str) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except ValueError as error:  # of NumPy, where a length of zero hides that the others are beyond all memory
+        raise ValueError(f"{path}: not a readable safetensors file ({name}: {error}); save it again") from error
 
 
 def places_of(path: PathLike) -> dict[str, Any]:

@@ -119,7 +119,8 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
     if (type(array) is np.ndarray and array.dtype == np.float32 and array.ndim == 2 and array.flags.c_contiguous
             and array.size <= FEW and n_rows is None and n_columns in (None, array.shape[1])):
         flat = array.ravel()
-        if math.isfinite(flat.dot(flat)):  # a single query as it should be: the checks below take as long as a search
+        # a single query as it should be: the checks below take as long as a search; `dot` would warn of large values
+        if math.isfinite(np.vdot(flat, flat)):
             return array
     if sp.issparse(array):
         raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
@@ -170,7 +171,7 @@ def _lone_row(matrix: Any, n_columns: int | None) -> CSR | None:
             and data.flags.c_contiguous and ids.flags.c_contiguous):
         return None
     # ascending: the first and the last bound all
-    if 0 <= ids[0] and ids[-1] < n_columns and (ids[1:] > ids[:-1]).all() and math.isfinite(data.dot(data)):
+    if 0 <= ids[0] and ids[-1] < n_columns and (ids[1:] > ids[:-1]).all() and math.isfinite(np.vdot(data, data)):
         return _csr.CSR(indptr.astype(np.int64), ids, data, matrix.shape[1])
     return None
 

@@ -610,7 +610,7 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
         if "training" in config:
             _checkpoint.restore_training(network, config["training"], tensors)
         return network
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
                          f"({type(error).__name__}: {error}); save it again") from error
 

@@ -35,7 +35,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import _index_file, csrfile, xmctext
+from sparselsh import _checkpoint, _index_file, csrfile, xmctext
 
 MEMORY_MB = 1024  # beyond what the process has before the first input
 SECONDS = 20  # for one input
@@ -112,7 +112,7 @@ def damaged(rng, seeds):
 # --- changes of well-formed safetensors files ----------------------------------------------------------------
 
 DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I32": np.int32, "I64": np.int64, "U8": np.uint8,
-          "BOOL": np.bool_}
+          "U16": np.uint16, "BOOL": np.bool_}
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 24, 64, 255, 1024, 2**31 - 1, 2**31, 2**63, 10**400, 0.0, 0.5, -0.5, 1e308,
           float("nan"), float("inf"), "", "auto", "a", "top", "batch", "sample", "exact", "probes", "sketches",
           "SimHash", "DWTA", "MinHash", "CrossPolytope", [], {}, [[]], [1, 2], {"type": "SimHash"}]
@@ -211,7 +211,8 @@ def well_formed(rng, seeds):
                       for name, (dtype, shape, data) in tensors.items()}
         except (KeyError, ValueError):  # another checksum is as good for a file that cannot be read
             arrays = {}
-        metadata["checksum"] = _index_file.checksum(arrays, metadata["config"])
+        checksum = _checkpoint.checksum if metadata["format"] == "sparselsh.network" else _index_file.checksum
+        metadata["checksum"] = checksum(arrays, metadata["config"])
     return pack(tensors, metadata)
 
 
@@ -322,6 +323,22 @@ class Rows:
                     expect_sound(part)
 
 
+def deep_networks():
+    """(network, X, Y): hashed hidden layers, each way to choose their sets and to rebuild, and halves of floats."""
+    rng = np.random.default_rng(1)
+    X, Y = rng.standard_normal((48, 10), dtype=np.float32), np.arange(48) % 12
+    hidden = {"density": 0.5, "active": "sample", "activation": "relu"}
+    for layers in (
+        [sl.Linear(10, 12, activation="relu", dropout=0.2),
+         sl.LSHLinear(12, 24, policy="sketches", rebuild=sl.rebuild.OnDrift(0.1, check_every=2), sketch_bits=64, **hidden),
+         sl.LSHLinear(24, 12, density=0.5, family=sl.SimHash(2, 3), rebuild=sl.rebuild.Frozen(1))],
+        [sl.LSHLinear(10, 16, policy="sketches", sketch_bits=64, oversample=3, dtype="bfloat16", **hidden),
+         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=sl.rebuild.Exponential(2), dropout=0.1, **hidden),
+         sl.Linear(20, 12, dtype="bfloat16")],
+    ):
+        yield sl.Network(layers, random_state=0, n_threads=1), X, Y
+
+
 class Model:
     """Networks: what is loaded can be asked and trained."""
 
@@ -340,6 +357,9 @@ class Model:
         ):
             sl.Network(layers, loss=loss, random_state=0).fit(x, Y, epochs=1, batch_size=16, verbose=False).save(path)
             files.append(path.read_bytes())
+        for net, x, y in deep_networks():
+            net.fit(x, y, epochs=1, batch_size=16, verbose=False).save(path)
+            files.append(path.read_bytes())
         return files
 
     def make(self, rng, seeds):
@@ -356,6 +376,50 @@ class Model:
                 expect(ids.min() >= -1 and ids.max() < net.n_labels, "an id is out of range")
             Y = sp.csr_array(np.eye(4, net.n_labels, dtype=np.float32))
             net.partial_fit(X, Y)
+
+
+class Saved(sl.callbacks.Callback):
+    """Saves the state of the training after some step of each epoch."""
+
+    def __init__(self, path, files):
+        self.path, self.files, self.n_steps = path, files, 0
+
+    def on_step(self, network):
+        self.n_steps += 1
+        if self.n_steps in (2, 5):  # of three an epoch: in the first and in the second
+            network.save(self.path, training_state=True)
+            self.files.append(self.path.read_bytes())
+
+
+class Ended(sl.callbacks.Callback):
+    """Ends the training: a file may ask for any number of epochs."""
+
+    def on_epoch_end(self, network, entry):
+        return True
+
+
+class Checkpoint(Model):
+    """Networks with the state of their training: what is loaded can be gone on with."""
+
+    def seeds(self, folder):
+        path, files = Path(folder) / "sound.safetensors", []
+        optimizers = (sl.Adam(1e-2, schedule="linear", clip_norm=1.0, second_moment="row", state_dtype="bfloat16"),
+                      sl.SGD(0.1, momentum=0.5))
+        networks = [*deep_networks()]
+        networks += [(sl.Network([sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))],
+                                 loss="bce", random_state=0, n_threads=1), sp.csr_array(networks[0][1]), networks[0][2])]
+        for (net, x, y), optimizer in zip(networks, (*optimizers, None), strict=True):
+            net.fit(x, y, epochs=3, batch_size=16, verbose=False, optimizer=optimizer, validation=(x[:4], y[:4]),
+                    callbacks=[sl.callbacks.EarlyStopping(), Saved(path, files)])
+        return files
+
+    def read(self, path):
+        net = sl.load(path, n_threads=1)
+        X = np.random.default_rng(2).standard_normal((48, net.n_features), dtype=np.float32)
+        with np.errstate(all="ignore"):
+            outcome(lambda: net.resume(X, np.arange(48) % min(12, net.n_labels), verbose=False,
+                                       callbacks=[sl.callbacks.EarlyStopping(), Ended()]))
+        super().read(path)
 
 
 class Index:
@@ -412,6 +476,7 @@ READERS = {
     "xmc-xz": Text(".txt.xz", lzma.compress),
     "csr": Rows(),
     "model": Model(),
+    "checkpoint": Checkpoint(),
     "index": Index(),
 }
 
@@ -525,7 +590,7 @@ def main():
     total = 0
     for name in given.readers:
         counts, findings = run(name, given.seed, given.begin, given.inputs, given.memory, given.seconds)
-        print(f"{name:8} {given.inputs:7,} inputs: " + ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
+        print(f"{name:10} {given.inputs:7,} inputs: " + ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
         total += len(findings)
         for finding in findings[:50]:
             print(f"    {finding['number']}: {finding['at']} {finding['finding']}")
