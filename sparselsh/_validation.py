@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,23 @@ def choice(value: Any, name: str, choices: Sequence[str]) -> str:
     return value
 
 
+def path(value: Any, name: str = "path") -> str:
+    """A path as str."""
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a string or a path-like object, got {value!r}") from None
+
+
+def similarity(values: Any, least: float) -> np.ndarray:
+    """Similarities from `least` to 1, float64, of any shape; what rounding puts outside is put on the bound."""
+    array = numeric(values, "similarity").astype(np.float64)
+    inside = (array >= least - 1e-5) & (array <= 1 + 1e-5)  # false for NaN
+    if not inside.all():
+        raise ValueError(f"similarity must be at least {least:g} and at most 1, got {array[~inside].ravel()[0]:g}")
+    return np.clip(array, least, 1)
+
+
 def generator(random_state: Any) -> np.random.Generator:
     """A numpy Generator from None, an integer, a Generator or a RandomState."""
     if isinstance(random_state, np.random.RandomState):
@@ -113,6 +131,13 @@ def _array(values: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name} must be a rectangular array: {error}") from None
 
 
+def numeric(values: Any, name: str) -> np.ndarray:
+    """An array of numbers, of any shape."""
+    array = _array(values, name)
+    _check_numeric(array.dtype, name)
+    return array
+
+
 def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | None = None,
           what: str = "columns") -> Floats:
     """A finite two-dimensional array as C-contiguous float32."""
@@ -124,8 +149,7 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
             return array
     if sp.issparse(array):
         raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
-    array = _array(array, name)
-    _check_numeric(array.dtype, name)
+    array = numeric(array, name)
     if array.ndim != 2:
         hint = f"; use {name}.reshape(1, -1) for a single row" if array.ndim == 1 else ""
         raise ValueError(f"{name} must have two dimensions, got shape {array.shape}{hint}")

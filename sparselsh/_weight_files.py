@@ -5,7 +5,6 @@ import fnmatch
 import re
 import zipfile
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -29,8 +28,7 @@ def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | 
     `layers` is None for all, a pattern, or a list of names; NAME stands for NAME.weight and, where it is there,
     NAME.bias; WEIGHT:BIAS, or a pair, names two arrays. The activation stands after all but the last.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
+    path = _files.existing(path)
     with _opened(path) as arrays:
         pairs = [_pair(arrays, name, path) for name in _chosen(arrays, layers, path)]
         out = []

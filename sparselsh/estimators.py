@@ -10,6 +10,7 @@ This module alone needs scikit-learn: ``pip install "sparselsh-nn[sklearn]"``.
 """
 from __future__ import annotations
 
+import inspect
 import itertools
 import numbers
 import os
@@ -57,6 +58,7 @@ EPOCHS = 5, 200
 STEADY = 4  # rows from which on an output has the same bits whatever the others are: see FEW in _gemm.pyx
 N_SHARES = 32  # labels of a row that share its probability, where softmax serves several labels a row
 CALIBRATION_ROWS = 2048  # that its threshold is taken from
+LSH_PARAMS = set(inspect.signature(LSHLinear).parameters) - {"n_in", "n_out", "density"}
 PARTIAL_RATE = 0.1  # of `learning_rate_init`: partial_fit has no end to lower the rate towards
 
 
@@ -147,9 +149,18 @@ class _LSHEstimator(BaseEstimator):
         check.number(self.tol, "tol", minimum=0)
         check.number(self.hidden_density, "hidden_density", above=0, maximum=1)
 
+        check.number(self.learning_rate_init, "learning_rate_init", above=0)
+        if self.n_jobs is not None:
+            check.integer(self.n_jobs, "n_jobs", minimum=-(2**31))
+
     def _hidden_sizes(self) -> list[Any]:
         sizes = self.hidden_layer_sizes
-        return [sizes] if isinstance(sizes, numbers.Integral) else list(sizes)
+        if isinstance(sizes, numbers.Integral):
+            return [sizes]
+        try:
+            return list(sizes)
+        except TypeError:
+            raise TypeError(f"hidden_layer_sizes must be an integer or a sequence of some, got {sizes!r}") from None
 
     def _batch_size(self, n_rows: int) -> int:
         if self.batch_size != "auto":
@@ -162,7 +173,7 @@ class _LSHEstimator(BaseEstimator):
         return int(np.clip(-(-STEPS * batch_size // n_rows), *EPOCHS))
 
     def _optimizer(self, schedule: str | None, factor: float = 1.0) -> SGD | Adam:
-        lr = self.learning_rate_init * factor if isinstance(self.learning_rate_init, float) else self.learning_rate_init
+        lr = self.learning_rate_init * factor
         if self.solver == "adam":
             return Adam(lr, weight_decay=self.weight_decay, schedule=schedule)
         return SGD(lr, momentum=self.momentum, weight_decay=self.weight_decay, schedule=schedule)
@@ -394,6 +405,15 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             check.number(self.threshold, "threshold", above=0, below=1)
         if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
             raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {self.class_weight!r}")
+        if unknown := set(self._lsh_params()) - LSH_PARAMS:
+            raise ValueError(f"lsh_params has {', '.join(sorted(map(repr, unknown)))}; it takes "
+                             f"{', '.join(sorted(LSH_PARAMS))}")
+
+    def _lsh_params(self) -> dict[str, Any]:
+        if not isinstance(self.lsh_params, dict | None):
+            raise TypeError("lsh_params must be a dict of arguments of LSHLinear, such as {'family': SimHash()}, or "
+                            f"None, got {self.lsh_params!r}")
+        return self.lsh_params or {}
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, reset=reset)
@@ -433,8 +453,8 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         ids = np.searchsorted(self.classes_, y)
         ids[ids == len(self.classes_)] = 0
         if (unknown := self.classes_[ids] != y).any():
-            raise ValueError(f"y has classes that are not among those of before, such as {y[unknown][0]!r}; with "
-                             "warm_start or partial_fit give all classes from the start")
+            raise ValueError("y has classes that are not among those of before, such as "
+                             f"{y[unknown].tolist()[0]!r}; with warm_start or partial_fit give all classes from the start")
         return ids
 
     def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
@@ -469,7 +489,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         return "bce" if self._multilabel and few else "softmax"
 
     def _output_layer(self, n_in: int) -> Linear:
-        return LSHLinear(n_in, len(self.classes_), density=self.density, **(self.lsh_params or {}))
+        return LSHLinear(n_in, len(self.classes_), density=self.density, **self._lsh_params())
 
     def _strata(self, targets: Any) -> Any:
         if self._multilabel:
@@ -673,6 +693,7 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
                              reset=reset)
         if sp.issparse(y):
             raise TypeError("y must be dense, got a sparse matrix; convert it with toarray()")
+        check.numeric(y, "y")
         return X, y
 
     def _encode(self, y: Any, reset: bool) -> Any:

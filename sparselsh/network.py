@@ -5,6 +5,7 @@ import contextlib
 import copy
 import json
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -27,7 +28,7 @@ from .plotting import plot_history
 from .profiling import Profile, Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -82,8 +83,8 @@ class Network:
 
     def __init__(self, layers: Sequence[Linear], *, loss: str | Loss = "softmax", random_state: RandomState = None,
                  n_threads: int | None = None) -> None:
-        if isinstance(layers, Linear):
-            raise TypeError(f"layers must be a sequence of layers, got {layers!r}; put it into a list")
+        if isinstance(layers, Linear) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
         if not self.layers:
             raise ValueError("layers must hold at least one layer, got none")
@@ -294,9 +295,7 @@ class Network:
                 raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
 
     def _begin(self, source: Source, optimizer: SGD | Adam) -> None:
-        if not isinstance(optimizer, (SGD, Adam)):
-            raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
-        self.optimizer = optimizer
+        self.optimizer = _checked(optimizer)
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
                 share = self.layers[i - 1].output_share if i else 1.0
@@ -362,7 +361,7 @@ class Network:
         kept, self.optimizer = self.optimizer, None
         net = copy.deepcopy(self)
         self.optimizer = kept
-        optimizer = optimizer if optimizer is not None else kept if kept is not None else Adam(1e-3)
+        optimizer = _checked(optimizer if optimizer is not None else kept if kept is not None else Adam(1e-3))
         # without the state of `kept`, which belongs to this network's parameters
         net._begin(_streams.source(X, Y, _streams.WINDOW, 1, self._check_rows), optimizer.fresh())
         tallies = [Tally(optimizer.n_states) for _ in self.layers]
@@ -553,6 +552,12 @@ class Network:
     def __repr__(self) -> str:
         body = ",\n         ".join(map(repr, self.layers))
         return f"Network([{body}],\n        loss={self.loss!r})"
+
+
+def _checked(optimizer: SGD | Adam) -> SGD | Adam:
+    if not isinstance(optimizer, (SGD, Adam)):
+        raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
+    return optimizer
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ import numpy as np
 import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import _checkpoint, _index_file, csrfile, xmctext
+from sparselsh import _checkpoint, _index_file, csrfile, rebuild, xmctext
 
 MEMORY_MB = 1024  # beyond what the process has before the first input
 SECONDS = 20  # for one input
@@ -330,10 +330,10 @@ def deep_networks():
     hidden = {"density": 0.5, "active": "sample", "activation": "relu"}
     for layers in (
         [sl.Linear(10, 12, activation="relu", dropout=0.2),
-         sl.LSHLinear(12, 24, policy="sketches", rebuild=sl.rebuild.OnDrift(0.1, check_every=2), sketch_bits=64, **hidden),
-         sl.LSHLinear(24, 12, density=0.5, family=sl.SimHash(2, 3), rebuild=sl.rebuild.Frozen(1))],
+         sl.LSHLinear(12, 24, policy="sketches", sketch_bits=64, rebuild=rebuild.OnDrift(0.1, check_every=2), **hidden),
+         sl.LSHLinear(24, 12, density=0.5, family=sl.SimHash(2, 3), rebuild=rebuild.Frozen(1))],
         [sl.LSHLinear(10, 16, policy="sketches", sketch_bits=64, oversample=3, dtype="bfloat16", **hidden),
-         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=sl.rebuild.Exponential(2), dropout=0.1, **hidden),
+         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=rebuild.Exponential(2), dropout=0.1, **hidden),
          sl.Linear(20, 12, dtype="bfloat16")],
     ):
         yield sl.Network(layers, random_state=0, n_threads=1), X, Y
@@ -407,7 +407,8 @@ class Checkpoint(Model):
                       sl.SGD(0.1, momentum=0.5))
         networks = [*deep_networks()]
         networks += [(sl.Network([sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))],
-                                 loss="bce", random_state=0, n_threads=1), sp.csr_array(networks[0][1]), networks[0][2])]
+                                 loss="bce", random_state=0, n_threads=1),
+                      sp.csr_array(networks[0][1]), networks[0][2])]
         for (net, x, y), optimizer in zip(networks, (*optimizers, None), strict=True):
             net.fit(x, y, epochs=3, batch_size=16, verbose=False, optimizer=optimizer, validation=(x[:4], y[:4]),
                     callbacks=[sl.callbacks.EarlyStopping(), Saved(path, files)])
@@ -590,7 +591,7 @@ def main():
     total = 0
     for name in given.readers:
         counts, findings = run(name, given.seed, given.begin, given.inputs, given.memory, given.seconds)
-        print(f"{name:10} {given.inputs:7,} inputs: " + ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
+        print(f"{name:10} {given.inputs:7,} inputs:", ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
         total += len(findings)
         for finding in findings[:50]:
             print(f"    {finding['number']}: {finding['at']} {finding['finding']}")
