@@ -453,8 +453,9 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         ids = np.searchsorted(self.classes_, y)
         ids[ids == len(self.classes_)] = 0
         if (unknown := self.classes_[ids] != y).any():
-            raise ValueError("y has classes that are not among those of before, such as "
-                             f"{y[unknown].tolist()[0]!r}; with warm_start or partial_fit give all classes from the start")
+            new = y[unknown].tolist()[0]
+            raise ValueError(f"y has classes that are not among those of before, such as {new!r}; with warm_start or "
+                             "partial_fit give all classes from the start")
         return ids
 
     def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:

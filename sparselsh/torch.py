@@ -348,8 +348,8 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear], c
     def keep(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(_: nn.Module, args: Any) -> None:
             if not args or not isinstance(args[0], torch.Tensor):
-                raise TypeError("calibration must be a tensor, a tuple of arguments, a dict of keyword arguments, or an "
-                                f"iterable of such batches; layer {name!r} was given {args}")
+                raise TypeError("calibration must be a tensor, a tuple of arguments, a dict of keyword arguments, or "
+                                f"an iterable of such batches; layer {name!r} was given {args}")
             if sum(map(len, kept[name])) < ROWS:
                 rows = args[0].detach().reshape(-1, args[0].shape[-1])
                 kept[name].append(np.array(rows.float().numpy()))
