@@ -51,14 +51,14 @@ def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
+        graph = model.graph
+        constants = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant":
+                constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     except Exception as error:  # protobuf, the checker and missing external data each raise their own
         text = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: not a readable ONNX file ({text}); it may be cut short: export it again") from error
-    graph = model.graph
-    constants = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     inputs = [value.name for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ValueError(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; give a network with "
