@@ -592,7 +592,7 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
 
     Raises
     ------
-    FileNotFoundError
+    FileNotFoundError, IsADirectoryError
         If there is no such file.
     ValueError
         If it is no safetensors file, is cut short, or holds no network of this library.

@@ -543,7 +543,7 @@ def saved(tmp_path_factory):
 def test_load_of_nothing_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors: no such file"):
         sl.load(tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
+    with pytest.raises(IsADirectoryError, match="is a directory; give the path of a file in it"):
         sl.load(tmp_path)
 
 
