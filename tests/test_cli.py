@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from sparselsh import cli
+from sparselsh import _files, cli
 
 pytest.importorskip("safetensors")
 
@@ -238,7 +238,10 @@ def test_a_training_that_was_interrupted_goes_on_with_the_same_bits(folder, left
                      *other, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 epochs are done" in done.stdout and "P@1" in done.stdout
-    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    (a, config), (b, expected) = (_files.read(tmp_path / f"{name}.safetensors", "sparselsh.network")
+                                  for name in ("model", "whole"))
+    assert config == expected and set(a) == set(b)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
     last = tmp_path / "other.safetensors" if to == "another" else run
     again = sparselsh("train", train, "--resume", last, cwd=tmp_path)
     assert again.returncode == 0 and "3 epochs are done: the training is complete" in again.stdout
