@@ -125,6 +125,9 @@ def _check_numeric(dtype: np.dtype[Any], name: str) -> None:
 
 
 def _array(values: Any, name: str) -> np.ndarray:
+    if isinstance(values, np.ma.MaskedArray) and values.mask.any():
+        raise ValueError(f"{name} is masked at {np.count_nonzero(values.mask)} entries; fill them with "
+                         f"{name}.filled(value)")
     try:
         return np.asarray(values)
     except ValueError as error:
@@ -288,6 +291,9 @@ def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: s
         Y = _array(Y, name)
         if Y.ndim == 1 and values:
             Y = Y[:, None]
+        elif Y.ndim == 2 and Y.shape[1] == 1 < n_labels and not values:
+            raise ValueError(f"{name} has one column, but a matrix needs one for each of the {n_labels} labels; for "
+                             f"class ids use {name}.ravel()")
         if Y.ndim == 1:
             if Y.dtype.kind == "f" and Y.size and np.isfinite(Y).all() and (Y == np.floor(Y)).all():
                 Y = Y.astype(np.int64)

@@ -65,6 +65,34 @@ PARTIAL_RATE = 0.1  # of `learning_rate_init`: partial_fit has no end to lower t
 class _LSHEstimator(BaseEstimator):
     """What both have in common. A subclass encodes targets and reads answers."""
 
+    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
+                 hidden_density: float = 1.0, solver: str = "adam", learning_rate_init: float = 0.01,
+                 learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
+                 batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
+                 shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+                 n_iter_no_change: int = 5, tol: float = 1e-4, warm_start: bool = False,
+                 random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
+                 verbose: bool = False) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.hidden_density = hidden_density
+        self.solver = solver
+        self.learning_rate_init = learning_rate_init
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
@@ -337,30 +365,17 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
                  class_weight: dict[Any, float] | Literal["balanced"] | None = None, warm_start: bool = False,
                  random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
                  verbose: bool = False) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
+        super().__init__(
+            hidden_layer_sizes, activation, hidden_density=hidden_density, solver=solver,
+            learning_rate_init=learning_rate_init, learning_rate=learning_rate, momentum=momentum,
+            weight_decay=weight_decay, batch_size=batch_size, max_iter=max_iter, shuffle=shuffle,
+            early_stopping=early_stopping, validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change,
+            tol=tol, warm_start=warm_start, random_state=random_state, n_jobs=n_jobs, verbose=verbose)
         self.density = density
-        self.hidden_density = hidden_density
         self.lsh_params = lsh_params
         self.loss = loss
         self.threshold = threshold
-        self.solver = solver
-        self.learning_rate_init = learning_rate_init
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
         self.class_weight = class_weight
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -638,34 +653,6 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
     >>> reg.score(X, X[:, 0] * X[:, 1]) > 0.9
     True
     """
-
-    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
-                 hidden_density: float = 1.0, solver: str = "adam", learning_rate_init: float = 0.01,
-                 learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
-                 batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
-                 shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
-                 n_iter_no_change: int = 5, tol: float = 1e-4, warm_start: bool = False,
-                 random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
-                 verbose: bool = False) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.hidden_density = hidden_density
-        self.solver = solver
-        self.learning_rate_init = learning_rate_init
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -497,6 +497,9 @@ class Network:
     def _write(self, path: PathLike, *, with_indexes: bool = False, with_training: bool = False) -> None:
         tensors = {}
         for i, layer in enumerate(self.layers):
+            if type(layer) is not LAYERS.get(type(layer).__name__):
+                raise TypeError(f"layers[{i}] must be one of {', '.join(LAYERS)} to be saved, got {layer!r} of type "
+                                f"{type(layer).__name__}; pickle keeps others")
             tensors[f"layers.{i}.weight"] = as_float32(layer._w.value)
             tensors[f"layers.{i}.bias"] = layer.bias
             if isinstance(layer, LSHLinear) and len(layer._inputs):
