@@ -145,7 +145,7 @@ class ConversionReport:
             ax.bar([x + 0.2 * (i - 1.5) for x in range(len(parts))], values, 0.2, label=label, color=colour)
         ax.set_xticks(range(len(parts)), [name for name, _ in parts])
         ax.set_yscale("log")
-        ax.set_ylabel("microseconds a question")
+        ax.set(xlabel="layer", ylabel="microseconds a question")
         ax.legend(frameon=False, fontsize="small")
         return ax
 
