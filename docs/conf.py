@@ -104,6 +104,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "sparselsh"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+html_js_files = ["figures.js"]
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "sparselsh"},

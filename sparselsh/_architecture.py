@@ -51,24 +51,26 @@ def float32(array: np.ndarray | BFloat16, name: str, upcast: bool) -> Floats:
         return array.astype(np.float32)
 
 
-def checked(layers: Sequence[Affine]) -> list[Affine]:
-    """The layers, if each is whole and takes what the one before gives."""
+def checked(layers: Sequence[Affine], source: str = "") -> list[Affine]:
+    """The layers, if each is whole and takes what the one before gives; `source` is the file that they stand in."""
+    where = f"{source}: " if source else ""
     if not layers:
-        raise ValueError("the network has no linear layer; give one that has")
+        raise ValueError(f"{where}the network has no linear layer; give one that has")
     out: list[Affine] = []
     for i, layer in enumerate(layers):
-        weight = check.dense(layer.weight, f"{layer.name}.weight")
+        name = f"{where}{layer.name}"
+        weight = check.dense(layer.weight, f"{name}.weight")
         if 0 in weight.shape:
-            raise ValueError(f"{layer.name}.weight must have at least one row and one column, got shape {weight.shape}")
+            raise ValueError(f"{name}.weight must have at least one row and one column, got shape {weight.shape}")
         layer = layer._replace(weight=weight)
         if layer.bias is not None:
-            layer = layer._replace(bias=check.vector(layer.bias, f"{layer.name}.bias", len(weight)))
+            layer = layer._replace(bias=check.vector(layer.bias, f"{name}.bias", len(weight)))
         if i and layer.kind != "linear":
-            raise ValueError(f"{layer.name}: an embedding must be the first layer, but is layer {i}")
+            raise ValueError(f"{name}: an embedding must be the first layer, but is layer {i}")
         if i and out[-1].kind == "embedding" and layer.n_in % out[-1].n_out == 0:
             out[-1] = out[-1]._replace(width=layer.n_in // out[-1].weight.shape[1])
         if i and out[-1].n_out != layer.n_in:
-            raise ValueError(f"{layer.name} takes {layer.n_in} inputs but {out[-1].name} gives {out[-1].n_out}; "
+            raise ValueError(f"{name} takes {layer.n_in} inputs but {out[-1].name} gives {out[-1].n_out}; "
                              "give the layers in the order of the network")
         out.append(layer)
     return out

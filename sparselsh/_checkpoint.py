@@ -119,6 +119,8 @@ def restore_training(network: Network, state: dict[str, Any], tensors: dict[str,
     if state["optimizer"] is not None:
         network.optimizer = _optimizer(network, state["optimizer"], tensors)
     if state["run"] is not None:
+        if network.optimizer is None:
+            raise ValueError("it has a training without an optimizer")
         network._run = Run.restored(state["run"])
         if network._run.generator is not None:
             _generator(network._run.generator)

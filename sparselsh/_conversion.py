@@ -49,13 +49,13 @@ SINGLES = 8  # rows that are asked one after the other for a time
 
 
 def convert(layers: Sequence[Affine], calibration: Any, *, recall: float = 0.99, error: float = 0.02, k: int = 5,
-            storage: str = "float32", random_state: RandomState = None,
-            n_threads: int | None = None) -> InferenceNetwork:
-    """The network to serve `layers`, a list of Affine; `calibration` is its input or None.
+            storage: str = "float32", random_state: RandomState = None, n_threads: int | None = None,
+            source: str = "") -> InferenceNetwork:
+    """The network to serve `layers`, a list of Affine, of the file `source`; `calibration` is its input or None.
 
     All but the layers is checked by the caller.
     """
-    layers = [ServedLayer(layer, storage) for layer in checked(layers)]
+    layers = [ServedLayer(layer, storage) for layer in checked(layers, source)]
     network = InferenceNetwork(layers, ConversionReport([]), n_threads)
     if calibration is None:
         return _without_calibration(network)

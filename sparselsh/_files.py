@@ -10,6 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _validation as check
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
@@ -27,9 +29,19 @@ def require_safetensors() -> ModuleType:
     return st
 
 
+def existing(path: PathLike) -> str:
+    """The path of a file to read, or an error that says what is there instead."""
+    path = check.path(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path!r} is a directory; give the path of a file in it")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    return path
+
+
 def place(path: PathLike) -> str:
     """The path to write to, or an error that says what stands in the way. A link stays one: its target is written."""
-    real = os.path.realpath(os.fsdecode(path))
+    real = os.path.realpath(check.path(path))
     folder = os.path.dirname(real)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder!r} is no directory; create it first")
@@ -62,6 +74,7 @@ def replacing(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[IO[A
 
 def write(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write named arrays and a dict of strings."""
+    path = place(path)
     data = require_safetensors().save(tensors, metadata)
     with replacing(path) as file:
         file.write(data)
@@ -73,8 +86,7 @@ def read(path: PathLike, kind: str,
     require_safetensors()
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
+    path = existing(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -82,7 +94,7 @@ def read(path: PathLike, kind: str,
                 raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one first")
             places = places_of(path) if mapped is not None else {}
             tensors = {name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
-                       else file.get_tensor(name) for name in file.keys()}
+                       else _copied(path, file, name) for name in file.keys()}
         for name, array in tensors.items():
             if array.dtype.kind not in "fiub":  # of ml_dtypes, where that is installed
                 raise TypeError(f"{name} is {array.dtype}")
@@ -93,6 +105,13 @@ def read(path: PathLike, kind: str,
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
                          "kind: save it again") from error
+
+
+def _copied(path: PathLike, file: Any, name: str) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except ValueError as error:  # of NumPy, where a length of zero hides that the others are beyond all memory
+        raise ValueError(f"{path}: not a readable safetensors file ({name}: {error}); save it again") from error
 
 
 def places_of(path: PathLike) -> dict[str, Any]:

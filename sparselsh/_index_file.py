@@ -27,7 +27,7 @@ def fingerprint(W: Floats, bias: Floats) -> int:
 def family_config(family: HashFamily | None) -> dict[str, Any] | None:
     """A family as plain values, or None."""
     if family is not None and FAMILIES.get(type(family).__name__) is not type(family):
-        raise TypeError(f"family must be one of {', '.join(FAMILIES)} to be saved, got {family!r}")
+        raise TypeError(f"family must be one of {', '.join(FAMILIES)} to be saved, got {family!r}; pickle keeps others")
     return None if family is None else {"type": type(family).__name__} | family.config()
 
 

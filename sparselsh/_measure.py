@@ -10,6 +10,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from ._types import Floats, Ids
@@ -18,10 +20,10 @@ if TYPE_CHECKING:
 KS = (1, 3, 5)
 
 
-def fit(net: Network, X: Any, Y: Any, **options: Any) -> tuple[float, float]:
-    """Train and return ``(wall seconds, CPU seconds)`` of the training alone."""
+def seconds(train: Callable[..., Any], X: Any, Y: Any, **options: Any) -> tuple[float, float]:
+    """Call `fit` or `resume` of a network and return ``(wall seconds, CPU seconds)`` of the training alone."""
     wall, cpu = time.perf_counter(), time.process_time()
-    net.fit(X, Y, **options)
+    train(X, Y, **options)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 

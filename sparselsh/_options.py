@@ -38,17 +38,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("train", metavar="TRAIN.txt", help="rows to learn from")
     sub.add_argument("--test", metavar="TEST.txt", help="rows to measure it on")
     sub.add_argument("--model", metavar="OUT.safetensors", help="file to save the network to")
-    _option(sub, "--hidden", "hidden neurons", HIDDEN, type=_whole(1), metavar="N")
-    _option(sub, "--activation", "what follows the hidden layer", ACTIVATION, choices=["none", "relu"])
+    sub.add_argument("--checkpoint", metavar="RUN.safetensors",
+                     help="file to save the network and the state of its training to, after each epoch and on Ctrl-C")
+    sub.add_argument("--resume", metavar="RUN.safetensors",
+                     help="go on with the training of a --checkpoint, on the same TRAIN, and save it there again; what "
+                          "the training began with, such as --epochs, stays")
+    _option(sub, "--hidden", "hidden neurons", HIDDEN, type=_whole(1), metavar="N", action=_Given)
+    _option(sub, "--activation", "what follows the hidden layer", ACTIVATION, choices=["none", "relu"], action=_Given)
     _option(sub, "--loss", "softmax over all labels, or binary cross-entropy of each", "softmax",
-            choices=["softmax", "bce"])
+            choices=["softmax", "bce"], action=_Given)
     _option(sub, "--density", "share of output neurons to compute; 1 computes all of them", DENSITY,
-            type=_density, metavar="auto|FLOAT")
-    _option(sub, "--epochs", "passes over the rows", EPOCHS, type=_whole(1), metavar="N")
-    _option(sub, "--batch-size", "rows a step", BATCH_SIZE, type=_whole(1), metavar="N")
-    _option(sub, "--lr", "learning rate of Adam", LR, unset="the library's", type=_number, metavar="FLOAT")
+            type=_density, metavar="auto|FLOAT", action=_Given)
+    _option(sub, "--epochs", "passes over the rows", EPOCHS, type=_whole(1), metavar="N", action=_Given)
+    _option(sub, "--batch-size", "rows a step", BATCH_SIZE, type=_whole(1), metavar="N", action=_Given)
+    _option(sub, "--lr", "learning rate of Adam", LR, unset="the library's", type=_number, metavar="FLOAT",
+            action=_Given)
     _option(sub, "--window", "rows of a converted TRAIN in memory, and shuffled, at a time", WINDOW, type=_whole(1),
-            metavar="N")
+            metavar="N", action=_Given)
     _add_run_options(sub)
 
     sub = commands.add_parser(
@@ -131,13 +137,22 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Given(argparse.Action):
+    """Stores the value and, in `given`, that there was one: a training that is resumed has its own."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any,
+                 option: str | None = None) -> None:
+        setattr(namespace, self.dest, value)
+        namespace.given = [*getattr(namespace, "given", []), option]
+
+
 def _add_threads(sub: argparse._ActionsContainer) -> None:
     _option(sub, "--threads", "threads to use", None, unset="the library's", type=_whole(1), metavar="N")
 
 
 def _add_run_options(sub: argparse._ActionsContainer) -> None:
     _add_threads(sub)
-    _option(sub, "--seed", "seed of every random choice", 0, type=_whole(0), metavar="N")
+    _option(sub, "--seed", "seed of every random choice", 0, type=_whole(0), metavar="N", action=_Given)
     sub.add_argument("--quiet", action="store_true", help="print nothing but errors")
     _add_json(sub)
 

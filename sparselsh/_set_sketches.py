@@ -61,6 +61,8 @@ class SetSketches:
         if not len(X):
             return self._R, self._R
         gram = matmul(X, X, n_threads, transpose_b=True).astype(np.float64) / len(X)
+        if not np.isfinite(gram).all():  # a training that has diverged, as its loss says
+            return self._R, self._R
         values, vectors = np.linalg.eigh(gram)
         keep = values > 1e-6 * max(values[-1], 1e-30)
         values, vectors = values[keep], vectors[:, keep]

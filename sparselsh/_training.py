@@ -154,9 +154,9 @@ def train(network: Network, source: Source, validation: tuple[Any, Any] | None, 
     if run.n_rows is None:
         run.n_rows = source.n_rows
     callbacks = sorted(callbacks, key=lambda callback: callback.runs_last)
-    for callback, (name, state) in zip(callbacks, run.callbacks, strict=False):
+    for i, (callback, (name, state)) in enumerate(zip(callbacks, run.callbacks, strict=False)):
         if type(callback).__name__ == name:
-            callback.restore(state)
+            _restore(callback, state, i)
     with Interrupts() as interrupts:
         for callback in callbacks:
             callback.on_begin(network)
@@ -174,6 +174,15 @@ def train(network: Network, source: Source, validation: tuple[Any, Any] | None, 
             network._callbacks = ()
         for callback in callbacks:
             callback.on_end(network)
+
+
+def _restore(callback: Callback, state: dict[str, Any], i: int) -> None:
+    try:
+        callback.restore(state)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"callbacks[{i}], {callback!r}, does not take the state that was saved of it "
+                         f"({type(error).__name__}: {error}); the file is damaged or from another version: resume from "
+                         "another, or without this callback") from error
 
 
 def states(network: Network) -> list[tuple[str, dict[str, Any]]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,23 @@ def choice(value: Any, name: str, choices: Sequence[str]) -> str:
     return value
 
 
+def path(value: Any, name: str = "path") -> str:
+    """A path as str."""
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a string or a path-like object, got {value!r}") from None
+
+
+def similarity(values: Any, least: float) -> np.ndarray:
+    """Similarities from `least` to 1, float64, of any shape; what rounding puts outside is put on the bound."""
+    array = numeric(values, "similarity").astype(np.float64)
+    inside = (array >= least - 1e-5) & (array <= 1 + 1e-5)  # false for NaN
+    if not inside.all():
+        raise ValueError(f"similarity must be at least {least:g} and at most 1, got {array[~inside].ravel()[0]:g}")
+    return np.clip(array, least, 1)
+
+
 def generator(random_state: Any) -> np.random.Generator:
     """A numpy Generator from None, an integer, a Generator or a RandomState."""
     if isinstance(random_state, np.random.RandomState):
@@ -107,10 +125,20 @@ def _check_numeric(dtype: np.dtype[Any], name: str) -> None:
 
 
 def _array(values: Any, name: str) -> np.ndarray:
+    if isinstance(values, np.ma.MaskedArray) and values.mask.any():
+        raise ValueError(f"{name} is masked at {np.count_nonzero(values.mask)} entries; fill them with "
+                         f"{name}.filled(value)")
     try:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array: {error}") from None
+
+
+def numeric(values: Any, name: str) -> np.ndarray:
+    """An array of numbers, of any shape."""
+    array = _array(values, name)
+    _check_numeric(array.dtype, name)
+    return array
 
 
 def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | None = None,
@@ -119,12 +147,12 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
     if (type(array) is np.ndarray and array.dtype == np.float32 and array.ndim == 2 and array.flags.c_contiguous
             and array.size <= FEW and n_rows is None and n_columns in (None, array.shape[1])):
         flat = array.ravel()
-        if math.isfinite(flat.dot(flat)):  # a single query as it should be: the checks below take as long as a search
+        # a single query as it should be: the checks below take as long as a search; `dot` would warn of large values
+        if math.isfinite(np.vdot(flat, flat)):
             return array
     if sp.issparse(array):
         raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
-    array = _array(array, name)
-    _check_numeric(array.dtype, name)
+    array = numeric(array, name)
     if array.ndim != 2:
         hint = f"; use {name}.reshape(1, -1) for a single row" if array.ndim == 1 else ""
         raise ValueError(f"{name} must have two dimensions, got shape {array.shape}{hint}")
@@ -170,7 +198,7 @@ def _lone_row(matrix: Any, n_columns: int | None) -> CSR | None:
             and data.flags.c_contiguous and ids.flags.c_contiguous):
         return None
     # ascending: the first and the last bound all
-    if 0 <= ids[0] and ids[-1] < n_columns and (ids[1:] > ids[:-1]).all() and math.isfinite(data.dot(data)):
+    if 0 <= ids[0] and ids[-1] < n_columns and (ids[1:] > ids[:-1]).all() and math.isfinite(np.vdot(data, data)):
         return _csr.CSR(indptr.astype(np.int64), ids, data, matrix.shape[1])
     return None
 
@@ -263,6 +291,9 @@ def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: s
         Y = _array(Y, name)
         if Y.ndim == 1 and values:
             Y = Y[:, None]
+        elif Y.ndim == 2 and Y.shape[1] == 1 < n_labels and not values:
+            raise ValueError(f"{name} has one column, but a matrix needs one for each of the {n_labels} labels; for "
+                             f"class ids use {name}.ravel()")
         if Y.ndim == 1:
             if Y.dtype.kind == "f" and Y.size and np.isfinite(Y).all() and (Y == np.floor(Y)).all():
                 Y = Y.astype(np.int64)

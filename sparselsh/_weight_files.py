@@ -5,7 +5,6 @@ import fnmatch
 import re
 import zipfile
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -29,8 +28,7 @@ def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | 
     `layers` is None for all, a pattern, or a list of names; NAME stands for NAME.weight and, where it is there,
     NAME.bias; WEIGHT:BIAS, or a pair, names two arrays. The activation stands after all but the last.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
+    path = _files.existing(path)
     with _opened(path) as arrays:
         pairs = [_pair(arrays, name, path) for name in _chosen(arrays, layers, path)]
         out = []
@@ -107,7 +105,7 @@ class _Zipped:
         self._handle = open(self.path, "rb")  # numpy.load leaves a damaged file open
         try:
             self._file = np.load(self._handle, allow_pickle=False)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
             self._handle.close()
             raise self._damaged(error) from error
         self.names = list(self._file.files)
@@ -116,8 +114,9 @@ class _Zipped:
     def __exit__(self, *_: object) -> None:
         self._handle.close()
 
-    def _damaged(self, error: Exception) -> ValueError:
-        return ValueError(f"{self.path}: not a readable .npz file ({error}); it may be cut short or hold Python "
+    def _damaged(self, error: Exception | str) -> ValueError:
+        text = str(error)[:200]  # zipfile quotes what stands in place of a name
+        return ValueError(f"{self.path}: not a readable .npz file ({text}); it may be cut short or hold Python "
                           "objects: save it again with numpy.savez")
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -125,9 +124,13 @@ class _Zipped:
 
     def get(self, name: str) -> np.ndarray:
         try:
-            return self._file[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            array = self._file[name]
+        # what zipfile raises for an entry that says of itself that it is encrypted, or packed in an unknown way, too
+        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise self._damaged(error) from error
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what does not begin like an array
+            raise self._damaged(f"{name} is no array")
+        return array
 
 
 class _Safe:
@@ -158,7 +161,11 @@ class _Safe:
     def get(self, name: str) -> np.ndarray | BFloat16:
         dtype, shape, start = self._places[name]
         if dtype != "BF16":
-            return self._file.get_tensor(name)
+            try:
+                return self._file.get_tensor(name)
+            except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy does not have
+                raise ValueError(f"{self.path}: {name} is {dtype} of shape {shape}, which cannot be read ({error}); "
+                                 "save it as float32") from error
         return BFloat16(np.fromfile(self.path, np.uint16, int(np.prod(shape)), offset=start).reshape(shape))
 
 

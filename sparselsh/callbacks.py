@@ -294,7 +294,11 @@ def checked(callbacks: Sequence[Callback]) -> list[Callback]:
     """A list of callbacks."""
     if isinstance(callbacks, Callback):
         return [callbacks]
-    callbacks = list(callbacks)
+    try:
+        callbacks = list(callbacks)
+    except TypeError:
+        raise TypeError(f"callbacks must be a list of Callback objects, such as [EarlyStopping()], got {callbacks!r}"
+                        ) from None
     for i, callback in enumerate(callbacks):
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks[{i}] must be a Callback object, such as EarlyStopping(), got {callback!r}")
@@ -304,7 +308,7 @@ def checked(callbacks: Sequence[Callback]) -> list[Callback]:
 
 
 def _path(path: PathLike) -> str:
-    return os.path.abspath(os.fsdecode(path))
+    return os.path.abspath(check.path(path))
 
 
 def _check_writable(path: PathLike) -> None:

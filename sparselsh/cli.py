@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from ._types import Floats, Ids
+    from .callbacks import Callback
     from .network import Network
+    from .optim import Adam
 
 ROWS_A_WRITE = 4096
 
@@ -39,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         COMMANDS[args.command](args)
         sys.stdout.flush()  # a reader that has gone shows here and not when the interpreter ends
-    except KeyboardInterrupt:
-        print("sparselsh: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["sparselsh: interrupted", *filter(None, map(str, interrupt.args))]), file=sys.stderr)
         return 130
     except BrokenPipeError:
         _drop_stdout()  # `sparselsh predict ... | head`
@@ -65,32 +67,38 @@ def _drop_stdout() -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train a network on a file, measure it on another, save it."""
-    _check_outputs([args.model, args.json], inputs=[args.train, args.test])
-    import sparselsh as sl
-
+    if args.resume and getattr(args, "given", []):
+        raise UserError(f"{args.given[0]}: a training that is resumed keeps what it began with; leave it out")
+    checkpoint = args.checkpoint or args.resume
+    goes_on = checkpoint and args.resume and os.path.realpath(checkpoint) == os.path.realpath(args.resume)
+    _check_outputs([args.model, args.json, None if goes_on else checkpoint],
+                   inputs=[args.train, args.test, args.resume])
     from . import _files, _measure
 
-    if args.model:
+    for path in filter(None, (args.model, checkpoint)):
         _files.require_safetensors()
-        if os.path.exists(args.model) and not os.path.isfile(args.model):
-            raise UserError(f"{args.model!r}: is a device or a pipe; give the name of a file")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(f"{path!r}: is a device or a pipe; give the name of a file")
 
     say = _silent if args.quiet else print
-    X, Y, n_labels = _read_or_open(args.train)
+    resumed = _resumed(args) if args.resume else None
+    X, Y, n_labels = _read_or_open(args.train, resumed, of=args.resume)
     say(_describe("train", X, Y))
     if args.test:
         X_test, Y_test = _read_matching(args.test, X.shape[1], n_labels, of=args.train)
         say(_describe("test", X_test, Y_test))
 
-    activation = None if args.activation == "none" else args.activation
-    net = sl.Network(
-        [sl.Linear(X.shape[1], args.hidden, activation=activation),
-         sl.LSHLinear(args.hidden, n_labels, density=args.density)],
-        loss=args.loss, random_state=args.seed, n_threads=args.threads,
-    )
-    optimizer = None if args.lr is None else sl.Adam(lr=args.lr, schedule=SCHEDULE)
-    wall, cpu = _measure.fit(net, X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size,
-                             window=args.window, verbose=not args.quiet)
+    net = resumed or _new_network(args, X.shape[1], n_labels)
+    options = {"callbacks": _checkpoints(checkpoint), "verbose": not args.quiet}
+    try:
+        if resumed:
+            say(f"{len(net.history)} epochs are done" + (": the training is complete" if net._run.is_done else ""))
+            wall, cpu = _measure.seconds(net.resume, X, Y, **options)
+        else:
+            wall, cpu = _measure.seconds(net.fit, X, Y, optimizer=_optimizer(args), epochs=args.epochs,
+                                         batch_size=args.batch_size, window=args.window, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"go on with --resume {checkpoint}" if checkpoint else "") from None
     report: dict[str, Any] = {
         "train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
     if args.model:  # before the test: a trained network is worth more than its score
@@ -103,6 +111,38 @@ def train(args: argparse.Namespace) -> None:
     report["peak_rss_bytes"] = _measure.peak_rss()
     say(_summary(report))
     _write_json(args.json, report)
+
+
+def _new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Network:
+    import sparselsh as sl
+
+    activation = None if args.activation == "none" else args.activation
+    return sl.Network(
+        [sl.Linear(n_features, args.hidden, activation=activation),
+         sl.LSHLinear(args.hidden, n_labels, density=args.density)],
+        loss=args.loss, random_state=args.seed, n_threads=args.threads,
+    )
+
+
+def _optimizer(args: argparse.Namespace) -> Adam | None:
+    from .optim import Adam
+
+    return None if args.lr is None else Adam(lr=args.lr, schedule=SCHEDULE)
+
+
+def _resumed(args: argparse.Namespace) -> Network:
+    """The network of a checkpoint, whose training can be gone on with."""
+    net = _load(args.resume, args.threads)
+    if net._run is None:
+        raise UserError(f"{args.resume!r}: holds a network, but no training to go on with; give a file that "
+                        "`sparselsh train --checkpoint` has written")
+    return net
+
+
+def _checkpoints(path: str | None) -> list[Callback]:
+    from .callbacks import Checkpoint
+
+    return [] if path is None else [Checkpoint(path)]
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -204,12 +244,15 @@ def _read(path: str, labelled: bool = True) -> tuple[csr_array, csr_array]:
     return X, Y
 
 
-def _read_or_open(path: str) -> tuple[Any, csr_array | None, int]:
-    """X, Y and the number of labels of a file; of a CSR file, the file itself, None and the number."""
+def _read_or_open(path: str, net: Network | None = None, of: str = "") -> tuple[Any, csr_array | None, int]:
+    """X, Y and the number of labels of a file; of a CSR file, the file itself, None and the number.
+
+    With a network, of the file `of`, the numbers of features and labels are to be those of the network.
+    """
     from . import csrfile
 
     if not csrfile.is_csr_file(path):
-        X, Y = _read(path)
+        X, Y = _read(path) if net is None else _read_matching(path, net.n_features, net.n_labels, of)
         return X, Y, Y.shape[1]
     file = csrfile.open_csr(path)
     _check_some(path, file.shape, file.label_nnz)

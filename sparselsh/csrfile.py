@@ -134,7 +134,7 @@ class CSRFile:
     """
 
     def __init__(self, path: PathLike) -> None:
-        self.path = path = os.fsdecode(path)
+        self.path = path = check.path(path)
         with xmctext.explained(path), open(path, "rb") as file:
             n_rows, n_features, n_labels, x_nnz, y_nnz = _read_header(path, file)
             raw = np.memmap(file, np.uint8, "r")
@@ -330,8 +330,9 @@ def convert_xmc(text_path: PathLike, csr_path: PathLike, *, chunk_rows: int = _C
         An argument is wrong; a file cannot be read or written.
     """
     chunk_rows = check.integer(chunk_rows, "chunk_rows")
-    if os.path.realpath(os.fsdecode(text_path)) == os.path.realpath(os.fsdecode(csr_path)):
-        raise ValueError(f"csr_path is the file to read, {os.fsdecode(text_path)!r}; give another name")
+    text_path = check.path(text_path, "text_path")
+    if os.path.realpath(text_path) == os.path.realpath(check.path(csr_path, "csr_path")):
+        raise ValueError(f"csr_path is the file to read, {text_path!r}; give another name")
     _write(csr_path, ((X, Y, "X", "Y") for X, Y in xmctext.chunks(text_path, chunk_rows)), None)
 
 

@@ -161,8 +161,8 @@ def run_demo(rows: int = 100_000, epochs: int = 2, dense: bool = True, seed: int
         net = sl.Network([sl.Linear(task.X_train.shape[1], HIDDEN),
                           sl.LSHLinear(HIDDEN, n_classes, density=density)],
                          loss="softmax", random_state=seed, n_threads=n_threads)
-        wall, cpu = _measure.fit(net, task.X_train, task.Y_train, epochs=epochs, batch_size=BATCH_SIZE,
-                                 optimizer=sl.Adam(lr=LR, schedule=SCHEDULE), verbose=verbose)
+        wall, cpu = _measure.seconds(net.fit, task.X_train, task.Y_train, epochs=epochs, batch_size=BATCH_SIZE,
+                                     optimizer=sl.Adam(lr=LR, schedule=SCHEDULE), verbose=verbose)
         report, ids = _measure.quality(net, task.X_test, task.Y_test)
         return report | {"train_seconds": wall, "train_cpu_seconds": cpu}, ids
 

@@ -10,10 +10,7 @@ This module alone needs scikit-learn: ``pip install "sparselsh-nn[sklearn]"``.
 """
 from __future__ import annotations
 
-import itertools
-import numbers
-import os
-import warnings
+import inspect
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -21,21 +18,18 @@ import numpy as np
 from . import _validation as check
 from ._linalg import row_chunks
 from ._scipy import sp
-from .callbacks import EarlyStopping, StopOnInterrupt
 from .layers import Linear
 from .losses import SoftmaxCrossEntropy
 from .lsh_layers import FEW_NEURONS, LSHLinear
-from .network import Network
-from .optim import SGD, Adam
 
 try:
-    from joblib import effective_n_jobs
-    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.model_selection import train_test_split
-    from sklearn.utils import check_random_state, column_or_1d
+    from sklearn.base import ClassifierMixin, RegressorMixin
+    from sklearn.utils import column_or_1d
     from sklearn.utils.class_weight import compute_class_weight
     from sklearn.utils.multiclass import check_classification_targets, type_of_target
-    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+    from sklearn.utils.validation import validate_data
+
+    from ._estimator import LSHEstimator
 except ImportError as error:
     raise ImportError('sparselsh.estimators needs scikit-learn 1.6 or later; type: pip install "sparselsh-nn[sklearn]"'
                       ) from error
@@ -46,183 +40,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from ._types import Floats, Ids, MatrixLike
-    from .callbacks import Callback
 
 __all__ = ["LSHClassifier", "LSHRegressor"]
 
-SCHEDULES = {"constant": None, "linear": "linear", "cosine": "cosine"}
-BATCH = 64, 256  # least and largest by default; a small batch may lack the rows that a class weight is for
-STEPS = 1000  # that a training takes at least, by default, as far as EPOCHS allows
-EPOCHS = 5, 200
-STEADY = 4  # rows from which on an output has the same bits whatever the others are: see FEW in _gemm.pyx
 N_SHARES = 32  # labels of a row that share its probability, where softmax serves several labels a row
 CALIBRATION_ROWS = 2048  # that its threshold is taken from
-PARTIAL_RATE = 0.1  # of `learning_rate_init`: partial_fit has no end to lower the rate towards
+LSH_PARAMS = set(inspect.signature(LSHLinear).parameters) - {"n_in", "n_out", "density"}
 
 
-class _LSHEstimator(BaseEstimator):
-    """What both have in common. A subclass encodes targets and reads answers."""
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
-
-    # -- training ---------------------------------------------------------------------------------------------
-
-    def fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
-        """Train.
-
-        Parameters
-        ----------
-        X : array or sparse matrix of shape (n_samples, n_features)
-        y : array of shape (n_samples,), or array or sparse matrix of shape (n_samples, n_outputs)
-        sample_weight : array of shape (n_samples,) or None
-
-        Returns
-        -------
-        self
-        """
-        goes_on = self.warm_start and hasattr(self, "network_")
-        self._check_parameters()
-        X, y = self._validated(X, y, reset=not goes_on)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        targets = self._encode(y, reset=not goes_on)
-        weight = self._weights(targets, weight)
-        rng = check_random_state(self.random_state)
-        stop = StopOnInterrupt()
-        callbacks: list[Callback] = [stop]
-        validation = None
-        if weight is not None:
-            X, targets, weight = _with_weight(X, targets, weight)
-        if self.early_stopping:
-            X, targets, weight, validation = self._split(X, targets, weight, rng)
-            callbacks.append(EarlyStopping(patience=self.n_iter_no_change, min_delta=self.tol))
-        if not goes_on:
-            self.network_ = self._make_network(X, rng)
-        network, n_before = self.network_, len(self.network_.history) if goes_on else 0
-        batch_size = self._batch_size(X.shape[0])
-        network.fit(X, targets, sample_weight=weight, optimizer=self._optimizer(SCHEDULES[self.learning_rate]),
-                    epochs=self._epochs(X.shape[0], batch_size), batch_size=batch_size, validation=validation,
-                    shuffle=self.shuffle, callbacks=callbacks, verbose=bool(self.verbose))
-        if stop.interrupted:
-            warnings.warn("Ctrl-C has ended the training; the model is that after the last step", stacklevel=2)
-        self._after_training(n_before, validation)
-        self._after_fit(X, targets, validation)
-        return self
-
-    def _partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None, first: bool) -> Self:
-        X, y = self._validated(X, y, reset=first)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        targets = self._encode(y, reset=first)
-        weight = self._weights(targets, weight)
-        if weight is not None:
-            X, targets, weight = _with_weight(X, targets, weight)
-        if first:
-            self.network_ = self._make_network(X, check_random_state(self.random_state))
-        network = self.network_
-        if network.optimizer is None:
-            network.optimizer = self._optimizer(None, PARTIAL_RATE)
-        elif network.optimizer.schedule is not None:  # of a fit, which has lowered the rate to its end
-            network.optimizer.schedule = None
-            network.optimizer.lr *= PARTIAL_RATE
-        network.fit(X, targets, sample_weight=weight, optimizer=network.optimizer, epochs=1,
-                    batch_size=self._batch_size(X.shape[0]), shuffle=self.shuffle, verbose=bool(self.verbose))
-        self._after_training(len(network.history) - 1)
-        self._after_fit(X, targets, None)
-        return self
-
-    def _check_parameters(self) -> None:
-        for i, size in enumerate(self._hidden_sizes()):
-            check.integer(size, f"hidden_layer_sizes[{i}]")
-        check.choice(self.activation, "activation", ("auto", "identity", "relu"))
-        check.choice(self.solver, "solver", ("adam", "sgd"))
-        check.choice(self.learning_rate, "learning_rate", tuple(SCHEDULES))
-        if self.max_iter != "auto":
-            check.integer(self.max_iter, "max_iter")
-        if self.batch_size != "auto":
-            check.integer(self.batch_size, "batch_size")
-        check.number(self.validation_fraction, "validation_fraction", above=0, below=1)
-        check.integer(self.n_iter_no_change, "n_iter_no_change")
-        check.number(self.tol, "tol", minimum=0)
-        check.number(self.hidden_density, "hidden_density", above=0, maximum=1)
-
-    def _hidden_sizes(self) -> list[Any]:
-        sizes = self.hidden_layer_sizes
-        return [sizes] if isinstance(sizes, numbers.Integral) else list(sizes)
-
-    def _batch_size(self, n_rows: int) -> int:
-        if self.batch_size != "auto":
-            return min(self.batch_size, n_rows)
-        return min(n_rows, int(np.clip(n_rows // 40, *BATCH)))
-
-    def _epochs(self, n_rows: int, batch_size: int) -> int:
-        if self.max_iter != "auto":
-            return self.max_iter
-        return int(np.clip(-(-STEPS * batch_size // n_rows), *EPOCHS))
-
-    def _optimizer(self, schedule: str | None, factor: float = 1.0) -> SGD | Adam:
-        lr = self.learning_rate_init * factor if isinstance(self.learning_rate_init, float) else self.learning_rate_init
-        if self.solver == "adam":
-            return Adam(lr, weight_decay=self.weight_decay, schedule=schedule)
-        return SGD(lr, momentum=self.momentum, weight_decay=self.weight_decay, schedule=schedule)
-
-    def _make_network(self, X: Any, rng: np.random.RandomState) -> Network:
-        sizes = [X.shape[1], *self._hidden_sizes()]
-        relu = self.activation == "relu" or (self.activation == "auto" and not (sp.issparse(X) and len(sizes) == 2))
-        layers = []
-        for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            activation = "relu" if relu else None
-            layers.append(Linear(n_in, n_out, activation=activation) if i == 0 or self.hidden_density == 1 else
-                          LSHLinear(n_in, n_out, activation=activation, density=self.hidden_density))
-        layers.append(self._output_layer(sizes[-1]))
-        n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
-        return Network(layers, loss=self._loss(), random_state=int(rng.randint(2**31 - 1)), n_threads=n_threads)
-
-    def _split(self, X: Any, targets: Any, weight: np.ndarray | None,
-               rng: np.random.RandomState) -> tuple[Any, Any, np.ndarray | None, tuple[Any, Any]]:
-        try:
-            stratify = self._strata(targets)
-            rows, held_out = train_test_split(np.arange(X.shape[0]), test_size=self.validation_fraction,
-                                              random_state=rng, stratify=stratify)
-        except ValueError as error:
-            raise ValueError(f"early_stopping=True sets validation_fraction={self.validation_fraction} of the rows "
-                             f"aside, which {X.shape[0]} rows do not allow ({error}); give more rows, another fraction "
-                             "or early_stopping=False") from error
-        weight = None if weight is None else weight[rows]
-        return X[rows], targets[rows], weight, (X[held_out], targets[held_out])
-
-    def _after_training(self, n_before: int, validation: tuple[Any, Any] | None = None) -> None:
-        history = self.network_.history[n_before:]
-        self.n_iter_ = max(1, len(history))  # Ctrl-C may have left none
-        self.loss_curve_ = [entry["loss"] for entry in history]
-        self.loss_ = self.loss_curve_[-1] if history else np.nan
-        scores = None if validation is None else self._scores(history, validation[1])
-        self.validation_scores_ = scores
-        self.best_validation_score_ = None if scores is None else max(scores, default=np.nan)
-        self.n_outputs_ = self.network_.n_labels
-        self.n_layers_ = len(self.network_.layers) + 1
-
-    # -- asking -----------------------------------------------------------------------------------------------
-
-    def _asked(self, X: MatrixLike) -> Any:
-        check_is_fitted(self, "network_")
-        return validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
-
-    def _outputs(self, X: Any, what: str) -> Floats:
-        n_bytes = 4 * X.shape[0] * self.network_.n_labels
-        available = _available_memory()
-        if n_bytes > available:
-            raise MemoryError(f"{what} of {X.shape[0]:,} rows and {self.network_.n_labels:,} outputs is a dense array "
-                              f"of {n_bytes / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free; ask for fewer rows "
-                              "at a time, or for predict_topk or predict, which need not hold all outputs")
-        n = X.shape[0]
-        if 0 < n < STEADY:
-            X = X[np.arange(STEADY) % n]
-        return self.network_.decision_function(X)[:n]
-
-
-class LSHClassifier(ClassifierMixin, _LSHEstimator):
+class LSHClassifier(ClassifierMixin, LSHEstimator):
     """A neural network for few classes or very many, whose wide layers compute only the neurons that hashing finds.
 
     Binary, multiclass and multilabel: y is class labels of any type, or an indicator matrix of labels, dense or sparse.
@@ -326,30 +152,17 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
                  class_weight: dict[Any, float] | Literal["balanced"] | None = None, warm_start: bool = False,
                  random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
                  verbose: bool = False) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
+        super().__init__(
+            hidden_layer_sizes, activation, hidden_density=hidden_density, solver=solver,
+            learning_rate_init=learning_rate_init, learning_rate=learning_rate, momentum=momentum,
+            weight_decay=weight_decay, batch_size=batch_size, max_iter=max_iter, shuffle=shuffle,
+            early_stopping=early_stopping, validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change,
+            tol=tol, warm_start=warm_start, random_state=random_state, n_jobs=n_jobs, verbose=verbose)
         self.density = density
-        self.hidden_density = hidden_density
         self.lsh_params = lsh_params
         self.loss = loss
         self.threshold = threshold
-        self.solver = solver
-        self.learning_rate_init = learning_rate_init
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
         self.class_weight = class_weight
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -394,15 +207,30 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             check.number(self.threshold, "threshold", above=0, below=1)
         if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
             raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {self.class_weight!r}")
+        if isinstance(self.class_weight, dict):
+            for label, factor in self.class_weight.items():
+                check.number(factor, f"class_weight[{label!r}]", minimum=0)
+        if unknown := set(self._lsh_params()) - LSH_PARAMS:
+            raise ValueError(f"lsh_params has {', '.join(sorted(map(repr, unknown)))}; it takes "
+                             f"{', '.join(sorted(LSH_PARAMS))}")
+
+    def _lsh_params(self) -> dict[str, Any]:
+        if not isinstance(self.lsh_params, dict | None):
+            raise TypeError("lsh_params must be a dict of arguments of LSHLinear, such as {'family': SimHash()}, or "
+                            f"None, got {self.lsh_params!r}")
+        return self.lsh_params or {}
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, reset=reset)
-        if not sp.issparse(y) and y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y.toarray() if sp.issparse(y) else y, warn=True)
         return X, y
 
     def _encode(self, y: Any, reset: bool) -> Any:
         """Class ids, or a float32 indicator as csr_array."""
+        if not sp.issparse(y) and y.dtype == object and len(types := {type(value) for value in y.ravel()}) > 1:
+            raise TypeError(f"y has labels of the types {', '.join(sorted(kind.__name__ for kind in types))}; give "
+                            "strings alone or numbers alone")
         check_classification_targets(y)
         kind = type_of_target(y, input_name="y")
         if kind == "multiclass-multioutput":
@@ -433,8 +261,9 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         ids = np.searchsorted(self.classes_, y)
         ids[ids == len(self.classes_)] = 0
         if (unknown := self.classes_[ids] != y).any():
-            raise ValueError(f"y has classes that are not among those of before, such as {y[unknown][0]!r}; with "
-                             "warm_start or partial_fit give all classes from the start")
+            new = y[unknown].tolist()[0]
+            raise ValueError(f"y has classes that are not among those of before, such as {new!r}; with warm_start or "
+                             "partial_fit give all classes from the start")
         return ids
 
     def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
@@ -469,7 +298,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
         return "bce" if self._multilabel and few else "softmax"
 
     def _output_layer(self, n_in: int) -> Linear:
-        return LSHLinear(n_in, len(self.classes_), density=self.density, **(self.lsh_params or {}))
+        return LSHLinear(n_in, len(self.classes_), density=self.density, **self._lsh_params())
 
     def _strata(self, targets: Any) -> Any:
         if self._multilabel:
@@ -585,7 +414,7 @@ class LSHClassifier(ClassifierMixin, _LSHEstimator):
             return np.log(self.predict_proba(X))
 
 
-class LSHRegressor(RegressorMixin, _LSHEstimator):
+class LSHRegressor(RegressorMixin, LSHEstimator):
     """A neural network for one value or several, whose wide hidden layers compute only the neurons that hashing finds.
 
     Targets are scaled to mean 0 and variance 1 inside, so that the learning rate suits them.
@@ -618,34 +447,6 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
     True
     """
 
-    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
-                 hidden_density: float = 1.0, solver: str = "adam", learning_rate_init: float = 0.01,
-                 learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
-                 batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
-                 shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
-                 n_iter_no_change: int = 5, tol: float = 1e-4, warm_start: bool = False,
-                 random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
-                 verbose: bool = False) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.hidden_density = hidden_density
-        self.solver = solver
-        self.learning_rate_init = learning_rate_init
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
@@ -673,6 +474,7 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
                              reset=reset)
         if sp.issparse(y):
             raise TypeError("y must be dense, got a sparse matrix; convert it with toarray()")
+        check.numeric(y, "y")
         return X, y
 
     def _encode(self, y: Any, reset: bool) -> Any:
@@ -680,8 +482,10 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
         targets = y[:, None] if y.ndim == 1 else y
         if reset:
             self._y_ndim = y.ndim
-            self.y_mean_ = targets.mean(axis=0, dtype=np.float64)
-            scale = targets.std(axis=0, dtype=np.float64)
+            largest = np.abs(targets).max(axis=0).astype(np.float64)  # squares of it may be beyond float64
+            unit = targets / np.where(largest > 0, largest, 1.0)
+            self.y_mean_ = unit.mean(axis=0) * largest
+            scale = unit.std(axis=0) * largest
             self.y_scale_ = np.where(scale > 0, scale, 1.0)
         elif targets.shape[1] != len(self.y_mean_):
             raise ValueError(f"y must have {len(self.y_mean_)} columns as before, got {targets.shape[1]}")
@@ -712,16 +516,6 @@ class LSHRegressor(RegressorMixin, _LSHEstimator):
         return values[:, 0] if self._y_ndim == 1 else values
 
 
-def _with_weight(X: Any, targets: Any, weight: np.ndarray) -> tuple[Any, Any, np.ndarray]:
-    """The rows with a weight above zero, and their weights with a mean of one."""
-    rows = np.flatnonzero(weight > 0)
-    if not len(rows):
-        raise ValueError("sample_weight, times class_weight, must be above 0 for one row at least, got zeros alone")
-    if len(rows) < X.shape[0]:
-        X, targets, weight = X[rows], targets[rows], weight[rows]
-    return X, targets, weight / weight.mean()
-
-
 def _softmax(z: np.ndarray) -> np.ndarray:
     """In place."""
     z -= z.max(axis=1, keepdims=True, initial=-np.inf)
@@ -749,16 +543,3 @@ def _best_threshold(ids: Ids, shares: Floats, indicator: Any) -> float:
     best = int(f1.argmax())
     below = values[best + 1] if best + 1 < len(values) else 0.0
     return float((values[best] + below) / 2)
-
-
-def _available_memory() -> float:
-    """Bytes that are free or that the system would give up, and infinity where it does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return float("inf")

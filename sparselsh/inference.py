@@ -236,8 +236,11 @@ class InferenceNetwork:
             report["layers"] = [LayerReport(**part | {"shape": tuple(part["shape"])}) for part in report["layers"]]
             if not layers or any(a.n_out != b.n_in for a, b in itertools.pairwise(layers)):
                 raise ValueError("its layers do not fit each other")
+            for layer in layers[:-1]:
+                if "lsh" in layer.plan.values() and (layer.kept is None or layer.exponents is None):
+                    raise ValueError(f"kept or exponents of {layer.name} are missing")
             return cls(layers, ConversionReport(**report), n_threads)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: the network in this file is damaged or from another version "
                              f"({type(error).__name__}: {error}); save it again") from error
 

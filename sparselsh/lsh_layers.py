@@ -11,6 +11,7 @@ from . import rebuild as rebuild_policies
 from ._core import _active, _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
+from ._index_file import family_config
 from ._linalg import NO_BIAS, matmul
 from ._set_sketches import SetSketches
 from ._table_choice import default_family
@@ -602,9 +603,8 @@ class LSHLinear(Linear):
         return layer
 
     def config(self) -> dict[str, Any]:
-        family = self.family and {"type": type(self.family).__name__} | self.family.config()
         return super().config() | {
-            "family": family, "seed": self._seed,
+            "family": family_config(self.family), "seed": self._seed,
             "density": self.density, "active": self.active, "candidates": self.candidates, "fill": self.fill,
             "policy": self.policy, "sketch_bits": self.sketch_bits, "oversample": self.oversample,
             "min_count": self.min_count, "n_probes": self.n_probes, "plan": self.plan,

@@ -148,8 +148,7 @@ def propensities(Y_train: MatrixLike, a: float = 0.55, b: float = 1.5) -> np.nda
     if Y.shape[0] < 3:
         raise ValueError(f"Y_train has {Y.shape[0]} rows; the model needs 3 or more, where log(n) > 1")
     for name, value in (("a", a), ("b", b)):
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name}={value!r} is out of range; give a positive number")
+        check.number(value, name, above=0)
     n_l = np.bincount(Y.indices, minlength=Y.shape[1])
     C = (np.log(Y.shape[0]) - 1) * (b + 1) ** a
     return 1 / (1 + C * (n_l + b) ** -a)
@@ -189,7 +188,7 @@ def psp_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int, propensities: ArrayLike
     """
     Y, hits = _hits(Y_true, ids, k)
     n_true = _labelled(Y)[1]
-    p = np.asarray(propensities, dtype=np.float64)
+    p = check.numeric(propensities, "propensities").astype(np.float64)
     n_labels = Y.shape[1]
     # Class ids do not say how many labels there are; an indicator does.
     if p.ndim != 1 or len(p) < n_labels or (len(p) > n_labels and _ndim(Y_true) != 1):

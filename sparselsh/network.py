@@ -5,6 +5,7 @@ import contextlib
 import copy
 import json
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -32,7 +33,7 @@ from .profiling import Profile, Tally
 from .refinement import Refinement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -89,8 +90,8 @@ class Network:
 
     def __init__(self, layers: Sequence[Linear], *, loss: str | Loss = "softmax", random_state: RandomState = None,
                  n_threads: int | None = None) -> None:
-        if isinstance(layers, Linear):
-            raise TypeError(f"layers must be a sequence of layers, got {layers!r}; put it into a list")
+        if isinstance(layers, Linear) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
         if not self.layers:
             raise ValueError("layers must hold at least one layer, got none")
@@ -426,9 +427,7 @@ class Network:
                 raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
 
     def _begin(self, source: Source, optimizer: SGD | Adam) -> None:
-        if not isinstance(optimizer, (SGD, Adam)):
-            raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
-        self.optimizer = optimizer
+        self.optimizer = _checked(optimizer)
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
                 share = self.layers[i - 1].output_share if i else 1.0
@@ -494,7 +493,7 @@ class Network:
         kept, self.optimizer = self.optimizer, None
         net = copy.deepcopy(self)
         self.optimizer = kept
-        optimizer = optimizer if optimizer is not None else kept if kept is not None else Adam(1e-3)
+        optimizer = _checked(optimizer if optimizer is not None else kept if kept is not None else Adam(1e-3))
         # without the state of `kept`, which belongs to this network's parameters
         net._begin(_streams.source(X, Y, _streams.WINDOW, 1, self._check_rows), optimizer.fresh())
         tallies = [Tally(optimizer.n_states) for _ in self.layers]
@@ -653,6 +652,9 @@ class Network:
     def _write(self, path: PathLike, *, with_indexes: bool = False, with_training: bool = False) -> None:
         tensors = {}
         for i, layer in enumerate(self.layers):
+            if type(layer) is not LAYERS.get(type(layer).__name__):
+                raise TypeError(f"layers[{i}] must be one of {', '.join(LAYERS)} to be saved, got {layer!r} of type "
+                                f"{type(layer).__name__}; pickle keeps others")
             tensors[f"layers.{i}.weight"] = as_float32(layer._w.value)
             tensors[f"layers.{i}.bias"] = layer.bias
             if isinstance(layer, LSHLinear) and len(layer._inputs):
@@ -714,6 +716,12 @@ class Network:
         return f"Network([{body}],\n        loss={self.loss!r})"
 
 
+def _checked(optimizer: SGD | Adam) -> SGD | Adam:
+    if not isinstance(optimizer, (SGD, Adam)):
+        raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
+    return optimizer
+
+
 @contextlib.contextmanager
 def _clocked(tally: Tally | None, phase: str) -> Iterator[None]:
     """Add the wall seconds of the block to a phase of the tally, if there is one."""
@@ -746,7 +754,7 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
 
     Raises
     ------
-    FileNotFoundError
+    FileNotFoundError, IsADirectoryError
         If there is no such file.
     ValueError
         If it is no safetensors file, is cut short, or holds no network of this library.
@@ -772,7 +780,7 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
         if "training" in config:
             _checkpoint.restore_training(network, config["training"], tensors)
         return network
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the network in this file is damaged or from another version "
                          f"({type(error).__name__}: {error}); save it again") from error
 

@@ -1,12 +1,12 @@
 """MLPs in ONNX files: chains of Gemm, or MatMul and Add, with Relu between them."""
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._architecture import Affine, float32
+from ._files import existing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,19 +47,18 @@ def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
     except ImportError as error:
         raise ImportError('reading ONNX files needs the package onnx; '
                           'type: pip install "sparselsh-nn[onnx]"') from error
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
+    path = existing(path)
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(path)
         onnx.checker.check_model(model)
+        graph = model.graph
+        constants = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant":
+                constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     except Exception as error:  # protobuf, the checker and missing external data each raise their own
         text = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: not a readable ONNX file ({text}); it may be cut short: export it again") from error
-    graph = model.graph
-    constants = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     inputs = [value.name for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise ValueError(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; give a network with "

@@ -16,13 +16,17 @@ NAMES = {"loss": "training loss", "val_loss": "validation loss", "p_at_1": "P@1 
          "sketches": "scan of sketches", "probes": "probing of tables"}
 
 
-def new_axes() -> Any:
-    """Axes of a figure of their own, or an error that says how to get matplotlib."""
+def axes(ax: Any, figsize: tuple[float, float] = (6, 4)) -> Any:
+    """The axes, where they are some, or those of a new figure; or an error that says how to get matplotlib."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError('plotting needs the package matplotlib; type: pip install "sparselsh-nn[plot]"') from error
-    return plt.subplots(figsize=(6, 4), layout="constrained")[1]
+    if ax is None:
+        return plt.subplots(figsize=figsize, layout="constrained")[1]
+    if not isinstance(ax, plt.Axes):
+        raise TypeError(f"ax must be matplotlib Axes, or None for a new figure, got {ax!r}")
+    return ax
 
 
 def plot_history(history: Sequence[dict[str, Any]], ax: Any = None) -> Any:
@@ -41,7 +45,7 @@ def plot_history(history: Sequence[dict[str, Any]], ax: Any = None) -> Any:
     """
     if not history:
         raise ValueError("there is no history to plot; call fit first")
-    ax = new_axes() if ax is None else ax
+    ax = axes(ax)
     lines = [_line(ax, history, key) for key in ("loss", "val_loss") if any(key in entry for entry in history)]
     ax.set(xlabel="epoch", ylabel="loss", title="Training")
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -75,7 +79,7 @@ def plot_recall(trials: Sequence[dict[str, Any]], wanted: float | None = None, a
     -------
     Axes
     """
-    ax = new_axes() if ax is None else ax
+    ax = axes(ax)
     for method in dict.fromkeys(trial["method"] for trial in trials):
         points = sorted((trial["n_candidates"], trial["recall"]) for trial in trials if trial["method"] == method)
         ax.plot(*zip(*points, strict=True), color=COLOURS[method], marker=MARKS[method], label=NAMES[method],

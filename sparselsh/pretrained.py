@@ -96,7 +96,7 @@ def from_onnx(path: PathLike, calibration: Any = None, *, recall: float = 0.99, 
         If the file is missing or damaged, or has an operator that is not supported, which is named with its node.
     """
     options = _options(recall, error, k, storage, random_state, n_threads)
-    return convert(read_onnx(path, upcast=bool(upcast)), calibration, **options)
+    return convert(read_onnx(path, upcast=bool(upcast)), calibration, source=str(path), **options)
 
 
 def from_file(path: PathLike, calibration: Any = None, *, layers: str | Sequence[str | tuple[str, str]] | None = None,
@@ -132,7 +132,7 @@ def from_file(path: PathLike, calibration: Any = None, *, layers: str | Sequence
     """
     options = _options(recall, error, k, storage, random_state, n_threads)
     activation = None if activation is None else check.choice(activation, "activation", ("relu",))
-    return convert(read_layers(path, layers, activation, bool(upcast)), calibration, **options)
+    return convert(read_layers(path, layers, activation, bool(upcast)), calibration, source=str(path), **options)
 
 
 def _options(recall: float, error: float, k: int, storage: str, random_state: RandomState,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._csr import CSR
+from .plotting import axes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,12 +147,7 @@ class Profile:
         -------
         matplotlib axes
         """
-        if ax is None:
-            try:
-                import matplotlib.pyplot as plt
-            except ImportError as error:
-                raise ImportError("plotting needs matplotlib; pip install matplotlib") from error
-            _, ax = plt.subplots(figsize=(1.5 + 1.2 * len(self.rows), 3.6), layout="constrained")
+        ax = axes(ax, figsize=(1.5 + 1.2 * len(self.rows), 3.6))
         places = np.arange(len(self.rows))
         ax.bar(places - 0.2, [row["dense_multiply_adds"] for row in self.rows], 0.4, color="#d0d0d0", label="dense")
         bottom = np.zeros(len(self.rows))

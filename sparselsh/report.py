@@ -4,6 +4,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .plotting import axes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -134,12 +136,7 @@ class ConversionReport:
         ImportError
             If matplotlib is missing.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError("plotting needs the package matplotlib; type: pip install matplotlib") from error
-        if ax is None:
-            ax = plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
+        ax = axes(ax, figsize=(7, 3.5))
         parts = [(layer.name, layer) for layer in self.layers] + [("all", self)]
         series = [(f"{kind}, {n} at once", [getattr(part, key).get(n, 0.0) for _, part in parts])
                   for n in BATCHES for kind, key in (("dense", "microseconds_dense"), ("as planned", "microseconds"))]
@@ -148,7 +145,7 @@ class ConversionReport:
             ax.bar([x + 0.2 * (i - 1.5) for x in range(len(parts))], values, 0.2, label=label, color=colour)
         ax.set_xticks(range(len(parts)), [name for name, _ in parts])
         ax.set_yscale("log")
-        ax.set_ylabel("microseconds a question")
+        ax.set(xlabel="layer", ylabel="microseconds a question")
         ax.legend(frameon=False, fontsize="small")
         return ax
 

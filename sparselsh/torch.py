@@ -180,6 +180,8 @@ def to_torch(network: InferenceNetwork | Network) -> nn.Sequential:
     torch = require_torch()
     if hasattr(network, "architecture"):
         layers = network.architecture()
+    elif not isinstance(getattr(network, "layers", None), tuple | list) or not hasattr(network, "_check_initialized"):
+        raise TypeError(f"network must be a Network or an InferenceNetwork, got {network!r}")
     else:
         network._check_initialized()
         layers = [Affine(str(i), layer.weight, layer.bias, layer.activation) for i, layer in enumerate(network.layers)]
@@ -255,8 +257,7 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
         If a name is none of the model's or no Linear, or its weights are not finite float32 on the CPU.
     """
     torch = require_torch()
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    _require_module(torch, model)
     check.generator(random_state)
     check.choice(storage, "storage", STORAGES)
     recall = check.number(recall, "recall", above=0, below=1)
@@ -294,10 +295,16 @@ def restore(model: nn.Module) -> nn.Module:
     torch.nn.Module
         The model itself.
     """
+    _require_module(require_torch(), model)
     for name, module in list(model.named_modules()):
         if hasattr(module, "plain_linear"):
             _swap(model, name, module.plain_linear())
     return model
+
+
+def _require_module(torch: ModuleType, model: Any) -> None:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
 
 
 def _layer_names(torch: ModuleType, model: nn.Module, names: str | Sequence[str]) -> list[str]:
@@ -340,6 +347,9 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear], c
 
     def keep(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(_: nn.Module, args: Any) -> None:
+            if not args or not isinstance(args[0], torch.Tensor):
+                raise TypeError("calibration must be a tensor, a tuple of arguments, a dict of keyword arguments, or "
+                                f"an iterable of such batches; layer {name!r} was given {args}")
             if sum(map(len, kept[name])) < ROWS:
                 rows = args[0].detach().reshape(-1, args[0].shape[-1])
                 kept[name].append(np.array(rows.float().numpy()))

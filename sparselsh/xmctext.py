@@ -122,7 +122,7 @@ def read_xmc(path: PathLike, *, n_features: int | None = None, n_labels: int | N
 
     A value is the float64 nearest to the decimal number, rounded to float32: ``numpy.float32(float(text))``.
     """
-    path = os.fsdecode(path)
+    path = check.path(path)
     n_features = None if n_features is None else check.integer(n_features, "n_features", minimum=0)
     n_labels = None if n_labels is None else check.integer(n_labels, "n_labels", minimum=0)
     if format not in ("auto", "xmc", "svmlight"):
@@ -204,7 +204,7 @@ def chunks(path: PathLike, chunk_rows: int) -> Iterator[tuple[csr_array, csr_arr
 
     At least one chunk comes, be it empty: it shows the numbers of features and labels.
     """
-    path = os.fsdecode(path)
+    path = check.path(path)
     opener = _COMPRESSED.get(os.path.splitext(path)[1], open)
     with explained(path), opener(path, "rb") as file:
         first = file.readline(_HEADER_BYTES)

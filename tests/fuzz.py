@@ -17,6 +17,8 @@ POSIX only. tests/test_fuzz.py tries some inputs of each reader; .ci/sanitize ru
 import argparse
 import bz2
 import gzip
+import importlib.util
+import itertools
 import json
 import lzma
 import os
@@ -29,13 +31,15 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import _index_file, csrfile, xmctext
+from sparselsh import _checkpoint, _conversion, _index_file, csrfile, rebuild, xmctext
+from sparselsh._architecture import Affine
 
 MEMORY_MB = 1024  # beyond what the process has before the first input
 SECONDS = 20  # for one input
@@ -112,7 +116,7 @@ def damaged(rng, seeds):
 # --- changes of well-formed safetensors files ----------------------------------------------------------------
 
 DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I32": np.int32, "I64": np.int64, "U8": np.uint8,
-          "BOOL": np.bool_}
+          "U16": np.uint16, "BOOL": np.bool_}
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 24, 64, 255, 1024, 2**31 - 1, 2**31, 2**63, 10**400, 0.0, 0.5, -0.5, 1e308,
           float("nan"), float("inf"), "", "auto", "a", "top", "batch", "sample", "exact", "probes", "sketches",
           "SimHash", "DWTA", "MinHash", "CrossPolytope", [], {}, [[]], [1, 2], {"type": "SimHash"}]
@@ -211,7 +215,8 @@ def well_formed(rng, seeds):
                       for name, (dtype, shape, data) in tensors.items()}
         except (KeyError, ValueError):  # another checksum is as good for a file that cannot be read
             arrays = {}
-        metadata["checksum"] = _index_file.checksum(arrays, metadata["config"])
+        checksum = _checkpoint.checksum if metadata["format"] == "sparselsh.network" else _index_file.checksum
+        metadata["checksum"] = checksum(arrays, metadata["config"])
     return pack(tensors, metadata)
 
 
@@ -322,6 +327,22 @@ class Rows:
                     expect_sound(part)
 
 
+def deep_networks():
+    """(network, X, Y): hashed hidden layers, each way to choose their sets and to rebuild, and halves of floats."""
+    rng = np.random.default_rng(1)
+    X, Y = rng.standard_normal((48, 10), dtype=np.float32), np.arange(48) % 12
+    hidden = {"density": 0.5, "active": "sample", "activation": "relu"}
+    for layers in (
+        [sl.Linear(10, 12, activation="relu", dropout=0.2),
+         sl.LSHLinear(12, 24, policy="sketches", sketch_bits=64, rebuild=rebuild.OnDrift(0.1, check_every=2), **hidden),
+         sl.LSHLinear(24, 12, density=0.5, family=sl.SimHash(2, 3), rebuild=rebuild.Frozen(1))],
+        [sl.LSHLinear(10, 16, policy="sketches", sketch_bits=64, oversample=3, dtype="bfloat16", **hidden),
+         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=rebuild.Exponential(2), dropout=0.1, **hidden),
+         sl.Linear(20, 12, dtype="bfloat16")],
+    ):
+        yield sl.Network(layers, random_state=0, n_threads=1), X, Y
+
+
 class Model:
     """Networks: what is loaded can be asked and trained."""
 
@@ -340,6 +361,9 @@ class Model:
         ):
             sl.Network(layers, loss=loss, random_state=0).fit(x, Y, epochs=1, batch_size=16, verbose=False).save(path)
             files.append(path.read_bytes())
+        for net, x, y in deep_networks():
+            net.fit(x, y, epochs=1, batch_size=16, verbose=False).save(path)
+            files.append(path.read_bytes())
         return files
 
     def make(self, rng, seeds):
@@ -356,6 +380,51 @@ class Model:
                 expect(ids.min() >= -1 and ids.max() < net.n_labels, "an id is out of range")
             Y = sp.csr_array(np.eye(4, net.n_labels, dtype=np.float32))
             net.partial_fit(X, Y)
+
+
+class Saved(sl.callbacks.Callback):
+    """Saves the state of the training after some step of each epoch."""
+
+    def __init__(self, path, files):
+        self.path, self.files, self.n_steps = path, files, 0
+
+    def on_step(self, network):
+        self.n_steps += 1
+        if self.n_steps in (2, 5):  # of three an epoch: in the first and in the second
+            network.save(self.path, training_state=True)
+            self.files.append(self.path.read_bytes())
+
+
+class Ended(sl.callbacks.Callback):
+    """Ends the training: a file may ask for any number of epochs."""
+
+    def on_epoch_end(self, network, entry):
+        return True
+
+
+class Checkpoint(Model):
+    """Networks with the state of their training: what is loaded can be gone on with."""
+
+    def seeds(self, folder):
+        path, files = Path(folder) / "sound.safetensors", []
+        optimizers = (sl.Adam(1e-2, schedule="linear", clip_norm=1.0, second_moment="row", state_dtype="bfloat16"),
+                      sl.SGD(0.1, momentum=0.5))
+        networks = [*deep_networks()]
+        networks += [(sl.Network([sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))],
+                                 loss="bce", random_state=0, n_threads=1),
+                      sp.csr_array(networks[0][1]), networks[0][2])]
+        for (net, x, y), optimizer in zip(networks, (*optimizers, None), strict=True):
+            net.fit(x, y, epochs=3, batch_size=16, verbose=False, optimizer=optimizer, validation=(x[:4], y[:4]),
+                    callbacks=[sl.callbacks.EarlyStopping(), Saved(path, files)])
+        return files
+
+    def read(self, path):
+        net = sl.load(path, n_threads=1)
+        X = np.random.default_rng(2).standard_normal((48, net.n_features), dtype=np.float32)
+        with np.errstate(all="ignore"):
+            outcome(lambda: net.resume(X, np.arange(48) % min(12, net.n_labels), verbose=False,
+                                       callbacks=[sl.callbacks.EarlyStopping(), Ended()]))
+        super().read(path)
 
 
 class Index:
@@ -405,6 +474,124 @@ class Index:
             expect_answers(*index.search(self.X[:3], 3), 60)
 
 
+class Served:
+    """Converted networks: what is loaded can be asked, its weights in memory and mapped."""
+
+    suffix = ".safetensors"
+
+    def seeds(self, folder):
+        path, rng = Path(folder) / "sound.safetensors", np.random.default_rng(0)
+        X, files = rng.standard_normal((64, 8), dtype=np.float32), []
+        for plan, storage in (("rows", "int8"), ("lsh", "float32"), ("lsh", "bfloat16"), ("dense", "bfloat16")):
+            with planned(plan):
+                net = _conversion.convert(layers_of(8, 48, 64), np.maximum(X, 0), storage=storage, error=0.5,
+                                          random_state=0, n_threads=1)
+            expect(any(plan in layer.plan.values() for layer in net.layers), f"no layer is planned as {plan}")
+            net.save(path)
+            files.append(path.read_bytes())
+        return files
+
+    make = Model.make
+
+    def read(self, path):
+        for mmap in (False, True):
+            net = sl.InferenceNetwork.load(path, mmap=mmap, n_threads=1)
+            ask(net)
+
+
+class Weights:
+    """Weights of other programs: what is converted can be asked."""
+
+    def __init__(self, suffix):
+        self.suffix = suffix
+
+    def seeds(self, folder):
+        arrays = {}
+        for layer in layers_of(6, 9, 5):
+            arrays |= {f"{layer.name}.weight": layer.weight, f"{layer.name}.bias": layer.bias}
+        path = Path(folder) / f"sound{self.suffix}"
+        files = []
+        if self.suffix == ".npz":
+            for save in (np.savez, np.savez_compressed):
+                save(path, **arrays, step=3)
+                files.append(path.read_bytes())
+            return files
+        for dtype, numbers in (("F32", np.float32), ("F16", np.float16)):
+            files.append(pack({name: (dtype, list(a.shape), a.astype(numbers).tobytes()) for name, a in arrays.items()},
+                              {"format": "pt", "config": "{}"}))
+        halves = {name: ("BF16", list(a.shape), (a.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+                  for name, a in arrays.items()}
+        return [*files, pack(halves, {"format": "pt", "config": "{}"})]
+
+    def make(self, rng, seeds):
+        return damaged(rng, seeds) if self.suffix == ".npz" or rng.random() < 0.4 else well_formed(rng, seeds)
+
+    def read(self, path):
+        try:
+            ask(sl.from_file(path, upcast=True, n_threads=1))
+        except TypeError as error:  # of numbers that are no floats: documented, and as good a refusal
+            raise ValueError(*error.args) from error
+
+
+class Onnx:
+    """ONNX files."""
+
+    suffix, make = ".onnx", staticmethod(damaged)
+
+    def seeds(self, folder):
+        from onnx import TensorProto, helper, numpy_helper
+
+        one, two = layers_of(6, 9, 5)
+        constants = [numpy_helper.from_array(a, name) for name, a in
+                     (("W1", one.weight.T), ("b1", one.bias), ("W2", two.weight), ("b2", two.bias))]
+        nodes = [helper.make_node("MatMul", ["x", "W1"], ["a"]), helper.make_node("Add", ["a", "b1"], ["b"]),
+                 helper.make_node("Relu", ["b"], ["c"]), helper.make_node("Gemm", ["c", "W2", "b2"], ["y"], transB=1)]
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m"]) for name in "xy")
+        model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants),
+                                  opset_imports=[helper.make_opsetid("", 17)])
+        model.ir_version = 9
+        return [model.SerializeToString()]
+
+    def read(self, path):
+        ask(sl.from_onnx(path, upcast=True, n_threads=1))
+
+
+def layers_of(*sizes):
+    """Affine layers with ReLU between."""
+    rng = np.random.default_rng(0)
+    return [Affine(f"fc{i}", rng.standard_normal((n_out, n_in), dtype=np.float32), rng.standard_normal(n_out,
+            dtype=np.float32), "relu" if i < len(sizes) - 2 else None)
+            for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes))]
+
+
+@contextmanager
+def planned(plan):
+    """Conversions serve small layers too, and by this plan, whatever the clock says."""
+    choose, limits = _conversion._Conversion._choose, (_conversion.LEAST_WEIGHTS, _conversion.LEAST_NEURONS)
+
+    def with_plan(self, layer, i, times, *rest):
+        if times.get(plan) is not None:
+            times[plan] = dict.fromkeys(times[plan], 1e-9)
+        return choose(self, layer, i, times, *rest)
+
+    _conversion._Conversion._choose, _conversion.LEAST_WEIGHTS, _conversion.LEAST_NEURONS = with_plan, 1, 32
+    try:
+        yield
+    finally:
+        _conversion._Conversion._choose = choose
+        _conversion.LEAST_WEIGHTS, _conversion.LEAST_NEURONS = limits
+
+
+def ask(net):
+    """A converted network answers."""
+    X = np.linspace(-1, 1, 20 * net.n_features, dtype=np.float32).reshape(20, -1)
+    with np.errstate(all="ignore"):
+        for x in (X, X[:1], sp.csr_array(np.maximum(X, 0))):
+            ids, _ = net.topk(x, 3)
+            expect(ids.min() >= -1 and ids.max() < net.n_labels, "an id is out of range")
+            net.decision_function(x)
+
+
 READERS = {
     "xmc": Text(),
     "xmc-gz": Text(".txt.gz", lambda text: gzip.compress(text, mtime=0)),
@@ -412,8 +599,14 @@ READERS = {
     "xmc-xz": Text(".txt.xz", lzma.compress),
     "csr": Rows(),
     "model": Model(),
+    "checkpoint": Checkpoint(),
     "index": Index(),
+    "served": Served(),
+    "safetensors": Weights(".safetensors"),
+    "npz": Weights(".npz"),
 }
+if importlib.util.find_spec("onnx"):
+    READERS["onnx"] = Onnx()
 
 
 def try_input(name, seeds, seed, number, path):
@@ -525,7 +718,7 @@ def main():
     total = 0
     for name in given.readers:
         counts, findings = run(name, given.seed, given.begin, given.inputs, given.memory, given.seconds)
-        print(f"{name:8} {given.inputs:7,} inputs: " + ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
+        print(f"{name:11} {given.inputs:7,} inputs:", ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
         total += len(findings)
         for finding in findings[:50]:
             print(f"    {finding['number']}: {finding['at']} {finding['finding']}")

@@ -409,6 +409,7 @@ TAKES_X = {
     (lambda ask: ask(None), TypeError, "X must be numeric"),
     (lambda ask: ask([[1, 2, 3], [1]]), ValueError, "X must be a rectangular array"),
     (lambda ask: ask(sp.coo_array(np.ones(3))), ValueError, "X must have two dimensions"),
+    (lambda ask: ask(np.ma.masked_equal(np.eye(4, 3), 1)), ValueError, "X is masked at 3 entries", "X.filled(value)"),
 )
 def test_inputs(ask, call, error, names):
     check(lambda: call(ask), error, *names)
@@ -441,6 +442,7 @@ def test_training_needs_rows(call, empty):
     (lambda fit: fit(sp.csr_array(np.ones((3, 5)))), ValueError, "Y must have as many rows as X, got 3 and 4"),
     (lambda fit: fit(sp.csr_array(np.full((4, 5), NAN))), ValueError, "Y must be finite"),
     (lambda fit: fit([[0, 1], [2], [3], [4]]), ValueError, "Y", "rectangular"),
+    (lambda fit: fit(np.zeros((4, 1), int)), ValueError, "Y has one column", "5 labels", "Y.ravel()"),
 )
 @pytest.mark.parametrize("train", [fit, lambda x, y: network().partial_fit(x, y)], ids=["fit", "partial_fit"])
 def test_targets(train, call, error, names):

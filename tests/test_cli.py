@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from sparselsh import cli
+from sparselsh import _files, cli
 
 pytest.importorskip("safetensors")
 
@@ -202,6 +202,85 @@ def test_interrupt_ends_in_one_line(monkeypatch, capsys):
     monkeypatch.setitem(cli.COMMANDS, "demo", interrupted)
     assert cli.main(["demo"]) == 130
     assert capsys.readouterr().err == "sparselsh: interrupted\n"
+
+
+RUN = ["--hidden", "16", "--epochs", "3", "--lr", "0.01", "--batch-size", "64", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def left(folder):
+    """A training that Ctrl-C ended in its second epoch: run.safetensors; and what it said."""
+    from sparselsh import callbacks
+
+    def pressed(checkpoint, network):  # on_step, in place of a person
+        if network._n_steps == 40:  # of 32 an epoch
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.Checkpoint, "on_step", pressed)
+        run = folder / "run.safetensors"
+        assert cli.main(["train", str(folder / "train.txt"), "--checkpoint", str(run), *RUN]) == 130
+    return run
+
+
+@pytest.mark.parametrize("to", ["the same checkpoint", "another", "a converted file"])
+def test_a_training_that_was_interrupted_goes_on_with_the_same_bits(folder, left, tmp_path, to):
+    run = tmp_path / "run.safetensors"
+    run.write_bytes(left.read_bytes())
+    whole = sparselsh("train", "train.txt", "--model", tmp_path / "whole.safetensors", *RUN, cwd=folder)
+    assert whole.returncode == 0, whole.stderr
+    train = folder / "train.txt"
+    if to == "a converted file":
+        train = tmp_path / "train.csr"
+        assert sparselsh("convert", folder / "train.txt", train, cwd=tmp_path).returncode == 0
+    other = ["--checkpoint", "other.safetensors"] if to == "another" else []
+    done = sparselsh("train", train, "--resume", run, "--model", "model.safetensors", "--test", folder / "test.txt",
+                     *other, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 epochs are done" in done.stdout and "P@1" in done.stdout
+    (a, config), (b, expected) = (_files.read(tmp_path / f"{name}.safetensors", "sparselsh.network")
+                                  for name in ("model", "whole"))
+    assert config == expected and set(a) == set(b)
+    assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+    last = tmp_path / "other.safetensors" if to == "another" else run
+    again = sparselsh("train", train, "--resume", last, cwd=tmp_path)
+    assert again.returncode == 0 and "3 epochs are done: the training is complete" in again.stdout
+
+
+def test_an_interrupted_training_says_how_to_go_on(folder, tmp_path, monkeypatch, capsys):
+    from sparselsh import callbacks
+
+    def pressed(checkpoint, network):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.Checkpoint, "on_step", pressed)
+    run = tmp_path / "run.safetensors"
+    assert cli.main(["train", str(folder / "train.txt"), "--checkpoint", str(run), *RUN]) == 130
+    assert run.exists()
+    assert capsys.readouterr().err == f"sparselsh: interrupted; go on with --resume {run}\n"
+
+
+@pytest.mark.parametrize("args, named", [
+    (["--hidden", 16], ["--hidden: a training that is resumed keeps"]),
+    (["--seed", 0], ["--seed: a training that is resumed keeps"]),
+    (["--model", "run.safetensors"], ["'run.safetensors': is also given as"]),
+    (["--resume", "model.safetensors"], ["model.safetensors", "no training to go on with", "--checkpoint"]),
+    (["--resume", "none.safetensors"], ["none.safetensors: no such file"]),
+])
+def test_what_does_not_go_with_resume_ends_in_one_line(folder, left, args, named):
+    done = sparselsh("train", "train.txt", "--resume", "run.safetensors", *args, cwd=folder)
+    assert_one_line_error(done, *named)
+
+
+def test_other_rows_than_those_of_the_training_are_refused(folder, left, tmp_path):
+    before = left.read_bytes()
+    write_rows(tmp_path / "fewer.txt", 1999, seed=0)
+    write_rows(tmp_path / "wider.txt", 2000, seed=0, n_features=N_FEATURES + 1)
+    done = sparselsh("train", tmp_path / "fewer.txt", "--resume", left, cwd=folder)
+    assert_one_line_error(done, "X must have the 2000 rows of the training that is resumed, got 1999")
+    done = sparselsh("train", tmp_path / "wider.txt", "--resume", left, cwd=folder)
+    assert_one_line_error(done, "wider.txt", "41 features", "run.safetensors", "has 40")
+    assert left.read_bytes() == before
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

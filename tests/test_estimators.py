@@ -12,6 +12,7 @@ pytest.importorskip("sklearn", minversion="1.6")
 
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
+from sklearn.exceptions import DataConversionWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score, train_test_split
 from sklearn.neural_network import MLPClassifier
@@ -20,7 +21,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh import estimators
+from sparselsh import _estimator, estimators
 from sparselsh.estimators import LSHClassifier, LSHRegressor
 
 # scikit-learn lists the same checks for its own SGD estimators
@@ -207,7 +208,7 @@ def test_very_many_labels_stay_sparse(rng, monkeypatch):
     assert sl.metrics.precision_at_k(Y, best, 1) >= 0.9
     assert predicted.multiply(Y).sum() * 2 / (predicted.nnz + Y.nnz) >= 0.7
     assert 0 < clf.score(X, Y) <= 1
-    monkeypatch.setattr(estimators, "_available_memory", lambda: 1e8)
+    monkeypatch.setattr(_estimator, "_available_memory", lambda: 1e8)
     for ask in (clf.decision_function, clf.predict_proba):
         with pytest.raises(MemoryError, match=r"2,000 rows and 24,473 outputs is .* of 0\.2 GB.*predict_topk"):
             ask(X)
@@ -385,9 +386,10 @@ def test_a_clone_is_not_fitted(digits):
     ({"hidden_layer_sizes": (0,)}, ValueError, r"hidden_layer_sizes\[0\] must be at least 1"),
     ({"activation": "tanh"}, ValueError, "activation must be one of 'auto', 'identity', 'relu'"),
     ({"density": 0}, ValueError, "density must be"), ({"hidden_density": 2}, ValueError, "hidden_density must be"),
-    ({"lsh_params": {"famly": 1}}, TypeError, "famly"), ({"loss": "hinge"}, ValueError, "loss must be one of"),
+    ({"lsh_params": {"famly": 1}}, ValueError, "lsh_params has 'famly'"),
+    ({"loss": "hinge"}, ValueError, "loss must be one of"),
     ({"threshold": 1}, ValueError, "threshold must be"), ({"solver": "lbfgs"}, ValueError, "solver must be one of"),
-    ({"learning_rate_init": 0}, ValueError, "lr must be above 0"),
+    ({"learning_rate_init": 0}, ValueError, "learning_rate_init must be above 0"),
     ({"learning_rate": "adaptive"}, ValueError, "learning_rate must be one of"),
     ({"solver": "sgd", "momentum": 1}, ValueError, "momentum must be"),
     ({"weight_decay": -1}, ValueError, "weight_decay must be"), ({"batch_size": 0}, ValueError, "batch_size must be"),
@@ -412,3 +414,30 @@ def test_changed_targets_are_refused(rng):
         clf.fit(X, Y[:, 0])
     with pytest.raises(ValueError, match="several classes a row"):
         LSHClassifier().fit(X, Y[:, :2] + np.arange(50)[:, None] % 3)
+
+
+def test_a_sparse_column_of_two_classes_is_taken_as_labels():
+    X, y = np.random.default_rng(0).random((40, 5)), np.arange(40) % 2
+    column = sp.csr_array(y[:, None])
+    with pytest.warns(DataConversionWarning):
+        clf = LSHClassifier(max_iter=2, random_state=0).fit(X, column)
+    assert clf.predict(X).shape == (40,) and list(clf.classes_) == [0, 1]
+
+
+@pytest.mark.parametrize("y, options, error, words", [
+    (["a", 1] * 20, {}, TypeError, "y has labels of the types int, str"),
+    (["a", None] * 20, {}, TypeError, "y has labels of the types NoneType, str"),
+    ([0, 1] * 20, {"class_weight": {0: -1.0}}, ValueError, r"class_weight\[0\] must be at least 0, got -1"),
+    ([0, 1] * 20, {"class_weight": {0: "a"}}, TypeError, r"class_weight\[0\] must be a number, got 'a'"),
+])
+def test_labels_and_weights_that_mean_nothing_are_refused(y, options, error, words):
+    with pytest.raises(error, match=words):
+        LSHClassifier(**options).fit(np.ones((40, 2)), np.array(y, dtype=object if "a" in y else None))
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_targets_of_any_size_are_learned_alike(scale):
+    X = np.random.default_rng(0).random((60, 4))
+    plain, scaled = (LSHRegressor(max_iter=3, random_state=0).fit(X, y).predict(X) for y in (X[:, 0], X[:, 0] * scale))
+    # float32 inside, whose inputs differ by rounding of the scaled targets
+    np.testing.assert_allclose(scaled / scale, plain, rtol=1e-4, atol=1e-4)

@@ -1,11 +1,13 @@
 """Some of the inputs of fuzz.py: whatever a file holds, it is read as something sound or refused with a clear error."""
+import json
 import sys
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import _files
+from sparselsh import _checkpoint, _files
 
 if sys.platform == "win32":
     pytest.skip("fuzz.py limits its processes as POSIX knows it", allow_module_level=True)
@@ -98,4 +100,77 @@ def test_more_probes_than_buckets_are_refused_when_a_model_is_read(model):
     rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(
         config=metadata["config"].replace('"n_probes": 1', '"n_probes": 9')))
     with pytest.raises(ValueError, match=r"net\.safetensors: .*n_probes must be at least 1 and at most 8, got 9"):
+        sl.load(model)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A file of a training that was left after its first epoch."""
+    path = tmp_path / "run.safetensors"
+    net = sl.Network([sl.Linear(4, 9)], random_state=0)
+    net.fit(np.eye(9, 4), np.arange(9), epochs=2, verbose=False, callbacks=[sl.callbacks.EarlyStopping(), Left(path)])
+    return path
+
+
+class Left(sl.callbacks.Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_epoch_end(self, network, entry):
+        network.save(self.path, training_state=True)
+        return True
+
+
+def damaged(path, **changes):
+    """Other values in what a checkpoint says of its training, with a checksum that is right."""
+    def change(tensors, metadata):
+        config = json.loads(metadata["config"])
+        config["training"] |= changes
+        config["training"]["run"]["stopped"] = False  # as if it had been killed
+        metadata["config"] = json.dumps(config)
+        metadata["checksum"] = _checkpoint.checksum(tensors, metadata["config"])
+
+    rewritten(path, "sparselsh.network", change)
+    return path
+
+
+def test_a_state_that_a_callback_does_not_take_is_refused_by_the_callback_s_name(checkpoint):
+    states = [{"name": "EarlyStopping", "state": {"best": "high", "best_epoch": 1, "n_waited": 0, "weights": []}}]
+    net = sl.load(damaged(checkpoint, callbacks=states))
+    with pytest.raises(ValueError, match=r"callbacks\[0\], EarlyStopping.*best must be a number, got 'high'.*without"):
+        net.resume(np.eye(9, 4), np.arange(9), verbose=False, callbacks=[sl.callbacks.EarlyStopping()])
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"generator": {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1}, "has_uint32": 0, "uinteger": 2**70}},
+     "OverflowError"),
+    ({"optimizer": None}, "a training without an optimizer"),
+])
+def test_a_training_that_cannot_be_gone_on_with_is_refused_when_it_is_read(checkpoint, changes, message):
+    with pytest.raises(ValueError, match=rf"run\.safetensors: .*{message}"):
+        sl.load(damaged(checkpoint, **changes))
+
+
+def test_a_deep_training_that_has_diverged_says_so_by_its_loss():
+    # it raised LinAlgError, from the second moment of inputs that were infinite
+    hidden = sl.LSHLinear(8, 16, density=0.5, active="sample", policy="sketches", sketch_bits=64)
+    net = sl.Network([sl.Linear(4, 8), hidden, sl.Linear(16, 3)], random_state=0)
+    net.layers[0].set_weights(np.full((8, 4), 3e38))
+    with np.errstate(all="ignore"):
+        net.fit(np.eye(9, 4), np.arange(9) % 3, epochs=1, verbose=False)
+    assert not np.isfinite(net.history[-1]["loss"])
+
+
+def test_large_values_are_asked_about_without_a_warning():
+    # the sum of their squares is beyond float32: it is only a short cut of the check for finite values
+    net = sl.Network([sl.Linear(4, 9)], random_state=0).fit(np.eye(9, 4), np.arange(9), epochs=1, verbose=False)
+    for x in (np.full((1, 4), 1e30, np.float32), sp.csr_array(np.full((1, 4), 1e30, np.float32))):
+        assert net.predict(x).shape == (1,)
+
+
+def test_a_shape_beyond_all_memory_that_holds_no_number_is_refused(model):
+    tensors, metadata = fuzz.unpack(model.read_bytes())
+    tensors["layers.0.bias"] = ("F32", [2**62, 0], b"")
+    model.write_bytes(fuzz.pack(tensors, metadata))
+    with pytest.raises(ValueError, match=r"net\.safetensors: .*layers\.0\.bias"):
         sl.load(model)

@@ -15,6 +15,7 @@ ROOT = Path(sparselsh.__file__).parent
 LAYERS = [
     {"__main__"},
     {"estimators"},
+    {"_estimator"},
     {"cli"},
     {"demo"},
     {"_serving_cli"},

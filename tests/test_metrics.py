@@ -180,9 +180,9 @@ def test_bad_propensities(p, says):
 
 @pytest.mark.parametrize("Y, arguments, says", [
     (np.eye(2), {}, "Y_train has 2 rows"),
-    (np.eye(3), {"a": 0}, "a=0 is out of range"),
-    (np.eye(3), {"b": np.nan}, "b=nan is out of range"),
-    (np.eye(3), {"b": -1.5}, "b=-1.5 is out of range"),
+    (np.eye(3), {"a": 0}, "a must be above 0, got 0"),
+    (np.eye(3), {"b": np.nan}, "b must be above 0, got nan"),
+    (np.eye(3), {"b": -1.5}, "b must be above 0, got -1.5"),
 ])
 def test_bad_arguments_of_propensities(Y, arguments, says):
     with pytest.raises(ValueError, match=says):

@@ -543,7 +543,7 @@ def saved(tmp_path_factory):
 def test_load_of_nothing_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors: no such file"):
         sl.load(tmp_path / "none.safetensors")
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
+    with pytest.raises(IsADirectoryError, match="is a directory; give the path of a file in it"):
         sl.load(tmp_path)
 
 
@@ -631,3 +631,13 @@ def test_a_network_shows_its_layers_and_loss():
         "Network([Linear(2, 3, activation='relu'),\n"
         "         LSHLinear(3, 4, density=0.5, active='batch', activation=None)],\n"
         "        loss=SoftmaxCrossEntropy())")
+
+
+def test_what_a_file_does_not_keep_is_refused_before_it_is_written(tmp_path):
+    X = np.eye(9, 4)
+    for layer in (type("Mine", (sl.Linear,), {})(4, 9),
+                  sl.LSHLinear(4, 9, density=0.5, family=type("Mine", (sl.SimHash,), {})(3, 2))):
+        net = sl.Network([layer], random_state=0).fit(X, np.arange(9), epochs=1, verbose=False)
+        with pytest.raises(TypeError, match=r"must be one of .* to be saved, got .*pickle"):
+            net.save(tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -45,7 +45,7 @@ for _ in range(300):
     for optimizer in optimizers:
         optimizer.step()
 model[2].weight.data = rows.weight.detach()
-model.eval()
+_ = model.eval()
 
 # %%
 # Converted
@@ -57,7 +57,7 @@ net = sl.from_torch(model, calibration, recall=0.99, random_state=0, n_threads=1
 print(net.report)
 
 # %%
-net.report.plot()
+_ = net.report.plot()
 
 # %%
 # Asked

@@ -69,7 +69,7 @@ for ax, (title, settings) in zip(axes, panels.items(), strict=True):
         losses, accuracy = run(**options)
         ax.plot(range(1, len(losses) + 1), losses, label=f"{name}: {accuracy:.1%}")
     ax.set(title=title, xlabel="epoch", yscale="log")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, title="accuracy, held out", title_fontsize=8)
 axes[0].set_ylabel("training loss")
 plt.show()
 

@@ -96,6 +96,7 @@ class CrossPolytope(Shown):
         """
         from . import _laws  # its scipy.special would add a tenth to the time that importing the package takes
 
+        similarity = check.similarity(similarity, -1)
         return np.vectorize(lambda r: _laws.same_vertex(self.dims, r), [float])(similarity) ** self.polytopes
 
     def config(self) -> dict[str, Any]:

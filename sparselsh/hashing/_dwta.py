@@ -104,6 +104,7 @@ class DWTA(Shown):
         """
         from . import _laws  # its scipy.special would add a tenth to the time that importing the package takes
 
+        similarity = check.similarity(similarity, -1)
         return np.vectorize(lambda r: _laws.same_largest(self.bin_size, r), [float])(similarity) ** self.bins
 
     def config(self) -> dict[str, Any]:

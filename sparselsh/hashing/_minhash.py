@@ -85,7 +85,7 @@ class MinHash(Shown):
         ----------
         Broder 1997, section 3; Shrivastava 2017, theorem 1, for the densified bins.
         """
-        equal = np.clip(similarity, 0, 1) ** self.hashes
+        equal = check.similarity(similarity, 0) ** self.hashes
         return equal + (1 - equal) / self.n_buckets
 
     def config(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class SimHash(Shown):
         ----------
         Charikar 2002, section 3, after Goemans and Williamson 1995, lemma 3.2.
         """
-        return (1 - np.arccos(np.clip(similarity, -1, 1)) / np.pi) ** self.bits
+        return (1 - np.arccos(check.similarity(similarity, -1)) / np.pi) ** self.bits
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""

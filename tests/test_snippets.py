@@ -1,0 +1,148 @@
+"""The examples of the guide, the README and the pages run as they stand, on small data of the names that they use."""
+import re
+import shlex
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import sparselsh as sl
+from sparselsh import cli
+from sparselsh._options import parser
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/guide.md", "docs/index.md", "docs/coming.md")
+EXTRAS = ("safetensors", "sklearn", "matplotlib", "torch", "onnx")
+# sizes that would take long, and what stands for them here
+SMALLER = {"8192": "64", "20_000": "2_000", "18_000": "1_800", "5_000": "500"}
+ELSEWHERE = {"accelerate(model": "needs a layer so wide that an index gains on it: tests/test_torch_models.py"}
+
+
+def blocks(page, language):
+    """(heading, code) of the blocks of a page, in order."""
+    heading, found = "", []
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for part in re.split(r"^(#+ [^\n]*|```\w*\n.*?^```)$", text, flags=re.M | re.S):
+        if part.startswith("#"):
+            heading = part.lstrip("# ")
+        elif part.startswith(f"```{language}\n"):
+            found.append((heading, part.split("\n", 1)[1].removesuffix("```")))
+    return found
+
+
+def sections(page):
+    """{heading: its blocks as one program}"""
+    programs = {}
+    for heading, code in blocks(page, "python"):
+        programs[heading] = programs.get(heading, "") + code
+    return programs
+
+
+def names():
+    """What the examples take as given."""
+    rng = np.random.default_rng(0)
+
+    def rows(n):
+        return (sp.random_array((n, 40), density=0.1, format="csr", dtype=np.float32, rng=rng),
+                sp.csr_array(np.eye(30, dtype=np.float32)[rng.integers(30, size=n)]))
+
+    (X, Y), (X_val, Y_val), (X_more, Y_more), (X_new, _) = rows(200), rows(50), rows(60), rows(20)
+    W, b = rng.standard_normal((300, 16), dtype=np.float32), np.zeros(300, np.float32)
+    H = rng.standard_normal((100, 16), dtype=np.float32)
+    net = sl.Network([sl.Linear(40, 16), sl.LSHLinear(16, 30)], random_state=0).fit(X, Y, epochs=1, verbose=False)
+    texts = [f"word{i} word{i % 7} word{i % 5}" for i in range(40)]
+    return {
+        "sl": sl, "np": np, "sp": sp, "net": net, "n_features": 40, "n_labels": 30, "n_in": 40, "n_hidden": 16,
+        "X": X, "Y": Y, "X_val": X_val, "Y_val": Y_val, "X_more": X_more, "Y_more": Y_more, "X_new": X_new,
+        "W": W, "b": b, "H": H, "hidden": H, "W1": W[:16, :].repeat(3, axis=1)[:, :40], "b1": b[:16],
+        "rows": np.arange(4), "W_new": W[:9], "b_new": b[:9], "step": 3,
+        "days": [1, 2], "read": lambda day: (X, Y), "stream_of_chunks": [(X, Y), (X, Y)],
+        "texts": texts, "tags": np.arange(40) % 5,
+    }
+
+
+def files(given):
+    """What they read, in the current folder."""
+    sl.datasets.write_xmc("train.txt", given["X"], given["Y"])
+    sl.datasets.write_xmc("train.txt.gz", given["X"], given["Y"])
+    sl.datasets.write_xmc("test.txt", given["X_val"], given["Y_val"])
+    sl.datasets.write_xmc("new.txt", given["X_val"], given["Y_val"])
+    np.savez("X.npz", np.maximum(given["H"], 0))
+
+
+def of_pytorch(given):
+    """Models and files of the section on pretrained networks, and a layer to come from."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+    from safetensors.numpy import save_file
+    from torch import nn
+
+    given |= {"model": nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 30)), "linear": nn.Linear(16, 300)}
+    given["X"] = given["X"].toarray()
+    W = given["W"]
+    save_file({"head.fc1.weight": W[:16, :].repeat(3, axis=1)[:, :40].copy(), "head.fc2.weight": W.copy()},
+              "model.safetensors")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "W"], ["y"])], "g", [x], [y],
+                              [numpy_helper.from_array(np.ones((40, 9), np.float32), "W")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, "model.onnx")
+
+
+PREPARED = {
+    "Deep sparse networks": lambda given: given.update(
+        X=np.random.default_rng(0).standard_normal((128, 784), dtype=np.float32), y=np.arange(128) % 10),
+    "Pretrained networks": of_pytorch,
+    "torch": of_pytorch,
+    "What it is": of_pytorch,
+    "Ctrl-C, and going on": lambda given: given["net"].fit(
+        given["X"], given["Y"], epochs=1, verbose=False, callbacks=[sl.callbacks.Checkpoint("run.safetensors")]),
+}
+
+
+@pytest.mark.parametrize("page, heading", [(page, heading) for page in PAGES for heading in sections(page)])
+@pytest.mark.filterwarnings("ignore")  # of the packages that the examples use beside this one
+def test_an_example_runs(page, heading, tmp_path, monkeypatch):
+    for extra in EXTRAS:
+        pytest.importorskip(extra)
+    monkeypatch.chdir(tmp_path)
+    import matplotlib
+    import sklearn.datasets
+
+    matplotlib.use("Agg")
+    for number, code in enumerate(code for at, code in blocks(page, "python") if at == heading):
+        if number == 0 or page == "README.md":  # whose blocks do not build on each other
+            given = names()
+            files(given)
+            PREPARED.get(heading, lambda given: None)(given)
+            groups = types.SimpleNamespace(data=given["texts"], target=given["tags"])
+            monkeypatch.setattr(sklearn.datasets, "fetch_20newsgroups", lambda groups=groups, **options: groups)
+        if not any(words in code for words in ELSEWHERE):
+            for size, less in SMALLER.items():
+                code = code.replace(size, less)
+            exec(compile(code, f"{page}: {heading}", "exec"), given)
+
+
+def test_the_commands_of_the_guide_and_the_readme_run(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("safetensors")
+    from safetensors.numpy import save_file
+
+    monkeypatch.chdir(tmp_path)
+    given = names()
+    files(given)
+    lines = [line for page in ("README.md", "docs/guide.md") for at, code in blocks(page, "sh")
+             for line in code.splitlines() if at == "Command line"]
+    assert len(lines) > 10
+    for line in lines:
+        arguments = shlex.split(line, comments=True)
+        assert arguments.pop(0) == "sparselsh"
+        if arguments[0] == "demo":  # takes a minute: tests/test_demo.py
+            parser().parse_args(arguments)
+            continue
+        if "--layer" in arguments:  # weights of another program under the name that a network had before
+            save_file({"fc1.weight": given["W"], "fc2.weight": given["W"][:20, :].repeat(20, axis=1)[:, :300].copy()},
+                      "model.safetensors")
+        assert cli.main(arguments) == 0, (line, capsys.readouterr().err)
