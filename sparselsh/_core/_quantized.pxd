@@ -1,5 +1,5 @@
 # Rows of weights as they are served: float32, bfloat16, or int8 with a scale a row.
-from libc.stdint cimport int8_t, uint16_t
+from libc.stdint cimport int8_t, int32_t, uint16_t
 
 from ._simd cimport leaves_t, prefetch_run
 
@@ -38,6 +38,20 @@ cdef inline void stored_axpy(const leaves_t *f, const stored_t *s, Py_ssize_t j,
 cdef inline void stored_prefetch(const stored_t *s, Py_ssize_t j, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t size = 4 if s.kind == FLOAT32 else 2 if s.kind == BFLOAT16 else 1
     prefetch_run(<const char *>s.rows + (j * s.d + first) * size, n * size)
+
+
+cdef inline void stored_dots(const leaves_t *f, const stored_t *s, const int32_t *rows, Py_ssize_t n, const float *x,
+                             float *out) noexcept nogil:
+    # out[k] = row rows[k] times x, or row k where rows is NULL
+    cdef Py_ssize_t k
+    if s.kind == FLOAT32:
+        f.dots(<const float *>s.rows, rows, n, x, s.d, out)
+    elif s.kind == BFLOAT16:
+        f.dots_bfloat(<const uint16_t *>s.rows, rows, n, x, s.d, out)
+    else:
+        f.dots_int8(<const int8_t *>s.rows, rows, n, x, s.d, out)
+        for k in range(n):
+            out[k] *= s.scales[k if rows == NULL else rows[k]]
 
 
 cdef inline int stored_rows(object rows, object scales, stored_t *out) except -1:

@@ -63,6 +63,8 @@ typedef struct {
     const char *name;
     /* sum_k a[k] b[k] */
     float (*dot)(const float *a, const float *b, ptrdiff_t n);
+    /* out[r] = w[rows[r]] . x, or w[r] . x where rows is NULL; w has rows of d numbers */
+    void (*dots)(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
     /* y[k] += a x[k] */
     void (*axpy)(float a, const float *x, float *y, ptrdiff_t n);
     /* sum_k data[k] dense[indices[k]] */
@@ -105,11 +107,14 @@ typedef struct {
     void (*widen)(const uint16_t *x, float *y, ptrdiff_t n);
     /* y[k] = x[k] rounded to the nearest, ties to even, y bfloat16 */
     void (*narrow)(const float *x, uint16_t *y, ptrdiff_t n);
-    /* dot and axpy for a bfloat16 row */
+    /* dot, dots and axpy for bfloat16 rows */
     float (*dot_bfloat)(const uint16_t *a, const float *b, ptrdiff_t n);
+    void (*dots_bfloat)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                        float *out);
     void (*axpy_bfloat)(float a, const uint16_t *x, float *y, ptrdiff_t n);
-    /* the same for a row of 8-bit integers */
+    /* the same for rows of 8-bit integers */
     float (*dot_int8)(const int8_t *a, const float *b, ptrdiff_t n);
+    void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
     void (*axpy_int8)(float a, const int8_t *x, float *y, ptrdiff_t n);
 } leaves_t;
 
