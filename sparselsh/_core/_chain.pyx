@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from ._quantized cimport stored_axpy, stored_prefetch, stored_rows, stored_dots, stored_t
+from ._quantized cimport stored_dots, stored_rows, stored_sums, stored_t
 from ._search cimport Search, best_of_search
 from ._simd cimport leaves_t, table
 
@@ -19,7 +19,7 @@ cdef extern from "order.h" nogil:
     void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
 
 cdef enum:
-    AHEAD = 4
+    RUN = 1024  # outputs that are summed at a time, as in _quantized
 
 ctypedef struct step_t:
     stored_t w
@@ -68,12 +68,11 @@ def chain(layers, search):
 
 cdef void _sum_rows(const leaves_t *f, const step_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
                     float *out) noexcept nogil:
-    cdef Py_ssize_t k
+    cdef Py_ssize_t first = 0
     memcpy(out, s.bias, s.n_out * sizeof(float))
-    for k in range(n):
-        if k + AHEAD < n:
-            stored_prefetch(&s.w, indices[k + AHEAD], 0, s.n_out)
-        stored_axpy(f, &s.w, indices[k], data[k], 0, s.n_out, out)
+    while first < s.n_out:
+        stored_sums(f, &s.w, indices, data, n, first, min(<Py_ssize_t>RUN, s.n_out - first), out + first)
+        first += RUN
 
 
 cdef void _forward(const leaves_t *f, const step_t *s, const float *x, int32_t *indices, float *data,

@@ -377,35 +377,77 @@ static void dots_int8(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, co
     dots_stored(w, STORE_INT8, rows, n_rows, x, d, out);
 }
 
-static float dot_int8(const int8_t *a, const float *b, ptrdiff_t n)
+/* Four rows at a time, so that y is loaded and stored once for all and memory delivers four rows at once; the next four
+   are asked for as these are read. The order of each sum is that of the rows. */
+static inline void sums_stored(const void *w, int kind, const float *scales, const int32_t *rows, const float *a,
+                               ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *restrict y)
 {
-    ptrdiff_t k = 0;
-    vec s0 = {0}, s1 = {0};
-    for (; k + 2 * VEC <= n; k += 2 * VEC) {
-        s0 += load_int8(a + k) * load(b + k);
-        s1 += load_int8(a + k + VEC) * load(b + k + VEC);
+    const ptrdiff_t size = kind == STORE_INT8 ? 1 : kind == STORE_BFLOAT ? 2 : 4;
+    for (ptrdiff_t r = 0; r < n_rows; r += 4) {
+        const char *x[4], *next[4];
+        float c[4];
+        for (ptrdiff_t i = 0; i < 4; i++) {
+            ptrdiff_t k = r + i < n_rows ? r + i : n_rows - 1, then = r + i + 4 < n_rows ? r + i + 4 : k;
+            x[i] = (const char *)w + (rows[k] * d + first) * size;
+            next[i] = (const char *)w + (rows[then] * d + first) * size;
+            c[i] = scales ? a[k] * scales[rows[k]] : a[k];
+        }
+        if (n_rows - r < 4) {
+            for (ptrdiff_t i = 0; r + i < n_rows; i++) {
+                ptrdiff_t k = 0;
+                for (; k + VEC <= n; k += VEC) {
+                    vec v = load(y + k) + c[i] * load_stored(x[i], k, kind);
+                    memcpy(y + k, &v, sizeof v);
+                }
+                for (; k < n; k++)
+                    y[k] += c[i] * stored(x[i], k, kind);
+            }
+            return;
+        }
+        const char *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
+        const char *p0 = next[0], *p1 = next[1], *p2 = next[2], *p3 = next[3];
+        const float c0 = c[0], c1 = c[1], c2 = c[2], c3 = c[3];
+        ptrdiff_t k = 0;
+        for (; k + VEC <= n; k += VEC) {
+            if (k * size % 64 == 0) {
+                __builtin_prefetch(p0 + k * size);
+                __builtin_prefetch(p1 + k * size);
+                __builtin_prefetch(p2 + k * size);
+                __builtin_prefetch(p3 + k * size);
+            }
+            vec v = load(y + k);
+            v += c0 * load_stored(x0, k, kind);
+            v += c1 * load_stored(x1, k, kind);
+            v += c2 * load_stored(x2, k, kind);
+            v += c3 * load_stored(x3, k, kind);
+            memcpy(y + k, &v, sizeof v);
+        }
+        for (; k < n; k++)
+            for (int i = 0; i < 4; i++)
+                y[k] += c[i] * stored(x[i], k, kind);
     }
-    for (; k + VEC <= n; k += VEC)
-        s0 += load_int8(a + k) * load(b + k);
-    float s = sum(s0 + s1);
-    for (; k < n; k++)
-        s += a[k] * b[k];
-    return s;
 }
 
-static void axpy_int8(float a, const int8_t *restrict x, float *restrict y, ptrdiff_t n)
+static void sums(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
+                 ptrdiff_t n, float *y)
 {
-    ptrdiff_t k = 0;
-    for (; k + VEC <= n; k += VEC) {
-        vec v = load(y + k) + a * load_int8(x + k);
-        memcpy(y + k, &v, sizeof v);
-    }
-    for (; k < n; k++)
-        y[k] += a * x[k];
+    sums_stored(w, STORE_FLOAT, 0, rows, a, n_rows, d, first, n, y);
+}
+
+static void sums_bfloat(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                        ptrdiff_t first, ptrdiff_t n, float *y)
+{
+    sums_stored(w, STORE_BFLOAT, 0, rows, a, n_rows, d, first, n, y);
+}
+
+static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
+                      ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y)
+{
+    sums_stored(w, STORE_INT8, scales, rows, a, n_rows, d, first, n, y);
 }
 
 const leaves_t PASTE(leaves_, LEVEL) = {
     STRING(LEVEL), dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update, update_touched,
-    widen, narrow, dot_bfloat, dots_bfloat, axpy_bfloat, dot_int8, dots_int8, axpy_int8,
+    widen, narrow, dot_bfloat, dots_bfloat, axpy_bfloat, sums, sums_bfloat, sums_int8, dots_int8,
 };

@@ -112,10 +112,15 @@ typedef struct {
     void (*dots_bfloat)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
                         float *out);
     void (*axpy_bfloat)(float a, const uint16_t *x, float *y, ptrdiff_t n);
-    /* the same for rows of 8-bit integers */
-    float (*dot_int8)(const int8_t *a, const float *b, ptrdiff_t n);
+    /* y[k] += sum_r a[r] w[rows[r]][first + k], k < n, in the order of r; w has rows of d numbers */
+    void (*sums)(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
+                 ptrdiff_t n, float *y);
+    void (*sums_bfloat)(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                        ptrdiff_t first, ptrdiff_t n, float *y);
+    /* sums and dots for rows of 8-bit integers; row j of sums stands for scales[j] times its integers */
+    void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
+                      ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
     void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
-    void (*axpy_int8)(float a, const int8_t *x, float *y, ptrdiff_t n);
 } leaves_t;
 
 const leaves_t *leaves(void);            /* the level in use */
