@@ -15,8 +15,8 @@ ctypedef struct stored_t:
     const float *scales  # INT8: row j stands for scales[j] times its integers
 
 
-cdef inline void stored_sums(const leaves_t *f, const stored_t *s, const int32_t *rows, const float *a, Py_ssize_t n_rows,
-                             Py_ssize_t first, Py_ssize_t n, float *out) noexcept nogil:
+cdef inline void stored_sums(const leaves_t *f, const stored_t *s, const int32_t *rows, const float *a,
+                             Py_ssize_t n_rows, Py_ssize_t first, Py_ssize_t n, float *out) noexcept nogil:
     # out += a[k] times the entries first .. first + n of row rows[k], for k in order
     if s.kind == FLOAT32:
         f.sums(<const float *>s.rows, rows, a, n_rows, s.d, first, n, out)
