@@ -41,7 +41,7 @@ INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "i
             "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
             "LSHIndex.state", "take_state", "share", "runs_last",
             "look_for", "state", "from_state", "checked", "hidden", "architecture", "start",
-            "momentum_at", "plan_report", "fresh", "drift", "insert", "output_share"}
+            "momentum_at", "plan_report", "fresh", "drift", "insert", "output_share", "planned", "search_of_one"}
 
 
 def sentence(thing):

@@ -342,8 +342,9 @@ class _Conversion:
 
     def _whole(self, reports: list[LayerReport], dense: Times) -> ConversionReport:
         held = self.halves[1]
+        self.network.planned()
         reference = self._outputs(len(self.layers) - 1, self.dense_inputs[1][-1])
-        singles = [self.network._topk(_take(held, np.array([row])), self.k, False)[0][0, 0]
+        singles = [self.network._answers(_take(held, np.array([row])), self.k)[0][0, 0]
                    for row in range(held.shape[0])]
         truth = self.layers[-1].topk(self.dense_inputs[1][-1], 1, "single", self.n_threads, exact=True)[0][:, 0]
         return ConversionReport(
@@ -351,8 +352,8 @@ class _Conversion:
             held.shape[0], dense, self._network_times(), self.layers[0].storage)
 
     def _network_times(self) -> Times:
-        return {n: 1e6 * _seconds_of(lambda x: self.network._topk(x, self.k, False), self.halves[0], n)
-                for n in BATCHES}
+        self.network.planned()
+        return {n: 1e6 * _seconds_of(lambda x: self.network._answers(x, self.k), self.halves[0], n) for n in BATCHES}
 
     def _time(self, into: Times, layer: ServedLayer, i: int, inputs: dict[str, Any], last: int) -> None:
         for n, kind in _kinds():

@@ -8,7 +8,7 @@ Plans are named for two kinds of question, "single" and "batch".
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -134,6 +134,16 @@ class ServedLayer:
         if self.activation == "relu":
             known &= values > 0
         return _csr(ids, values, known, self.n_out)
+
+    def step(self) -> tuple[Any, ...] | None:
+        """Weights, scales, bias, whether input-major, and whether a ReLU follows: a step of a chain that answers
+        single questions (_core/_chain.pyx). None where the layer looks ids up or finds neurons.
+        """
+        if self.kind == "embedding" or self.plan["single"] == "lsh" or self.exponents is not None:
+            return None
+        reads_rows = self.rows is not None and self.plan["single"] == "rows"
+        rows = self.rows if reads_rows else Rows("float32", self.values)
+        return rows.values, rows.scales, self.bias, self.input_major, self.activation == "relu"
 
     # -- the last layer ---------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _csr
+from ._core import _checks
 from ._scipy import sp
 
 if TYPE_CHECKING:
@@ -189,18 +190,15 @@ def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = 
 
 def _lone_row(matrix: Any, n_columns: int | None) -> CSR | None:
     """A single sparse query as it should be, or None: the checks of any matrix take longer than its answer."""
-    if matrix.format != "csr" or matrix.shape[0] != 1 or matrix.shape[1] != n_columns:
+    if n_columns is None or matrix.format != "csr" or matrix.shape != (1, n_columns):
         return None
-    indptr, ids, data = matrix.indptr, matrix.indices, matrix.data
-    n = len(ids)
-    if not (0 < n <= FEW and ids.dtype == np.int32 and data.dtype == np.float32 and len(data) == n
-            and len(indptr) == 2 and indptr[0] == 0 and indptr[1] == n and data.ndim == ids.ndim == 1
-            and data.flags.c_contiguous and ids.flags.c_contiguous):
+    ids, data = matrix.indices, matrix.data
+    try:
+        if not _checks.is_row(matrix.indptr, ids, data, n_columns):
+            return None
+    except (TypeError, ValueError):  # arrays of other types, or with gaps
         return None
-    # ascending: the first and the last bound all
-    if 0 <= ids[0] and ids[-1] < n_columns and (ids[1:] > ids[:-1]).all() and math.isfinite(np.vdot(data, data)):
-        return _csr.CSR(indptr.astype(np.int64), ids, data, matrix.shape[1])
-    return None
+    return _csr.CSR(np.array((0, len(ids)), np.int64), ids, data, n_columns)
 
 
 def _check_compressed(matrix: sparray | spmatrix, name: str) -> None:

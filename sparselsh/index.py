@@ -10,6 +10,7 @@ from . import _index_file as index_file
 from . import _table_choice as choice
 from . import _validation as check
 from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
+from ._core import _search as searches
 from ._core import _sketches as kernels
 from ._html import size, table
 from ._linalg import exact_topk
@@ -35,8 +36,10 @@ CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
 CELLED = 4096  # neurons from which on the sketches are sorted into cells: a scan of fewer takes no longer
 FEW = 3  # queries up to which one call to the kernels, on one thread, is faster than three on all
 BATCH = 32  # from so many queries on, the plan for batches holds
-BYTES_PER_NEURON = 40  # that sketches may take by default
+BYTES_PER_NEURON = 40  # that sketches may take by default,
+SHARE_OF_WEIGHTS = 1 / 16  # or so much of what the neuron's weights take
 METHODS = ("sketches", "probes", "exact")
+REFINEMENTS = 3  # trials between the last number of candidates that was too small and the first that was not
 MOST_PROBES = 64  # buckets of a table that tune tries
 FOUND_PER_CANDIDATE = 4  # neurons that probing hands to the sketches for each inner product
 MOST_BITS = 1024  # of a sketch: its sums are kept in 16 bits
@@ -62,8 +65,8 @@ class LSHIndex:
         whichever finds more on them, and 0 for an index with tables.
     sketch_bits : int or None
         Bits of a sketch, a multiple of 64 and at most 1024. None for the multiple at or above 3/4 of the dimension, at
-        least 128, and up to 512 if, of neurons that reach the norm floor, that takes at most 40 bytes a neuron of all:
-        longer sketches need fewer candidates. 0 for no sketches.
+        least 128, and up to 512 if, of neurons that reach the norm floor, that takes at most 40 bytes a neuron of all,
+        or a sixteenth of its weights: longer sketches need fewer candidates. 0 for no sketches.
     recall : float
         Share of the true neighbours that `search` is to find; `fit` sets `n_candidates` and the norm floor by it
         where it is given queries.
@@ -254,7 +257,7 @@ class LSHIndex:
         n, n_in = self._W.shape
         n_bits = self.sketch_bits
         if n_bits is None:
-            within = (BYTES_PER_NEURON - 4) / share - 12  # bytes of a sketch: see Notes on the class
+            within = (max(BYTES_PER_NEURON, SHARE_OF_WEIGHTS * 4 * n_in) - 4) / share - 12  # see Notes on the class
             n_bits = min(MOST_BITS, max(128, -(-3 * n_in // 256) * 64, min(512, int(within) // 8 * 64)))
         sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(self._seed))
         for rows in self._row_chunks():
@@ -354,6 +357,14 @@ class LSHIndex:
             ends.append(trials[-1])
         best = min(ends, key=lambda trial: calibration.cost(trial, n_cells, sketches.n_live, len(sketches.rotation),
                                                             self._W.shape[1]))
+        low = 2 * best["n_candidates"] // 3  # the trial before had no more
+        for _ in range(REFINEMENTS if best["recall"] >= recall else 0):
+            middle = (low + best["n_candidates"]) // 2
+            trials += trials_of(best["n_cells"], middle, middle)
+            if trials[-1]["recall"] >= recall:
+                best = trials[-1]
+            else:
+                low = middle
         sketches.n_probed, self.n_candidates = best["n_cells"], best["n_candidates"]
         return [trial for trial in trials if trial is not best] + [best]
 
@@ -605,8 +616,25 @@ class LSHIndex:
         return self._rerank(candidates, X, k, n_threads)
 
     def _search_few(self, X: Floats, k: int, n_candidates: int) -> tuple[Ids, Floats] | None:
+        search = self._prepared(k, n_candidates)
+        if search is None:
+            return None
+        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
+        searches.best(search, X, ids, scores)
+        return ids, scores
+
+    def _prepared(self, k: int, n_candidates: int) -> Any:
         rows = self._rows if n_candidates > _n_exact(k) else None
-        return self._sketches.search_few(X, self._W, self._bias, rows, _n_exact(k), k, n_candidates)
+        return self._sketches.prepared(self._W, self._bias, rows, _n_exact(k), n_candidates)
+
+    def search_of_one(self, k: int) -> Any:
+        """What the core asks for the k best of a single query, or None where `best` works by another plan.
+
+        It holds for the index as it is.
+        """
+        if self._methods["single"] != "sketches" or self._sketches is None:
+            return None
+        return self._prepared(k, min(self.default_candidates(k), len(self._W)))
 
     def _by_probes(self, X: Floats, k: int, n_candidates: int, n_threads: int) -> tuple[Ids, Floats]:
         n_found = min(FOUND_PER_CANDIDATE * n_candidates, len(self._W))

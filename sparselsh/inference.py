@@ -10,6 +10,7 @@ import numpy as np
 from . import _architecture as architecture
 from . import _files
 from . import _validation as check
+from ._core import _chain
 from ._csr import CSR
 from ._scipy import sp
 from ._served import BATCH, PLANS, ServedLayer
@@ -28,6 +29,8 @@ __all__ = ["InferenceNetwork"]
 
 FORMAT = "sparselsh.inference"
 ROWS = 1024  # that go through the hidden layers together
+LONE_WEIGHTS = 1 << 18  # of a layer, and
+LONE_OUTPUTS = 2048  # of one that is summed by inputs, that one thread computes before others are awake
 
 
 class InferenceNetwork:
@@ -47,6 +50,10 @@ class InferenceNetwork:
         self.layers = layers
         self.report = report
         self.n_threads = n_threads
+        self._chain: tuple[int, Any, bool] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_chain": None}
 
     @property
     def n_features(self) -> int:
@@ -79,9 +86,13 @@ class InferenceNetwork:
         scores : ndarray of shape (n_samples, k), float32
             For the ids given these are the outputs for the activations that reach the last layer, computed in float32.
         """
-        x = self.checked(X)
-        k = check.integer(k, "k")
+        return self._answers(self.checked(X), check.integer(k, "k"), exact)
+
+    def _answers(self, x: np.ndarray | CSR, k: int, exact: bool = False) -> tuple[Ids, Floats]:
+        """`topk` for checked input."""
         n = x.shape[0]
+        if n == 1 and not exact and (found := self._lone(x, k)):
+            return found
         if n <= ROWS:
             return self._topk(x, k, exact)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
@@ -94,6 +105,43 @@ class InferenceNetwork:
         n_threads = resolve(self.n_threads)
         h = self.hidden(x, exact=exact)
         return self.layers[-1].topk(h, k, _kind(h), n_threads, exact)
+
+    def planned(self) -> None:
+        """To be called when plans have changed: nothing that was made for others is used any more."""
+        self._chain = None
+
+    def _lone(self, x: np.ndarray | CSR, k: int) -> tuple[Ids, Floats] | None:
+        """`topk` of one row by one call to the core, as calls take longer than small layers; None where it cannot."""
+        if self._chain is None or self._chain[0] != k:
+            self._chain = k, *self._new_chain(k)
+        _, chain, is_large = self._chain
+        is_sparse = isinstance(x, CSR)
+        if (chain is None or (is_large and resolve(self.n_threads) > 1)
+                or (is_sparse and not self.layers[0].input_major)):
+            return None
+        ids, scores = np.empty((1, k), np.int32), np.empty((1, k), np.float32)
+        if is_sparse:
+            _chain.ask_sparse(chain, x.indices, x.data, ids, scores)
+        else:
+            _chain.ask(chain, x, ids, scores)
+        return ids, scores
+
+    def _new_chain(self, k: int) -> tuple[Any, bool]:
+        """The layers as the core asks them for one row, or None, and whether they are worth several threads."""
+        last, search = self.layers[-1], None
+        if last.plan["single"] == "lsh":
+            search = last.index.search_of_one(k) if k <= last.n_out // 8 else None
+            if search is None:
+                return None, False
+        layers = self.layers if search is None else self.layers[:-1]
+        cut = any(before.kept is not None and after.plan["single"] == "rows"  # not all activations are passed on
+                  for before, after in itertools.pairwise(self.layers))
+        steps = [layer.step() for layer in layers]
+        if cut or None in steps or (not steps and last.input_major):
+            return None, False
+        is_large = any(layer.n_out > LONE_OUTPUTS if layer.input_major else layer.values.size > LONE_WEIGHTS
+                       for layer in layers)
+        return _chain.chain(steps, search), is_large
 
     def predict(self, X: MatrixLike | CSR, *, exact: bool = False) -> Ids:
         """The output with the largest score for each row: ids, (n_samples,), int32."""

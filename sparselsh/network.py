@@ -773,8 +773,10 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
             layers.append(_load_layer(kind.from_config(entry), i, tensors, flipped))
         network = Network(layers, loss=config["loss"], n_threads=n_threads)
         if "refinement" in config:
-            parts = {name.removeprefix("refinement."): a for name, a in tensors.items() if name.startswith("refinement.")}
-            network.refinement = Refinement.restore(parts, config["refinement"], (network.n_labels, network.n_features))
+            parts = {name.removeprefix("refinement."): a for name, a in tensors.items()
+                     if name.startswith("refinement.")}
+            network.refinement = Refinement.restore(parts, config["refinement"],
+                                                    (network.n_labels, network.n_features))
         if "indexes" in config:
             _checkpoint.restore_layers(network, config["indexes"], tensors)
         if "training" in config:

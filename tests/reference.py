@@ -558,10 +558,6 @@ def stored(rows, scales):
     return rows.astype(float) * (1 if scales is None else scales.astype(float)[:, None])
 
 
-def outputs(x, rows, bias):
-    return x.astype(float) @ rows.T + bias
-
-
 def quantize_int8(w):
     largest = np.abs(w).max(axis=1, initial=0)
     scales = largest / np.float32(127)

@@ -3,7 +3,8 @@ import pytest
 import reference
 from support import UNIT, assert_same_bits, eighths, gaussian, on_threads, read_only, unwritten
 
-from sparselsh._core import _simd, _sketches
+from sparselsh._bfloat import narrow
+from sparselsh._core import _search, _simd, _sketches
 
 BLOCK = _sketches.BLOCK
 # one neuron, part of a block, whole blocks, and more than the 64 blocks scored at a time
@@ -272,7 +273,7 @@ def test_scan_of_cells_is_a_scan_of_the_neurons_in_them(rng, n_probed, n_late):
 
 
 @pytest.mark.usefixtures("simd_level")
-def test_search_few_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
+def test_a_search_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     # everything in eighths: dot products and matrix products then give the same bits, and so the same table of sums
     n, d, n_bits, n_cells, n_best, k = 500, 24, 64, 7, 60, 4
     w, x, rows = eighths(rng, n, d), eighths(rng, 3, d), eighths(rng, n_bits + n_cells, d)
@@ -290,7 +291,8 @@ def test_search_few_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     want = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
     _sketches.rerank(found, x, w, None, bias, *want, 1)
     got = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
-    _sketches.search_few(x, rows, constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None, None,
-                         0, n_best, *got)
+    search = _search.search(narrow(rows), constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None,
+                            None, 0, n_best)
+    _search.best(search, x, *got)
     assert_same_bits(got[0], want[0])
     assert_same_bits(got[1], want[1])

@@ -171,6 +171,45 @@ def test_threads_change_no_answer(wide, wide_net, deep, monkeypatch):
             assert_same_bits(a, b)
 
 
+def by_layers(net, x, k):
+    """Without the core's short way for a lone question."""
+    return net._topk(net.checked(x), k, False)
+
+
+def test_a_lone_question_gets_the_answer_that_the_layers_give(rng, wide, wide_net):
+    for row in range(20):
+        x = wide[1][row:row + 1]
+        for got, want in zip(wide_net.topk(x, 5), by_layers(wide_net, x, 5), strict=True):
+            assert_same_bits(got, want)
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        wide_net.topk(x, 0)
+    for k in (1, 20_000, 20_001):  # more than an index is asked for, and more than there are
+        np.testing.assert_array_equal(wide_net.topk(x, k)[0], by_layers(wide_net, x, k)[0])
+
+
+@pytest.mark.parametrize("plan", ["dense", "rows"])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_lone_question_goes_through_dense_layers_and_rows(deep, monkeypatch, plan, storage):
+    forced(monkeypatch, plan)
+    layers, X = deep
+    net = _conversion.convert(layers, X, error=0, storage=storage, n_threads=1)
+    assert {layer.plan["single"] for layer in net.layers} == {"dense", plan}
+    for row in range(5):
+        x = X[row:row + 1]
+        assert net._lone(net.checked(x), 4) is not None, "it takes the short way"
+        (ids, scores), (want_ids, want_scores) = net.topk(x, 4), by_layers(net, x, 4)
+        np.testing.assert_array_equal(ids, want_ids)
+        np.testing.assert_allclose(scores, want_scores, rtol=1e-4, atol=1e-4)
+
+
+def test_a_lone_question_to_hidden_neurons_that_are_chosen_goes_layer_by_layer(deep, monkeypatch):
+    forced(monkeypatch, "lsh")
+    net = _conversion.convert(deep[0], deep[1][:120], error=0.3, k=1, random_state=0, n_threads=1)
+    assert net.layers[0].plan["single"] == "lsh" and net._lone(deep[1][:1], 4) is None
+    for got, want in zip(net.topk(deep[1][:1], 4), by_layers(net, deep[1][:1], 4), strict=True):
+        assert_same_bits(got, want)
+
+
 # --- embeddings -------------------------------------------------------------------------------------------
 
 
@@ -196,6 +235,9 @@ def test_a_bag_takes_the_weights_of_a_sparse_matrix(rng):
     X = sp.random_array((9, 50), density=0.2, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
     net = _conversion.convert(layers, None)
     np.testing.assert_allclose(net.decision_function(X), X @ E @ W.T, rtol=1e-4, atol=1e-4)
+    for i in range(9):
+        for got, want in zip(net.topk(X[i:i + 1], 6), by_layers(net, X[i:i + 1], 6), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     alone = np.concatenate([net.decision_function(X[i:i + 1]) for i in range(9)])
     np.testing.assert_allclose(alone, X @ E @ W.T, rtol=1e-4, atol=1e-4)
 

@@ -1,7 +1,7 @@
 # Rows of weights as they are served: float32, bfloat16, or int8 with a scale a row.
-from libc.stdint cimport int8_t, uint16_t
+from libc.stdint cimport int8_t, int32_t, uint16_t
 
-from ._simd cimport leaves_t, prefetch_run
+from ._simd cimport leaves_t
 
 cdef enum:
     FLOAT32 = 0
@@ -15,29 +15,29 @@ ctypedef struct stored_t:
     const float *scales  # INT8: row j stands for scales[j] times its integers
 
 
-cdef inline float stored_dot(const leaves_t *f, const stored_t *s, Py_ssize_t j, const float *x) noexcept nogil:
-    # row j times x
+cdef inline void stored_sums(const leaves_t *f, const stored_t *s, const int32_t *rows, const float *a,
+                             Py_ssize_t n_rows, Py_ssize_t first, Py_ssize_t n, float *out) noexcept nogil:
+    # out += a[k] times the entries first .. first + n of row rows[k], for k in order
     if s.kind == FLOAT32:
-        return f.dot(<const float *>s.rows + j * s.d, x, s.d)
-    if s.kind == BFLOAT16:
-        return f.dot_bfloat(<const uint16_t *>s.rows + j * s.d, x, s.d)
-    return s.scales[j] * f.dot_int8(<const int8_t *>s.rows + j * s.d, x, s.d)
-
-
-cdef inline void stored_axpy(const leaves_t *f, const stored_t *s, Py_ssize_t j, float a, Py_ssize_t first,
-                             Py_ssize_t n, float *out) noexcept nogil:
-    # out += a times the entries first .. first + n of row j
-    if s.kind == FLOAT32:
-        f.axpy(a, <const float *>s.rows + j * s.d + first, out, n)
+        f.sums(<const float *>s.rows, rows, a, n_rows, s.d, first, n, out)
     elif s.kind == BFLOAT16:
-        f.axpy_bfloat(a, <const uint16_t *>s.rows + j * s.d + first, out, n)
+        f.sums_bfloat(<const uint16_t *>s.rows, rows, a, n_rows, s.d, first, n, out)
     else:
-        f.axpy_int8(a * s.scales[j], <const int8_t *>s.rows + j * s.d + first, out, n)
+        f.sums_int8(<const int8_t *>s.rows, s.scales, rows, a, n_rows, s.d, first, n, out)
 
 
-cdef inline void stored_prefetch(const stored_t *s, Py_ssize_t j, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t size = 4 if s.kind == FLOAT32 else 2 if s.kind == BFLOAT16 else 1
-    prefetch_run(<const char *>s.rows + (j * s.d + first) * size, n * size)
+cdef inline void stored_dots(const leaves_t *f, const stored_t *s, const int32_t *rows, Py_ssize_t n, const float *x,
+                             float *out) noexcept nogil:
+    # out[k] = row rows[k] times x, or row k where rows is NULL
+    cdef Py_ssize_t k
+    if s.kind == FLOAT32:
+        f.dots(<const float *>s.rows, rows, n, x, s.d, out)
+    elif s.kind == BFLOAT16:
+        f.dots_bfloat(<const uint16_t *>s.rows, rows, n, x, s.d, out)
+    else:
+        f.dots_int8(<const int8_t *>s.rows, rows, n, x, s.d, out)
+        for k in range(n):
+            out[k] *= s.scales[k if rows == NULL else rows[k]]
 
 
 cdef inline int stored_rows(object rows, object scales, stored_t *out) except -1:

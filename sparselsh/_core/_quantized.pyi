@@ -15,11 +15,3 @@ def weighted_rows(
     out: NDArray[float32],
     n_threads: int,
 ) -> None: ...
-def outputs(
-    x: NDArray[float32],
-    rows: NDArray[Any],
-    scales: NDArray[float32] | None,
-    bias: NDArray[float32],
-    out: NDArray[float32],
-    n_threads: int,
-) -> None: ...

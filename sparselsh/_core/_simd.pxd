@@ -39,6 +39,8 @@ cdef extern from "simd.h" nogil:
 
     ctypedef struct leaves_t:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
+        void (*dots)(const float *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
+                     float *out) noexcept nogil
         void (*axpy)(float a, const float *x, float *y, Py_ssize_t n) noexcept nogil
         float (*gather_dot)(const float *data, const int32_t *indices, Py_ssize_t n, const float *dense) noexcept nogil
         void (*gather_axpy)(float a, const float *dense, const int32_t *indices, float *y, Py_ssize_t n) noexcept nogil
@@ -62,9 +64,17 @@ cdef extern from "simd.h" nogil:
         void (*widen)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
         void (*narrow)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
         float (*dot_bfloat)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
+        void (*dots_bfloat)(const uint16_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
+                            float *out) noexcept nogil
         void (*axpy_bfloat)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
-        float (*dot_int8)(const int8_t *a, const float *b, Py_ssize_t n) noexcept nogil
-        void (*axpy_int8)(float a, const int8_t *x, float *y, Py_ssize_t n) noexcept nogil
+        void (*sums)(const float *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
+                     Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
+        void (*sums_bfloat)(const uint16_t *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
+                            Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
+        void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a,
+                          Py_ssize_t n_rows, Py_ssize_t d, Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
+        void (*dots_int8)(const int8_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
+                          float *out) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 

@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from ._simd cimport SKETCH_BLOCK, leaves_t, table
-from ._quantized cimport stored_dot, stored_prefetch, stored_rows, stored_t
+from ._quantized cimport stored_dots, stored_rows, stored_t
 
 cdef extern from "order.h" nogil:
     ctypedef struct top_t:
@@ -30,6 +30,7 @@ cdef extern from "order.h" nogil:
 BLOCK = SKETCH_BLOCK
 cdef enum:
     CHUNK = 16  # blocks between two looks at what the k-th best is by now: 512 neurons
+    SORTED = 16  # cells that are looked at in order
 
 
 def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] blocks):
@@ -125,8 +126,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         out_scores[:, :] = -INFINITY
         return
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
-    scores = <float *>malloc(n_threads * (CHUNK * SKETCH_BLOCK + 16) * sizeof(float))
-    found = <int32_t *>malloc(n_threads * (CHUNK * SKETCH_BLOCK + 16) * sizeof(int32_t))
+    scores = <float *>malloc(n_threads * SCAN_ROOM * sizeof(float))
+    found = <int32_t *>malloc(n_threads * SCAN_ROOM * sizeof(int32_t))
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
     try:
         if luts == NULL or scores == NULL or found == NULL or keys == NULL:
@@ -135,8 +136,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
             thread = threadid()
             _scan(f, &queries[i, 0], &blocks[0, 0], n_blocks, n_groups, &factors[0],
                   &ids[0], n,
-                  luts + thread * n_groups * 16, scores + thread * (CHUNK * SKETCH_BLOCK + 16),
-                  found + thread * (CHUNK * SKETCH_BLOCK + 16), keys + thread * n_keys, n_keys, n_best,
+                  luts + thread * n_groups * 16, scores + thread * SCAN_ROOM,
+                  found + thread * SCAN_ROOM, keys + thread * n_keys, n_keys, n_best,
                   &out_ids[i, 0], &out_scores[i, 0])
     finally:
         free(luts)
@@ -145,15 +146,18 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         free(keys)
 
 
-cdef void _rerank(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const stored_t *w,
-                  const float *bias, uint64_t *keys, Py_ssize_t k, int32_t *out_ids, float *out_scores) noexcept nogil:
-    cdef Py_ssize_t c
+cdef void best_of(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const stored_t *w,
+                  const float *bias, int32_t *known, float *scores, uint64_t *keys, Py_ssize_t k, int32_t *out_ids,
+                  float *out_scores) noexcept nogil:
+    # the best k of the ids, -1 for none; known and scores hold n, keys n + k + 1
+    cdef Py_ssize_t c, n_known = 0
     cdef top_t top = top_begin(keys, n + k + 1, k)
     for c in range(n):
-        if c + 4 < n and ids[c + 4] >= 0:
-            stored_prefetch(w, ids[c + 4], 0, w.d)
-        if ids[c] >= 0:
-            top_push(&top, stored_dot(f, w, ids[c], x) + bias[ids[c]], ids[c])
+        known[n_known] = ids[c]
+        n_known += ids[c] >= 0
+    stored_dots(f, w, known, n_known, x, scores)
+    for c in range(n_known):
+        top_push(&top, scores[c] + bias[known[c]], known[c])
     top_end(&top, True, out_ids, out_scores)
 
 
@@ -170,6 +174,8 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
     cdef const leaves_t *f = table()
     cdef stored_t s
     cdef uint64_t *keys
+    cdef float *products
+    cdef int32_t *known
     cdef int thread
     stored_rows(w, scales, &s)
     if n == 0 or k == 0:
@@ -179,13 +185,19 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
         out_scores[:, :] = -INFINITY
         return
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
-    if keys == NULL:
-        raise MemoryError()
-    for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
-        thread = threadid()
-        _rerank(f, &ids[i, 0], n_candidates, &x[i, 0], &s, &bias[0], keys + thread * n_keys, k, &out_ids[i, 0],
-                &out_scores[i, 0])
-    free(keys)
+    products = <float *>malloc(n_threads * n_candidates * sizeof(float))
+    known = <int32_t *>malloc(n_threads * n_candidates * sizeof(int32_t))
+    try:
+        if keys == NULL or products == NULL or known == NULL:
+            raise MemoryError()
+        for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
+            thread = threadid()
+            best_of(f, &ids[i, 0], n_candidates, &x[i, 0], &s, &bias[0], known + thread * n_candidates,
+                    products + thread * n_candidates, keys + thread * n_keys, k, &out_ids[i, 0], &out_scores[i, 0])
+    finally:
+        free(keys)
+        free(products)
+        free(known)
 
 
 cdef void _scan_range(const leaves_t *f, const uint8_t *lut, float a, float b, const uint8_t *blocks,
@@ -206,18 +218,21 @@ cdef void _scan_range(const leaves_t *f, const uint8_t *lut, float a, float b, c
         block += n_chunk
 
 
-cdef void _scan_cells(const leaves_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
-                      Py_ssize_t n_probed, const int32_t *cell_start, const int32_t *cell, const uint8_t *blocks,
-                      Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut,
-                      float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys, uint64_t *cell_keys,
-                      uint8_t *probed, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
-    cdef Py_ssize_t c, k
+cdef void best_in_cells(const leaves_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
+                        Py_ssize_t n_probed, const int32_t *cell_start, const int32_t *cell, const uint8_t *blocks,
+                        Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut,
+                        float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys, uint64_t *cell_keys,
+                        uint8_t *probed, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
+    # ids of the n_best of n_probed cells, -1 for none. Memory to work in: lut, 4 n_bits bytes; scores and found,
+    # SCAN_ROOM each; keys, n_keys = 3 n_best + 64 at least; cell_keys, n_cells; probed, n_cells zeros, left so
+    cdef Py_ssize_t c, k, n_first = min(n_probed, <Py_ssize_t>SORTED)
     cdef float a, b
     cdef top_t top = top_begin(keys, n_keys, n_best)
     for c in range(n_cells):
         cell_keys[c] = score_key(cell_scores[c], <int32_t>c)
     select_smallest(cell_keys, n_cells, n_probed)
-    sort_keys(cell_keys, n_probed)  # the best first: the floor is high before most slots are looked at
+    select_smallest(cell_keys, n_probed, n_first)  # the best first: the floor is high before most slots are looked at
+    sort_keys(cell_keys, n_first)
     _tabulate(q, n_groups, lut, &a, &b)
     for k in range(n_probed):
         c = key_id(cell_keys[k])
@@ -241,7 +256,7 @@ def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_
     belong to the cells that `cell`, one entry a slot, says. O(n_cells + slots of the probed cells + late slots).
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
-    cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = CHUNK * SKETCH_BLOCK + 16
+    cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = SCAN_ROOM
     cdef const leaves_t *f = table()
     cdef int thread
     cdef uint8_t *luts
@@ -267,10 +282,10 @@ def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_
             raise MemoryError()
         for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            _scan_cells(f, &queries[i, 0], &cell_scores[i, 0], n_cells, n_probed, &cell_start[0], &cell[0],
-                        &blocks[0, 0], n_groups, &factors[0], &ids[0], n, luts + thread * n_groups * 16,
-                        scores + thread * room, found + thread * room, keys + thread * n_keys, n_keys,
-                        cell_keys + thread * n_cells, probed + thread * n_cells, n_best, &out_ids[i, 0])
+            best_in_cells(f, &queries[i, 0], &cell_scores[i, 0], n_cells, n_probed, &cell_start[0], &cell[0],
+                          &blocks[0, 0], n_groups, &factors[0], &ids[0], n, luts + thread * n_groups * 16,
+                          scores + thread * room, found + thread * room, keys + thread * n_keys, n_keys,
+                          cell_keys + thread * n_cells, probed + thread * n_cells, n_best, &out_ids[i, 0])
     finally:
         free(luts)
         free(probed)
@@ -356,66 +371,3 @@ def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates, const ui
     finally:
         free(luts)
         free(keys)
-
-
-def search_few(const float[:, ::1] x, const float[:, ::1] query_rows, const float[::1] query_constant,
-               Py_ssize_t n_bits, Py_ssize_t n_probed, const int32_t[::1] cell_start, const int32_t[::1] cell,
-               const uint8_t[:, ::1] blocks, const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n,
-               w, const float[::1] bias, coarse, coarse_scales, Py_ssize_t n_exact,
-               Py_ssize_t n_best, int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
-    """Rotation, `scan_cells` and `rerank` in one call, query by query on one thread.
-
-    query_rows, (n_bits + n_cells, d), and query_constant give the rotated query and the scores of the cells from an
-    input x. Unless coarse is None, candidates are first scored by it, w in bfloat16 or int8 with scales as in
-    _quantized, and the best n_exact of them by w.
-    One query takes some ten microseconds: to call three kernels from Python would take as long again.
-    """
-    cdef Py_ssize_t i, r, n_rows = query_rows.shape[0], d = x.shape[1], k = out_ids.shape[1]
-    cdef Py_ssize_t n_cells = n_rows - n_bits, n_groups = n_bits // 4, n_keys = 3 * n_best + 64
-    cdef Py_ssize_t room = CHUNK * SKETCH_BLOCK + 16
-    cdef const leaves_t *f = table()
-    cdef bint is_coarse = coarse is not None
-    cdef stored_t exact, rough
-    cdef float *floats
-    cdef int32_t *ints
-    cdef uint64_t *keys
-    cdef uint8_t *bytes_
-    if x.shape[0] == 0 or k == 0:
-        return
-    stored_rows(w, None, &exact)
-    if is_coarse:
-        stored_rows(coarse, coarse_scales, &rough)
-    else:
-        n_exact = 0
-    if n == 0:
-        out_ids[:, :] = -1
-        out_scores[:, :] = -INFINITY
-        return
-    n_keys = max(n_keys, n_best + max(k, n_exact) + 1)
-    floats = <float *>malloc((n_rows + room + n_exact) * sizeof(float))
-    ints = <int32_t *>malloc((room + n_best + n_exact) * sizeof(int32_t))
-    keys = <uint64_t *>malloc((n_keys + n_cells) * sizeof(uint64_t))
-    bytes_ = <uint8_t *>calloc(n_groups * 16 + n_cells, 1)
-    try:
-        if floats == NULL or ints == NULL or keys == NULL or bytes_ == NULL:
-            raise MemoryError()
-        with nogil:
-            for i in range(x.shape[0]):
-                for r in range(n_rows):
-                    floats[r] = f.dot(&query_rows[r, 0], &x[i, 0], d) + query_constant[r]
-                _scan_cells(f, floats, floats + n_bits, n_cells, n_probed, &cell_start[0], &cell[0], &blocks[0, 0],
-                            n_groups, &factors[0], &ids[0], n, bytes_, floats + n_rows, ints, keys, n_keys,
-                            keys + n_keys, bytes_ + n_groups * 16, n_best, ints + room)
-                if is_coarse:
-                    _rerank(f, ints + room, n_best, &x[i, 0], &rough, &bias[0], keys, n_exact, ints + room + n_best,
-                            floats + n_rows + room)
-                    _rerank(f, ints + room + n_best, n_exact, &x[i, 0], &exact, &bias[0], keys, k, &out_ids[i, 0],
-                            &out_scores[i, 0])
-                else:
-                    _rerank(f, ints + room, n_best, &x[i, 0], &exact, &bias[0], keys, k, &out_ids[i, 0],
-                            &out_scores[i, 0])
-    finally:
-        free(floats)
-        free(ints)
-        free(keys)
-        free(bytes_)

@@ -24,12 +24,15 @@ enum { VEC = 16 };
 
 static inline vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
 
+/* by halves: sixteen additions one after the other take as long as the product of 256 numbers */
 static inline float sum(vec v)
 {
-    float s = 0;
-    for (int k = 0; k < VEC; k++)
-        s += v[k];
-    return s;
+    float s[VEC];
+    memcpy(s, &v, sizeof s);
+    for (int half = VEC / 2; half; half /= 2)
+        for (int k = 0; k < half; k++)
+            s[k] += s[k + half];
+    return s[0];
 }
 
 static float dot(const float *a, const float *b, ptrdiff_t n)
@@ -252,13 +255,18 @@ static void update_touched(const rule_t *rule, float *restrict w, float *restric
     }
 }
 
-/* Rows of 8-bit integers. Sixteen entries become a vec of float; loads, not arithmetic, are the cost. GCC 12 takes the
-   generic conversion of vectors apart entry by entry, hence the intrinsics. */
+/* Rows of 8-bit integers and of bfloat16. Sixteen entries become a vec of float; loads, not arithmetic, are the cost.
+   GCC 12 takes the generic conversion of vectors apart, hence the intrinsics. */
 #if defined(__AVX512F__)
 
 static inline vec load_int8(const int8_t *p)
 {
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+static inline vec load_bfloat(const uint16_t *p)
+{
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 }
 
 #elif defined(__AVX2__)
@@ -268,6 +276,16 @@ static inline vec load_int8(const int8_t *p)
     __m256 halves[2];
     for (int k = 0; k < 2; k++)
         halves[k] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * k))));
+    vec v;
+    memcpy(&v, halves, sizeof v);
+    return v;
+}
+
+static inline vec load_bfloat(const uint16_t *p)
+{
+    __m256i halves[2];
+    for (int k = 0; k < 2; k++)
+        halves[k] = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * k))), 16);
     vec v;
     memcpy(&v, halves, sizeof v);
     return v;
@@ -283,37 +301,153 @@ static inline vec load_int8(const int8_t *p)
     return load(x);
 }
 
-#endif
-
-static float dot_int8(const int8_t *a, const float *b, ptrdiff_t n)
+static inline vec load_bfloat(const uint16_t *p)
 {
-    ptrdiff_t k = 0;
-    vec s0 = {0}, s1 = {0};
-    for (; k + 2 * VEC <= n; k += 2 * VEC) {
-        s0 += load_int8(a + k) * load(b + k);
-        s1 += load_int8(a + k + VEC) * load(b + k + VEC);
-    }
-    for (; k + VEC <= n; k += VEC)
-        s0 += load_int8(a + k) * load(b + k);
-    float s = sum(s0 + s1);
-    for (; k < n; k++)
-        s += a[k] * b[k];
-    return s;
+    float x[VEC];
+    widen(p, x, VEC);
+    return load(x);
 }
 
-static void axpy_int8(float a, const int8_t *restrict x, float *restrict y, ptrdiff_t n)
+#endif
+
+enum { STORE_INT8 = -1 };  /* beside the kinds that training knows */
+
+/* sixteen numbers of a row from number k on */
+static inline vec load_stored(const void *row, ptrdiff_t k, int kind)
 {
-    ptrdiff_t k = 0;
-    for (; k + VEC <= n; k += VEC) {
-        vec v = load(y + k) + a * load_int8(x + k);
-        memcpy(y + k, &v, sizeof v);
+    if (kind == STORE_INT8)
+        return load_int8((const int8_t *)row + k);
+    if (kind == STORE_BFLOAT)
+        return load_bfloat((const uint16_t *)row + k);
+    return load((const float *)row + k);
+}
+
+static inline float stored(const void *row, ptrdiff_t k, int kind)
+{
+    return kind == STORE_INT8 ? ((const int8_t *)row)[k]
+        : kind == STORE_BFLOAT ? wide_of(((const uint16_t *)row)[k]) : ((const float *)row)[k];
+}
+
+/* Four rows at a time, so that x is loaded once for all and four sums run beside each other; the last row stands for
+   those that are missing to four, so that the sum of a row does not depend on its place. */
+static inline void dots_stored(const void *w, int kind, const int32_t *rows, ptrdiff_t n_rows, const float *x,
+                               ptrdiff_t d, float *out)
+{
+    const ptrdiff_t size = d * (kind == STORE_INT8 ? 1 : kind == STORE_BFLOAT ? 2 : 4);
+    for (ptrdiff_t r = 0; r < n_rows; r += 4) {
+        const char *a[4];
+        for (ptrdiff_t i = 0; i < 4; i++) {
+            ptrdiff_t k = r + i < n_rows ? r + i : n_rows - 1;
+            a[i] = (const char *)w + (rows ? rows[k] : k) * size;
+            if (rows && k + 4 < n_rows)
+                prefetch_run((const char *)w + rows[k + 4] * size, size);
+        }
+        const char *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
+        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        ptrdiff_t k = 0;
+        for (; k + VEC <= d; k += VEC) {
+            vec v = load(x + k);
+            s0 += load_stored(a0, k, kind) * v;
+            s1 += load_stored(a1, k, kind) * v;
+            s2 += load_stored(a2, k, kind) * v;
+            s3 += load_stored(a3, k, kind) * v;
+        }
+        float s[4] = { sum(s0), sum(s1), sum(s2), sum(s3) };
+        for (; k < d; k++)
+            for (int i = 0; i < 4; i++)
+                s[i] += stored(a[i], k, kind) * x[k];
+        for (ptrdiff_t i = 0; i < 4 && r + i < n_rows; i++)
+            out[r + i] = s[i];
     }
-    for (; k < n; k++)
-        y[k] += a * x[k];
+}
+
+static void dots(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out)
+{
+    dots_stored(w, STORE_FLOAT, rows, n_rows, x, d, out);
+}
+
+static void dots_bfloat(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                        float *out)
+{
+    dots_stored(w, STORE_BFLOAT, rows, n_rows, x, d, out);
+}
+
+static void dots_int8(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out)
+{
+    dots_stored(w, STORE_INT8, rows, n_rows, x, d, out);
+}
+
+/* Four rows at a time, so that y is loaded and stored once for all and memory delivers four rows at once; the next four
+   are asked for as these are read. The order of each sum is that of the rows. */
+static inline void sums_stored(const void *w, int kind, const float *scales, const int32_t *rows, const float *a,
+                               ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *restrict y)
+{
+    const ptrdiff_t size = kind == STORE_INT8 ? 1 : kind == STORE_BFLOAT ? 2 : 4;
+    for (ptrdiff_t r = 0; r < n_rows; r += 4) {
+        const char *x[4], *next[4];
+        float c[4];
+        for (ptrdiff_t i = 0; i < 4; i++) {
+            ptrdiff_t k = r + i < n_rows ? r + i : n_rows - 1, then = r + i + 4 < n_rows ? r + i + 4 : k;
+            x[i] = (const char *)w + (rows[k] * d + first) * size;
+            next[i] = (const char *)w + (rows[then] * d + first) * size;
+            c[i] = scales ? a[k] * scales[rows[k]] : a[k];
+        }
+        if (n_rows - r < 4) {
+            for (ptrdiff_t i = 0; r + i < n_rows; i++) {
+                ptrdiff_t k = 0;
+                for (; k + VEC <= n; k += VEC) {
+                    vec v = load(y + k) + c[i] * load_stored(x[i], k, kind);
+                    memcpy(y + k, &v, sizeof v);
+                }
+                for (; k < n; k++)
+                    y[k] += c[i] * stored(x[i], k, kind);
+            }
+            return;
+        }
+        const char *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
+        const char *p0 = next[0], *p1 = next[1], *p2 = next[2], *p3 = next[3];
+        const float c0 = c[0], c1 = c[1], c2 = c[2], c3 = c[3];
+        ptrdiff_t k = 0;
+        for (; k + VEC <= n; k += VEC) {
+            if (k * size % 64 == 0) {
+                __builtin_prefetch(p0 + k * size);
+                __builtin_prefetch(p1 + k * size);
+                __builtin_prefetch(p2 + k * size);
+                __builtin_prefetch(p3 + k * size);
+            }
+            vec v = load(y + k);
+            v += c0 * load_stored(x0, k, kind);
+            v += c1 * load_stored(x1, k, kind);
+            v += c2 * load_stored(x2, k, kind);
+            v += c3 * load_stored(x3, k, kind);
+            memcpy(y + k, &v, sizeof v);
+        }
+        for (; k < n; k++)
+            for (int i = 0; i < 4; i++)
+                y[k] += c[i] * stored(x[i], k, kind);
+    }
+}
+
+static void sums(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
+                 ptrdiff_t n, float *y)
+{
+    sums_stored(w, STORE_FLOAT, 0, rows, a, n_rows, d, first, n, y);
+}
+
+static void sums_bfloat(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                        ptrdiff_t first, ptrdiff_t n, float *y)
+{
+    sums_stored(w, STORE_BFLOAT, 0, rows, a, n_rows, d, first, n, y);
+}
+
+static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
+                      ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y)
+{
+    sums_stored(w, STORE_INT8, scales, rows, a, n_rows, d, first, n, y);
 }
 
 const leaves_t PASTE(leaves_, LEVEL) = {
-    STRING(LEVEL), dot, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
+    STRING(LEVEL), dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update, update_touched,
-    widen, narrow, dot_bfloat, axpy_bfloat, dot_int8, axpy_int8,
+    widen, narrow, dot_bfloat, dots_bfloat, axpy_bfloat, sums, sums_bfloat, sums_int8, dots_int8,
 };

@@ -63,6 +63,8 @@ typedef struct {
     const char *name;
     /* sum_k a[k] b[k] */
     float (*dot)(const float *a, const float *b, ptrdiff_t n);
+    /* out[r] = w[rows[r]] . x, or w[r] . x where rows is NULL; w has rows of d numbers */
+    void (*dots)(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
     /* y[k] += a x[k] */
     void (*axpy)(float a, const float *x, float *y, ptrdiff_t n);
     /* sum_k data[k] dense[indices[k]] */
@@ -105,12 +107,20 @@ typedef struct {
     void (*widen)(const uint16_t *x, float *y, ptrdiff_t n);
     /* y[k] = x[k] rounded to the nearest, ties to even, y bfloat16 */
     void (*narrow)(const float *x, uint16_t *y, ptrdiff_t n);
-    /* dot and axpy for a bfloat16 row */
+    /* dot, dots and axpy for bfloat16 rows */
     float (*dot_bfloat)(const uint16_t *a, const float *b, ptrdiff_t n);
+    void (*dots_bfloat)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                        float *out);
     void (*axpy_bfloat)(float a, const uint16_t *x, float *y, ptrdiff_t n);
-    /* the same for a row of 8-bit integers */
-    float (*dot_int8)(const int8_t *a, const float *b, ptrdiff_t n);
-    void (*axpy_int8)(float a, const int8_t *x, float *y, ptrdiff_t n);
+    /* y[k] += sum_r a[r] w[rows[r]][first + k], k < n, in the order of r; w has rows of d numbers */
+    void (*sums)(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
+                 ptrdiff_t n, float *y);
+    void (*sums_bfloat)(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                        ptrdiff_t first, ptrdiff_t n, float *y);
+    /* sums and dots for rows of 8-bit integers; row j of sums stands for scales[j] times its integers */
+    void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
+                      ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
+    void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
 } leaves_t;
 
 const leaves_t *leaves(void);            /* the level in use */

@@ -1,0 +1,85 @@
+"""A lone question through layers, and the check of its row, against NumPy."""
+import numpy as np
+import pytest
+from support import gaussian, read_only, unwritten
+
+from sparselsh._bfloat import widen
+from sparselsh._core import _chain, _checks
+from sparselsh._storage import STORAGES, Rows
+
+
+def layers_of(rng, storage, sizes):
+    """Layers that are summed by inputs and by neurons in turn, and what NumPy gives for an input."""
+    steps, meant = [], []
+    for i, (n_in, n_out) in enumerate(sizes):
+        by_inputs, relu = i % 2 == 0, i < len(sizes) - 1
+        rows = Rows.of(gaussian(rng, *((n_in, n_out) if by_inputs else (n_out, n_in))), storage, 1)
+        bias = gaussian(rng, n_out)
+        values = (widen(rows.values) if storage == "bfloat16" else rows.values).astype(float)
+        values = values if rows.scales is None else values * rows.scales[:, None]
+        meant.append((values if by_inputs else values.T, bias, relu))
+        steps.append((rows.values, rows.scales, bias, by_inputs, relu))
+
+    def outputs(x):
+        for w, bias, relu in meant:
+            x = x @ w + bias
+            x = np.maximum(x, 0) if relu else x
+        return x
+
+    return _chain.chain(steps, None), outputs
+
+
+def asked(ask, chain, k, *given):
+    ids, scores = unwritten((1, k), np.int32), unwritten((1, k), np.float32)
+    ask(chain, *given, ids, scores)
+    return ids[0], scores[0]
+
+
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("sizes", [[(1, 1)], [(33, 7)], [(20, 65), (65, 19)], [(5, 40), (40, 3), (3, 21)]], ids=str)
+def test_a_chain_is_the_layers_one_after_the_other(rng, storage, sizes):
+    chain, outputs = layers_of(rng, storage, sizes)
+    x = np.array(gaussian(rng, 1, sizes[0][0]))
+    x[0, 1::3] = 0
+    z = outputs(x[0].astype(float))
+    k = min(4, len(z))
+    best = np.argsort(-z)[:k]  # random numbers: no ties
+    (row,) = np.nonzero(x[0])
+    sparse = read_only(row.astype(np.int32)), read_only(x[0, row])
+    for ids, scores in (asked(_chain.ask, chain, k, read_only(x)), asked(_chain.ask_sparse, chain, k, *sparse)):
+        np.testing.assert_array_equal(ids, best)
+        # sums of 65 products of numbers below some tens, three times over, with 24 bits
+        np.testing.assert_allclose(scores, z[best], rtol=1e-4, atol=1e-3)
+
+
+def test_fewer_outputs_than_are_asked_for_are_filled_up(rng):
+    chain, outputs = layers_of(rng, "float32", [(4, 3)])
+    ids, scores = asked(_chain.ask_sparse, chain, 5, np.zeros(0, np.int32), np.zeros(0, np.float32))  # an empty row
+    assert sorted(ids[:3]) == [0, 1, 2] and list(ids[3:]) == [-1, -1]
+    np.testing.assert_allclose(scores[:3], np.sort(outputs(np.zeros(4)))[::-1])
+    assert np.isneginf(scores[3:]).all()
+
+
+GOOD = [0, 3], [1, 4, 9], [1.0, -2.0, 0.0]
+
+
+@pytest.mark.parametrize("indptr, indices, data, is_one", [
+    (*GOOD, True),
+    ([0, 0], [], [], True),
+    ([0, 2], [0, 9], [1, 1], True),
+    ([0, 2], *GOOD[1:], False),  # spare room
+    ([1, 3], *GOOD[1:], False),
+    ([0, 1, 3], *GOOD[1:], False),  # two rows
+    (GOOD[0], [1, 4, 10], GOOD[2], False),
+    (GOOD[0], [-1, 4, 9], GOOD[2], False),
+    (GOOD[0], [4, 1, 9], GOOD[2], False),
+    (GOOD[0], [1, 1, 9], GOOD[2], False),
+    (GOOD[0], GOOD[1], [1, 2], False),
+    (GOOD[0], GOOD[1], [1, np.nan, 2], False),
+    (GOOD[0], GOOD[1], [1, 2, -np.inf], False),
+    (GOOD[0], GOOD[1], [3e38, 3e38, 3e38], True),  # finite, though their sum is not
+])
+def test_a_row_is_one_with_ids_in_order_and_finite_values(indptr, indices, data, is_one):
+    arrays = np.array(indptr, np.int32), np.array(indices, np.int32), np.array(data, np.float32)
+    assert _checks.is_row(*read_only(*arrays), 10) is is_one
