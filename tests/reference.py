@@ -564,3 +564,21 @@ def quantize_int8(w):
     scales[scales < 1.2e-38] = 0
     safe = np.where(scales > 0, largest, 1).astype(float)[:, None]
     return np.where(scales[:, None] > 0, np.rint(w.astype(float) * 127 / safe), 0).astype(int), scales
+
+
+def squared_hinge(w, bias, x, y, costs):
+    """The objective of _one_vs_rest.fit for one label: x dense, y of 1 and -1."""
+    slack = np.maximum(0, 1 - y * (x @ w + bias))
+    return (w @ w + bias * bias) / 2 + (costs * slack * slack).sum()
+
+
+def label_vectors(x, y, random, relu, hidden_norm, label_norm):
+    """Weights of features and of labels from dense x and y, as _label_vectors makes them."""
+    means = (y @ random) / np.maximum(y.sum(axis=1, keepdims=True), 1)
+    features = (x.T @ means) / np.maximum((x != 0).sum(axis=0), 1)[:, None]
+    h = np.maximum(x @ features, 0) if relu else x @ features
+    norms = np.linalg.norm(h, axis=1, keepdims=True)
+    labels = y.T @ np.divide(h, norms, out=np.zeros_like(h), where=norms > 0)
+    lengths = np.linalg.norm(labels, axis=1, keepdims=True)
+    labels = label_norm * np.divide(labels, lengths, out=np.zeros_like(labels), where=lengths > 0)
+    return features * hidden_norm / norms.mean(), labels

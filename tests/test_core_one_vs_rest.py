@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import reference
+from scipy.optimize import minimize
+from support import UNIT, assert_same_bits, on_threads, random_csr, read_only, unwritten
+
+from sparselsh._core import _one_vs_rest
+
+pytestmark = pytest.mark.usefixtures("simd_level")
+
+N, D = 60, 35  # rows, features
+
+
+@pytest.fixture
+def x(rng):
+    return random_csr(rng, N, D, 0.3)
+
+
+@pytest.fixture
+def task(rng, x):
+    """Rows of 7 labels with their signs: one has none, one a single row, one rows of one sign."""
+    sizes = [12, 0, 1, 30, 7, 9, 40]
+    samples = [rng.permutation(N)[:n] for n in sizes]
+    signs = [rng.random(n) < 0.4 for n in sizes]
+    signs[4][:] = True
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    coded = [np.where(s, i, ~i) for i, s in zip(samples, signs, strict=True)]
+    return read_only(starts.astype(np.int64), np.concatenate(coded).astype(np.int32))
+
+
+def dense(indptr, indices, data, n_columns=D):
+    out = np.zeros((len(indptr) - 1, n_columns))
+    out[np.repeat(np.arange(len(out)), np.diff(indptr)), indices] = data
+    return out
+
+
+def fit(x, starts, samples, costs, threshold=0.0, n_passes=2000, tolerance=1e-6, seed=3):
+    """W dense and the bias."""
+    n_labels = len(starts) - 1
+    norms = read_only((dense(*x) ** 2).sum(axis=1).astype(np.float32))
+    counts = np.diff(x[0])[np.where(samples < 0, ~samples, samples)]
+    places = read_only(np.concatenate([[0], np.cumsum(counts)])[starts].astype(np.int64))
+
+    def call(n_threads):
+        work = np.zeros((n_threads, D), np.float32)
+        ids, values = unwritten(places[-1], np.int32), unwritten(places[-1], np.float32)
+        sizes, bias = np.zeros(n_labels, np.int32), np.zeros(n_labels, np.float32)
+        _one_vs_rest.fit(starts, samples, *x, norms, costs, n_passes, tolerance, threshold, seed, places, work, ids,
+                         values, sizes, bias, n_threads)
+        assert not work.any()
+        w = np.zeros((n_labels, D))
+        for j, (first, n) in enumerate(zip(places, sizes, strict=False)):
+            assert len(set(ids[first:first + n])) == n
+            w[j, ids[first:first + n]] = values[first:first + n]
+        return w, bias
+
+    return on_threads(call)
+
+
+def least(x, y, costs):
+    """The least value of the objective, by another method."""
+    def value(v):
+        return reference.squared_hinge(v[:-1], v[-1], x, y, costs)
+
+    def slope(v):
+        slack = np.maximum(0, 1 - y * (x @ v[:-1] + v[-1]))
+        pull = -2 * costs * slack * y
+        return v + np.append(x.T @ pull, pull.sum())
+
+    return minimize(value, np.zeros(x.shape[1] + 1), jac=slope, method="L-BFGS-B", options={"ftol": 1e-15}).fun
+
+
+def test_fit_reaches_the_least_objective(rng, x, task):
+    starts, samples = task
+    costs = read_only(rng.uniform(0.2, 3, N).astype(np.float32))
+    w, bias = fit(x, starts, samples, costs)
+    rows = dense(*x)
+    for j in range(len(starts) - 1):
+        coded = samples[starts[j]:starts[j + 1]]
+        mine = np.where(coded < 0, ~coded, coded)
+        y = np.where(coded < 0, -1.0, 1.0)
+        best = least(rows[mine], y, costs[mine])
+        found = reference.squared_hinge(w[j], bias[j], rows[mine], y, costs[mine])
+        # some hundred float32 steps of a weight, none of them larger than it
+        assert found <= best * (1 + 1000 * UNIT) + 1e-6, j
+
+
+def test_few_passes_come_near(x, task):
+    costs = np.ones(N, np.float32)
+    exact, _ = fit(x, *task, costs)
+    near, _ = fit(x, *task, costs, n_passes=20, tolerance=0.1)
+    assert 0 < np.linalg.norm(near - exact) < 0.15 * np.linalg.norm(exact)
+
+
+def test_weights_below_the_threshold_are_dropped_and_the_others_stay(x, task):
+    costs = np.ones(N, np.float32)
+    whole, bias = fit(x, *task, costs)
+    pruned, same_bias = fit(x, *task, costs, threshold=0.2)
+    assert_same_bits(pruned, np.where(np.abs(whole) >= np.float32(0.2), whole, 0))
+    assert_same_bits(bias, same_bias)
+    assert 0 < np.count_nonzero(pruned) < np.count_nonzero(whole)
+
+
+def test_a_label_without_rows_has_no_weights(x, task):
+    w, bias = fit(x, *task, np.ones(N, np.float32))
+    assert not w[1].any() and bias[1] == 0
+
+
+@pytest.fixture
+def weights(rng):
+    return random_csr(rng, 50, D, 0.2)
+
+
+@pytest.mark.parametrize("k", [1, 4, 12, 20])
+def test_rerank_matches_its_definition(rng, x, weights, k):
+    ids = np.stack([rng.permutation(50)[:12] for _ in range(N)]).astype(np.int32)
+    ids[::4, 5:] = -1
+    ids[8] = -1
+    scores, bias = rng.standard_normal((N, 12), dtype=np.float32), rng.standard_normal(50, dtype=np.float32)
+    ids, scores, bias = read_only(ids, scores, bias)
+
+    def call(n_threads):
+        work = np.zeros((n_threads, D), np.float32)
+        out = unwritten((N, k), np.int32), unwritten((N, k), np.float32)
+        _one_vs_rest.rerank(*x, *weights, bias, 2.5, ids, scores, work, *out, n_threads)
+        assert not work.any()
+        return out
+
+    best, values = on_threads(call)
+    direct = dense(*x) @ dense(*weights).T + bias
+    for i in range(N):
+        known = ids[i] >= 0
+        expected = scores[i, known] + 2.5 * direct[i, ids[i, known]]
+        order = np.argsort(-expected, kind="stable")[:k]
+        n = len(order)
+        # sums of at most D products of normal numbers, times 2.5
+        np.testing.assert_allclose(values[i, :n], expected[order], atol=200 * D * UNIT)
+        assert set(best[i, :n]) <= set(ids[i, known]) and len(set(best[i, :n])) == n
+        assert (best[i, n:] == -1).all() and np.isneginf(values[i, n:]).all()
+
+
+def test_rerank_breaks_ties_by_the_smaller_id():
+    x = read_only(np.array([0, 0], np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    weights = read_only(np.zeros(6, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    ids, scores = np.array([[4, 1, 3]], np.int32), np.zeros((1, 3), np.float32)
+    out = unwritten((1, 3), np.int32), unwritten((1, 3), np.float32)
+    _one_vs_rest.rerank(*x, *weights, np.zeros(5, np.float32), 1, ids, scores, np.zeros((1, 2), np.float32), *out, 1)
+    assert out[0].tolist() == [[1, 3, 4]]
+
+
+def test_add_all_matches_its_definition(rng, x, weights):
+    before, bias = rng.standard_normal((N, 50), dtype=np.float32), rng.standard_normal(50, dtype=np.float32)
+
+    def call(n_threads):
+        work, out = np.zeros((n_threads, D), np.float32), before.copy()
+        _one_vs_rest.add_all(*x, *weights, bias, 0.5, work, out, n_threads)
+        assert not work.any()
+        return out
+
+    expected = before + 0.5 * (dense(*x) @ dense(*weights).T + bias)
+    np.testing.assert_allclose(on_threads(call), expected, atol=100 * D * UNIT)
