@@ -21,6 +21,8 @@ def make_stubs():
 @pytest.mark.skipif(not SCRIPT.exists(), reason="the source is not here")
 def test_stubs_are_those_that_the_compiled_modules_ask_for():
     script = make_stubs()
+    if not script.CORE.is_dir():
+        pytest.skip("the sources are not beside the tests")
     assert script.modules(), "there are compiled modules"
     for name in script.modules():
         stub = (script.CORE / f"{name}.pyi").read_text(encoding="utf-8")
