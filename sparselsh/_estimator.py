@@ -17,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from . import _recipe
 from . import _validation as check
 from ._scipy import sp
 from .callbacks import EarlyStopping, StopOnInterrupt
@@ -38,6 +39,7 @@ BATCH = 64, 256  # least and largest by default; a small batch may lack the rows
 STEPS = 1000  # that a training takes at least, by default, as far as EPOCHS allows
 EPOCHS = 5, 200
 STEADY = 4  # rows from which on an output has the same bits whatever the others are: see FEW in _gemm.pyx
+RATE = 0.01
 PARTIAL_RATE = 0.1  # of `learning_rate_init`: partial_fit has no end to lower the rate towards
 
 
@@ -45,8 +47,9 @@ class LSHEstimator(BaseEstimator):
     """What both have in common. A subclass encodes targets and reads answers."""
 
     def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
-                 hidden_density: float = 1.0, solver: str = "adam", learning_rate_init: float = 0.01,
-                 learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
+                 hidden_density: float = 1.0, solver: str = "adam",
+                 learning_rate_init: float | Literal["auto"] = "auto", learning_rate: str = "linear",
+                 momentum: float = 0.9, weight_decay: float = 0.01,
                  batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
                  shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
                  n_iter_no_change: int = 5, tol: float = 1e-4, warm_start: bool = False,
@@ -111,14 +114,30 @@ class LSHEstimator(BaseEstimator):
             self.network_ = self._make_network(X, rng)
         network, n_before = self.network_, len(self.network_.history) if goes_on else 0
         batch_size = self._batch_size(X.shape[0])
-        network.fit(X, targets, sample_weight=weight, optimizer=self._optimizer(SCHEDULES[self.learning_rate]),
-                    epochs=self._epochs(X.shape[0], batch_size), batch_size=batch_size, validation=validation,
-                    shuffle=self.shuffle, callbacks=callbacks, verbose=bool(self.verbose))
+        made = not goes_on and self._make_weights(X, targets)
+        epochs = self._epochs(X.shape[0], batch_size, made)
+        lr = _recipe.rate(X.shape[0], batch_size, epochs) if made and self.learning_rate_init == "auto" else self._rate
+        network.fit(X, targets, sample_weight=weight,
+                    optimizer=self._optimizer(lr, SCHEDULES[self.learning_rate], "row" if made else "element"),
+                    epochs=epochs, batch_size=batch_size, validation=validation, shuffle=self.shuffle,
+                    callbacks=callbacks, verbose=bool(self.verbose))
         if stop.interrupted:
             warnings.warn("Ctrl-C has ended the training; the model is that after the last step", stacklevel=2)
         self._after_training(n_before, validation)
+        self._refine(X, targets, weight)
         self._after_fit(X, targets, validation)
         return self
+
+    def _make_weights(self, X: Any, targets: Any) -> bool:
+        """Whether the network starts from weights made of the data, which it then has."""
+        return False
+
+    def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
+        """What follows the training."""
+
+    @property
+    def _rate(self) -> float:
+        return RATE if self.learning_rate_init == "auto" else self.learning_rate_init
 
     def _partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None, first: bool) -> Self:
         X, y = self._validated(X, y, reset=first)
@@ -131,7 +150,7 @@ class LSHEstimator(BaseEstimator):
             self.network_ = self._make_network(X, check_random_state(self.random_state))
         network = self.network_
         if network.optimizer is None:
-            network.optimizer = self._optimizer(None, PARTIAL_RATE)
+            network.optimizer = self._optimizer(PARTIAL_RATE * self._rate, None)
         elif network.optimizer.schedule is not None:  # of a fit, which has lowered the rate to its end
             network.optimizer.schedule = None
             network.optimizer.lr *= PARTIAL_RATE
@@ -156,7 +175,8 @@ class LSHEstimator(BaseEstimator):
         check.number(self.tol, "tol", minimum=0)
         check.number(self.hidden_density, "hidden_density", above=0, maximum=1)
 
-        check.number(self.learning_rate_init, "learning_rate_init", above=0)
+        if self.learning_rate_init != "auto":
+            check.number(self.learning_rate_init, "learning_rate_init", above=0)
         if self.n_jobs is not None:
             check.integer(self.n_jobs, "n_jobs", minimum=-(2**31))
 
@@ -174,15 +194,16 @@ class LSHEstimator(BaseEstimator):
             return min(self.batch_size, n_rows)
         return min(n_rows, int(np.clip(n_rows // 40, *BATCH)))
 
-    def _epochs(self, n_rows: int, batch_size: int) -> int:
+    def _epochs(self, n_rows: int, batch_size: int, made: bool) -> int:
         if self.max_iter != "auto":
             return self.max_iter
+        if made:
+            return _recipe.EPOCHS
         return int(np.clip(-(-STEPS * batch_size // n_rows), *EPOCHS))
 
-    def _optimizer(self, schedule: str | None, factor: float = 1.0) -> SGD | Adam:
-        lr = self.learning_rate_init * factor
+    def _optimizer(self, lr: float, schedule: str | None, second_moment: str = "element") -> SGD | Adam:
         if self.solver == "adam":
-            return Adam(lr, weight_decay=self.weight_decay, schedule=schedule)
+            return Adam(lr, weight_decay=self.weight_decay, schedule=schedule, second_moment=second_moment)
         return SGD(lr, momentum=self.momentum, weight_decay=self.weight_decay, schedule=schedule)
 
     def _make_network(self, X: Any, rng: np.random.RandomState) -> Network:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 # The recipe of `sparselsh train`. A learning rate of None leaves the optimizer to the network.
 HIDDEN = 256
 ACTIVATION = "none"
-EPOCHS = 5
+EPOCHS = 5  # from random weights; _recipe.EPOCHS from those made of the data
 BATCH_SIZE = 256
 LR = None
 SCHEDULE = "linear"  # of the learning rate, where one is given
@@ -49,10 +49,16 @@ def parser() -> argparse.ArgumentParser:
             choices=["softmax", "bce"], action=_Given)
     _option(sub, "--density", "share of output neurons to compute; 1 computes all of them", DENSITY,
             type=_density, metavar="auto|FLOAT", action=_Given)
-    _option(sub, "--epochs", "passes over the rows", EPOCHS, type=_whole(1), metavar="N", action=_Given)
+    _option(sub, "--init", "first weights: made of the rows and their labels, or random; auto makes them for 1,000 "
+                           "labels or more and the loss softmax", "auto", choices=["auto", "labels", "random"], action=_Given)
+    _option(sub, "--refine", "add to the network a classifier of the inputs for each label; auto adds them, under the "
+                             "same conditions, if they do better in a trial on some rows", "auto",
+            choices=["auto", "yes", "no"])
+    _option(sub, "--epochs", "passes over the rows", None, unset=f"2, or {EPOCHS} from random weights", type=_whole(1),
+            metavar="N", action=_Given)
     _option(sub, "--batch-size", "rows a step", BATCH_SIZE, type=_whole(1), metavar="N", action=_Given)
-    _option(sub, "--lr", "learning rate of Adam", LR, unset="the library's", type=_number, metavar="FLOAT",
-            action=_Given)
+    _option(sub, "--lr", "learning rate of Adam", LR, unset="by the number of steps, or 0.01 from random weights",
+            type=_number, metavar="FLOAT", action=_Given)
     _option(sub, "--window", "rows of a converted TRAIN in memory, and shuffled, at a time", WINDOW, type=_whole(1),
             metavar="N", action=_Given)
     _add_run_options(sub)

@@ -13,9 +13,10 @@ import os
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
-from ._options import SCHEDULE, parser
+from ._options import EPOCHS, SCHEDULE, parser
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ._types import Floats, Ids
     from .callbacks import Callback
     from .network import Network
-    from .optim import Adam
 
 ROWS_A_WRITE = 4096
 
@@ -95,12 +95,12 @@ def train(args: argparse.Namespace) -> None:
             say(f"{len(net.history)} epochs are done" + (": the training is complete" if net._run.is_done else ""))
             wall, cpu = _measure.seconds(net.resume, X, Y, **options)
         else:
-            wall, cpu = _measure.seconds(net.fit, X, Y, optimizer=_optimizer(args), epochs=args.epochs,
-                                         batch_size=args.batch_size, window=args.window, **options)
+            wall, cpu = _measure.seconds(partial(_fit, net, args), X, Y, **options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"go on with --resume {checkpoint}" if checkpoint else "") from None
-    report: dict[str, Any] = {
-        "train_seconds": wall, "train_cpu_seconds": cpu, "computed_share": float(net.computed_share)}
+    more = _measure.seconds(partial(_refine, net, args), X, Y)
+    report: dict[str, Any] = {"train_seconds": wall + more[0], "train_cpu_seconds": cpu + more[1],
+                              "refined": net.refinement is not None, "computed_share": float(net.computed_share)}
     if args.model:  # before the test: a trained network is worth more than its score
         try:
             net.save(os.path.realpath(args.model))  # a symbolic link stays one
@@ -124,10 +124,28 @@ def _new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Ne
     )
 
 
-def _optimizer(args: argparse.Namespace) -> Adam | None:
+def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any) -> None:
+    """Train a new network, by the recipe for many labels where that suits."""
+    from . import _recipe
     from .optim import Adam
 
-    return None if args.lr is None else Adam(lr=args.lr, schedule=SCHEDULE)
+    from_labels = args.init == "labels" or (args.init == "auto" and _recipe.suits(net, X))
+    epochs, lr = args.epochs, args.lr
+    if from_labels:
+        net.initialize(X, Y)
+        epochs = epochs or _recipe.EPOCHS
+        lr = lr or _recipe.rate(X.shape[0], args.batch_size, epochs)
+    optimizer = None if lr is None else Adam(lr, schedule=SCHEDULE, second_moment="row")
+    net.fit(X, Y, optimizer=optimizer, epochs=epochs or EPOCHS, batch_size=args.batch_size, window=args.window,
+            **options)
+
+
+def _refine(net: Network, args: argparse.Namespace, X: Any, Y: Any) -> None:
+    from . import _recipe
+
+    if args.refine == "yes" or (args.refine == "auto" and net.refinement is None and _recipe.suits(net, X)
+                                and _recipe.refining_pays(net, X, Y, seed=args.seed or 0)):
+        net.refine(X, Y, verbose=not args.quiet)
 
 
 def _resumed(args: argparse.Namespace) -> Network:

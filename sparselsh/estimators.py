@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from . import _recipe
 from . import _validation as check
 from ._linalg import row_chunks
 from ._scipy import sp
@@ -77,7 +78,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         "softmax" probabilities are shares among the 32 best labels of the row, and "auto" takes the threshold with the
         best F1 (micro) on the rows set aside by `early_stopping`, else on up to 2,048 rows of the training.
     solver : {"adam", "sgd"}
-    learning_rate_init : float
+    learning_rate_init : float or "auto"
+        "auto" for 0.01 or, from weights made of the data, for less the more steps there are.
     learning_rate : {"linear", "cosine", "constant"}
         How the rate falls to zero until the last epoch, or does not.
     momentum : float
@@ -87,7 +89,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     batch_size : int or "auto"
         "auto" for a fortieth of the rows, from 64 to 256.
     max_iter : int or "auto"
-        Epochs. "auto" for as many as make 1,000 steps, from 5 to 200.
+        Epochs. "auto" for as many as make 1,000 steps, from 5 to 200, or 2 from weights made of the data.
     shuffle : bool
     early_stopping : bool
         Set rows aside, end the training when the share of them whose best label is right grows no more, and keep the
@@ -98,6 +100,12 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         Epochs without a gain of more than `tol` after which `early_stopping` ends the training.
     class_weight : None, "balanced" or dict
         Factors of the loss by class. A row of an indicator takes the mean of those of its labels.
+    init : {"auto", "labels", "random"}
+        First weights made of the data (see :meth:`Network.initialize <sparselsh.Network.initialize>`), or random ones.
+        "auto" makes them for sparse X, one hidden layer, 1,000 labels or more and "softmax".
+    refine : bool or "auto"
+        Add a classifier of the inputs for each label (see :meth:`Network.refine <sparselsh.Network.refine>`). "auto"
+        does under the conditions of `init`, if a trial on some thousand rows says that it pays.
     warm_start : bool
         Let `fit` go on with the network of the last `fit`, with a new optimizer.
     random_state : None, int or numpy.random.RandomState
@@ -144,12 +152,15 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
                  density: float | Literal["auto"] = "auto", hidden_density: float = 1.0,
                  lsh_params: dict[str, Any] | None = None, loss: str = "auto",
-                 threshold: float | Literal["auto"] = "auto", solver: str = "adam", learning_rate_init: float = 0.01,
+                 threshold: float | Literal["auto"] = "auto", solver: str = "adam",
+                 learning_rate_init: float | Literal["auto"] = "auto",
                  learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
                  batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
                  shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
                  n_iter_no_change: int = 5, tol: float = 1e-4,
-                 class_weight: dict[Any, float] | Literal["balanced"] | None = None, warm_start: bool = False,
+                 class_weight: dict[Any, float] | Literal["balanced"] | None = None,
+                 init: Literal["auto", "labels", "random"] = "auto", refine: bool | Literal["auto"] = "auto",
+                 warm_start: bool = False,
                  random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
                  verbose: bool = False) -> None:
         super().__init__(
@@ -163,6 +174,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         self.loss = loss
         self.threshold = threshold
         self.class_weight = class_weight
+        self.init = init
+        self.refine = refine
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -203,6 +216,9 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check.choice(self.loss, "loss", ("auto", "softmax", "bce"))
+        check.choice(self.init, "init", ("auto", "labels", "random"))
+        if self.refine not in (True, False, "auto"):
+            raise ValueError(f"refine must be True, False or 'auto', got {self.refine!r}")
         if self.threshold != "auto":
             check.number(self.threshold, "threshold", above=0, below=1)
         if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
@@ -299,6 +315,18 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def _output_layer(self, n_in: int) -> Linear:
         return LSHLinear(n_in, len(self.classes_), density=self.density, **self._lsh_params())
+
+    def _make_weights(self, X: Any, targets: Any) -> bool:
+        made = self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))
+        if made:
+            self.network_.initialize(X, targets)
+        return made
+
+    def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
+        network = self.network_
+        if self.refine is True or (self.refine == "auto" and _recipe.suits(network, X)
+                                   and _recipe.refining_pays(network, X, targets)):
+            network.refine(X, targets, sample_weight=weight, verbose=bool(self.verbose))
 
     def _strata(self, targets: Any) -> Any:
         if self._multilabel:
