@@ -25,8 +25,8 @@ from ._linalg import matmul
 if TYPE_CHECKING:
     from ._types import Floats, Ids
 
-MAX_INPUTS = 256  # of which S is made; its rank is at most that
-FLOOR = 0.01  # e, as a share of the mean eigenvalue of S
+MAX_INPUTS = 512  # of which S is made; its rank is at most that
+FLOOR = 0.3  # e, as a share of the mean eigenvalue of S: of few inputs, S knows its large eigenvalues only
 SAMPLE = 256  # neurons whose drift is measured
 CHUNK = 1024  # neurons projected at a time
 
@@ -37,7 +37,7 @@ class SetSketches:
     def __init__(self, n_bits: int, n_neurons: int, n_in: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.n_bits = n_bits
-        self._R = rng.standard_normal((n_in + 1, n_bits), dtype=np.float32)
+        self._R = _directions(n_in + 1, n_bits, rng)
         self._blocks = np.zeros((-(-n_neurons // _sketches.BLOCK), n_bits // 4 * 16), np.uint8)
         self._factors = np.zeros(len(self._blocks) * _sketches.BLOCK, np.float32)
         self._ids = np.arange(n_neurons, dtype=np.int32)
@@ -136,3 +136,12 @@ class SetSketches:
     def nbytes(self) -> int:
         """Bytes of sketches and maps."""
         return sum(a.nbytes for a in (self._R, self._P, self._Q, self._blocks, self._factors))
+
+
+def _directions(n_in: int, n_bits: int, rng: np.random.Generator) -> Floats:
+    """(n_in, n_bits): random directions, n_in of them at a time orthogonal, so that no two signs say the same."""
+    parts = []
+    for start in range(0, n_bits, n_in):
+        part = rng.standard_normal((n_in, min(n_in, n_bits - start)), dtype=np.float32)
+        parts.append(np.linalg.qr(part)[0] * np.float32(np.sqrt(n_in)))
+    return np.ascontiguousarray(np.concatenate(parts, axis=1))

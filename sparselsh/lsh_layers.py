@@ -19,6 +19,8 @@ from .index import LSHIndex
 from .layers import BatchActive, Linear
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
 
     from ._gradients import Pair
@@ -303,9 +305,12 @@ class LSHLinear(Linear):
         if self.is_dense:
             return super().forward(x, step)
         if isinstance(x, CSR) or self.active == "sample":
-            if self._plan(x, step) == "dense":
+            plan = self._plan(x, step)
+            if plan == "dense":
                 return super().forward(x, step)
             self._observe(x, step)
+            if plan == "rows" and isinstance(x, CSR):
+                return self._of_dense(self._forward_sample, x, step)
             return self._forward_sample(x, step)
         self._observe(x, step)
         return self._forward_batch(x, step)
@@ -333,14 +338,25 @@ class LSHLinear(Linear):
             self.plan_costs = _plans.estimates(
                 n, self.n_in, self.n_out, self.n_active, nnz=x.nnz / max(1, n) if sparse else None,
                 bits=self.sketch_bits, oversample=self.oversample if self._by_sketches else 1,
-                need_dx=step.need_input_gradient)
+                need_dx=step.need_input_gradient, builds=1 / self._rebuild.typical_interval)
             able = {"dense", "rows", "gather"} | ({"exact"} if self._by_sketches and step.labels is None else set())
             self.chosen_plan = _plans.choose(self.plan_costs, able=able)
         return self.chosen_plan
 
     def _forward_sparse(self, x: CSR, step: Step) -> tuple[Any, Backprop]:
         """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
-        return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
+        return super()._forward_sparse(x, step) if self.is_dense else self._of_dense(self._forward_dense, x, step)
+
+    @staticmethod
+    def _of_dense(forward: Callable[[Floats, Step], tuple[Any, Backprop]], x: CSR, step: Step) -> tuple[Any, Backprop]:
+        """`forward` of a sparse input as a dense array; the gradient at the entries of x."""
+        out, backprop = forward(x.to_dense(), step)
+
+        def backprop_entries(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
+            dx, pairs = backprop(d_out)
+            return (None if dx is None else x.entries_of(dx)), pairs
+
+        return out, backprop_entries
 
     def _forward_batch(self, x: Any, step: Step) -> tuple[Any, Backprop]:
         ids = self._batch_set(x, step)
@@ -555,7 +571,7 @@ class LSHLinear(Linear):
         plain: dict[str, Any] = {"step_number": self._step_number, "chosen_plan": self.chosen_plan,
                                  "clock": None if self._clock is None else self._clock.state()}
         for name, index in (("tables", self._tables), ("searcher", self._searcher)):
-            if index is not None and not (name == "tables" and self._inserts):  # labels that were added are not kept
+            if index is not None:
                 tensors, plain[name] = index.state(exactly=True)
                 arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
         if self._searcher is not None:

@@ -94,6 +94,66 @@ def test_more_products_find_more_of_the_largest_outputs(rng, sparse):
     assert found[4] > (0.55 if sparse else 0.8), "measured: 0.6 and 0.93; chance gives 0.2"
 
 
+def sets_of(layer, x, seed=0):
+    """The active sets of a layer in training, a set of ids a sample; no ReLU, so that nothing is cut."""
+    out, _ = layer.forward(x, Step(training=True, seed=seed))
+    return [set(out.indices[a:b]) for a, b in itertools.pairwise(out.indptr)], out
+
+
+def by_tables(policy, **options):
+    options = {"activation": None, "fill": False, "family": sl.SimHash(4, 6), "density": 0.1, "plan": "gather"} | options
+    return hidden(24, 300, np.random.default_rng(0), policy=policy, **options)
+
+
+def test_score_computes_larger_outputs_than_top(rng):
+    x = csr(rng, 40, 24, 0.8)
+    means = {}
+    for policy in ("top", "score"):
+        _, out = sets_of(by_tables(policy), x)
+        means[policy] = out.data.mean()
+    # 30 of the some 150 neurons found: the largest by output are above those by tables
+    assert means["score"] > means["top"] + 1, f"measured: 7.0 and 4.4 where outputs spread by 4; got {means}"
+
+
+def test_score_keeps_the_largest_of_those_found(rng):
+    x = csr(rng, 40, 24, 0.8)
+    everything, _ = sets_of(by_tables("top", density=0.99), x)
+    kept, out = sets_of(by_tables("score"), x)
+    z = x.to_dense() @ by_tables("score").weight.T
+    for found, best, row in zip(everything, kept, z, strict=True):
+        assert len(best) == min(30, len(found))
+        assert best == set(sorted(found, key=lambda j: -row[j])[:30])
+
+
+def test_top_takes_those_that_share_most_tables(rng):
+    x = csr(rng, 40, 24, 0.8)
+    layer = by_tables("top")
+    kept, _ = sets_of(layer, x)
+    ids, counts = layer._tables.candidates(x.to_dense(), 300)
+    for best, i, c in zip(kept, ids, counts, strict=True):
+        least = min(c[np.isin(i, list(best))])
+        assert (c[~np.isin(i, list(best))] <= least).all(), "no other shares more"
+
+
+def test_vanilla_is_drawn_anew_at_each_step_from_the_buckets(rng):
+    x = csr(rng, 40, 24, 0.8)
+    layer = by_tables("vanilla")
+    (first, _), (same, _), (other, _) = (sets_of(layer, x, seed) for seed in (1, 1, 2))
+    found, _ = sets_of(by_tables("top", density=0.99), x)
+    assert first == same and first != other
+    assert all(a <= b for a, b in zip(first, found, strict=True)), "a drawn neuron shares a bucket"
+
+
+def test_a_threshold_and_probes_shrink_and_grow_the_sets(rng):
+    x = csr(rng, 40, 24, 0.8)
+    sizes = {}
+    settings = {"all": {}, "twice": {"min_count": 2}, "probes": {"n_probes": 4}, "filled": {"fill": True}}
+    for name, options in settings.items():
+        sets, _ = sets_of(by_tables("top", density=0.4, **options), x)
+        sizes[name] = np.mean([len(s) for s in sets])
+    assert sizes["twice"] < sizes["all"] < sizes["probes"] <= sizes["filled"] == 120
+
+
 def test_the_plan_exact_takes_the_largest_outputs(rng):
     layer = hidden(30, 200, rng, plan="exact", activation=None)
     x = rng.standard_normal((20, 30), np.float32)
@@ -148,6 +208,28 @@ def test_plans_differ_by_rounding_where_the_sets_are_the_same(rng):
     np.testing.assert_array_equal(a.indices, b.indices)
     np.testing.assert_allclose(a.data, b.data, atol=1e-4)
     np.testing.assert_allclose(da, db, atol=1e-3)
+
+
+def test_an_estimate_is_the_sum_of_counts_and_costs():
+    # the products of a dense step are 3 n n_in n_out; every plan's gemm at most that, and its costs positive
+    for nnz in (None, 30.0):
+        arguments = (64, 200, 300, 20)
+        options = dict(nnz=nnz, bits=128, oversample=2, need_dx=True, builds=0.1)
+        counts, costs = _plans.counts(*arguments, **options), _plans.estimates(*arguments, **options)
+        assert counts["dense"]["gemm"] == 3 * 64 * 200 * 300
+        assert set(counts) == set(costs) == ({"dense", "exact", "rows"} | ({"gather"} if nnz else set()))
+        for plan, parts in counts.items():
+            assert costs[plan] == pytest.approx(sum(_plans.COSTS[name] * count for name, count in parts.items()))
+
+
+def test_a_dense_layer_follows_a_sparse_one(rng):
+    # the formula may choose so, and the gradient then has to go back to the entries of the sparse input
+    X, y = digits(rng, n=300)
+    layers = [sl.LSHLinear(40, 100, density=0.2, activation="relu", plan="gather"),
+              sl.LSHLinear(100, 100, density=0.5, activation="relu", plan="dense"), sl.Linear(100, 10)]
+    net = sl.Network(layers, random_state=0)
+    net.fit(X, y, epochs=4, batch_size=50, optimizer=sl.Adam(3e-3), verbose=False)
+    assert net.history[-1]["loss"] < net.history[0]["loss"] / 1.5
 
 
 def test_a_layer_is_dense_where_sets_would_cost_more():
