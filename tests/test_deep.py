@@ -111,8 +111,8 @@ def test_score_computes_larger_outputs_than_top(rng):
     for policy in ("top", "score"):
         _, out = sets_of(by_tables(policy), x)
         means[policy] = out.data.mean()
-    # 30 of the some 150 neurons found: the largest by output are above those by tables
-    assert means["score"] > means["top"] + 1, f"measured: 7.0 and 4.4 where outputs spread by 4; got {means}"
+    # 30 of the some 100 neurons found: the largest by output are above those by tables
+    assert means["score"] > means["top"] + 1, f"measured: 4.2 and 1.6 where outputs spread by 3.6; got {means}"
 
 
 def test_score_keeps_the_largest_of_those_found(rng):
@@ -151,7 +151,8 @@ def test_a_threshold_and_probes_shrink_and_grow_the_sets(rng):
     for name, options in settings.items():
         sets, _ = sets_of(by_tables("top", density=0.4, **options), x)
         sizes[name] = np.mean([len(s) for s in sets])
-    assert sizes["twice"] < sizes["all"] < sizes["probes"] <= sizes["filled"] == 120
+    assert sizes["twice"] < sizes["all"] / 2, "measured: 17 and 103 of 120"
+    assert sizes["all"] < sizes["probes"] <= sizes["filled"] == 120
 
 
 def test_the_plan_exact_takes_the_largest_outputs(rng):
