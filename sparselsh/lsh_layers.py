@@ -237,7 +237,7 @@ class LSHLinear(Linear):
             if self._due:
                 self._sets.rebuild(self._w.value, self.bias, self._inputs, step.n_threads)
                 if step.tally is not None:
-                    step.tally.hashing(self.n_out * self.n_in * self.sketch_bits, 4 * self._w.value.size, rebuilt=True)
+                    step.tally.hashing(self._sets.rebuild_macs(len(self._inputs)), 4 * self._w.value.size, rebuilt=True)
         elif self._due or self._tables is None:
             self._build_tables(step)
         self._due = False

@@ -177,6 +177,26 @@ def test_scaling_by_the_inputs_ranks_neurons_better(rng):
     assert recall[1] > recall[0] + 0.1, f"measured: 0.24 more, got {recall}"
 
 
+def test_directions_are_orthogonal_and_rank_better_so(rng):
+    n_in = 60
+    for n_bits in (64, 128):
+        R = SetSketches(n_bits, 10, n_in - 1, 0)._R
+        for start in range(0, n_bits, n_in):
+            part = R[:, start:start + n_in]
+            np.testing.assert_allclose(part.T @ part, n_in * np.eye(part.shape[1]), atol=1e-3)
+    W, X = rng.standard_normal((400, n_in - 1), np.float32), rng.standard_normal((200, n_in - 1), np.float32)
+    best = np.argsort(-(X @ W.T), axis=1)[:, :20]
+    recall = []
+    for directions in (None, np.random.default_rng(1).standard_normal((n_in, 64), np.float32)):
+        sketches = SetSketches(64, 400, n_in - 1, 0)
+        if directions is not None:
+            sketches._R = directions
+        sketches.rebuild(W, np.zeros(400, np.float32), X[:0], 1)
+        recall.append(np.mean([len(np.intersect1d(a, b)) / 20
+                               for a, b in zip(best, sketches.best(X, 60, 1), strict=True)]))
+    assert recall[0] > recall[1] + 0.05, f"of orthogonal and of independent directions: {recall}"
+
+
 def test_sketches_follow_the_rows_that_are_refreshed(rng):
     W, bias = rng.standard_normal((300, 40), np.float32), np.zeros(300, np.float32)
     moved, whole = (SetSketches(64, 300, 40, 0) for _ in range(2))
