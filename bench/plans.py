@@ -138,7 +138,7 @@ def main():
         floor = estimates["dense"] < _plans.FLOOR
         ratios.append((seconds[chosen] / seconds["dense"], min(seconds.values()) / seconds["dense"], floor))
         times = ", ".join(f"{plan} {s * 1e3:.2f}" for plan, s in seconds.items())
-        print(f"{ratios[-1][0]:5.2f} {chosen:6s} {case['case']:45s} ms: {times}{' (under the floor)' * floor}")
+        print(f"{ratios[-1][0]:5.2f} {chosen:6s} {case['case']:45s} ms: {times}{' (under the floor)' if floor else ''}")
     above = [ratio for ratio, _, floor in ratios if not floor]
     print(f"chosen over dense: worst {max(above):.2f}, {sum(r > 1.1 for r in above)} of {len(above)} above 1.1; "
           f"mean {np.mean(above):.2f}, of the best plan {np.mean([best for _, best, floor in ratios if not floor]):.2f}")

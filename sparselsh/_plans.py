@@ -12,21 +12,23 @@ and stand here as constants; `COSTS.update(...)` sets those of another machine.
 """
 from __future__ import annotations
 
-COSTS = {  # nanoseconds on one core with AVX-512
-    "gemm": 0.011,      # a multiply-add of a dense product
-    "stream": 0.9,      # a weight with its state, read and written in sequence
-    "output": 1.0,      # an output of all: activation, mask
-    "select": 1.2,      # an output looked at for the best
-    "dot": 0.035,       # a multiply-add of a row of weights with a dense input
-    "gather": 0.16,     # with a sparse input
-    "scatter": 0.75,    # of a gradient summed at the entries of a sparse input
-    "update": 0.9,      # a weight with its state, of a row that was touched
-    "scan": 0.5,        # 128 bits of a sketch
-    "entry": 14.0,      # an id on its way to a set: selected, sorted, grouped
-    "densify": 1.0,     # an entry of a dense copy of a sparse input, and of its gradient
+COSTS = {  # nanoseconds on one core with AVX-512 (AMD EPYC, Zen 5)
+    "step": 1.3e5,      # a dense step, whatever its size
+    "sets": 2.7e5,      # what one with active sets takes beside that
+    "gemm": 0.010,      # a multiply-add of a dense product
+    "stream": 1.1,      # a weight with its state, read and written in sequence
+    "output": 1.1,      # an output of all: activation, mask
+    "select": 11.0,     # an output looked at for the best
+    "dot": 0.038,       # a multiply-add of a row of weights with a dense input
+    "gather": 0.37,     # with a sparse input
+    "scatter": 0.64,    # of a gradient summed at the entries of a sparse input
+    "update": 1.6,      # a weight with its state, of a row that was touched
+    "scan": 4.8,        # 128 bits of a sketch
+    "entry": 32.0,      # an id on its way to a set: selected, sorted, grouped
+    "densify": 0.45,    # an entry of a dense copy of a sparse input, and of its gradient
 }
 MARGIN = 0.9  # a plan other than dense must be estimated at less than this share of it: estimates are not exact
-FLOOR = 1e6  # ns of a dense step below which a layer is computed as asked: there is nothing to win
+FLOOR = 4e5  # ns of a dense step below which a layer is computed as asked: there is nothing to win
 PLANS = ("auto", "dense", "exact", "rows", "gather")
 
 
@@ -53,14 +55,15 @@ def counts(n: int, n_in: int, n_out: int, n_active: int, *, nnz: float | None, b
     active, size = n * n_active, n_in * n_out
     touched = n_out * (1 - (1 - n_active / n_out) ** n)  # rows; of sets that know nothing of each other
     densify = 0 if nnz is None else (1 + need_dx) * n * n_in
-    finding = {"gemm": builds * bits * size, "scan": n * n_out * bits / 128, "entry": active * oversample}
+    fixed = {"step": 1, "sets": 1}
+    finding = fixed | {"gemm": builds * bits * size, "scan": n * n_out * bits / 128, "entry": active * oversample}
     by_rows = {"dot": n_back * active * n_in, "update": touched * n_in, "entry": active}
     out = {
-        "dense": {"gemm": (1 + n_back) * n * size, "stream": size, "output": n * n_out, "densify": densify},
+        "dense": {"step": 1, "gemm": (1 + n_back) * n * size, "stream": size, "output": n * n_out, "densify": densify},
         "rows": _sum(finding, by_rows, {"gemm": n * bits * n_in, "dot": active * oversample * n_in,
                                         "densify": densify}),
     }
-    every = {"gemm": n * size, "select": n * n_out}
+    every = fixed | {"gemm": n * size, "select": n * n_out}
     if nnz is None:
         out["exact"] = _sum(every, by_rows)
         return out
