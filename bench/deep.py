@@ -5,11 +5,11 @@ usage: python -P bench/deep.py mnist TRAIN TEST         784-1000x5-10 at 7.5 %, 
        python -P bench/deep.py slide TRAIN TEST         SLIDE's settings on XMC text: DWTA, K = 6, L = 50
        options: --threads N --epochs N --lr LR --seed N --only NAMES --max-batches N --json FILE --plot FILE
 
-TRAIN and TEST are XMC text; MNIST's values are divided by 255 and the mean of the training rows subtracted. Each contender runs in a process of its own with
-OMP_WAIT_POLICY=passive. --max-batches N measures N batches, after one that pays for new memory, and scales to an epoch:
-for contenders whose epoch would take minutes; such a line has no accuracy. Seconds are those of training alone. Behind
-the accuracies stand the multiply-adds of each layer over the training as a share of a dense one's, hashing and rebuilds
-included, and in brackets those of the products alone.
+TRAIN and TEST are XMC text; MNIST's values are divided by 255 and the mean of the training rows subtracted. Each
+contender runs in a process of its own with OMP_WAIT_POLICY=passive. --max-batches N measures N batches, after one
+that pays for new memory, and scales to an epoch: for contenders whose epoch would take minutes; such a line has no
+accuracy. Seconds are those of training alone. Behind the accuracies stand the multiply-adds of each layer over the
+training as a share of a dense one's, hashing and rebuilds included, and in brackets those of the products alone.
 """
 import argparse
 import itertools
@@ -57,9 +57,10 @@ def sparse_layers(what, name, n_in, n_out):
     elif what == "wide":
         options = {"density": WIDE[name], "oversample": 6}
     # layers that are sparse on both sides hash, whatever would be quickest: their multiply-adds are the question
-    plans = ["auto", *["gather"] * (len(widths) - 2)] if what == "mnist" and name == "sparse" else ["auto"] * len(widths)
+    later = "gather" if what == "mnist" and name == "sparse" else "auto"
+    plans = ["exact" if later == "gather" else "auto", *[later] * (len(widths) - 2)]
     hidden = [sl.LSHLinear(a, b, activation="relu", plan=plan, **options)
-              for (a, b), plan in zip(itertools.pairwise(widths), plans, strict=False)]
+              for (a, b), plan in zip(itertools.pairwise(widths), plans, strict=True)]
     return [*hidden, sl.Linear(widths[-1], n_out)]
 
 

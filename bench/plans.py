@@ -126,13 +126,14 @@ def main():
         if args.json:
             with open(args.json, "w") as file:
                 json.dump(cases, file)
-    costs = _plans.COSTS if args.check else fit(cases)
+    costs = _plans.COSTS
+    if not args.check:
+        costs.update(fit(cases))
     for name, cost in costs.items():
         print(f"    {name:8s} {cost:.4g}")
     ratios = []
     for case in cases:
-        estimates = {plan: sum(costs[name] * count for name, count in parts.items())
-                     for plan, parts in case["counts"].items()}
+        estimates = _plans.estimates(case["counts"])
         chosen = _plans.choose(estimates, able=set(estimates))
         seconds = case["seconds"]
         floor = estimates["dense"] < _plans.FLOOR
@@ -141,7 +142,8 @@ def main():
         print(f"{ratios[-1][0]:5.2f} {chosen:6s} {case['case']:45s} ms: {times}{' (under the floor)' if floor else ''}")
     above = [ratio for ratio, _, floor in ratios if not floor]
     print(f"chosen over dense: worst {max(above):.2f}, {sum(r > 1.1 for r in above)} of {len(above)} above 1.1; "
-          f"mean {np.mean(above):.2f}, of the best plan {np.mean([best for _, best, floor in ratios if not floor]):.2f}")
+          f"mean {np.mean(above):.2f}, of the best plan "
+          f"{np.mean([best for _, best, floor in ratios if not floor]):.2f}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ COSTS = {  # nanoseconds on one core with AVX-512 (AMD EPYC, Zen 5)
     "entry": 32.0,      # an id on its way to a set: selected, sorted, grouped
     "densify": 0.45,    # an entry of a dense copy of a sparse input, and of its gradient
 }
+# What dense outputs cost the next layer is added to `dense` by the layer that chooses.
 MARGIN = 0.9  # a plan other than dense must be estimated at less than this share of it: estimates are not exact
 FLOOR = 4e5  # ns of a dense step below which a layer is computed as asked: there is nothing to win
 PLANS = ("auto", "dense", "exact", "rows", "gather")
@@ -79,10 +80,9 @@ def _sum(*parts: dict[str, float]) -> dict[str, float]:
     return {name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(k for part in parts for k in part)}
 
 
-def estimates(*arguments: int, **options: float | None) -> dict[str, float]:
-    """Nanoseconds of a training step on one core by plan; arguments as of `counts`."""
-    return {plan: sum(COSTS[name] * count for name, count in parts.items())
-            for plan, parts in counts(*arguments, **options).items()}
+def estimates(counted: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Nanoseconds of a training step on one core by plan, of what `counts` gave."""
+    return {plan: sum(COSTS[name] * count for name, count in parts.items()) for plan, parts in counted.items()}
 
 
 def choose(costs: dict[str, float], *, able: set[str]) -> str:

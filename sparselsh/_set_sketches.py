@@ -3,16 +3,17 @@
 Buckets do not work between hidden layers. The neurons with the largest outputs stand at angles of 80 to 86 degrees to
 their input, where a bucket finds them hardly more often than others. Signs of projections still rank them: of the true
 best n, 128 of them hold some 55 to 85 % among the best 4 n and 70 to 90 % among the best 6 n (1,000 neurons, n = 75,
-layers 2 to 5 of a network that learns MNIST, after 30 to 200 steps; the later the more). What differs from `LSHIndex`: all is a product with two matrices of n_bits columns,
-so that no n_in x n_in matrix is ever made, and a sparse input costs its entries.
+layers 2 to 5 of a network that learns MNIST, after 30 to 200 steps; the later the more). What differs from `LSHIndex`:
+all is a product with two matrices of n_bits columns, so that no n_in x n_in matrix is ever made, and a sparse input
+costs its entries.
 
     neurons   v = A (w - c)         signs of R v = (w - c) P,  P = A R^T
     queries   q = A^-1 x            R q = x Q,                 Q = A^-1 R^T
     A = (S + e I)^(1/4),  S the second moment of some inputs, of low rank: S = U diag(s) U^T
     A R^T = e^(1/4) R^T + U ((s + e)^(1/4) - e^(1/4)) U^T R^T
 
-R has orthogonal rows, as long as there are no more of them than dimensions. e is as large as the mean eigenvalue: with a
-hundredth of it, small eigenvalues that a few hundred inputs happened to have spoilt the ranking in deep layers.
+R has orthogonal rows, as long as there are no more of them than dimensions. e is as large as the mean eigenvalue: with
+a hundredth of it, small eigenvalues that a few hundred inputs happened to have spoilt the ranking in deep layers.
 """
 from __future__ import annotations
 

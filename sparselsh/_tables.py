@@ -121,9 +121,10 @@ class Tables:
             if len(found) and not 0 <= found.min() <= found.max() < len(codes):
                 raise ValueError(f"the buckets of table {t} hold neurons that do not exist")
             # each neuron in the bucket of its code, and in another if it was inserted there; in none twice
-            coded = np.flatnonzero(codes >= 0)  # int64, as the products below want it
+            coded = np.flatnonzero(codes >= 0)
             pairs = bucket * len(codes) + found
-            if len(np.unique(pairs)) != len(pairs) or not np.isin(codes[coded] * np.int64(len(codes)) + coded, pairs).all():
+            own = codes[coded] * np.int64(len(codes)) + coded
+            if len(np.unique(pairs)) != len(pairs) or not np.isin(own, pairs).all():
                 raise ValueError(f"the buckets of table {t} contradict the codes")
         for name, a in arrays.items():
             setattr(self, name, np.array(a, order="C"))

@@ -327,21 +327,38 @@ class LSHLinear(Linear):
             return "auto", "no batch yet"
         costs = ", ".join(f"{plan} {cost / 1e6:.2f}" for plan, cost in self.plan_costs.items())
         small = " (under the floor: as asked)" if self.plan_costs and self.plan_costs["dense"] < _plans.FLOOR else ""
-        return self.chosen_plan, f"estimated ms a step on one core: {costs}{small}" if costs else "as saved"
+        next_too = ", dense with what it costs the next layer" if isinstance(self.following, LSHLinear) else ""
+        return self.chosen_plan, f"estimated ms a step on one core{next_too}: {costs}{small}" if costs else "as saved"
 
     def _plan(self, x: Floats | CSR, step: Step) -> str:
         """How to compute a batch: chosen at the first one, so that sets do not change with the size of a batch."""
         if self.plan != "auto":
             return self.plan
         if self.chosen_plan is None:
-            n, sparse = x.shape[0], isinstance(x, CSR)
-            self.plan_costs = _plans.estimates(
-                n, self.n_in, self.n_out, self.n_active, nnz=x.nnz / max(1, n) if sparse else None,
-                bits=self.sketch_bits, oversample=self.oversample if self._by_sketches else 1,
-                need_dx=step.need_input_gradient, builds=1 / self._rebuild.typical_interval)
+            n, nnz = x.shape[0], x.nnz / max(1, x.shape[0]) if isinstance(x, CSR) else None
+            self.plan_costs = self._estimates(n, nnz, step.need_input_gradient)
+            self.plan_costs["dense"] += self._cost_of_dense_outputs(n)
             able = {"dense", "rows", "gather"} | ({"exact"} if self._by_sketches and step.labels is None else set())
             self.chosen_plan = _plans.choose(self.plan_costs, able=able)
         return self.chosen_plan
+
+    def _estimates(self, n: int, nnz: float | None, need_dx: bool) -> dict[str, float]:
+        return _plans.estimates(_plans.counts(
+            n, self.n_in, self.n_out, self.n_active, nnz=nnz, bits=self.sketch_bits,
+            oversample=self.oversample if self._by_sketches else 1, need_dx=need_dx,
+            builds=1 / self._rebuild.typical_interval))
+
+    def _cost_of_dense_outputs(self, n: int) -> float:
+        """What a step of the next layer takes longer, at best, if it gets every output of this one."""
+        following = self.following
+        if not isinstance(following, LSHLinear) or following.is_dense:
+            return 0.0
+        best = []
+        for nnz in (None, float(self.n_active)):
+            costs = following._estimates(n, nnz, True)
+            asked = "rows" if following.plan == "gather" and nnz is None else following.plan
+            best.append(costs.get(asked, min(costs.values())))
+        return max(0.0, best[0] - best[1])
 
     def _forward_sparse(self, x: CSR, step: Step) -> tuple[Any, Backprop]:
         """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""

@@ -101,8 +101,9 @@ def sets_of(layer, x, seed=0):
 
 
 def by_tables(policy, **options):
-    options = {"activation": None, "fill": False, "family": sl.SimHash(4, 6), "density": 0.1, "plan": "gather"} | options
-    return hidden(24, 300, np.random.default_rng(0), policy=policy, **options)
+    options = {"density": 0.1, "plan": "gather"} | options
+    options = {"activation": None, "fill": False, "family": sl.SimHash(4, 6), "policy": policy} | options
+    return hidden(24, 300, np.random.default_rng(0), **options)
 
 
 def test_score_computes_larger_outputs_than_top(rng):
@@ -118,7 +119,7 @@ def test_score_computes_larger_outputs_than_top(rng):
 def test_score_keeps_the_largest_of_those_found(rng):
     x = csr(rng, 40, 24, 0.8)
     everything, _ = sets_of(by_tables("top", density=0.99), x)
-    kept, out = sets_of(by_tables("score"), x)
+    kept, _ = sets_of(by_tables("score"), x)
     z = x.to_dense() @ by_tables("score").weight.T
     for found, best, row in zip(everything, kept, z, strict=True):
         assert len(best) == min(30, len(found))
@@ -232,15 +233,29 @@ def test_plans_differ_by_rounding_where_the_sets_are_the_same(rng):
 
 
 def test_an_estimate_is_the_sum_of_counts_and_costs():
-    # the products of a dense step are 3 n n_in n_out; every plan's gemm at most that, and its costs positive
+    # the products of a dense step are 3 n n_in n_out
     for nnz in (None, 30.0):
         arguments = (64, 200, 300, 20)
         options = dict(nnz=nnz, bits=128, oversample=2, need_dx=True, builds=0.1)
-        counts, costs = _plans.counts(*arguments, **options), _plans.estimates(*arguments, **options)
+        counts = _plans.counts(*arguments, **options)
+        costs = _plans.estimates(counts)
         assert counts["dense"]["gemm"] == 3 * 64 * 200 * 300
         assert set(counts) == set(costs) == ({"dense", "exact", "rows"} | ({"gather"} if nnz else set()))
         for plan, parts in counts.items():
             assert costs[plan] == pytest.approx(sum(_plans.COSTS[name] * count for name, count in parts.items()))
+
+
+def test_a_layer_before_a_sparse_one_is_dense_only_if_both_gain(rng):
+    # alone, every neuron of the first is quicker than the best of all; but the second would read 2,000 inputs, not 40
+    X, y = rng.standard_normal((256, 100), np.float32), rng.integers(10, size=256)
+    plans = []
+    for following in (sl.Linear(2000, 10), sl.LSHLinear(2000, 2000, density=0.02, activation="relu")):
+        tail = [sl.Linear(2000, 10)] if isinstance(following, sl.LSHLinear) else []
+        first = sl.LSHLinear(100, 2000, density=0.02, activation="relu")
+        net = sl.Network([first, following, *tail], random_state=0)
+        net.fit(X, y, epochs=1, batch_size=256, verbose=False)
+        plans.append(first.chosen_plan)
+    assert plans[0] == "dense" and plans[1] != "dense"
 
 
 def test_a_dense_layer_follows_a_sparse_one(rng):
@@ -255,11 +270,11 @@ def test_a_dense_layer_follows_a_sparse_one(rng):
 
 def test_a_layer_is_dense_where_sets_would_cost_more():
     few = dict(nnz=None, bits=128, oversample=2, need_dx=True)
-    dense = _plans.estimates(1024, 1000, 1000, 600, **few)
-    sparse = _plans.estimates(1024, 4096, 4096, 100, **few)
+    dense = _plans.estimates(_plans.counts(1024, 1000, 1000, 600, **few))
+    sparse = _plans.estimates(_plans.counts(1024, 4096, 4096, 100, **few))
     assert _plans.choose(dense, able={"dense", "rows", "gather"}) == "dense"
     assert _plans.choose(sparse, able={"dense", "rows", "gather"}) == "rows"
-    tiny = _plans.estimates(8, 30, 40, 20, **few)
+    tiny = _plans.estimates(_plans.counts(8, 30, 40, 20, **few))
     assert _plans.choose(tiny, able={"dense", "rows", "gather"}) == "rows", "as asked: there is nothing to win"
 
 
