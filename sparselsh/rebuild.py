@@ -112,7 +112,7 @@ class Exponential:
 
     @property
     def typical_interval(self) -> float:
-        """The fifth one."""
+        """Steps between builds, for the choice of a plan: the fifth interval."""
         return self.first * math.exp(4 * self.rate)
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Every:
 
     @property
     def typical_interval(self) -> float:
-        """That of all."""
+        """Steps between builds, for the choice of a plan."""
         return self.steps
 
     def __post_init__(self) -> None:
@@ -195,7 +195,7 @@ class OnDrift:
 
     @property
     def typical_interval(self) -> float:
-        """Two looks: weights move much at first and little later."""
+        """Steps between builds, for the choice of a plan: two looks."""
         return 2.0 * self.check_every
 
     def __post_init__(self) -> None:
@@ -260,7 +260,7 @@ class Frozen:
 
     @property
     def typical_interval(self) -> float:
-        """That of the policy before."""
+        """Steps between builds, for the choice of a plan: those of `before`."""
         return self.before.typical_interval
 
     def start(self) -> Clock:
