@@ -61,8 +61,15 @@ class CSR(NamedTuple):
     def to_dense(self) -> Floats:
         """The same rows as a float32 array."""
         out = np.zeros(self.shape, np.float32)
-        out[np.repeat(np.arange(self.shape[0]), np.diff(self.indptr)), self.indices] = self.data
+        out.ravel()[self._places()] = self.data
         return out
+
+    def entries_of(self, dense: Floats) -> Floats:
+        """What a dense array of this shape holds at the stored entries, (nnz,)."""
+        return dense.ravel()[self._places()]
+
+    def _places(self) -> np.ndarray:
+        return np.repeat(np.arange(self.shape[0]) * self.n_columns, np.diff(self.indptr)) + self.indices
 
 
 def concatenate(parts: Sequence[CSR]) -> CSR:

@@ -6,28 +6,36 @@
     gather    active neurons; at the entries of a sparse input only
 
 `dense` and `exact` change which neurons are active (all; the true best), `rows` and `gather` only the order of a
-sum. A cost formula decides, not a clock, so that a network is the same whenever and wherever it is trained. Its
-constants are estimates, in nanoseconds on one core with AVX-512, and not fitted; `COSTS.update(...)` sets others.
+sum. A cost formula decides, not a clock, so that a network is the same whenever and wherever it is trained: `counts`
+says how often a plan does what, `COSTS` what that takes. The costs are fitted to measured steps by bench/plans.py
+and stand here as constants; `COSTS.update(...)` sets those of another machine.
 """
 from __future__ import annotations
 
-COSTS = {
-    "gemm": 0.011,      # a multiply-add of a dense product
-    "dot": 0.035,       # of a row of weights times a dense input
-    "gather": 0.16,     # of a row times a sparse input
-    "scatter": 0.75,    # of a gradient summed at the entries of a sparse input
-    "update": 0.9,      # a weight with its state, read and written
-    "scan": 0.5,        # 128 bits of a sketch
-    "entry": 14.0,      # an id on its way to a set: selected, sorted, grouped
-    "select": 1.2,      # an output looked at for the best
+COSTS = {  # nanoseconds on one core with AVX-512 (AMD EPYC, Zen 5)
+    "step": 1.3e5,      # a dense step, whatever its size
+    "sets": 2.7e5,      # what one with active sets takes beside that
+    "gemm": 0.010,      # a multiply-add of a dense product
+    "stream": 1.1,      # a weight with its state, read and written in sequence
+    "output": 1.1,      # an output of all: activation, mask
+    "select": 11.0,     # an output looked at for the best
+    "dot": 0.038,       # a multiply-add of a row of weights with a dense input
+    "gather": 0.37,     # with a sparse input
+    "scatter": 0.64,    # of a gradient summed at the entries of a sparse input
+    "update": 1.6,      # a weight with its state, of a row that was touched
+    "scan": 4.8,        # 128 bits of a sketch
+    "entry": 32.0,      # an id on its way to a set: selected, sorted, grouped
+    "densify": 0.45,    # an entry of a dense copy of a sparse input, and of its gradient
 }
-FLOOR = 1e6  # ns of a dense step below which a layer is computed as asked: there is nothing to win
+# What dense outputs cost the next layer is added to `dense` by the layer that chooses.
+MARGIN = 0.9  # a plan other than dense must be estimated at less than this share of it: estimates are not exact
+FLOOR = 4e5  # ns of a dense step below which a layer is computed as asked: there is nothing to win
 PLANS = ("auto", "dense", "exact", "rows", "gather")
 
 
-def estimates(n: int, n_in: int, n_out: int, n_active: int, *, nnz: float | None, bits: int, oversample: int,
-              need_dx: bool) -> dict[str, float]:
-    """Nanoseconds of a training step on one core by plan.
+def counts(n: int, n_in: int, n_out: int, n_active: int, *, nnz: float | None, bits: int, oversample: int,
+           need_dx: bool, builds: float = 0.0) -> dict[str, dict[str, float]]:
+    """How often a training step does each of what `COSTS` names, by plan.
 
     Parameters
     ----------
@@ -41,32 +49,46 @@ def estimates(n: int, n_in: int, n_out: int, n_active: int, *, nnz: float | None
         Products computed for each neuron that stays.
     need_dx : bool
         Whether the gradient of the input is asked for.
+    builds : float
+        How often all neurons are hashed, in a step.
     """
-    c = COSTS
-    n_products = 3 if need_dx else 2
-    dense_update = n_in * n_out * c["update"]
+    n_back = 2 if need_dx else 1  # products backward
+    active, size = n * n_active, n_in * n_out
     touched = n_out * (1 - (1 - n_active / n_out) ** n)  # rows; of sets that know nothing of each other
-    entries = n * n_active * c["entry"]
-    if nnz is None:
-        by_gemm = n * n_out * n_in * c["gemm"]
-        backward = (n_products - 1) * min(n * n_active * n_in * c["dot"], by_gemm) + touched * n_in * c["update"]
-        forward, hashing = n_active * oversample * n_in * c["dot"], bits * n_in * c["gemm"]
-    else:
-        weights = touched * n_in * (1 - (1 - nnz / n_in) ** max(1.0, n * n_active / n_out))
-        backward = (n * n_active * nnz * (c["scatter"] + (n_products - 2) * c["gather"]) + weights * c["update"])
-        forward, hashing = n_active * oversample * nnz * c["gather"], bits * nnz * c["dot"]
-    finding = n * (hashing + n_out * bits / 128 * c["scan"] + n_active * oversample * c["entry"])
+    densify = 0 if nnz is None else (1 + need_dx) * n * n_in
+    fixed = {"step": 1, "sets": 1}
+    finding = fixed | {"gemm": builds * bits * size, "scan": n * n_out * bits / 128, "entry": active * oversample}
+    by_rows = {"dot": n_back * active * n_in, "update": touched * n_in, "entry": active}
     out = {
-        "dense": n_products * n * n_in * n_out * c["gemm"] + dense_update,
-        "exact": n * n_out * (n_in * c["gemm"] + c["select"]) + entries + backward,
+        "dense": {"step": 1, "gemm": (1 + n_back) * n * size, "stream": size, "output": n * n_out, "densify": densify},
+        "rows": _sum(finding, by_rows, {"gemm": n * bits * n_in, "dot": active * oversample * n_in,
+                                        "densify": densify}),
     }
-    out["rows" if nnz is None else "gather"] = finding + n * forward + entries + backward
+    every = fixed | {"gemm": n * size, "select": n * n_out}
+    if nnz is None:
+        out["exact"] = _sum(every, by_rows)
+        return out
+    met = active * nnz / size  # times that a weight's gradient gets a part
+    weights = touched * n_in * (1 - (1 - nnz / n_in) ** max(1.0, active / n_out)) if met < 1 / 8 else touched * n_in
+    by_entries = {"scatter": active * nnz, "gather": (n_back - 1) * active * nnz, "update": weights, "entry": active}
+    out["exact"] = _sum(every, by_entries, {"densify": n * n_in})
+    out["gather"] = _sum(finding, by_entries, {"dot": n * bits * nnz, "gather": active * oversample * nnz})
     return out
 
 
+def _sum(*parts: dict[str, float]) -> dict[str, float]:
+    return {name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(k for part in parts for k in part)}
+
+
+def estimates(counted: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Nanoseconds of a training step on one core by plan, of what `counts` gave."""
+    return {plan: sum(COSTS[name] * count for name, count in parts.items()) for plan, parts in counted.items()}
+
+
 def choose(costs: dict[str, float], *, able: set[str]) -> str:
-    """The cheapest of the plans `able`; the sparse one where a dense step is not worth a thought."""
-    sparse = "rows" if "rows" in costs else "gather"
+    """The cheapest of the plans `able`, dense if it is not clearly cheaper; a sparse one where a step is short."""
+    sparse = min((plan for plan in ("rows", "gather") if plan in costs), key=costs.__getitem__)
     if costs["dense"] < FLOOR:
         return sparse
-    return min((plan for plan in costs if plan in able), key=costs.__getitem__)
+    best = min((plan for plan in costs if plan in able), key=costs.__getitem__)
+    return best if costs[best] < MARGIN * costs["dense"] else "dense"

@@ -102,9 +102,10 @@ class Tables:
         """Take what `tensors` gave, once the codes are restored. Moves trust it, so all of it is checked."""
         arrays = {name: tensors[f"bucket_{name}"] for name in BUCKETS}
         for name, a in arrays.items():
-            if a.shape != getattr(self, name).shape or a.dtype != np.int32:
-                raise ValueError(f"bucket_{name} must be int32 of shape {getattr(self, name).shape}, got {a.dtype} "
-                                 f"{a.shape}")
+            wanted = getattr(self, name).shape
+            grown = name == "ids" and a.ndim == 2 and len(a) == wanted[0] and a.shape[1] > wanted[1]  # by `insert`
+            if (a.shape != wanted and not grown) or a.dtype != np.int32:
+                raise ValueError(f"bucket_{name} must be int32 of shape {wanted}, got {a.dtype} {a.shape}")
         for t, (ids, start, count, room) in enumerate(zip(*(arrays[name] for name in BUCKETS[:4]), strict=True)):
             codes, tail = self.codes[:, t], arrays["tail"][t]
             if min(start.min(), count.min(), room.min()) < 0 or (count > room).any():
@@ -117,7 +118,13 @@ class Tables:
             bucket = np.repeat(np.arange(len(count)), count)
             within = np.arange(len(bucket)) - np.repeat(np.cumsum(count) - count, count)
             found = ids[start[bucket] + within]
-            if not np.array_equal(np.sort(found), np.flatnonzero(codes >= 0)) or (codes[found] != bucket).any():
+            if len(found) and not 0 <= found.min() <= found.max() < len(codes):
+                raise ValueError(f"the buckets of table {t} hold neurons that do not exist")
+            # each neuron in the bucket of its code, and in another if it was inserted there; in none twice
+            coded = np.flatnonzero(codes >= 0)
+            pairs = bucket * len(codes) + found
+            own = codes[coded] * np.int64(len(codes)) + coded
+            if len(np.unique(pairs)) != len(pairs) or not np.isin(own, pairs).all():
                 raise ValueError(f"the buckets of table {t} contradict the codes")
         for name, a in arrays.items():
             setattr(self, name, np.array(a, order="C"))

@@ -105,6 +105,7 @@ class Linear(Shown):
         self.dropout = check.number(dropout, "dropout", minimum=0, below=1)
         self.dtype = check.choice(dtype, "dtype", _bfloat.DTYPES)
         self._w = self._b = None
+        self.following: Linear | None = None  # the layer that takes the outputs, in a network
         self._slot = None
         self._buffers = {}
 

@@ -20,6 +20,8 @@ from .index import LSHIndex
 from .layers import BatchActive, Linear
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
 
     from ._gradients import Pair
@@ -242,7 +244,7 @@ class LSHLinear(Linear):
             if self._due:
                 self._sets.rebuild(self._w.value, self.bias, self._inputs, step.n_threads)
                 if step.tally is not None:
-                    step.tally.hashing(self.n_out * self.n_in * self.sketch_bits, 4 * self._w.value.size, rebuilt=True)
+                    step.tally.hashing(self._sets.rebuild_macs(len(self._inputs)), 4 * self._w.value.size, rebuilt=True)
         elif self._due or self._tables is None:
             self._build_tables(step)
         self._due = False
@@ -310,9 +312,12 @@ class LSHLinear(Linear):
         if self.is_dense:
             return super().forward(x, step)
         if isinstance(x, CSR) or self.active == "sample":
-            if self._plan(x, step) == "dense":
+            plan = self._plan(x, step)
+            if plan == "dense":
                 return super().forward(x, step)
             self._observe(x, step)
+            if plan == "rows" and isinstance(x, CSR):
+                return self._of_dense(self._forward_sample, x, step)
             return self._forward_sample(x, step)
         self._observe(x, step)
         return self._forward_batch(x, step)
@@ -329,25 +334,53 @@ class LSHLinear(Linear):
             return "auto", "no batch yet"
         costs = ", ".join(f"{plan} {cost / 1e6:.2f}" for plan, cost in self.plan_costs.items())
         small = " (under the floor: as asked)" if self.plan_costs and self.plan_costs["dense"] < _plans.FLOOR else ""
-        return self.chosen_plan, f"estimated ms a step on one core: {costs}{small}" if costs else "as saved"
+        next_too = ", dense with what it costs the next layer" if isinstance(self.following, LSHLinear) else ""
+        return self.chosen_plan, f"estimated ms a step on one core{next_too}: {costs}{small}" if costs else "as saved"
 
     def _plan(self, x: Floats | CSR, step: Step) -> str:
         """How to compute a batch: chosen at the first one, so that sets do not change with the size of a batch."""
         if self.plan != "auto":
             return self.plan
         if self.chosen_plan is None:
-            n, sparse = x.shape[0], isinstance(x, CSR)
-            self.plan_costs = _plans.estimates(
-                n, self.n_in, self.n_out, self.n_active, nnz=x.nnz / max(1, n) if sparse else None,
-                bits=self.sketch_bits, oversample=self.oversample if self._by_sketches else 1,
-                need_dx=step.need_input_gradient)
+            n, nnz = x.shape[0], x.nnz / max(1, x.shape[0]) if isinstance(x, CSR) else None
+            self.plan_costs = self._estimates(n, nnz, step.need_input_gradient)
+            self.plan_costs["dense"] += self._cost_of_dense_outputs(n)
             able = {"dense", "rows", "gather"} | ({"exact"} if self._by_sketches and step.labels is None else set())
             self.chosen_plan = _plans.choose(self.plan_costs, able=able)
         return self.chosen_plan
 
+    def _estimates(self, n: int, nnz: float | None, need_dx: bool) -> dict[str, float]:
+        return _plans.estimates(_plans.counts(
+            n, self.n_in, self.n_out, self.n_active, nnz=nnz, bits=self.sketch_bits,
+            oversample=self.oversample if self._by_sketches else 1, need_dx=need_dx,
+            builds=1 / self._rebuild.typical_interval))
+
+    def _cost_of_dense_outputs(self, n: int) -> float:
+        """What a step of the next layer takes longer, at best, if it gets every output of this one."""
+        following = self.following
+        if not isinstance(following, LSHLinear) or following.is_dense:
+            return 0.0
+        best = []
+        for nnz in (None, float(self.n_active)):
+            costs = following._estimates(n, nnz, True)
+            asked = "rows" if following.plan == "gather" and nnz is None else following.plan
+            best.append(costs.get(asked, min(costs.values())))
+        return max(0.0, best[0] - best[1])
+
     def _forward_sparse(self, x: CSR, step: Step) -> tuple[Any, Backprop]:
         """Every neuron, of sparse input. Weights stay neuron-major: index, active sets and updates read them so."""
-        return super()._forward_sparse(x, step) if self.is_dense else self._forward_dense(x.to_dense(), step)
+        return super()._forward_sparse(x, step) if self.is_dense else self._of_dense(self._forward_dense, x, step)
+
+    @staticmethod
+    def _of_dense(forward: Callable[[Floats, Step], tuple[Any, Backprop]], x: CSR, step: Step) -> tuple[Any, Backprop]:
+        """`forward` of a sparse input as a dense array; the gradient at the entries of x."""
+        out, backprop = forward(x.to_dense(), step)
+
+        def backprop_entries(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
+            dx, pairs = backprop(d_out)
+            return (None if dx is None else x.entries_of(dx)), pairs
+
+        return out, backprop_entries
 
     def _forward_batch(self, x: Any, step: Step) -> tuple[Any, Backprop]:
         ids = self._batch_set(x, step)
@@ -562,7 +595,7 @@ class LSHLinear(Linear):
         plain: dict[str, Any] = {"step_number": self._step_number, "chosen_plan": self.chosen_plan,
                                  "clock": None if self._clock is None else self._clock.state()}
         for name, index in (("tables", self._tables), ("searcher", self._searcher)):
-            if index is not None and not (name == "tables" and self._inserts):  # labels that were added are not kept
+            if index is not None:
                 tensors, plain[name] = index.state(exactly=True)
                 arrays |= {f"{name}.{key}": a for key, a in tensors.items()}
         if self._searcher is not None:

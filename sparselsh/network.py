@@ -105,6 +105,8 @@ class Network:
                                  f"{self.layers[i - 1].n_out}; make them equal")
             if isinstance(layer, LSHLinear):
                 self._choose_active(layer, i)
+        for layer, following in zip(self.layers, self.layers[1:], strict=False):
+            layer.following = following
         if self.layers[-1].dropout:
             raise ValueError(f"layers[{len(self.layers) - 1}] is the output layer and has dropout="
                              f"{self.layers[-1].dropout:g}; drop outputs of hidden layers")

@@ -3,6 +3,7 @@
 Weights change at every step, and hashing them costs as much as some of the products that hashing spares. A policy
 says whether rows are hashed again as soon as they were touched (``at_once``), and ``start()`` gives a clock, which a
 layer asks before each step whether to build its tables anew. A policy holds no state and may serve many layers.
+``typical_interval``, in steps, is what the choice of a plan reckons with.
 """
 from __future__ import annotations
 
@@ -75,6 +76,7 @@ class AtOnce:
     growth: float = 1.5
 
     at_once = True
+    typical_interval = 1.0  # a step of a hidden layer touches nearly all rows
 
     def __post_init__(self) -> None:
         check.integer(self.first, "first")
@@ -108,6 +110,11 @@ class Exponential:
 
     at_once = False
 
+    @property
+    def typical_interval(self) -> float:
+        """Steps between builds, for the choice of a plan: the fifth interval."""
+        return self.first * math.exp(4 * self.rate)
+
     def __post_init__(self) -> None:
         check.integer(self.first, "first")
         check.number(self.rate, "rate", minimum=0)
@@ -129,6 +136,11 @@ class Every:
     steps: int = 50
 
     at_once = False
+
+    @property
+    def typical_interval(self) -> float:
+        """Steps between builds, for the choice of a plan."""
+        return self.steps
 
     def __post_init__(self) -> None:
         check.integer(self.steps, "steps")
@@ -180,6 +192,11 @@ class OnDrift:
     check_every: int = 8
 
     at_once = False
+
+    @property
+    def typical_interval(self) -> float:
+        """Steps between builds, for the choice of a plan: two looks."""
+        return 2.0 * self.check_every
 
     def __post_init__(self) -> None:
         check.number(self.threshold, "threshold", minimum=0, below=1)
@@ -240,6 +257,11 @@ class Frozen:
     def at_once(self) -> bool:
         """Never: a neuron that is hashed again would leave the buckets it was put into."""
         return False
+
+    @property
+    def typical_interval(self) -> float:
+        """Steps between builds, for the choice of a plan: those of `before`."""
+        return self.before.typical_interval
 
     def start(self) -> Clock:
         """A clock for one layer."""

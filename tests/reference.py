@@ -270,6 +270,21 @@ def sum_groups(starts, entries, data):
     return np.array([values[starts[r] : starts[r + 1]].sum() for r in range(len(starts) - 1)])
 
 
+# ---- _norms
+
+
+def squares(a, run):
+    return np.array([(a[first : first + run].astype(float) ** 2).sum() for first in range(0, len(a), run)])
+
+
+def active_squares(dz, x):
+    return ((dz.astype(float).T @ x.astype(float)) ** 2).sum(axis=1)
+
+
+def grouped_squares(indptr, indices, data, n_columns, x):
+    return ((dense(indptr, indices, data, n_columns).T @ x.astype(float)) ** 2).sum(axis=1)
+
+
 # ---- _gemm
 
 

@@ -94,6 +94,68 @@ def test_more_products_find_more_of_the_largest_outputs(rng, sparse):
     assert found[4] > (0.55 if sparse else 0.8), "measured: 0.6 and 0.93; chance gives 0.2"
 
 
+def sets_of(layer, x, seed=0):
+    """The active sets of a layer in training, a set of ids a sample; no ReLU, so that nothing is cut."""
+    out, _ = layer.forward(x, Step(training=True, seed=seed))
+    return [set(out.indices[a:b]) for a, b in itertools.pairwise(out.indptr)], out
+
+
+def by_tables(policy, **options):
+    options = {"density": 0.1, "plan": "gather"} | options
+    options = {"activation": None, "fill": False, "family": sl.SimHash(4, 6), "policy": policy} | options
+    return hidden(24, 300, np.random.default_rng(0), **options)
+
+
+def test_score_computes_larger_outputs_than_top(rng):
+    x = csr(rng, 40, 24, 0.8)
+    means = {}
+    for policy in ("top", "score"):
+        _, out = sets_of(by_tables(policy), x)
+        means[policy] = out.data.mean()
+    # 30 of the some 100 neurons found: the largest by output are above those by tables
+    assert means["score"] > means["top"] + 1, f"measured: 4.2 and 1.6 where outputs spread by 3.6; got {means}"
+
+
+def test_score_keeps_the_largest_of_those_found(rng):
+    x = csr(rng, 40, 24, 0.8)
+    everything, _ = sets_of(by_tables("top", density=0.99), x)
+    kept, _ = sets_of(by_tables("score"), x)
+    z = x.to_dense() @ by_tables("score").weight.T
+    for found, best, row in zip(everything, kept, z, strict=True):
+        assert len(best) == min(30, len(found))
+        assert best == set(sorted(found, key=lambda j: -row[j])[:30])
+
+
+def test_top_takes_those_that_share_most_tables(rng):
+    x = csr(rng, 40, 24, 0.8)
+    layer = by_tables("top")
+    kept, _ = sets_of(layer, x)
+    ids, counts = layer._tables.candidates(x.to_dense(), 300)
+    for best, i, c in zip(kept, ids, counts, strict=True):
+        least = min(c[np.isin(i, list(best))])
+        assert (c[~np.isin(i, list(best))] <= least).all(), "no other shares more"
+
+
+def test_vanilla_is_drawn_anew_at_each_step_from_the_buckets(rng):
+    x = csr(rng, 40, 24, 0.8)
+    layer = by_tables("vanilla")
+    (first, _), (same, _), (other, _) = (sets_of(layer, x, seed) for seed in (1, 1, 2))
+    found, _ = sets_of(by_tables("top", density=0.99), x)
+    assert first == same and first != other
+    assert all(a <= b for a, b in zip(first, found, strict=True)), "a drawn neuron shares a bucket"
+
+
+def test_a_threshold_and_probes_shrink_and_grow_the_sets(rng):
+    x = csr(rng, 40, 24, 0.8)
+    sizes = {}
+    settings = {"all": {}, "twice": {"min_count": 2}, "probes": {"n_probes": 4}, "filled": {"fill": True}}
+    for name, options in settings.items():
+        sets, _ = sets_of(by_tables("top", density=0.4, **options), x)
+        sizes[name] = np.mean([len(s) for s in sets])
+    assert sizes["twice"] < sizes["all"] / 2, "measured: 17 and 103 of 120"
+    assert sizes["all"] < sizes["probes"] <= sizes["filled"] == 120
+
+
 def test_the_plan_exact_takes_the_largest_outputs(rng):
     layer = hidden(30, 200, rng, plan="exact", activation=None)
     x = rng.standard_normal((20, 30), np.float32)
@@ -114,6 +176,26 @@ def test_scaling_by_the_inputs_ranks_neurons_better(rng):
         ids = sketches.best(X, 50, 2)
         recall.append(np.mean([len(np.intersect1d(a, b)) / 25 for a, b in zip(best, ids, strict=True)]))
     assert recall[1] > recall[0] + 0.1, f"measured: 0.24 more, got {recall}"
+
+
+def test_directions_are_orthogonal_and_rank_better_so(rng):
+    n_in = 60
+    for n_bits in (64, 128):
+        R = SetSketches(n_bits, 10, n_in - 1, 0)._R
+        for start in range(0, n_bits, n_in):
+            part = R[:, start:start + n_in]
+            np.testing.assert_allclose(part.T @ part, n_in * np.eye(part.shape[1]), atol=1e-3)
+    W, X = rng.standard_normal((400, n_in - 1), np.float32), rng.standard_normal((200, n_in - 1), np.float32)
+    best = np.argsort(-(X @ W.T), axis=1)[:, :20]
+    recall = []
+    for directions in (None, np.random.default_rng(1).standard_normal((n_in, 64), np.float32)):
+        sketches = SetSketches(64, 400, n_in - 1, 0)
+        if directions is not None:
+            sketches._R = directions
+        sketches.rebuild(W, np.zeros(400, np.float32), X[:0], 1)
+        recall.append(np.mean([len(np.intersect1d(a, b)) / 20
+                               for a, b in zip(best, sketches.best(X, 60, 1), strict=True)]))
+    assert recall[0] > recall[1] + 0.05, f"of orthogonal and of independent directions: {recall}"
 
 
 def test_sketches_follow_the_rows_that_are_refreshed(rng):
@@ -150,13 +232,49 @@ def test_plans_differ_by_rounding_where_the_sets_are_the_same(rng):
     np.testing.assert_allclose(da, db, atol=1e-3)
 
 
+def test_an_estimate_is_the_sum_of_counts_and_costs():
+    # the products of a dense step are 3 n n_in n_out
+    for nnz in (None, 30.0):
+        arguments = (64, 200, 300, 20)
+        options = dict(nnz=nnz, bits=128, oversample=2, need_dx=True, builds=0.1)
+        counts = _plans.counts(*arguments, **options)
+        costs = _plans.estimates(counts)
+        assert counts["dense"]["gemm"] == 3 * 64 * 200 * 300
+        assert set(counts) == set(costs) == ({"dense", "exact", "rows"} | ({"gather"} if nnz else set()))
+        for plan, parts in counts.items():
+            assert costs[plan] == pytest.approx(sum(_plans.COSTS[name] * count for name, count in parts.items()))
+
+
+def test_a_layer_before_a_sparse_one_is_dense_only_if_both_gain(rng):
+    # alone, every neuron of the first is quicker than the best of all; but the second would read 2,000 inputs, not 40
+    X, y = rng.standard_normal((256, 100), np.float32), rng.integers(10, size=256)
+    plans = []
+    for following in (sl.Linear(2000, 10), sl.LSHLinear(2000, 2000, density=0.02, activation="relu")):
+        tail = [sl.Linear(2000, 10)] if isinstance(following, sl.LSHLinear) else []
+        first = sl.LSHLinear(100, 2000, density=0.02, activation="relu")
+        net = sl.Network([first, following, *tail], random_state=0)
+        net.fit(X, y, epochs=1, batch_size=256, verbose=False)
+        plans.append(first.chosen_plan)
+    assert plans[0] == "dense" and plans[1] != "dense"
+
+
+def test_a_dense_layer_follows_a_sparse_one(rng):
+    # the formula may choose so, and the gradient then has to go back to the entries of the sparse input
+    X, y = digits(rng, n=300)
+    layers = [sl.LSHLinear(40, 100, density=0.2, activation="relu", plan="gather"),
+              sl.LSHLinear(100, 100, density=0.5, activation="relu", plan="dense"), sl.Linear(100, 10)]
+    net = sl.Network(layers, random_state=0)
+    net.fit(X, y, epochs=4, batch_size=50, optimizer=sl.Adam(3e-3), verbose=False)
+    assert net.history[-1]["loss"] < net.history[0]["loss"] / 1.5
+
+
 def test_a_layer_is_dense_where_sets_would_cost_more():
     few = dict(nnz=None, bits=128, oversample=2, need_dx=True)
-    dense = _plans.estimates(1024, 1000, 1000, 600, **few)
-    sparse = _plans.estimates(1024, 4096, 4096, 100, **few)
+    dense = _plans.estimates(_plans.counts(1024, 1000, 1000, 600, **few))
+    sparse = _plans.estimates(_plans.counts(1024, 4096, 4096, 100, **few))
     assert _plans.choose(dense, able={"dense", "rows", "gather"}) == "dense"
     assert _plans.choose(sparse, able={"dense", "rows", "gather"}) == "rows"
-    tiny = _plans.estimates(8, 30, 40, 20, **few)
+    tiny = _plans.estimates(_plans.counts(8, 30, 40, 20, **few))
     assert _plans.choose(tiny, able={"dense", "rows", "gather"}) == "rows", "as asked: there is nothing to win"
 
 

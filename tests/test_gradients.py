@@ -208,3 +208,15 @@ def test_gradients_through_hidden_layers(rng, last, sparse, loss, hidden_activat
 def test_gradients_of_an_output_layer_on_a_sparse_hidden_one(rng, last):
     layers = [sl.LSHLinear(7, 15, density=0.6, activation="relu"), LAYERS[last](15, 11, None)]
     assert_gradients(layers, "softmax", rows(rng, 5, 7, True), labels(rng, 5, 11, "softmax"), rng)
+
+
+@pytest.mark.parametrize("plan", ["dense", "exact", "rows", "gather"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
+def test_gradients_under_every_plan(rng, plan, sparse):
+    # the second layer's input is sparse, and the gradient has to come back at its entries, whatever the plan
+    X, Y = rows(rng, 6, 7, sparse), labels(rng, 6, 9, "softmax")
+    layers = [sl.LSHLinear(7, 12, density=0.5, activation="relu", plan="gather"),
+              sl.LSHLinear(12, 15, density=0.4, activation="relu", plan=plan),
+              sl.LSHLinear(15, 11, density=0.4, activation="relu", plan=plan),
+              sl.Linear(11, 9)]
+    assert_gradients(layers, "softmax", X, Y, rng)

@@ -125,6 +125,23 @@ def test_frozen_tables_are_not_built_again(rng):
     np.testing.assert_array_equal(layer._tables._tables.codes, before)
 
 
+@pytest.mark.parametrize("active", ["batch", "sample"])
+def test_a_checkpoint_of_frozen_tables_keeps_the_labels_that_were_put_in(rng, tmp_path, active):
+    net, layer = network(rebuild.Frozen(0), rng, active)
+    X, y = data(rng)
+    net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=2, batch_size=40, verbose=False)
+    tables = layer._tables._tables
+    assert tables.count.sum() > (tables.codes >= 0).sum(), "some neurons stand in more buckets than their codes name"
+    net.save(tmp_path / "net", training_state=True)
+    loaded = sl.load(tmp_path / "net")
+    again = loaded.layers[1]._tables._tables
+    for name in ("ids", "start", "count", "room", "tail", "codes"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(tables, name))
+    for one in (net, loaded):
+        one.fit(X, y, optimizer=sl.Adam(1e-2), epochs=1, batch_size=40, verbose=False)
+    np.testing.assert_array_equal(loaded.layers[1].weight, layer.weight)
+
+
 def test_a_table_without_room_grows_for_labels(rng):
     index = sl.LSHIndex(sl.SimHash(3, 4), sketch_bits=0, dynamic=True, random_state=0)
     index.fit(rng.standard_normal((40, 8), np.float32))

@@ -7,8 +7,8 @@ order, so that the sum does not depend on the number of threads.
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
+from ._groups cimport sum_rows, sum_rows_csr
 from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, table
 
 RUN = 4096
@@ -67,10 +67,7 @@ def active_squares(const float[:, ::1] dz, const float[:, ::1] x, double[::1] ou
 
 cdef double _grouped(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
                      const float *data, const float *x, Py_ssize_t d, float *buffer) noexcept nogil:
-    cdef Py_ssize_t e
-    memset(buffer, 0, d * sizeof(float))
-    for e in range(n):
-        f.axpy(data[entries[e]], x + samples[e] * d, buffer, d)
+    sum_rows(f, entries, samples, n, data, x, d, buffer)
     return f.dot(buffer, buffer, d)
 
 
@@ -97,12 +94,7 @@ def grouped_squares(const int64_t[::1] starts, const int32_t[::1] entries, const
 cdef double _grouped_csr(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
                          const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
                          Py_ssize_t d, float *buffer) noexcept nogil:
-    cdef Py_ssize_t e
-    cdef int64_t p
-    memset(buffer, 0, d * sizeof(float))
-    for e in range(n):
-        for p in range(x_indptr[samples[e]], x_indptr[samples[e] + 1]):
-            buffer[x_indices[p]] += data[entries[e]] * x_data[p]
+    sum_rows_csr(entries, samples, n, data, x_indptr, x_indices, x_data, d, buffer)
     return f.dot(buffer, buffer, d)
 
 

@@ -8,8 +8,8 @@ over each row. Each of the three is float32 or, as uint16, bfloat16 (_stores), w
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
+from ._groups cimport sum_rows, sum_rows_csr
 from ._simd cimport (
     RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, rule_t, store_t, table,
 )
@@ -84,10 +84,7 @@ def update_all(Rule rule, w, m, v, const float[::1] dw, int n_threads):
 cdef void _update_grouped(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
                           Py_ssize_t row, Py_ssize_t d, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
                           const float *data, const float *x, float *buffer) noexcept nogil:
-    cdef Py_ssize_t e
-    memset(buffer, 0, d * sizeof(float))
-    for e in range(n):
-        f.axpy(data[entries[e]], x + samples[e] * d, buffer, d)
+    sum_rows(f, entries, samples, n, data, x, d, buffer)
     f.update(rule, w, m, v, row, row * d, buffer, d)
 
 
@@ -157,14 +154,7 @@ cdef void _update_row_csr(const leaves_t *f, const rule_t *rule, const store_t *
                           const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
                           float *buffer) noexcept nogil:
     # most cache lines of the row are touched: all of it is read and written, without looking for columns
-    cdef Py_ssize_t e
-    cdef int64_t p
-    cdef float a
-    memset(buffer, 0, d * sizeof(float))
-    for e in range(n):
-        a = data[entries[e]]
-        for p in range(x_indptr[samples[e]], x_indptr[samples[e] + 1]):
-            buffer[x_indices[p]] += a * x_data[p]
+    sum_rows_csr(entries, samples, n, data, x_indptr, x_indices, x_data, d, buffer)
     f.update_touched(rule, _run(w, row * d), _run(m, row * d), _run(v, row * d), buffer, d)
 
 

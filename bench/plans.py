@@ -1,0 +1,150 @@
+"""The plans of a hidden layer, measured: fits the constants of sparselsh/_plans.py and shows where its choice is wrong.
+
+usage: python -P bench/plans.py [--quick] [--check] [--json FILE]
+
+A training step (forward, backward, Adam, hashing with a build every 16 steps) of a layer of each shape, batch size,
+density and kind of input is timed under each plan, in turns, one thread, CPU seconds, the least of some. The costs are
+fitted by non-negative least squares of relative errors. Printed are the costs, and for each case the time of the plan
+that the fitted formula chooses over that of the dense one: above 1.1 the choice was bad. --check takes the costs that
+stand in _plans.py instead of fitting.
+"""
+import argparse
+import itertools
+import json
+import time
+
+import numpy as np
+from scipy.optimize import nnls
+
+import sparselsh as sl
+from sparselsh import _plans
+from sparselsh._csr import from_scipy
+from sparselsh.layers import Step
+
+SHAPES = [(256, 512), (1000, 1000), (784, 4096), (2048, 2048), (4096, 4096)]
+BATCHES = [64, 512]
+DENSITIES = [0.01, 0.05, 0.15, 0.4]
+INPUTS = [None, 0.05, 0.25]  # None: dense; else the share of the entries
+BUILD_EVERY = 16
+
+
+def inputs(rng, n, n_in, share):
+    """A batch of non-negative inputs, dense or sparse."""
+    import scipy.sparse as sp
+
+    x = np.maximum(rng.standard_normal((n, n_in), np.float32), 0)
+    if share is None:
+        return x
+    x[rng.random(x.shape) > 2 * share] = 0
+    return from_scipy(sp.csr_array(x))
+
+
+class Contender:
+    """A layer under one plan, and an optimizer: `step` trains once."""
+
+    def __init__(self, plan, x, n_out, density):
+        self.x, self.plan = x, plan
+        self.layer = sl.LSHLinear(x.shape[1], n_out, density=density, active="sample", activation="relu", plan=plan,
+                                  rebuild=sl.rebuild.Every(BUILD_EVERY))
+        self.layer.policy = "sketches"
+        self.layer.initialize(np.random.default_rng(0))
+        self.optimizer, self.n_steps, self.best = sl.Adam(1e-4), 0, np.inf
+
+    def step(self):
+        """CPU seconds of a step; every 16th builds sketches, which the others share."""
+        begin = time.process_time()
+        self.layer.prepare(self.n_steps)
+        out, backprop = self.layer.forward(self.x, Step(True, None, self.n_steps, True))
+        d = np.full(out.nnz if hasattr(out, "nnz") else out.shape, 1e-3, np.float32)
+        _, pairs = backprop(d)
+        self.optimizer.step(pairs)
+        self.layer.updated(pairs)
+        self.n_steps += 1
+        return time.process_time() - begin
+
+
+def measure(x, n_out, density, n_rounds):
+    """Seconds of a step by plan."""
+    plans = ("dense", "rows", "exact") if isinstance(x, np.ndarray) else ("dense", "rows", "gather", "exact")
+    contenders = [Contender(plan, x, n_out, density) for plan in plans]
+    builds = [one.step() for one in contenders]  # with new memory and the first sketches
+    for _ in range(n_rounds):
+        for one in contenders:
+            one.best = min(one.best, one.step())
+    out = {}
+    for one, _ in zip(contenders, builds, strict=True):
+        out[one.plan] = one.best
+        if one.plan in ("rows", "gather"):
+            begin = time.process_time()
+            one.layer._sets.rebuild(one.layer._w.value, one.layer.bias, one.layer._inputs, 1)
+            out[one.plan] += (time.process_time() - begin) / BUILD_EVERY
+    return out
+
+
+def measured(args):
+    """One case a dict: what it was, the counts of each plan and its seconds."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for (n_in, n_out), n, share, density in itertools.product(SHAPES, BATCHES, INPUTS, DENSITIES):
+        if n * n_in * n_out * (density + 0.05) > (2e8 if args.quick else 1e10):
+            continue
+        x = inputs(rng, n, n_in, share)
+        n_active = max(1, round(density * n_out))
+        counts = _plans.counts(n, n_in, n_out, n_active, nnz=None if share is None else x.nnz / n, bits=128,
+                               oversample=2, need_dx=True, builds=1 / BUILD_EVERY)
+        seconds = measure(x, n_out, density, args.rounds)
+        cases.append({"case": f"{n_in} x {n_out}, batch {n}, {'dense' if share is None else f'{share:.0%}'} in, "
+                              f"{density:.0%} out", "counts": counts, "seconds": seconds})
+    return cases
+
+
+def fit(cases):
+    """Costs in nanoseconds."""
+    names = list(_plans.COSTS)
+    rows = [(case["counts"][plan], 1e9 * s) for case in cases for plan, s in case["seconds"].items()]
+    A = np.array([[counts.get(name, 0) / ns for name in names] for counts, ns in rows])
+    costs, _ = nnls(A, np.ones(len(rows)))
+    errors = A @ costs
+    print(f"estimate over measured: median {np.median(errors):.2f}, 5 to 95 % {np.quantile(errors, 0.05):.2f} to "
+          f"{np.quantile(errors, 0.95):.2f}, {len(rows)} steps")
+    return dict(zip(names, costs, strict=True))
+
+
+def main():
+    """Measure, fit, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small cases only")
+    parser.add_argument("--check", action="store_true", help="the costs of _plans.py, not fitted")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", help="measured cases, written; or read, where the file exists")
+    args = parser.parse_args()
+    try:
+        with open(args.json or "") as file:
+            cases = json.load(file)
+    except FileNotFoundError:
+        cases = measured(args)
+        if args.json:
+            with open(args.json, "w") as file:
+                json.dump(cases, file)
+    costs = _plans.COSTS
+    if not args.check:
+        costs.update(fit(cases))
+    for name, cost in costs.items():
+        print(f"    {name:8s} {cost:.4g}")
+    ratios = []
+    for case in cases:
+        estimates = _plans.estimates(case["counts"])
+        chosen = _plans.choose(estimates, able=set(estimates))
+        seconds = case["seconds"]
+        floor = estimates["dense"] < _plans.FLOOR
+        ratios.append((seconds[chosen] / seconds["dense"], min(seconds.values()) / seconds["dense"], floor))
+        times = ", ".join(f"{plan} {s * 1e3:.2f}" for plan, s in seconds.items())
+        print(f"{ratios[-1][0]:5.2f} {chosen:6s} {case['case']:45s} ms: {times}{' (under the floor)' if floor else ''}")
+    above = [ratio for ratio, _, floor in ratios if not floor]
+    print(f"chosen over dense: worst {max(above):.2f}, {sum(r > 1.1 for r in above)} of {len(above)} above 1.1; "
+          f"mean {np.mean(above):.2f}, of the best plan "
+          f"{np.mean([best for _, best, floor in ratios if not floor]):.2f}")
+
+
+if __name__ == "__main__":
+    main()
