@@ -50,10 +50,10 @@ def parser() -> argparse.ArgumentParser:
     _option(sub, "--density", "share of output neurons to compute; 1 computes all of them", DENSITY,
             type=_density, metavar="auto|FLOAT", action=_Given)
     _option(sub, "--init", "first weights: made of the rows and their labels, or random; auto makes them for 1,000 "
-                           "labels or more and the loss softmax", "auto", choices=["auto", "labels", "random"], action=_Given)
-    _option(sub, "--refine", "add to the network a classifier of the inputs for each label; auto adds them, under the "
-                             "same conditions, if they do better in a trial on some rows", "auto",
-            choices=["auto", "yes", "no"])
+                           "labels or more and the loss softmax", "auto", choices=["auto", "labels", "random"],
+            action=_Given)
+    _option(sub, "--refine", "add to the network a classifier of the inputs for each label; auto adds them under the "
+                             "same conditions, if they learn their rows", "auto", choices=["auto", "yes", "no"])
     _option(sub, "--epochs", "passes over the rows", None, unset=f"2, or {EPOCHS} from random weights", type=_whole(1),
             metavar="N", action=_Given)
     _option(sub, "--batch-size", "rows a step", BATCH_SIZE, type=_whole(1), metavar="N", action=_Given)

@@ -143,9 +143,10 @@ def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any)
 def _refine(net: Network, args: argparse.Namespace, X: Any, Y: Any) -> None:
     from . import _recipe
 
-    if args.refine == "yes" or (args.refine == "auto" and net.refinement is None and _recipe.suits(net, X)
-                                and _recipe.refining_pays(net, X, Y, seed=args.seed or 0)):
+    if args.refine == "yes":
         net.refine(X, Y, verbose=not args.quiet)
+    elif args.refine == "auto" and net.refinement is None and _recipe.suits(net, X):
+        _recipe.refine(net, X, Y, verbose=not args.quiet)
 
 
 def _resumed(args: argparse.Namespace) -> Network:

@@ -105,7 +105,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         "auto" makes them for sparse X, one hidden layer, 1,000 labels or more and "softmax".
     refine : bool or "auto"
         Add a classifier of the inputs for each label (see :meth:`Network.refine <sparselsh.Network.refine>`). "auto"
-        does under the conditions of `init`, if a trial on some thousand rows says that it pays.
+        does under the conditions of `init`, and takes them away if they learn less than half of the rows.
     warm_start : bool
         Let `fit` go on with the network of the last `fit`, with a new optimizer.
     random_state : None, int or numpy.random.RandomState
@@ -323,10 +323,10 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         return made
 
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
-        network = self.network_
-        if self.refine is True or (self.refine == "auto" and _recipe.suits(network, X)
-                                   and _recipe.refining_pays(network, X, targets)):
-            network.refine(X, targets, sample_weight=weight, verbose=bool(self.verbose))
+        if self.refine is True:
+            self.network_.refine(X, targets, sample_weight=weight, verbose=bool(self.verbose))
+        elif self.refine == "auto" and _recipe.suits(self.network_, X):
+            _recipe.refine(self.network_, X, targets, sample_weight=weight, verbose=bool(self.verbose))
 
     def _strata(self, targets: Any) -> Any:
         if self._multilabel:

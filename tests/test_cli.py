@@ -14,7 +14,7 @@ pytest.importorskip("safetensors")
 
 N_FEATURES, N_LABELS = 40, 20
 TRAIN_KEYS = {"p_at_1", "p_at_3", "p_at_5", "train_seconds", "train_cpu_seconds", "microseconds_per_query",
-              "computed_share"}
+              "computed_share", "refined"}
 EVALUATE_KEYS = {f"{name}_at_{k}" for name in ("p", "ndcg", "psp") for k in (1, 3, 5)}
 
 

@@ -48,8 +48,9 @@ cdef inline void _clear(const int32_t *indices, Py_ssize_t n, float *y) noexcept
 
 cdef float _descend(const leaves_t *f, const int32_t *samples, Py_ssize_t n, rows_t x, const float *norms,
                     const float *costs, Py_ssize_t n_passes, float tolerance, uint64_t seed, float *alpha,
-                    int32_t *order, float *w) noexcept nogil:
+                    int32_t *order, char *touched, float *w) noexcept nogil:
     """Minimize over alpha; w becomes sum_i alpha_i y_i x_i. The bias, which is returned, is the weight of a constant 1.
+    touched says which samples have been added to w; one that is taken away again may leave a rounding error there.
 
     Samples whose alpha is 0 and whose gradient says that it stays so are left out of the passes that follow; when the
     others are done, all are looked at once more.
@@ -61,6 +62,7 @@ cdef float _descend(const leaves_t *f, const int32_t *samples, Py_ssize_t n, row
     for q in range(n):
         order[q] = <int32_t>q
         alpha[q] = 0
+        touched[q] = 0
     for i_pass in range(n_passes):
         largest = -INFINITY
         smallest = INFINITY
@@ -93,6 +95,7 @@ cdef float _descend(const leaves_t *f, const int32_t *samples, Py_ssize_t n, row
                 a = max(alpha[e] - gradient / (norms[i] + 1 + diagonal), <float>0)
                 step = (a - alpha[e]) * y
                 alpha[e] = a
+                touched[e] = 1
                 bias += step
                 _scatter(step, x.indices + first, x.data + first, count, w)
             q += 1
@@ -105,14 +108,14 @@ cdef float _descend(const leaves_t *f, const int32_t *samples, Py_ssize_t n, row
     return bias
 
 
-cdef int32_t _take(const int32_t *samples, Py_ssize_t n, rows_t x, const float *alpha, float threshold, float *w,
+cdef int32_t _take(const int32_t *samples, Py_ssize_t n, rows_t x, const char *touched, float threshold, float *w,
                    int32_t *ids, float *values) noexcept nogil:
     """Move the weights out of w, which is zero again then, those of at least the threshold into ids and values."""
     cdef Py_ssize_t e
     cdef int64_t k
     cdef int32_t i, j, size = 0
     for e in range(n):
-        if alpha[e] > 0:
+        if touched[e]:
             i = samples[e] if samples[e] >= 0 else ~samples[e]
             for k in range(x.indptr[i], x.indptr[i + 1]):
                 j = x.indices[k]
@@ -143,6 +146,7 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     cdef rows_t x = _rows(indptr, indices, data)
     cdef float *alpha
     cdef int32_t *order
+    cdef char *touched
     cdef int thread
     for j in range(n_labels):
         most = max(most, starts[j + 1] - starts[j])
@@ -150,20 +154,23 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
         return
     alpha = <float *>malloc(n_threads * most * sizeof(float))
     order = <int32_t *>malloc(n_threads * most * sizeof(int32_t))
-    if alpha == NULL or order == NULL:
+    touched = <char *>malloc(n_threads * most)
+    if alpha == NULL or order == NULL or touched == NULL:
         free(alpha)
         free(order)
+        free(touched)
         raise MemoryError()
     if samples.shape[0] and work.shape[1] and ids.shape[0]:
         for j in prange(n_labels, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
             thread = threadid()
             bias[j] = _descend(f, &samples[0] + starts[j], starts[j + 1] - starts[j], x, &norms[0], &costs[0], n_passes,
                                tolerance, random_at(seed, j), alpha + thread * most, order + thread * most,
-                               &work[thread, 0])
-            sizes[j] = _take(&samples[0] + starts[j], starts[j + 1] - starts[j], x, alpha + thread * most, threshold,
+                               touched + thread * most, &work[thread, 0])
+            sizes[j] = _take(&samples[0] + starts[j], starts[j + 1] - starts[j], x, touched + thread * most, threshold,
                              &work[thread, 0], &ids[0] + places[j], &values[0] + places[j])
     free(alpha)
     free(order)
+    free(touched)
 
 
 cdef void _rerank_row(const leaves_t *f, rows_t w, const float *bias, float scale, const float *x, const int32_t *ids,

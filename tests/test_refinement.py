@@ -1,0 +1,291 @@
+"""Weights made of the data, classifiers of the inputs, and the recipe that uses both."""
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import reference
+import scipy.sparse as sp
+
+import sparselsh as sl
+from sparselsh import _label_vectors, _recipe, metrics
+from sparselsh._csr import from_scipy
+
+N_FEATURES, N_LABELS, N_HIDDEN = 600, 300, 16
+
+
+def rows(n, seed, noise=0.15):
+    """Texts about one or two of the labels: three words are each label's own, others come at random."""
+    rng = np.random.default_rng(seed)
+    labels = [rng.choice(N_LABELS, rng.integers(1, 3), replace=False) for _ in range(n)]
+    X = np.zeros((n, N_FEATURES), np.float32)
+    for i, own in enumerate(labels):
+        X[i, rng.choice(N_FEATURES, 8)] = rng.uniform(0.1, 1, 8)
+        for j in own:
+            X[i, (7 * j + 11 * rng.integers(0, 3, 2)) % N_FEATURES] = 1
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    Y = np.zeros((n, N_LABELS), np.float32)
+    for i, own in enumerate(labels):
+        Y[i, own] = 1
+    return sp.csr_array(X), sp.csr_array(Y)
+
+
+TRAIN, TEST = rows(1500, 1), rows(400, 2)
+
+
+def network(hidden=N_HIDDEN, seed=0, n_threads=None, **layer):
+    return sl.Network([sl.Linear(N_FEATURES, hidden), sl.LSHLinear(hidden, N_LABELS, **layer)], random_state=seed,
+                      n_threads=n_threads)
+
+
+def precision(net):
+    return metrics.precision_at_k(TEST[1], net.topk(TEST[0], 1)[0], 1)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return network().fit(*TRAIN, epochs=3, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def refined(trained):
+    return copy.deepcopy(trained).refine(*TRAIN, verbose=False)
+
+
+# -- weights made of the data -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relu", [False, True], ids=["identity", "relu"])
+def test_weights_made_of_data_follow_their_formula(monkeypatch, relu):
+    monkeypatch.setattr(_label_vectors, "ROWS", 400)  # several parts
+    X, Y = TRAIN
+    X = sp.csr_array(X.multiply(np.arange(N_FEATURES) != 5))  # a feature without rows
+    Y = sp.csr_array(Y.multiply(np.arange(N_LABELS)[None] != 7))  # a label without
+    X.eliminate_zeros()
+    Y.eliminate_zeros()
+    features, labels = _label_vectors.label_vectors(
+        from_scipy(X), from_scipy(Y), N_HIDDEN, relu, np.random.default_rng(3), 2)
+    random = np.random.default_rng(3).random((N_LABELS, N_HIDDEN), dtype=np.float32) - np.float32(0.5)
+    expected = reference.label_vectors(X.toarray().astype(float), Y.toarray().astype(float), random, relu,
+                                       _label_vectors.HIDDEN_NORM, _label_vectors.LABEL_NORM)
+    np.testing.assert_allclose(features, expected[0], atol=1e-4)
+    np.testing.assert_allclose(labels, expected[1], atol=1e-4)
+    assert not features[5].any() and not labels[7].any()
+
+
+def test_weights_made_of_data_find_labels_before_any_training():
+    made = network(64).initialize(*TRAIN)
+    # by chance 1/200; labels that share words are told apart only in part
+    assert precision(made) > 0.3
+
+
+def test_training_starts_from_weights_made_of_data():
+    made = network().initialize(*TRAIN)
+    first = made.layers[1].weight.copy()
+    made.fit(*TRAIN, epochs=1, optimizer=sl.SGD(1e-6, momentum=0), verbose=False)
+    np.testing.assert_allclose(made.layers[1].weight, first, atol=1e-4)
+    np.testing.assert_array_equal(made.layers[0].weight.shape, (N_HIDDEN, N_FEATURES))
+
+
+def test_an_epoch_from_weights_made_of_data_is_worth_more():
+    assert precision(network().initialize(*TRAIN).fit(*TRAIN, epochs=1, verbose=False)) > precision(
+        network().fit(*TRAIN, epochs=1, verbose=False)) + 0.1
+
+
+def test_threads_do_not_change_weights_made_of_data():
+    one, two = (network(n_threads=n).initialize(*TRAIN) for n in (1, 2))
+    for a, b in zip(one.layers, two.layers, strict=True):
+        np.testing.assert_array_equal(a.weight, b.weight)
+
+
+def test_weights_made_of_data_are_kept_in_bfloat16():
+    net = sl.Network([sl.Linear(N_FEATURES, 8, dtype="bfloat16"), sl.LSHLinear(8, N_LABELS, dtype="bfloat16")],
+                     random_state=0).initialize(*TRAIN)
+    exact = network(8).initialize(*TRAIN)
+    np.testing.assert_allclose(net.layers[1].weight, exact.layers[1].weight, rtol=2**-8)
+
+
+@pytest.mark.parametrize(("net", "X", "words"), [
+    (sl.Network([sl.Linear(N_FEATURES, 4), sl.Linear(4, 4), sl.Linear(4, N_LABELS)]), TRAIN[0], "has 3 layers"),
+    (network(), TRAIN[0].toarray(), "X must be sparse"),
+    (sl.Network([sl.LSHLinear(N_FEATURES, 4), sl.LSHLinear(4, N_LABELS)]), TRAIN[0], r"layers\[0\] must be Linear"),
+])
+def test_networks_without_such_weights_say_so(net, X, words):
+    with pytest.raises(ValueError, match=words):
+        net.initialize(X, TRAIN[1])
+
+
+# -- refinement -------------------------------------------------------------------------------------------------
+
+
+def test_refining_lets_words_through_that_the_hidden_layer_does_not(trained, refined):
+    assert precision(refined) > precision(trained) + 0.1
+
+
+def test_outputs_are_those_of_the_layers_and_of_the_classifiers(trained, refined):
+    r = refined.refinement
+    expected = trained.decision_function(TEST[0]) + r.scale * (TEST[0] @ r.weight.T + r.bias)
+    outputs = refined.decision_function(TEST[0])
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
+    ids, scores = refined.topk(TEST[0], 7, exact=True)
+    np.testing.assert_array_equal(scores, np.sort(outputs, axis=1)[:, :-8:-1])
+    np.testing.assert_array_equal(np.take_along_axis(outputs, ids, 1), scores)
+
+
+def test_only_the_best_of_the_layers_are_ranked_anew(trained, refined):
+    net = copy.deepcopy(refined)
+    net.refinement.n_candidates = 12
+    found = trained.topk(TEST[0], 12)[0]
+    ids, scores = net.topk(TEST[0], 5)
+    assert all(set(best) <= set(of) for best, of in zip(ids, found, strict=True))
+    np.testing.assert_allclose(scores, np.take_along_axis(net.decision_function(TEST[0]), ids, 1), atol=1e-4)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert (ids != refined.topk(TEST[0], 5)[0]).any()
+
+
+def test_as_many_answers_as_asked_for(refined):
+    ids, scores = refined.topk(TEST[0][:3], 50)
+    assert ids.shape == (3, 50) and all(len(set(row)) == 50 for row in ids) and np.isfinite(scores).all()
+
+
+def test_a_scale_of_zero_is_the_network_without(trained, refined):
+    net = copy.deepcopy(refined)
+    net.refinement.scale = 0
+    np.testing.assert_array_equal(net.topk(TEST[0], 5)[0], trained.topk(TEST[0], 5)[0])
+
+
+def test_dense_rows_have_the_same_answers(refined):
+    for a, b in zip(refined.topk(TEST[0], 5), refined.topk(TEST[0].toarray(), 5), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_threads_do_not_change_the_classifiers(trained):
+    nets = [copy.deepcopy(trained) for _ in range(2)]
+    for n, net in enumerate(nets, 1):
+        net.n_threads = n
+        net.refine(*TRAIN, verbose=False)
+    one, two = (net.refinement for net in nets)
+    np.testing.assert_array_equal(one.weight.toarray(), two.weight.toarray())
+    np.testing.assert_array_equal(one.bias, two.bias)
+
+
+def test_blocks_of_labels_do_not_change_the_classifiers(trained, refined, monkeypatch):
+    monkeypatch.setattr(sl.refinement, "ROOM", 5000)
+    other = copy.deepcopy(trained).refine(*TRAIN, verbose=False).refinement
+    # other orders of the passes: the optimum is reached to the tolerance only
+    difference = other.weight.toarray() - refined.refinement.weight.toarray()
+    assert np.linalg.norm(difference) < 0.2 * np.linalg.norm(other.weight.toarray())
+
+
+def test_rows_of_weight_zero_are_left_out(trained):
+    weight = np.ones(1500)
+    weight[1000:] = 0
+    some = copy.deepcopy(trained).refine(*TRAIN, sample_weight=weight, verbose=False).refinement
+    first = copy.deepcopy(trained).refine(TRAIN[0][:1000], TRAIN[1][:1000], verbose=False).refinement
+    np.testing.assert_array_equal(some.weight.toarray(), first.weight.toarray())
+
+
+def test_the_threshold_drops_weights(trained, refined):
+    few = copy.deepcopy(trained).refine(*TRAIN, threshold=0.5, verbose=False).refinement.weight
+    assert 0 < few.nnz < refined.refinement.weight.nnz and np.abs(few.data).min() >= 0.5
+
+
+def test_c_makes_weights_large(trained, refined):
+    loose = copy.deepcopy(trained).refine(*TRAIN, C=0.01, threshold=0, verbose=False).refinement.weight
+    assert np.abs(loose.data).max() < 0.2 * np.abs(refined.refinement.weight.data).max()
+
+
+def test_files_copies_and_pickles_answer_alike(refined, tmp_path):
+    pytest.importorskip("safetensors")
+    refined.save(tmp_path / "net.safetensors")
+    expected = refined.topk(TEST[0], 5)
+    for other in (sl.load(tmp_path / "net.safetensors"), copy.deepcopy(refined), pickle.loads(pickle.dumps(refined))):
+        for a, b in zip(expected, other.topk(TEST[0], 5), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert repr(other.refinement) == repr(refined.refinement)
+
+
+@pytest.mark.parametrize(("name", "damage"), [
+    ("indices", lambda a: a + N_FEATURES), ("indptr", lambda a: a[::-1].copy()), ("indptr", lambda a: a[:-1].copy()),
+    ("data", lambda a: a * np.nan), ("data", lambda a: a.astype(np.float64)), ("bias", lambda a: a[1:].copy()),
+])
+def test_a_damaged_file_is_refused(refined, tmp_path, name, damage):
+    st = pytest.importorskip("safetensors.numpy")
+    from safetensors import safe_open
+
+    refined.save(tmp_path / "net.safetensors")
+    with safe_open(tmp_path / "net.safetensors", "numpy") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+    key = f"refinement.{name}"
+    tensors[key] = np.ascontiguousarray(damage(tensors[key]))
+    st.save_file(tensors, tmp_path / "bad.safetensors", metadata)
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="damaged or from another version"):
+        sl.load(tmp_path / "bad.safetensors")
+
+
+def test_fit_drops_a_refinement_and_partial_fit_keeps_it(refined):
+    net = copy.deepcopy(refined)
+    assert net.partial_fit(TRAIN[0][:64], TRAIN[1][:64]).refinement is not None
+    assert net.fit(TRAIN[0][:64], TRAIN[1][:64], epochs=1, verbose=False).refinement is None
+
+
+def test_a_file_of_rows_serves_as_well(tmp_path):
+    place = tmp_path / "rows.csr"
+    sl.datasets.write_csr(place, *TRAIN)
+    with sl.datasets.open_csr(place) as file:
+        a = network().initialize(file).fit(*TRAIN, epochs=1, verbose=False).refine(file, verbose=False)
+    b = network().initialize(*TRAIN).fit(*TRAIN, epochs=1, verbose=False).refine(*TRAIN, verbose=False)
+    np.testing.assert_array_equal(a.topk(TEST[0], 5)[0], b.topk(TEST[0], 5)[0])
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"n_negatives": 0}, "n_negatives must be at least 1, got 0"), ({"C": 0}, "C must be above 0"),
+    ({"threshold": -1}, "threshold must be at least 0"), ({"scale": -1}, "scale must be at least 0"),
+    ({"n_candidates": 0}, "n_candidates must be at least 1"), ({"sample_weight": [1.0]}, "sample_weight"),
+])
+def test_bad_options_are_named(trained, options, words):
+    with pytest.raises(ValueError, match=words):
+        copy.deepcopy(trained).refine(*TRAIN, **options)
+
+
+def test_what_cannot_be_refined_says_so():
+    with pytest.raises(ValueError, match="no weights yet"):
+        network().refine(*TRAIN)
+    values = sl.Network([sl.Linear(N_FEATURES, N_LABELS)], loss="mse", random_state=0)
+    values.fit(*TRAIN, epochs=1, verbose=False)
+    with pytest.raises(ValueError, match="predicts values"):
+        values.refine(*TRAIN)
+
+
+# -- the recipe -------------------------------------------------------------------------------------------------
+
+
+def sessions(n, seed):
+    """Rows of one item each, whose next item is one of 12 at random: nothing tells their labels apart."""
+    rng = np.random.default_rng(seed)
+    item = rng.integers(0, N_LABELS, n)
+    following = (item + 1 + rng.integers(0, 12, n)) % N_LABELS
+    return (sp.csr_array((np.ones(n, np.float32), (np.arange(n), item)), shape=(n, N_FEATURES)),
+            sp.csr_array((np.ones(n, np.float32), (np.arange(n), following)), shape=(n, N_LABELS)))
+
+
+def test_classifiers_stay_for_texts_and_go_for_sessions(trained):
+    texts = copy.deepcopy(trained)
+    assert _recipe.refine(texts, *TRAIN, verbose=False) and texts.refinement is not None
+    clicks = network().fit(*sessions(3000, 5), epochs=1, verbose=False)
+    assert not _recipe.refine(clicks, *sessions(3000, 5), verbose=False) and clicks.refinement is None
+
+
+def test_the_rate_falls_with_the_number_of_steps_within_bounds():
+    assert _recipe.rate(41_902, 256, 2) == pytest.approx(3.3 / 328)
+    assert _recipe.rate(100, 256, 1) == 2e-2 and _recipe.rate(10**8, 256, 1) == 5e-4
+
+
+def test_the_recipe_is_for_sparse_inputs_and_many_labels():
+    wide = [sl.Linear(50, 8), sl.LSHLinear(8, 2000)]
+    X = sp.csr_array((3, 50))
+    assert _recipe.suits(sl.Network(wide), X)
+    assert not _recipe.suits(sl.Network(wide), X.toarray())
+    assert not _recipe.suits(sl.Network(wide, loss="bce"), X)
+    assert not _recipe.suits(sl.Network([sl.Linear(50, 8), sl.LSHLinear(8, 999)]), X)
+    assert not _recipe.suits(sl.Network([sl.Linear(50, 2000)]), X)
