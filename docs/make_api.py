@@ -36,7 +36,9 @@ MODULES = {
     "scikit-learn": estimators,
 }
 # methods that the parts of the library call each other by: trusted input, subject to change
-INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "initialize", "initialized", "forward",
+INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "Linear.initialize",
+            "LSHLinear.initialize", "take_first_weights", "Refinement.fit", "Refinement.topk",
+            "add_to", "tensors", "restore", "initialized", "forward",
             "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
             "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
             "LSHIndex.state", "take_state", "share", "runs_last",

@@ -18,6 +18,7 @@ from .lsh_layers import LSHLinear
 from .network import Network, load
 from .optim import SGD, Adam
 from .pretrained import from_file, from_onnx, from_torch
+from .refinement import Refinement
 from .report import ConversionReport
 
 
@@ -44,6 +45,7 @@ __all__ = [
     "MeanSquaredError",
     "MinHash",
     "Network",
+    "Refinement",
     "SimHash",
     "SoftmaxCrossEntropy",
     "__version__",

@@ -107,11 +107,17 @@ class LSHEstimator(BaseEstimator):
         validation = None
         if weight is not None:
             X, targets, weight = _with_weight(X, targets, weight)
+        if not goes_on:
+            self.network_ = self._make_network(X, rng)
+        aside = None
         if self.early_stopping:
             X, targets, weight, validation = self._split(X, targets, weight, rng)
             callbacks.append(EarlyStopping(patience=self.n_iter_no_change, min_delta=self.tol))
-        if not goes_on:
-            self.network_ = self._make_network(X, rng)
+        elif n_aside := self._n_aside(X):
+            rows = rng.permutation(X.shape[0])
+            aside, rows = rows[:n_aside], np.sort(rows[n_aside:])
+            aside = X[aside], targets[aside]
+            X, targets, weight = X[rows], targets[rows], None if weight is None else weight[rows]
         network, n_before = self.network_, len(self.network_.history) if goes_on else 0
         batch_size = self._batch_size(X.shape[0])
         made = not goes_on and self._make_weights(X, targets)
@@ -125,8 +131,12 @@ class LSHEstimator(BaseEstimator):
             warnings.warn("Ctrl-C has ended the training; the model is that after the last step", stacklevel=2)
         self._after_training(n_before, validation)
         self._refine(X, targets, weight)
-        self._after_fit(X, targets, validation)
+        self._after_fit(X, targets, aside if validation is None else validation)
         return self
+
+    def _n_aside(self, X: Any) -> int:
+        """How many rows what follows the training needs that the training has not seen."""
+        return 0
 
     def _make_weights(self, X: Any, targets: Any) -> bool:
         """Whether the network starts from weights made of the data, which it then has."""

@@ -206,7 +206,7 @@ class CSRFile:
                 ("size", size(os.path.getsize(self.path)) if os.path.exists(self.path) else "no such file any more")]
         return table(f"CSRFile {self.path}{' (closed)' if self._arrays is None else ''}", rows)
 
-    def rows(self) -> tuple[CSR, CSR]:
+    def _all_rows(self) -> tuple[CSR, CSR]:
         """X and Y of all rows, checked; the arrays of X stay in the file."""
         return self._checked(*self._mapped())
 

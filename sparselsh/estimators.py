@@ -76,7 +76,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     threshold : float or "auto"
         `predict` gives the labels of an indicator whose probability is above it. "auto" for 0.5 with "bce". With
         "softmax" probabilities are shares among the 32 best labels of the row, and "auto" takes the threshold with the
-        best F1 (micro) on the rows set aside by `early_stopping`, else on up to 2,048 rows of the training.
+        best F1 (micro) on the rows set aside by `early_stopping`, else on up to 2,048 rows of the training; with
+        `refine` these (a twentieth at most) are set aside too.
     solver : {"adam", "sgd"}
     learning_rate_init : float or "auto"
         "auto" for 0.01 or, from weights made of the data, for less the more steps there are.
@@ -315,6 +316,11 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def _output_layer(self, n_in: int) -> Linear:
         return LSHLinear(n_in, len(self.classes_), density=self.density, **self._lsh_params())
+
+    def _n_aside(self, X: Any) -> int:
+        # classifiers rank the rows that they have learnt from nearly all right: a threshold of these would be too high
+        looks_on = self._multilabel and self.threshold == "auto" and self.refine is not False
+        return min(CALIBRATION_ROWS, X.shape[0] // 20) if looks_on and _recipe.suits(self.network_, X) else 0
 
     def _make_weights(self, X: Any, targets: Any) -> bool:
         made = self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))

@@ -330,7 +330,7 @@ class Network:
         if Y is not None:
             raise ValueError("Y must be None where X is a file, which has the labels")
         self._check_file(X)
-        return X.rows()
+        return X._all_rows()
 
     @one_at_a_time
     def refine(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,

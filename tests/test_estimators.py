@@ -218,14 +218,14 @@ def test_very_many_labels_stay_sparse(rng, monkeypatch):
 def test_subject_tags_of_library_records():
     folder = Path(os.environ["SPARSELSH_DATA"]) / "tib"
     (X, Y), (X_test, Y_test) = (sl.datasets.read_xmc(folder / f"{part}.txt") for part in ("train", "test"))
-    clf = LSHClassifier(256, learning_rate_init=0.01, max_iter=5, random_state=0).fit(X, Y)
+    clf = LSHClassifier(256, random_state=0).fit(X, Y)
     best, _ = clf.predict_topk(X_test, k=5)
     predicted = clf.predict(X_test)
     true_positives = predicted.multiply(Y_test).sum()
     f1 = 2 * true_positives / (predicted.nnz + Y_test.nnz)
     p_at_1, p_at_5 = (sl.metrics.precision_at_k(Y_test, best, k) for k in (1, 5))
     print(f"P@1 {p_at_1:.3f}, P@5 {p_at_5:.3f}, F1 {f1:.3f}")
-    assert p_at_1 >= 0.42  # a full softmax of the same size: 0.428
+    assert p_at_1 >= 0.48  # PECOS: 0.449, Omikuji: 0.460 (bench/accuracy.py)
     assert f1 >= 0.25
 
 

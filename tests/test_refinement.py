@@ -270,7 +270,7 @@ def sessions(n, seed):
 
 
 def test_classifiers_stay_for_texts_and_go_for_sessions(trained):
-    texts = copy.deepcopy(trained)
+    texts = network(64).initialize(*TRAIN)
     assert _recipe.refine(texts, *TRAIN, verbose=False) and texts.refinement is not None
     clicks = network().fit(*sessions(3000, 5), epochs=1, verbose=False)
     assert not _recipe.refine(clicks, *sessions(3000, 5), verbose=False) and clicks.refinement is None

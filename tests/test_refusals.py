@@ -63,6 +63,8 @@ def axes(call):
 ROWS = {
     "Network": (lambda p: sl.Network(3), TypeError, "layers must be a list"),
     "Network.fit": (lambda p: trained().fit(X, Y, epochs=0), ValueError, "epochs must be at least 1, got 0"),
+    "Network.initialize": (lambda p: trained().initialize(X, Y), ValueError, "X must be sparse to make weights from"),
+    "Network.refine": (lambda p: trained().refine(X, Y, C=-1), ValueError, "C must be above 0, got -1"),
     "Network.resume": (lambda p: sl.Network([sl.Linear(3, 2)]).resume(X, Y), ValueError, "no training to resume; call"),
     "Network.partial_fit": (lambda p: trained().partial_fit(X, [9] * 4), ValueError, "Y must lie in 0..4, got 9"),
     "Network.profile": (lambda p: trained().profile(X, Y, optimizer="adam"), TypeError, "optimizer must be .*'adam'"),
@@ -182,6 +184,7 @@ WITHOUT = {
     "callbacks.Callback": "takes nothing", "callbacks.StopOnInterrupt": "takes nothing",
     "datasets.CSRFile.close": "takes nothing",
     "datasets.FileFormatError": "an error, raised by readers",
+    "Refinement": "made by Network.refine and load",
     "InferenceNetwork.to_torch": "takes nothing",
     "InferenceNetwork": "made by from_file, from_onnx, from_torch and load",
     "ConversionReport": "made by conversions", "ConversionReport.to_dict": "takes nothing",

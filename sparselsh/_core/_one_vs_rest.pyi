@@ -1,0 +1,53 @@
+# Made by docs/make_stubs.py.
+from numpy import float32, int32, int64
+from numpy.typing import NDArray
+
+def fit(
+    starts: NDArray[int64],
+    samples: NDArray[int32],
+    indptr: NDArray[int64],
+    indices: NDArray[int32],
+    data: NDArray[float32],
+    norms: NDArray[float32],
+    costs: NDArray[float32],
+    n_passes: int,
+    tolerance: float,
+    threshold: float,
+    seed: int,
+    places: NDArray[int64],
+    work: NDArray[float32],
+    ids: NDArray[int32],
+    values: NDArray[float32],
+    sizes: NDArray[int32],
+    bias: NDArray[float32],
+    n_threads: int,
+) -> None: ...
+def rerank(
+    indptr: NDArray[int64],
+    indices: NDArray[int32],
+    data: NDArray[float32],
+    w_indptr: NDArray[int64],
+    w_indices: NDArray[int32],
+    w_data: NDArray[float32],
+    bias: NDArray[float32],
+    scale: float,
+    ids: NDArray[int32],
+    scores: NDArray[float32],
+    work: NDArray[float32],
+    out_ids: NDArray[int32],
+    out_scores: NDArray[float32],
+    n_threads: int,
+) -> None: ...
+def add_all(
+    indptr: NDArray[int64],
+    indices: NDArray[int32],
+    data: NDArray[float32],
+    w_indptr: NDArray[int64],
+    w_indices: NDArray[int32],
+    w_data: NDArray[float32],
+    bias: NDArray[float32],
+    scale: float,
+    work: NDArray[float32],
+    out: NDArray[float32],
+    n_threads: int,
+) -> None: ...
