@@ -12,6 +12,11 @@ and stand here as constants; `COSTS.update(...)` sets those of another machine.
 """
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 COSTS = {  # nanoseconds on one core with AVX-512 (AMD EPYC, Zen 5)
     "step": 1.3e5,      # a dense step, whatever its size
     "sets": 2.7e5,      # what one with active sets takes beside that
@@ -59,7 +64,7 @@ def counts(n: int, n_in: int, n_out: int, n_active: int, *, nnz: float | None, b
     fixed = {"step": 1, "sets": 1}
     finding = fixed | {"gemm": builds * bits * size, "scan": n * n_out * bits / 128, "entry": active * oversample}
     by_rows = {"dot": n_back * active * n_in, "update": touched * n_in, "entry": active}
-    out = {
+    out: dict[str, dict[str, float]] = {
         "dense": {"step": 1, "gemm": (1 + n_back) * n * size, "stream": size, "output": n * n_out, "densify": densify},
         "rows": _sum(finding, by_rows, {"gemm": n * bits * n_in, "dot": active * oversample * n_in,
                                         "densify": densify}),
@@ -76,7 +81,7 @@ def counts(n: int, n_in: int, n_out: int, n_active: int, *, nnz: float | None, b
     return out
 
 
-def _sum(*parts: dict[str, float]) -> dict[str, float]:
+def _sum(*parts: Mapping[str, float]) -> dict[str, float]:
     return {name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(k for part in parts for k in part)}
 
 

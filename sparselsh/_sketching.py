@@ -171,7 +171,7 @@ class Sketches:
         rows = self.rotation if self.cells is None else np.concatenate([self.rotation, self.cells.means])
         back = transform.query_map_
         rows = rows if back is None else matmul(rows, back, 1)
-        self._query_rows = narrow(rows[:, :-1])
+        self._query_rows: np.ndarray = narrow(rows[:, :-1])
         self._query_constant = np.ascontiguousarray(rows[:, -1])
         return self
 

@@ -110,7 +110,7 @@ class InferenceNetwork:
         """To be called when plans have changed: nothing that was made for others is used any more."""
         self._chain = None
 
-    def _lone(self, x: np.ndarray | CSR, k: int) -> tuple[Ids, Floats] | None:
+    def _lone(self, x: Any, k: int) -> tuple[Ids, Floats] | None:
         """`topk` of one row by one call to the core, as calls take longer than small layers; None where it cannot."""
         if self._chain is None or self._chain[0] != k:
             self._chain = k, *self._new_chain(k)
@@ -136,7 +136,7 @@ class InferenceNetwork:
         layers = self.layers if search is None else self.layers[:-1]
         cut = any(before.kept is not None and after.plan["single"] == "rows"  # not all activations are passed on
                   for before, after in itertools.pairwise(self.layers))
-        steps = [layer.step() for layer in layers]
+        steps: list[Any] = [layer.step() for layer in layers]
         if cut or None in steps or (not steps and last.input_major):
             return None, False
         is_large = any(layer.n_out > LONE_OUTPUTS if layer.input_major else layer.values.size > LONE_WEIGHTS

@@ -323,7 +323,7 @@ class Network:
         self.refinement = None
         return self
 
-    def _rows_of(self, X: MatrixLike | CSRFile, Y: MatrixLike | None) -> tuple[Floats | CSR, CSR]:
+    def _rows_of(self, X: Any, Y: Any) -> tuple[Floats | CSR, CSR]:
         """Checked rows of a matrix, or those of a file, which stay there."""
         if not isinstance(X, CSRFile):
             return self._check_rows(X, Y, "X", "Y")

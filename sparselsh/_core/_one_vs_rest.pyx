@@ -55,7 +55,7 @@ cdef float _descend(const leaves_t *f, const int32_t *samples, Py_ssize_t n, row
     Samples whose alpha is 0 and whose gradient says that it stays so are left out of the passes that follow; when the
     others are done, all are looked at once more.
     """
-    cdef Py_ssize_t q, other, n_active = n, i_pass
+    cdef Py_ssize_t q, other, n_active = n, _pass
     cdef int32_t e, i
     cdef int64_t first, count, drawn = 0
     cdef float y, diagonal, gradient, projected, a, step, bias = 0, largest, smallest, bar = INFINITY
@@ -63,7 +63,7 @@ cdef float _descend(const leaves_t *f, const int32_t *samples, Py_ssize_t n, row
         order[q] = <int32_t>q
         alpha[q] = 0
         touched[q] = 0
-    for i_pass in range(n_passes):
+    for _pass in range(n_passes):
         largest = -INFINITY
         smallest = INFINITY
         for q in range(n_active):
