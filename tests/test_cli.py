@@ -413,3 +413,22 @@ def test_a_missing_safetensors_is_told_before_the_training(monkeypatch, capsys, 
     assert cli.main(["train", str(tmp_path / "missing.txt"), "--model", str(tmp_path / "model")]) == 2
     assert 'pip install "sparselsh-nn[files]"' in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+# --- the recipe for many labels ---------------------------------------------------------------------------
+
+
+def test_weights_from_labels_and_refinement_can_be_asked_for(folder, tmp_path):
+    done = sparselsh("train", folder / "train.txt", "--test", folder / "test.txt", "--model", tmp_path / "model",
+                     "--hidden", 16, "--epochs", 2, "--init", "labels", "--refine", "yes",
+                     "--json", tmp_path / "report", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report").read_text())
+    assert report["refined"] and report["p_at_1"] > 0.9
+    done = sparselsh("evaluate", tmp_path / "model", folder / "test.txt", "--json", tmp_path / "again", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "again").read_text())["p_at_1"] == report["p_at_1"]
+
+
+def test_few_labels_are_trained_from_random_weights(folder):
+    assert json.loads((folder / "report.json").read_text())["refined"] is False

@@ -441,3 +441,57 @@ def test_targets_of_any_size_are_learned_alike(scale):
     plain, scaled = (LSHRegressor(max_iter=3, random_state=0).fit(X, y).predict(X) for y in (X[:, 0], X[:, 0] * scale))
     # float32 inside, whose inputs differ by rounding of the scaled targets
     np.testing.assert_allclose(scaled / scale, plain, rtol=1e-4, atol=1e-4)
+
+
+# ---- the recipe for many labels
+
+
+def many(n, seed=0, n_labels=1200):
+    """Rows with two words that only their class has, among others at random."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, n_labels, n)
+    words = np.stack([y, (y * 7 + 3) % n_labels, *rng.integers(0, n_labels, (4, n))], axis=1)
+    X = sp.csr_array((np.ones(words.size), (np.repeat(np.arange(n), 6), words.ravel())), shape=(n, n_labels))
+    return X, y
+
+
+def test_many_classes_of_sparse_rows_follow_the_recipe():
+    X, y = many(4800)
+    X_test, y_test = many(500, seed=1)
+    clf = LSHClassifier(32, random_state=0).fit(X, y)
+    assert clf.n_iter_ == 2 and clf.network_.refinement is not None
+    without = LSHClassifier(32, init="random", refine=False, random_state=0, max_iter=2).fit(X, y)
+    assert without.network_.refinement is None
+    assert clf.score(X_test, y_test) > without.score(X_test, y_test) + 0.5
+    np.testing.assert_allclose(clf.predict_proba(X_test[:5]).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(clf.predict(X_test), clf.classes_[clf.decision_function(X_test).argmax(axis=1)])
+
+
+def test_few_classes_and_dense_rows_do_not():
+    X, y = many(300, n_labels=50)
+    assert LSHClassifier(8, random_state=0, max_iter=1).fit(X, y).network_.refinement is None
+    X, y = many(3000)
+    assert LSHClassifier(8, random_state=0, max_iter=1).fit(X.toarray(), y).network_.refinement is None
+
+
+def test_the_recipe_can_be_asked_for():
+    X, y = many(300, n_labels=50)
+    assert LSHClassifier(8, random_state=0, init="labels", refine=True).fit(X, y).network_.refinement is not None
+    with pytest.raises(ValueError, match="X must be sparse"):
+        LSHClassifier(8, init="labels").fit(X.toarray(), y)
+
+
+@pytest.mark.parametrize(("options", "words"), [({"init": "zeros"}, "init must be one of"),
+                                                ({"refine": "yes"}, "refine must be True, False or 'auto', got 'yes'")])
+def test_unknown_recipes_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        LSHClassifier(8, **options).fit(*many(300))
+
+
+def test_a_threshold_for_refined_labels_comes_from_rows_set_aside():
+    X, y = many(6000)
+    Y = sp.csr_array((np.ones(6000), (np.arange(6000), y)), shape=(6000, 1200))
+    X_test, y_test = many(500, seed=1)
+    predicted = LSHClassifier(32, loss="softmax", random_state=0).fit(X, Y).predict(X_test)
+    right = np.asarray(predicted[np.arange(500), y_test]).ravel().sum()
+    assert 2 * right / (predicted.nnz + 500) > 0.6
