@@ -171,19 +171,21 @@ def omikuji(name, seed, X, Y, args, folder):
 
 
 def napkinxc(name, seed, X, Y, args, folder):
+    import scipy.sparse as sp
     from napkinxc.models import PLT
 
+    X = sp.csr_matrix(X)
     labels = [Y.indices[a:b].tolist() for a, b in zip(Y.indptr[:-1], Y.indptr[1:], strict=True)]
     model = PLT(folder, threads=args.threads, verbose=False)
     cpu, wall, _ = clocked(lambda: model.fit(X, labels))
 
     def ask_all(rows):
         ids = np.full((rows.shape[0], K), -1)
-        for i, best in enumerate(model.predict(rows, top_k=K)):
+        for i, best in enumerate(model.predict(sp.csr_matrix(rows), top_k=K)):
             ids[i, :len(best)] = best
         return ids
 
-    return cpu, wall, lambda row: model.predict(row, top_k=5), ask_all
+    return cpu, wall, lambda row: model.predict(sp.csr_matrix(row), top_k=5), ask_all
 
 
 if __name__ == "__main__":
