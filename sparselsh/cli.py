@@ -135,7 +135,7 @@ def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any)
         net.initialize(X, Y)
         epochs = epochs or _recipe.EPOCHS
         lr = lr or _recipe.rate(X.shape[0], args.batch_size, epochs)
-    optimizer = None if lr is None else Adam(lr, schedule=SCHEDULE, second_moment="row")
+    optimizer = None if lr is None else Adam(lr, schedule=SCHEDULE, second_moment="row" if from_labels else "element")
     net.fit(X, Y, optimizer=optimizer, epochs=epochs or EPOCHS, batch_size=args.batch_size, window=args.window,
             **options)
 

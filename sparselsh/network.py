@@ -164,8 +164,7 @@ class Network:
         sample_weight : array of shape (n_samples,) or None
             Factors of the losses of the samples, at least 0; not for an iterable of chunks.
         optimizer : SGD, Adam or None
-            None for ``Adam(lr=1e-2, schedule="linear", second_moment="row")``. An optimizer that is given again goes
-            on with its state.
+            None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that is given again goes on with its state.
             If X is an iterable other than a list, its schedule goes by an estimate from `len` in the first epoch,
             and stands still there if X has no `len`.
         epochs, batch_size : int
@@ -200,8 +199,7 @@ class Network:
         source = self._source(X, Y, window, epochs, sample_weight)
         validation = self._check_validation(validation)
         callbacks = checked_callbacks(callbacks)
-        self._begin(source, optimizer if optimizer is not None else
-                    Adam(1e-2, schedule="linear", second_moment="row"))
+        self._begin(source, optimizer if optimizer is not None else Adam(1e-2, schedule="linear"))
         self.refinement = None
         self._run = _training.Run(epochs, batch_size, bool(shuffle), window)
         _training.train(self, source, validation, callbacks, verbose)
