@@ -364,6 +364,9 @@ class Model:
         for net, x, y in deep_networks():
             net.fit(x, y, epochs=1, batch_size=16, verbose=False).save(path)
             files.append(path.read_bytes())
+        net = sl.Network([sl.Linear(20, 8), sl.LSHLinear(8, 12, density=0.5)], random_state=0).initialize(X, Y)
+        net.refine(X, Y, threshold=0, verbose=False).save(path)
+        files.append(path.read_bytes())
         return files
 
     def make(self, rng, seeds):
