@@ -130,7 +130,8 @@ class LSHEstimator(BaseEstimator):
         if stop.interrupted:
             warnings.warn("Ctrl-C has ended the training; the model is that after the last step", stacklevel=2)
         self._after_training(n_before, validation)
-        self._refine(X, targets, weight)
+        if not stop.interrupted:
+            self._refine(X, targets, weight)
         self._after_fit(X, targets, aside if validation is None else validation)
         return self
 
@@ -184,7 +185,6 @@ class LSHEstimator(BaseEstimator):
         check.integer(self.n_iter_no_change, "n_iter_no_change")
         check.number(self.tol, "tol", minimum=0)
         check.number(self.hidden_density, "hidden_density", above=0, maximum=1)
-
         if self.learning_rate_init != "auto":
             check.number(self.learning_rate_init, "learning_rate_init", above=0)
         if self.n_jobs is not None:

@@ -52,19 +52,17 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, rng: np.random.Gene
         h = _product(x.slice(part.start, part.stop), features, n_threads)
         if relu:
             np.maximum(h, 0, out=h)
-        inverse = _inverse_norms(h)
-        total += float(np.divide(1, inverse, where=inverse > 0, out=np.zeros_like(inverse)).sum(dtype=np.float64))
-        h *= inverse
+        norms = np.linalg.norm(h, axis=1, keepdims=True)
+        total += float(norms.sum(dtype=np.float64))
+        h *= _inverse(norms)
         labels += _product(_transposed(y.slice(part.start, part.stop)), h, n_threads)
     if total > 0:
         features *= np.float32(HIDDEN_NORM * x.shape[0] / total)
-    labels *= np.float32(LABEL_NORM) * _inverse_norms(labels)
+    labels *= np.float32(LABEL_NORM) * _inverse(np.linalg.norm(labels, axis=1, keepdims=True))
     return features, labels
 
 
-def _inverse_norms(rows: Floats) -> Floats:
-    """1 / |row| as a column; 0 where there is none."""
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+def _inverse(norms: Floats) -> Floats:
     return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
 
 

@@ -319,7 +319,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def _n_aside(self, X: Any) -> int:
         # classifiers rank the rows that they have learnt from nearly all right: a threshold of these would be too high
-        looks_on = self._multilabel and self.threshold == "auto" and self.refine is not False
+        looks_on = self._multilabel and self.threshold == "auto" and self.refine
         return min(CALIBRATION_ROWS, X.shape[0] // 20) if looks_on and _recipe.suits(self.network_, X) else 0
 
     def _make_weights(self, X: Any, targets: Any) -> bool:
@@ -329,10 +329,12 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         return made
 
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
-        if self.refine is True:
-            self.network_.refine(X, targets, sample_weight=weight, verbose=bool(self.verbose))
-        elif self.refine == "auto" and _recipe.suits(self.network_, X):
-            _recipe.refine(self.network_, X, targets, sample_weight=weight, verbose=bool(self.verbose))
+        options: dict[str, Any] = {"sample_weight": weight, "verbose": bool(self.verbose)}
+        if self.refine != "auto":
+            if self.refine:
+                self.network_.refine(X, targets, **options)
+        elif _recipe.suits(self.network_, X):
+            _recipe.refine(self.network_, X, targets, **options)
 
     def _strata(self, targets: Any) -> Any:
         if self._multilabel:

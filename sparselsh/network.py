@@ -15,7 +15,7 @@ from . import _checkpoint, _files, _streams, _training, metrics
 from . import _validation as check
 from ._bfloat import as_float32
 from ._core import _select
-from ._csr import CSR
+from ._csr import CSR, from_scipy
 from ._html import table
 from ._label_vectors import label_vectors
 from ._linalg import row_chunks
@@ -393,8 +393,8 @@ class Network:
                 candidates[rows] = self._ranked(X, start, min(start + PREDICT_BATCH, n), n_negatives, False)[0]
                 bar.update(len(candidates[rows]))
             self.refinement = Refinement.fit(
-                self._as_csr(X), Y, candidates, costs, threshold=threshold, scale=scale, n_candidates=n_candidates,
-                seed=int(self._rng.integers(2**31)), n_threads=n_threads, progress=bar.update)
+                self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
+                n_candidates=n_candidates, seed=int(self._rng.integers(2**31)), n_threads=n_threads, progress=bar.update)
         return self
 
     def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Source:
@@ -574,19 +574,19 @@ class Network:
             return ids, scores
         n_candidates = min(max(k, refinement.n_candidates), self.n_labels)
         ids, scores = last.topk(self._hidden(X, start, stop, n_threads), n_candidates, n_threads=n_threads)
-        return refinement.topk(self._as_csr(X).slice(start, stop), ids, scores, k, n_threads)
+        return refinement.topk(self._sparse_rows(X, start, stop), ids, scores, k, n_threads)
 
     def _outputs(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats:
         """Every output of some rows."""
         h = self._hidden(X, start, stop, n_threads)
         out = Linear.forward(self.layers[-1], h, Step(n_threads=n_threads))[0]
         if self.refinement is not None:
-            self.refinement.add_to(self._as_csr(X).slice(start, stop), out, n_threads)
+            self.refinement.add_to(self._sparse_rows(X, start, stop), out, n_threads)
         return out
 
     @staticmethod
-    def _as_csr(X: Floats | CSR) -> CSR:
-        return X if isinstance(X, CSR) else check.sparse(sp.csr_array(X), "X")
+    def _sparse_rows(X: Floats | CSR, start: int, stop: int) -> CSR:
+        return X.slice(start, stop) if isinstance(X, CSR) else from_scipy(sp.csr_array(X[start:stop]))
 
     def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats | CSR:
         x = X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
