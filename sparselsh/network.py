@@ -394,7 +394,8 @@ class Network:
                 bar.update(len(candidates[rows]))
             self.refinement = Refinement.fit(
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
-                n_candidates=n_candidates, seed=int(self._rng.integers(2**31)), n_threads=n_threads, progress=bar.update)
+                n_candidates=n_candidates, seed=int(self._rng.integers(2**31)), n_threads=n_threads,
+                progress=bar.update)
         return self
 
     def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Source:
