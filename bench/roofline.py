@@ -45,9 +45,12 @@ def weighted_rows(indptr, indices, data, w, bias, out, n_threads):
     return 2 * nnz * d, len(np.unique(indices)) * d * w.itemsize + 8 * nnz + out.nbytes
 
 
-def matmul(a, transpose_a, b, transpose_b, bias, c, n_threads):
-    k = a.shape[0] if transpose_a else a.shape[1]
-    return 2 * c.size * k, a.nbytes + b.nbytes + c.nbytes
+def sign_codes(v, planes, n_bits, codes, n_threads):
+    return 2 * v.size * planes.shape[1], v.nbytes + planes.nbytes + codes.nbytes
+
+
+def sum_columns(d_out, out, n_threads):
+    return d_out.size, d_out.nbytes
 
 
 def active_outputs(x, w, rows, bias, z, n_threads):
@@ -88,7 +91,6 @@ def nothing(*arguments):
 KERNELS = [
     (_products, "weighted_rows", weighted_rows, "hidden units of sparse rows"),
     (_products, "group_columns", nothing, "features of the batch, sorted"),
-    (_gemm, "matmul", matmul, "projections of hashing"),
     (_gemm, "active_outputs", active_outputs, "outputs of the active set"),
     (_gemm, "active_input_gradient", active_input_gradient, "gradient of the hidden units"),
     (_gemm, "active_update", active_update, "gradient and step, output layer"),
@@ -97,8 +99,8 @@ KERNELS = [
     (_updates, "update_all", update_all, "step of the hidden bias"),
     (_losses, "softmax_cross_entropy", softmax, "loss and its gradient"),
     (_stores, "centred_rows", centred_rows, "touched rows, centred for hashing"),
-    (_hashing, "pack_codes", nothing, "codes of touched rows"),
-    (_hashing, "probe_signs", nothing, "codes of the inputs"),
+    (_updates, "sum_columns", sum_columns, "gradient of the biases"),
+    (_hashing, "sign_codes", sign_codes, "codes of touched rows and inputs"),
     (_buckets, "build", nothing, "tables built anew"),
     (_buckets, "move", nothing, "touched rows moved between buckets"),
     (_buckets, "collide", nothing, "candidates: neurons counted in buckets"),

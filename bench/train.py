@@ -1,7 +1,6 @@
 """P@1 against seconds of training: sparselsh and its rivals on the same files, one after the other, on as many threads.
 
 usage: python -P bench/train.py TRAIN TEST [options]        contenders, see --help
-       python -P bench/train.py TRAIN TEST --scaling        samples a second on 1 and 2 threads
        python -P bench/train.py --step-cost                 CPU milliseconds a step by the number of labels
 
 Design
@@ -297,14 +296,14 @@ def omikuji(X, Y, args, folder, X_test, watch):
 # --- one process a contender ------------------------------------------------------------------------------
 
 
-def child(name, args, threads):
+def child(name, args):
     """The report of a contender that runs in a new process; None if its package is missing."""
     # the library asks libgomp for short waits itself; the others would wait for milliseconds, on the CPU clock
     waits = {} if "sparselsh" in name or name == "step-cost" else {"OMP_WAIT_POLICY": "passive"}
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"} | waits | counts
     python = dict(pair.split("=", 1) for pair in args.python).get(name, sys.executable)
-    done = subprocess.run([python, "-P", __file__, *sys.argv[1:], "--threads", str(threads), "--child", name],
+    done = subprocess.run([python, "-P", __file__, *sys.argv[1:], "--child", name],
                           env=environment, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
@@ -334,14 +333,14 @@ def median(reports):
     return reports[0] | {"curve": points, "cpu_spread": [min(cpu), max(cpu)]}
 
 
-def measure(names, args, threads):
-    """Reports by (name, threads); contenders take turns."""
-    runs = {(name, n): [] for name in names for n in threads}
+def measure(names, args):
+    """Reports by name; contenders take turns."""
+    runs = {name: [] for name in names}
     for repeat in range(args.repeats):
-        for (name, n), reports in runs.items():
+        for name, reports in runs.items():
             if repeat == 0 or reports:
-                print(f"{name}, {n} threads, run {repeat + 1} of {args.repeats} ...", file=sys.stderr, flush=True)
-                report = child(name, args, n)
+                print(f"{name}, run {repeat + 1} of {args.repeats} ...", file=sys.stderr, flush=True)
+                report = child(name, args)
                 if report is not None:
                     reports.append(report)
     return {key: median(reports) for key, reports in runs.items() if reports}
@@ -391,23 +390,13 @@ def table(header, rows, markdown):
 
 def show_training(reports, args):
     rows = []
-    for (name, threads), report in reports.items():
+    for name, report in reports.items():
         cpu, wall, p_at_1 = report["curve"][-1]
         spread = " to ".join(f"{s:.1f}" for s in report["cpu_spread"]) if args.repeats > 1 else "one run"
         shown = "-" if p_at_1 is None else f"{p_at_1:.1%}"
         peak = f"{report['peak_mb']:,.0f}" if "peak_mb" in report else "-"
-        rows.append([name, str(threads), shown, f"{cpu:.1f}", spread, f"{wall:.1f}", peak, report.get("note", "")])
+        rows.append([name, str(args.threads), shown, f"{cpu:.1f}", spread, f"{wall:.1f}", peak, report.get("note", "")])
     table(["contender", "threads", "P@1", "CPU s", "spread", "wall s", "peak MB", "note"], rows, args.markdown)
-
-
-def show_scaling(reports, args):
-    rows = []
-    for (name, threads), report in reports.items():
-        cpu, wall, _ = report["curve"][-1]
-        n = args.epochs * report["n_rows"]
-        one = reports.get((name, 1), report)["curve"][-1][1]
-        rows.append([name, str(threads), f"{n / wall:,.0f}", f"{one / wall:.2f}", f"{n / cpu:,.0f}"])
-    table(["contender", "threads", "samples a second", "times that of 1", "samples a CPU second"], rows, args.markdown)
 
 
 def show_steps(report, args):
@@ -425,10 +414,10 @@ def plot(reports, path):
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for axis, column, label in zip(axes, (0, 1), ("CPU seconds of training", "wall seconds of training"), strict=True):
-        for (name, threads), report in reports.items():
+        for name, report in reports.items():
             points = [(point[column], 100 * point[2]) for point in report["curve"] if point[2] is not None]
             if points:
-                axis.plot(*zip(*points, strict=True), marker="o", label=f"{name}, {threads} threads")
+                axis.plot(*zip(*points, strict=True), marker="o", label=name)
         axis.set(xlabel=label, xscale="log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
@@ -456,7 +445,6 @@ def parse():
     parser.add_argument("--second-moment", choices=("element", "row"), default="element", help="of sparselsh-option")
     parser.add_argument("--torch-lr", type=float, default=1e-2, help="of PyTorch's contenders; default: 1e-2, ours")
     parser.add_argument("--max-batches", type=int, help="measure so many where every label is computed, and scale")
-    parser.add_argument("--scaling", action="store_true", help="samples a second on 1 and 2 threads")
     parser.add_argument("--step-cost", action="store_true", help="CPU milliseconds a step by the number of labels")
     parser.add_argument("--labels", type=int, nargs="+", default=STEP_LABELS, help="of --step-cost")
     parser.add_argument("--steps", type=int, default=60, help="of --step-cost")
@@ -483,16 +471,16 @@ def main():
         run_child(args.child, args)
         return
     if args.step_cost:
-        result = child("step-cost", args, args.threads)
+        result = child("step-cost", args)
         if result is None:
             sys.exit(1)
         show_steps(result, args)
     else:
-        reports = measure(args.names, args, (1, 2) if args.scaling else (args.threads,))
-        (show_scaling if args.scaling else show_training)(reports, args)
+        reports = measure(args.names, args)
+        show_training(reports, args)
         if args.plot:
             plot(reports, args.plot)
-        result = [{"name": name, "threads": threads} | report for (name, threads), report in reports.items()]
+        result = [{"name": name, "threads": args.threads} | report for name, report in reports.items()]
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=2)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from ._core import _gemm, _norms, _updates
+from ._core import _gemm, _norms, _products, _updates
 from ._csr import CSR
 
 if TYPE_CHECKING:
@@ -114,6 +114,15 @@ class Groups(NamedTuple):
     starts: np.ndarray
     entries: np.ndarray
     samples: np.ndarray
+
+    @classmethod
+    def of(cls, s: CSR, slot: Ids) -> Groups:
+        """The groups of s; `slot`, (n_columns,) int32, is all -1 and is left so."""
+        rows = np.empty(min(s.nnz, len(slot)), np.int32)
+        starts = np.empty(len(rows) + 1, np.int64)
+        entries, samples = np.empty((2, s.nnz), np.int32)
+        n_rows = _products.group_columns(s.indptr, s.indices, slot, rows, starts, entries, samples)
+        return cls(rows[:n_rows], starts[:n_rows + 1], entries, samples)
 
 
 class ProductGradient(NamedTuple):

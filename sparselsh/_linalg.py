@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._core import _gemm, _select
+from ._core import _gemm, _select, _updates
 
 if TYPE_CHECKING:
     from ._types import Floats, Ids
@@ -22,6 +22,13 @@ def matmul(a: Floats, b: Floats, n_threads: int, *, transpose_a: bool = False, t
     if out is None:
         out = np.empty((m, n), np.float32)
     _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads)
+    return out
+
+
+def column_sums(a: Floats, n_threads: int) -> Floats:
+    """The sum of each column of a C-contiguous float32 array."""
+    out = np.empty(a.shape[1], np.float32)
+    _updates.sum_columns(a, out, n_threads)
     return out
 
 

@@ -21,7 +21,7 @@ from ._core import _active, _products, _select
 from ._csr import CSR
 from ._gradients import DenseGradient, Groups, Parameter, ProductGradient
 from ._html import Shown
-from ._linalg import matmul, row_chunks
+from ._linalg import column_sums, matmul, row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,7 +204,7 @@ class Linear(Shown):
             left, right = (x, d_out) if flipped else (d_out, x)
             dw = matmul(left, right, n_threads, transpose_a=True, out=self._buffer("dw", w.shape))
             dx = matmul(d_out, w, n_threads, transpose_b=flipped) if step.need_input_gradient else None
-            return dx, [(self._w, DenseGradient(dw)), (self._b, DenseGradient(d_out.sum(axis=0)))]
+            return dx, [(self._w, DenseGradient(dw)), (self._b, DenseGradient(column_sums(d_out, n_threads)))]
 
         return out, backprop
 
@@ -225,7 +225,7 @@ class Linear(Shown):
                 no_bias = np.zeros(self.n_in, np.float32)
                 _products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx, step.n_threads)
             return dx, [(self._w, ProductGradient(groups, x.data, d_out, x_is_gradient=True)),
-                        (self._b, DenseGradient(d_out.sum(axis=0)))]
+                        (self._b, DenseGradient(column_sums(d_out, step.n_threads)))]
 
         return out, backprop
 
@@ -234,11 +234,7 @@ class Linear(Shown):
         n_columns = len(self._w.value)
         if self._slot is None or len(self._slot) != n_columns:
             self._slot = np.full(n_columns, -1, np.int32)
-        rows = np.empty(min(s.nnz, n_columns), np.int32)
-        starts = np.empty(len(rows) + 1, np.int64)
-        entries, samples = np.empty((2, s.nnz), np.int32)
-        n_rows = _products.group_columns(s.indptr, s.indices, self._slot, rows, starts, entries, samples)
-        return Groups(rows[:n_rows], starts[:n_rows + 1], entries, samples)
+        return Groups.of(s, self._slot)
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Memory that is used again at the next step: large new arrays would be paid for page by page."""

@@ -65,7 +65,8 @@ def _rows(output: Floats | BatchActive | CSR, labels: CSR) -> tuple[Floats, Offs
         _losses.locate(output.indptr, output.indices, labels.indptr, labels.indices, positions)
         return output.data, output.indptr, positions
     if isinstance(output, BatchActive):
-        z, positions = output.values, np.searchsorted(output.ids, labels.indices).astype(np.int32)
+        z, positions = output.values, np.empty(labels.nnz, np.int32)
+        _losses.locate_shared(output.ids, labels.indices, positions)
     else:
         z, positions = output, labels.indices
     return z, np.arange(len(z) + 1, dtype=np.int64) * z.shape[1], positions

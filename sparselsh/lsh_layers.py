@@ -12,7 +12,7 @@ from ._core import _active, _gemm, _products, _select, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._index_file import family_config
-from ._linalg import NO_BIAS, matmul
+from ._linalg import NO_BIAS, column_sums, matmul
 from ._set_sketches import SetSketches
 from ._table_choice import default_family
 from .hashing import FAMILIES, CrossPolytope, MinHash, SimHash
@@ -34,6 +34,7 @@ __all__ = ["LSHLinear"]
 
 POLICIES = ("sketches", "top", "score", "vanilla")
 NO_LABELS = np.zeros(0, np.int32)
+BY_SKETCHES, BY_TABLES = rebuild_policies.Exponential(), rebuild_policies.AtOnce()  # where no policy is given
 N_INPUTS = 1024  # inputs kept of the last steps: a sample to set up the search with
 FEW_NEURONS = 4096  # below, computing all of them is as fast as a search
 DRIFT_SAMPLE = 256  # neurons that are hashed again to see how far the tables are behind
@@ -212,7 +213,7 @@ class LSHLinear(Linear):
     def _rebuild(self) -> Policy:
         if self.rebuild is not None:
             return self.rebuild
-        return rebuild_policies.Exponential() if self._by_sketches else rebuild_policies.AtOnce()
+        return BY_SKETCHES if self._by_sketches else BY_TABLES
 
     def prepare(self, step_number: int, epoch: int = 0) -> None:
         self._step_number = step_number
@@ -403,7 +404,7 @@ class LSHLinear(Linear):
                 dx = np.empty_like(x)
                 _gemm.active_input_gradient(d_out, w, ids, dx, n_threads)
             return dx, [(self._w, ActiveGradient(ids, d_out, x)),
-                        (self._b, RowGradient(ids, d_out.sum(axis=0)[:, None]))]
+                        (self._b, RowGradient(ids, column_sums(d_out, n_threads)[:, None]))]
 
         return BatchActive(ids, out, self.n_out), backprop
 
@@ -448,13 +449,6 @@ class LSHLinear(Linear):
             self._slot = np.full((n_threads, self.n_out), -1, np.int32)
         return self._slot[:n_threads]
 
-    def _group_active(self, s: CSR) -> Groups:
-        rows = np.empty(min(s.nnz, self.n_out), np.int32)
-        starts = np.empty(len(rows) + 1, np.int64)
-        entries, samples = np.empty((2, s.nnz), np.int32)
-        n_rows = _products.group_columns(s.indptr, s.indices, self._slots(1)[0], rows, starts, entries, samples)
-        return Groups(rows[:n_rows], starts[:n_rows + 1], entries, samples)
-
     def _forward_sample(self, x: Floats | CSR, step: Step) -> tuple[Any, Backprop]:
         """The outputs of one set a sample, as CSR."""
         if self._by_sketches and step.labels is None:
@@ -483,7 +477,7 @@ class LSHLinear(Linear):
             if drops:
                 _active.drop_csr(active.indptr, active.indices, d_out, self.n_out, step.seed, drops, step.n_threads)
             s = active._replace(data=d_out)
-            g = groups if groups is not None else self._group_active(active)
+            g = groups if groups is not None else Groups.of(active, self._slots(1)[0])
             db = np.empty((len(g.rows), 1), np.float32)
             _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
             if step.tally is not None:
@@ -495,7 +489,7 @@ class LSHLinear(Linear):
 
     def _products(self, x: Floats | CSR, active: CSR, step: Step) -> tuple[CSR, Groups]:
         """The outputs of the active neurons, and the groups of the set."""
-        groups = self._group_active(active)
+        groups = Groups.of(active, self._slots(1)[0])
         arguments = *groups, self._w.value, self.bias, active.data, step.n_threads
         if isinstance(x, CSR):
             _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *arguments[4:])

@@ -43,6 +43,19 @@ def test_no_tables_give_no_codes(rng):
     assert pack_codes(gaussian(rng, 3, 0), 4, 0).shape == (3, 0)
 
 
+@pytest.mark.parametrize("n", [0, 1, 3, 255, 257, 600])  # around a block of rows
+@pytest.mark.parametrize("d, n_bits, n_tables", [(1, 30, 1), (33, 5, 3), (129, 14, 12), (0, 4, 2), (7, 4, 0)])
+def test_sign_codes_are_those_of_the_projections(rng, n, d, n_bits, n_tables):
+    v, planes = read_only(eighths(rng, n, d), eighths(rng, d, n_bits * n_tables))  # products without rounding
+
+    def call(n_threads):
+        codes = unwritten((n, n_tables), np.int32)
+        _hashing.sign_codes(v, planes, n_bits, codes, n_threads)
+        return codes
+
+    np.testing.assert_array_equal(on_threads(call), reference.pack_codes(v.astype(float) @ planes, n_bits))
+
+
 @pytest.mark.parametrize("degrees", [10, 45, 60, 90, 120, 170])
 @pytest.mark.parametrize("d", [2, 65])
 def test_bits_agree_with_the_probability_one_minus_angle_over_pi(rng, degrees, d):

@@ -178,3 +178,12 @@ def test_locate_finds_labels_in_ascending_rows_and_says_where_there_are_none(rng
     positions = unwritten(len(label), np.int32)
     _losses.locate(*read_only(indptr, indices, label_indptr, label), positions)
     assert positions.tolist() == reference.locate(indptr, indices, label_indptr, label)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 1000])
+def test_locate_shared_finds_every_id_of_a_set(rng, n):
+    ids = np.sort(rng.permutation(5 * n)[:n]).astype(np.int32)
+    wanted = rng.permutation(n).astype(np.int32)
+    positions = unwritten(n, np.int32)
+    _losses.locate_shared(*read_only(ids, ids[wanted]), positions)
+    assert positions.tolist() == wanted.tolist()

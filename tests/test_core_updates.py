@@ -202,6 +202,19 @@ def test_sum_groups_is_the_bias_gradient_of_the_touched_rows(rng, n, m, density)
     np.testing.assert_allclose(want, reference.dense(indptr, indices, data, m).sum(axis=0)[rows], atol=1e-12)
 
 
+@pytest.mark.parametrize("n, n_out", [(0, 3), (1, 1), (5, 0), (7, 33), (256, 1024), (30, 2500)])
+def test_sum_columns_is_the_bias_gradient_of_shared_outputs(rng, n, n_out):
+    d_out = gaussian(rng, n, n_out)
+
+    def call(n_threads):
+        out = unwritten(n_out, np.float32)
+        _updates.sum_columns(d_out, out, n_threads)
+        return out
+
+    want = d_out.astype(np.float64).sum(axis=0)
+    assert_sums_close(on_threads(call), want, abs(d_out).astype(np.float64).sum(axis=0), n)
+
+
 def test_a_gradient_of_nan_stays_in_its_entry(rng, optimizer):
     dw = np.array(gaussian(rng, 2, 33))
     dw[0, 5] = np.nan

@@ -8,6 +8,7 @@ over each row. Each of the three is float32 or, as uint16, bfloat16 (_stores), w
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from ._groups cimport sum_rows, sum_rows_csr
 from ._simd cimport (
@@ -260,3 +261,24 @@ def sum_groups(const int64_t[::1] starts, const int32_t[::1] entries, const floa
             for e in range(starts[r], starts[r + 1]):
                 s = s + data[entries[e]]
             out[r] = s
+
+
+cdef void _sum_run(const leaves_t *f, const float *d_out, Py_ssize_t n, Py_ssize_t n_out, Py_ssize_t first,
+                   Py_ssize_t width, float *out) noexcept nogil:
+    cdef Py_ssize_t i
+    memset(out, 0, width * sizeof(float))
+    for i in range(n):
+        f.axpy(1, d_out + i * n_out + first, out, width)
+
+
+cdef enum:
+    RUN = 1024  # columns that are summed together: 4 KB of sums
+
+
+def sum_columns(const float[:, ::1] d_out, float[::1] out, int n_threads):
+    """out[j] = sum_i d_out[i, j]: the bias gradient of outputs that the batch shares.   O(n * n_out)"""
+    cdef Py_ssize_t t, n_out = out.shape[0], run = RUN
+    cdef const leaves_t *f = table()
+    for t in prange((n_out + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
+        _sum_run(f, &d_out[0, 0] if d_out.shape[0] else NULL, d_out.shape[0], n_out, t * run,
+                 min(run, n_out - t * run), &out[t * run])

@@ -73,6 +73,9 @@ class SimHash(Shown):
         """Bucket numbers of the rows of V: (n, tables), int32. Bit b is set where projection b is above zero."""
         V = checked_rows(self, V)
         codes = np.empty((V.shape[0], self.tables), np.int32)
+        if isinstance(self._projections, Gaussian) and isinstance(V, np.ndarray):
+            _hashing.sign_codes(V, self._projections.planes, self.bits, codes, n_threads)
+            return codes
         for start, rows in chunks(V, CHUNK):
             _hashing.pack_codes(self._projections.project(rows, n_threads), self.bits,
                                 codes[start:start + CHUNK], n_threads)
@@ -90,6 +93,8 @@ class SimHash(Shown):
         """
         V = checked_rows(self, V)
         n_probes = check.integer(n_probes, "n_probes", maximum=self.n_buckets)
+        if n_probes == 1:
+            return self.hash(V, n_threads=n_threads)[:, :, None]
         codes = np.empty((V.shape[0], self.tables, n_probes), np.int32)
         for start, rows in chunks(V, CHUNK):
             _hashing.probe_signs(self._projections.project(rows, n_threads), self.bits,
