@@ -14,6 +14,8 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from ._simd cimport prefetch_run
+
 cdef extern from "order.h" nogil:
     uint64_t count_key(int count, int32_t id) noexcept
     int32_t count_key_id(uint64_t key) noexcept
@@ -100,6 +102,37 @@ cdef bint _insert(int32_t j, int32_t b, int32_t *ids, Py_ssize_t n_ids, int32_t 
     return True
 
 
+cdef enum:
+    STEP = 8  # moves between two looks ahead: a bucket's place is asked for, then its neurons, then they are there
+
+
+cdef inline void _look_ahead(const int32_t *rows, Py_ssize_t n_rows, Py_ssize_t r, const int32_t *new_codes,
+                             const int32_t *codes, Py_ssize_t stride, const int32_t *ids, const int32_t *start,
+                             const int32_t *count, const int32_t *room) noexcept nogil:
+    # Each move is a chain of three reads far apart. Hints for later ones let their waits overlap; that a move in
+    # between changes what is read here does no harm.
+    cdef int32_t old, new
+    if r + 3 * STEP < n_rows:
+        prefetch_run(codes + rows[r + 3 * STEP] * stride, sizeof(int32_t))
+    if r + 2 * STEP < n_rows:
+        old, new = codes[rows[r + 2 * STEP] * stride], new_codes[(r + 2 * STEP) * stride]
+        if old != new:
+            if old >= 0:
+                prefetch_run(start + old, sizeof(int32_t))
+                prefetch_run(count + old, sizeof(int32_t))
+            if new >= 0:
+                prefetch_run(start + new, sizeof(int32_t))
+                prefetch_run(count + new, sizeof(int32_t))
+                prefetch_run(room + new, sizeof(int32_t))
+    if r + STEP < n_rows:
+        old, new = codes[rows[r + STEP] * stride], new_codes[(r + STEP) * stride]
+        if old != new:
+            if old >= 0:
+                prefetch_run(ids + start[old], count[old] * sizeof(int32_t))
+            if new >= 0:
+                prefetch_run(ids + start[new] + count[new], sizeof(int32_t))
+
+
 cdef void _move_table(const int32_t *rows, Py_ssize_t n_rows, const int32_t *new_codes, int32_t *codes,
                       Py_ssize_t n, Py_ssize_t stride, Py_ssize_t n_buckets, int32_t *ids, Py_ssize_t n_ids,
                       int32_t *start, int32_t *count, int32_t *room, int32_t *tail) noexcept nogil:
@@ -107,6 +140,7 @@ cdef void _move_table(const int32_t *rows, Py_ssize_t n_rows, const int32_t *new
     cdef int32_t j, old, new
     cdef bint sorted_anew = False
     for r in range(n_rows):
+        _look_ahead(rows, n_rows, r, new_codes, codes, stride, ids, start, count, room)
         j, new = rows[r], new_codes[r * stride]
         old = codes[j * stride]
         if old == new:
@@ -185,6 +219,13 @@ cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_
     cdef const int32_t *bucket
     cdef int32_t j
     for p in range(n_tables * n_probes):
+        if code[p] >= 0:
+            prefetch_run(start + p // n_probes * n_buckets + code[p], sizeof(int32_t))
+            prefetch_run(count + p // n_probes * n_buckets + code[p], sizeof(int32_t))
+    for p in range(n_tables * n_probes):
+        if p + 2 < n_tables * n_probes and code[p + 2] >= 0:
+            b = (p + 2) // n_probes * n_buckets + code[p + 2]
+            prefetch_run(ids + (p + 2) // n_probes * n_ids + start[b], count[b] * sizeof(int32_t))
         if code[p] < 0:
             continue
         b = p // n_probes * n_buckets + code[p]

@@ -14,7 +14,7 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
 from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, rule_t, store_t, table
-from ._stores cimport prefetch_row, row_dot, store_of
+from ._stores cimport AHEAD, prefetch_row, row_dot, store_of
 from ._updates cimport Rule
 
 cdef enum:
@@ -162,10 +162,10 @@ cdef void _update_block(const leaves_t *f, const rule_t *rule, gemm_t *whole, Py
     g.c = dw
     f.gemm(&g, work)
     for r in range(first, first + n):
-        if r + 1 < first + n:
-            prefetch_row(w, rows[r + 1], d)
-            prefetch_row(m, rows[r + 1], d)
-            prefetch_row(v, rows[r + 1], d)
+        if r + AHEAD < first + n:
+            prefetch_row(w, rows[r + AHEAD], d)
+            prefetch_row(m, rows[r + AHEAD], d)
+            prefetch_row(v, rows[r + AHEAD], d)
         f.update(rule, w, m, v, rows[r], rows[r] * d, dw + (r - first) * d, d)
 
 

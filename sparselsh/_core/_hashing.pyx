@@ -78,7 +78,8 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     if work == NULL:
         raise MemoryError()
     for t in prange((n + block - 1) // block, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
-        _sign_block(f, &g, t * block, min(block, n - t * block), n_bits, n_tables, work + threadid() * size, &codes[0, 0])
+        _sign_block(f, &g, t * block, min(block, n - t * block), n_bits, n_tables, work + threadid() * size,
+                    &codes[0, 0])
     free(work)
 
 

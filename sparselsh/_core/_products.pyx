@@ -16,7 +16,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from ._simd cimport STORE_BFLOAT, leaves_t, store_t, table
-from ._stores cimport part_of, prefetch_row, row_dot, row_of, store_of
+from ._stores cimport AHEAD, part_of, prefetch_row, row_dot, row_of, store_of
 
 
 cdef void _dots_of_neuron(const leaves_t *f, const store_t *w, Py_ssize_t row, float bias, const int32_t *entries,
@@ -42,8 +42,8 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
     if n_rows == 0:
         return
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
-        if r + 1 < n_rows:
-            prefetch_row(&ws, rows[r + 1], d)
+        if r + AHEAD < n_rows:
+            prefetch_row(&ws, rows[r + AHEAD], d)
         _dots_of_neuron(f, &ws, rows[r], bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
                         starts[r + 1] - starts[r], x0, d, &out[0])
 
@@ -95,8 +95,8 @@ cdef void _weighted_row(const leaves_t *f, const int32_t *indices, const float *
     else:
         memset(out, 0, d * sizeof(float))
     for k in range(n):
-        if k + 4 < n:
-            prefetch_row(w, indices[k + 4], d)
+        if k + AHEAD < n:
+            prefetch_row(w, indices[k + AHEAD], d)
         if w.kind == STORE_BFLOAT:
             f.axpy_bfloat(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
         else:

@@ -61,6 +61,6 @@ def centred_rows(w, const float[::1] bias, const float[::1] offset, const int32_
     cdef store_t ws = store_of(w, False)
     cdef const leaves_t *f = table()
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        if r + 4 < n:
-            prefetch_row(&ws, rows[r + 4], d)
+        if r + AHEAD < n:
+            prefetch_row(&ws, rows[r + AHEAD], d)
         _centred_row(f, &ws, rows[r], d, bias[rows[r]], &offset[0], &out[r, 0])

@@ -14,7 +14,7 @@ from ._groups cimport sum_rows, sum_rows_csr
 from ._simd cimport (
     RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, rule_t, store_t, table,
 )
-from ._stores cimport prefetch_row, store_of
+from ._stores cimport AHEAD, prefetch_row, store_of
 
 
 cdef class Rule:
@@ -68,8 +68,8 @@ def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1]
     if n == 0 or d == 0:
         return
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        if r + 1 < n:
-            _prefetch(&ws, &ms, &vs, rows[r + 1], d)
+        if r + AHEAD < n:
+            _prefetch(&ws, &ms, &vs, rows[r + AHEAD], d)
         f.update(&rule.rule, &ws, &ms, &vs, rows[r], rows[r] * d, &dw[r, 0], d)
 
 
@@ -108,8 +108,8 @@ def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::
         raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
-        if r + 1 < n_rows:
-            _prefetch(&ws, &ms, &vs, rows[r + 1], d)
+        if r + AHEAD < n_rows:
+            _prefetch(&ws, &ms, &vs, rows[r + AHEAD], d)
         _update_grouped(f, &rule.rule, &ws, &ms, &vs, rows[r], d, &entries[starts[r]], &samples[starts[r]],
                         starts[r + 1] - starts[r], &data[0], &x[0, 0], buffers + thread * d)
     free(buffers)
