@@ -40,7 +40,7 @@ def main():
         begin = time.process_time()
         optimizer = None  # the library's default
         if weights == "data":
-            net.initialize(X, Y)
+            _recipe.begin(net, X, Y)
             if epochs:
                 optimizer = sl.Adam(_recipe.rate(X.shape[0], 256, epochs), schedule="linear", second_moment="row")
         if epochs:

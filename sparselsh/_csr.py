@@ -52,6 +52,11 @@ class CSR(NamedTuple):
         return CSR(self.indptr[start:stop + 1] - first, self.indices[first:last], self.data[first:last],
                    self.n_columns)
 
+    def squared_norms(self) -> Floats:
+        """The sum of squares of each row, (n,)."""
+        squares = np.add.reduceat(np.append(self.data * self.data, np.float32(0)), self.indptr[:-1], dtype=np.float32)
+        return np.where(np.diff(self.indptr) > 0, squares, np.float32(0))  # of an empty row it is the next number
+
     def to_scipy(self) -> csr_array:
         """The same rows as a csr_array."""
         wide = self.nnz > np.iinfo(np.int32).max

@@ -47,7 +47,7 @@ class LSHEstimator(BaseEstimator):
     """What both have in common. A subclass encodes targets and reads answers."""
 
     def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
-                 hidden_density: float = 1.0, solver: str = "adam",
+                 hidden_density: float = 1.0, dropout: float | Literal["auto"] = "auto", solver: str = "adam",
                  learning_rate_init: float | Literal["auto"] = "auto", learning_rate: str = "linear",
                  momentum: float = 0.9, weight_decay: float = 0.01,
                  batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
@@ -58,6 +58,7 @@ class LSHEstimator(BaseEstimator):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.hidden_density = hidden_density
+        self.dropout = dropout
         self.solver = solver
         self.learning_rate_init = learning_rate_init
         self.learning_rate = learning_rate
@@ -185,6 +186,8 @@ class LSHEstimator(BaseEstimator):
         check.integer(self.n_iter_no_change, "n_iter_no_change")
         check.number(self.tol, "tol", minimum=0)
         check.number(self.hidden_density, "hidden_density", above=0, maximum=1)
+        if self.dropout != "auto":
+            check.number(self.dropout, "dropout", minimum=0, below=1)
         if self.learning_rate_init != "auto":
             check.number(self.learning_rate_init, "learning_rate_init", above=0)
         if self.n_jobs is not None:
@@ -219,11 +222,12 @@ class LSHEstimator(BaseEstimator):
     def _make_network(self, X: Any, rng: np.random.RandomState) -> Network:
         sizes = [X.shape[1], *self._hidden_sizes()]
         relu = self.activation == "relu" or (self.activation == "auto" and not (sp.issparse(X) and len(sizes) == 2))
+        options: dict[str, Any] = {"activation": "relu" if relu else None,
+                                   "dropout": 0.0 if self.dropout == "auto" else self.dropout}
         layers = []
         for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            activation = "relu" if relu else None
-            layers.append(Linear(n_in, n_out, activation=activation) if i == 0 or self.hidden_density == 1 else
-                          LSHLinear(n_in, n_out, activation=activation, density=self.hidden_density))
+            layers.append(Linear(n_in, n_out, **options) if i == 0 or self.hidden_density == 1 else
+                          LSHLinear(n_in, n_out, density=self.hidden_density, **options))
         layers.append(self._output_layer(sizes[-1]))
         n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
         return Network(layers, loss=self._loss(), random_state=int(rng.randint(2**31 - 1)), n_threads=n_threads)

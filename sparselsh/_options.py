@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     _option(sub, "--init", "first weights: made of the rows and their labels, or random; auto makes them for 1,000 "
                            "labels or more and the loss softmax", "auto", choices=["auto", "labels", "random"],
             action=_Given)
+    _option(sub, "--shared-ids", "whether feature j and label j are the same thing, as items of a session and the next "
+                                 "one; counts for weights that --init makes; auto looks", "auto",
+            choices=["auto", "yes", "no"], action=_Given)
     _option(sub, "--refine", "add to the network a classifier of the inputs for each label; auto adds them under the "
                              "same conditions, if they learn their rows", "auto", choices=["auto", "yes", "no"])
     _option(sub, "--epochs", "passes over the rows", None, unset=f"2, or {EPOCHS} from random weights", type=_whole(1),
@@ -59,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     _option(sub, "--batch-size", "rows a step", BATCH_SIZE, type=_whole(1), metavar="N", action=_Given)
     _option(sub, "--lr", "learning rate of Adam", LR, unset="by the number of steps, or 0.01 from random weights",
             type=_number, metavar="FLOAT", action=_Given)
+    _option(sub, "--dropout", "share of the hidden neurons that a step leaves out", None,
+            unset="0.2, or 0 from random weights", type=_share, metavar="FLOAT", action=_Given)
     _option(sub, "--window", "rows of a converted TRAIN in memory, and shuffled, at a time", WINDOW, type=_whole(1),
             metavar="N", action=_Given)
     _add_run_options(sub)
@@ -82,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     weights.add_argument("--calibration", metavar="X.npz", help="inputs of the first layer, some hundreds of rows")
     weights.add_argument("-o", "--output", metavar="OUT.safetensors", help="file to write from weights")
     _option(weights, "--recall", "share of the best outputs to find", 0.99, type=_below_one, metavar="FLOAT")
-    _option(weights, "--error", "error of the outputs that hidden layers may bring about", 0.02, type=_error,
+    _option(weights, "--error", "error of the outputs that hidden layers may bring about", 0.02, type=_share,
             metavar="FLOAT")
     _option(weights, "--storage", "how rows of weights are kept", "float32", choices=["float32", "bfloat16", "int8"])
     weights.add_argument("--upcast", action="store_true", help="take weights of other types, as float32")
@@ -205,7 +210,7 @@ def _below_one(text: str) -> float:
     return value
 
 
-def _error(text: str) -> float:
+def _share(text: str) -> float:
     return 0.0 if text in ("0", "0.0") else _below_one(text)
 
 

@@ -1,11 +1,11 @@
 """How `sparselsh train` and LSHClassifier train a network whose inputs are sparse and whose labels are many.
 
-First weights from the data, few epochs at a rate that goes by the number of steps, then classifiers of the inputs, if
-they learn their rows. docs/accuracy.md has what was tried.
+First weights from the data, few epochs at a rate that goes by the number of steps, with some of the hidden units left
+out, then classifiers of the inputs, if they learn their rows. docs/accuracy.md has what was tried.
 """
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ MANY_LABELS = 1000  # a hidden layer of some hundred units has room for fewer
 EPOCHS = 2  # that are worth their time from weights made of the data
 PATH = 3.3  # rate times steps: twice the way that Adam can move a weight under a linear schedule
 RATES = 5e-4, 2e-2
+DROPOUT = 0.2  # of hidden units: rows that are seen twice are soon known by heart
 CHECKED_ROWS = 2048
 LEARNT = 0.5  # P@1 on rows of the training below which classifiers have found nothing
 
@@ -29,6 +30,13 @@ def suits(network: Network, X: Any) -> bool:
     return (len(network.layers) == 2 and type(network.layers[0]) is Linear and isinstance(network.layers[1], LSHLinear)
             and network.n_labels >= MANY_LABELS and isinstance(network.loss, SoftmaxCrossEntropy)
             and (isinstance(X, CSRFile) or hasattr(X, "tocsr")))
+
+
+def begin(network: Network, X: Any, Y: Any = None, *, dropout: float | None = None,
+          shared_ids: bool | Literal["auto"] = "auto") -> None:
+    """Give a network its first weights, and its hidden layer a dropout unless one is asked for."""
+    network.initialize(X, Y, shared_ids=shared_ids)
+    network.layers[0].dropout = DROPOUT if dropout is None else dropout
 
 
 def rate(n_rows: int, batch_size: int, epochs: int) -> float:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .network import Network
 
 ROWS_A_WRITE = 4096
+SHARED_IDS: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 
 class UserError(Exception):
@@ -118,7 +119,7 @@ def _new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Ne
 
     activation = None if args.activation == "none" else args.activation
     return sl.Network(
-        [sl.Linear(n_features, args.hidden, activation=activation),
+        [sl.Linear(n_features, args.hidden, activation=activation, dropout=args.dropout or 0),
          sl.LSHLinear(args.hidden, n_labels, density=args.density)],
         loss=args.loss, random_state=args.seed, n_threads=args.threads,
     )
@@ -132,7 +133,7 @@ def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any)
     from_labels = args.init == "labels" or (args.init == "auto" and _recipe.suits(net, X))
     epochs, lr = args.epochs, args.lr
     if from_labels:
-        net.initialize(X, Y)
+        _recipe.begin(net, X, Y, dropout=args.dropout, shared_ids=SHARED_IDS[args.shared_ids])
         epochs = epochs or _recipe.EPOCHS
         lr = lr or _recipe.rate(X.shape[0], args.batch_size, epochs)
     optimizer = None if lr is None else Adam(lr, schedule=SCHEDULE, second_moment="row" if from_labels else "element")

@@ -67,6 +67,9 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         :class:`~sparselsh.LSHLinear`.
     hidden_density : float
         The same for the hidden layers but the first, where 1 is a dense layer.
+    dropout : float or "auto"
+        Share of the neurons of hidden layers that a training step leaves out. "auto" for 0.2 from weights made of the
+        data, and none else.
     lsh_params : dict or None
         Other arguments of :class:`~sparselsh.LSHLinear` for the output layer, such as ``{"family": sl.DWTA()}``.
     loss : {"auto", "softmax", "bce"}
@@ -152,6 +155,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
                  density: float | Literal["auto"] = "auto", hidden_density: float = 1.0,
+                 dropout: float | Literal["auto"] = "auto",
                  lsh_params: dict[str, Any] | None = None, loss: str = "auto",
                  threshold: float | Literal["auto"] = "auto", solver: str = "adam",
                  learning_rate_init: float | Literal["auto"] = "auto",
@@ -165,8 +169,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
                  random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
                  verbose: bool = False) -> None:
         super().__init__(
-            hidden_layer_sizes, activation, hidden_density=hidden_density, solver=solver,
-            learning_rate_init=learning_rate_init, learning_rate=learning_rate, momentum=momentum,
+            hidden_layer_sizes, activation, hidden_density=hidden_density, dropout=dropout,
+            solver=solver, learning_rate_init=learning_rate_init, learning_rate=learning_rate, momentum=momentum,
             weight_decay=weight_decay, batch_size=batch_size, max_iter=max_iter, shuffle=shuffle,
             early_stopping=early_stopping, validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change,
             tol=tol, warm_start=warm_start, random_state=random_state, n_jobs=n_jobs, verbose=verbose)
@@ -325,7 +329,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     def _make_weights(self, X: Any, targets: Any) -> bool:
         made = self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))
         if made:
-            self.network_.initialize(X, targets)
+            _recipe.begin(self.network_, X, targets, dropout=None if self.dropout == "auto" else self.dropout)
         return made
 
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
@@ -457,7 +461,9 @@ class LSHRegressor(RegressorMixin, LSHEstimator):
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, hidden_density, solver, learning_rate_init, learning_rate, momentum, weight_decay
+    hidden_layer_sizes, activation, hidden_density, dropout, solver
+        As for :class:`LSHClassifier`, where "auto" is a dropout of 0.
+    learning_rate_init, learning_rate, momentum, weight_decay
         As for :class:`LSHClassifier`. ``hidden_layer_sizes=(128, 4096), hidden_density=0.05`` hashes the second layer.
     batch_size, max_iter, shuffle, validation_fraction, n_iter_no_change, tol, warm_start, random_state, n_jobs, verbose
         As for :class:`LSHClassifier`.

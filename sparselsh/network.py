@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +17,7 @@ from ._bfloat import as_float32
 from ._core import _select
 from ._csr import CSR, from_scipy
 from ._html import table
-from ._label_vectors import label_vectors
+from ._label_vectors import ids_are_shared, label_vectors
 from ._linalg import row_chunks
 from ._scipy import sp
 from ._threads import Lock, one_at_a_time, resolve
@@ -275,7 +275,8 @@ class Network:
         return self
 
     @one_at_a_time
-    def initialize(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None) -> Self:
+    def initialize(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
+                   shared_ids: bool | Literal["auto"] = "auto") -> Self:
         """Make the first weights from the data: what `fit` starts from in place of random ones.
 
         For sparse inputs, one hidden layer and many labels. Each label gets a random vector; the weights of a feature
@@ -288,6 +289,11 @@ class Network:
         X : sparse matrix of shape (n_samples, n_features), or CSRFile
         Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
             None for a file, which has them.
+        shared_ids : bool or "auto"
+            Whether feature j and label j are the same thing, as where the items of a session are asked for the next
+            one. Features then also count as labels of the rows that they are in, so that items that go together get
+            weights alike. "auto" looks whether rows have a label among their own features, and more than ten times as
+            often than among those of other rows.
 
         Returns
         -------
@@ -297,7 +303,8 @@ class Network:
         Raises
         ------
         ValueError
-            If the network has other than two layers, X is dense, or an argument does not fit.
+            If the network has other than two layers, X is dense, features and labels are to be shared and differ in
+            number, or an argument does not fit.
 
         References
         ----------
@@ -314,7 +321,13 @@ class Network:
         if type(hidden) is not Linear:
             raise ValueError(f"layers[0] must be Linear to make its weights from data, got {hidden!r}; let fit draw "
                              "random ones")
-        features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", self._rng,
+        if shared_ids not in (True, False, "auto"):
+            raise ValueError(f"shared_ids must be True, False or 'auto', got {shared_ids!r}")
+        shared = ids_are_shared(X, Y) if shared_ids == "auto" else bool(shared_ids)
+        if shared and X.shape[1] != Y.shape[1]:
+            raise ValueError(f"shared_ids=True needs as many labels as features, got {Y.shape[1]} and {X.shape[1]}; "
+                             "number both alike, or give False")
+        features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", shared, self._rng,
                                          resolve(self.n_threads))
         hidden.take_first_weights(features, self._rng)
         last.take_first_weights(labels, self._rng)

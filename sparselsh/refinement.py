@@ -91,8 +91,7 @@ class Refinement:
             Called with the number of labels that are done.
         """
         starts, samples = _opponents(y, candidates, costs > 0)
-        squares = np.add.reduceat(np.append(x.data * x.data, np.float32(0)), x.indptr[:-1], dtype=np.float32)
-        norms = np.where(np.diff(x.indptr) > 0, squares, np.float32(0))
+        norms = x.squared_norms()
         n_labels, n_features = y.n_columns, x.n_columns
         work = np.zeros((n_threads, n_features), np.float32)
         # room that the weights of a label may take: one for each entry of its rows, or for each feature

@@ -587,9 +587,12 @@ def squared_hinge(w, bias, x, y, costs):
     return (w @ w + bias * bias) / 2 + (costs * slack * slack).sum()
 
 
-def label_vectors(x, y, random, relu, hidden_norm, label_norm):
+def label_vectors(x, y, random, relu, shared, hidden_norm, label_norm):
     """Weights of features and of labels from dense x and y, as _label_vectors makes them."""
     means = (y @ random) / np.maximum(y.sum(axis=1, keepdims=True), 1)
+    if shared:
+        lengths = np.sqrt((x * x).sum(axis=1, keepdims=True))
+        means += np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0) @ random
     features = (x.T @ means) / np.maximum((x != 0).sum(axis=0), 1)[:, None]
     h = np.maximum(x @ features, 0) if relu else x @ features
     norms = np.linalg.norm(h, axis=1, keepdims=True)

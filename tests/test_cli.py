@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+import sparselsh as sl
 from sparselsh import _files, cli
 
 pytest.importorskip("safetensors")
@@ -428,6 +429,25 @@ def test_weights_from_labels_and_refinement_can_be_asked_for(folder, tmp_path):
     done = sparselsh("evaluate", tmp_path / "model", folder / "test.txt", "--json", tmp_path / "again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "again").read_text())["p_at_1"] == report["p_at_1"]
+
+
+def test_dropout_is_that_of_the_recipe_or_the_one_asked_for(folder, tmp_path):
+    def dropout(*options):
+        done = sparselsh("train", folder / "train.txt", "--model", tmp_path / "model", "--hidden", 8, "--epochs", 1,
+                         "--refine", "no", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return sl.load(tmp_path / "model").layers[0].dropout
+
+    assert dropout("--init", "labels") == 0.2
+    assert dropout("--init", "labels", "--dropout", 0) == 0
+    assert dropout("--dropout", 0.4) == 0.4
+    assert dropout() == 0
+
+
+def test_numbers_that_cannot_be_shared_are_refused(folder, tmp_path):
+    done = sparselsh("train", folder / "train.txt", "--init", "labels", "--shared-ids", "yes", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "shared_ids=True needs as many labels as features" in done.stderr
 
 
 def test_few_labels_are_trained_from_random_weights(folder):

@@ -386,6 +386,7 @@ def test_a_clone_is_not_fitted(digits):
     ({"hidden_layer_sizes": (0,)}, ValueError, r"hidden_layer_sizes\[0\] must be at least 1"),
     ({"activation": "tanh"}, ValueError, "activation must be one of 'auto', 'identity', 'relu'"),
     ({"density": 0}, ValueError, "density must be"), ({"hidden_density": 2}, ValueError, "hidden_density must be"),
+    ({"dropout": 1}, ValueError, "dropout must be"),
     ({"lsh_params": {"famly": 1}}, ValueError, "lsh_params has 'famly'"),
     ({"loss": "hinge"}, ValueError, "loss must be one of"),
     ({"threshold": 1}, ValueError, "threshold must be"), ({"solver": "lbfgs"}, ValueError, "solver must be one of"),
@@ -459,7 +460,7 @@ def test_many_classes_of_sparse_rows_follow_the_recipe():
     X, y = many(4800)
     X_test, y_test = many(500, seed=1)
     clf = LSHClassifier(32, random_state=0).fit(X, y)
-    assert clf.n_iter_ == 2 and clf.network_.refinement is not None
+    assert clf.n_iter_ == 2 and clf.network_.refinement is not None and clf.network_.layers[0].dropout == 0.2
     without = LSHClassifier(32, init="random", refine=False, random_state=0, max_iter=2).fit(X, y)
     assert without.network_.refinement is None
     assert clf.score(X_test, y_test) > without.score(X_test, y_test) + 0.5
@@ -478,6 +479,8 @@ def test_few_classes_and_dense_rows_do_not():
 def test_the_recipe_can_be_asked_for():
     X, y = many(300, n_labels=50)
     assert LSHClassifier(8, random_state=0, init="labels", refine=True).fit(X, y).network_.refinement is not None
+    clf = LSHClassifier((8, 16), hidden_density=0.5, dropout=0.3, random_state=0, max_iter=1).fit(X, y)
+    assert [layer.dropout for layer in clf.network_.layers] == [0.3, 0.3, 0]
     with pytest.raises(ValueError, match="X must be sparse"):
         LSHClassifier(8, init="labels").fit(X.toarray(), y)
 

@@ -55,18 +55,21 @@ def refined(trained):
 # -- weights made of the data -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("relu", [False, True], ids=["identity", "relu"])
-def test_weights_made_of_data_follow_their_formula(monkeypatch, relu):
+@pytest.mark.parametrize(("relu", "shared"), [(False, False), (True, False), (False, True)])
+def test_weights_made_of_data_follow_their_formula(monkeypatch, relu, shared):
     monkeypatch.setattr(_label_vectors, "ROWS", 400)  # several parts
     X, Y = TRAIN
-    X = sp.csr_array(X.multiply(np.arange(N_FEATURES) != 5))  # a feature without rows
+    if shared:
+        X = sp.csr_array(X[:, :N_LABELS])
+    n_features = X.shape[1]
+    X = sp.csr_array(X.multiply(np.arange(n_features) != 5))  # a feature without rows
     Y = sp.csr_array(Y.multiply(np.arange(N_LABELS)[None] != 7))  # a label without
     X.eliminate_zeros()
     Y.eliminate_zeros()
     features, labels = _label_vectors.label_vectors(
-        from_scipy(X), from_scipy(Y), N_HIDDEN, relu, np.random.default_rng(3), 2)
+        from_scipy(X), from_scipy(Y), N_HIDDEN, relu, shared, np.random.default_rng(3), 2)
     random = np.random.default_rng(3).random((N_LABELS, N_HIDDEN), dtype=np.float32) - np.float32(0.5)
-    expected = reference.label_vectors(X.toarray().astype(float), Y.toarray().astype(float), random, relu,
+    expected = reference.label_vectors(X.toarray().astype(float), Y.toarray().astype(float), random, relu, shared,
                                        _label_vectors.HIDDEN_NORM, _label_vectors.LABEL_NORM)
     np.testing.assert_allclose(features, expected[0], atol=1e-4)
     np.testing.assert_allclose(labels, expected[1], atol=1e-4)
@@ -77,6 +80,63 @@ def test_weights_made_of_data_find_labels_before_any_training():
     made = network(64).initialize(*TRAIN)
     # by chance 1/200; labels that share words are told apart only in part
     assert precision(made) > 0.3
+
+
+def ring_sessions(rng, n, n_items, repeats):
+    """Rows of three items of a ring that follow each other, and the next; now and then one that was there."""
+    first = rng.integers(0, n_items, n)
+    items = (first[:, None] + np.arange(3)) % n_items
+    following = np.where(rng.random(n) < repeats, items[np.arange(n), rng.integers(0, 3, n)], (first + 3) % n_items)
+    X = sp.csr_array((np.tile(np.float32([0.64, 0.8, 1]), n), items.ravel(), np.arange(0, 3 * n + 1, 3)),
+                     shape=(n, n_items))
+    X.sort_indices()
+    return X, indicator(following, n_items)
+
+
+def indicator(ids, n_labels):
+    return sp.csr_array((np.ones(len(ids), np.float32), ids, np.arange(len(ids) + 1)), shape=(len(ids), n_labels))
+
+
+def test_features_that_are_labels_are_told_by_rows_that_repeat_them(rng):
+    def are_shared(X, Y):
+        return _label_vectors.ids_are_shared(from_scipy(X), from_scipy(Y))
+
+    X, Y = ring_sessions(rng, 3000, 500, repeats=0.2)
+    assert are_shared(X, Y)
+    assert not are_shared(X, Y[:, rng.permutation(500)])  # the same items under other numbers
+    assert not are_shared(X[:, :499], Y)
+    assert not are_shared(*ring_sessions(rng, 3000, 500, repeats=0.0))  # nothing tells
+    # frequent features meet frequent labels by chance
+    often = (500 * rng.random((2, 3000)) ** 8).astype(int)
+    assert not are_shared(indicator(often[0], 500), indicator(often[1], 500))
+    empty = sp.csr_array((0, 7), dtype=np.float32)
+    assert not are_shared(empty, empty)
+
+
+def test_shared_numbers_bring_items_together_that_occur_together(rng):
+    X, Y = ring_sessions(rng, 1000, 200, repeats=0.2)
+
+    def weights(shared_ids):
+        net = sl.Network([sl.Linear(200, 64), sl.LSHLinear(64, 200)], random_state=0)
+        return net.initialize(X, Y, shared_ids=shared_ids).layers[0].weight.T
+
+    def cosine(v, distance):
+        v = v / np.linalg.norm(v, axis=1, keepdims=True)
+        return (v * np.roll(v, distance, axis=0)).sum(axis=1).mean()
+
+    shared, apart = weights(True), weights(False)
+    for distance in (1, 2, 3):  # items that share sessions
+        assert cosine(shared, distance) > cosine(apart, distance) + 0.1
+    assert abs(cosine(shared, 50)) < 0.1
+    np.testing.assert_array_equal(weights("auto"), shared)
+
+
+def test_the_recipe_drops_hidden_units_unless_told_otherwise():
+    net = network()
+    _recipe.begin(net, *TRAIN)
+    assert net.layers[0].dropout == _recipe.DROPOUT
+    _recipe.begin(net, *TRAIN, dropout=0)
+    assert net.layers[0].dropout == 0
 
 
 def test_training_starts_from_weights_made_of_data():
@@ -113,6 +173,13 @@ def test_weights_made_of_data_are_kept_in_bfloat16():
 def test_networks_without_such_weights_say_so(net, X, words):
     with pytest.raises(ValueError, match=words):
         net.initialize(X, TRAIN[1])
+
+
+def test_numbers_are_shared_only_where_they_can_be():
+    with pytest.raises(ValueError, match=f"shared_ids=True needs as many labels as features, got {N_LABELS} and"):
+        network().initialize(*TRAIN, shared_ids=True)
+    with pytest.raises(ValueError, match="shared_ids must be True, False or 'auto', got 'yes'"):
+        network().initialize(*TRAIN, shared_ids="yes")
 
 
 # -- refinement -------------------------------------------------------------------------------------------------
