@@ -52,7 +52,7 @@ class _Loss:
                 z *= np.repeat(sample_weight, np.diff(offsets))
             else:
                 z *= sample_weight[:, None]
-        return float(losses.mean(dtype=np.float64)) if n else 0.0, z
+        return float(losses.sum(dtype=np.float64)) / max(n, 1), z
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

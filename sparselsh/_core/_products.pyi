@@ -58,6 +58,7 @@ def group_columns(
     entries: NDArray[int32],
     samples: NDArray[int32],
 ) -> int: ...
+def take_counts(indptr: NDArray[int64], rows: NDArray[int64], out_indptr: NDArray[int64]) -> None: ...
 def take_rows(
     indptr: NDArray[int64],
     indices: NDArray[int32],

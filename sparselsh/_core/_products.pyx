@@ -237,6 +237,14 @@ def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t
     return n_rows
 
 
+def take_counts(const int64_t[::1] indptr, const int64_t[::1] rows, int64_t[::1] out_indptr):
+    """out_indptr[i + 1] - out_indptr[i] is the length of row rows[i]; the first is 0.   O(len(rows))"""
+    cdef Py_ssize_t i
+    out_indptr[0] = 0
+    for i in range(rows.shape[0]):
+        out_indptr[i + 1] = out_indptr[i] + indptr[rows[i] + 1] - indptr[rows[i]]
+
+
 def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] rows,
               const int64_t[::1] out_indptr, int32_t[::1] out_indices, float[::1] out_data):
     """Row i of the output is row rows[i] of the input; out_indptr says where it begins.   O(nnz of the rows)"""

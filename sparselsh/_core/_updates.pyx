@@ -12,7 +12,8 @@ from libc.string cimport memset
 
 from ._groups cimport sum_rows, sum_rows_csr
 from ._simd cimport (
-    RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, rule_t, store_t, table,
+    RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, prefetch_run, rule_t, store_t,
+    table,
 )
 from ._stores cimport AHEAD, prefetch_row, store_of
 
@@ -268,6 +269,8 @@ cdef void _sum_run(const leaves_t *f, const float *d_out, Py_ssize_t n, Py_ssize
     cdef Py_ssize_t i
     memset(out, 0, width * sizeof(float))
     for i in range(n):
+        if i + 1 < n:
+            prefetch_run(d_out + (i + 1) * n_out + first, width * sizeof(float))
         f.axpy(1, d_out + i * n_out + first, out, width)
 
 
