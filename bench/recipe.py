@@ -40,9 +40,10 @@ def main():
         begin = time.process_time()
         optimizer = None  # the library's default
         if weights == "data":
-            _recipe.begin(net, X, Y)
+            n_steps = _recipe.steps(X.shape[0], 256, epochs)
+            _recipe.begin(net, X, Y, n_steps)
             if epochs:
-                optimizer = sl.Adam(_recipe.rate(X.shape[0], 256, epochs), schedule="linear", second_moment="row")
+                optimizer = sl.Adam(_recipe.rate(n_steps), schedule="linear", second_moment="row")
         if epochs:
             net.fit(X, Y, epochs=epochs, optimizer=optimizer, verbose=False)
         return net, time.process_time() - begin

@@ -121,9 +121,13 @@ class LSHEstimator(BaseEstimator):
             X, targets, weight = X[rows], targets[rows], None if weight is None else weight[rows]
         network, n_before = self.network_, len(self.network_.history) if goes_on else 0
         batch_size = self._batch_size(X.shape[0])
-        made = not goes_on and self._make_weights(X, targets)
+        made = not goes_on and self._takes_weights_of_data(X)
         epochs = self._epochs(X.shape[0], batch_size, made)
-        lr = _recipe.rate(X.shape[0], batch_size, epochs) if made and self.learning_rate_init == "auto" else self._rate
+        lr = self._rate
+        if made:
+            n_steps = _recipe.steps(X.shape[0], batch_size, epochs)
+            lr = _recipe.rate(n_steps) if self.learning_rate_init == "auto" else lr
+            _recipe.begin(network, X, targets, n_steps, dropout=None if self.dropout == "auto" else self.dropout)
         network.fit(X, targets, sample_weight=weight,
                     optimizer=self._optimizer(lr, SCHEDULES[self.learning_rate], "row" if made else "element"),
                     epochs=epochs, batch_size=batch_size, validation=validation, shuffle=self.shuffle,
@@ -140,8 +144,8 @@ class LSHEstimator(BaseEstimator):
         """How many rows what follows the training needs that the training has not seen."""
         return 0
 
-    def _make_weights(self, X: Any, targets: Any) -> bool:
-        """Whether the network starts from weights made of the data, which it then has."""
+    def _takes_weights_of_data(self, X: Any) -> bool:
+        """Whether the network starts from weights made of the data."""
         return False
 
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:

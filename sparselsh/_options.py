@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     _option(sub, "--lr", "learning rate of Adam", LR, unset="by the number of steps, or 0.01 from random weights",
             type=_number, metavar="FLOAT", action=_Given)
     _option(sub, "--dropout", "share of the hidden neurons that a step leaves out", None,
-            unset="0.2, or 0 from random weights", type=_share, metavar="FLOAT", action=_Given)
+            unset="0, or 0.2 in 2,000 steps and more from weights that --init makes", type=_share,
+            metavar="FLOAT", action=_Given)
     _option(sub, "--window", "rows of a converted TRAIN in memory, and shuffled, at a time", WINDOW, type=_whole(1),
             metavar="N", action=_Given)
     _add_run_options(sub)

@@ -1,7 +1,7 @@
 """How `sparselsh train` and LSHClassifier train a network whose inputs are sparse and whose labels are many.
 
-First weights from the data, few epochs at a rate that goes by the number of steps, with some of the hidden units left
-out, then classifiers of the inputs, if they learn their rows. docs/accuracy.md has what was tried.
+First weights from the data, few epochs at a rate that goes by the number of steps, in long trainings with some of the
+hidden units left out, then classifiers of the inputs, if they learn their rows. docs/accuracy.md has what was tried.
 """
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ MANY_LABELS = 1000  # a hidden layer of some hundred units has room for fewer
 EPOCHS = 2  # that are worth their time from weights made of the data
 PATH = 3.3  # rate times steps: twice the way that Adam can move a weight under a linear schedule
 RATES = 5e-4, 2e-2
-DROPOUT = 0.2  # of hidden units: rows that are seen twice are soon known by heart
+DROPOUT = 0.2  # of hidden units, in
+LONG = 2000  # steps and more: long enough to learn rows by heart; in short ones it takes from what there is to learn
 CHECKED_ROWS = 2048
 LEARNT = 0.5  # P@1 on rows of the training below which classifiers have found nothing
 
@@ -32,16 +33,23 @@ def suits(network: Network, X: Any) -> bool:
             and (isinstance(X, CSRFile) or hasattr(X, "tocsr")))
 
 
-def begin(network: Network, X: Any, Y: Any = None, *, dropout: float | None = None,
+def begin(network: Network, X: Any, Y: Any, n_steps: int, *, dropout: float | None = None,
           shared_ids: bool | Literal["auto"] = "auto") -> None:
-    """Give a network its first weights, and its hidden layer a dropout unless one is asked for."""
+    """Give a network its first weights, and its hidden layer a dropout for so many steps unless one is asked for."""
     network.initialize(X, Y, shared_ids=shared_ids)
-    network.layers[0].dropout = DROPOUT if dropout is None else dropout
+    if dropout is None:
+        dropout = DROPOUT if n_steps >= LONG else 0.0
+    network.layers[0].dropout = dropout
 
 
-def rate(n_rows: int, batch_size: int, epochs: int) -> float:
+def steps(n_rows: int, batch_size: int, epochs: int) -> int:
+    """Steps of a training."""
+    return epochs * -(-n_rows // batch_size)
+
+
+def rate(n_steps: int) -> float:
     """The learning rate at the first step: the more steps, the smaller."""
-    return float(np.clip(PATH / (epochs * -(-n_rows // batch_size)), *RATES))
+    return float(np.clip(PATH / n_steps, *RATES))
 
 
 def refine(network: Network, X: Any, Y: Any = None, *, sample_weight: Any = None, verbose: bool = True) -> bool:

@@ -133,9 +133,10 @@ def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any)
     from_labels = args.init == "labels" or (args.init == "auto" and _recipe.suits(net, X))
     epochs, lr = args.epochs, args.lr
     if from_labels:
-        _recipe.begin(net, X, Y, dropout=args.dropout, shared_ids=SHARED_IDS[args.shared_ids])
         epochs = epochs or _recipe.EPOCHS
-        lr = lr or _recipe.rate(X.shape[0], args.batch_size, epochs)
+        n_steps = _recipe.steps(X.shape[0], args.batch_size, epochs)
+        lr = lr or _recipe.rate(n_steps)
+        _recipe.begin(net, X, Y, n_steps, dropout=args.dropout, shared_ids=SHARED_IDS[args.shared_ids])
     optimizer = None if lr is None else Adam(lr, schedule=SCHEDULE, second_moment="row" if from_labels else "element")
     net.fit(X, Y, optimizer=optimizer, epochs=epochs or EPOCHS, batch_size=args.batch_size, window=args.window,
             **options)

@@ -68,8 +68,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     hidden_density : float
         The same for the hidden layers but the first, where 1 is a dense layer.
     dropout : float or "auto"
-        Share of the neurons of hidden layers that a training step leaves out. "auto" for 0.2 from weights made of the
-        data, and none else.
+        Share of the neurons of hidden layers that a training step leaves out. "auto" for 0.2 in trainings of 2,000
+        steps and more from weights made of the data, and none else.
     lsh_params : dict or None
         Other arguments of :class:`~sparselsh.LSHLinear` for the output layer, such as ``{"family": sl.DWTA()}``.
     loss : {"auto", "softmax", "bce"}
@@ -326,11 +326,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         looks_on = self._multilabel and self.threshold == "auto" and self.refine
         return min(CALIBRATION_ROWS, X.shape[0] // 20) if looks_on and _recipe.suits(self.network_, X) else 0
 
-    def _make_weights(self, X: Any, targets: Any) -> bool:
-        made = self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))
-        if made:
-            _recipe.begin(self.network_, X, targets, dropout=None if self.dropout == "auto" else self.dropout)
-        return made
+    def _takes_weights_of_data(self, X: Any) -> bool:
+        return self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))
 
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
         options: dict[str, Any] = {"sample_weight": weight, "verbose": bool(self.verbose)}

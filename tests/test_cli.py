@@ -438,8 +438,9 @@ def test_dropout_is_that_of_the_recipe_or_the_one_asked_for(folder, tmp_path):
         assert done.returncode == 0, done.stderr
         return sl.load(tmp_path / "model").layers[0].dropout
 
-    assert dropout("--init", "labels") == 0.2
-    assert dropout("--init", "labels", "--dropout", 0) == 0
+    assert dropout("--init", "labels") == 0  # some steps
+    assert dropout("--init", "labels", "--batch-size", 1, "--epochs", 20) == 0.2
+    assert dropout("--init", "labels", "--batch-size", 1, "--epochs", 20, "--dropout", 0) == 0
     assert dropout("--dropout", 0.4) == 0.4
     assert dropout() == 0
 

@@ -460,7 +460,7 @@ def test_many_classes_of_sparse_rows_follow_the_recipe():
     X, y = many(4800)
     X_test, y_test = many(500, seed=1)
     clf = LSHClassifier(32, random_state=0).fit(X, y)
-    assert clf.n_iter_ == 2 and clf.network_.refinement is not None and clf.network_.layers[0].dropout == 0.2
+    assert clf.n_iter_ == 2 and clf.network_.refinement is not None
     without = LSHClassifier(32, init="random", refine=False, random_state=0, max_iter=2).fit(X, y)
     assert without.network_.refinement is None
     assert clf.score(X_test, y_test) > without.score(X_test, y_test) + 0.5

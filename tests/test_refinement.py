@@ -131,12 +131,14 @@ def test_shared_numbers_bring_items_together_that_occur_together(rng):
     np.testing.assert_array_equal(weights("auto"), shared)
 
 
-def test_the_recipe_drops_hidden_units_unless_told_otherwise():
-    net = network()
-    _recipe.begin(net, *TRAIN)
-    assert net.layers[0].dropout == _recipe.DROPOUT
-    _recipe.begin(net, *TRAIN, dropout=0)
-    assert net.layers[0].dropout == 0
+def test_the_recipe_drops_hidden_units_in_long_trainings_unless_told_otherwise():
+    def dropout(n_steps, **options):
+        net = network()
+        _recipe.begin(net, *TRAIN, n_steps, **options)
+        return net.layers[0].dropout
+
+    assert dropout(1999) == 0 and dropout(2000) == 0.2
+    assert dropout(1999, dropout=0.4) == 0.4 and dropout(2000, dropout=0) == 0
 
 
 def test_training_starts_from_weights_made_of_data():
@@ -344,8 +346,8 @@ def test_classifiers_stay_for_texts_and_go_for_sessions(trained):
 
 
 def test_the_rate_falls_with_the_number_of_steps_within_bounds():
-    assert _recipe.rate(41_902, 256, 2) == pytest.approx(3.3 / 328)
-    assert _recipe.rate(100, 256, 1) == 2e-2 and _recipe.rate(10**8, 256, 1) == 5e-4
+    assert _recipe.rate(_recipe.steps(41_902, 256, 2)) == pytest.approx(3.3 / 328)
+    assert _recipe.rate(1) == 2e-2 and _recipe.rate(10**6) == 5e-4
 
 
 def test_the_recipe_is_for_sparse_inputs_and_many_labels():
