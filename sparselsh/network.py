@@ -346,7 +346,7 @@ class Network:
     @one_at_a_time
     def refine(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
                sample_weight: ArrayLike | None = None, n_negatives: int = 50, C: float = 1.0, threshold: float = 0.1,
-               scale: float = 8.0, n_candidates: int = 30, verbose: bool = True) -> Self:
+               scale: float = 8.0, n_candidates: int = 50, verbose: bool = True) -> Self:
         """Add to a trained network a linear classifier of its inputs for each label (see :class:`Refinement`).
 
         Worth it for sparse inputs, such as words, and many labels: a hidden layer lets few of the features through

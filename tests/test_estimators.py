@@ -465,7 +465,7 @@ def test_many_classes_of_sparse_rows_follow_the_recipe():
     assert without.network_.refinement is None
     assert clf.score(X_test, y_test) > without.score(X_test, y_test) + 0.5
     np.testing.assert_allclose(clf.predict_proba(X_test[:5]).sum(axis=1), 1, rtol=1e-5)
-    # answers are the best of the 30 classes that the layers rank first; 32 hidden units miss some
+    # answers are the best of the 50 classes that the layers rank first; 32 hidden units miss some
     assert (clf.predict(X_test) == clf.classes_[clf.decision_function(X_test).argmax(axis=1)]).mean() > 0.9
 
 
