@@ -148,7 +148,7 @@ def best(call, n=7):
 
 
 def measure_machine(d):
-    """Operations a second and bytes a second, in sequence and by rows of d numbers, of one thread; none in the cache."""
+    """Operations a second and bytes a second, in sequence and by rows of d numbers, none in the cache; one thread."""
     a, c = np.ones((1024, 1024), np.float32), np.empty((1024, 1024), np.float32)
     nothing = np.zeros(0, np.float32)
     rate = 2 * 1024**3 / best(lambda: _gemm.matmul(a, False, a, False, nothing, c, 1))
