@@ -25,7 +25,7 @@ HIDDEN_NORM = 2.5  # mean norm of the hidden activations of a row, and norm of t
 LABEL_NORM = 4.0  # 10, is the logit of a row that points where the label does
 NO_BIAS = np.zeros(0, np.float32)
 SAMPLE = 1 << 16  # rows that are looked at to see whether features and labels are the same things
-OFTENER = 10  # than by chance a row's label is then among its features: 2,000 times in sessions of a shop
+OFTENER = 10  # than by chance a row's label is then among its features: 12,930 rows to 14 in sessions of a shop
 
 
 def ids_are_shared(x: CSR, y: CSR) -> bool:

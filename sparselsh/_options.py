@@ -212,7 +212,13 @@ def _below_one(text: str) -> float:
 
 
 def _share(text: str) -> float:
-    return 0.0 if text in ("0", "0.0") else _below_one(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and below 1")
+    return value
 
 
 def _density(text: str) -> float | str:
