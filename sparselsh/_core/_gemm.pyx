@@ -11,8 +11,8 @@ anyway, and the result is bitwise the same for any number of threads.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
-from libc.stdlib cimport free, malloc
 
+from ._scratch cimport free_lines, malloc_lines, whole_lines
 from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, rule_t, store_t, table
 from ._stores cimport AHEAD, prefetch_row, row_dot, store_of
 from ._updates cimport Rule
@@ -47,7 +47,7 @@ cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
     if g.m == 0 or g.n == 0:
         return 0
     n_parts = (total + size - 1) // size
-    work = <float *>malloc(n_parts * GEMM_WORK * sizeof(float))
+    work = <float *>malloc_lines(n_parts * GEMM_WORK * sizeof(float))
     if work == NULL:
         raise MemoryError()
     for t in prange(n_parts, nogil=True, schedule="static", chunksize=1, num_threads=n_threads):
@@ -55,7 +55,7 @@ cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
             _block(f, g, 0, g.m, t * size, min(size, total - t * size), work + t * GEMM_WORK)
         else:
             _block(f, g, t * size, min(size, total - t * size), 0, g.n, work + t * GEMM_WORK)
-    free(work)
+    free_lines(work)
     return 0
 
 
@@ -176,7 +176,7 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     dz is (n, len(rows)), x (n, d).
     """
     cdef gemm_t g
-    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = GEMM_WORK + BLOCK * x.shape[1]
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(GEMM_WORK + BLOCK * x.shape[1])
     cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
     cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
     cdef const leaves_t *f = table()
@@ -194,11 +194,11 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     g.bias = NULL
     g.c_row = d
     g.accumulate = 0
-    work = <float *>malloc(n_threads * size * sizeof(float))
+    work = <float *>malloc_lines(n_threads * size * sizeof(float))
     if work == NULL:
         raise MemoryError()
     for t in prange(n_blocks, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         thread = threadid()
         _update_block(f, &rule.rule, &g, t * block, min(block, n_rows - t * block), &rows[0], &ws, &ms, &vs,
                       work + thread * size)
-    free(work)
+    free_lines(work)

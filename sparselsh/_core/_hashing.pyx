@@ -10,6 +10,7 @@ from libc.stdlib cimport free, malloc
 from ._probes cimport (
     cheapest_codes, key_id, key_score, score_key, scratch_at, scratch_size, scratch_t, select_smallest, sort_keys,
 )
+from ._scratch cimport free_lines, malloc_lines, whole_lines
 from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, table
 
 
@@ -62,7 +63,7 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     """
     cdef gemm_t g
     cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], d = v.shape[1], block = BLOCK
-    cdef Py_ssize_t size = GEMM_WORK + BLOCK * planes.shape[1]
+    cdef Py_ssize_t size = whole_lines(GEMM_WORK + BLOCK * planes.shape[1])
     cdef const leaves_t *f = table()
     cdef float *work
     if n == 0 or n_tables == 0:
@@ -74,13 +75,13 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     g.a, g.a_row, g.a_column = &v[0, 0], d, 1
     g.b, g.b_kind, g.b_first, g.b_row, g.b_column = &planes[0, 0], STORE_FLOAT, 0, planes.shape[1], 1
     g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, planes.shape[1], 0
-    work = <float *>malloc(n_threads * size * sizeof(float))
+    work = <float *>malloc_lines(n_threads * size * sizeof(float))
     if work == NULL:
         raise MemoryError()
     for t in prange((n + block - 1) // block, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _sign_block(f, &g, t * block, min(block, n - t * block), n_bits, n_tables, work + threadid() * size,
                     &codes[0, 0])
-    free(work)
+    free_lines(work)
 
 
 cdef void _probe_signs(const float *p, int n_bits, Py_ssize_t n_tables, char *work, Py_ssize_t n_probes,

@@ -6,9 +6,9 @@ order, so that the sum does not depend on the number of threads.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport free, malloc
 
 from ._groups cimport sum_rows, sum_rows_csr
+from ._scratch cimport free_lines, malloc_lines, whole_lines
 from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, table
 
 RUN = 4096
@@ -44,7 +44,7 @@ def active_squares(const float[:, ::1] dz, const float[:, ::1] x, double[::1] ou
     dz is (n, n_rows), x (n, d).
     """
     cdef gemm_t g
-    cdef Py_ssize_t t, n_rows = dz.shape[1], d = x.shape[1], size = GEMM_WORK + BLOCK * x.shape[1]
+    cdef Py_ssize_t t, n_rows = dz.shape[1], d = x.shape[1], size = whole_lines(GEMM_WORK + BLOCK * x.shape[1])
     cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
     cdef const leaves_t *f = table()
     cdef float *work
@@ -57,12 +57,12 @@ def active_squares(const float[:, ::1] dz, const float[:, ::1] x, double[::1] ou
     g.a, g.a_row, g.a_column = &dz[0, 0], 1, n_rows
     g.b, g.b_kind, g.b_first, g.b_row, g.b_column = &x[0, 0], STORE_FLOAT, 0, d, 1
     g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, d, 0
-    work = <float *>malloc(n_threads * size * sizeof(float))
+    work = <float *>malloc_lines(n_threads * size * sizeof(float))
     if work == NULL:
         raise MemoryError()
     for t in prange(n_blocks, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _active_block(f, &g, t * block, min(block, n_rows - t * block), &out[0], work + threadid() * size)
-    free(work)
+    free_lines(work)
 
 
 cdef double _grouped(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
@@ -74,7 +74,7 @@ cdef double _grouped(const leaves_t *f, const int32_t *entries, const int32_t *s
 def grouped_squares(const int64_t[::1] starts, const int32_t[::1] entries, const int32_t[::1] samples,
                     const float[::1] data, const float[:, ::1] x, double[::1] out, int n_threads):
     """out[r] = |sum_e data[entries[e]] x[samples[e]]|^2 over group r: see _updates.update_grouped.   O(nnz * d)"""
-    cdef Py_ssize_t r, n_rows = out.shape[0], d = x.shape[1]
+    cdef Py_ssize_t r, n_rows = out.shape[0], d = x.shape[1], size = whole_lines(d)
     cdef const leaves_t *f = table()
     cdef float *buffers
     if n_rows == 0:
@@ -82,13 +82,13 @@ def grouped_squares(const int64_t[::1] starts, const int32_t[::1] entries, const
     if d == 0:
         out[:] = 0
         return
-    buffers = <float *>malloc(n_threads * d * sizeof(float))
+    buffers = <float *>malloc_lines(n_threads * size * sizeof(float))
     if buffers == NULL:
         raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         out[r] = _grouped(f, &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
-                          &x[0, 0], d, buffers + threadid() * d)
-    free(buffers)
+                          &x[0, 0], d, buffers + threadid() * size)
+    free_lines(buffers)
 
 
 cdef double _grouped_csr(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
@@ -102,7 +102,7 @@ def grouped_squares_csr(const int64_t[::1] starts, const int32_t[::1] entries, c
                         const float[::1] data, const int64_t[::1] x_indptr, const int32_t[::1] x_indices,
                         const float[::1] x_data, Py_ssize_t d, double[::1] out, int n_threads):
     """grouped_squares for a sparse x of d columns.   O(sum nnz_i * nnz(x_i) + n_rows * d)"""
-    cdef Py_ssize_t r, n_rows = out.shape[0]
+    cdef Py_ssize_t r, n_rows = out.shape[0], size = whole_lines(d)
     cdef const leaves_t *f = table()
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
@@ -112,10 +112,10 @@ def grouped_squares_csr(const int64_t[::1] starts, const int32_t[::1] entries, c
     if d == 0:
         out[:] = 0
         return
-    buffers = <float *>malloc(n_threads * d * sizeof(float))
+    buffers = <float *>malloc_lines(n_threads * size * sizeof(float))
     if buffers == NULL:
         raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         out[r] = _grouped_csr(f, &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &data[0],
-                              &x_indptr[0], x_index, x_value, d, buffers + threadid() * d)
-    free(buffers)
+                              &x_indptr[0], x_index, x_value, d, buffers + threadid() * size)
+    free_lines(buffers)

@@ -16,15 +16,21 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from ._simd cimport STORE_BFLOAT, leaves_t, store_t, table
-from ._stores cimport AHEAD, part_of, prefetch_row, row_dot, row_of, store_of
+from ._stores cimport AHEAD, part_of, prefetch_row, row_dot, row_of, run_length, store_of
 
 
-cdef void _dots_of_neuron(const leaves_t *f, const store_t *w, Py_ssize_t row, float bias, const int32_t *entries,
-                          const int32_t *samples, Py_ssize_t n, const float *x, Py_ssize_t d,
-                          float *out) noexcept nogil:
-    cdef Py_ssize_t e
-    for e in range(n):
-        out[entries[e]] = row_dot(f, w, row, x + samples[e] * d, d) + bias
+cdef void _dots_of_neurons(const leaves_t *f, const store_t *w, const int32_t *rows, const int64_t *starts,
+                           Py_ssize_t n_rows, const float *bias, const int32_t *entries, const int32_t *samples,
+                           const float *x, Py_ssize_t d, float *out) noexcept nogil:
+    cdef Py_ssize_t r
+    cdef int64_t e
+    for r in range(min(<Py_ssize_t>AHEAD, n_rows)):
+        prefetch_row(w, rows[r], d)
+    for r in range(n_rows):
+        if r + AHEAD < n_rows:
+            prefetch_row(w, rows[r + AHEAD], d)
+        for e in range(starts[r], starts[r + 1]):
+            out[entries[e]] = row_dot(f, w, rows[r], x + samples[e] * d, d) + bias[rows[r]]
 
 
 def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
@@ -35,17 +41,15 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
     Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a
     batch, while the samples, few enough, stay in cache.
     """
-    cdef Py_ssize_t r, n_rows = rows.shape[0], d = x.shape[1]
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = run_length(n_rows, n_threads)
     cdef const leaves_t *f = table()
     cdef store_t ws = store_of(w, False)
     cdef const float *x0 = &x[0, 0] if x.shape[0] and d else NULL
     if n_rows == 0:
         return
-    for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
-        if r + AHEAD < n_rows:
-            prefetch_row(&ws, rows[r + AHEAD], d)
-        _dots_of_neuron(f, &ws, rows[r], bias[rows[r]], &entries[starts[r]], &samples[starts[r]],
-                        starts[r + 1] - starts[r], x0, d, &out[0])
+    for t in prange((n_rows + run - 1) // run, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        _dots_of_neurons(f, &ws, &rows[t * run], &starts[t * run], min(run, n_rows - t * run), &bias[0], &entries[0],
+                         &samples[0], x0, d, &out[0])
 
 
 cdef void _sparse_dots_of_neuron(const leaves_t *f, const float *w, float bias, const int32_t *entries,

@@ -11,11 +11,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ._groups cimport sum_rows, sum_rows_csr
+from ._scratch cimport free_lines, malloc_lines, whole_lines
 from ._simd cimport (
     RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, prefetch_run, rule_t, store_t,
     table,
 )
-from ._stores cimport AHEAD, prefetch_row, store_of
+from ._stores cimport AHEAD, prefetch_row, run_length, store_of
 
 
 cdef class Rule:
@@ -83,11 +84,18 @@ def update_all(Rule rule, w, m, v, const float[::1] dw, int n_threads):
         f.update(&rule.rule, &ws, &ms, &vs, r, r * chunk, &dw[r * chunk], min(chunk, n - r * chunk))
 
 
-cdef void _update_grouped(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
-                          Py_ssize_t row, Py_ssize_t d, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
-                          const float *data, const float *x, float *buffer) noexcept nogil:
-    sum_rows(f, entries, samples, n, data, x, d, buffer)
-    f.update(rule, w, m, v, row, row * d, buffer, d)
+cdef void _update_groups(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+                         Py_ssize_t d, const int32_t *rows, const int64_t *starts, Py_ssize_t n_rows,
+                         const int32_t *entries, const int32_t *samples, const float *data, const float *x,
+                         float *buffer) noexcept nogil:
+    cdef Py_ssize_t r
+    for r in range(min(<Py_ssize_t>AHEAD, n_rows)):
+        _prefetch(w, m, v, rows[r], d)
+    for r in range(n_rows):
+        if r + AHEAD < n_rows:
+            _prefetch(w, m, v, rows[r + AHEAD], d)
+        sum_rows(f, entries + starts[r], samples + starts[r], starts[r + 1] - starts[r], data, x, d, buffer)
+        f.update(rule, w, m, v, rows[r], rows[r] * d, buffer, d)
 
 
 def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
@@ -97,23 +105,20 @@ def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::
     The groups are those of _products.group_columns. S holds d_out over active sets and x the layer's input,
     or S is the sparse input and x holds d_out.
     """
-    cdef Py_ssize_t r, n_rows = rows.shape[0], d = x.shape[1]
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(d)
+    cdef Py_ssize_t run = run_length(n_rows, n_threads)
     cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
     cdef float *buffers
     cdef const leaves_t *f = table()
-    cdef int thread
     if n_rows == 0 or d == 0:
         return
-    buffers = <float *>calloc(n_threads * d, sizeof(float))
+    buffers = <float *>malloc_lines(n_threads * size * sizeof(float))
     if buffers == NULL:
         raise MemoryError()
-    for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
-        thread = threadid()
-        if r + AHEAD < n_rows:
-            _prefetch(&ws, &ms, &vs, rows[r + AHEAD], d)
-        _update_grouped(f, &rule.rule, &ws, &ms, &vs, rows[r], d, &entries[starts[r]], &samples[starts[r]],
-                        starts[r + 1] - starts[r], &data[0], &x[0, 0], buffers + thread * d)
-    free(buffers)
+    for t in prange((n_rows + run - 1) // run, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        _update_groups(f, &rule.rule, &ws, &ms, &vs, d, &rows[t * run], &starts[t * run], min(run, n_rows - t * run),
+                       &entries[0], &samples[0], &data[0], &x[0, 0], buffers + threadid() * size)
+    free_lines(buffers)
 
 
 cdef inline void _gather(const store_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,

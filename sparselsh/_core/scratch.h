@@ -1,0 +1,38 @@
+/* Memory that threads work in, a part each: it begins on a line of cache, so that no two parts share one where their
+   sizes are whole lines. Threads that write to one line in turn wait for each other; a vector that stands across two
+   lines is read and written twice. */
+#ifndef SPARSELSH_SCRATCH_H
+#define SPARSELSH_SCRATCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+enum { LINE = 128 };  /* bytes: two lines, which many processors fetch together */
+
+/* n floats, up to the end of a line */
+static inline ptrdiff_t whole_lines(ptrdiff_t n)
+{
+    const ptrdiff_t floats = LINE / (ptrdiff_t)sizeof(float);
+    return (n + floats - 1) / floats * floats;
+}
+
+/* NULL where there is no memory. By hand, as not every C library has aligned_alloc: the address that malloc gave stands
+   before what is returned. */
+static inline void *malloc_lines(size_t bytes)
+{
+    void *raw = malloc(bytes + LINE + sizeof(void *));
+    if (!raw)
+        return NULL;
+    void **at = (void **)(((uintptr_t)raw + sizeof(void *) + LINE - 1) / LINE * LINE);
+    at[-1] = raw;
+    return at;
+}
+
+static inline void free_lines(void *p)
+{
+    if (p)
+        free(((void **)p)[-1]);
+}
+
+#endif
