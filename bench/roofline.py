@@ -24,6 +24,7 @@ from sparselsh._core import (
     _gemm,
     _hashing,
     _losses,
+    _patterns,
     _products,
     _select,
     _stores,
@@ -91,7 +92,7 @@ def nothing(*arguments):
 
 KERNELS = [
     (_products, "weighted_rows", weighted_rows, "hidden units of sparse rows"),
-    (_products, "group_columns", nothing, "features of the batch, sorted"),
+    (_patterns, "group_columns", nothing, "features of the batch, sorted"),
     (_gemm, "active_outputs", active_outputs, "outputs of the active set"),
     (_gemm, "active_input_gradient", active_input_gradient, "gradient of the hidden units"),
     (_gemm, "active_update", active_update, "gradient and step, output layer"),
@@ -106,7 +107,7 @@ KERNELS = [
     (_buckets, "move", nothing, "touched rows moved between buckets"),
     (_buckets, "collide", nothing, "candidates: neurons counted in buckets"),
     (_select, "batch_union", nothing, "active set"),
-    (_products, "take_rows", nothing, "rows of the batch"),
+    (_patterns, "take_rows", nothing, "rows of the batch"),
 ]
 
 

@@ -19,7 +19,7 @@ RETURNS = {
     "_format.format_rows": "int",
     "_parse.count": "tuple[int, int, int]",
     "_parse.parse": "tuple[int, int, int, int]",
-    "_products.group_columns": "int",
+    "_patterns.group_columns": "int",
     "_search.search": "Search",
     "_select.batch_union": "int",
     "_simd.available_levels": "tuple[str, ...]",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import _memory
 from ._core import _stores
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ DTYPES = ("float32", "bfloat16")
 
 def narrow(values: Floats) -> NDArray[np.uint16]:
     """float32 values rounded to the nearest bfloat16, ties to even."""
-    halves = np.empty(values.shape, np.uint16)
+    halves = _memory.empty(values.shape, np.uint16)
     _stores.narrow(np.ascontiguousarray(values).reshape(-1), halves.reshape(-1))
     return halves
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from ._core import _gemm, _norms, _products, _updates
+from . import _memory
+from ._core import _gemm, _norms, _patterns, _updates
 from ._csr import CSR
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Parameter:
 
     def flip(self) -> None:
         """Store the transpose."""
-        self.value = np.ascontiguousarray(self.value.T)
+        self.value = _memory.on_a_line(self.value.T)
         self.flipped = not self.flipped
 
 
@@ -108,7 +109,7 @@ class ActiveGradient(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The transposed pattern of a sparse matrix, touched columns only (see _products.group_columns)."""
+    """The transposed pattern of a sparse matrix, touched columns only (see _patterns.group_columns)."""
 
     rows: np.ndarray
     starts: np.ndarray
@@ -116,12 +117,12 @@ class Groups(NamedTuple):
     samples: np.ndarray
 
     @classmethod
-    def of(cls, s: CSR, slot: Ids) -> Groups:
+    def of(cls, s: CSR, slot: Ids, n_threads: int) -> Groups:
         """The groups of s; `slot`, (n_columns,) int32, is all -1 and is left so."""
         rows = np.empty(min(s.nnz, len(slot)), np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
         entries, samples = np.empty((2, s.nnz), np.int32)
-        n_rows = _products.group_columns(s.indptr, s.indices, slot, rows, starts, entries, samples)
+        n_rows = _patterns.group_columns(s.indptr, s.indices, slot, rows, starts, entries, samples, n_threads)
         return cls(rows[:n_rows], starts[:n_rows + 1], entries, samples)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
-from . import _bfloat
+from . import _bfloat, _memory
 from . import _validation as check
 from ._core import _active, _products, _select
 from ._csr import CSR
@@ -143,7 +143,8 @@ class Linear(Shown):
         else:
             sigma = math.sqrt((2 if self.activation == "relu" else 1) / self.n_in)
         shape = (self.n_in, self.n_out) if sparse_input else (self.n_out, self.n_in)
-        value = rng.random(shape, dtype=np.float32)  # uniform: a quarter of the time that normal numbers take
+        value = _memory.empty(shape)
+        rng.random(out=value, dtype=np.float32)  # uniform: a quarter of the time that normal numbers take
         value -= np.float32(0.5)
         value *= np.float32(sigma * math.sqrt(12))
         self._w = Parameter(self._stored(value), flipped=sparse_input)
@@ -158,12 +159,12 @@ class Linear(Shown):
         """Take weights of shape (n_out, n_in) and a bias of shape (n_out,), as copies in the layer's dtype."""
         weight = check.dense(weight, "weight", n_columns=self.n_in, n_rows=self.n_out)
         bias = np.zeros(self.n_out, np.float32) if bias is None else check.vector(bias, "bias", self.n_out)
-        self._w = Parameter(self._stored(np.array(weight, order="C")))
+        self._w = Parameter(self._stored(weight, copy=True))
         self._b = Parameter(np.array(bias)[:, None])
         return self
 
-    def _stored(self, value: Floats) -> np.ndarray:
-        return _bfloat.narrow(value) if self.dtype == "bfloat16" else value
+    def _stored(self, value: Floats, copy: bool = False) -> np.ndarray:
+        return _bfloat.narrow(value) if self.dtype == "bfloat16" else _memory.on_a_line(value, copy)
 
     def _check_initialized(self) -> None:
         if self._w is None:
@@ -217,7 +218,7 @@ class Linear(Shown):
             step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out, len(np.unique(x.indices)) * self.n_out, step)
 
         def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
-            groups = self._group(x)
+            groups = self._group(x, step.n_threads)
             dx = None
             if step.need_input_gradient:
                 # dX at the entries of X: the dot products of d_out with the input-major rows
@@ -229,18 +230,18 @@ class Linear(Shown):
 
         return out, backprop
 
-    def _group(self, s: CSR) -> Groups:
+    def _group(self, s: CSR, n_threads: int) -> Groups:
         """The transpose of a sparse matrix whose columns are rows of the stored weights."""
         n_columns = len(self._w.value)
         if self._slot is None or len(self._slot) != n_columns:
             self._slot = np.full(n_columns, -1, np.int32)
-        return Groups.of(s, self._slot)
+        return Groups.of(s, self._slot, n_threads)
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> Floats:
         """Memory that is used again at the next step: large new arrays would be paid for page by page."""
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
-            self._buffers[name] = np.empty(size + size // 8, np.float32)
+            self._buffers[name] = _memory.empty((size + size // 8,))
         return self._buffers[name][:size].reshape(shape)
 
     # -- the network's other calls ----------------------------------------------------------------------------

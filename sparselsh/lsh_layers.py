@@ -401,7 +401,7 @@ class LSHLinear(Linear):
                 d_out *= positive
             dx = None
             if step.need_input_gradient:
-                dx = np.empty_like(x)
+                dx = self._buffer("dx", x.shape)
                 _gemm.active_input_gradient(d_out, w, ids, dx, n_threads)
             return dx, [(self._w, ActiveGradient(ids, d_out, x)),
                         (self._b, RowGradient(ids, column_sums(d_out, n_threads)[:, None]))]
@@ -477,7 +477,7 @@ class LSHLinear(Linear):
             if drops:
                 _active.drop_csr(active.indptr, active.indices, d_out, self.n_out, step.seed, drops, step.n_threads)
             s = active._replace(data=d_out)
-            g = groups if groups is not None else Groups.of(active, self._slots(1)[0])
+            g = groups if groups is not None else Groups.of(active, self._slots(1)[0], step.n_threads)
             db = np.empty((len(g.rows), 1), np.float32)
             _updates.sum_groups(g.starts, g.entries, d_out, db[:, 0])
             if step.tally is not None:
@@ -489,7 +489,7 @@ class LSHLinear(Linear):
 
     def _products(self, x: Floats | CSR, active: CSR, step: Step) -> tuple[CSR, Groups]:
         """The outputs of the active neurons, and the groups of the set."""
-        groups = Groups.of(active, self._slots(1)[0])
+        groups = Groups.of(active, self._slots(1)[0], step.n_threads)
         arguments = *groups, self._w.value, self.bias, active.data, step.n_threads
         if isinstance(x, CSR):
             _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *arguments[4:])

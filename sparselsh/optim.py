@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import _bfloat, schedules
+from . import _bfloat, _memory, schedules
 from . import _validation as check
 from ._core import _updates
 from ._html import Shown
@@ -94,9 +94,8 @@ class _Optimizer(Shown):
         return (*entry[2], None, None)[:2]
 
     def _new_states(self, n_rows: int, n_columns: int) -> list[np.ndarray]:
-        # np.zeros, not zeros_like, which writes them: pages of zeros take no memory until a row is touched
         half = self.state_dtype == "bfloat16" and n_columns > 1
-        states = [np.zeros((n_rows, n_columns), np.uint16 if half else np.float32) for _ in range(self.n_states)]
+        states = [_memory.zeros((n_rows, n_columns), np.uint16 if half else np.float32) for _ in range(self.n_states)]
         if self.second_moment == "row" and n_columns > 1:
             states[1] = np.zeros((n_rows, 1), np.float32)
         return states
@@ -111,7 +110,7 @@ class _Optimizer(Shown):
         if [(a.dtype, a.shape) for a in arrays] != wanted:
             raise ValueError(f"the state of the optimizer must be {', '.join(f'{d} {s}' for d, s in wanted)}, got "
                              f"{', '.join(f'{a.dtype} {a.shape}' for a in arrays)}")
-        self._state[id(parameter)] = (parameter, parameter.flipped, [np.array(a, order="C") for a in arrays])
+        self._state[id(parameter)] = (parameter, parameter.flipped, [_memory.on_a_line(a, copy=True) for a in arrays])
 
     def __getstate__(self) -> dict[str, Any]:
         # ids are others in a copy or after pickling; the parameters come along
@@ -126,7 +125,7 @@ def _flipped(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """State of a parameter that is stored transposed from now on; numbers a row are of other rows then: their mean."""
     if state.shape != shape[::-1]:
         return np.full((shape[0], 1), state.mean(), np.float32)
-    return np.ascontiguousarray(state.T)
+    return _memory.on_a_line(state.T)
 
 
 class SGD(_Optimizer):

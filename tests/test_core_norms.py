@@ -29,7 +29,7 @@ def grouped(indptr, indices, n_columns):
     rows = np.empty(min(len(indices), n_columns), np.int32)
     starts = np.empty(len(rows) + 1, np.int64)
     entries, samples = np.empty((2, len(indices)), np.int32)
-    n_rows = _products.group_columns(indptr, indices, slot, rows, starts, entries, samples)
+    n_rows = _patterns.group_columns(indptr, indices, slot, rows, starts, entries, samples, 2)
     return rows[:n_rows], (starts[:n_rows + 1], entries, samples)
 
 

@@ -154,7 +154,7 @@ def group_columns(indptr, indices, n_columns):
     slot = np.full(n_columns, -1, np.int32)
     rows, starts = unwritten(min(nnz, n_columns), np.int32), unwritten(min(nnz, n_columns) + 1, np.int64)
     entries, samples = unwritten(nnz, np.int32), unwritten(nnz, np.int32)
-    n_rows = _products.group_columns(indptr, indices, slot, rows, starts, entries, samples)
+    n_rows = _patterns.group_columns(indptr, indices, slot, rows, starts, entries, samples, 2)
     assert np.all(slot == -1), "the scratch array is left as it was"
     return rows[:n_rows], starts[: n_rows + 1], entries, samples
 

@@ -6,7 +6,6 @@ the dense matrix w, (n_rows, d): neurons where S holds active outputs, features 
     sampled_dots        S.data = (x w^T at S's pattern)     forward over active sets (SDDMM)
     weighted_rows       out = S w                           forward of sparse input; dX over active sets (SpMM)
     sampled_columns     dX at the pattern of a sparse X     dX where input and output are both sparse
-    group_columns       the transpose of S, touched columns only: who walks w row by row
 
 The gradient S^T x of w is never stored: _updates sums it row by row. w is float32 or bfloat16 (_stores).
 """
@@ -38,7 +37,7 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
                  int n_threads):
     """out[k] = w[j] . x[i] + bias[j] for every active (i, j), k its place in the CSR.   O(nnz * d)
 
-    Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a
+    Walked neuron by neuron over the groups of _patterns.group_columns, so that a row of w is read from memory once a
     batch, while the samples, few enough, stay in cache.
     """
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = run_length(n_rows, n_threads)
@@ -166,7 +165,7 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
     dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i)); where w is
     bfloat16 each row is widened first, once.
 
-    Walked neuron by neuron over the groups of group_columns, so that a row of w is read from memory once a batch:
+    Walked neuron by neuron over the groups of _patterns.group_columns, so that a row of w is read from memory once a batch:
     sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to 16
     parts of the neurons sum on their own and are added up in order.
     """
@@ -198,64 +197,3 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
         _add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
     free(parts)
     free(wide)
-
-
-def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot, int32_t[::1] rows,
-                  int64_t[::1] starts, int32_t[::1] entries, int32_t[::1] samples):
-    """Transpose the pattern of S, touched columns only; returns how many there are.
-
-    Group r is column rows[r], met in that order; its entries e in starts[r]:starts[r + 1] stand at place
-    entries[e] of the CSR, in row samples[e], ascending. slot, one entry a column, is all -1 and is left so.
-    rows holds min(nnz, n_columns) entries, starts one more, entries and samples nnz.
-    O(nnz), independent of the number of columns: a counting sort whose counters are found through `slot`.
-    """
-    cdef Py_ssize_t i, k, r, n_rows = 0, n = indptr.shape[0] - 1
-    cdef int64_t total = 0, count
-    with nogil:
-        for k in range(indptr[n]):
-            r = slot[indices[k]]
-            if r < 0:
-                r = n_rows
-                slot[indices[k]] = <int32_t>r
-                rows[r] = indices[k]
-                starts[r] = 0
-                n_rows += 1
-            starts[r] += 1
-        for r in range(n_rows):
-            count = starts[r]
-            starts[r] = total
-            total += count
-        starts[n_rows] = total
-        for i in range(n):
-            for k in range(indptr[i], indptr[i + 1]):
-                r = slot[indices[k]]
-                entries[starts[r]] = <int32_t>k
-                samples[starts[r]] = <int32_t>i
-                starts[r] += 1
-        # every start has moved to its group's end, which is the next group's start
-        for r in range(n_rows, 0, -1):
-            starts[r] = starts[r - 1]
-        starts[0] = 0
-        for r in range(n_rows):
-            slot[rows[r]] = -1
-    return n_rows
-
-
-def take_counts(const int64_t[::1] indptr, const int64_t[::1] rows, int64_t[::1] out_indptr):
-    """out_indptr[i + 1] - out_indptr[i] is the length of row rows[i]; the first is 0.   O(len(rows))"""
-    cdef Py_ssize_t i
-    out_indptr[0] = 0
-    for i in range(rows.shape[0]):
-        out_indptr[i + 1] = out_indptr[i] + indptr[rows[i] + 1] - indptr[rows[i]]
-
-
-def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] rows,
-              const int64_t[::1] out_indptr, int32_t[::1] out_indices, float[::1] out_data):
-    """Row i of the output is row rows[i] of the input; out_indptr says where it begins.   O(nnz of the rows)"""
-    cdef Py_ssize_t i, n
-    with nogil:
-        for i in range(rows.shape[0]):
-            n = indptr[rows[i] + 1] - indptr[rows[i]]
-            if n > 0:
-                memcpy(&out_indices[out_indptr[i]], &indices[indptr[rows[i]]], n * sizeof(int32_t))
-                memcpy(&out_data[out_indptr[i]], &data[indptr[rows[i]]], n * sizeof(float))

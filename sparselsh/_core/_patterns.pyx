@@ -1,0 +1,185 @@
+"""Patterns of sparse matrices: the rows of a batch, and the transpose of what they touch.
+
+    take_counts, take_rows   rows in another order: a batch
+    group_columns            the transpose, touched columns only: who walks weights row by row
+
+Sparse rows are CSR: indptr (n + 1,), indices and data (nnz,), indices ascending within a row.
+"""
+from cython.parallel cimport prange
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memmove
+
+from ._simd cimport prefetch_run
+
+cdef extern from "order.h" nogil:
+    void sort_ids(int32_t *a, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
+
+
+def take_counts(const int64_t[::1] indptr, const int64_t[::1] rows, int64_t[::1] out_indptr):
+    """out_indptr[i + 1] - out_indptr[i] is the length of row rows[i]; the first is 0.   O(len(rows))"""
+    cdef Py_ssize_t i, ahead = 16  # rows between asking for a length and reading it
+    out_indptr[0] = 0
+    for i in range(rows.shape[0]):
+        if i + ahead < rows.shape[0]:
+            prefetch_run(&indptr[rows[i + ahead]], 2 * sizeof(int64_t))
+        out_indptr[i + 1] = out_indptr[i] + indptr[rows[i] + 1] - indptr[rows[i]]
+
+
+def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] rows,
+              const int64_t[::1] out_indptr, int32_t[::1] out_indices, float[::1] out_data):
+    """Row i of the output is row rows[i] of the input; out_indptr says where it begins.   O(nnz of the rows)"""
+    cdef Py_ssize_t i, n, first, ahead = 4
+    with nogil:
+        for i in range(rows.shape[0]):
+            if i + ahead < rows.shape[0]:
+                first, n = indptr[rows[i + ahead]], out_indptr[i + ahead + 1] - out_indptr[i + ahead]
+                if n > 0:
+                    prefetch_run(&indices[first], n * sizeof(int32_t))
+                    prefetch_run(&data[first], n * sizeof(float))
+            first, n = indptr[rows[i]], out_indptr[i + 1] - out_indptr[i]
+            if n > 0:
+                memcpy(&out_indices[out_indptr[i]], &indices[first], n * sizeof(int32_t))
+                memcpy(&out_data[out_indptr[i]], &data[first], n * sizeof(float))
+
+
+cdef enum:
+    PARTS = 4  # of the columns, grouped apart: fixed, so that the order of the groups knows no number of threads
+    DRAWN = 64  # entries of which the borders of the parts are quantiles
+    FEW = 4096  # entries up to which there is one part
+
+
+cdef inline int64_t _first_from(const int32_t *indices, int64_t low, int64_t high, int32_t column) noexcept nogil:
+    # the first entry in low:high that is not below `column`
+    cdef int64_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if indices[middle] < column:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef void _borders(const int32_t *indices, int64_t nnz, int64_t n_columns, Py_ssize_t n_parts,
+                   int32_t *borders) noexcept nogil:
+    # columns that cut the entries into about equal parts, n_parts + 1 of them
+    cdef int32_t drawn[DRAWN]
+    cdef int32_t spare[DRAWN]
+    cdef Py_ssize_t k, p
+    borders[0], borders[n_parts] = 0, <int32_t>n_columns
+    if n_parts > 1:
+        for k in range(DRAWN):
+            drawn[k] = indices[k * nnz // DRAWN]
+        sort_ids(drawn, spare, DRAWN, n_columns)
+        for p in range(1, n_parts):
+            borders[p] = drawn[p * DRAWN // n_parts]
+
+
+cdef Py_ssize_t _count_part(const int32_t *indices, const int64_t *limits, Py_ssize_t n, Py_ssize_t n_limits,
+                            int32_t border, int32_t width, int32_t *slot, int32_t *rows, int64_t *starts,
+                            bint *is_sorted) noexcept nogil:
+    # Columns border:border + width, in the order in which they are met, and how often in `starts`; slot says where
+    # each stands. A column of another part would be another thread's: rows are not sorted then.
+    cdef Py_ssize_t i, k, r, n_rows = 0
+    is_sorted[0] = True
+    for i in range(n):
+        for k in range(limits[i * n_limits], limits[i * n_limits + 1]):
+            if <uint32_t>(indices[k] - border) >= <uint32_t>width:
+                is_sorted[0] = False
+                return n_rows
+            r = slot[indices[k]]
+            if r < 0:
+                r = n_rows
+                slot[indices[k]] = <int32_t>r
+                rows[r] = indices[k]
+                starts[r] = 0
+                n_rows += 1
+            starts[r] += 1
+    return n_rows
+
+
+cdef Py_ssize_t _group_part(const int32_t *indices, const int64_t *limits, Py_ssize_t n, Py_ssize_t n_limits,
+                            int32_t border, int32_t width, int64_t total, int32_t *slot, int32_t *rows,
+                            int64_t *starts, int32_t *entries, int32_t *samples) noexcept nogil:
+    # A counting sort whose counters are found through `slot`. Row i has the entries
+    # limits[i * n_limits]:limits[i * n_limits + 1] in this part; its first group starts at `total`. -1: not sorted
+    cdef bint is_sorted
+    cdef Py_ssize_t n_rows = _count_part(indices, limits, n, n_limits, border, width, slot, rows, starts, &is_sorted)
+    cdef Py_ssize_t i, k, r
+    cdef int64_t first = total, count
+    if is_sorted:
+        for r in range(n_rows):
+            count = starts[r]
+            starts[r] = total
+            total += count
+        for i in range(n):
+            for k in range(limits[i * n_limits], limits[i * n_limits + 1]):
+                r = slot[indices[k]]
+                entries[starts[r]] = <int32_t>k
+                samples[starts[r]] = <int32_t>i
+                starts[r] += 1
+        # every start has moved to its group's end, which is the next group's start
+        for r in range(n_rows - 1, 0, -1):
+            starts[r] = starts[r - 1]
+        if n_rows:
+            starts[0] = first
+    for r in range(n_rows):
+        slot[rows[r]] = -1
+    return n_rows if is_sorted else -1
+
+
+def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot, int32_t[::1] rows,
+                  int64_t[::1] starts, int32_t[::1] entries, int32_t[::1] samples, int n_threads):
+    """Transpose the pattern of S, touched columns only; returns how many there are.
+
+    Group r is column rows[r]; its entries e in starts[r]:starts[r + 1] stand at place entries[e] of the CSR, in row
+    samples[e], ascending. Groups come in the order in which their columns are met; from 4,096 entries on, the columns
+    are cut into four parts, which come one after the other.
+    slot, one entry a column, is all -1 and is left so. rows holds min(nnz, n_columns) entries, starts one more,
+    entries and samples nnz.   O(nnz), independent of the number of columns
+
+    Raises ValueError where a column stands in another part than its neighbours, as it may in rows that do not ascend.
+    """
+    cdef Py_ssize_t i, p, n = indptr.shape[0] - 1, n_rows = 0, n_columns = slot.shape[0]
+    cdef int64_t nnz = indptr[n], first = indptr[0]
+    cdef Py_ssize_t n_parts = PARTS if nnz - first >= FEW else 1, n_limits = n_parts + 1
+    cdef int32_t borders[PARTS + 1]
+    cdef int64_t n_entries[PARTS + 1]  # of the parts before
+    cdef Py_ssize_t row_at[PARTS + 1]  # where a part's rows have room
+    cdef Py_ssize_t n_found[PARTS]
+    cdef int64_t *limits
+    if nnz == first:
+        starts[0] = 0
+        return 0
+    limits = <int64_t *>malloc(n * n_limits * sizeof(int64_t))
+    if limits == NULL:
+        raise MemoryError()
+    with nogil:
+        _borders(&indices[first], nnz - first, n_columns, n_parts, borders)
+        for p in range(n_limits):
+            n_entries[p] = row_at[p] = 0
+        for i in range(n):
+            limits[i * n_limits], limits[i * n_limits + n_parts] = indptr[i], indptr[i + 1]
+            for p in range(1, n_parts):
+                limits[i * n_limits + p] = _first_from(&indices[0], limits[i * n_limits + p - 1], indptr[i + 1],
+                                                       borders[p])
+            for p in range(n_parts):
+                n_entries[p + 1] += limits[i * n_limits + p + 1] - limits[i * n_limits + p]
+        for p in range(n_parts):
+            row_at[p + 1] = row_at[p] + min(n_entries[p + 1], <int64_t>(borders[p + 1] - borders[p]))
+            n_entries[p + 1] += n_entries[p]
+    for p in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=min(n_threads, n_parts)):
+        n_found[p] = _group_part(&indices[0], limits + p, n, n_limits, borders[p], borders[p + 1] - borders[p],
+                                 n_entries[p], &slot[0], &rows[0] + row_at[p], &starts[0] + row_at[p], &entries[0],
+                                 &samples[0])
+    free(limits)
+    for p in range(n_parts):
+        if n_found[p] < 0:
+            raise ValueError(f"columns must be below {n_columns} and ascend within a row; call sort_indices()")
+        if row_at[p] > n_rows:  # close the gap behind the part before
+            memmove(&rows[n_rows], &rows[row_at[p]], n_found[p] * sizeof(int32_t))
+            memmove(&starts[n_rows], &starts[row_at[p]], n_found[p] * sizeof(int64_t))
+        n_rows += n_found[p]
+    starts[n_rows] = nnz - first
+    return n_rows
