@@ -187,7 +187,7 @@ class LSHIndex:
         self._store(n_threads)
         moment = None if queries is None else second_moment(queries, n_threads)
         self._transform = Transform(self.center, 0.0 if self.scaling == "auto" else self.scaling)
-        self._transform.fit(W, bias, moment)
+        self._transform.fit(W, bias, moment, n_threads)
         if self.family is not None:
             self._take_tables(self._first_family(queries, n_threads), n_threads)
         if self.sketch_bits != 0:
@@ -285,7 +285,7 @@ class LSHIndex:
         n_best = min(len(self._W), max(32, len(self._W) // 256))
         found = {}
         for scaling in calibration.SCALINGS:
-            transform = Transform(self.center, scaling).fit(self._W, self._bias, moment)
+            transform = Transform(self.center, scaling).fit(self._W, self._bias, moment, n_threads)
             ids = self._sketched(transform, 0.0, n_threads).scan(sample, n_best, n_threads)
             found[transform] = calibration.recall(ids, truth)
         return max(found, key=found.get)

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ._bfloat import as_float32
 from ._core import _stores
 from ._linalg import matmul
 
 if TYPE_CHECKING:
     from ._types import Floats, Ids
 
-BLOCK = 4096  # rows summed at a time in float32
+BLOCK = 512  # rows summed at a time in float32
 
 
 class Transform:
@@ -38,12 +37,12 @@ class Transform:
         self.center = center
         self.scaling = scaling
 
-    def fit(self, W: Floats, bias: Floats, moment: Floats | None = None) -> Self:
+    def fit(self, W: Floats, bias: Floats, moment: Floats | None = None, n_threads: int = 1) -> Self:
         """Take the mean neuron from (W, bias) and the scaling from `moment`, S of shape (n_in + 1, n_in + 1)."""
         n_in = W.shape[1]
         self.offset_ = np.zeros(n_in + 1, np.float32)
         if self.center and len(W):
-            self.offset_[:n_in] = mean_row(W)
+            self.offset_[:n_in] = mean_row(W, n_threads)
             self.offset_[n_in] = bias.mean(dtype=np.float64)
         self.neuron_map_ = self.query_map_ = None
         if moment is not None and self.scaling:
@@ -91,11 +90,11 @@ class Transform:
         return matmul(X, self.query_map_[:-1], n_threads, bias=self.query_map_[-1])
 
 
-def mean_row(W: np.ndarray) -> Any:
-    """The mean of the rows; blocks of them, so that float32 sums stay exact enough and no large copy is made."""
-    blocks = [as_float32(W[start:start + BLOCK]).sum(axis=0, dtype=np.float64 if len(W) < BLOCK else np.float32)
-              for start in range(0, len(W), BLOCK)]
-    return np.sum(blocks, axis=0, dtype=np.float64) / len(W)
+def mean_row(W: np.ndarray, n_threads: int) -> Any:
+    """The mean of the rows of W, float32 or (uint16) bfloat16, summed by blocks so that float32 stays exact enough."""
+    sums = np.empty((-(-len(W) // BLOCK), W.shape[1]), np.float32)
+    _stores.block_sums(W, BLOCK, sums, n_threads)
+    return sums.sum(axis=0, dtype=np.float64) / len(W)
 
 
 def second_moment(X: Floats, n_threads: int) -> Floats:

@@ -4,7 +4,7 @@ import pytest
 import reference
 from support import PATTERNS, SIZES, UNIT, gaussian, on_threads, random_csr, unwritten
 
-from sparselsh._core import _norms, _products
+from sparselsh._core import _norms, _patterns
 
 pytestmark = pytest.mark.usefixtures("simd_level")
 

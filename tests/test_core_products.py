@@ -3,16 +3,12 @@ import sys
 import numpy as np
 import pytest
 import reference
-import scipy.sparse
-from hypothesis import given
-from hypothesis import strategies as st
 from support import (
     PATTERNS,
     SIZES,
     UNIT,
     assert_same_bits,
     assert_sums_close,
-    csr_patterns,
     gaussian,
     on_threads,
     random_csr,
@@ -149,43 +145,6 @@ def test_rows_are_found_beyond_the_reach_of_32_bits():
     assert sampled_columns(*one, w, one[0], read_only(np.array([d - 1], np.int32))) == 6
 
 
-def group_columns(indptr, indices, n_columns):
-    nnz = len(indices)
-    slot = np.full(n_columns, -1, np.int32)
-    rows, starts = unwritten(min(nnz, n_columns), np.int32), unwritten(min(nnz, n_columns) + 1, np.int64)
-    entries, samples = unwritten(nnz, np.int32), unwritten(nnz, np.int32)
-    n_rows = _patterns.group_columns(indptr, indices, slot, rows, starts, entries, samples, 2)
-    assert np.all(slot == -1), "the scratch array is left as it was"
-    return rows[:n_rows], starts[: n_rows + 1], entries, samples
-
-
-@given(csr_patterns())
-def test_group_columns_lists_the_entries_of_each_touched_column(pattern):
-    indptr, indices, n_columns = pattern
-    got = group_columns(indptr, indices, n_columns)
-    for array, want in zip(got, reference.group_columns(indptr, indices), strict=True):
-        np.testing.assert_array_equal(array, want)
-
-
-def test_group_columns_is_the_transposition_of_scipy(rng):
-    indptr, indices, data = random_csr(rng, 50, 80, 0.1)
-    rows, starts, entries, samples = group_columns(indptr, indices, 80)
-    transposed = scipy.sparse.csr_array((data, indices, indptr), shape=(50, 80)).T.tocsr()
-    np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(np.diff(transposed.indptr)))
-    for r, j in enumerate(rows):
-        column = slice(*transposed.indptr[j : j + 2])
-        group = slice(*starts[r : r + 2])
-        np.testing.assert_array_equal(samples[group], transposed.indices[column])
-        np.testing.assert_array_equal(data[entries[group]], transposed.data[column])
-
-
-def test_group_columns_returns_touched_columns_only(rng):
-    # ten million columns: only the scratch array, made once, is that long
-    indptr, indices = read_only(np.array([0, 2, 2, 3], np.int64), np.array([5, 9_999_999, 5], np.int32))
-    groups = group_columns(indptr, indices, 10_000_000)
-    assert [a.tolist() for a in groups] == [[5, 9_999_999], [0, 2, 3], [0, 2, 1], [0, 2, 0]]
-
-
 def test_dots_of_numbers_of_very_different_sizes_keep_the_digits_of_the_largest(rng):
     n, m, d = 4, 30, 129
     indptr, indices, _ = random_csr(rng, n, m, 0.5)
@@ -195,18 +154,3 @@ def test_dots_of_numbers_of_very_different_sizes_keep_the_digits_of_the_largest(
     magnitude = reference.sampled_dots(indptr, indices, abs(x), abs(w), bias)
     # far within the bound of 131 units: the sums run in many short chains
     assert np.max(abs(sampled_dots(indptr, indices, x, w, bias) - want) / magnitude) < 8 * UNIT
-
-
-@given(csr_patterns(), st.data())
-def test_take_rows_copies_rows_in_the_order_asked_for(pattern, data):
-    indptr, indices, _ = pattern
-    n = len(indptr) - 1
-    rows = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=20)) if n else [], np.int64)
-    values = np.arange(len(indices), dtype=np.float32)
-    out_indptr = unwritten(len(rows) + 1, np.int64)
-    _products.take_counts(*read_only(indptr, rows), out_indptr)
-    assert out_indptr.tolist() == np.cumsum([0, *(indptr[rows + 1] - indptr[rows])]).tolist()
-    out_indices, out_values = unwritten(out_indptr[-1], np.int32), unwritten(out_indptr[-1], np.float32)
-    _products.take_rows(indptr, indices, *read_only(values, rows, out_indptr), out_indices, out_values)
-    assert out_indices.tolist() == reference.take_rows(indptr, indices, rows)
-    assert out_values.tolist() == reference.take_rows(indptr, values, rows)

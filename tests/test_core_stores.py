@@ -106,6 +106,21 @@ def test_centred_rows(rng, rows, d):
     np.testing.assert_array_equal(returned(want.shape, _stores.centred_rows, w, bias, offset, rows, 1), want)
 
 
+@pytest.mark.parametrize("n, block", [(1, 1), (5, 2), (6, 2), (40, 64), (513, 64)])
+@pytest.mark.parametrize("d", (0, *SIZES))
+def test_block_sums(rng, n, block, d):
+    w = eighths(rng, n, d)
+    want = np.array([w[start:start + block].sum(axis=0) for start in range(0, n, block)])
+    both(w, lambda w, threads: block_sums(w, block, want.shape, threads))
+    np.testing.assert_array_equal(block_sums(w, block, want.shape, 1), want)
+
+
+def block_sums(w, block, shape, n_threads):
+    out = unwritten(shape, np.float32)
+    _stores.block_sums(w, block, out, n_threads)
+    return out
+
+
 # ---- updates
 
 RULES = {

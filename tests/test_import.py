@@ -39,6 +39,7 @@ LAYERS = [
     {"_validation"},
     {"_csr"},
     {"_version", "_scipy", "_html", "plotting", "_bfloat"},
+    {"_memory"},
     {"_types"},
     {"_core"},
 ]
@@ -84,7 +85,7 @@ def test_layers_and_optimizers_do_not_know_each_other():
     imports = {path.stem: set(imported(path)) for path in sources()}
     for name in ("layers", "lsh_layers", "losses", "index"):
         assert "optim" not in imports[name]
-    assert imports["optim"] == {"_validation", "_core", "_bfloat", "_html", "schedules"}
+    assert imports["optim"] == {"_validation", "_core", "_bfloat", "_memory", "_html", "schedules"}
 
 
 def test_the_core_imports_nothing_of_the_package():

@@ -12,6 +12,7 @@ depend on the order inside a bucket. One thread owns a table.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from ._simd cimport prefetch_run
@@ -30,24 +31,29 @@ cdef inline int32_t _room_for(int32_t count, bint slack) noexcept nogil:
 
 
 cdef int32_t _build_table(const int32_t *codes, Py_ssize_t n, Py_ssize_t stride, Py_ssize_t n_buckets, bint slack,
-                          int32_t *ids, int32_t *start, int32_t *count, int32_t *room) noexcept nogil:
-    # counting sort: count, add up, place
+                          int32_t *own, int32_t *ids, int32_t *start, int32_t *count, int32_t *room) noexcept nogil:
+    # Counting sort: count, add up, place. `own`, NULL or (n,), takes the codes of this table, so that those of all
+    # tables, which stand side by side, are read once and not twice.
     cdef Py_ssize_t j, b
     cdef int32_t c, end = 0
     memset(count, 0, n_buckets * sizeof(int32_t))
     for j in range(n):
-        if codes[j * stride] >= 0:
-            count[codes[j * stride]] += 1
+        c = codes[j * stride]
+        if own != NULL:
+            own[j] = c
+        if c >= 0:
+            count[c] += 1
     for b in range(n_buckets):
         start[b] = end
         room[b] = _room_for(count[b], slack)
         end += room[b]
-        count[b] = 0
     for j in range(n):
-        c = codes[j * stride]
+        c = own[j] if own != NULL else codes[j * stride]
         if c >= 0:
-            ids[start[c] + count[c]] = <int32_t>j
-            count[c] += 1
+            ids[start[c]] = <int32_t>j
+            start[c] += 1
+    for b in range(n_buckets):  # every start has moved to its bucket's end
+        start[b] -= count[b]
     return end
 
 
@@ -64,6 +70,7 @@ def build(const int32_t[:, ::1] codes, bint slack, int32_t[:, ::1] ids, int32_t[
     (n_tables, capacity(n, n_buckets, slack)).
     """
     cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], n_buckets = start.shape[1]
+    cdef int32_t *own
     if n_tables == 0:
         return
     if n == 0:
@@ -72,9 +79,13 @@ def build(const int32_t[:, ::1] codes, bint slack, int32_t[:, ::1] ids, int32_t[
         room[:, :] = 0
         tail[:] = 0
         return
-    for t in prange(n_tables, nogil=True, schedule="dynamic", num_threads=n_threads):
-        tail[t] = _build_table(&codes[0, t], n, n_tables, n_buckets, slack,
+    own = <int32_t *>malloc(min(n_threads, n_tables) * n * sizeof(int32_t))
+    if own == NULL:
+        raise MemoryError()
+    for t in prange(n_tables, nogil=True, schedule="dynamic", num_threads=min(n_threads, n_tables)):
+        tail[t] = _build_table(&codes[0, t], n, n_tables, n_buckets, slack, own + threadid() * n,
                                &ids[t, 0], &start[t, 0], &count[t, 0], &room[t, 0])
+    free(own)
 
 
 cdef void _remove(int32_t j, int32_t *bucket, int32_t *count) noexcept nogil:
@@ -153,7 +164,7 @@ cdef void _move_table(const int32_t *rows, Py_ssize_t n_rows, const int32_t *new
         if new >= 0 and not _insert(j, new, ids, n_ids, start, count, room, tail):
             sorted_anew = True
     if sorted_anew:
-        tail[0] = _build_table(codes, n, stride, n_buckets, True, ids, start, count, room)
+        tail[0] = _build_table(codes, n, stride, n_buckets, True, NULL, ids, start, count, room)
 
 
 def move(const int32_t[::1] rows, const int32_t[:, ::1] new_codes, int32_t[:, ::1] codes,

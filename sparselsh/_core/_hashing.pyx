@@ -56,13 +56,21 @@ cdef void _sign_block(const leaves_t *f, gemm_t *whole, Py_ssize_t first, Py_ssi
         _pack_row(g.c + i * g.n, n_bits, n_tables, codes + (first + i) * n_tables)
 
 
+cdef Py_ssize_t _block_length(Py_ssize_t n, int n_threads) noexcept nogil:
+    # as many blocks for each thread as for any other, and tiles that are whole
+    cdef Py_ssize_t n_blocks = (n + BLOCK - 1) // BLOCK
+    n_blocks = (n_blocks + n_threads - 1) // n_threads * n_threads
+    return max(<Py_ssize_t>8, (n + n_blocks * 8 - 1) // (n_blocks * 8) * 8)
+
+
 def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, int32_t[:, ::1] codes, int n_threads):
     """The same as pack_codes of v planes, which are stored nowhere.   2 n d n_tables n_bits operations
 
     v is (n, d), planes (d, n_tables * n_bits), codes (n, n_tables); n_bits <= 30.
     """
     cdef gemm_t g
-    cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], d = v.shape[1], block = BLOCK
+    cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], d = v.shape[1]
+    cdef Py_ssize_t block = _block_length(n, n_threads)
     cdef Py_ssize_t size = whole_lines(GEMM_WORK + BLOCK * planes.shape[1])
     cdef const leaves_t *f = table()
     cdef float *work

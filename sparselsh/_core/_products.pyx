@@ -165,9 +165,9 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
     dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i)); where w is
     bfloat16 each row is widened first, once.
 
-    Walked neuron by neuron over the groups of _patterns.group_columns, so that a row of w is read from memory once a batch:
-    sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to 16
-    parts of the neurons sum on their own and are added up in order.
+    Walked neuron by neuron over the groups of _patterns.group_columns, so that a row of w is read from memory once a
+    batch: sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to
+    16 parts of the neurons sum on their own and are added up in order.
     """
     cdef Py_ssize_t t, p, n_rows = rows.shape[0], d = w.shape[1], nnz = x_indices.shape[0]
     cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096

@@ -5,6 +5,7 @@ stays in float32.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, uint16_t
+from libc.string cimport memset
 
 from ._simd cimport STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, store_t, table
 
@@ -43,6 +44,28 @@ def narrow(const float[::1] x, uint16_t[::1] y):
     """y = x rounded to the nearest bfloat16, ties to even."""
     if x.shape[0]:
         table().narrow(&x[0], &y[0], x.shape[0])
+
+
+cdef void _sum_block(const leaves_t *f, const store_t *w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t d,
+                     float *out) noexcept nogil:
+    cdef Py_ssize_t r
+    memset(out, 0, d * sizeof(float))
+    for r in range(first, last):
+        if w.kind == STORE_BFLOAT:
+            f.axpy_bfloat(1, <const uint16_t *>w.data + r * d, out, d)
+        else:
+            f.axpy(1, <const float *>w.data + r * d, out, d)
+
+
+def block_sums(w, Py_ssize_t n_rows, float[:, ::1] out, int n_threads):
+    """out[b] = the sum of rows b n_rows to (b + 1) n_rows of w, fewer of the last block, in their order.   O(w.size)"""
+    cdef Py_ssize_t b, n = w.shape[0], d = out.shape[1]
+    cdef store_t ws = store_of(w, False)
+    cdef const leaves_t *f = table()
+    if d == 0:
+        return
+    for b in prange(out.shape[0], nogil=True, schedule="static", num_threads=n_threads):
+        _sum_block(f, &ws, b * n_rows, min((b + 1) * n_rows, n), d, &out[b, 0])
 
 
 cdef void _centred_row(const leaves_t *f, const store_t *w, Py_ssize_t row, Py_ssize_t d, float bias,
