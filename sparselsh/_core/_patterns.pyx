@@ -51,13 +51,11 @@ cdef enum:
 
 cdef inline int64_t _first_from(const int32_t *indices, int64_t low, int64_t high, int32_t column) noexcept nogil:
     # the first entry in low:high that is not below `column`
-    cdef int64_t middle
-    while low < high:
-        middle = (low + high) // 2
-        if indices[middle] < column:
-            low = middle + 1
-        else:
-            high = middle
+    cdef int64_t length = high - low, half
+    while length > 0:  # no branch on what the search meets: it would be guessed wrong every other time
+        half = (length + 1) // 2
+        low += half * (indices[low + half - 1] < column)
+        length -= half
     return low
 
 
