@@ -16,28 +16,17 @@ from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, table
 
 # ---- signs
 
-cdef void _pack_row(const float *p, int n_bits, Py_ssize_t n_tables, int32_t *code) noexcept nogil:
-    cdef Py_ssize_t t
-    cdef int b
-    cdef int32_t c
-    for t in range(n_tables):
-        c = 0
-        for b in range(n_bits):
-            c |= <int32_t>(p[b] > 0) << b
-        code[t] = c
-        p += n_bits
-
-
 def pack_codes(const float[:, ::1] projections, int n_bits, int32_t[:, ::1] codes, int n_threads):
     """codes[i, t] = sum_b [projections[i, t * n_bits + b] > 0] << b.   O(n * n_tables * n_bits)
 
     projections is (n, n_tables * n_bits), codes (n, n_tables); n_bits <= 30.
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1]
+    cdef const leaves_t *f = table()
     if n == 0 or n_tables == 0:
         return
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        _pack_row(&projections[i, 0], n_bits, n_tables, &codes[i, 0])
+        f.pack_signs(&projections[i, 0], n_bits, n_tables, &codes[i, 0])
 
 
 cdef enum:
@@ -53,7 +42,7 @@ cdef void _sign_block(const leaves_t *f, gemm_t *whole, Py_ssize_t first, Py_ssi
     g.c = work + GEMM_WORK
     f.gemm(&g, work)
     for i in range(n):
-        _pack_row(g.c + i * g.n, n_bits, n_tables, codes + (first + i) * n_tables)
+        f.pack_signs(g.c + i * g.n, n_bits, n_tables, codes + (first + i) * n_tables)
 
 
 cdef Py_ssize_t _block_length(Py_ssize_t n, int n_threads) noexcept nogil:
@@ -92,14 +81,14 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     free_lines(work)
 
 
-cdef void _probe_signs(const float *p, int n_bits, Py_ssize_t n_tables, char *work, Py_ssize_t n_probes,
+cdef void _probe_signs(const leaves_t *f, const float *p, int n_bits, Py_ssize_t n_tables, char *work, Py_ssize_t n_probes,
                        int32_t *codes) noexcept nogil:
     cdef scratch_t s = scratch_at(work, n_bits, 2, 0, n_probes)
     cdef Py_ssize_t _
     cdef int b
     cdef int32_t code
     for _ in range(n_tables):
-        _pack_row(p, n_bits, 1, &code)
+        f.pack_signs(p, n_bits, 1, &code)
         for b in range(n_bits):
             s.cost[2 * b], s.cost[2 * b + 1] = 0, <double>p[b] * p[b]
             s.delta[2 * b], s.delta[2 * b + 1] = 0, (code ^ (1 << b)) - code
@@ -116,6 +105,7 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
     cdef Py_ssize_t size = scratch_size(n_bits, 2, 0, n_probes)
+    cdef const leaves_t *f = table()
     cdef char *work
     if n == 0 or n_tables == 0:
         return
@@ -123,7 +113,7 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
     if work == NULL:
         raise MemoryError()
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        _probe_signs(&projections[i, 0], n_bits, n_tables, work + threadid() * size, n_probes, &codes[i, 0, 0])
+        _probe_signs(f, &projections[i, 0], n_bits, n_tables, work + threadid() * size, n_probes, &codes[i, 0, 0])
     free(work)
 
 

@@ -54,6 +54,7 @@ cdef extern from "simd.h" nogil:
         void (*gemm)(const gemm_t *g, float *work) noexcept nogil
         void (*signed_sums)(const float *columns, const int32_t *ids, Py_ssize_t n_plus, Py_ssize_t n_minus,
                             float *out) noexcept nogil
+        void (*pack_signs)(const float *p, int n_bits, Py_ssize_t n_codes, int32_t *codes) noexcept nogil
         void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, Py_ssize_t n) noexcept nogil
         void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil

@@ -448,6 +448,6 @@ static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows,
 
 const leaves_t PASTE(leaves_, LEVEL) = {
     STRING(LEVEL), dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
-    sketch_scan, gemm, signed_sums, add_signed, hadamard, largest_magnitude, update, update_touched,
+    sketch_scan, gemm, signed_sums, pack_signs, add_signed, hadamard, largest_magnitude, update, update_touched,
     widen, narrow, dot_bfloat, dots_bfloat, axpy_bfloat, sums, sums_bfloat, sums_int8, dots_int8,
 };

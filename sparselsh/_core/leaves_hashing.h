@@ -1,6 +1,9 @@
 /* Leaf loops of the hash families; part of leaves.c. */
 #include "simd.h"
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 /* plus and minus side by side: their chains of additions do not wait for each other */
 static void signed_sums(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out)
@@ -29,6 +32,42 @@ static void signed_sums(const float *columns, const int32_t *ids, ptrdiff_t n_pl
     for (int j = 0; j < N; j++) {
         plus[j] -= minus[j];
         memcpy(out + j * VN, &plus[j], sizeof plus[j]);
+    }
+}
+
+/* bit k = [p[k] > 0], k < n <= 16 */
+static inline uint32_t signs16(const float *p, ptrdiff_t n)
+{
+#if defined(__AVX512F__)
+    __m512 x = _mm512_maskz_loadu_ps(n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xFFFF, p);
+    return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ);
+#else
+    uint32_t bits = 0;
+#if defined(__AVX__)
+    if (n == 16) {
+        const __m256 zero = _mm256_setzero_ps();
+        return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), zero, _CMP_GT_OQ))
+             | (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), zero, _CMP_GT_OQ)) << 8;
+    }
+#endif
+    for (ptrdiff_t k = 0; k < n; k++)
+        bits |= (uint32_t)(p[k] > 0) << k;
+    return bits;
+#endif
+}
+
+/* The signs become one string of bits, sixteen at a time, of which each code is the next n_bits */
+static void pack_signs(const float *p, int n_bits, ptrdiff_t n_codes, int32_t *codes)
+{
+    uint64_t string = 0;
+    int length = 0;
+    ptrdiff_t n = n_codes * n_bits, t = 0;
+    for (ptrdiff_t k = 0; k < n; k += 16) {
+        ptrdiff_t left = n - k;
+        string |= (uint64_t)signs16(p + k, left < 16 ? left : 16) << length;
+        length += left < 16 ? (int)left : 16;
+        for (; length >= n_bits && t < n_codes; length -= n_bits, string >>= n_bits)
+            codes[t++] = (int32_t)(string & ((1u << n_bits) - 1));
     }
 }
 

@@ -90,6 +90,8 @@ typedef struct {
     /* Sums with signs of SIGN_LANES rows at once: out[lane] = sum_k columns[ids[k] * SIGN_LANES + lane] over the
        first n_plus ids, less the same over the n_minus ids after them, each in the order of the ids */
     void (*signed_sums)(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out);
+    /* bit b of codes[t] = [p[t * n_bits + b] > 0] for t < n_codes; n_bits <= 30 */
+    void (*pack_signs)(const float *p, int n_bits, ptrdiff_t n_codes, int32_t *codes);
     /* plus[k] += x where signs[k] > 0, minus[k] += x where signs[k] < 0 */
     void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, ptrdiff_t n);
     /* x <- H (signs * x), H the Hadamard matrix of order n (entries +-1), n a power of two; spare holds n */
