@@ -17,26 +17,28 @@ typedef float reg __attribute__((vector_size(4 * VN)));
 
 static inline reg load_reg(const float *p) { reg v; memcpy(&v, p, sizeof v); return v; }
 
-static void tile(ptrdiff_t k, const float *a, const float *b, float *c, ptrdiff_t c_row, int m, int n,
-                 const float *bias, int accumulate)
+/* `nv` registers wide, known where this is inlined */
+static inline __attribute__((always_inline)) void tile_of(const int nv, ptrdiff_t k, const float *a, const float *b,
+                                                          float *c, ptrdiff_t c_row, int m, int n, const float *bias,
+                                                          int accumulate)
 {
     reg sum[MR][NV];
     for (int i = 0; i < MR; i++)
-        for (int j = 0; j < NV; j++)
+        for (int j = 0; j < nv; j++)
             sum[i][j] = (reg){0};
     for (ptrdiff_t p = 0; p < k; p++, a += MR, b += NR) {
         reg bj[NV];
-        for (int j = 0; j < NV; j++)
+        for (int j = 0; j < nv; j++)
             bj[j] = load_reg(b + j * VN);
 #pragma GCC unroll 16
         for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
-            for (int j = 0; j < NV; j++)
+            for (int j = 0; j < nv; j++)
                 sum[i][j] += a[i] * bj[j];
     }
-    if (m == MR && n == NR) {
+    if (m == MR && n == nv * VN) {
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < NV; j++) {
+            for (int j = 0; j < nv; j++) {
                 float *to = c + i * c_row + j * VN;
                 reg v = sum[i][j];
                 if (bias)
@@ -49,12 +51,21 @@ static void tile(ptrdiff_t k, const float *a, const float *b, float *c, ptrdiff_
     }
     for (int i = 0; i < m; i++) {
         float row[NR];
-        memcpy(row, sum[i], sizeof row);
+        memcpy(row, sum[i], nv * sizeof sum[i][0]);
         for (int j = 0; j < n; j++) {
             float *to = c + i * c_row + j;
             *to = row[j] + (bias ? bias[j] : 0) + (accumulate ? *to : 0);
         }
     }
+}
+
+static void tile(ptrdiff_t k, const float *a, const float *b, float *c, ptrdiff_t c_row, int m, int n,
+                 const float *bias, int accumulate)
+{
+    if (n > VN)
+        tile_of(NV, k, a, b, c, c_row, m, n, bias, accumulate);
+    else  /* the end of a row: no sums that nobody wants */
+        tile_of(1, k, a, b, c, c_row, m, n, bias, accumulate);
 }
 
 typedef float quad __attribute__((vector_size(16)));
