@@ -34,6 +34,7 @@ __all__ = ["LSHLinear"]
 
 POLICIES = ("sketches", "top", "score", "vanilla")
 NO_LABELS = np.zeros(0, np.int32)
+NO_CANDIDATES = np.zeros((0, 0), np.int32)
 BY_SKETCHES, BY_TABLES = rebuild_policies.Exponential(), rebuild_policies.AtOnce()  # where no policy is given
 N_INPUTS = 1024  # inputs kept of the last steps: a sample to set up the search with
 FEW_NEURONS = 4096  # below, computing all of them is as fast as a search
@@ -387,7 +388,7 @@ class LSHLinear(Linear):
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
-        _gemm.active_outputs(x, w, ids, self.bias[ids], out, n_threads)
+        _gemm.active_outputs(x, w, ids, self.bias, out, n_threads)
         if step.tally is not None:
             size = len(ids) * self.n_in
             step.tally.products(len(x) * size, size, size, step)
@@ -410,12 +411,11 @@ class LSHLinear(Linear):
 
     def _batch_set(self, x: Floats, step: Step) -> Ids:
         labels = step.labels.indices if step.labels is not None else NO_LABELS
-        found = NO_LABELS
+        found = NO_CANDIDATES
         if self.candidates:
             found = self._found(x, self.candidates, step)
             if self._inserts and not self._by_sketches:
                 self._insert(x, step.labels, found)
-            found = np.ascontiguousarray(found.T).ravel()  # every sample's best before any sample's second best
         ids, spare = np.empty((2, min(max(self.n_active, len(labels)), self.n_out)), np.int32)
         n = _select.batch_union(labels, found, self.n_active, self.fill, step.seed, self._slots(1)[0], spare, ids)
         return ids[:n]

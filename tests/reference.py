@@ -295,7 +295,7 @@ def matmul(a, transpose_a, b, transpose_b, bias):
 
 
 def active_outputs(x, w, rows, bias):
-    return x.astype(float) @ w[rows].astype(float).T + bias
+    return x.astype(float) @ w[rows].astype(float).T + bias[rows]
 
 
 def active_input_gradient(dz, w, rows):

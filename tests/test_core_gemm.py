@@ -80,7 +80,7 @@ def active_rows(rng, n_active, n=80):
 @pytest.mark.parametrize("n, d, n_active", ACTIVE)
 def test_active_outputs_are_the_dense_ones_at_the_active_rows(rng, n, d, n_active):
     x, w, rows = eighths(rng, n, d), eighths(rng, 80, d), active_rows(rng, n_active)
-    bias = eighths(rng, n_active)
+    bias = eighths(rng, 80)
 
     def call(n_threads):
         z = unwritten((n, n_active), np.float32)
@@ -145,7 +145,7 @@ def test_rows_are_gathered_from_beyond_the_reach_of_32_bits(rng):
     x = np.zeros((1, d), np.float32)
     x[0, -1] = 5
     z, dx = unwritten((1, 1), np.float32), unwritten((1, d), np.float32)
-    _gemm.active_outputs(x, w, rows, np.zeros(1, np.float32), z, 1)
+    _gemm.active_outputs(x, w, rows, np.zeros(len(w), np.float32), z, 1)
     assert z == 15
     _gemm.active_input_gradient(np.ones((1, 1), np.float32), w, rows, dx, 1)
     assert dx[0, -1] == 3

@@ -83,7 +83,7 @@ def test_the_largest_id_is_kept():
 
 
 def batch_union(labels, candidates, n_wanted, fill, seed, n_neurons):
-    labels, candidates = read_only(np.asarray(labels, np.int32), np.asarray(candidates, np.int32))
+    labels, candidates = read_only(np.asarray(labels, np.int32), np.atleast_2d(np.asarray(candidates, np.int32)))
     slot = np.full(n_neurons, -1, np.int32)
     room = max(n_wanted, len(labels))
     out, spare = unwritten(room, np.int32), unwritten(room, np.int32)
@@ -133,10 +133,11 @@ seeds = st.integers(0, 2**64 - 1)
 @given(union_arguments(), seeds, st.booleans())
 def test_batch_union_holds_labels_then_candidates_then_random_neurons(arguments, seed, fill):
     rows, candidates, n_wanted, n_neurons = arguments
-    arguments = [j for row in rows for j in row], candidates.ravel(), n_wanted, fill, seed, n_neurons
-    active = batch_union(*arguments)
-    assert_active_set(active, *arguments[:4], n_neurons)
-    assert active.tolist() == reference.union(*arguments)
+    labels = [j for row in rows for j in row]
+    active = batch_union(labels, candidates, n_wanted, fill, seed, n_neurons)
+    assert_active_set(active, labels, candidates.ravel(), n_wanted, fill, n_neurons)
+    # every sample's first candidate before any sample's second
+    assert active.tolist() == reference.union(labels, candidates.T.ravel(), n_wanted, fill, seed, n_neurons)
 
 
 @given(union_arguments(), seeds, st.booleans(), st.integers(1, 2))

@@ -75,7 +75,7 @@ def test_matmul(rng, m, n, k, transpose_a, transpose_b):
 @pytest.mark.parametrize("n, d, n_active", [(9, 17, 5), (0, 17, 5), (9, 17, 0), (9, 0, 5), (9, 1, 33), (33, 300, 79)])
 def test_products_with_active_rows(rng, n, d, n_active):
     x, w, dz = eighths(rng, n, d), eighths(rng, 80, d), eighths(rng, n, n_active)
-    rows, bias = read_only(rng.permutation(80)[:n_active].astype(np.int32)), eighths(rng, n_active)
+    rows, bias = read_only(rng.permutation(80)[:n_active].astype(np.int32)), eighths(rng, 80)
     both(w, lambda w, threads: returned((n, n_active), _gemm.active_outputs, x, w, rows, bias, threads))
     both(w, lambda w, threads: returned((n, d), _gemm.active_input_gradient, dz, w, rows, threads))
 

@@ -19,7 +19,7 @@ class BatchActive:
         self.w = rng.standard_normal((N_NEURONS, D), np.float32)
         self.m, self.v = np.zeros((2, N_NEURONS, D), np.float32)
         self.rows = np.sort(rng.choice(N_NEURONS, N_ACTIVE, replace=False)).astype(np.int32)
-        self.bias = np.zeros(N_ACTIVE, np.float32)
+        self.bias = np.zeros(N_NEURONS, np.float32)
         self.z = np.empty((N, N_ACTIVE), np.float32)
         self.dz = rng.standard_normal((N, N_ACTIVE), np.float32)
         self.dx = np.empty((N, D), np.float32)

@@ -110,12 +110,18 @@ def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const f
 
 def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const float[::1] bias,
                    float[:, ::1] z, int n_threads):
-    """z = x w[rows]^T + bias, bias that of the rows.   2 n len(rows) d operations"""
+    """z = x w[rows]^T + bias[rows].   2 n len(rows) d operations"""
     cdef gemm_t g
     cdef store_t ws = store_of(w, False)
-    cdef Py_ssize_t d = x.shape[1]
+    cdef Py_ssize_t r, d = x.shape[1]
+    cdef float *gathered
     if z.shape[0] == 0 or z.shape[1] == 0:
         return
+    gathered = <float *>malloc_lines(z.shape[1] * sizeof(float))
+    if gathered == NULL:
+        raise MemoryError()
+    for r in range(z.shape[1]):
+        gathered[r] = bias[rows[r]]
     g.m, g.n, g.k = z.shape[0], z.shape[1], d
     g.a = &x[0, 0] if d else NULL
     g.a_row, g.a_column = d, 1
@@ -123,11 +129,14 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
     g.b_row, g.b_column = 1, d
     g.rows = &rows[0]
     g.gather = 1
-    g.bias = &bias[0]
+    g.bias = gathered
     g.c = &z[0, 0]
     g.c_row = z.shape[1]
     g.accumulate = 0
-    _run(&g, True, n_threads)
+    try:
+        _run(&g, True, n_threads)
+    finally:
+        free_lines(gathered)
 
 
 def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, float[:, ::1] dx, int n_threads):

@@ -81,8 +81,8 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     free_lines(work)
 
 
-cdef void _probe_signs(const leaves_t *f, const float *p, int n_bits, Py_ssize_t n_tables, char *work, Py_ssize_t n_probes,
-                       int32_t *codes) noexcept nogil:
+cdef void _probe_signs(const leaves_t *f, const float *p, int n_bits, Py_ssize_t n_tables, char *work,
+                       Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
     cdef scratch_t s = scratch_at(work, n_bits, 2, 0, n_probes)
     cdef Py_ssize_t _
     cdef int b

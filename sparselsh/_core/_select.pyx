@@ -4,6 +4,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from ._simd cimport prefetch_run
+
 cdef extern from "order.h" nogil:
     ctypedef struct top_t:
         pass
@@ -60,6 +62,10 @@ def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1
     free(keys)
 
 
+cdef enum:
+    AHEAD = 16  # neurons between asking for one's slot and reading it
+
+
 cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_wanted, uint64_t seed,
                                 int32_t *slot, Py_ssize_t n_neurons) noexcept nogil:
     # Drawing until enough are new is quick while at most half are taken. Beyond, whoever comes next after
@@ -67,6 +73,7 @@ cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_want
     cdef int32_t j
     cdef uint64_t counter = 0
     while size < n_wanted:
+        prefetch_run(slot + random_below(seed, counter + AHEAD, <int32_t>n_neurons), sizeof(int32_t))
         j = random_below(seed, counter, <int32_t>n_neurons)
         counter += 1
         if slot[j] >= 0 and 2 * size < n_neurons:
@@ -79,25 +86,31 @@ cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_want
     return size
 
 
-cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *candidates, Py_ssize_t n_candidates,
-                    Py_ssize_t n_wanted, bint fill, uint64_t seed, Py_ssize_t n_neurons, int32_t *slot,
-                    int32_t *spare, int32_t *out) noexcept nogil:
-    cdef Py_ssize_t k, size = 0
+cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *candidates, Py_ssize_t n,
+                    Py_ssize_t n_candidates, Py_ssize_t n_wanted, bint fill, uint64_t seed, Py_ssize_t n_neurons,
+                    int32_t *slot, int32_t *spare, int32_t *out) noexcept nogil:
+    # candidates is (n, n_candidates): every sample's best comes before any sample's second best
+    cdef Py_ssize_t k, c, i, size = 0
     cdef int32_t j
     for k in range(n_labels):
+        if k + AHEAD < n_labels:
+            prefetch_run(slot + labels[k + AHEAD], sizeof(int32_t))
         j = labels[k]
         if slot[j] < 0:
             slot[j] = 0
             out[size] = j
             size += 1
-    for k in range(n_candidates):
-        if size >= n_wanted:
-            break
-        j = candidates[k]
-        if j >= 0 and slot[j] < 0:
-            slot[j] = 0
-            out[size] = j
-            size += 1
+    for c in range(n_candidates):
+        for i in range(n):
+            if size >= n_wanted:
+                break
+            if i + AHEAD < n and candidates[(i + AHEAD) * n_candidates + c] >= 0:
+                prefetch_run(slot + candidates[(i + AHEAD) * n_candidates + c], sizeof(int32_t))
+            j = candidates[i * n_candidates + c]
+            if j >= 0 and slot[j] < 0:
+                slot[j] = 0
+                out[size] = j
+                size += 1
     if fill and size < n_wanted:
         size = _fill_at_random(out, size, n_wanted, seed, slot, n_neurons)
     sort_ids(out, spare, size, n_neurons)
@@ -106,20 +119,21 @@ cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *c
     return <int32_t>size
 
 
-def batch_union(const int32_t[::1] labels, const int32_t[::1] candidates, Py_ssize_t n_wanted, bint fill,
+def batch_union(const int32_t[::1] labels, const int32_t[:, ::1] candidates, Py_ssize_t n_wanted, bint fill,
                 uint64_t seed, int32_t[::1] slot, int32_t[::1] spare, int32_t[::1] out):
     """One active set for the whole batch: out[:size], ascending; returns size.
 
-    First all labels, then the candidates (-1 for none) in their order while there are fewer than n_wanted, then,
-    if `fill`, neurons at random until there are. slot, (n_neurons,), is all -1 and is left so; spare and out
-    hold max(n_wanted, n_labels) entries. O(n_labels + n_candidates + n_wanted), whatever the number of neurons.
+    First all labels, then the candidates, (n, n_candidates) with -1 for none, while there are fewer than n_wanted,
+    every sample's first before any sample's second, then, if `fill`, neurons at random until there are. slot,
+    (n_neurons,), is all -1 and is left so; spare and out hold max(n_wanted, n_labels) entries.
+    O(n_labels + n n_candidates + n_wanted), whatever the number of neurons.
     """
-    cdef Py_ssize_t n_neurons = slot.shape[0]
+    cdef Py_ssize_t n_neurons = slot.shape[0], n = candidates.shape[0], n_candidates = candidates.shape[1]
     if n_neurons == 0 or out.shape[0] == 0:
         return 0
     return _union(&labels[0] if labels.shape[0] else NULL, labels.shape[0],
-                  &candidates[0] if candidates.shape[0] else NULL, candidates.shape[0],
-                  min(n_wanted, n_neurons), fill, seed, n_neurons, &slot[0], &spare[0], &out[0])
+                  &candidates[0, 0] if n and n_candidates else NULL, n, n_candidates, min(n_wanted, n_neurons), fill,
+                  seed, n_neurons, &slot[0], &spare[0], &out[0])
 
 
 def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels, const int32_t[:, ::1] candidates,
@@ -144,7 +158,7 @@ def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels, con
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
         thread = threadid()
         sizes[i] = _union(label + label_indptr[i], label_indptr[i + 1] - label_indptr[i],
-                          candidate + i * n_candidates, n_candidates, n_wanted, fill,
+                          candidate + i * n_candidates, 1, n_candidates, n_wanted, fill,
                           random_at(seed, <uint64_t>i), n_neurons, &slot[thread, 0], &spare[thread, 0], &out[i, 0])
 
 
