@@ -222,21 +222,43 @@ def insert(const int32_t[:, ::1] codes, const int32_t[::1] samples, const int32_
                                 &start[t, 0], &count[t, 0], &room[t, 0], &tail[t])
 
 
-cdef Py_ssize_t _collide(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_probes, const int32_t *ids,
-                         Py_ssize_t n_ids, const int32_t *start, const int32_t *count, Py_ssize_t n_buckets,
-                         int min_count, Py_ssize_t n_best, uint8_t *seen, uint64_t *keys,
-                         int32_t *out_ids, int32_t *out_counts) noexcept nogil:
-    cdef Py_ssize_t p, k, b, n_keys = 0, n_kept = 0
-    cdef const int32_t *bucket
-    cdef int32_t j
+cdef enum:
+    FAR = 4  # buckets between asking for one's neurons and reading them
+    SOME = 4  # queries that a thread takes at a time
+
+
+cdef inline void _ask_bucket(int32_t code, Py_ssize_t t, const int32_t *ids, Py_ssize_t n_ids, const int32_t *start,
+                             const int32_t *count, Py_ssize_t n_buckets) noexcept nogil:
+    if code >= 0:
+        prefetch_run(ids + t * n_ids + start[t * n_buckets + code], count[t * n_buckets + code] * sizeof(int32_t))
+
+
+cdef inline void _ask_places(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_probes, const int32_t *start,
+                             const int32_t *count, Py_ssize_t n_buckets) noexcept nogil:
+    # where the buckets of a query stand
+    cdef Py_ssize_t p, b
     for p in range(n_tables * n_probes):
         if code[p] >= 0:
-            prefetch_run(start + p // n_probes * n_buckets + code[p], sizeof(int32_t))
-            prefetch_run(count + p // n_probes * n_buckets + code[p], sizeof(int32_t))
-    for p in range(n_tables * n_probes):
-        if p + 2 < n_tables * n_probes and code[p + 2] >= 0:
-            b = (p + 2) // n_probes * n_buckets + code[p + 2]
-            prefetch_run(ids + (p + 2) // n_probes * n_ids + start[b], count[b] * sizeof(int32_t))
+            b = p // n_probes * n_buckets + code[p]
+            prefetch_run(start + b, sizeof(int32_t))
+            prefetch_run(count + b, sizeof(int32_t))
+
+
+cdef Py_ssize_t _collide(const int32_t *code, const int32_t *next_code, Py_ssize_t n_tables, Py_ssize_t n_probes,
+                         const int32_t *ids, Py_ssize_t n_ids, const int32_t *start, const int32_t *count,
+                         Py_ssize_t n_buckets, int min_count, Py_ssize_t n_best, uint8_t *seen, uint64_t *keys,
+                         int32_t *out_ids, int32_t *out_counts) noexcept nogil:
+    # next_code: those of the query after this one, or NULL
+    cdef Py_ssize_t p, k, b, n_keys = 0, n_kept = 0, n_codes = n_tables * n_probes
+    cdef const int32_t *bucket
+    cdef int32_t j
+    if next_code != NULL:
+        _ask_places(next_code, n_tables, n_probes, start, count, n_buckets)
+    for p in range(min(<Py_ssize_t>FAR, n_codes)):
+        _ask_bucket(code[p], p // n_probes, ids, n_ids, start, count, n_buckets)
+    for p in range(n_codes):
+        if p + FAR < n_codes:
+            _ask_bucket(code[p + FAR], (p + FAR) // n_probes, ids, n_ids, start, count, n_buckets)
         if code[p] < 0:
             continue
         b = p // n_probes * n_buckets + code[p]
@@ -351,8 +373,10 @@ def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int
         out_ids[:, :] = -1
         out_counts[:, :] = 0
         return
-    for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
+    for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=SOME, num_threads=n_threads):
         thread = threadid()
-        _collide(&codes[i, 0, 0], n_tables, n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
-                 start.shape[1], min_count, n_best, &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0],
-                 &out_counts[i, 0])
+        if i % SOME == 0:
+            _ask_places(&codes[i, 0, 0], n_tables, n_probes, &start[0, 0], &count[0, 0], start.shape[1])
+        _collide(&codes[i, 0, 0], &codes[i + 1, 0, 0] if i + 1 < n_queries and (i + 1) % SOME else NULL, n_tables,
+                 n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0], start.shape[1], min_count, n_best,
+                 &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0], &out_counts[i, 0])
