@@ -24,12 +24,19 @@ class Tables:
     def __init__(self, family: HashFamily, n_neurons: int, n_dims: int, slack: bool, seed: int) -> None:
         self.family = copy.copy(family).fit(n_dims, seed)  # one family may serve several indexes
         self.slack = slack
+        self._seed = seed
         n_bytes = family.tables * family.n_buckets * BUCKET_BYTES
         if n_bytes > MUCH and family.n_buckets > USEFUL * n_neurons:  # a number in a file may ask for it
             raise ValueError(f"family {family!r} has {family.n_buckets} buckets a table for {n_neurons} neurons, which "
                              f"would take up to {n_bytes >> 20} MB; give one with fewer buckets")
         self.codes = np.full((n_neurons, family.tables), -1, np.int32)
         self._allocate()
+
+    def serves(self, family: HashFamily, n_neurons: int, n_dims: int, slack: bool, seed: int) -> bool:
+        """Whether these tables can be filled anew where others were asked for: new memory is paid for page by page."""
+        own = self.family
+        return (type(own) is type(family) and own.config() == family.config() and len(self.codes) == n_neurons
+                and (own.n_dims_, self.slack, self._seed) == (n_dims, slack, seed))
 
     def _allocate(self) -> None:
         n, n_tables = self.codes.shape

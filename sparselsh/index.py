@@ -183,13 +183,16 @@ class LSHIndex:
         """`fit` for trusted arrays: float32, C-contiguous."""
         n_threads = resolve(self.n_threads)
         self._seed = int(check.generator(self.random_state).integers(2**31))
+        tables = getattr(self, "_tables", None)  # of the fit before: filled anew where they serve
         self._begin(W, bias)
         self._store(n_threads)
         moment = None if queries is None else second_moment(queries, n_threads)
         self._transform = Transform(self.center, 0.0 if self.scaling == "auto" else self.scaling)
         self._transform.fit(W, bias, moment, n_threads)
         if self.family is not None:
-            self._take_tables(self._first_family(queries, n_threads), n_threads)
+            family = self._first_family(queries, n_threads)
+            self._tables, tables = tables, None
+            self._take_tables(family, n_threads)
         if self.sketch_bits != 0:
             if queries is None:
                 self._sketches = self._sketched(self._transform, 0.0, n_threads)
@@ -211,7 +214,10 @@ class LSHIndex:
     def _take_tables(self, family: HashFamily, n_threads: int) -> None:
         """Hash all neurons by this family."""
         self.family_ = family
-        self._tables = Tables(family, len(self._W), self._W.shape[1] + 1, self.dynamic, self._seed)
+        wanted = family, len(self._W), self._W.shape[1] + 1, self.dynamic, self._seed
+        if self._tables is None or not self._tables.serves(*wanted):
+            self._tables = None  # not two of them at a time
+            self._tables = Tables(*wanted)
         for rows in self._row_chunks():
             self._tables.encode(rows[0], self._vectors(rows), n_threads)
         gone = np.flatnonzero(self._gone).astype(np.int32)
