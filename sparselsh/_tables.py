@@ -24,7 +24,7 @@ class Tables:
     def __init__(self, family: HashFamily, n_neurons: int, n_dims: int, slack: bool, seed: int) -> None:
         self.family = copy.copy(family).fit(n_dims, seed)  # one family may serve several indexes
         self.slack = slack
-        self._seed = seed
+        self._drawn = n_dims, seed
         n_bytes = family.tables * family.n_buckets * BUCKET_BYTES
         if n_bytes > MUCH and family.n_buckets > USEFUL * n_neurons:  # a number in a file may ask for it
             raise ValueError(f"family {family!r} has {family.n_buckets} buckets a table for {n_neurons} neurons, which "
@@ -36,7 +36,7 @@ class Tables:
         """Whether these tables can be filled anew where others were asked for: new memory is paid for page by page."""
         own = self.family
         return (type(own) is type(family) and own.config() == family.config() and len(self.codes) == n_neurons
-                and (own.n_dims_, self.slack, self._seed) == (n_dims, slack, seed))
+                and self.slack == slack and self._drawn == (n_dims, seed))
 
     def _allocate(self) -> None:
         n, n_tables = self.codes.shape

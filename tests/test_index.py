@@ -389,3 +389,19 @@ def test_one_query_after_changes_is_answered_from_the_slots_of_now(monkeypatch, 
     index.remove(np.arange(1500))
     ids, scores = index.search(X[:1], k=3)
     assert (ids == -1).all() and np.isneginf(scores).all()
+
+
+def test_tables_are_filled_anew_where_they_serve_and_else_made_anew(rng):
+    W = gaussian(rng, 300, 16)
+    index = sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(W)
+    tables = index._tables
+    other = gaussian(rng, 300, 16)
+    X = gaussian(rng, 20, 16)
+    index.remove([3, 4])
+    assert index.fit(other)._tables is tables
+    assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other), X)
+    assert index.fit(other[:200])._tables is not tables
+    assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other[:200]), X)
+    tables, index.random_state = index._tables, 1
+    assert index.fit(other[:200])._tables is not tables, "other functions"
+    assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=1).fit(other[:200]), X)
