@@ -102,6 +102,30 @@ def test_active_input_gradient_is_the_gradient_times_the_active_rows(rng, n, d, 
     np.testing.assert_array_equal(on_threads(call), reference.active_input_gradient(dz, w, rows))
 
 
+@pytest.mark.parametrize("n, d, n_active", [(1, 1, 1024), (9, 31, 1025), (33, 64, 1500), (3, 17, 2100), (256, 300, 1030)])
+def test_active_input_gradient_of_many_neurons_is_summed_in_parts(rng, n, d, n_active):
+    dz, w, rows = eighths(rng, n, n_active), eighths(rng, 2200, d), active_rows(rng, n_active, 2200)
+
+    def call(n_threads):
+        dx = unwritten((n, d), np.float32)
+        _gemm.active_input_gradient(dz, w, rows, dx, n_threads)
+        return dx
+
+    one = on_threads(call)
+    assert_same_bits(one, call(7))  # more threads than parts: rows are dealt out too
+    np.testing.assert_array_equal(one, reference.active_input_gradient(dz, w, rows))
+
+
+def test_parts_of_an_input_gradient_do_not_depend_on_the_number_of_threads(rng):
+    # sums that do round
+    dz, w, rows = gaussian(rng, 40, 3000), gaussian(rng, 3100, 65), active_rows(rng, 3000, 3100)
+    dx = [unwritten((40, 65), np.float32) for _ in range(4)]
+    for n_threads, out in zip((1, 2, 5, 16), dx, strict=True):
+        _gemm.active_input_gradient(dz, w, rows, out, n_threads)
+    for out in dx[1:]:
+        assert_same_bits(out, dx[0])
+
+
 RULES = {
     "sgd": ("sgd", (0.02, 0.0, False, 0.1), ""),
     "nesterov": ("sgd", (0.02, 0.9, True, 0.1), "m"),

@@ -11,9 +11,10 @@ anyway, and the result is bitwise the same for any number of threads.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
+from libc.string cimport memcpy
 
 from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, rule_t, store_t, table
+from ._simd cimport GEMM_K, GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, rule_t, store_t, table
 from ._stores cimport AHEAD, prefetch_row, row_dot, store_of
 from ._updates cimport Rule
 
@@ -139,25 +140,77 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
         free_lines(gathered)
 
 
+cdef enum:
+    SUMS = 4  # parts of the neurons whose sums are kept apart: fixed, so that the result knows no number of threads
+    LARGE = 1 << 16  # numbers of dx beyond which the sums would not stay in the second-level cache
+
+
+cdef void _partial(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first,
+                   Py_ssize_t k, float *c, float *work) noexcept nogil:
+    # rows of the product, of terms first:first + k
+    cdef gemm_t g = whole[0]
+    g.m, g.k = n_rows, k
+    g.a = g.a + first_row * g.a_row + first * g.a_column
+    g.rows = g.rows + first
+    g.c = c + first_row * g.c_row
+    f.gemm(&g, work)
+
+
+cdef void _add_sums(const leaves_t *f, const float *sums, Py_ssize_t n_sums, Py_ssize_t stride, Py_ssize_t n,
+                    float *out) noexcept nogil:
+    cdef Py_ssize_t p
+    memcpy(out, sums, n * sizeof(float))
+    for p in range(1, n_sums):
+        f.axpy(1, sums + p * stride, out, n)
+
+
 def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, float[:, ::1] dx, int n_threads):
-    """dx = dz w[rows].   2 n len(rows) d operations"""
+    """dx = dz w[rows].   2 n len(rows) d operations
+
+    From 1,024 neurons on and for a small dx, threads take parts of the neurons, and rows of dz where there are more
+    threads than parts: where only the rows of dz are dealt out, each thread packs all of w[rows].
+    """
     cdef gemm_t g
     cdef store_t ws = store_of(w, False)
-    cdef Py_ssize_t d = dx.shape[1]
-    if dx.shape[0] == 0 or d == 0:
+    cdef Py_ssize_t t, n = dx.shape[0], d = dx.shape[1], k = dz.shape[1], size = GEMM_WORK, n_bands, band, part, n_parts
+    cdef const leaves_t *f = table()
+    cdef float *work
+    cdef float *sums
+    if n == 0 or d == 0:
         return
-    g.m, g.n, g.k = dz.shape[0], d, dz.shape[1]
-    g.a = &dz[0, 0] if g.k else NULL
-    g.a_row, g.a_column = dz.shape[1], 1
+    g.m, g.n, g.k = n, d, k
+    g.a = &dz[0, 0] if k else NULL
+    g.a_row, g.a_column = k, 1
     g.b, g.b_kind, g.b_first = ws.data, ws.kind, 0
     g.b_row, g.b_column = d, 1
-    g.rows = &rows[0] if g.k else NULL
+    g.rows = &rows[0] if k else NULL
     g.gather = 2
     g.bias = NULL
     g.c = &dx[0, 0]
     g.c_row = d
     g.accumulate = 0
-    _run(&g, False, n_threads)
+    if k < SUMS * GEMM_K or n * d > LARGE:
+        _run(&g, False, n_threads)
+        return
+    part = (k + SUMS * GEMM_K - 1) // (SUMS * GEMM_K) * GEMM_K  # whole panels
+    n_parts = (k + part - 1) // part
+    n_bands = (n_threads + n_parts - 1) // n_parts
+    band = ((n + n_bands - 1) // n_bands + 7) // 8 * 8
+    n_bands = (n + band - 1) // band
+    work = <float *>malloc_lines(n_threads * size * sizeof(float))
+    sums = <float *>malloc_lines(n_parts * whole_lines(n * d) * sizeof(float))
+    if work == NULL or sums == NULL:
+        free_lines(work)
+        free_lines(sums)
+        raise MemoryError()
+    for t in prange(n_parts * n_bands, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        _partial(f, &g, t % n_bands * band, min(band, n - t % n_bands * band), t // n_bands * part,
+                 min(part, k - t // n_bands * part), sums + t // n_bands * whole_lines(n * d),
+                 work + threadid() * size)
+    for t in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+        _add_sums(f, sums + t * d, n_parts, whole_lines(n * d), d, &dx[t, 0])
+    free_lines(work)
+    free_lines(sums)
 
 
 cdef void _update_block(const leaves_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,

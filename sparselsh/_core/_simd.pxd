@@ -27,6 +27,7 @@ cdef extern from "simd.h" nogil:
         int accumulate
 
     enum:
+        GEMM_K
         GEMM_WORK
         RULE_SGD
         RULE_ADAM
