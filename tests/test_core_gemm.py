@@ -102,7 +102,10 @@ def test_active_input_gradient_is_the_gradient_times_the_active_rows(rng, n, d, 
     np.testing.assert_array_equal(on_threads(call), reference.active_input_gradient(dz, w, rows))
 
 
-@pytest.mark.parametrize("n, d, n_active", [(1, 1, 1024), (9, 31, 1025), (33, 64, 1500), (3, 17, 2100), (256, 300, 1030)])
+MANY = [(1, 1, 1024), (9, 31, 1025), (33, 64, 1500), (3, 17, 2100), (256, 300, 1030)]
+
+
+@pytest.mark.parametrize("n, d, n_active", MANY)
 def test_active_input_gradient_of_many_neurons_is_summed_in_parts(rng, n, d, n_active):
     dz, w, rows = eighths(rng, n, n_active), eighths(rng, 2200, d), active_rows(rng, n_active, 2200)
 
