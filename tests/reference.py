@@ -211,6 +211,10 @@ def group_columns(indptr, indices):
     return rows, starts, entries, samples
 
 
+def block_sums(w, n_rows):
+    return np.array([w[start:start + n_rows].astype(float).sum(axis=0) for start in range(0, len(w), n_rows)])
+
+
 # ---- _updates
 
 
