@@ -198,6 +198,9 @@ def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
     return np.array([dx[i, c] for i in range(len(dx)) for c in x_indices[x_indptr[i] : x_indptr[i + 1]]])
 
 
+# ---- _patterns
+
+
 def group_columns(indptr, indices):
     groups = {}  # a dict keeps the order in which columns are met
     for i in range(len(indptr) - 1):
@@ -209,6 +212,9 @@ def group_columns(indptr, indices):
     entries = np.array([k for k, i in places], np.int32)
     samples = np.array([i for k, i in places], np.int32)
     return rows, starts, entries, samples
+
+
+# ---- _stores
 
 
 def block_sums(w, n_rows):
