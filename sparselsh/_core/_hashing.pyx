@@ -47,7 +47,7 @@ cdef void _sign_block(const leaves_t *f, gemm_t *whole, Py_ssize_t first, Py_ssi
 
 cdef Py_ssize_t _block_length(Py_ssize_t n, int n_threads) noexcept nogil:
     # as many blocks for each thread as for any other, and tiles that are whole
-    cdef Py_ssize_t n_blocks = (n + BLOCK - 1) // BLOCK
+    cdef Py_ssize_t n_blocks = max(<Py_ssize_t>1, (n + BLOCK - 1) // BLOCK)
     n_blocks = (n_blocks + n_threads - 1) // n_threads * n_threads
     return max(<Py_ssize_t>8, (n + n_blocks * 8 - 1) // (n_blocks * 8) * 8)
 
