@@ -80,15 +80,6 @@ def test_most_entries_in_one_column_are_grouped_too(rng):
     assert by_column(*got) == by_column(*reference.group_columns(indptr, indices))
 
 
-def test_rows_that_do_not_ascend_are_refused_where_they_mix_the_parts(rng):
-    indptr, indices, _ = random_csr(rng, 64, 1000, 0.2)
-    indices = indices.copy()
-    for i in range(64):
-        rng.shuffle(indices[indptr[i]:indptr[i + 1]])
-    with pytest.raises(ValueError, match=r"columns must be below 1000 and ascend within a row; call sort_indices\(\)"):
-        group_columns(indptr, indices, 1000)
-
-
 @given(csr_patterns(), st.data())
 def test_take_rows_copies_rows_in_the_order_asked_for(pattern, data):
     indptr, indices, _ = pattern

@@ -538,3 +538,20 @@ def test_bad_weights_are_named(weight, message, data):
 def test_chunks_take_no_weights(data):
     with pytest.raises(ValueError, match="sample_weight must be None where X is an iterable"):
         wide().fit([data], sample_weight=np.ones(70))
+
+
+def test_rows_that_do_not_ascend_train_the_same_network_whatever_their_flags_say(rng):
+    # kernels trust sorted rows: threads share out the columns of a batch by them
+    X = sp.random_array((300, 500), density=0.1, format="csr", rng=rng, dtype=np.float32)
+    Y = sp.random_array((300, 80), density=0.05, format="csr", rng=rng, dtype=np.float32)
+    X.sort_indices()
+    shuffled = X.copy()
+    assert X.nnz > 4096 and shuffled.has_canonical_format  # looked at once, and kept
+    for start, stop in zip(X.indptr[:-1], X.indptr[1:], strict=True):
+        order = start + rng.permutation(stop - start)
+        shuffled.indices[start:stop], shuffled.data[start:stop] = X.indices[order], X.data[order]
+    weights = []
+    for rows in (X, shuffled):
+        net = sl.Network([sl.Linear(500, 16), sl.LSHLinear(16, 80, density=0.5)], random_state=0)
+        weights.append(net.fit(rows, Y, epochs=1, batch_size=300, verbose=False).layers[0].weight)
+    assert_same_bits(*weights)

@@ -11,8 +11,8 @@ anyway, and the result is bitwise the same for any number of threads.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
-from libc.string cimport memcpy
 
+from ._parts cimport add_parts
 from ._scratch cimport free_lines, malloc_lines, whole_lines
 from ._simd cimport GEMM_K, GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, rule_t, store_t, table
 from ._stores cimport AHEAD, prefetch_row, row_dot, store_of
@@ -156,14 +156,6 @@ cdef void _partial(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ss
     f.gemm(&g, work)
 
 
-cdef void _add_sums(const leaves_t *f, const float *sums, Py_ssize_t n_sums, Py_ssize_t stride, Py_ssize_t n,
-                    float *out) noexcept nogil:
-    cdef Py_ssize_t p
-    memcpy(out, sums, n * sizeof(float))
-    for p in range(1, n_sums):
-        f.axpy(1, sums + p * stride, out, n)
-
-
 def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, float[:, ::1] dx, int n_threads):
     """dx = dz w[rows].   2 n len(rows) d operations
 
@@ -208,7 +200,7 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
                  min(part, k - t // n_bands * part), sums + t // n_bands * whole_lines(n * d),
                  work + threadid() * size)
     for t in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        _add_sums(f, sums + t * d, n_parts, whole_lines(n * d), d, &dx[t, 0])
+        add_parts(f, sums + t * d, n_parts, whole_lines(n * d), d, &dx[t, 0])
     free_lines(work)
     free_lines(sums)
 

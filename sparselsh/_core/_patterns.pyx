@@ -6,7 +6,7 @@
 Sparse rows are CSR: indptr (n + 1,), indices and data (nnz,), indices ascending within a row.
 """
 from cython.parallel cimport prange
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
@@ -74,18 +74,15 @@ cdef void _borders(const int32_t *indices, int64_t nnz, int64_t n_columns, Py_ss
             borders[p] = drawn[p * DRAWN // n_parts]
 
 
-cdef Py_ssize_t _count_part(const int32_t *indices, const int64_t *limits, Py_ssize_t n, Py_ssize_t n_limits,
-                            int32_t border, int32_t width, int32_t *slot, int32_t *rows, int64_t *starts,
-                            bint *is_sorted) noexcept nogil:
-    # Columns border:border + width, in the order in which they are met, and how often in `starts`; slot says where
-    # each stands. A column of another part would be another thread's: rows are not sorted then.
+cdef Py_ssize_t _group_part(const int32_t *indices, const int64_t *limits, Py_ssize_t n, Py_ssize_t n_limits,
+                            int64_t total, int32_t *slot, int32_t *rows, int64_t *starts, int32_t *entries,
+                            int32_t *samples) noexcept nogil:
+    # A counting sort whose counters are found through `slot`. Row i has the entries
+    # limits[i * n_limits]:limits[i * n_limits + 1] in this part; its first group starts at `total`.
     cdef Py_ssize_t i, k, r, n_rows = 0
-    is_sorted[0] = True
+    cdef int64_t first = total, count
     for i in range(n):
         for k in range(limits[i * n_limits], limits[i * n_limits + 1]):
-            if <uint32_t>(indices[k] - border) >= <uint32_t>width:
-                is_sorted[0] = False
-                return n_rows
             r = slot[indices[k]]
             if r < 0:
                 r = n_rows
@@ -94,37 +91,24 @@ cdef Py_ssize_t _count_part(const int32_t *indices, const int64_t *limits, Py_ss
                 starts[r] = 0
                 n_rows += 1
             starts[r] += 1
-    return n_rows
-
-
-cdef Py_ssize_t _group_part(const int32_t *indices, const int64_t *limits, Py_ssize_t n, Py_ssize_t n_limits,
-                            int32_t border, int32_t width, int64_t total, int32_t *slot, int32_t *rows,
-                            int64_t *starts, int32_t *entries, int32_t *samples) noexcept nogil:
-    # A counting sort whose counters are found through `slot`. Row i has the entries
-    # limits[i * n_limits]:limits[i * n_limits + 1] in this part; its first group starts at `total`. -1: not sorted
-    cdef bint is_sorted
-    cdef Py_ssize_t n_rows = _count_part(indices, limits, n, n_limits, border, width, slot, rows, starts, &is_sorted)
-    cdef Py_ssize_t i, k, r
-    cdef int64_t first = total, count
-    if is_sorted:
-        for r in range(n_rows):
-            count = starts[r]
-            starts[r] = total
-            total += count
-        for i in range(n):
-            for k in range(limits[i * n_limits], limits[i * n_limits + 1]):
-                r = slot[indices[k]]
-                entries[starts[r]] = <int32_t>k
-                samples[starts[r]] = <int32_t>i
-                starts[r] += 1
-        # every start has moved to its group's end, which is the next group's start
-        for r in range(n_rows - 1, 0, -1):
-            starts[r] = starts[r - 1]
-        if n_rows:
-            starts[0] = first
+    for r in range(n_rows):
+        count = starts[r]
+        starts[r] = total
+        total += count
+    for i in range(n):
+        for k in range(limits[i * n_limits], limits[i * n_limits + 1]):
+            r = slot[indices[k]]
+            entries[starts[r]] = <int32_t>k
+            samples[starts[r]] = <int32_t>i
+            starts[r] += 1
+    # every start has moved to its group's end, which is the next group's start
+    for r in range(n_rows - 1, 0, -1):
+        starts[r] = starts[r - 1]
+    if n_rows:
+        starts[0] = first
     for r in range(n_rows):
         slot[rows[r]] = -1
-    return n_rows if is_sorted else -1
+    return n_rows
 
 
 def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot, int32_t[::1] rows,
@@ -136,8 +120,6 @@ def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t
     are cut into four parts, which come one after the other.
     slot, one entry a column, is all -1 and is left so. rows holds min(nnz, n_columns) entries, starts one more,
     entries and samples nnz.   O(nnz), independent of the number of columns
-
-    Raises ValueError where a column stands in another part than its neighbours, as it may in rows that do not ascend.
     """
     cdef Py_ssize_t i, p, n = indptr.shape[0] - 1, n_rows = 0, n_columns = slot.shape[0]
     cdef int64_t nnz = indptr[n], first = indptr[0]
@@ -168,13 +150,10 @@ def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t
             row_at[p + 1] = row_at[p] + min(n_entries[p + 1], <int64_t>(borders[p + 1] - borders[p]))
             n_entries[p + 1] += n_entries[p]
     for p in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=min(n_threads, n_parts)):
-        n_found[p] = _group_part(&indices[0], limits + p, n, n_limits, borders[p], borders[p + 1] - borders[p],
-                                 n_entries[p], &slot[0], &rows[0] + row_at[p], &starts[0] + row_at[p], &entries[0],
-                                 &samples[0])
+        n_found[p] = _group_part(&indices[0], limits + p, n, n_limits, n_entries[p], &slot[0], &rows[0] + row_at[p],
+                                 &starts[0] + row_at[p], &entries[0], &samples[0])
     free(limits)
     for p in range(n_parts):
-        if n_found[p] < 0:
-            raise ValueError(f"columns must be below {n_columns} and ascend within a row; call sort_indices()")
         if row_at[p] > n_rows:  # close the gap behind the part before
             memmove(&rows[n_rows], &rows[row_at[p]], n_found[p] * sizeof(int32_t))
             memmove(&starts[n_rows], &starts[row_at[p]], n_found[p] * sizeof(int64_t))

@@ -14,6 +14,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from ._parts cimport add_parts
 from ._simd cimport STORE_BFLOAT, leaves_t, store_t, table
 from ._stores cimport AHEAD, part_of, prefetch_row, row_dot, row_of, run_length, store_of
 
@@ -149,14 +150,6 @@ cdef void _columns_of_part(const leaves_t *f, const store_t *w, Py_ssize_t d, co
                            starts[r + 1] - starts[r], data, x_indptr, x_indices, out)
 
 
-cdef void _add_parts(const leaves_t *f, const float *parts, Py_ssize_t n_parts, Py_ssize_t stride, Py_ssize_t n,
-                     float *out) noexcept nogil:
-    cdef Py_ssize_t t
-    memcpy(out, parts, n * sizeof(float))
-    for t in range(1, n_parts):
-        f.axpy(1, parts + t * stride, out, n)
-
-
 def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
                     const int32_t[::1] samples, const float[::1] data, w, const int64_t[::1] x_indptr,
                     const int32_t[::1] x_indices, float[::1] out, int n_threads):
@@ -194,6 +187,6 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
                          &samples[0], &data[0], &x_indptr[0], &x_indices[0], part_of(wide, threadid() * d),
                          parts + t * nnz)
     for p in prange((nnz + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
-        _add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
+        add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
     free(parts)
     free(wide)
