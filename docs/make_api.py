@@ -12,20 +12,18 @@ from sparselsh import (
     datasets,
     estimators,
     hashing,
-    index,
-    inference,
-    layers,
     losses,
-    lsh_layers,
     metrics,
-    network,
     optim,
     pretrained,
     profiling,
     rebuild,
-    report,
     schedules,
 )
+from sparselsh.index import _lsh_index
+from sparselsh.inference import _network, _report
+from sparselsh.layers import _linear, _lsh_linear
+from sparselsh.network import _network
 
 MODULES = {
     "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
@@ -74,7 +72,7 @@ def entries(cls):
     """Name, arguments and meaning of the public methods and properties that the class itself defines."""
     for name, member in vars(cls).items():
         if (name.startswith("_") or INTERNAL & {name, f"{cls.__name__}.{name}"}
-                or (name == "topk" and cls is not network.Network)):
+                or (name == "topk" and cls is not _network.Network)):
             continue
         if isinstance(member, property) and member.__doc__:
             yield name, sentence(member)

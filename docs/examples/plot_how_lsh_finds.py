@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import sparselsh as sl
-from sparselsh.transforms import Transform
+from sparselsh.index.transforms import Transform
 
 INPUT, FOUND, OTHER = "#c2410c", "#0f766e", "#b8c0cc"
 
