@@ -241,7 +241,7 @@ def _accelerated(torch: ModuleType, name: str, linear: nn.Linear, W: Floats, b: 
                  k: int, n_logits: int | None, fill: float, storage: str, random_state: RandomState,
                  n_threads: int) -> tuple[nn.Module | None, LayerReport]:
     """The module that takes the place of a layer, or None, and the report of the choice."""
-    from .inference._accelerated_linear import AcceleratedLinear
+    from .inference import AcceleratedLinear
 
     settings, held = np.ascontiguousarray(inputs[::2]), np.ascontiguousarray(inputs[1::2])
     options = IndexOptions(recall=recall, plan="sketches", storage=storage)

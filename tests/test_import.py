@@ -1,8 +1,9 @@
-"""What importing does, and which module may import which."""
+"""What importing does, which package may import which, and who may use whose private names."""
 import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,81 +12,221 @@ import sparselsh
 
 ROOT = Path(sparselsh.__file__).parent
 
-# A module imports from layers below its own only; the modules of one layer do not know each other.
-LAYERS = [
+# A row imports from rows below it only; the packages and modules of a row do not import each other.
+ROWS = [
     {"__main__"},
-    {"estimators"},
-    {"_estimator"},
     {"cli"},
-    {"demo"},
-    {"_serving_cli"},
-    {"_measure", "_options"},
     {"__init__"},
-    {"_recipe"},
-    {"network", "pretrained"},
-    {"profiling"},
-    {"_checkpoint", "callbacks"},
-    {"_training"},
-    {"_conversion"},
-    {"inference"},
-    {"torch"},
-    {"_served", "onnx", "_weight_files", "report"},
-    {"lsh_layers", "losses", "metrics", "datasets", "_streams"},
-    {"layers", "index", "optim", "csrfile", "_set_sketches"},
-    {"xmctext", "rebuild", "schedules", "_gradients", "_tables", "_sketching", "_calibration", "_index_file",
-     "_architecture", "_table_choice", "_label_vectors", "refinement"},
-    {"hashing", "transforms", "_cells", "_storage"},
-    {"_linalg", "_threads", "_files", "_plans"},
+    {"estimators"},
+    {"torch", "_recipe"},
+    {"network"},
+    {"pretrained", "training", "profiling"},
+    {"layers", "inference"},
+    {"index", "datasets", "optim", "callbacks"},
+    {"hashing", "rebuild", "schedules", "metrics", "refinement", "losses", "_gradients"},
+    {"_threads", "_files"},
     {"_validation"},
-    {"_csr"},
-    {"_version", "_scipy", "_html", "plotting", "_bfloat"},
-    {"_memory"},
-    {"_types"},
+    {"_arrays", "_display"},
+    {"_version"},
     {"_core"},
 ]
+SOURCES = sorted(path for path in ROOT.rglob("*.py") if path.name != "_version.py")
 
 
-def sources():
-    return sorted(ROOT.glob("*.py"))
+def name_of(path):
+    """Path of a source file within the package, such as "index/_engine"."""
+    return path.relative_to(ROOT).with_suffix("").as_posix()
 
 
-def imported(path):
-    """Names of the modules of the package that a file imports when it runs, wherever it does."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            if node.module:
-                yield node.module.split(".")[0]
-            else:
-                yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from ("__init__" for alias in node.names if alias.name.split(".")[0] == "sparselsh")
+def package_of(name):
+    """The entry of ROWS that a file belongs to."""
+    return name.partition("/")[0]
 
 
-def layer_of(name):
-    return next(i for i, layer in enumerate(LAYERS) if name in layer)
+def is_for_annotations(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: path.stem)
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path, annotations):
+    """Set of (file, name) pairs that a source file imports from this package.
+
+    Without `annotations` only those that run, wherever they stand. A name that is a module is part
+    of the file, and the name of what is imported from it is then None.
+    """
+    found = set()
+    for node in statements(tree_of(path), annotations):
+        if isinstance(node, ast.Import):
+            if any(alias.name.partition(".")[0] == "sparselsh" for alias in node.names):
+                found.add(("__init__", None))
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            folder = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            found |= {resolved(folder, alias.name) for alias in node.names}
+    return found
+
+
+def statements(node, annotations):
+    """All nodes below one; without `annotations` none of `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if annotations or not is_for_annotations(child):
+            yield child
+            yield from statements(child, annotations)
+
+
+def resolved(folder, name):
+    """The file that `from folder import name` reads, and the name in it or None."""
+    for place, rest in ((folder / name, None), (folder, name)):
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if path.exists():
+                return name_of(path), rest
+    inside = folder.relative_to(ROOT).as_posix()
+    return ("_core/" + name if inside == "_core" else inside.replace(".", "__init__")), name
+
+
+def row_of(name):
+    return next(i for i, row in enumerate(ROWS) if package_of(name) in row)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_imports_point_down(path):
-    for name in imported(path):
-        # `from . import name` of what __init__ itself defines, such as __version__
-        target = name if any(name in layer for layer in LAYERS) else "__init__"
-        assert layer_of(path.stem) < layer_of(target), f"{path.stem} imports {name}"
+    own = name_of(path)
+    for name, _ in imports(path, annotations=False):
+        if package_of(name) != package_of(own):
+            assert row_of(own) < row_of(name), f"{own} imports {name}"
 
 
-def test_the_list_of_modules_is_whole():
-    assert {path.stem for path in sources()} <= set().union(*LAYERS)
+def test_the_table_is_whole():
+    in_table = set().union(*ROWS)
+    there = {package_of(name_of(path)) for path in SOURCES} | {"_version"}
+    assert there == in_table
+
+
+def circle(edges):
+    """A circle of a graph, as a list of nodes, or None."""
+    done, trail = set(), []
+
+    def visit(node):
+        if node in trail:
+            return trail[trail.index(node):] + [node]
+        if node in done:
+            return None
+        trail.append(node)
+        found = next(filter(None, map(visit, sorted(edges.get(node, ())))), None)
+        trail.pop()
+        done.add(node)
+        return found
+
+    return next(filter(None, map(visit, sorted(edges))), None)
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}}) is None
+
+
+@pytest.mark.parametrize("annotations", [False, True], ids=["at run time", "in annotations too"])
+def test_packages_have_no_circle(annotations):
+    edges = {}
+    for path in SOURCES:
+        own = package_of(name_of(path))
+        others = {package_of(name) for name, _ in imports(path, annotations)}
+        edges.setdefault(own, set()).update(others - {own})
+    found = circle(edges)
+    assert found is None, " imports ".join(found)
+
+
+@pytest.mark.parametrize("annotations", [False, True], ids=["at run time", "in annotations too"])
+def test_files_of_a_package_have_no_circle(annotations):
+    edges = {}
+    for path in SOURCES:
+        own = name_of(path)
+        edges[own] = {name for name, _ in imports(path, annotations)
+                      if package_of(name) == package_of(own) and name != own}
+    found = circle(edges)
+    assert found is None, " imports ".join(found)
+
+
+def test_a_package_is_imported_by_its_front_door():
+    # a public package may change its private files without a look at who uses them
+    for path in SOURCES:
+        own = name_of(path)
+        for name, imported in imports(path, annotations=True):
+            package, _, file = name.partition("/")
+            if package in (package_of(own), "_arrays", "_core") or own.startswith("__"):
+                continue
+            is_private = any(part.startswith("_") and part != "__init__" for part in file.split("/"))
+            assert not is_private, f"{own} imports {name}"
+            is_dunder = imported is not None and imported.startswith("__")
+            assert imported is None or is_dunder or not imported.startswith("_"), (
+                f"{own} imports {imported} from {name}")
+
+
+def private_names(tree):
+    """Names with one underscore that a file defines: attributes of self, methods, fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def foreign_names(tree, known):
+    """Uses of private names of objects other than self, which `known` does not hold."""
+    others = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+              for alias in node.names}  # modules that are not ours
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not node.attr.startswith("_"):
+            continue
+        is_own = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"} | others
+        is_dunder = node.attr.endswith("__")
+        if not is_own and not is_dunder and node.attr not in known:
+            yield f"{ast.unparse(node)} (line {node.lineno})"
+
+
+def test_private_names_stay_in_their_package():
+    trees = {name_of(path): tree_of(path) for path in SOURCES}
+    defined = {}
+    for name, tree in trees.items():
+        defined.setdefault(package_of(name), set()).update(private_names(tree))
+    for name, tree in trees.items():
+        modules = {imported for _, imported in imports(ROOT / f"{name}.py", annotations=True)}
+        known = defined[package_of(name)] | modules | {"_replace", "_fields", "_asdict"}
+        found = list(foreign_names(tree, known))
+        assert not found, f"{name}: {', '.join(found)}"
+
+
+def test_a_foreign_name_is_found():
+    tree = ast.parse("network._rng.random(); self._own = other._own; cls._made()")
+    assert list(foreign_names(tree, set(private_names(tree)))) == ["network._rng (line 1)"]
 
 
 def test_layers_and_optimizers_do_not_know_each_other():
-    imports = {path.stem: set(imported(path)) for path in sources()}
-    for name in ("layers", "lsh_layers", "losses", "index"):
-        assert "optim" not in imports[name]
-    assert imports["optim"] == {"_validation", "_core", "_bfloat", "_memory", "_html", "schedules"}
+    uses = {}
+    for path in SOURCES:
+        names = {package_of(name) for name, _ in imports(path, annotations=False)}
+        uses.setdefault(package_of(name_of(path)), set()).update(names)
+    for name in ("layers", "losses", "index"):
+        assert "optim" not in uses[name]
+    assert uses["optim"] == {"_validation", "_core", "_arrays", "_display", "schedules"}
+
+
+def test_each_package_opens_with_a_map_of_itself():
+    for path in SOURCES:
+        if path.name != "__init__.py" or path.parent in (ROOT, ROOT / "_core"):
+            continue
+        text = ast.get_docstring(tree_of(path)) or ""
+        files = {p.stem for p in path.parent.glob("*.py")} - {"__init__"}
+        folders = {p.parent.name for p in path.parent.glob("*/__init__.py")}
+        missing = sorted(name for name in files | folders if name not in text)
+        assert not missing, f"{name_of(path)} does not say what {', '.join(missing)} is for"
 
 
 def test_the_core_imports_nothing_of_the_package():

@@ -8,21 +8,26 @@ NumPy and the compiled core are imported inside the commands: ``sparselsh --help
 """
 from __future__ import annotations
 
-import json
 import os
 import sys
-import tempfile
-from contextlib import contextmanager
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ._arguments import EPOCHS, SCHEDULE, parser
+from ._files import (
+    UserError,
+    check_outputs,
+    load_network,
+    read_matching,
+    read_or_open,
+    unwritable,
+    write_json,
+    writing,
+)
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from scipy.sparse import csr_array
+    from collections.abc import Iterator, Sequence
 
     from .._arrays.types import Floats, Ids
     from ..callbacks import Callback
@@ -30,10 +35,6 @@ if TYPE_CHECKING:
 
 ROWS_A_WRITE = 4096
 SHARED_IDS: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
-
-
-class UserError(Exception):
-    """Something the user can put right; the message is one line that says how."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def train(args: argparse.Namespace) -> None:
         raise UserError(f"{args.given[0]}: a training that is resumed keeps what it began with; leave it out")
     checkpoint = args.checkpoint or args.resume
     goes_on = checkpoint and args.resume and os.path.realpath(checkpoint) == os.path.realpath(args.resume)
-    _check_outputs([args.model, args.json, None if goes_on else checkpoint],
+    check_outputs([args.model, args.json, None if goes_on else checkpoint],
                    inputs=[args.train, args.test, args.resume])
     from .. import _files
     from . import _measure
@@ -84,10 +85,10 @@ def train(args: argparse.Namespace) -> None:
 
     say = _silent if args.quiet else print
     resumed = _resumed(args) if args.resume else None
-    X, Y, n_labels = _read_or_open(args.train, resumed, of=args.resume)
+    X, Y, n_labels = read_or_open(args.train, resumed, of=args.resume)
     say(_describe("train", X, Y))
     if args.test:
-        X_test, Y_test = _read_matching(args.test, X.shape[1], n_labels, of=args.train)
+        X_test, Y_test = read_matching(args.test, X.shape[1], n_labels, of=args.train)
         say(_describe("test", X_test, Y_test))
 
     net = resumed or _new_network(args, X.shape[1], n_labels)
@@ -107,12 +108,12 @@ def train(args: argparse.Namespace) -> None:
         try:
             net.save(os.path.realpath(args.model))  # a symbolic link stays one
         except OSError as error:
-            raise _unwritable(args.model, error) from error
+            raise unwritable(args.model, error) from error
     if args.test:
         report |= _measure.quality(net, X_test, Y_test)[0]
     report["peak_rss_bytes"] = _measure.peak_rss()
     say(_summary(report))
-    _write_json(args.json, report)
+    write_json(args.json, report)
 
 
 def _new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Network:
@@ -154,7 +155,7 @@ def _refine(net: Network, args: argparse.Namespace, X: Any, Y: Any) -> None:
 
 def _resumed(args: argparse.Namespace) -> Network:
     """The network of a checkpoint, whose training can be gone on with."""
-    net = _load(args.resume, args.threads)
+    net = load_network(args.resume, args.threads)
     if net.training_progress is None:
         raise UserError(f"{args.resume!r}: holds a network, but no training to go on with; give a file that "
                         "`sparselsh train --checkpoint` has written")
@@ -176,12 +177,12 @@ def convert(args: argparse.Namespace) -> None:
             raise UserError("convert: weights need a place to write to; give -o OUT.safetensors")
         if args.csr is not None:
             raise UserError(f"{args.csr!r}: is only for text; give -o OUT.safetensors")
-        _check_outputs([args.output], inputs=[args.input, args.calibration])
+        check_outputs([args.output], inputs=[args.input, args.calibration])
         convert_weights(args)
         return
     if args.csr is None or args.output is not None or args.calibration is not None:
         raise UserError("convert: text needs OUT.csr and no more; weights need --layer NAME and -o OUT.safetensors")
-    _check_outputs([args.csr], inputs=[args.input])
+    check_outputs([args.csr], inputs=[args.input])
     from .. import datasets
 
     if os.path.exists(args.csr) and not os.path.isfile(args.csr):
@@ -193,39 +194,39 @@ def convert(args: argparse.Namespace) -> None:
 
 def serve_bench(args: argparse.Namespace) -> None:
     """Time a converted network."""
-    _check_outputs([args.json], inputs=[args.model, args.queries])
+    check_outputs([args.json], inputs=[args.model, args.queries])
     from ._serving import serve_bench
 
-    _write_json(args.json, serve_bench(args))
+    write_json(args.json, serve_bench(args))
 
 
 def predict(args: argparse.Namespace) -> None:
     """Write the best labels of every row of a file."""
-    _check_outputs([args.output], inputs=[args.model, args.test])
-    net = _load(args.model, args.threads)
+    check_outputs([args.output], inputs=[args.model, args.test])
+    net = load_network(args.model, args.threads)
     if args.k > net.n_labels:
         raise UserError(f"-k {args.k}: {args.model!r} has {net.n_labels} labels; ask for no more than that")
-    X, _ = _read_matching(args.test, net.n_features, None, of=args.model, labelled=False)
+    X, _ = read_matching(args.test, net.n_features, None, of=args.model, labelled=False)
     ids, scores = net.topk(X, k=args.k, exact=args.exact)
     lines = _lines(ids, scores if args.scores else None)
     if args.output is None:
         sys.stdout.writelines(lines)
     else:
-        with _writing(args.output) as file:
+        with writing(args.output) as file:
             file.writelines(lines)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     """Measure a saved network on a file."""
-    _check_outputs([args.json], inputs=[args.model, args.test, args.train])
-    net = _load(args.model, args.threads)
-    X, Y = _read_matching(args.test, net.n_features, net.n_labels, of=args.model)
+    check_outputs([args.json], inputs=[args.model, args.test, args.train])
+    net = load_network(args.model, args.threads)
+    X, Y = read_matching(args.test, net.n_features, net.n_labels, of=args.model)
     from .. import metrics
     from . import _measure
 
     propensities = None
     if args.train:
-        Y_train = _read_matching(args.train, net.n_features, net.n_labels, of=args.model)[1]
+        Y_train = read_matching(args.train, net.n_features, net.n_labels, of=args.model)[1]
         if Y_train.shape[0] < 3:
             raise UserError(f"{args.train!r}: {Y_train.shape[0]} rows; propensities need 3 or more")
         propensities = metrics.propensities(Y_train)
@@ -234,138 +235,21 @@ def evaluate(args: argparse.Namespace) -> None:
     report["peak_rss_bytes"] = _measure.peak_rss()
     print(_describe("test", X, Y))
     print(_summary(report))
-    _write_json(args.json, report)
+    write_json(args.json, report)
 
 
 def demo(args: argparse.Namespace) -> None:
     """Train on the source text of Python's own standard library."""
-    _check_outputs([args.json], inputs=[])
+    check_outputs([args.json], inputs=[])
     from ._demo import run_demo
 
     report = run_demo(rows=args.rows, epochs=args.epochs, dense=args.dense, seed=args.seed,
                       n_threads=args.threads, verbose=not args.quiet, say=_silent if args.quiet else print)
-    _write_json(args.json, report)
+    write_json(args.json, report)
 
 
 COMMANDS = {"train": train, "convert": convert, "serve-bench": serve_bench, "predict": predict, "evaluate": evaluate,
             "demo": demo}
-
-
-# --- files ------------------------------------------------------------------------------------------------
-
-
-def _read(path: str, labelled: bool = True) -> tuple[csr_array, csr_array]:
-    """Read a file that must have rows and, where they are to be learnt or compared, labels."""
-    from .. import datasets
-    from ..datasets import _csr_file
-
-    if _csr_file.is_csr_file(path):
-        with datasets.open_csr(path) as file:
-            X, Y = file[:]
-    else:
-        X, Y = datasets.read_xmc(path)
-    _check_some(path, X.shape, Y.nnz if labelled else 1)
-    return X, Y
-
-
-def _read_or_open(path: str, net: Network | None = None, of: str = "") -> tuple[Any, csr_array | None, int]:
-    """X, Y and the number of labels of a file; of a CSR file, the file itself, None and the number.
-
-    With a network, of the file `of`, the numbers of features and labels are to be those of the network.
-    """
-    from ..datasets import _csr_file
-
-    if not _csr_file.is_csr_file(path):
-        X, Y = _read(path) if net is None else _read_matching(path, net.n_features, net.n_labels, of)
-        return X, Y, Y.shape[1]
-    file = _csr_file.open_csr(path)
-    _check_some(path, file.shape, file.label_nnz)
-    return file, None, file.n_labels
-
-
-def _check_some(path: str, shape: tuple[int, ...], n_labels: int) -> None:
-    if 0 in shape:
-        raise UserError(f"{path!r}, line 1: {shape[0]} rows of {shape[1]} features; give some")
-    if n_labels == 0:
-        raise UserError(f"{path!r}: no row has a label; give a file with labels at the start of its lines")
-
-
-def _read_matching(path: str, n_features: int, n_labels: int | None, of: str,
-                   labelled: bool = True) -> tuple[csr_array, csr_array]:
-    """Read a file whose features and labels must be numbered as those of the file or model `of`.
-
-    `n_labels` is None where labels do not matter.
-    """
-    from .. import datasets
-
-    X, Y = _read(path, labelled)
-    if X.shape[1] == n_features and n_labels in (None, Y.shape[1]):
-        return X, Y
-    try:
-        # svmlight text does not say its counts: ids below ours will do. XMC text, which does, fails here.
-        return datasets.read_xmc(path, n_features=n_features, n_labels=n_labels, format="svmlight")
-    except datasets.FileFormatError as error:
-        if error.line != 1:
-            raise
-    what, found, expected = ("features", X.shape[1], n_features)
-    if found == expected:
-        what, found, expected = ("labels", Y.shape[1], n_labels)
-    raise UserError(f"{path!r}, line 1: {found} {what}, but {of!r} has {expected}; "
-                    f"write both files with the same numbering of {what}")
-
-
-def _load(path: str, n_threads: int | None) -> Network:
-    import sparselsh as sl
-
-    if os.path.isdir(path):
-        raise UserError(f"{path!r}: is a folder; give the file that `sparselsh train --model` has written")
-    return sl.load(path, n_threads=n_threads)
-
-
-def _check_outputs(paths: Iterable[str | None], inputs: Iterable[str | None]) -> None:
-    """Refuse, before any work, an output that cannot be written or that would replace an input."""
-    taken = {os.path.realpath(path): path for path in inputs if path}
-    for path in filter(None, paths):
-        real = os.path.realpath(path)
-        if real in taken:
-            raise UserError(f"{path!r}: is also given as {taken[real]!r}; choose another name for the output")
-        taken[real] = path
-        if os.path.isdir(real):
-            raise UserError(f"{path!r}: is a folder; give the name of a file in it")
-        if not os.path.exists(real) or os.path.isfile(real):
-            try:
-                tempfile.TemporaryFile(dir=os.path.dirname(real)).close()
-            except OSError as error:
-                raise _unwritable(path, error) from error
-
-
-@contextmanager
-def _writing(path: str) -> Iterator[IO[str]]:
-    """Open a text file that appears whole or not at all. A device or a pipe is written as it is."""
-    from .._files import replacing
-
-    place = os.path.realpath(path)  # a symbolic link stays one
-    is_device = os.path.exists(place) and not os.path.isfile(place)
-    try:
-        with (open if is_device else replacing)(place, "w", encoding="utf-8") as file:
-            yield file
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: str, error: OSError) -> UserError:
-    return UserError(f"{path!r}: cannot be written ({error.strerror or error}); "
-                     f"give a file in a folder that exists, is writable and has room")
-
-
-def _write_json(path: str | None, report: dict[str, Any]) -> None:
-    if path is None:
-        return
-    known = {key: value for key, value in report.items() if value is not None}
-    with _writing(path) as file:
-        file.write(json.dumps(known, indent=2) + "\n")
 
 
 # --- text -------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Data sets in files: sparse rows with labels, as text and as arrays.
 
-======================  ==========================================================================================
-`read_xmc, write_xmc`   XMC or svmlight text, which every program reads (`xmctext.py`)
-`write_csr, open_csr`   CSR arrays in a file: nothing to parse, and training on more than memory holds (`csrfile.py`)
-`convert_xmc`           text into such a file, some thousand rows in memory at a time
-======================  ==========================================================================================
+    read_xmc, write_xmc   XMC or svmlight text, which other programs read too
+    write_csr, open_csr   CSR arrays in a file: no parsing, and training on more than memory holds
+    convert_xmc           text into such a file, some thousand rows in memory at a time
+
+    _xmc_text  the text formats
+    _csr_file  CSRFile: a file of arrays, mapped into memory
 """
 from ._csr_file import (
     CSRFile,

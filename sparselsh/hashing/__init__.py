@@ -6,6 +6,13 @@
     DWTA             order of entries  non-negative     largest entry of a bin of coordinates
     MinHash          Jaccard           sets             smallest hash value of a bin of features
 
+    _simhash, _cross_polytope, _dwta, _minhash   one family per file
+    _projections   Gaussian and sparse random projections of dense and sparse rows
+    _rows          checks of the rows that are hashed
+    _laws          collision probabilities
+    _choice        bits and tables for a wanted recall
+    _config        a family as plain values, for files
+
 A family is any object with
 
     tables, n_buckets               numbers: codes are 0 .. n_buckets - 1, one for each table

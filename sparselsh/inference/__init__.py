@@ -19,4 +19,13 @@ from ._report import TIMED_ROWS, ConversionReport, LayerReport
 from ._timing import fastest, seconds_of_rounds
 from .readers import Affine, build_module, read_layers, read_module, read_onnx, require_torch, to_numpy
 
+
+def __getattr__(name: str) -> object:
+    if name == "AcceleratedLinear":  # it needs torch
+        from ._accelerated_linear import AcceleratedLinear
+
+        return AcceleratedLinear
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = ["ConversionReport", "InferenceNetwork"]
