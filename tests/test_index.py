@@ -398,10 +398,10 @@ def test_tables_are_filled_anew_where_they_serve_and_else_made_anew(rng):
     other = gaussian(rng, 300, 16)
     X = gaussian(rng, 20, 16)
     index.remove([3, 4])
-    assert index.fit(other)._tables is tables
+    assert index.fit(other)._engine.tables is tables
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other), X)
-    assert index.fit(other[:200])._tables is not tables
+    assert index.fit(other[:200])._engine.tables is not tables
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other[:200]), X)
     tables, index.random_state = index._engine.tables, 1
-    assert index.fit(other[:200])._tables is not tables, "other functions"
+    assert index.fit(other[:200])._engine.tables is not tables, "other functions"
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=1).fit(other[:200]), X)

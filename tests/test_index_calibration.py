@@ -79,7 +79,7 @@ def test_tune_takes_256_of_many_queries_evenly(rng):
 def test_without_queries_the_number_of_candidates_follows_from_the_neurons_and_k(rng):
     index = sl.LSHIndex(random_state=0).fit(gaussian(rng, 20_000, 4))
     assert index.report()["n_candidates"] is None and index.report()["trials"] == []
-    assert [index.default_candidates(k) for k in (1, 5, 100)] == [200, 200, 2000]
+    assert [index._engine.default_candidates(k) for k in (1, 5, 100)] == [200, 200, 2000]
 
 
 # ---- norm floor

@@ -3,11 +3,11 @@ import copy
 
 import numpy as np
 import pytest
-from sparselsh.index._engine.sketches import Sketches
-from sparselsh.index._engine.tables import Tables
 from support import assert_same_bits
 
 import sparselsh as sl
+from sparselsh.index._sketches import Sketches
+from sparselsh.index._tables import Tables
 
 D = 12
 KINDS = {

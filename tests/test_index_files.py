@@ -193,7 +193,7 @@ def spoilt(path, W, bias, change):
     """Load the file after change(tensors, config), written with the right checksum."""
     tensors, config = _file.read(path)
     change(tensors, config)
-    _file.write(path, tensors, config)
+    _files.write_checked(path, tensors, _file.FORMAT, json.dumps(config))
     return sl.LSHIndex.load(path, W, bias)
 
 
@@ -280,7 +280,7 @@ def test_probing_without_tables_is_refused(rng, path):
 def test_a_config_that_is_none_is_refused(rng, path, config):
     tensors = {"gone": np.zeros(9, np.uint8)}
     _files.write(path, tensors, {"format": "sparselsh.index", "config": config,
-                                 "checksum": _file.checksum(tensors, config)})
+                                 "checksum": _files.checksum(tensors, config)})
     with pytest.raises(ValueError, match=r"index\.safetensors: "):
         sl.LSHIndex.load(path, dense(rng, 9))
 

@@ -486,15 +486,19 @@ def test_the_configuration_comes_back(tmp_path, rng, loss):
     layers = [sl.Linear(5, 4, activation="relu", init_scale=0.5),
               sl.LSHLinear(4, 90, density=0.1, active="sample", activation="relu", candidates=2, fill=False,
                            rebuild=sl.rebuild.Frozen(2, sl.rebuild.OnDrift(0.3, 4)), plan="rows",
-                           sketch_bits=64, oversample=3, dropout=0.25, family=sl.SimHash(3, 4), init_scale=2),
-              sl.LSHLinear(90, 70)]
+                           sketch_bits=64, oversample=3, dropout=0.25, init_scale=2),
+              sl.LSHLinear(90, 80, density=0.1, policy="score", family=sl.SimHash(3, 4), min_count=2, n_probes=3),
+              sl.LSHLinear(80, 70)]
     net = sl.Network(layers, loss=loss, random_state=0)
     fit(net, rng.standard_normal((9, 5)), rng.standard_normal((9, 70)), epochs=1)
     net.save(tmp_path / "net")
     loaded = sl.load(tmp_path / "net")
     assert type(loaded.loss) is type(net.loss)
-    assert [layer.config() for layer in loaded.layers] == [layer.config() for layer in layers]
-    assert [layer.n_active for layer in loaded.layers[1:]] == [layer.n_active for layer in layers[1:]]
+    places = net._training.places
+    meant = [layer.config(place) for layer, place in zip(layers, places, strict=True)]
+    assert [layer.config() for layer in loaded.layers] == meant
+    assert [layer.n_active for layer in loaded.layers[1:]] == [
+        layer.n_active_at(place) for layer, place in zip(layers[1:], places[1:], strict=True)]
 
 
 def test_save_replaces_a_file_whole_or_not_at_all(tmp_path, rng, monkeypatch):

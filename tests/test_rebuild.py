@@ -149,6 +149,6 @@ def test_a_table_without_room_grows_for_labels(rng):
     samples = np.repeat(np.arange(200, dtype=np.int32), 40)
     neurons = np.tile(np.arange(40, dtype=np.int32), 200)
     for _ in range(2):  # twice: a neuron stands in a bucket once
-        index.insert(x, samples, neurons)
-    ids, counts = index.candidates(x, 40)
+        index._engine.insert(x, samples, neurons, 1)
+    ids, counts = index._engine.candidates(x, 40, 1)
     assert (np.sort(ids, axis=1) == np.arange(40)).all() and (counts == 4).all()

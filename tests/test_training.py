@@ -221,13 +221,12 @@ def test_a_damaged_checkpoint_says_so(data, tmp_path, rng):
 def rewritten(path, change):
     """Change tensors and configuration of a checkpoint and make its checksum right again."""
     from sparselsh import _files
-    from sparselsh.network import _checkpoint
 
     tensors, metadata = _files.read(path, "sparselsh.network")
     config = json.loads(metadata["config"])
     change(tensors, config)
     metadata["config"] = json.dumps(config)
-    metadata["checksum"] = _checkpoint.checksum(tensors, metadata["config"])
+    metadata["checksum"] = _files.checksum(tensors, metadata["config"])
     _files.write(path, tensors, metadata)
 
 
@@ -330,7 +329,7 @@ def test_stop_on_interrupt_lets_fit_return(data):
     stop = cb.StopOnInterrupt()
     net = wide().fit(X, y, epochs=3, batch_size=16, verbose=False, callbacks=[stop, PressAfter(7)])
     assert stop.interrupted and len(net.history) == 1
-    assert net.resume(X, y)._n_steps == 7, "the training is complete"
+    assert net.resume(X, y)._training.n_steps == 7, "the training is complete"
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -355,6 +355,10 @@ class Linear(HtmlRepr):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_buffers": {}, "_slot": None}  # scratch memory
 
+    def repr_at(self, place: Place) -> str:
+        """The layer in words, with the defaults of its place."""
+        return repr(self)
+
     def __repr__(self) -> str:
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"
 

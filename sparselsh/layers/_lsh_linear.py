@@ -694,6 +694,12 @@ class LSHLinear(Linear):
             if part is not None:
                 part.rebind_weights(self._w.value, self.bias)
 
+    def repr_at(self, place: Place) -> str:
+        return self._repr(self.active_at(place))
+
     def __repr__(self) -> str:
+        return self._repr(self.active)
+
+    def _repr(self, active: str | None) -> str:
         return (f"LSHLinear({self.n_in}, {self.n_out}, density={self.density!r}, "
-                f"active={self.active!r}, activation={self.activation!r})")
+                f"active={active!r}, activation={self.activation!r})")

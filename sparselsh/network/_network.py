@@ -757,7 +757,8 @@ class Network:
                      ("layer", "shape", "activation", "neurons in training", "weights", ""))
 
     def __repr__(self) -> str:
-        body = ",\n         ".join(map(repr, self.layers))
+        layers = zip(self.layers, self._training.places, strict=True)
+        body = ",\n         ".join(layer.repr_at(place) for layer, place in layers)
         return f"Network([{body}],\n        loss={self.loss!r})"
 
 
