@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 
 from ._quantized cimport stored_dots, stored_rows, stored_sums, stored_t
 from ._search cimport Search, best_of_search
-from ._simd cimport leaves_t, table
+from ._simd cimport loops_t, table
 
 cdef extern from "order.h" nogil:
     ctypedef struct top_t:
@@ -66,7 +66,7 @@ def chain(layers, search):
     return c
 
 
-cdef void _sum_rows(const leaves_t *f, const step_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
+cdef void _sum_rows(const loops_t *f, const step_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
                     float *out) noexcept nogil:
     cdef Py_ssize_t first = 0
     memcpy(out, s.bias, s.n_out * sizeof(float))
@@ -75,7 +75,7 @@ cdef void _sum_rows(const leaves_t *f, const step_t *s, const int32_t *indices, 
         first += RUN
 
 
-cdef void _forward(const leaves_t *f, const step_t *s, const float *x, int32_t *indices, float *data,
+cdef void _forward(const loops_t *f, const step_t *s, const float *x, int32_t *indices, float *data,
                    float *out) noexcept nogil:
     # indices and data hold n_in each
     cdef Py_ssize_t k, n = 0
@@ -100,7 +100,7 @@ cdef void _clip(const step_t *s, float *out) noexcept nogil:
 cdef int _run(Chain c, const int32_t *indices, const float *data, Py_ssize_t nnz, const float *x, Py_ssize_t k,
               int32_t *out_ids, float *out_scores) except -1 nogil:
     # the input is x, or where that is NULL the sparse row of indices and data
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef Py_ssize_t i, j, n_keys = 4 * k + 64, size = c.widest
     cdef uint64_t *keys = <uint64_t *>malloc(n_keys * sizeof(uint64_t) + size * (3 * sizeof(float) + sizeof(int32_t)))
     cdef float *first = <float *>(keys + n_keys)

@@ -14,7 +14,7 @@ from libc.stdint cimport int32_t
 
 from ._parts cimport add_parts
 from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_K, GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, rule_t, store_t, table
+from ._simd cimport GEMM_K, GEMM_WORK, STORE_FLOAT, gemm_t, loops_t, rule_t, store_t, table
 from ._stores cimport AHEAD, prefetch_row, row_dot, store_of
 from ._updates cimport Rule
 
@@ -22,7 +22,7 @@ cdef enum:
     BLOCK = 128  # neurons whose gradient is summed before they are updated: 64 KB at 128 inputs
 
 
-cdef void _block(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first_column,
+cdef void _block(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first_column,
                  Py_ssize_t n_columns, float *work) noexcept nogil:
     # rows and columns of c, as a product of their own
     cdef gemm_t g = whole[0]
@@ -40,7 +40,7 @@ cdef void _block(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssiz
 
 cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
     """Compute g, its rows or columns dealt out to the threads in equal parts."""
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef Py_ssize_t total = g.n if by_columns else g.m
     cdef Py_ssize_t size = ((total + n_threads - 1) // n_threads + 31) // 32 * 32  # whole tiles
     cdef Py_ssize_t t, n_parts
@@ -65,7 +65,7 @@ cdef enum:
     RUN = 256  # columns of c that a thread computes at a time
 
 
-cdef void _dots(const leaves_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const store_t *b, Py_ssize_t first,
+cdef void _dots(const loops_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const store_t *b, Py_ssize_t first,
                 Py_ssize_t last, Py_ssize_t n, const float *bias, float *c) noexcept nogil:
     cdef Py_ssize_t i, j
     for j in range(first, last):
@@ -82,7 +82,7 @@ def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const f
     cdef gemm_t g
     cdef Py_ssize_t m = c.shape[0], n = c.shape[1], k = a.shape[0] if transpose_a else a.shape[1]
     cdef Py_ssize_t t, run = RUN
-    cdef const leaves_t *f
+    cdef const loops_t *f
     cdef store_t stored = store_of(b, False)
     if m == 0 or n == 0:
         return
@@ -145,7 +145,7 @@ cdef enum:
     LARGE = 1 << 16  # numbers of dx beyond which the sums would not stay in the second-level cache
 
 
-cdef void _partial(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first,
+cdef void _partial(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first,
                    Py_ssize_t k, float *c, float *work) noexcept nogil:
     # rows of the product, of terms first:first + k
     cdef gemm_t g = whole[0]
@@ -165,7 +165,7 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     cdef gemm_t g
     cdef store_t ws = store_of(w, False)
     cdef Py_ssize_t t, n = dx.shape[0], d = dx.shape[1], k = dz.shape[1], size = GEMM_WORK, n_bands, band, part, n_parts
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef float *work
     cdef float *sums
     if n == 0 or d == 0:
@@ -205,7 +205,7 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     free_lines(sums)
 
 
-cdef void _update_block(const leaves_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,
+cdef void _update_block(const loops_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,
                         const int32_t *rows, const store_t *w, const store_t *m, const store_t *v,
                         float *work) noexcept nogil:
     cdef gemm_t g = whole[0]
@@ -233,7 +233,7 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(GEMM_WORK + BLOCK * x.shape[1])
     cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
     cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef float *work
     cdef int thread
     if n_rows == 0 or d == 0:

@@ -11,7 +11,7 @@ from ._probes cimport (
     cheapest_codes, key_id, key_score, score_key, scratch_at, scratch_size, scratch_t, select_smallest, sort_keys,
 )
 from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, table
+from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, loops_t, table
 
 
 # ---- signs
@@ -22,7 +22,7 @@ def pack_codes(const float[:, ::1] projections, int n_bits, int32_t[:, ::1] code
     projections is (n, n_tables * n_bits), codes (n, n_tables); n_bits <= 30.
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     if n == 0 or n_tables == 0:
         return
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
@@ -33,7 +33,7 @@ cdef enum:
     BLOCK = 256  # rows whose projections stay in a core's cache until they are packed: 172 KB for 168 of them
 
 
-cdef void _sign_block(const leaves_t *f, gemm_t *whole, Py_ssize_t first, Py_ssize_t n, int n_bits,
+cdef void _sign_block(const loops_t *f, gemm_t *whole, Py_ssize_t first, Py_ssize_t n, int n_bits,
                       Py_ssize_t n_tables, float *work, int32_t *codes) noexcept nogil:
     cdef gemm_t g = whole[0]
     cdef Py_ssize_t i
@@ -61,7 +61,7 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], d = v.shape[1]
     cdef Py_ssize_t block = _block_length(n, n_threads)
     cdef Py_ssize_t size = whole_lines(GEMM_WORK + BLOCK * planes.shape[1])
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef float *work
     if n == 0 or n_tables == 0:
         return
@@ -81,7 +81,7 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     free_lines(work)
 
 
-cdef void _probe_signs(const leaves_t *f, const float *p, int n_bits, Py_ssize_t n_tables, char *work,
+cdef void _probe_signs(const loops_t *f, const float *p, int n_bits, Py_ssize_t n_tables, char *work,
                        Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
     cdef scratch_t s = scratch_at(work, n_bits, 2, 0, n_probes)
     cdef Py_ssize_t _
@@ -105,7 +105,7 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
     cdef Py_ssize_t size = scratch_size(n_bits, 2, 0, n_probes)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef char *work
     if n == 0 or n_tables == 0:
         return
@@ -119,7 +119,7 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
 
 # ---- vertices of cross-polytopes
 
-cdef void _vertices_row(const leaves_t *f, const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes,
+cdef void _vertices_row(const loops_t *f, const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes,
                         Py_ssize_t n_tables, char *work, Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
     cdef Py_ssize_t width = min(2 * n_dims, n_probes), _, k, c, i, n_keys
     cdef scratch_t s = scratch_at(work, n_polytopes, width, 2 * n_dims, n_probes)
@@ -166,7 +166,7 @@ def nearest_vertices(const float[:, ::1] projections, int n_dims, int n_polytope
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
     cdef Py_ssize_t size = scratch_size(n_polytopes, min(2 * n_dims, n_probes), 2 * n_dims, n_probes)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef char *work
     if n == 0 or n_tables == 0:
         return

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t
 
 from ._groups cimport sum_rows, sum_rows_csr
 from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, table
+from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, loops_t, table
 
 RUN = 4096
 
@@ -17,7 +17,7 @@ RUN = 4096
 def squares(const float[::1] a, double[::1] out, int n_threads):
     """out[r] = the sum of the squares of a[r * RUN:(r + 1) * RUN].   O(len(a))"""
     cdef Py_ssize_t r, n = a.shape[0], run = 4096
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     for r in prange((n + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
         out[r] = f.dot(&a[r * run], &a[r * run], min(run, n - r * run))
 
@@ -26,7 +26,7 @@ cdef enum:
     BLOCK = 128  # as in _gemm: neurons whose gradient is summed together
 
 
-cdef void _active_block(const leaves_t *f, gemm_t *whole, Py_ssize_t first, Py_ssize_t n, double *out,
+cdef void _active_block(const loops_t *f, gemm_t *whole, Py_ssize_t first, Py_ssize_t n, double *out,
                         float *work) noexcept nogil:
     cdef gemm_t g = whole[0]
     cdef Py_ssize_t r
@@ -46,7 +46,7 @@ def active_squares(const float[:, ::1] dz, const float[:, ::1] x, double[::1] ou
     cdef gemm_t g
     cdef Py_ssize_t t, n_rows = dz.shape[1], d = x.shape[1], size = whole_lines(GEMM_WORK + BLOCK * x.shape[1])
     cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef float *work
     if n_rows == 0:
         return
@@ -65,7 +65,7 @@ def active_squares(const float[:, ::1] dz, const float[:, ::1] x, double[::1] ou
     free_lines(work)
 
 
-cdef double _grouped(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
+cdef double _grouped(const loops_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
                      const float *data, const float *x, Py_ssize_t d, float *buffer) noexcept nogil:
     sum_rows(f, entries, samples, n, data, x, d, buffer)
     return f.dot(buffer, buffer, d)
@@ -75,7 +75,7 @@ def grouped_squares(const int64_t[::1] starts, const int32_t[::1] entries, const
                     const float[::1] data, const float[:, ::1] x, double[::1] out, int n_threads):
     """out[r] = |sum_e data[entries[e]] x[samples[e]]|^2 over group r: see _updates.update_grouped.   O(nnz * d)"""
     cdef Py_ssize_t r, n_rows = out.shape[0], d = x.shape[1], size = whole_lines(d)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef float *buffers
     if n_rows == 0:
         return
@@ -91,7 +91,7 @@ def grouped_squares(const int64_t[::1] starts, const int32_t[::1] entries, const
     free_lines(buffers)
 
 
-cdef double _grouped_csr(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
+cdef double _grouped_csr(const loops_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
                          const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
                          Py_ssize_t d, float *buffer) noexcept nogil:
     sum_rows_csr(entries, samples, n, data, x_indptr, x_indices, x_data, d, buffer)
@@ -103,7 +103,7 @@ def grouped_squares_csr(const int64_t[::1] starts, const int32_t[::1] entries, c
                         const float[::1] x_data, Py_ssize_t d, double[::1] out, int n_threads):
     """grouped_squares for a sparse x of d columns.   O(sum nnz_i * nnz(x_i) + n_rows * d)"""
     cdef Py_ssize_t r, n_rows = out.shape[0], size = whole_lines(d)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
     cdef float *buffers

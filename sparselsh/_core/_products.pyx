@@ -15,11 +15,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from ._parts cimport add_parts
-from ._simd cimport STORE_BFLOAT, leaves_t, store_t, table
+from ._simd cimport STORE_BFLOAT, loops_t, store_t, table
 from ._stores cimport AHEAD, part_of, prefetch_row, row_dot, row_of, run_length, store_of
 
 
-cdef void _dots_of_neurons(const leaves_t *f, const store_t *w, const int32_t *rows, const int64_t *starts,
+cdef void _dots_of_neurons(const loops_t *f, const store_t *w, const int32_t *rows, const int64_t *starts,
                            Py_ssize_t n_rows, const float *bias, const int32_t *entries, const int32_t *samples,
                            const float *x, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t r
@@ -42,7 +42,7 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
     batch, while the samples, few enough, stay in cache.
     """
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = run_length(n_rows, n_threads)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef store_t ws = store_of(w, False)
     cdef const float *x0 = &x[0, 0] if x.shape[0] and d else NULL
     if n_rows == 0:
@@ -52,7 +52,7 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
                          &samples[0], x0, d, &out[0])
 
 
-cdef void _sparse_dots_of_neuron(const leaves_t *f, const float *w, float bias, const int32_t *entries,
+cdef void _sparse_dots_of_neuron(const loops_t *f, const float *w, float bias, const int32_t *entries,
                                  const int32_t *samples, Py_ssize_t n, const int64_t *x_indptr,
                                  const int32_t *x_indices, const float *x_data, float *out) noexcept nogil:
     cdef Py_ssize_t e
@@ -71,7 +71,7 @@ def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const i
     A bfloat16 row is widened first, for all samples: O(len(rows) * d) more.
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef store_t ws = store_of(w, False)
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
@@ -91,7 +91,7 @@ def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const i
     free(wide)
 
 
-cdef void _weighted_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
+cdef void _weighted_row(const loops_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
                         const store_t *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t k
     if bias != NULL:
@@ -115,7 +115,7 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
     Backward: dX[i] = sum over the active neurons of d_out times their weights.
     """
     cdef Py_ssize_t i, n = out.shape[0], d = out.shape[1]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
     cdef store_t ws = store_of(w, False)
@@ -130,7 +130,7 @@ cdef enum:
     PARTS = 16  # of the neurons, each with a sum of its own: fixed, so that the result knows no number of threads
 
 
-cdef void _columns_of_neuron(const leaves_t *f, const float *w, const int32_t *entries, const int32_t *samples,
+cdef void _columns_of_neuron(const loops_t *f, const float *w, const int32_t *entries, const int32_t *samples,
                              Py_ssize_t n, const float *data, const int64_t *x_indptr, const int32_t *x_indices,
                              float *out) noexcept nogil:
     cdef Py_ssize_t e
@@ -140,7 +140,7 @@ cdef void _columns_of_neuron(const leaves_t *f, const float *w, const int32_t *e
         f.gather_axpy(data[entries[e]], w, x_indices + first, out + first, x_indptr[samples[e] + 1] - first)
 
 
-cdef void _columns_of_part(const leaves_t *f, const store_t *w, Py_ssize_t d, const int32_t *rows,
+cdef void _columns_of_part(const loops_t *f, const store_t *w, Py_ssize_t d, const int32_t *rows,
                            const int64_t *starts, Py_ssize_t n_rows, const int32_t *entries, const int32_t *samples,
                            const float *data, const int64_t *x_indptr, const int32_t *x_indices, float *wide,
                            float *out) noexcept nogil:
@@ -165,7 +165,7 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
     cdef Py_ssize_t t, p, n_rows = rows.shape[0], d = w.shape[1], nnz = x_indices.shape[0]
     cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096
     cdef Py_ssize_t size = (n_rows + n_parts - 1) // n_parts
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef store_t ws = store_of(w, False)
     cdef float *parts
     cdef float *wide = NULL

@@ -1,7 +1,7 @@
 # Rows of weights as they are served: float32, bfloat16, or int8 with a scale a row.
 from libc.stdint cimport int8_t, int32_t, uint16_t
 
-from ._simd cimport leaves_t
+from ._simd cimport loops_t
 
 cdef enum:
     FLOAT32 = 0
@@ -15,7 +15,7 @@ ctypedef struct stored_t:
     const float *scales  # INT8: row j stands for scales[j] times its integers
 
 
-cdef inline void stored_sums(const leaves_t *f, const stored_t *s, const int32_t *rows, const float *a,
+cdef inline void stored_sums(const loops_t *f, const stored_t *s, const int32_t *rows, const float *a,
                              Py_ssize_t n_rows, Py_ssize_t first, Py_ssize_t n, float *out) noexcept nogil:
     # out += a[k] times the entries first .. first + n of row rows[k], for k in order
     if s.kind == FLOAT32:
@@ -26,7 +26,7 @@ cdef inline void stored_sums(const leaves_t *f, const stored_t *s, const int32_t
         f.sums_int8(<const int8_t *>s.rows, s.scales, rows, a, n_rows, s.d, first, n, out)
 
 
-cdef inline void stored_dots(const leaves_t *f, const stored_t *s, const int32_t *rows, Py_ssize_t n, const float *x,
+cdef inline void stored_dots(const loops_t *f, const stored_t *s, const int32_t *rows, Py_ssize_t n, const float *x,
                              float *out) noexcept nogil:
     # out[k] = row rows[k] times x, or row k where rows is NULL
     cdef Py_ssize_t k

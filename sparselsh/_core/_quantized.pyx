@@ -8,7 +8,7 @@ from libc.math cimport fabsf
 from libc.stdint cimport int8_t, int32_t, int64_t
 from libc.string cimport memcpy, memset
 
-from ._simd cimport leaves_t, table
+from ._simd cimport loops_t, table
 
 cdef extern from "math.h" nogil:
     float rintf(float x)
@@ -47,7 +47,7 @@ cdef float _quantize_row(const float *w, Py_ssize_t d, int8_t *out) noexcept nog
     return scale
 
 
-cdef void _sum_run(const leaves_t *f, const stored_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
+cdef void _sum_run(const loops_t *f, const stored_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
                    const float *bias, Py_ssize_t first, Py_ssize_t size, float *out) noexcept nogil:
     if bias != NULL:
         memcpy(out, bias + first, size * sizeof(float))
@@ -66,7 +66,7 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
     cdef stored_t s
     cdef Py_ssize_t t, i, first, n = out.shape[0], d = out.shape[1], run = RUN
     cdef Py_ssize_t n_runs = (d + run - 1) // run
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
     cdef const float *b = &bias[0] if bias.shape[0] else NULL

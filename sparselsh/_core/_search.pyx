@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from ._quantized cimport stored_rows
-from ._simd cimport leaves_t, table
+from ._simd cimport loops_t, table
 from ._sketches cimport SCAN_ROOM, best_in_cells, best_of
 
 
@@ -49,7 +49,7 @@ cdef int best_of_search(Search s, const float *x, Py_ssize_t n, Py_ssize_t k, in
     cdef Py_ssize_t n_keys = max(3 * s.n_best + 64, s.n_best + max(k, s.n_exact) + 1)
     cdef Py_ssize_t n_floats = n_rows + max(<Py_ssize_t>SCAN_ROOM, s.n_best) + s.n_exact
     cdef Py_ssize_t n_ints = max(<Py_ssize_t>SCAN_ROOM, s.n_best) + s.n_best + s.n_exact
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *candidates
     cdef Py_ssize_t n_candidates
     cdef uint64_t *keys

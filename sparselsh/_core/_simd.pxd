@@ -1,7 +1,7 @@
-# The table of leaf loops (simd.h), shared by every kernel module: each takes it by table().
+# The table of inner loops (simd/loops.h), shared by every kernel module: each takes it by table().
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t
 
-cdef extern from "simd.h" nogil:
+cdef extern from "simd/loops.h" nogil:
     ctypedef struct rule_t:
         int kind
         int nesterov
@@ -38,7 +38,7 @@ cdef extern from "simd.h" nogil:
         STORE_NONE
         STORE_ROW
 
-    ctypedef struct leaves_t:
+    ctypedef struct loops_t:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
         void (*dots)(const float *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
                      float *out) noexcept nogil
@@ -80,4 +80,4 @@ cdef extern from "simd.h" nogil:
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 
-cdef const leaves_t *table() noexcept nogil
+cdef const loops_t *table() noexcept nogil

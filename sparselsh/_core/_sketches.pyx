@@ -4,7 +4,7 @@ The sketch of a vector v is the signs s of a rotation R v; the query stays real.
 
     <q, v>  ~  f * <R q, s>,   f = |v|^2 / <R v, s>
 
-The signs of 32 neurons stand nibble by nibble (leaves: sketch_scores), so that a table of the 16 sums that a
+The signs of 32 neurons stand nibble by nibble (sketch_scan in simd/loops_sketches.h), so that a table of the 16 sums that a
 nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
 """
 from cython.parallel cimport prange, threadid
@@ -12,7 +12,7 @@ from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from ._simd cimport SKETCH_BLOCK, leaves_t, table
+from ._simd cimport SKETCH_BLOCK, loops_t, table
 from ._quantized cimport stored_dots, stored_rows, stored_t
 
 cdef extern from "order.h" nogil:
@@ -82,7 +82,7 @@ cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
     b[0] = -total
 
 
-cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
+cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
                 const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found,
                 uint64_t *keys, Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids,
                 float *out_scores) noexcept nogil:
@@ -112,7 +112,7 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
     cdef Py_ssize_t n_keys = 3 * n_best + 64
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef int thread
     cdef uint8_t *luts
     cdef float *scores
@@ -146,7 +146,7 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         free(keys)
 
 
-cdef void best_of(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const stored_t *w,
+cdef void best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const stored_t *w,
                   const float *bias, int32_t *known, float *scores, uint64_t *keys, Py_ssize_t k, int32_t *out_ids,
                   float *out_scores) noexcept nogil:
     # the best k of the ids, -1 for none; known and scores hold n, keys n + k + 1
@@ -171,7 +171,7 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
     """
     cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
     cdef Py_ssize_t n_keys = n_candidates + k + 1
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef stored_t s
     cdef uint64_t *keys
     cdef float *products
@@ -200,7 +200,7 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
         free(known)
 
 
-cdef void _scan_range(const leaves_t *f, const uint8_t *lut, float a, float b, const uint8_t *blocks,
+cdef void _scan_range(const loops_t *f, const uint8_t *lut, float a, float b, const uint8_t *blocks,
                       Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t start, Py_ssize_t stop,
                       const int32_t *cell, const uint8_t *probed, float *scores, int32_t *found,
                       top_t *top) noexcept nogil:
@@ -218,7 +218,7 @@ cdef void _scan_range(const leaves_t *f, const uint8_t *lut, float a, float b, c
         block += n_chunk
 
 
-cdef void best_in_cells(const leaves_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
+cdef void best_in_cells(const loops_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
                         Py_ssize_t n_probed, const int32_t *cell_start, const int32_t *cell, const uint8_t *blocks,
                         Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut,
                         float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys, uint64_t *cell_keys,
@@ -257,7 +257,7 @@ def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
     cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = SCAN_ROOM
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef int thread
     cdef uint8_t *luts
     cdef uint8_t *probed

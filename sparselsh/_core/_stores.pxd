@@ -1,7 +1,7 @@
 # Arrays that may be float32 or bfloat16, for the kernels that read weights or update them.
 from libc.stdint cimport uint16_t
 
-from ._simd cimport STORE_BFLOAT, STORE_NONE, STORE_ROW, leaves_t, prefetch_run, store_t
+from ._simd cimport STORE_BFLOAT, STORE_NONE, STORE_ROW, loops_t, prefetch_run, store_t
 
 cdef enum:
     AHEAD = 6  # rows between asking for one and reading it: the best of 1, 2, 3, 4 and 6
@@ -17,7 +17,7 @@ cdef inline Py_ssize_t run_length(Py_ssize_t n_rows, int n_threads) noexcept nog
 cdef store_t store_of(object a, bint writable, Py_ssize_t d=*) except *
 
 
-cdef inline const float *row_of(const leaves_t *f, const store_t *w, Py_ssize_t row, Py_ssize_t d,
+cdef inline const float *row_of(const loops_t *f, const store_t *w, Py_ssize_t row, Py_ssize_t d,
                                 float *wide) noexcept nogil:
     # row `row` in float32: where it stands, or widened into `wide`
     if w.kind == STORE_BFLOAT:
@@ -26,7 +26,7 @@ cdef inline const float *row_of(const leaves_t *f, const store_t *w, Py_ssize_t 
     return <const float *>w.data + row * d
 
 
-cdef inline float row_dot(const leaves_t *f, const store_t *w, Py_ssize_t row, const float *x,
+cdef inline float row_dot(const loops_t *f, const store_t *w, Py_ssize_t row, const float *x,
                           Py_ssize_t d) noexcept nogil:
     if w.kind == STORE_BFLOAT:
         return f.dot_bfloat(<const uint16_t *>w.data + row * d, x, d)

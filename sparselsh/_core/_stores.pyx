@@ -7,7 +7,7 @@ from cython.parallel cimport prange
 from libc.stdint cimport int32_t, uint16_t
 from libc.string cimport memset
 
-from ._simd cimport STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, store_t, table
+from ._simd cimport STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, loops_t, store_t, table
 
 
 cdef store_t store_of(object a, bint writable, Py_ssize_t d=-1) except *:
@@ -46,7 +46,7 @@ def narrow(const float[::1] x, uint16_t[::1] y):
         table().narrow(&x[0], &y[0], x.shape[0])
 
 
-cdef void _sum_block(const leaves_t *f, const store_t *w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t d,
+cdef void _sum_block(const loops_t *f, const store_t *w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t d,
                      float *out) noexcept nogil:
     cdef Py_ssize_t r
     memset(out, 0, d * sizeof(float))
@@ -61,14 +61,14 @@ def block_sums(w, Py_ssize_t n_rows, float[:, ::1] out, int n_threads):
     """out[b] = the sum of rows b n_rows to (b + 1) n_rows of w, fewer of the last block, in their order.   O(w.size)"""
     cdef Py_ssize_t b, n = w.shape[0], d = out.shape[1]
     cdef store_t ws = store_of(w, False)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     if d == 0:
         return
     for b in prange(out.shape[0], nogil=True, schedule="static", num_threads=n_threads):
         _sum_block(f, &ws, b * n_rows, min((b + 1) * n_rows, n), d, &out[b, 0])
 
 
-cdef void _centred_row(const leaves_t *f, const store_t *w, Py_ssize_t row, Py_ssize_t d, float bias,
+cdef void _centred_row(const loops_t *f, const store_t *w, Py_ssize_t row, Py_ssize_t d, float bias,
                        const float *offset, float *out) noexcept nogil:
     cdef Py_ssize_t k
     cdef const float *values = row_of(f, w, row, d, out)
@@ -82,7 +82,7 @@ def centred_rows(w, const float[::1] bias, const float[::1] offset, const int32_
     """out[r] = (w[rows[r]], bias[rows[r]]) - offset, (len(rows), d + 1).   O(len(rows) d)"""
     cdef Py_ssize_t r, n = rows.shape[0], d = out.shape[1] - 1
     cdef store_t ws = store_of(w, False)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         if r + AHEAD < n:
             prefetch_row(&ws, rows[r + AHEAD], d)

@@ -13,7 +13,7 @@ from libc.string cimport memset
 from ._groups cimport sum_rows, sum_rows_csr
 from ._scratch cimport free_lines, malloc_lines, whole_lines
 from ._simd cimport (
-    RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, prefetch_run, rule_t, store_t,
+    RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, loops_t, prefetch_run, rule_t, store_t,
     table,
 )
 from ._stores cimport AHEAD, prefetch_row, run_length, store_of
@@ -46,7 +46,7 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
     cdef Rule r = Rule()
     r.rule.kind = RULE_ADAM
     r.rule.beta1, r.rule.beta2, r.rule.eps, r.rule.decay = beta1, beta2, eps, lr * decay
-    # The leaves hold the betas in float32: corrected by the ones asked for, v^ would be off by 1.3e-5 for
+    # The inner loops hold the betas in float32: corrected by the ones asked for, v^ would be off by 1.3e-5 for
     # beta2 = 0.999 and by 1.4e-3 for 0.99999.
     beta1, beta2 = r.rule.beta1, r.rule.beta2
     r.rule.lr = lr / (1 - beta1 ** step)
@@ -66,7 +66,7 @@ def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1]
     """Apply the gradient dw[r] to row rows[r] (distinct).   O(len(rows) * d)"""
     cdef Py_ssize_t r, n = rows.shape[0], d = dw.shape[1]
     cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     if n == 0 or d == 0:
         return
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
@@ -79,12 +79,12 @@ def update_all(Rule rule, w, m, v, const float[::1] dw, int n_threads):
     """Apply a dense gradient to all of a parameter, seen as one run of numbers.   O(len(w))"""
     cdef Py_ssize_t r, n = dw.shape[0], chunk = 4096, n_chunks = (n + 4095) // 4096
     cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     for r in prange(n_chunks, nogil=True, schedule="static", num_threads=n_threads):
         f.update(&rule.rule, &ws, &ms, &vs, r, r * chunk, &dw[r * chunk], min(chunk, n - r * chunk))
 
 
-cdef void _update_groups(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+cdef void _update_groups(const loops_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
                          Py_ssize_t d, const int32_t *rows, const int64_t *starts, Py_ssize_t n_rows,
                          const int32_t *entries, const int32_t *samples, const float *data, const float *x,
                          float *buffer) noexcept nogil:
@@ -109,7 +109,7 @@ def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::
     cdef Py_ssize_t run = run_length(n_rows, n_threads)
     cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
     cdef float *buffers
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     if n_rows == 0 or d == 0:
         return
     buffers = <float *>malloc_lines(n_threads * size * sizeof(float))
@@ -156,7 +156,7 @@ cdef inline float *_run(const store_t *s, Py_ssize_t first) noexcept nogil:
     return <float *>s.data + first if s.kind == STORE_FLOAT else NULL
 
 
-cdef void _update_row_csr(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+cdef void _update_row_csr(const loops_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
                           Py_ssize_t row, Py_ssize_t d, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
                           const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
                           float *buffer) noexcept nogil:
@@ -165,7 +165,7 @@ cdef void _update_row_csr(const leaves_t *f, const rule_t *rule, const store_t *
     f.update_touched(rule, _run(w, row * d), _run(m, row * d), _run(v, row * d), buffer, d)
 
 
-cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m,
+cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const store_t *w, const store_t *m,
                               const store_t *v, Py_ssize_t row, Py_ssize_t d, const int32_t *entries,
                               const int32_t *samples, Py_ssize_t n, const float *data, const int64_t *x_indptr,
                               const int32_t *x_indices, const float *x_data, float *buffer,
@@ -204,7 +204,7 @@ cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, const store
         _step_packed(f, rule, w, m, v, row, d, touched, n_kept, buffer + d)
 
 
-cdef void _step_packed(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+cdef void _step_packed(const loops_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
                        Py_ssize_t row, Py_ssize_t d, const int32_t *touched, Py_ssize_t n,
                        float *buffer) noexcept nogil:
     # one step on some columns of a row: their numbers are packed, as they are stored, and written back
@@ -235,7 +235,7 @@ def update_grouped_csr(Rule rule, w, m, v, const int32_t[::1] rows, const int64_
     cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
     cdef float *buffers
     cdef int32_t *columns
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
     cdef int thread
@@ -269,7 +269,7 @@ def sum_groups(const int64_t[::1] starts, const int32_t[::1] entries, const floa
             out[r] = s
 
 
-cdef void _sum_run(const leaves_t *f, const float *d_out, Py_ssize_t n, Py_ssize_t n_out, Py_ssize_t first,
+cdef void _sum_run(const loops_t *f, const float *d_out, Py_ssize_t n, Py_ssize_t n_out, Py_ssize_t first,
                    Py_ssize_t width, float *out) noexcept nogil:
     cdef Py_ssize_t i
     memset(out, 0, width * sizeof(float))
@@ -286,7 +286,7 @@ cdef enum:
 def sum_columns(const float[:, ::1] d_out, float[::1] out, int n_threads):
     """out[j] = sum_i d_out[i, j]: the bias gradient of outputs that the batch shares.   O(n * n_out)"""
     cdef Py_ssize_t t, n_out = out.shape[0], run = RUN
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     for t in prange((n_out + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
         _sum_run(f, &d_out[0, 0] if d_out.shape[0] else NULL, d_out.shape[0], n_out, t * run,
                  min(run, n_out - t * run), &out[t * run])

@@ -1,5 +1,5 @@
-/* Leaf loops of the sketches; part of leaves.c. */
-#include "simd.h"
+/* Inner loops of the sketches; part of loops.c. */
+#include "loops.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif

@@ -1,5 +1,5 @@
-/* bfloat16, the upper half of a float32: the same range, eight digits of the mantissa; part of leaves.c. */
-#include "simd.h"
+/* bfloat16, the upper half of a float32: the same range, eight digits of the mantissa; part of loops.c. */
+#include "loops.h"
 #include <string.h>
 
 static inline float wide_of(uint16_t half)

@@ -1,17 +1,17 @@
-/* The leaf loops of one instruction set; LEVEL names it. See simd.h for what each computes. Products, hashing and
+/* The inner loops of one instruction set; LEVEL names it. See loops.h for what each computes. Products, hashing and
    sketches stand in files of their own, which only this one includes.
 
    Sums are reassociated by `omp simd reduction`, here only and never by -ffast-math, which would
    flush denormals in the whole process. Several independent accumulators hide the latency of the FMA:
    one vector at a time waits four cycles for each addition. */
-#include "simd.h"
+#include "loops.h"
 #include <math.h>
 #include <string.h>
 
-#include "leaves_bfloat.h"
-#include "leaves_gemm.h"
-#include "leaves_hashing.h"
-#include "leaves_sketches.h"
+#include "loops_bfloat16.h"
+#include "loops_gemm.h"
+#include "loops_hashing.h"
+#include "loops_sketches.h"
 
 #define PASTE_(a, b) a##b
 #define PASTE(a, b) PASTE_(a, b)
@@ -446,7 +446,7 @@ static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows,
     sums_stored(w, STORE_INT8, scales, rows, a, n_rows, d, first, n, y);
 }
 
-const leaves_t PASTE(leaves_, LEVEL) = {
+const loops_t PASTE(loops_, LEVEL) = {
     STRING(LEVEL), dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, pack_signs, add_signed, hadamard, largest_magnitude, update, update_touched,
     widen, narrow, dot_bfloat, dots_bfloat, axpy_bfloat, sums, sums_bfloat, sums_int8, dots_int8,

@@ -1,5 +1,5 @@
-/* Leaf loops of the hash families; part of leaves.c. */
-#include "simd.h"
+/* Inner loops of the hash families; part of loops.c. */
+#include "loops.h"
 #include <string.h>
 #if defined(__AVX__)
 #include <immintrin.h>

@@ -1,5 +1,5 @@
-/* The leaf of the matrix products; part of leaves.c. */
-#include "simd.h"
+/* The inner loop of the matrix products; part of loops.c. */
+#include "loops.h"
 #include <string.h>
 
 /* Matrix product by packed panels (Goto and van de Geijn 2008). Here m is a batch or a block of neurons, so a

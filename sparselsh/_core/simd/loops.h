@@ -1,10 +1,10 @@
-/* The leaf loops: plain C over contiguous runs, compiled once per instruction set.
+/* The inner loops: plain C over contiguous runs, compiled once per instruction set.
 
-   leaves.c is built as leaves_baseline, leaves_v3 and leaves_v4 (x86-64-v3: AVX2 and FMA; x86-64-v4:
-   AVX-512); simd.c picks the best one the processor runs. A kernel takes the table once, by
-   `const leaves_t *f = leaves()`, and calls through it: one indirect call per row, none per element. */
-#ifndef SPARSELSH_SIMD_H
-#define SPARSELSH_SIMD_H
+   loops.c is built as loops_baseline, loops_v3 and loops_v4 (x86-64-v3: AVX2 and FMA; x86-64-v4:
+   AVX-512); dispatch.c picks the best one the processor runs. A kernel takes the table once, by
+   `const loops_t *f = loops()`, and calls through it: one indirect call per row, none per element. */
+#ifndef SPARSELSH_LOOPS_H
+#define SPARSELSH_LOOPS_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -123,11 +123,11 @@ typedef struct {
     void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
                       ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
     void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
-} leaves_t;
+} loops_t;
 
-const leaves_t *leaves(void);            /* the level in use */
-int leaves_select(const char *name);     /* 0; -1: unknown name; -2: not on this processor */
-int leaves_available(int i, const char **name);  /* names level i, returns whether this processor runs it; -1 past the end */
+const loops_t *loops(void);            /* the level in use */
+int loops_select(const char *name);     /* 0; -1: unknown name; -2: not on this processor */
+int loops_available(int i, const char **name);  /* names level i, returns whether this processor runs it; -1 past the end */
 
 /* Ask for a run of memory that is needed soon. A random row costs a cache miss per line otherwise:
    the hardware prefetcher does not know where the next row is. */
