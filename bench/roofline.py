@@ -27,7 +27,7 @@ from sparselsh._core import (
     _patterns,
     _products,
     _select,
-    _stores,
+    _typed_arrays,
     _updates,
 )
 
@@ -100,7 +100,7 @@ KERNELS = [
     (_updates, "update_rows", nothing, "step of the output bias"),
     (_updates, "update_all", update_all, "step of the hidden bias"),
     (_losses, "softmax_cross_entropy", softmax, "loss and its gradient"),
-    (_stores, "centred_rows", centred_rows, "touched rows, centred for hashing"),
+    (_typed_arrays, "centred_rows", centred_rows, "touched rows, centred for hashing"),
     (_updates, "sum_columns", sum_columns, "gradient of the biases"),
     (_hashing, "sign_codes", sign_codes, "codes of touched rows and inputs"),
     (_buckets, "build", nothing, "tables built anew"),

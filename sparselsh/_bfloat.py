@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _memory
-from ._core import _stores
+from ._core import _typed_arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,14 +19,14 @@ DTYPES = ("float32", "bfloat16")
 def narrow(values: Floats) -> NDArray[np.uint16]:
     """float32 values rounded to the nearest bfloat16, ties to even."""
     halves = _memory.empty(values.shape, np.uint16)
-    _stores.narrow(np.ascontiguousarray(values).reshape(-1), halves.reshape(-1))
+    _typed_arrays.narrow(np.ascontiguousarray(values).reshape(-1), halves.reshape(-1))
     return halves
 
 
 def widen(halves: NDArray[np.uint16]) -> Floats:
     """The float32 values that bfloat16 stands for, exactly."""
     values = np.empty(halves.shape, np.float32)
-    _stores.widen(np.ascontiguousarray(halves).reshape(-1), values.reshape(-1))
+    _typed_arrays.widen(np.ascontiguousarray(halves).reshape(-1), values.reshape(-1))
     return values
 
 

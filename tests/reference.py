@@ -214,7 +214,7 @@ def group_columns(indptr, indices):
     return rows, starts, entries, samples
 
 
-# ---- _stores
+# ---- _typed_arrays
 
 
 def block_sums(w, n_rows):

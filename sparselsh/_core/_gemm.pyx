@@ -14,8 +14,8 @@ from libc.stdint cimport int32_t
 
 from ._parts cimport add_parts
 from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_K, GEMM_WORK, STORE_FLOAT, gemm_t, loops_t, rule_t, store_t, table
-from ._stores cimport AHEAD, prefetch_row, row_dot, store_of
+from ._simd cimport DTYPE_FLOAT32, GEMM_K, GEMM_WORK, gemm_t, loops_t, rule_t, table, typed_array_t
+from ._typed_arrays cimport AHEAD, prefetch_row, row_dot, typed_array_of
 from ._updates cimport Rule
 
 cdef enum:
@@ -65,7 +65,7 @@ cdef enum:
     RUN = 256  # columns of c that a thread computes at a time
 
 
-cdef void _dots(const loops_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const store_t *b, Py_ssize_t first,
+cdef void _dots(const loops_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const typed_array_t *b, Py_ssize_t first,
                 Py_ssize_t last, Py_ssize_t n, const float *bias, float *c) noexcept nogil:
     cdef Py_ssize_t i, j
     for j in range(first, last):
@@ -83,12 +83,12 @@ def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const f
     cdef Py_ssize_t m = c.shape[0], n = c.shape[1], k = a.shape[0] if transpose_a else a.shape[1]
     cdef Py_ssize_t t, run = RUN
     cdef const loops_t *f
-    cdef store_t stored = store_of(b, False)
+    cdef typed_array_t bs = typed_array_of(b, False)
     if m == 0 or n == 0:
         return
     g.m, g.n, g.k = m, n, k
     g.a = &a[0, 0] if k else NULL
-    g.b, g.b_kind, g.b_first = stored.data, stored.kind, 0
+    g.b, g.b_dtype, g.b_first = bs.data, bs.dtype, 0
     g.a_row, g.a_column = a.shape[1], 1
     g.b_row, g.b_column = b.shape[1], 1
     if transpose_a:
@@ -104,7 +104,7 @@ def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const f
     if m <= FEW and transpose_b and not transpose_a and k:
         f = table()
         for t in prange((n + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
-            _dots(f, g.a, m, k, &stored, t * run, min((t + 1) * run, n), n, g.bias, g.c)
+            _dots(f, g.a, m, k, &bs, t * run, min((t + 1) * run, n), n, g.bias, g.c)
         return
     _run(&g, n >= m, n_threads)
 
@@ -113,7 +113,7 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
                    float[:, ::1] z, int n_threads):
     """z = x w[rows]^T + bias[rows].   2 n len(rows) d operations"""
     cdef gemm_t g
-    cdef store_t ws = store_of(w, False)
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef Py_ssize_t r, d = x.shape[1]
     cdef float *gathered
     if z.shape[0] == 0 or z.shape[1] == 0:
@@ -126,7 +126,7 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
     g.m, g.n, g.k = z.shape[0], z.shape[1], d
     g.a = &x[0, 0] if d else NULL
     g.a_row, g.a_column = d, 1
-    g.b, g.b_kind, g.b_first = ws.data, ws.kind, 0
+    g.b, g.b_dtype, g.b_first = ws.data, ws.dtype, 0
     g.b_row, g.b_column = 1, d
     g.rows = &rows[0]
     g.gather = 1
@@ -163,7 +163,7 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     threads than parts: where only the rows of dz are dealt out, each thread packs all of w[rows].
     """
     cdef gemm_t g
-    cdef store_t ws = store_of(w, False)
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef Py_ssize_t t, n = dx.shape[0], d = dx.shape[1], k = dz.shape[1], size = GEMM_WORK, n_bands, band, part, n_parts
     cdef const loops_t *f = table()
     cdef float *work
@@ -173,7 +173,7 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     g.m, g.n, g.k = n, d, k
     g.a = &dz[0, 0] if k else NULL
     g.a_row, g.a_column = k, 1
-    g.b, g.b_kind, g.b_first = ws.data, ws.kind, 0
+    g.b, g.b_dtype, g.b_first = ws.data, ws.dtype, 0
     g.b_row, g.b_column = d, 1
     g.rows = &rows[0] if k else NULL
     g.gather = 2
@@ -206,7 +206,7 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
 
 
 cdef void _update_block(const loops_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,
-                        const int32_t *rows, const store_t *w, const store_t *m, const store_t *v,
+                        const int32_t *rows, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
                         float *work) noexcept nogil:
     cdef gemm_t g = whole[0]
     cdef Py_ssize_t r, d = g.n
@@ -232,7 +232,7 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     cdef gemm_t g
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(GEMM_WORK + BLOCK * x.shape[1])
     cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
     cdef const loops_t *f = table()
     cdef float *work
     cdef int thread
@@ -241,7 +241,7 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     g.n, g.k = d, dz.shape[0]
     g.a = &dz[0, 0] if g.k else NULL
     g.a_row, g.a_column = 1, n_rows
-    g.b, g.b_kind, g.b_first = &x[0, 0] if g.k else NULL, STORE_FLOAT, 0
+    g.b, g.b_dtype, g.b_first = &x[0, 0] if g.k else NULL, DTYPE_FLOAT32, 0
     g.b_row, g.b_column = d, 1
     g.rows = NULL
     g.gather = 0

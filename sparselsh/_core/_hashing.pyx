@@ -8,10 +8,11 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
 from ._probes cimport (
-    cheapest_codes, key_id, key_score, score_key, scratch_at, scratch_size, scratch_t, select_smallest, sort_keys,
+    cheapest_codes, key_id, key_score, score_key, scratch_at, scratch_size, scratch_t,
+    select_smallest, sort_keys,
 )
 from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, loops_t, table
+from ._simd cimport DTYPE_FLOAT32, GEMM_WORK, gemm_t, loops_t, table
 
 
 # ---- signs
@@ -70,7 +71,7 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
         return
     g.n, g.k = planes.shape[1], d
     g.a, g.a_row, g.a_column = &v[0, 0], d, 1
-    g.b, g.b_kind, g.b_first, g.b_row, g.b_column = &planes[0, 0], STORE_FLOAT, 0, planes.shape[1], 1
+    g.b, g.b_dtype, g.b_first, g.b_row, g.b_column = &planes[0, 0], DTYPE_FLOAT32, 0, planes.shape[1], 1
     g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, planes.shape[1], 0
     work = <float *>malloc_lines(n_threads * size * sizeof(float))
     if work == NULL:

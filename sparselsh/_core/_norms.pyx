@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t
 
 from ._groups cimport sum_rows, sum_rows_csr
 from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, loops_t, table
+from ._simd cimport DTYPE_FLOAT32, GEMM_WORK, gemm_t, loops_t, table
 
 RUN = 4096
 
@@ -55,7 +55,7 @@ def active_squares(const float[:, ::1] dz, const float[:, ::1] x, double[::1] ou
         return
     g.n, g.k = d, dz.shape[0]
     g.a, g.a_row, g.a_column = &dz[0, 0], 1, n_rows
-    g.b, g.b_kind, g.b_first, g.b_row, g.b_column = &x[0, 0], STORE_FLOAT, 0, d, 1
+    g.b, g.b_dtype, g.b_first, g.b_row, g.b_column = &x[0, 0], DTYPE_FLOAT32, 0, d, 1
     g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, d, 0
     work = <float *>malloc_lines(n_threads * size * sizeof(float))
     if work == NULL:

@@ -7,7 +7,7 @@ the dense matrix w, (n_rows, d): neurons where S holds active outputs, features 
     weighted_rows       out = S w                           forward of sparse input; dX over active sets (SpMM)
     sampled_columns     dX at the pattern of a sparse X     dX where input and output are both sparse
 
-The gradient S^T x of w is never stored: _updates sums it row by row. w is float32 or bfloat16 (_stores).
+The gradient S^T x of w is never stored: _updates sums it row by row. w is float32 or bfloat16 (_typed_arrays).
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint16_t
@@ -15,11 +15,13 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from ._parts cimport add_parts
-from ._simd cimport STORE_BFLOAT, loops_t, store_t, table
-from ._stores cimport AHEAD, part_of, prefetch_row, row_dot, row_of, run_length, store_of
+from ._simd cimport DTYPE_BFLOAT16, loops_t, table, typed_array_t
+from ._typed_arrays cimport (
+    AHEAD, part_of, prefetch_row, row_dot, row_of, run_length, typed_array_of,
+)
 
 
-cdef void _dots_of_neurons(const loops_t *f, const store_t *w, const int32_t *rows, const int64_t *starts,
+cdef void _dots_of_neurons(const loops_t *f, const typed_array_t *w, const int32_t *rows, const int64_t *starts,
                            Py_ssize_t n_rows, const float *bias, const int32_t *entries, const int32_t *samples,
                            const float *x, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t r
@@ -43,7 +45,7 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
     """
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = run_length(n_rows, n_threads)
     cdef const loops_t *f = table()
-    cdef store_t ws = store_of(w, False)
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef const float *x0 = &x[0, 0] if x.shape[0] and d else NULL
     if n_rows == 0:
         return
@@ -72,14 +74,14 @@ def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const i
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
     cdef const loops_t *f = table()
-    cdef store_t ws = store_of(w, False)
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
     cdef float *wide = NULL
     cdef int thread
     if n_rows == 0:
         return
-    if ws.kind == STORE_BFLOAT:
+    if ws.dtype == DTYPE_BFLOAT16:
         wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
         if wide == NULL:
             raise MemoryError()
@@ -92,7 +94,7 @@ def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const i
 
 
 cdef void _weighted_row(const loops_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
-                        const store_t *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
+                        const typed_array_t *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t k
     if bias != NULL:
         memcpy(out, bias, d * sizeof(float))
@@ -101,7 +103,7 @@ cdef void _weighted_row(const loops_t *f, const int32_t *indices, const float *d
     for k in range(n):
         if k + AHEAD < n:
             prefetch_row(w, indices[k + AHEAD], d)
-        if w.kind == STORE_BFLOAT:
+        if w.dtype == DTYPE_BFLOAT16:
             f.axpy_bfloat(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
         else:
             f.axpy(data[k], <const float *>w.data + indices[k] * d, out, d)
@@ -118,7 +120,7 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
     cdef const loops_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
-    cdef store_t ws = store_of(w, False)
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef const float *b = &bias[0] if bias.shape[0] else NULL
     if n == 0 or d == 0:
         return
@@ -140,7 +142,7 @@ cdef void _columns_of_neuron(const loops_t *f, const float *w, const int32_t *en
         f.gather_axpy(data[entries[e]], w, x_indices + first, out + first, x_indptr[samples[e] + 1] - first)
 
 
-cdef void _columns_of_part(const loops_t *f, const store_t *w, Py_ssize_t d, const int32_t *rows,
+cdef void _columns_of_part(const loops_t *f, const typed_array_t *w, Py_ssize_t d, const int32_t *rows,
                            const int64_t *starts, Py_ssize_t n_rows, const int32_t *entries, const int32_t *samples,
                            const float *data, const int64_t *x_indptr, const int32_t *x_indices, float *wide,
                            float *out) noexcept nogil:
@@ -166,7 +168,7 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
     cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096
     cdef Py_ssize_t size = (n_rows + n_parts - 1) // n_parts
     cdef const loops_t *f = table()
-    cdef store_t ws = store_of(w, False)
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef float *parts
     cdef float *wide = NULL
     if nnz == 0:
@@ -176,9 +178,9 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
         return
     n_parts = (n_rows + size - 1) // size
     parts = <float *>calloc(n_parts * nnz, sizeof(float))
-    if ws.kind == STORE_BFLOAT:
+    if ws.dtype == DTYPE_BFLOAT16:
         wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
-    if parts == NULL or (wide == NULL and ws.kind == STORE_BFLOAT):
+    if parts == NULL or (wide == NULL and ws.dtype == DTYPE_BFLOAT16):
         free(parts)
         free(wide)
         raise MemoryError()

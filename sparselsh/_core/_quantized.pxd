@@ -18,9 +18,9 @@ ctypedef struct stored_t:
 cdef inline void stored_sums(const loops_t *f, const stored_t *s, const int32_t *rows, const float *a,
                              Py_ssize_t n_rows, Py_ssize_t first, Py_ssize_t n, float *out) noexcept nogil:
     # out += a[k] times the entries first .. first + n of row rows[k], for k in order
-    if s.kind == FLOAT32:
+    if s.dtype == FLOAT32:
         f.sums(<const float *>s.rows, rows, a, n_rows, s.d, first, n, out)
-    elif s.kind == BFLOAT16:
+    elif s.dtype == BFLOAT16:
         f.sums_bfloat(<const uint16_t *>s.rows, rows, a, n_rows, s.d, first, n, out)
     else:
         f.sums_int8(<const int8_t *>s.rows, s.scales, rows, a, n_rows, s.d, first, n, out)
@@ -30,9 +30,9 @@ cdef inline void stored_dots(const loops_t *f, const stored_t *s, const int32_t 
                              float *out) noexcept nogil:
     # out[k] = row rows[k] times x, or row k where rows is NULL
     cdef Py_ssize_t k
-    if s.kind == FLOAT32:
+    if s.dtype == FLOAT32:
         f.dots(<const float *>s.rows, rows, n, x, s.d, out)
-    elif s.kind == BFLOAT16:
+    elif s.dtype == BFLOAT16:
         f.dots_bfloat(<const uint16_t *>s.rows, rows, n, x, s.d, out)
     else:
         f.dots_int8(<const int8_t *>s.rows, rows, n, x, s.d, out)
@@ -50,17 +50,17 @@ cdef inline int stored_rows(object rows, object scales, stored_t *out) except -1
     out.rows = NULL
     out.scales = NULL
     if rows.dtype.itemsize == 4:
-        out.kind = FLOAT32
+        out.dtype = FLOAT32
         floats = rows
         if out.n and out.d:
             out.rows = &floats[0, 0]
     elif rows.dtype.itemsize == 2:
-        out.kind = BFLOAT16
+        out.dtype = BFLOAT16
         halves = rows
         if out.n and out.d:
             out.rows = &halves[0, 0]
     else:
-        out.kind = INT8
+        out.dtype = INT8
         bytes_ = rows
         factors = scales
         if out.n and out.d:

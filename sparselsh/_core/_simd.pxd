@@ -8,16 +8,16 @@ cdef extern from "simd/loops.h" nogil:
         float lr, momentum, beta1, beta2, eps, root_scale, decay
         uint32_t key
 
-    ctypedef struct store_t:
+    ctypedef struct typed_array_t:
         void *data
-        int kind
+        int dtype
 
     ctypedef struct gemm_t:
         Py_ssize_t m, n, k
         const float *a
         Py_ssize_t a_row, a_column
         const void *b
-        int b_kind
+        int b_dtype
         Py_ssize_t b_first, b_row, b_column
         const int32_t *rows
         int gather
@@ -27,16 +27,17 @@ cdef extern from "simd/loops.h" nogil:
         int accumulate
 
     enum:
+        DTYPE_NONE
+        DTYPE_FLOAT32
+        DTYPE_BFLOAT16
+        DTYPE_FLOAT32_PER_ROW
+        DTYPE_INT8
         GEMM_K
         GEMM_WORK
         RULE_SGD
         RULE_ADAM
         SIGN_LANES
         SKETCH_BLOCK
-        STORE_BFLOAT
-        STORE_FLOAT
-        STORE_NONE
-        STORE_ROW
 
     ctypedef struct loops_t:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
@@ -59,7 +60,7 @@ cdef extern from "simd/loops.h" nogil:
         void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, Py_ssize_t n) noexcept nogil
         void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil
-        void (*update)(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, Py_ssize_t row,
+        void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, Py_ssize_t row,
                        Py_ssize_t first, const float *g, Py_ssize_t n) noexcept nogil
         void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g,
                                Py_ssize_t n) noexcept nogil

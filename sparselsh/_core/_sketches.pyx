@@ -12,8 +12,8 @@ from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from ._simd cimport SKETCH_BLOCK, loops_t, table
 from ._quantized cimport stored_dots, stored_rows, stored_t
+from ._simd cimport SKETCH_BLOCK, loops_t, table
 
 cdef extern from "order.h" nogil:
     ctypedef struct top_t:

@@ -3,7 +3,7 @@
 Weights and moments of a row are read and written once a batch, and no gradient matrix exists. One thread
 owns a row and sums it in a fixed order: the result does not depend on the number of threads.
 `m` and `v` have the shape of w, or are None where the rule keeps no such state; a `v` of shape (n, 1) keeps the mean
-over each row. Each of the three is float32 or, as uint16, bfloat16 (_stores), which is rounded at random.
+over each row. Each of the three is float32 or, as uint16, bfloat16 (_typed_arrays), which is rounded at random.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
@@ -13,10 +13,10 @@ from libc.string cimport memset
 from ._groups cimport sum_rows, sum_rows_csr
 from ._scratch cimport free_lines, malloc_lines, whole_lines
 from ._simd cimport (
-    RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, loops_t, prefetch_run, rule_t, store_t,
-    table,
+    DTYPE_BFLOAT16, DTYPE_FLOAT32, DTYPE_FLOAT32_PER_ROW, DTYPE_NONE, RULE_ADAM, RULE_SGD, loops_t,
+    prefetch_run, rule_t, table, typed_array_t,
 )
-from ._stores cimport AHEAD, prefetch_row, run_length, store_of
+from ._typed_arrays cimport AHEAD, prefetch_row, run_length, typed_array_of
 
 
 cdef class Rule:
@@ -55,7 +55,7 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
     return r
 
 
-cdef inline void _prefetch(const store_t *w, const store_t *m, const store_t *v, Py_ssize_t row,
+cdef inline void _prefetch(const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, Py_ssize_t row,
                            Py_ssize_t d) noexcept nogil:
     prefetch_row(w, row, d)
     prefetch_row(m, row, d)
@@ -65,7 +65,7 @@ cdef inline void _prefetch(const store_t *w, const store_t *m, const store_t *v,
 def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1] dw, int n_threads):
     """Apply the gradient dw[r] to row rows[r] (distinct).   O(len(rows) * d)"""
     cdef Py_ssize_t r, n = rows.shape[0], d = dw.shape[1]
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
     cdef const loops_t *f = table()
     if n == 0 or d == 0:
         return
@@ -78,13 +78,13 @@ def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1]
 def update_all(Rule rule, w, m, v, const float[::1] dw, int n_threads):
     """Apply a dense gradient to all of a parameter, seen as one run of numbers.   O(len(w))"""
     cdef Py_ssize_t r, n = dw.shape[0], chunk = 4096, n_chunks = (n + 4095) // 4096
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True)
     cdef const loops_t *f = table()
     for r in prange(n_chunks, nogil=True, schedule="static", num_threads=n_threads):
         f.update(&rule.rule, &ws, &ms, &vs, r, r * chunk, &dw[r * chunk], min(chunk, n - r * chunk))
 
 
-cdef void _update_groups(const loops_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+cdef void _update_groups(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
                          Py_ssize_t d, const int32_t *rows, const int64_t *starts, Py_ssize_t n_rows,
                          const int32_t *entries, const int32_t *samples, const float *data, const float *x,
                          float *buffer) noexcept nogil:
@@ -107,7 +107,7 @@ def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::
     """
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(d)
     cdef Py_ssize_t run = run_length(n_rows, n_threads)
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
     cdef float *buffers
     cdef const loops_t *f = table()
     if n_rows == 0 or d == 0:
@@ -121,42 +121,42 @@ def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::
     free_lines(buffers)
 
 
-cdef inline void _gather(const store_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
+cdef inline void _gather(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
                          void *out) noexcept nogil:
     # a row's numbers at some columns, as they are stored; of a row that has one number for all, that one
     cdef Py_ssize_t c
-    if s.kind == STORE_BFLOAT:
+    if s.dtype == DTYPE_BFLOAT16:
         for c in range(n):
             (<uint16_t *>out)[c] = (<const uint16_t *>s.data)[row * d + columns[c]]
-    elif s.kind == STORE_FLOAT:
+    elif s.dtype == DTYPE_FLOAT32:
         for c in range(n):
             (<float *>out)[c] = (<const float *>s.data)[row * d + columns[c]]
-    elif s.kind == STORE_ROW:
+    elif s.dtype == DTYPE_FLOAT32_PER_ROW:
         (<float *>out)[0] = (<const float *>s.data)[row]
 
 
-cdef inline void _scatter(const store_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
+cdef inline void _scatter(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
                           const void *values) noexcept nogil:
     cdef Py_ssize_t c
-    if s.kind == STORE_BFLOAT:
+    if s.dtype == DTYPE_BFLOAT16:
         for c in range(n):
             (<uint16_t *>s.data)[row * d + columns[c]] = (<const uint16_t *>values)[c]
-    elif s.kind == STORE_FLOAT:
+    elif s.dtype == DTYPE_FLOAT32:
         for c in range(n):
             (<float *>s.data)[row * d + columns[c]] = (<const float *>values)[c]
-    elif s.kind == STORE_ROW:
+    elif s.dtype == DTYPE_FLOAT32_PER_ROW:
         (<float *>s.data)[row] = (<const float *>values)[0]
 
 
-cdef inline bint _is_float(const store_t *s) noexcept nogil:
-    return s.kind == STORE_FLOAT or s.kind == STORE_NONE
+cdef inline bint _is_float(const typed_array_t *s) noexcept nogil:
+    return s.dtype == DTYPE_FLOAT32 or s.dtype == DTYPE_NONE
 
 
-cdef inline float *_run(const store_t *s, Py_ssize_t first) noexcept nogil:
-    return <float *>s.data + first if s.kind == STORE_FLOAT else NULL
+cdef inline float *_run(const typed_array_t *s, Py_ssize_t first) noexcept nogil:
+    return <float *>s.data + first if s.dtype == DTYPE_FLOAT32 else NULL
 
 
-cdef void _update_row_csr(const loops_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+cdef void _update_row_csr(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
                           Py_ssize_t row, Py_ssize_t d, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
                           const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
                           float *buffer) noexcept nogil:
@@ -165,8 +165,8 @@ cdef void _update_row_csr(const loops_t *f, const rule_t *rule, const store_t *w
     f.update_touched(rule, _run(w, row * d), _run(m, row * d), _run(v, row * d), buffer, d)
 
 
-cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const store_t *w, const store_t *m,
-                              const store_t *v, Py_ssize_t row, Py_ssize_t d, const int32_t *entries,
+cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
+                              const typed_array_t *v, Py_ssize_t row, Py_ssize_t d, const int32_t *entries,
                               const int32_t *samples, Py_ssize_t n, const float *data, const int64_t *x_indptr,
                               const int32_t *x_indices, const float *x_data, float *buffer,
                               int32_t *columns) noexcept nogil:
@@ -204,21 +204,21 @@ cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const store_
         _step_packed(f, rule, w, m, v, row, d, touched, n_kept, buffer + d)
 
 
-cdef void _step_packed(const loops_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
+cdef void _step_packed(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
                        Py_ssize_t row, Py_ssize_t d, const int32_t *touched, Py_ssize_t n,
                        float *buffer) noexcept nogil:
     # one step on some columns of a row: their numbers are packed, as they are stored, and written back
-    cdef const store_t *stored[3]
-    cdef store_t packed[3]
+    cdef const typed_array_t *arrays[3]
+    cdef typed_array_t packed[3]
     cdef Py_ssize_t k
-    stored[0], stored[1], stored[2] = w, m, v
+    arrays[0], arrays[1], arrays[2] = w, m, v
     for k in range(3):
-        packed[k].kind = stored[k].kind
+        packed[k].dtype = arrays[k].dtype
         packed[k].data = buffer + (k + 1) * d
-        _gather(stored[k], row, d, touched, n, packed[k].data)
+        _gather(arrays[k], row, d, touched, n, packed[k].data)
     f.update(rule, &packed[0], &packed[1], &packed[2], 0, 0, buffer, n)
     for k in range(3):
-        _scatter(stored[k], row, d, touched, n, packed[k].data)
+        _scatter(arrays[k], row, d, touched, n, packed[k].data)
 
 
 def update_grouped_csr(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::1] starts,
@@ -232,7 +232,7 @@ def update_grouped_csr(Rule rule, w, m, v, const int32_t[::1] rows, const int64_
     O(sum nnz_i * nnz(x_i)), and O(d) for a row with d / 8 of them
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
     cdef float *buffers
     cdef int32_t *columns
     cdef const loops_t *f = table()

@@ -186,42 +186,42 @@ static void adam_row(const rule_t *rule, float *restrict w, float *restrict m, f
 
 enum { RUN = 256 };  /* numbers that are widened at a time: they stay in the first-level cache */
 
-static float *run_of(const store_t *s, ptrdiff_t first, ptrdiff_t n, float *wide)
+static float *float32_run(const typed_array_t *s, ptrdiff_t first, ptrdiff_t n, float *wide)
 {
-    if (s->kind == STORE_FLOAT)
+    if (s->dtype == DTYPE_FLOAT32)
         return (float *)s->data + first;
-    if (s->kind == STORE_BFLOAT)
+    if (s->dtype == DTYPE_BFLOAT16)
         widen((const uint16_t *)s->data + first, wide, n);
-    return s->kind == STORE_BFLOAT ? wide : NULL;
+    return s->dtype == DTYPE_BFLOAT16 ? wide : NULL;
 }
 
-static void update(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, ptrdiff_t row,
+static void update(const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, ptrdiff_t row,
                    ptrdiff_t first, const float *g, ptrdiff_t n)
 {
     float wide[3][RUN], lr_row = 0;
-    const int bfloat = w->kind == STORE_BFLOAT || m->kind == STORE_BFLOAT || v->kind == STORE_BFLOAT;
-    if (v->kind == STORE_ROW) {
+    const int bfloat = w->dtype == DTYPE_BFLOAT16 || m->dtype == DTYPE_BFLOAT16 || v->dtype == DTYPE_BFLOAT16;
+    if (v->dtype == DTYPE_FLOAT32_PER_ROW) {
         float *mean = (float *)v->data + row;
         *mean = rule->beta2 * *mean + (1.0f - rule->beta2) * (dot(g, g, n) / n);
         lr_row = rule->lr / (sqrtf(*mean) * rule->root_scale + rule->eps);
     }
     for (ptrdiff_t k = 0, count; k < n; k += count) {
         count = bfloat && n - k > RUN ? RUN : n - k;
-        float *wk = run_of(w, first + k, count, wide[0]);
-        float *mk = run_of(m, first + k, count, wide[1]);
-        float *vk = run_of(v, first + k, count, wide[2]);
+        float *wk = float32_run(w, first + k, count, wide[0]);
+        float *mk = float32_run(m, first + k, count, wide[1]);
+        float *vk = float32_run(v, first + k, count, wide[2]);
         if (rule->kind == RULE_SGD)
             sgd(rule, wk, mk, g + k, count);
-        else if (v->kind == STORE_ROW)
+        else if (v->dtype == DTYPE_FLOAT32_PER_ROW)
             adam_row(rule, wk, mk, lr_row, g + k, count);
         else
             adam(rule, wk, mk, vk, g + k, count);
         const uint32_t key = rule->key + (uint32_t)(first + k);
-        if (w->kind == STORE_BFLOAT)
+        if (w->dtype == DTYPE_BFLOAT16)
             narrow_random(wk, (uint16_t *)w->data + first + k, count, key, 0);
-        if (m->kind == STORE_BFLOAT)
+        if (m->dtype == DTYPE_BFLOAT16)
             narrow(mk, (uint16_t *)m->data + first + k, count);
-        if (v->kind == STORE_BFLOAT)
+        if (v->dtype == DTYPE_BFLOAT16)
             narrow_random(vk, (uint16_t *)v->data + first + k, count, key, 16);
     }
 }
@@ -310,30 +310,28 @@ static inline vec load_bfloat(const uint16_t *p)
 
 #endif
 
-enum { STORE_INT8 = -1 };  /* beside the kinds that training knows */
-
 /* sixteen numbers of a row from number k on */
-static inline vec load_stored(const void *row, ptrdiff_t k, int kind)
+static inline vec load_typed(const void *row, ptrdiff_t k, int dtype)
 {
-    if (kind == STORE_INT8)
+    if (dtype == DTYPE_INT8)
         return load_int8((const int8_t *)row + k);
-    if (kind == STORE_BFLOAT)
+    if (dtype == DTYPE_BFLOAT16)
         return load_bfloat((const uint16_t *)row + k);
     return load((const float *)row + k);
 }
 
-static inline float stored(const void *row, ptrdiff_t k, int kind)
+static inline float typed_element(const void *row, ptrdiff_t k, int dtype)
 {
-    return kind == STORE_INT8 ? ((const int8_t *)row)[k]
-        : kind == STORE_BFLOAT ? wide_of(((const uint16_t *)row)[k]) : ((const float *)row)[k];
+    return dtype == DTYPE_INT8 ? ((const int8_t *)row)[k]
+        : dtype == DTYPE_BFLOAT16 ? wide_of(((const uint16_t *)row)[k]) : ((const float *)row)[k];
 }
 
 /* Four rows at a time, so that x is loaded once for all and four sums run beside each other; the last row stands for
    those that are missing to four, so that the sum of a row does not depend on its place. */
-static inline void dots_stored(const void *w, int kind, const int32_t *rows, ptrdiff_t n_rows, const float *x,
+static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptrdiff_t n_rows, const float *x,
                                ptrdiff_t d, float *out)
 {
-    const ptrdiff_t size = d * (kind == STORE_INT8 ? 1 : kind == STORE_BFLOAT ? 2 : 4);
+    const ptrdiff_t size = d * (dtype == DTYPE_INT8 ? 1 : dtype == DTYPE_BFLOAT16 ? 2 : 4);
     for (ptrdiff_t r = 0; r < n_rows; r += 4) {
         const char *a[4];
         for (ptrdiff_t i = 0; i < 4; i++) {
@@ -347,15 +345,15 @@ static inline void dots_stored(const void *w, int kind, const int32_t *rows, ptr
         ptrdiff_t k = 0;
         for (; k + VEC <= d; k += VEC) {
             vec v = load(x + k);
-            s0 += load_stored(a0, k, kind) * v;
-            s1 += load_stored(a1, k, kind) * v;
-            s2 += load_stored(a2, k, kind) * v;
-            s3 += load_stored(a3, k, kind) * v;
+            s0 += load_typed(a0, k, dtype) * v;
+            s1 += load_typed(a1, k, dtype) * v;
+            s2 += load_typed(a2, k, dtype) * v;
+            s3 += load_typed(a3, k, dtype) * v;
         }
         float s[4] = { sum(s0), sum(s1), sum(s2), sum(s3) };
         for (; k < d; k++)
             for (int i = 0; i < 4; i++)
-                s[i] += stored(a[i], k, kind) * x[k];
+                s[i] += typed_element(a[i], k, dtype) * x[k];
         for (ptrdiff_t i = 0; i < 4 && r + i < n_rows; i++)
             out[r + i] = s[i];
     }
@@ -363,26 +361,26 @@ static inline void dots_stored(const void *w, int kind, const int32_t *rows, ptr
 
 static void dots(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out)
 {
-    dots_stored(w, STORE_FLOAT, rows, n_rows, x, d, out);
+    dots_typed(w, DTYPE_FLOAT32, rows, n_rows, x, d, out);
 }
 
 static void dots_bfloat(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
                         float *out)
 {
-    dots_stored(w, STORE_BFLOAT, rows, n_rows, x, d, out);
+    dots_typed(w, DTYPE_BFLOAT16, rows, n_rows, x, d, out);
 }
 
 static void dots_int8(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out)
 {
-    dots_stored(w, STORE_INT8, rows, n_rows, x, d, out);
+    dots_typed(w, DTYPE_INT8, rows, n_rows, x, d, out);
 }
 
 /* Four rows at a time, so that y is loaded and stored once for all and memory delivers four rows at once; the next four
    are asked for as these are read. The order of each sum is that of the rows. */
-static inline void sums_stored(const void *w, int kind, const float *scales, const int32_t *rows, const float *a,
+static inline void sums_typed(const void *w, int dtype, const float *scales, const int32_t *rows, const float *a,
                                ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *restrict y)
 {
-    const ptrdiff_t size = kind == STORE_INT8 ? 1 : kind == STORE_BFLOAT ? 2 : 4;
+    const ptrdiff_t size = dtype == DTYPE_INT8 ? 1 : dtype == DTYPE_BFLOAT16 ? 2 : 4;
     for (ptrdiff_t r = 0; r < n_rows; r += 4) {
         const char *x[4], *next[4];
         float c[4];
@@ -396,11 +394,11 @@ static inline void sums_stored(const void *w, int kind, const float *scales, con
             for (ptrdiff_t i = 0; r + i < n_rows; i++) {
                 ptrdiff_t k = 0;
                 for (; k + VEC <= n; k += VEC) {
-                    vec v = load(y + k) + c[i] * load_stored(x[i], k, kind);
+                    vec v = load(y + k) + c[i] * load_typed(x[i], k, dtype);
                     memcpy(y + k, &v, sizeof v);
                 }
                 for (; k < n; k++)
-                    y[k] += c[i] * stored(x[i], k, kind);
+                    y[k] += c[i] * typed_element(x[i], k, dtype);
             }
             return;
         }
@@ -416,34 +414,34 @@ static inline void sums_stored(const void *w, int kind, const float *scales, con
                 __builtin_prefetch(p3 + k * size);
             }
             vec v = load(y + k);
-            v += c0 * load_stored(x0, k, kind);
-            v += c1 * load_stored(x1, k, kind);
-            v += c2 * load_stored(x2, k, kind);
-            v += c3 * load_stored(x3, k, kind);
+            v += c0 * load_typed(x0, k, dtype);
+            v += c1 * load_typed(x1, k, dtype);
+            v += c2 * load_typed(x2, k, dtype);
+            v += c3 * load_typed(x3, k, dtype);
             memcpy(y + k, &v, sizeof v);
         }
         for (; k < n; k++)
             for (int i = 0; i < 4; i++)
-                y[k] += c[i] * stored(x[i], k, kind);
+                y[k] += c[i] * typed_element(x[i], k, dtype);
     }
 }
 
 static void sums(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
                  ptrdiff_t n, float *y)
 {
-    sums_stored(w, STORE_FLOAT, 0, rows, a, n_rows, d, first, n, y);
+    sums_typed(w, DTYPE_FLOAT32, 0, rows, a, n_rows, d, first, n, y);
 }
 
 static void sums_bfloat(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
                         ptrdiff_t first, ptrdiff_t n, float *y)
 {
-    sums_stored(w, STORE_BFLOAT, 0, rows, a, n_rows, d, first, n, y);
+    sums_typed(w, DTYPE_BFLOAT16, 0, rows, a, n_rows, d, first, n, y);
 }
 
 static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
                       ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y)
 {
-    sums_stored(w, STORE_INT8, scales, rows, a, n_rows, d, first, n, y);
+    sums_typed(w, DTYPE_INT8, scales, rows, a, n_rows, d, first, n, y);
 }
 
 const loops_t PASTE(loops_, LEVEL) = {

@@ -22,14 +22,16 @@ typedef struct {
     uint32_t key;         /* for random rounding; another one each step */
 } rule_t;
 
-/* Numbers as they are stored: none; float32; bfloat16, the upper half of a float32; or one float32 for a whole row.
-   All arithmetic is in float32. */
+/* Element types of an array: no array; float32; bfloat16, the upper half of a float32; one float32 per row (the second
+   moment of an optimizer); 8-bit integers with a float32 scale per row (weights for inference only). All arithmetic is
+   in float32. */
+enum { DTYPE_NONE = 0, DTYPE_FLOAT32 = 1, DTYPE_BFLOAT16 = 2, DTYPE_FLOAT32_PER_ROW = 3, DTYPE_INT8 = 4 };
+
+/* An array of weights or of optimizer state; never DTYPE_INT8. */
 typedef struct {
     void *data;
-    int kind;
-} store_t;
-
-enum { STORE_NONE = 0, STORE_FLOAT = 1, STORE_BFLOAT = 2, STORE_ROW = 3 };
+    int dtype;
+} typed_array_t;
 
 enum { SKETCH_BLOCK = 32, SIGN_LANES = 32 };
 
@@ -37,7 +39,7 @@ enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
 /* A matrix product on one thread. Entry (i, p) of a is a[i * a_row + p * a_column]; entry (p, j) of b is
    b[p * b_row + j * b_column], or with `rows` the matrix is gathered: along j (gather 1) row rows[j] of b
-   stands for j, along p (gather 2) row rows[p] for p. c is row-major. b is float32 or, with b_kind STORE_BFLOAT,
+   stands for j, along p (gather 2) row rows[p] for p. c is row-major. b is float32 or, with b_dtype DTYPE_BFLOAT16,
    bfloat16; the first number of it that counts is b_first.
    Each entry of c is summed over p in an order that depends on k alone, so that a product may be cut into
    blocks of c, among threads or not, without changing a bit of the result. */
@@ -46,7 +48,7 @@ typedef struct {
     const float *a;
     ptrdiff_t a_row, a_column;
     const void *b;
-    int b_kind;
+    int b_dtype;
     ptrdiff_t b_first, b_row, b_column;
     const int32_t *rows;     /* NULL: nothing is gathered */
     int gather;
@@ -99,9 +101,9 @@ typedef struct {
     /* the lowest k with the largest |x[k]|; n >= 1 */
     ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
     /* One optimizer step on n numbers of row `row`, the first of which is number `first` of the arrays. m and v are
-       STORE_NONE where the rule keeps no such state. Of a v that is STORE_ROW number `row` is the mean over the n
+       DTYPE_NONE where the rule keeps no such state. Of a v that is DTYPE_FLOAT32_PER_ROW number `row` is the mean over the n
        numbers. What is stored in bfloat16 is rounded at random, m to the nearest. */
-    void (*update)(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, ptrdiff_t row,
+    void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, ptrdiff_t row,
                    ptrdiff_t first, const float *g, ptrdiff_t n);
     /* the same on float32 for the entries whose g is not zero; the others keep weight and state */
     void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);

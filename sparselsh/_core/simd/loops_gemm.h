@@ -194,7 +194,7 @@ static void gemm(const gemm_t *g, float *work)
                 pack_a(g, i + r, p, k, m - r < MR ? (int)(m - r) : MR, panel + r * k);
             for (ptrdiff_t j = 0; j < g->n; j += NR) {
                 int n = g->n - j < NR ? (int)(g->n - j) : NR;
-                if (g->b_kind == STORE_BFLOAT)
+                if (g->b_dtype == DTYPE_BFLOAT16)
                     pack_b_bfloat(g, j, p, k, n, sliver, sliver + NR * GEMM_K);
                 else
                     pack_b(g, j, p, k, n, sliver);

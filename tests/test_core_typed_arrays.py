@@ -4,20 +4,20 @@ import pytest
 import reference
 from support import SIZES, UNIT, assert_same_bits, eighths, gaussian, on_threads, random_csr, read_only, unwritten
 
-from sparselsh._core import _gemm, _products, _stores, _updates
+from sparselsh._core import _gemm, _products, _typed_arrays, _updates
 
 pytestmark = pytest.mark.usefixtures("simd_level")
 
 
 def narrow(x):
     out = np.empty(x.shape, np.uint16)
-    _stores.narrow(np.ascontiguousarray(x).reshape(-1), out.reshape(-1))
+    _typed_arrays.narrow(np.ascontiguousarray(x).reshape(-1), out.reshape(-1))
     return out
 
 
 def widen(x):
     out = np.empty(x.shape, np.float32)
-    _stores.widen(x.reshape(-1), out.reshape(-1))
+    _typed_arrays.widen(x.reshape(-1), out.reshape(-1))
     return out
 
 
@@ -102,8 +102,8 @@ def test_centred_rows(rng, rows, d):
     w, bias, offset = eighths(rng, 5, d), eighths(rng, 5), eighths(rng, d + 1)
     rows = read_only(np.array(rows, np.int32))
     want = np.column_stack([w, bias])[rows] - offset
-    both(w, lambda w, threads: returned(want.shape, _stores.centred_rows, w, bias, offset, rows, threads))
-    np.testing.assert_array_equal(returned(want.shape, _stores.centred_rows, w, bias, offset, rows, 1), want)
+    both(w, lambda w, threads: returned(want.shape, _typed_arrays.centred_rows, w, bias, offset, rows, threads))
+    np.testing.assert_array_equal(returned(want.shape, _typed_arrays.centred_rows, w, bias, offset, rows, 1), want)
 
 
 @pytest.mark.parametrize("n, block", [(1, 1), (5, 2), (6, 2), (40, 64), (513, 64)])
@@ -117,7 +117,7 @@ def test_block_sums(rng, n, block, d):
 
 def block_sums(w, block, shape, n_threads):
     out = unwritten(shape, np.float32)
-    _stores.block_sums(w, block, out, n_threads)
+    _typed_arrays.block_sums(w, block, out, n_threads)
     return out
 
 
