@@ -15,7 +15,7 @@ import numpy as np
 from ._core import _quantized, _select
 from ._csr import CSR
 from ._linalg import matmul, row_chunks
-from ._storage import Rows
+from ._storage import QuantizedRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class ServedLayer:
     """
 
     bias: Floats
-    rows: Rows | None
+    rows: QuantizedRows | None
     kept: int | None
     importance: Floats | None
     index: LSHIndex | None
@@ -81,7 +81,7 @@ class ServedLayer:
                 self.input_major = input_major
         self.rows = None
         if self.input_major and self.kind != "embedding" and self.storage != "float32":
-            self.rows = Rows.of(self.values, self.storage, n_threads)
+            self.rows = QuantizedRows.of(self.values, self.storage, n_threads)
 
     # -- forward ----------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class ServedLayer:
         return out if self.exponents is None else np.ldexp(out, -self.exponents)
 
     def _from_rows(self, s: CSR, exact: bool, n_threads: int) -> Floats:
-        rows = self.rows if self.rows is not None and not exact else Rows("float32", self.values)
+        rows = self.rows if self.rows is not None and not exact else QuantizedRows("float32", self.values)
         out = np.empty((s.shape[0], self.n_out), np.float32)
         _quantized.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias, out, n_threads)
         return out
@@ -142,7 +142,7 @@ class ServedLayer:
         if self.kind == "embedding" or self.plan["single"] == "lsh" or self.exponents is not None:
             return None
         reads_rows = self.rows is not None and self.plan["single"] == "rows"
-        rows = self.rows if reads_rows else Rows("float32", self.values)
+        rows = self.rows if reads_rows else QuantizedRows("float32", self.values)
         return rows.values, rows.scales, self.bias, self.input_major, self.activation == "relu"
 
     # -- the last layer ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ._core import _search, _sketches
 from ._linalg import matmul
 
 if TYPE_CHECKING:
-    from ._storage import Rows
+    from ._storage import QuantizedRows
     from ._types import Floats, Ids
     from .transforms import Transform
 
@@ -197,7 +197,7 @@ class Sketches:
                                  self.ids, self.n, ids, n_threads)
         return ids
 
-    def prepared(self, W: Floats, bias: Floats, rows: Rows | None, n_exact: int, n_best: int) -> Any:
+    def prepared(self, W: Floats, bias: Floats, rows: QuantizedRows | None, n_exact: int, n_best: int) -> Any:
         """A search of single queries for the best of the `n_best` that look best; None without cells.
 
         With `rows`, the weights in fewer bits, the best `n_exact` by them are scored by W. It is made anew when one of

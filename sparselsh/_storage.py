@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 STORAGES = ("float32", "bfloat16", "int8")
 
 
-class Rows:
+class QuantizedRows:
     """Rows (n, d) as `storage` says; `values` and, for int8, `scales` are what the kernels take.
 
     bfloat16 keeps 8 of 24 significant bits: an entry is off by at most 2^-9 of itself. int8 is off by at most 1/254 of
@@ -49,7 +49,7 @@ class Rows:
 
     def refresh(self, W: Floats, rows: Ids, n_threads: int) -> None:
         """Take rows that have changed in W."""
-        new = Rows.of(np.ascontiguousarray(W[rows]), self.storage, n_threads)
+        new = QuantizedRows.of(np.ascontiguousarray(W[rows]), self.storage, n_threads)
         self.values[rows] = new.values
         if self.scales is not None:
             self.scales[rows] = new.scales

@@ -16,7 +16,7 @@ from ._html import size, table
 from ._linalg import exact_topk
 from ._scipy import sp
 from ._sketching import Sketches
-from ._storage import STORAGES, Rows
+from ._storage import STORAGES, QuantizedRows
 from ._tables import Tables
 from ._threads import Lock, one_at_a_time, resolve
 from .plotting import plot_recall
@@ -114,7 +114,7 @@ class LSHIndex:
     _bias: Floats
     _tables: Tables
     _sketches: Sketches
-    _rows: Rows
+    _rows: QuantizedRows
     _curve: list[dict[str, Any]]
     _times: dict[str, dict[str, float]]
     n_candidates: int
@@ -236,7 +236,7 @@ class LSHIndex:
 
     def _store(self, n_threads: int) -> None:
         """Make the copy of the weights in fewer bits."""
-        self._rows = None if self.storage == "float32" else Rows.of(self._W, self.storage, n_threads)
+        self._rows = None if self.storage == "float32" else QuantizedRows.of(self._W, self.storage, n_threads)
 
     def _row_chunks(self) -> Iterator[Ids]:
         for start in range(0, len(self._W), CHUNK):
@@ -860,7 +860,7 @@ class LSHIndex:
             raise ValueError(f"gone must have shape {(n,)}, got {tensors['gone'].shape}")
         self._seed, self._gone = check.integer(config["seed"], "seed", minimum=0), tensors["gone"].astype(bool)
         if self.storage != "float32":
-            self._rows = Rows.restored(self.storage, W.shape, tensors["rows"], tensors.get("rows_scales"))
+            self._rows = QuantizedRows.restored(self.storage, W.shape, tensors["rows"], tensors.get("rows_scales"))
         self._transform = Transform.restored(self.center, config["scaling"], n_in, tensors)
         self.family_ = family
         if family is not None:

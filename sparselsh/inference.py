@@ -14,7 +14,7 @@ from ._core import _chain
 from ._csr import CSR
 from ._scipy import sp
 from ._served import BATCH, PLANS, ServedLayer
-from ._storage import STORAGES, Rows
+from ._storage import STORAGES, QuantizedRows
 from ._threads import resolve
 from ._version import __version__
 from .index import LSHIndex
@@ -361,7 +361,7 @@ def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapp
         if layer.importance is None:
             raise ValueError("importance is missing")
     if "rows" in tensors:
-        layer.rows = Rows.restored(layer.storage, weight.shape, tensors["rows"], tensors.get("rows_scales"))
+        layer.rows = QuantizedRows.restored(layer.storage, weight.shape, tensors["rows"], tensors.get("rows_scales"))
     if "index" in config:
         arrays = {name[len("index."):]: a for name, a in tensors.items() if name.startswith("index.")}
         layer.index = LSHIndex.from_state(layer.values, layer.bias, arrays, config["index"], n_threads)

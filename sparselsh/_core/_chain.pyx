@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from ._quantized cimport stored_dots, stored_rows, stored_sums, stored_t
+from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t, quantized_sums
 from ._search cimport Search, best_of_search
 from ._simd cimport loops_t, table
 
@@ -22,7 +22,7 @@ cdef enum:
     RUN = 1024  # outputs that are summed at a time, as in _quantized
 
 ctypedef struct step_t:
-    stored_t w
+    quantized_rows_t w
     const float *bias
     bint by_inputs  # w is (n_in, n_out): the rows of the inputs are summed; else (n_out, n_in)
     bint relu
@@ -57,7 +57,7 @@ def chain(layers, search):
     for i in range(c.n_steps):
         step = &c.steps[i]
         w, scales, biases, by_inputs, relu = c.arrays[i]
-        stored_rows(w, scales, &step.w)
+        quantized_rows_of(w, scales, &step.w)
         step.by_inputs, step.relu = by_inputs, relu
         step.n_in, step.n_out = (step.w.n, step.w.d) if by_inputs else (step.w.d, step.w.n)
         bias = biases
@@ -71,7 +71,7 @@ cdef void _sum_rows(const loops_t *f, const step_t *s, const int32_t *indices, c
     cdef Py_ssize_t first = 0
     memcpy(out, s.bias, s.n_out * sizeof(float))
     while first < s.n_out:
-        stored_sums(f, &s.w, indices, data, n, first, min(<Py_ssize_t>RUN, s.n_out - first), out + first)
+        quantized_sums(f, &s.w, indices, data, n, first, min(<Py_ssize_t>RUN, s.n_out - first), out + first)
         first += RUN
 
 
@@ -85,7 +85,7 @@ cdef void _forward(const loops_t *f, const step_t *s, const float *x, int32_t *i
             n += x[k] != 0
         _sum_rows(f, s, indices, data, n, out)
     else:
-        stored_dots(f, &s.w, NULL, s.n_out, x, out)
+        quantized_dots(f, &s.w, NULL, s.n_out, x, out)
         for k in range(s.n_out):
             out[k] += s.bias[k]
 

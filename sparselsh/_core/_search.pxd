@@ -1,7 +1,7 @@
 # A prepared search, for the module that asks it at the end of a network (_chain).
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 
-from ._quantized cimport stored_t
+from ._quantized cimport quantized_rows_t
 
 cdef class Search:
     cdef object arrays
@@ -14,7 +14,7 @@ cdef class Search:
     cdef const float *factors
     cdef const int32_t *ids
     cdef const float *bias
-    cdef stored_t exact, rough
+    cdef quantized_rows_t exact, rough
 
 cdef int best_of_search(Search s, const float *x, Py_ssize_t n, Py_ssize_t k, int32_t *out_ids,
                         float *out_scores) except -1 nogil

@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from ._quantized cimport stored_rows
+from ._quantized cimport quantized_rows_of
 from ._simd cimport loops_t, table
 from ._sketches cimport SCAN_ROOM, best_in_cells, best_of
 
@@ -31,9 +31,9 @@ def search(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, P
     s.arrays = (query_rows, query_constant, cell_start, cell, blocks, factors, ids, w, bias, coarse, coarse_scales)
     s.d, s.n_bits, s.n_cells, s.n_probed = query_rows.shape[1], n_bits, query_rows.shape[0] - n_bits, n_probed
     s.n, s.n_best, s.n_exact = n, n_best, 0
-    stored_rows(w, None, &s.exact)
+    quantized_rows_of(w, None, &s.exact)
     if coarse is not None:
-        stored_rows(coarse, coarse_scales, &s.rough)
+        quantized_rows_of(coarse, coarse_scales, &s.rough)
         s.n_exact = n_exact
     if n and s.d:
         s.query_rows, s.query_constant = &query_rows[0, 0], &query_constant[0]

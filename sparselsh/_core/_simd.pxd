@@ -60,8 +60,9 @@ cdef extern from "simd/loops.h" nogil:
         void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, Py_ssize_t n) noexcept nogil
         void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil
-        void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, Py_ssize_t row,
-                       Py_ssize_t first, const float *g, Py_ssize_t n) noexcept nogil
+        void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
+                       const typed_array_t *v, Py_ssize_t row, Py_ssize_t first, const float *g,
+                       Py_ssize_t n) noexcept nogil
         void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g,
                                Py_ssize_t n) noexcept nogil
         void (*widen)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil

@@ -4,15 +4,15 @@ The sketch of a vector v is the signs s of a rotation R v; the query stays real.
 
     <q, v>  ~  f * <R q, s>,   f = |v|^2 / <R v, s>
 
-The signs of 32 neurons stand nibble by nibble (sketch_scan in simd/loops_sketches.h), so that a table of the 16 sums that a
-nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
+The signs of 32 neurons stand nibble by nibble (sketch_scan in simd/loops.h), so that a table of the
+16 sums that a nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from ._quantized cimport stored_dots, stored_rows, stored_t
+from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
 from ._simd cimport SKETCH_BLOCK, loops_t, table
 
 cdef extern from "order.h" nogil:
@@ -146,7 +146,7 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         free(keys)
 
 
-cdef void best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const stored_t *w,
+cdef void best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const quantized_rows_t *w,
                   const float *bias, int32_t *known, float *scores, uint64_t *keys, Py_ssize_t k, int32_t *out_ids,
                   float *out_scores) noexcept nogil:
     # the best k of the ids, -1 for none; known and scores hold n, keys n + k + 1
@@ -155,7 +155,7 @@ cdef void best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const floa
     for c in range(n):
         known[n_known] = ids[c]
         n_known += ids[c] >= 0
-    stored_dots(f, w, known, n_known, x, scores)
+    quantized_dots(f, w, known, n_known, x, scores)
     for c in range(n_known):
         top_push(&top, scores[c] + bias[known[c]], known[c])
     top_end(&top, True, out_ids, out_scores)
@@ -172,12 +172,12 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
     cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
     cdef Py_ssize_t n_keys = n_candidates + k + 1
     cdef const loops_t *f = table()
-    cdef stored_t s
+    cdef quantized_rows_t s
     cdef uint64_t *keys
     cdef float *products
     cdef int32_t *known
     cdef int thread
-    stored_rows(w, scales, &s)
+    quantized_rows_of(w, scales, &s)
     if n == 0 or k == 0:
         return
     if n_candidates == 0 or s.n == 0 or s.d == 0:

@@ -84,10 +84,11 @@ def update_all(Rule rule, w, m, v, const float[::1] dw, int n_threads):
         f.update(&rule.rule, &ws, &ms, &vs, r, r * chunk, &dw[r * chunk], min(chunk, n - r * chunk))
 
 
-cdef void _update_groups(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
-                         Py_ssize_t d, const int32_t *rows, const int64_t *starts, Py_ssize_t n_rows,
-                         const int32_t *entries, const int32_t *samples, const float *data, const float *x,
-                         float *buffer) noexcept nogil:
+cdef void _update_groups(const loops_t *f, const rule_t *rule, const typed_array_t *w,
+                         const typed_array_t *m, const typed_array_t *v, Py_ssize_t d,
+                         const int32_t *rows, const int64_t *starts, Py_ssize_t n_rows,
+                         const int32_t *entries, const int32_t *samples, const float *data,
+                         const float *x, float *buffer) noexcept nogil:
     cdef Py_ssize_t r
     for r in range(min(<Py_ssize_t>AHEAD, n_rows)):
         _prefetch(w, m, v, rows[r], d)
@@ -156,9 +157,11 @@ cdef inline float *_run(const typed_array_t *s, Py_ssize_t first) noexcept nogil
     return <float *>s.data + first if s.dtype == DTYPE_FLOAT32 else NULL
 
 
-cdef void _update_row_csr(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
-                          Py_ssize_t row, Py_ssize_t d, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
-                          const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
+cdef void _update_row_csr(const loops_t *f, const rule_t *rule, const typed_array_t *w,
+                          const typed_array_t *m, const typed_array_t *v, Py_ssize_t row,
+                          Py_ssize_t d, const int32_t *entries, const int32_t *samples,
+                          Py_ssize_t n, const float *data, const int64_t *x_indptr,
+                          const int32_t *x_indices, const float *x_data,
                           float *buffer) noexcept nogil:
     # most cache lines of the row are touched: all of it is read and written, without looking for columns
     sum_rows_csr(entries, samples, n, data, x_indptr, x_indices, x_data, d, buffer)
@@ -204,9 +207,9 @@ cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_
         _step_packed(f, rule, w, m, v, row, d, touched, n_kept, buffer + d)
 
 
-cdef void _step_packed(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
-                       Py_ssize_t row, Py_ssize_t d, const int32_t *touched, Py_ssize_t n,
-                       float *buffer) noexcept nogil:
+cdef void _step_packed(const loops_t *f, const rule_t *rule, const typed_array_t *w,
+                       const typed_array_t *m, const typed_array_t *v, Py_ssize_t row, Py_ssize_t d,
+                       const int32_t *touched, Py_ssize_t n, float *buffer) noexcept nogil:
     # one step on some columns of a row: their numbers are packed, as they are stored, and written back
     cdef const typed_array_t *arrays[3]
     cdef typed_array_t packed[3]

@@ -195,8 +195,9 @@ static float *float32_run(const typed_array_t *s, ptrdiff_t first, ptrdiff_t n, 
     return s->dtype == DTYPE_BFLOAT16 ? wide : NULL;
 }
 
-static void update(const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, ptrdiff_t row,
-                   ptrdiff_t first, const float *g, ptrdiff_t n)
+static void update(const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
+                   const typed_array_t *v, ptrdiff_t row, ptrdiff_t first, const float *g,
+                   ptrdiff_t n)
 {
     float wide[3][RUN], lr_row = 0;
     const int bfloat = w->dtype == DTYPE_BFLOAT16 || m->dtype == DTYPE_BFLOAT16 || v->dtype == DTYPE_BFLOAT16;
@@ -329,7 +330,7 @@ static inline float typed_element(const void *row, ptrdiff_t k, int dtype)
 /* Four rows at a time, so that x is loaded once for all and four sums run beside each other; the last row stands for
    those that are missing to four, so that the sum of a row does not depend on its place. */
 static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptrdiff_t n_rows, const float *x,
-                               ptrdiff_t d, float *out)
+                              ptrdiff_t d, float *out)
 {
     const ptrdiff_t size = d * (dtype == DTYPE_INT8 ? 1 : dtype == DTYPE_BFLOAT16 ? 2 : 4);
     for (ptrdiff_t r = 0; r < n_rows; r += 4) {
@@ -378,7 +379,7 @@ static void dots_int8(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, co
 /* Four rows at a time, so that y is loaded and stored once for all and memory delivers four rows at once; the next four
    are asked for as these are read. The order of each sum is that of the rows. */
 static inline void sums_typed(const void *w, int dtype, const float *scales, const int32_t *rows, const float *a,
-                               ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *restrict y)
+                              ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *restrict y)
 {
     const ptrdiff_t size = dtype == DTYPE_INT8 ? 1 : dtype == DTYPE_BFLOAT16 ? 2 : 4;
     for (ptrdiff_t r = 0; r < n_rows; r += 4) {

@@ -101,10 +101,11 @@ typedef struct {
     /* the lowest k with the largest |x[k]|; n >= 1 */
     ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
     /* One optimizer step on n numbers of row `row`, the first of which is number `first` of the arrays. m and v are
-       DTYPE_NONE where the rule keeps no such state. Of a v that is DTYPE_FLOAT32_PER_ROW number `row` is the mean over the n
-       numbers. What is stored in bfloat16 is rounded at random, m to the nearest. */
-    void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, ptrdiff_t row,
-                   ptrdiff_t first, const float *g, ptrdiff_t n);
+       DTYPE_NONE where the rule keeps no such state. Of a v that is DTYPE_FLOAT32_PER_ROW number `row` is
+       the mean over the n numbers. What is stored in bfloat16 is rounded at random, m to the nearest. */
+    void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
+                   const typed_array_t *v, ptrdiff_t row, ptrdiff_t first, const float *g,
+                   ptrdiff_t n);
     /* the same on float32 for the entries whose g is not zero; the others keep weight and state */
     void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
     /* y[k] = x[k], x bfloat16 */
@@ -129,7 +130,8 @@ typedef struct {
 
 const loops_t *loops(void);            /* the level in use */
 int loops_select(const char *name);     /* 0; -1: unknown name; -2: not on this processor */
-int loops_available(int i, const char **name);  /* names level i, returns whether this processor runs it; -1 past the end */
+/* names level i, returns whether this processor runs it; -1 past the end */
+int loops_available(int i, const char **name);
 
 /* Ask for a run of memory that is needed soon. A random row costs a cache miss per line otherwise:
    the hardware prefetcher does not know where the next row is. */
