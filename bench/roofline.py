@@ -24,9 +24,9 @@ from sparselsh._core import (
     _gemm,
     _hashing,
     _losses,
-    _patterns,
-    _products,
     _select,
+    _sparse_products,
+    _sparse_rows,
     _typed_arrays,
     _updates,
 )
@@ -91,8 +91,8 @@ def nothing(*arguments):
 
 
 KERNELS = [
-    (_products, "weighted_rows", weighted_rows, "hidden units of sparse rows"),
-    (_patterns, "group_columns", nothing, "features of the batch, sorted"),
+    (_sparse_products, "weighted_rows", weighted_rows, "hidden units of sparse rows"),
+    (_sparse_rows, "group_columns", nothing, "features of the batch, sorted"),
     (_gemm, "active_outputs", active_outputs, "outputs of the active set"),
     (_gemm, "active_input_gradient", active_input_gradient, "gradient of the hidden units"),
     (_gemm, "active_update", active_update, "gradient and step, output layer"),
@@ -107,7 +107,7 @@ KERNELS = [
     (_buckets, "move", nothing, "touched rows moved between buckets"),
     (_buckets, "collide", nothing, "candidates: neurons counted in buckets"),
     (_select, "batch_union", nothing, "active set"),
-    (_patterns, "take_rows", nothing, "rows of the batch"),
+    (_sparse_rows, "take_rows", nothing, "rows of the batch"),
 ]
 
 

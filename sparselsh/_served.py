@@ -137,7 +137,7 @@ class ServedLayer:
 
     def step(self) -> tuple[Any, ...] | None:
         """Weights, scales, bias, whether input-major, and whether a ReLU follows: a step of a chain that answers
-        single questions (_core/_chain.pyx). None where the layer looks ids up or finds neurons.
+        single questions (_core/_single_row_mlp.pyx). None where the layer looks ids up or finds neurons.
         """
         if self.kind == "embedding" or self.plan["single"] == "lsh" or self.exponents is not None:
             return None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _bfloat
-from ._core import _products, _sketches
+from ._core import _sketches, _sparse_products
 from ._csr import CSR
 from ._linalg import matmul
 
@@ -111,7 +111,7 @@ class SetSketches:
         """Ids (n_samples, n) of the neurons that look best for each input, in no order; x is dense or CSR."""
         if isinstance(x, CSR):
             q = np.empty((x.shape[0], self.n_bits), np.float32)
-            _products.weighted_rows(x.indptr, x.indices, x.data, self._Q, self._constant, q, n_threads)
+            _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._Q, self._constant, q, n_threads)
         else:
             q = matmul(x, self._Q, n_threads, bias=self._constant)
         ids, scores = np.empty((len(q), n), np.int32), np.empty((len(q), n), np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ._bfloat import narrow
 from ._cells import Cells
-from ._core import _search, _sketches
+from ._core import _single_query_search, _sketches
 from ._linalg import matmul
 
 if TYPE_CHECKING:
@@ -209,9 +209,9 @@ class Sketches:
         made = self._search
         if made is None or made[1] != wanted or made[2] is not W or made[3] is not bias or made[4] is not rows:
             coarse, scales = (None, None) if rows is None else (rows.values, rows.scales)
-            search = _search.search(self._query_rows, self._query_constant, len(self.rotation), self.n_probed,
-                                    self.cell_start, self.cell, self.blocks, self.factors, self.ids, self.n, W, bias,
-                                    coarse, scales, n_exact, n_best)
+            search = _single_query_search.prepare(self._query_rows, self._query_constant, len(self.rotation),
+                                                  self.n_probed, self.cell_start, self.cell, self.blocks, self.factors,
+                                                  self.ids, self.n, W, bias, coarse, scales, n_exact, n_best)
             made = self._search = search, wanted, W, bias, rows
         return made[0]
 

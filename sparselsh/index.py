@@ -10,7 +10,7 @@ from . import _index_file as index_file
 from . import _table_choice as choice
 from . import _validation as check
 from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
-from ._core import _search as searches
+from ._core import _single_query_search as searches
 from ._core import _sketches as kernels
 from ._html import size, table
 from ._linalg import exact_topk
@@ -626,7 +626,7 @@ class LSHIndex:
         if search is None:
             return None
         ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
-        searches.best(search, X, ids, scores)
+        searches.top_k(search, X, ids, scores)
         return ids, scores
 
     def _prepared(self, k: int, n_candidates: int) -> Any:

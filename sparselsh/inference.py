@@ -10,7 +10,7 @@ import numpy as np
 from . import _architecture as architecture
 from . import _files
 from . import _validation as check
-from ._core import _chain
+from ._core import _single_row_mlp
 from ._csr import CSR
 from ._scipy import sp
 from ._served import BATCH, PLANS, ServedLayer
@@ -121,9 +121,9 @@ class InferenceNetwork:
             return None
         ids, scores = np.empty((1, k), np.int32), np.empty((1, k), np.float32)
         if is_sparse:
-            _chain.ask_sparse(chain, x.indices, x.data, ids, scores)
+            _single_row_mlp.top_k_sparse(chain, x.indices, x.data, ids, scores)
         else:
-            _chain.ask(chain, x, ids, scores)
+            _single_row_mlp.top_k(chain, x, ids, scores)
         return ids, scores
 
     def _new_chain(self, k: int) -> tuple[Any, bool]:
@@ -141,7 +141,7 @@ class InferenceNetwork:
             return None, False
         is_large = any(layer.n_out > LONE_OUTPUTS if layer.input_major else layer.values.size > LONE_WEIGHTS
                        for layer in layers)
-        return _chain.chain(steps, search), is_large
+        return _single_row_mlp.prepare(steps, search), is_large
 
     def predict(self, X: MatrixLike | CSR, *, exact: bool = False) -> Ids:
         """The output with the largest score for each row: ids, (n_samples,), int32."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _bfloat, _memory
 from . import _validation as check
-from ._core import _active, _products, _select
+from ._core import _active, _select, _sparse_products
 from ._csr import CSR
 from ._gradients import DenseGradient, Groups, Parameter, ProductGradient
 from ._html import Shown
@@ -213,7 +213,7 @@ class Linear(Shown):
         if not self._w.flipped:
             self._w.flip()
         out = self._buffer("out", (x.shape[0], self.n_out))
-        _products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out, step.n_threads)
+        _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out, step.n_threads)
         if step.tally is not None:
             step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out, len(np.unique(x.indices)) * self.n_out, step)
 
@@ -224,7 +224,7 @@ class Linear(Shown):
                 # dX at the entries of X: the dot products of d_out with the input-major rows
                 dx = np.empty(x.nnz, np.float32)
                 no_bias = np.zeros(self.n_in, np.float32)
-                _products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx, step.n_threads)
+                _sparse_products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx, step.n_threads)
             return dx, [(self._w, ProductGradient(groups, x.data, d_out, x_is_gradient=True)),
                         (self._b, DenseGradient(column_sums(d_out, step.n_threads)))]
 

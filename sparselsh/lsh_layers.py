@@ -8,7 +8,7 @@ import numpy as np
 from . import _plans
 from . import _validation as check
 from . import rebuild as rebuild_policies
-from ._core import _active, _gemm, _products, _select, _updates
+from ._core import _active, _gemm, _select, _sparse_products, _updates
 from ._csr import CSR
 from ._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ._index_file import family_config
@@ -492,9 +492,9 @@ class LSHLinear(Linear):
         groups = Groups.of(active, self._slots(1)[0], step.n_threads)
         arguments = *groups, self._w.value, self.bias, active.data, step.n_threads
         if isinstance(x, CSR):
-            _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *arguments[4:])
+            _sparse_products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *arguments[4:])
         else:
-            _products.sampled_dots(*groups, x, *arguments[4:])
+            _sparse_products.sampled_dots(*groups, x, *arguments[4:])
         if step.tally is not None:
             step.tally.forward(active, x, self.n_in)
         return active, groups
@@ -527,10 +527,10 @@ class LSHLinear(Linear):
     def _input_gradient(self, s: CSR, groups: Groups, x: Floats | CSR, step: Step) -> Floats:
         if isinstance(x, CSR):
             dx = np.empty(x.nnz, np.float32)
-            _products.sampled_columns(*groups, s.data, self._w.value, x.indptr, x.indices, dx, step.n_threads)
+            _sparse_products.sampled_columns(*groups, s.data, self._w.value, x.indptr, x.indices, dx, step.n_threads)
         else:
             dx = np.empty_like(x)
-            _products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx, step.n_threads)
+            _sparse_products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx, step.n_threads)
         return dx
 
     def _sample_sets(self, x: Floats | CSR, step: Step, n_wanted: int) -> CSR:

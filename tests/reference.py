@@ -164,7 +164,7 @@ def draw(query_codes, codes, seed, n_wanted):
     return found
 
 
-# ---- _products
+# ---- _sparse_products
 
 
 def dense(indptr, indices, data, n_columns):
@@ -198,7 +198,7 @@ def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
     return np.array([dx[i, c] for i in range(len(dx)) for c in x_indices[x_indptr[i] : x_indptr[i + 1]]])
 
 
-# ---- _patterns
+# ---- _sparse_rows
 
 
 def group_columns(indptr, indices):
@@ -280,7 +280,7 @@ def sum_groups(starts, entries, data):
     return np.array([values[starts[r] : starts[r + 1]].sum() for r in range(len(starts) - 1)])
 
 
-# ---- _norms
+# ---- _gradient_norms
 
 
 def squares(a, run):

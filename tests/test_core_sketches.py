@@ -4,7 +4,7 @@ import reference
 from support import UNIT, assert_same_bits, eighths, gaussian, on_threads, read_only, unwritten
 
 from sparselsh._bfloat import narrow
-from sparselsh._core import _search, _simd, _sketches
+from sparselsh._core import _simd, _single_query_search, _sketches
 
 BLOCK = _sketches.BLOCK
 # one neuron, part of a block, whole blocks, and more than the 64 blocks scored at a time
@@ -291,8 +291,8 @@ def test_a_search_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     want = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
     _sketches.rerank(found, x, w, None, bias, *want, 1)
     got = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
-    search = _search.search(narrow(rows), constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None,
-                            None, 0, n_best)
-    _search.best(search, x, *got)
+    search = _single_query_search.prepare(narrow(rows), constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n,
+                                          w, bias, None, None, 0, n_best)
+    _single_query_search.top_k(search, x, *got)
     assert_same_bits(got[0], want[0])
     assert_same_bits(got[1], want[1])

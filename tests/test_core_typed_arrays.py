@@ -4,7 +4,7 @@ import pytest
 import reference
 from support import SIZES, UNIT, assert_same_bits, eighths, gaussian, on_threads, random_csr, read_only, unwritten
 
-from sparselsh._core import _gemm, _products, _typed_arrays, _updates
+from sparselsh._core import _gemm, _sparse_products, _typed_arrays, _updates
 
 pytestmark = pytest.mark.usefixtures("simd_level")
 
@@ -88,11 +88,11 @@ def test_products_with_active_sets(rng, d, density):
     x, w, bias = eighths(rng, 20, d), eighths(rng, 40, d), eighths(rng, 40)
     x_csr = random_csr(rng, 20, d, 0.5, eighths)
     nnz = len(indices)
-    both(w, lambda w, threads: returned(nnz, _products.sampled_dots, *groups, x, w, bias, threads))
-    both(w, lambda w, threads: returned(nnz, _products.sampled_dots_csr, *groups, *x_csr, w, bias, threads))
-    both(w, lambda w, threads: returned((20, d), _products.weighted_rows, indptr, indices, data, w,
+    both(w, lambda w, threads: returned(nnz, _sparse_products.sampled_dots, *groups, x, w, bias, threads))
+    both(w, lambda w, threads: returned(nnz, _sparse_products.sampled_dots_csr, *groups, *x_csr, w, bias, threads))
+    both(w, lambda w, threads: returned((20, d), _sparse_products.weighted_rows, indptr, indices, data, w,
                                         np.zeros(0, np.float32), threads))
-    both(w, lambda w, threads: returned(len(x_csr[1]), _products.sampled_columns, *groups, data, w, x_csr[0],
+    both(w, lambda w, threads: returned(len(x_csr[1]), _sparse_products.sampled_columns, *groups, data, w, x_csr[0],
                                         x_csr[1], threads))
 
 

@@ -1,4 +1,5 @@
-# A row's gradient, summed over the samples that touch it, for those who apply it (_updates) or measure it (_norms).
+# The gradient of a row of weights, summed over the samples that touch it, for the modules that apply it
+# (_updates) or measure it (_gradient_norms).
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 

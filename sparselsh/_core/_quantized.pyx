@@ -60,8 +60,8 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
                   const float[::1] bias, float[:, ::1] out, int n_threads):
     """out[i] = bias + sum_k data[k] rows[indices[k]] over the entries k of row i; bias may be empty.   O(nnz d)
 
-    As _products.weighted_rows, for rows as they are stored here, and with a lone sample's outputs dealt out to the
-    threads in runs. The order of each sum is that of the entries, whatever the number of threads.
+    As _sparse_products.weighted_rows, for rows of these dtypes, and with the outputs of each sample dealt
+    out to the threads in runs. The order of each sum is that of the entries, whatever the number of threads.
     """
     cdef quantized_rows_t s
     cdef Py_ssize_t t, i, first, n = out.shape[0], d = out.shape[1], run = RUN

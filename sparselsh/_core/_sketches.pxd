@@ -1,4 +1,4 @@
-# What one query does, for the module that takes it through all steps at once (_search).
+# What one query does, for the module that takes it through all steps at once (_single_query_search).
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 
 from ._quantized cimport quantized_rows_t

@@ -103,7 +103,7 @@ def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::
                    const int32_t[::1] samples, const float[::1] data, const float[:, ::1] x, int n_threads):
     """Apply the gradient S^T x: row rows[r] gets sum_e data[entries[e]] x[samples[e]].   O(nnz * d)
 
-    The groups are those of _patterns.group_columns. S holds d_out over active sets and x the layer's input,
+    The groups are those of _sparse_rows.group_columns. S holds d_out over active sets and x the layer's input,
     or S is the sparse input and x holds d_out.
     """
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(d)

@@ -40,7 +40,7 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
                  int n_threads):
     """out[k] = w[j] . x[i] + bias[j] for every active (i, j), k its place in the CSR.   O(nnz * d)
 
-    Walked neuron by neuron over the groups of _patterns.group_columns, so that a row of w is read from memory once a
+    Walked neuron by neuron over the groups of _sparse_rows.group_columns, so that a row of w is read from memory once a
     batch, while the samples, few enough, stay in cache.
     """
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = run_length(n_rows, n_threads)
@@ -160,7 +160,7 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
     dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i)); where w is
     bfloat16 each row is widened first, once.
 
-    Walked neuron by neuron over the groups of _patterns.group_columns, so that a row of w is read from memory once a
+    Walked neuron by neuron over the groups of _sparse_rows.group_columns, so that a row of w is read from memory once a
     batch: sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to
     16 parts of the neurons sum on their own and are added up in order.
     """
