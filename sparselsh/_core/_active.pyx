@@ -7,10 +7,7 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-cdef extern from "order.h" nogil:
-    uint64_t score_key(float score, int32_t id) noexcept
-    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
+from ._order cimport random_at, score_key, select_smallest
 
 cdef uint64_t ALL = 0xFFFFFFFFFFFFFFFF
 

@@ -15,15 +15,8 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from ._order cimport count_key, count_key_id, random_at, random_below, select_smallest, sort_keys
 from ._simd cimport prefetch_run
-
-cdef extern from "order.h" nogil:
-    uint64_t count_key(int count, int32_t id) noexcept
-    int32_t count_key_id(uint64_t key) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
-    int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
-    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
-    void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
 
 
 cdef inline int32_t _room_for(int32_t count, bint slack) noexcept nogil:

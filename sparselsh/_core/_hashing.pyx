@@ -7,10 +7,8 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
-from ._probes cimport (
-    cheapest_codes, key_id, key_score, score_key, scratch_at, scratch_size, scratch_t,
-    select_smallest, sort_keys,
-)
+from ._order cimport key_id, key_score, score_key, select_smallest, sort_keys
+from ._probes cimport cheapest_codes, scratch_at, scratch_size, scratch_t
 from ._scratch cimport free_lines, malloc_lines, whole_lines
 from ._simd cimport DTYPE_FLOAT32, GEMM_WORK, gemm_t, loops_t, table
 

@@ -11,14 +11,8 @@ from libc.math cimport INFINITY, fabsf
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from ._order cimport insertion_sort, key_id, key_score, random_at, score_key
 from ._simd cimport loops_t, table
-
-cdef extern from "order.h" nogil:
-    uint64_t score_key(float score, int32_t id) noexcept
-    int32_t key_id(uint64_t key) noexcept
-    float key_score(uint64_t key) noexcept
-    void insertion_sort(uint64_t *a, Py_ssize_t n) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
 
 ctypedef struct rows_t:
     const int64_t *indptr

@@ -4,17 +4,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from ._order cimport random_at, random_below, sort_ids, top_begin, top_end, top_push, top_t
 from ._simd cimport prefetch_run
-
-cdef extern from "order.h" nogil:
-    ctypedef struct top_t:
-        pass
-    top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
-    void top_push(top_t *top, float score, int32_t id) noexcept
-    void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
-    void sort_ids(int32_t *ids, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
-    int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
 
 
 cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssize_t k, Py_ssize_t n_buffer,

@@ -7,16 +7,10 @@ from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from ._order cimport top_begin, top_end, top_push, top_t
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t, quantized_sums
 from ._simd cimport loops_t, table
 from ._single_query_search cimport SingleQuerySearch, search_queries
-
-cdef extern from "order.h" nogil:
-    ctypedef struct top_t:
-        pass
-    top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
-    void top_push(top_t *top, float score, int32_t id) noexcept
-    void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
 
 cdef enum:
     RUN = 1024  # outputs that are summed at a time, as in _quantized

@@ -12,20 +12,11 @@ from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
+from ._order cimport (
+    key_id, score_key, select_smallest, sort_keys, top_begin, top_end, top_floor, top_push, top_t,
+)
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
 from ._simd cimport SKETCH_BLOCK, loops_t, table
-
-cdef extern from "order.h" nogil:
-    ctypedef struct top_t:
-        pass
-    top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
-    void top_push(top_t *top, float score, int32_t id) noexcept
-    float top_floor(const top_t *top) noexcept
-    uint64_t score_key(float score, int32_t id) noexcept
-    int32_t key_id(uint64_t key) noexcept
-    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
-    void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
-    void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
 
 BLOCK = SKETCH_BLOCK
 cdef enum:

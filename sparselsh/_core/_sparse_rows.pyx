@@ -10,10 +10,8 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
+from ._order cimport sort_ids
 from ._simd cimport prefetch_run
-
-cdef extern from "order.h" nogil:
-    void sort_ids(int32_t *a, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
 
 
 def take_counts(const int64_t[::1] indptr, const int64_t[::1] rows, int64_t[::1] out_indptr):

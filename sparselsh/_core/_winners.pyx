@@ -12,10 +12,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from ._probes cimport (
-    cheapest_codes, key_id, key_score, lender, random_at, score_key, scratch_at, scratch_size,
-    scratch_t, select_smallest, sort_keys,
-)
+from ._order cimport key_id, key_score, random_at, score_key, select_smallest, sort_keys
+from ._probes cimport cheapest_codes, lender, scratch_at, scratch_size, scratch_t
 
 cdef uint64_t EMPTY = 0xFFFFFFFFFFFFFFFF  # above every hash value of a feature, which has 32 bits
 
