@@ -44,7 +44,7 @@ class Parameter:
 
 
 def _flat_squares(values: Floats, n_threads: int) -> float:
-    out = np.empty(-(-values.size // _gradient_norms.RUN))
+    out = np.empty(-(-values.size // _gradient_norms.RUN_LENGTH))
     _gradient_norms.squares(values.reshape(-1), out, n_threads)
     return out.sum()
 

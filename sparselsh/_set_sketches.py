@@ -42,8 +42,8 @@ class SetSketches:
         rng = np.random.default_rng(seed)
         self.n_bits = n_bits
         self._R = _directions(n_in + 1, n_bits, rng)
-        self._blocks = np.zeros((-(-n_neurons // _sketches.BLOCK), n_bits // 4 * 16), np.uint8)
-        self._factors = np.zeros(len(self._blocks) * _sketches.BLOCK, np.float32)
+        self._blocks = np.zeros((-(-n_neurons // _sketches.NEURONS_PER_BLOCK), n_bits // 4 * 16), np.uint8)
+        self._factors = np.zeros(len(self._blocks) * _sketches.NEURONS_PER_BLOCK, np.float32)
         self._ids = np.arange(n_neurons, dtype=np.int32)
         self._sample = np.sort(rng.permutation(n_neurons)[:SAMPLE]).astype(np.int32)
 

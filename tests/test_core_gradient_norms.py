@@ -42,11 +42,11 @@ def measured(kernel, n_rows, *arguments):
     return on_threads(call)
 
 
-@pytest.mark.parametrize("n", [0, 1, 17, _gradient_norms.RUN, 2 * _gradient_norms.RUN + 5])
+@pytest.mark.parametrize("n", [0, 1, 17, _gradient_norms.RUN_LENGTH, 2 * _gradient_norms.RUN_LENGTH + 5])
 def test_squares_of_runs(rng, n):
     a = gaussian(rng, n)
-    want = reference.squares(a, _gradient_norms.RUN)
-    assert_squares_close(measured("squares", len(want), a), want, want, _gradient_norms.RUN)
+    want = reference.squares(a, _gradient_norms.RUN_LENGTH)
+    assert_squares_close(measured("squares", len(want), a), want, want, _gradient_norms.RUN_LENGTH)
 
 
 @pytest.mark.parametrize("d", SIZES)

@@ -6,7 +6,7 @@ from support import UNIT, assert_same_bits, eighths, gaussian, on_threads, read_
 from sparselsh._bfloat import narrow
 from sparselsh._core import _simd, _single_query_search, _sketches
 
-BLOCK = _sketches.BLOCK
+BLOCK = _sketches.NEURONS_PER_BLOCK
 # one neuron, part of a block, whole blocks, and more than the 64 blocks scored at a time
 COUNTS = (1, 31, 32, 33, 257, 64 * BLOCK + 5)
 BITS = (64, 128, 1024)  # 1024 is the most that the 16-bit sums hold

@@ -9,8 +9,8 @@ from libc.stdlib cimport free, malloc
 
 from ._order cimport key_id, key_score, score_key, select_smallest, sort_keys
 from ._probes cimport cheapest_codes, scratch_at, scratch_size, scratch_t
-from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport DTYPE_FLOAT32, GEMM_WORK, gemm_t, loops_t, table
+from ._scratch cimport aligned_size, free_aligned, malloc_aligned
+from ._simd cimport DTYPE_FLOAT32, GEMM_WORK_FLOATS, gemm_t, loops_t, table
 
 
 # ---- signs
@@ -29,7 +29,7 @@ def pack_codes(const float[:, ::1] projections, int n_bits, int32_t[:, ::1] code
 
 
 cdef enum:
-    BLOCK = 256  # rows whose projections stay in a core's cache until they are packed: 172 KB for 168 of them
+    ROWS_PER_BLOCK = 256  # whose projections stay in a core's cache until they are packed: 172 KB for 168 of them
 
 
 cdef void _sign_block(const loops_t *f, gemm_t *whole, Py_ssize_t first, Py_ssize_t n, int n_bits,
@@ -38,7 +38,7 @@ cdef void _sign_block(const loops_t *f, gemm_t *whole, Py_ssize_t first, Py_ssiz
     cdef Py_ssize_t i
     g.m = n
     g.a = g.a + first * g.a_row
-    g.c = work + GEMM_WORK
+    g.c = work + GEMM_WORK_FLOATS
     f.gemm(&g, work)
     for i in range(n):
         f.pack_signs(g.c + i * g.n, n_bits, n_tables, codes + (first + i) * n_tables)
@@ -46,7 +46,7 @@ cdef void _sign_block(const loops_t *f, gemm_t *whole, Py_ssize_t first, Py_ssiz
 
 cdef Py_ssize_t _block_length(Py_ssize_t n, int n_threads) noexcept nogil:
     # as many blocks for each thread as for any other, and tiles that are whole
-    cdef Py_ssize_t n_blocks = max(<Py_ssize_t>1, (n + BLOCK - 1) // BLOCK)
+    cdef Py_ssize_t n_blocks = max(<Py_ssize_t>1, (n + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK)
     n_blocks = (n_blocks + n_threads - 1) // n_threads * n_threads
     return max(<Py_ssize_t>8, (n + n_blocks * 8 - 1) // (n_blocks * 8) * 8)
 
@@ -59,7 +59,7 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     cdef gemm_t g
     cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], d = v.shape[1]
     cdef Py_ssize_t block = _block_length(n, n_threads)
-    cdef Py_ssize_t size = whole_lines(GEMM_WORK + BLOCK * planes.shape[1])
+    cdef Py_ssize_t size = aligned_size(GEMM_WORK_FLOATS + ROWS_PER_BLOCK * planes.shape[1])
     cdef const loops_t *f = table()
     cdef float *work
     if n == 0 or n_tables == 0:
@@ -71,13 +71,13 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     g.a, g.a_row, g.a_column = &v[0, 0], d, 1
     g.b, g.b_dtype, g.b_first, g.b_row, g.b_column = &planes[0, 0], DTYPE_FLOAT32, 0, planes.shape[1], 1
     g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, planes.shape[1], 0
-    work = <float *>malloc_lines(n_threads * size * sizeof(float))
+    work = <float *>malloc_aligned(n_threads * size * sizeof(float))
     if work == NULL:
         raise MemoryError()
     for t in prange((n + block - 1) // block, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _sign_block(f, &g, t * block, min(block, n - t * block), n_bits, n_tables, work + threadid() * size,
                     &codes[0, 0])
-    free_lines(work)
+    free_aligned(work)
 
 
 cdef void _probe_signs(const loops_t *f, const float *p, int n_bits, Py_ssize_t n_tables, char *work,

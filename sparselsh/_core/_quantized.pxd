@@ -3,6 +3,9 @@ from libc.stdint cimport int8_t, int32_t, uint16_t
 
 from ._simd cimport DTYPE_BFLOAT16, DTYPE_FLOAT32, DTYPE_INT8, loops_t
 
+cdef enum:
+    OUTPUTS_PER_TASK = 1024  # summed together: they and as many of each of eight rows stay in the first-level cache
+
 ctypedef struct quantized_rows_t:
     int dtype
     Py_ssize_t n, d

@@ -13,10 +13,6 @@ from ._simd cimport loops_t, table
 cdef extern from "math.h" nogil:
     float rintf(float x)
 
-cdef enum:
-    # entries of the output that a thread sums at a time: they and eight rows' of them stay in the first-level cache
-    RUN = 1024
-
 
 def quantize_int8(const float[:, ::1] w, int8_t[:, ::1] rows, float[::1] scales, int n_threads):
     """scales[j] = max |w[j]| / 127, rows[j] = w[j] / scales[j] rounded to even.   O(n d)
@@ -64,7 +60,7 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
     out to the threads in runs. The order of each sum is that of the entries, whatever the number of threads.
     """
     cdef quantized_rows_t s
-    cdef Py_ssize_t t, i, first, n = out.shape[0], d = out.shape[1], run = RUN
+    cdef Py_ssize_t t, i, first, n = out.shape[0], d = out.shape[1], run = OUTPUTS_PER_TASK
     cdef Py_ssize_t n_runs = (d + run - 1) // run
     cdef const loops_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL

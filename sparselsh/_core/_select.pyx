@@ -54,7 +54,7 @@ def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1
 
 
 cdef enum:
-    AHEAD = 16  # neurons between asking for one's slot and reading it
+    SLOT_PREFETCH_DISTANCE = 16  # neurons
 
 
 cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_wanted, uint64_t seed,
@@ -64,7 +64,7 @@ cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_want
     cdef int32_t j
     cdef uint64_t counter = 0
     while size < n_wanted:
-        prefetch_run(slot + random_below(seed, counter + AHEAD, <int32_t>n_neurons), sizeof(int32_t))
+        prefetch_run(slot + random_below(seed, counter + SLOT_PREFETCH_DISTANCE, <int32_t>n_neurons), sizeof(int32_t))
         j = random_below(seed, counter, <int32_t>n_neurons)
         counter += 1
         if slot[j] >= 0 and 2 * size < n_neurons:
@@ -84,8 +84,8 @@ cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *c
     cdef Py_ssize_t k, c, i, size = 0
     cdef int32_t j
     for k in range(n_labels):
-        if k + AHEAD < n_labels:
-            prefetch_run(slot + labels[k + AHEAD], sizeof(int32_t))
+        if k + SLOT_PREFETCH_DISTANCE < n_labels:
+            prefetch_run(slot + labels[k + SLOT_PREFETCH_DISTANCE], sizeof(int32_t))
         j = labels[k]
         if slot[j] < 0:
             slot[j] = 0
@@ -95,8 +95,8 @@ cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *c
         for i in range(n):
             if size >= n_wanted:
                 break
-            if i + AHEAD < n and candidates[(i + AHEAD) * n_candidates + c] >= 0:
-                prefetch_run(slot + candidates[(i + AHEAD) * n_candidates + c], sizeof(int32_t))
+            if i + SLOT_PREFETCH_DISTANCE < n and candidates[(i + SLOT_PREFETCH_DISTANCE) * n_candidates + c] >= 0:
+                prefetch_run(slot + candidates[(i + SLOT_PREFETCH_DISTANCE) * n_candidates + c], sizeof(int32_t))
             j = candidates[i * n_candidates + c]
             if j >= 0 and slot[j] < 0:
                 slot[j] = 0

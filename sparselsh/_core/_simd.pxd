@@ -33,11 +33,11 @@ cdef extern from "simd/loops.h" nogil:
         DTYPE_FLOAT32_PER_ROW
         DTYPE_INT8
         GEMM_K
-        GEMM_WORK
+        GEMM_WORK_FLOATS
         RULE_SGD
         RULE_ADAM
         SIGN_LANES
-        SKETCH_BLOCK
+        SKETCH_BLOCK_NEURONS
 
     ctypedef struct loops_t:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil

@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 from ._quantized cimport quantized_rows_of
 from ._simd cimport loops_t, table
-from ._sketches cimport SCAN_ROOM, best_in_cells, best_of
+from ._sketches cimport SCAN_BUFFER_LENGTH, best_in_cells, best_of
 
 
 cdef class SingleQuerySearch:
@@ -47,8 +47,8 @@ cdef int search_queries(SingleQuerySearch s, const float *x, Py_ssize_t n, Py_ss
     # n queries, one after the other; k is above 0
     cdef Py_ssize_t _i, r, n_rows = s.n_bits + s.n_cells
     cdef Py_ssize_t n_keys = max(3 * s.n_best + 64, s.n_best + max(k, s.n_exact) + 1)
-    cdef Py_ssize_t n_floats = n_rows + max(<Py_ssize_t>SCAN_ROOM, s.n_best) + s.n_exact
-    cdef Py_ssize_t n_ints = max(<Py_ssize_t>SCAN_ROOM, s.n_best) + s.n_best + s.n_exact
+    cdef Py_ssize_t n_floats = n_rows + max(<Py_ssize_t>SCAN_BUFFER_LENGTH, s.n_best) + s.n_exact
+    cdef Py_ssize_t n_ints = max(<Py_ssize_t>SCAN_BUFFER_LENGTH, s.n_best) + s.n_best + s.n_exact
     cdef const loops_t *f = table()
     cdef const int32_t *candidates
     cdef Py_ssize_t n_candidates

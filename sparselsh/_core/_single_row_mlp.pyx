@@ -8,12 +8,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from ._order cimport top_begin, top_end, top_push, top_t
-from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t, quantized_sums
+from ._quantized cimport (
+    OUTPUTS_PER_TASK, quantized_dots, quantized_rows_of, quantized_rows_t, quantized_sums,
+)
 from ._simd cimport loops_t, table
 from ._single_query_search cimport SingleQuerySearch, search_queries
-
-cdef enum:
-    RUN = 1024  # outputs that are summed at a time, as in _quantized
 
 ctypedef struct step_t:
     quantized_rows_t w
@@ -65,8 +64,9 @@ cdef void _sum_rows(const loops_t *f, const step_t *s, const int32_t *indices, c
     cdef Py_ssize_t first = 0
     memcpy(out, s.bias, s.n_out * sizeof(float))
     while first < s.n_out:
-        quantized_sums(f, &s.w, indices, data, n, first, min(<Py_ssize_t>RUN, s.n_out - first), out + first)
-        first += RUN
+        quantized_sums(f, &s.w, indices, data, n, first, min(<Py_ssize_t>OUTPUTS_PER_TASK,
+                                                             s.n_out - first), out + first)
+        first += OUTPUTS_PER_TASK
 
 
 cdef void _forward(const loops_t *f, const step_t *s, const float *x, int32_t *indices, float *data,

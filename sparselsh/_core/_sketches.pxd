@@ -5,7 +5,8 @@ from ._quantized cimport quantized_rows_t
 from ._simd cimport loops_t
 
 cdef enum:
-    SCAN_ROOM = 16 * 32 + 16  # neurons whose scores a scan may keep at once, and a register more
+    BLOCKS_PER_SCAN = 16  # 512 neurons; between two scans the score of the k-th best so far is updated
+    SCAN_BUFFER_LENGTH = BLOCKS_PER_SCAN * 32 + 16  # scores that one scan may keep, and a register more
 
 cdef void best_in_cells(const loops_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
                         Py_ssize_t n_probed, const int32_t *cell_start, const int32_t *cell, const uint8_t *blocks,

@@ -16,12 +16,11 @@ from ._order cimport (
     key_id, score_key, select_smallest, sort_keys, top_begin, top_end, top_floor, top_push, top_t,
 )
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
-from ._simd cimport SKETCH_BLOCK, loops_t, table
+from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
 
-BLOCK = SKETCH_BLOCK
+NEURONS_PER_BLOCK = SKETCH_BLOCK_NEURONS
 cdef enum:
-    CHUNK = 16  # blocks between two looks at what the k-th best is by now: 512 neurons
-    SORTED = 16  # cells that are looked at in order
+    N_SORTED_CELLS = 16  # scanned best first; the others follow in any order
 
 
 def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] blocks):
@@ -37,10 +36,10 @@ def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] b
     cdef int shift
     with nogil:
         for r in range(rows.shape[0]):
-            place = rows[r] % SKETCH_BLOCK
+            place = rows[r] % SKETCH_BLOCK_NEURONS
             shift = 4 if place >= 16 else 0
             keep = <uint8_t>(0x0F if shift else 0xF0)
-            byte = &blocks[rows[r] // SKETCH_BLOCK, place % 16]
+            byte = &blocks[rows[r] // SKETCH_BLOCK_NEURONS, place % 16]
             v = &rotated[r, 0]
             for _g in range(n_groups):
                 nibble = <uint8_t>((v[0] > 0) | (v[1] > 0) << 1 | (v[2] > 0) << 2 | (v[3] > 0) << 3)
@@ -82,8 +81,8 @@ cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssiz
     cdef top_t top = top_begin(keys, n_keys, n_best)
     _tabulate(q, n_groups, lut, &a, &b)
     while block < n_blocks:
-        first = block * <Py_ssize_t>SKETCH_BLOCK
-        n_chunk = min(<Py_ssize_t>CHUNK, n_blocks - block)
+        first = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS
+        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, n_blocks - block)
         n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b, factors + first,
                                 top_floor(&top), found, scores)
         for k in range(n_found):
@@ -109,7 +108,7 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     cdef float *scores
     cdef int32_t *found
     cdef uint64_t *keys
-    cdef Py_ssize_t n_blocks = (n + SKETCH_BLOCK - 1) // SKETCH_BLOCK
+    cdef Py_ssize_t n_blocks = (n + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
     if n_queries == 0 or n_best == 0:
         return
     if n == 0:
@@ -117,8 +116,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         out_scores[:, :] = -INFINITY
         return
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
-    scores = <float *>malloc(n_threads * SCAN_ROOM * sizeof(float))
-    found = <int32_t *>malloc(n_threads * SCAN_ROOM * sizeof(int32_t))
+    scores = <float *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(float))
+    found = <int32_t *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(int32_t))
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
     try:
         if luts == NULL or scores == NULL or found == NULL or keys == NULL:
@@ -127,8 +126,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
             thread = threadid()
             _scan(f, &queries[i, 0], &blocks[0, 0], n_blocks, n_groups, &factors[0],
                   &ids[0], n,
-                  luts + thread * n_groups * 16, scores + thread * SCAN_ROOM,
-                  found + thread * SCAN_ROOM, keys + thread * n_keys, n_keys, n_best,
+                  luts + thread * n_groups * 16, scores + thread * SCAN_BUFFER_LENGTH,
+                  found + thread * SCAN_BUFFER_LENGTH, keys + thread * n_keys, n_keys, n_best,
                   &out_ids[i, 0], &out_scores[i, 0])
     finally:
         free(luts)
@@ -196,14 +195,15 @@ cdef void _scan_range(const loops_t *f, const uint8_t *lut, float a, float b, co
                       const int32_t *cell, const uint8_t *probed, float *scores, int32_t *found,
                       top_t *top) noexcept nogil:
     # Slots start .. stop; with `cell` only those of cells that are probed
-    cdef Py_ssize_t block = start // SKETCH_BLOCK, last = (stop + SKETCH_BLOCK - 1) // SKETCH_BLOCK
+    cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS
+    cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
     cdef Py_ssize_t n_chunk, k, n_found, s
     while block < last:
-        n_chunk = min(<Py_ssize_t>CHUNK, last - block)
+        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
         n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b,
-                                factors + block * <Py_ssize_t>SKETCH_BLOCK, top_floor(top), found, scores)
+                                factors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS, top_floor(top), found, scores)
         for k in range(n_found):
-            s = block * <Py_ssize_t>SKETCH_BLOCK + found[k]
+            s = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS + found[k]
             if start <= s and s < stop and ids[s] >= 0 and (cell == NULL or probed[cell[s]]):
                 top_push(top, scores[k], ids[s])
         block += n_chunk
@@ -215,8 +215,8 @@ cdef void best_in_cells(const loops_t *f, const float *q, const float *cell_scor
                         float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys, uint64_t *cell_keys,
                         uint8_t *probed, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
     # ids of the n_best of n_probed cells, -1 for none. Memory to work in: lut, 4 n_bits bytes; scores and found,
-    # SCAN_ROOM each; keys, n_keys = 3 n_best + 64 at least; cell_keys, n_cells; probed, n_cells zeros, left so
-    cdef Py_ssize_t c, k, n_first = min(n_probed, <Py_ssize_t>SORTED)
+    # SCAN_BUFFER_LENGTH each; keys, n_keys = 3 n_best + 64 at least; cell_keys, n_cells; probed, n_cells zeros, left so
+    cdef Py_ssize_t c, k, n_first = min(n_probed, <Py_ssize_t>N_SORTED_CELLS)
     cdef float a, b
     cdef top_t top = top_begin(keys, n_keys, n_best)
     for c in range(n_cells):
@@ -247,7 +247,7 @@ def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_
     belong to the cells that `cell`, one entry a slot, says. O(n_cells + slots of the probed cells + late slots).
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
-    cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = SCAN_ROOM
+    cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = SCAN_BUFFER_LENGTH
     cdef const loops_t *f = table()
     cdef int thread
     cdef uint8_t *luts
@@ -298,11 +298,11 @@ def copy_slots(const int32_t[::1] sources, const int32_t[::1] targets, const uin
     cdef uint8_t nibble
     with nogil:
         for r in range(sources.shape[0]):
-            source = &blocks[sources[r] // SKETCH_BLOCK, sources[r] % 16]
-            target = &out_blocks[targets[r] // SKETCH_BLOCK, targets[r] % 16]
+            source = &blocks[sources[r] // SKETCH_BLOCK_NEURONS, sources[r] % 16]
+            target = &out_blocks[targets[r] // SKETCH_BLOCK_NEURONS, targets[r] % 16]
             for g in range(n_groups):
-                nibble = source[16 * g] >> 4 if sources[r] % SKETCH_BLOCK >= 16 else source[16 * g] & 0x0F
-                if targets[r] % SKETCH_BLOCK >= 16:
+                nibble = source[16 * g] >> 4 if sources[r] % SKETCH_BLOCK_NEURONS >= 16 else source[16 * g] & 0x0F
+                if targets[r] % SKETCH_BLOCK_NEURONS >= 16:
                     target[16 * g] = <uint8_t>((target[16 * g] & 0x0F) | nibble << 4)
                 else:
                     target[16 * g] = <uint8_t>((target[16 * g] & 0xF0) | nibble)
@@ -323,8 +323,8 @@ cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidat
         s = slot[candidates[c]] if candidates[c] >= 0 else -1
         if s < 0:
             continue
-        byte = blocks + s // <int32_t>SKETCH_BLOCK * n_groups * 16 + s % 16
-        shift = 4 if s % <int32_t>SKETCH_BLOCK >= 16 else 0
+        byte = blocks + s // <int32_t>SKETCH_BLOCK_NEURONS * n_groups * 16 + s % 16
+        shift = 4 if s % <int32_t>SKETCH_BLOCK_NEURONS >= 16 else 0
         total = 0
         for g in range(n_groups):
             total += lut[16 * g + ((byte[16 * g] >> shift) & 15)]

@@ -14,10 +14,10 @@ from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from ._parts cimport add_parts
+from ._parts cimport add_partial_sums
 from ._simd cimport DTYPE_BFLOAT16, loops_t, table, typed_array_t
 from ._typed_arrays cimport (
-    AHEAD, part_of, prefetch_row, row_dot, row_of, run_length, typed_array_of,
+    PREFETCH_DISTANCE, offset_or_null, prefetch_row, row_dot, row_of, rows_per_task, typed_array_of,
 )
 
 
@@ -26,11 +26,11 @@ cdef void _dots_of_neurons(const loops_t *f, const typed_array_t *w, const int32
                            const float *x, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t r
     cdef int64_t e
-    for r in range(min(<Py_ssize_t>AHEAD, n_rows)):
+    for r in range(min(<Py_ssize_t>PREFETCH_DISTANCE, n_rows)):
         prefetch_row(w, rows[r], d)
     for r in range(n_rows):
-        if r + AHEAD < n_rows:
-            prefetch_row(w, rows[r + AHEAD], d)
+        if r + PREFETCH_DISTANCE < n_rows:
+            prefetch_row(w, rows[r + PREFETCH_DISTANCE], d)
         for e in range(starts[r], starts[r + 1]):
             out[entries[e]] = row_dot(f, w, rows[r], x + samples[e] * d, d) + bias[rows[r]]
 
@@ -43,7 +43,7 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
     Walked neuron by neuron over the groups of _sparse_rows.group_columns, so that a row of w is read from memory once a
     batch, while the samples, few enough, stay in cache.
     """
-    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = run_length(n_rows, n_threads)
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = rows_per_task(n_rows, n_threads)
     cdef const loops_t *f = table()
     cdef typed_array_t ws = typed_array_of(w, False)
     cdef const float *x0 = &x[0, 0] if x.shape[0] and d else NULL
@@ -87,7 +87,7 @@ def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const i
             raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
-        _sparse_dots_of_neuron(f, row_of(f, &ws, rows[r], d, part_of(wide, thread * d)), bias[rows[r]],
+        _sparse_dots_of_neuron(f, row_of(f, &ws, rows[r], d, offset_or_null(wide, thread * d)), bias[rows[r]],
                                &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &x_indptr[0],
                                x_index, x_value, &out[0])
     free(wide)
@@ -101,8 +101,8 @@ cdef void _weighted_row(const loops_t *f, const int32_t *indices, const float *d
     else:
         memset(out, 0, d * sizeof(float))
     for k in range(n):
-        if k + AHEAD < n:
-            prefetch_row(w, indices[k + AHEAD], d)
+        if k + PREFETCH_DISTANCE < n:
+            prefetch_row(w, indices[k + PREFETCH_DISTANCE], d)
         if w.dtype == DTYPE_BFLOAT16:
             f.axpy_bfloat(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
         else:
@@ -129,7 +129,8 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
 
 
 cdef enum:
-    PARTS = 16  # of the neurons, each with a sum of its own: fixed, so that the result knows no number of threads
+    N_PARTIAL_SUMS = 16  # at most; from the number of neurons alone, so that the result does not depend on n_threads
+    MIN_NEURONS_PER_SUM = 32
 
 
 cdef void _columns_of_neuron(const loops_t *f, const float *w, const int32_t *entries, const int32_t *samples,
@@ -165,7 +166,7 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
     16 parts of the neurons sum on their own and are added up in order.
     """
     cdef Py_ssize_t t, p, n_rows = rows.shape[0], d = w.shape[1], nnz = x_indices.shape[0]
-    cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096
+    cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>N_PARTIAL_SUMS, n_rows // MIN_NEURONS_PER_SUM)), run = 4096
     cdef Py_ssize_t size = (n_rows + n_parts - 1) // n_parts
     cdef const loops_t *f = table()
     cdef typed_array_t ws = typed_array_of(w, False)
@@ -186,9 +187,9 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
         raise MemoryError()
     for t in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _columns_of_part(f, &ws, d, &rows[t * size], &starts[t * size], min(size, n_rows - t * size), &entries[0],
-                         &samples[0], &data[0], &x_indptr[0], &x_indices[0], part_of(wide, threadid() * d),
+                         &samples[0], &data[0], &x_indptr[0], &x_indices[0], offset_or_null(wide, threadid() * d),
                          parts + t * nnz)
     for p in prange((nnz + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
-        add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
+        add_partial_sums(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
     free(parts)
     free(wide)

@@ -6,14 +6,17 @@ from ._simd cimport (
 )
 
 cdef enum:
-    AHEAD = 6  # rows between asking for one and reading it: the best of 1, 2, 3, 4 and 6
+    PREFETCH_DISTANCE = 6  # rows; the fastest of 1, 2, 3, 4 and 6
+    MIN_ROWS_PER_TASK = 16
+    MAX_ROWS_PER_TASK = 256
+    TASKS_PER_THREAD = 8  # within these limits, so that threads finish together
 
 
-cdef inline Py_ssize_t run_length(Py_ssize_t n_rows, int n_threads) noexcept nogil:
-    # Rows that a thread takes at a time. Those that it asks for ahead are then its own: with runs of 16 every third
-    # row was asked for by one core and written by another, and two threads took as long as one. Eight runs a thread,
-    # so that threads end together.
-    return min(<Py_ssize_t>256, max(<Py_ssize_t>16, n_rows // (8 * n_threads)))
+cdef inline Py_ssize_t rows_per_task(Py_ssize_t n_rows, int n_threads) noexcept nogil:
+    # Tasks are long, so that a thread prefetches rows of its own task: with 16 rows per task, every third row was
+    # prefetched by one core and written by another, and two threads took as long as one.
+    return min(<Py_ssize_t>MAX_ROWS_PER_TASK,
+               max(<Py_ssize_t>MIN_ROWS_PER_TASK, n_rows // (TASKS_PER_THREAD * n_threads)))
 
 
 cdef typed_array_t typed_array_of(object a, bint writable, Py_ssize_t d=*) except *
@@ -44,6 +47,6 @@ cdef inline void prefetch_row(const typed_array_t *s, Py_ssize_t row, Py_ssize_t
         prefetch_run(<const float *>s.data + row * d, d * sizeof(float))
 
 
-cdef inline float *part_of(float *p, Py_ssize_t first) noexcept nogil:
+cdef inline float *offset_or_null(float *p, Py_ssize_t first) noexcept nogil:
     # a thread's part of memory that is there only where it is needed
     return p + first if p != NULL else NULL

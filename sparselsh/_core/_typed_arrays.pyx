@@ -86,6 +86,6 @@ def centred_rows(w, const float[::1] bias, const float[::1] offset, const int32_
     cdef typed_array_t ws = typed_array_of(w, False)
     cdef const loops_t *f = table()
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        if r + AHEAD < n:
-            prefetch_row(&ws, rows[r + AHEAD], d)
+        if r + PREFETCH_DISTANCE < n:
+            prefetch_row(&ws, rows[r + PREFETCH_DISTANCE], d)
         _centred_row(f, &ws, rows[r], d, bias[rows[r]], &offset[0], &out[r, 0])

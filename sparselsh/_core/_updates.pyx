@@ -11,12 +11,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ._groups cimport sum_rows, sum_rows_csr
-from ._scratch cimport free_lines, malloc_lines, whole_lines
+from ._scratch cimport aligned_size, free_aligned, malloc_aligned
 from ._simd cimport (
     DTYPE_BFLOAT16, DTYPE_FLOAT32, DTYPE_FLOAT32_PER_ROW, DTYPE_NONE, RULE_ADAM, RULE_SGD, loops_t,
     prefetch_run, rule_t, table, typed_array_t,
 )
-from ._typed_arrays cimport AHEAD, prefetch_row, run_length, typed_array_of
+from ._typed_arrays cimport PREFETCH_DISTANCE, prefetch_row, rows_per_task, typed_array_of
 
 
 cdef class Rule:
@@ -70,8 +70,8 @@ def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1]
     if n == 0 or d == 0:
         return
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        if r + AHEAD < n:
-            _prefetch(&ws, &ms, &vs, rows[r + AHEAD], d)
+        if r + PREFETCH_DISTANCE < n:
+            _prefetch(&ws, &ms, &vs, rows[r + PREFETCH_DISTANCE], d)
         f.update(&rule.rule, &ws, &ms, &vs, rows[r], rows[r] * d, &dw[r, 0], d)
 
 
@@ -90,11 +90,11 @@ cdef void _update_groups(const loops_t *f, const rule_t *rule, const typed_array
                          const int32_t *entries, const int32_t *samples, const float *data,
                          const float *x, float *buffer) noexcept nogil:
     cdef Py_ssize_t r
-    for r in range(min(<Py_ssize_t>AHEAD, n_rows)):
+    for r in range(min(<Py_ssize_t>PREFETCH_DISTANCE, n_rows)):
         _prefetch(w, m, v, rows[r], d)
     for r in range(n_rows):
-        if r + AHEAD < n_rows:
-            _prefetch(w, m, v, rows[r + AHEAD], d)
+        if r + PREFETCH_DISTANCE < n_rows:
+            _prefetch(w, m, v, rows[r + PREFETCH_DISTANCE], d)
         sum_rows(f, entries + starts[r], samples + starts[r], starts[r + 1] - starts[r], data, x, d, buffer)
         f.update(rule, w, m, v, rows[r], rows[r] * d, buffer, d)
 
@@ -106,20 +106,20 @@ def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::
     The groups are those of _sparse_rows.group_columns. S holds d_out over active sets and x the layer's input,
     or S is the sparse input and x holds d_out.
     """
-    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(d)
-    cdef Py_ssize_t run = run_length(n_rows, n_threads)
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = aligned_size(d)
+    cdef Py_ssize_t run = rows_per_task(n_rows, n_threads)
     cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
     cdef float *buffers
     cdef const loops_t *f = table()
     if n_rows == 0 or d == 0:
         return
-    buffers = <float *>malloc_lines(n_threads * size * sizeof(float))
+    buffers = <float *>malloc_aligned(n_threads * size * sizeof(float))
     if buffers == NULL:
         raise MemoryError()
     for t in prange((n_rows + run - 1) // run, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _update_groups(f, &rule.rule, &ws, &ms, &vs, d, &rows[t * run], &starts[t * run], min(run, n_rows - t * run),
                        &entries[0], &samples[0], &data[0], &x[0, 0], buffers + threadid() * size)
-    free_lines(buffers)
+    free_aligned(buffers)
 
 
 cdef inline void _gather(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
@@ -283,12 +283,12 @@ cdef void _sum_run(const loops_t *f, const float *d_out, Py_ssize_t n, Py_ssize_
 
 
 cdef enum:
-    RUN = 1024  # columns that are summed together: 4 KB of sums
+    COLUMNS_PER_TASK = 1024  # 4 KB of sums
 
 
 def sum_columns(const float[:, ::1] d_out, float[::1] out, int n_threads):
     """out[j] = sum_i d_out[i, j]: the bias gradient of outputs that the batch shares.   O(n * n_out)"""
-    cdef Py_ssize_t t, n_out = out.shape[0], run = RUN
+    cdef Py_ssize_t t, n_out = out.shape[0], run = COLUMNS_PER_TASK
     cdef const loops_t *f = table()
     for t in prange((n_out + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
         _sum_run(f, &d_out[0, 0] if d_out.shape[0] else NULL, d_out.shape[0], n_out, t * run,

@@ -20,16 +20,16 @@
 
 /* sixteen floats: one register of AVX-512, two of AVX, four of SSE or NEON */
 typedef float vec __attribute__((vector_size(64)));
-enum { VEC = 16 };
+enum { FLOATS_PER_VEC = 16 };
 
 static inline vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
 
 /* by halves: sixteen additions one after the other take as long as the product of 256 numbers */
 static inline float sum(vec v)
 {
-    float s[VEC];
+    float s[FLOATS_PER_VEC];
     memcpy(s, &v, sizeof s);
-    for (int half = VEC / 2; half; half /= 2)
+    for (int half = FLOATS_PER_VEC / 2; half; half /= 2)
         for (int k = 0; k < half; k++)
             s[k] += s[k + half];
     return s[0];
@@ -39,13 +39,13 @@ static float dot(const float *a, const float *b, ptrdiff_t n)
 {
     ptrdiff_t k = 0;
     vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-    for (; k + 4 * VEC <= n; k += 4 * VEC) {
+    for (; k + 4 * FLOATS_PER_VEC <= n; k += 4 * FLOATS_PER_VEC) {
         s0 += load(a + k) * load(b + k);
-        s1 += load(a + k + VEC) * load(b + k + VEC);
-        s2 += load(a + k + 2 * VEC) * load(b + k + 2 * VEC);
-        s3 += load(a + k + 3 * VEC) * load(b + k + 3 * VEC);
+        s1 += load(a + k + FLOATS_PER_VEC) * load(b + k + FLOATS_PER_VEC);
+        s2 += load(a + k + 2 * FLOATS_PER_VEC) * load(b + k + 2 * FLOATS_PER_VEC);
+        s3 += load(a + k + 3 * FLOATS_PER_VEC) * load(b + k + 3 * FLOATS_PER_VEC);
     }
-    for (; k + VEC <= n; k += VEC)
+    for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC)
         s0 += load(a + k) * load(b + k);
     float s = sum((s0 + s1) + (s2 + s3));
     for (; k < n; k++)
@@ -184,7 +184,7 @@ static void adam_row(const rule_t *rule, float *restrict w, float *restrict m, f
     }
 }
 
-enum { RUN = 256 };  /* numbers that are widened at a time: they stay in the first-level cache */
+enum { FLOATS_PER_CHUNK = 256 };  /* converted from bfloat16 together: they stay in the first-level cache */
 
 static float *float32_run(const typed_array_t *s, ptrdiff_t first, ptrdiff_t n, float *wide)
 {
@@ -199,7 +199,7 @@ static void update(const rule_t *rule, const typed_array_t *w, const typed_array
                    const typed_array_t *v, ptrdiff_t row, ptrdiff_t first, const float *g,
                    ptrdiff_t n)
 {
-    float wide[3][RUN], lr_row = 0;
+    float wide[3][FLOATS_PER_CHUNK], lr_row = 0;
     const int bfloat = w->dtype == DTYPE_BFLOAT16 || m->dtype == DTYPE_BFLOAT16 || v->dtype == DTYPE_BFLOAT16;
     if (v->dtype == DTYPE_FLOAT32_PER_ROW) {
         float *mean = (float *)v->data + row;
@@ -207,7 +207,7 @@ static void update(const rule_t *rule, const typed_array_t *w, const typed_array
         lr_row = rule->lr / (sqrtf(*mean) * rule->root_scale + rule->eps);
     }
     for (ptrdiff_t k = 0, count; k < n; k += count) {
-        count = bfloat && n - k > RUN ? RUN : n - k;
+        count = bfloat && n - k > FLOATS_PER_CHUNK ? FLOATS_PER_CHUNK : n - k;
         float *wk = float32_run(w, first + k, count, wide[0]);
         float *mk = float32_run(m, first + k, count, wide[1]);
         float *vk = float32_run(v, first + k, count, wide[2]);
@@ -227,15 +227,16 @@ static void update(const rule_t *rule, const typed_array_t *w, const typed_array
     }
 }
 
+enum { FLOATS_PER_TOUCHED_CHUNK = 64 };  /* computed before the nonzero ones are selected: three copies of 256 bytes */
+
 /* update of float32 where g is not zero; elsewhere weight and state are written as they were, which costs less than a
    branch */
 static void update_touched(const rule_t *rule, float *restrict w, float *restrict m, float *restrict v,
                            const float *restrict g, ptrdiff_t n)
 {
-    enum { TOUCHED_RUN = 64 };
-    float w_new[TOUCHED_RUN], m_new[TOUCHED_RUN], v_new[TOUCHED_RUN];
-    for (ptrdiff_t first = 0; first < n; first += TOUCHED_RUN) {
-        const ptrdiff_t size = n - first < TOUCHED_RUN ? n - first : TOUCHED_RUN;
+    float w_new[FLOATS_PER_TOUCHED_CHUNK], m_new[FLOATS_PER_TOUCHED_CHUNK], v_new[FLOATS_PER_TOUCHED_CHUNK];
+    for (ptrdiff_t first = 0; first < n; first += FLOATS_PER_TOUCHED_CHUNK) {
+        const ptrdiff_t size = n - first < FLOATS_PER_TOUCHED_CHUNK ? n - first : FLOATS_PER_TOUCHED_CHUNK;
         memcpy(w_new, w + first, size * sizeof(float));
         if (m)
             memcpy(m_new, m + first, size * sizeof(float));
@@ -296,16 +297,16 @@ static inline vec load_bfloat(const uint16_t *p)
 
 static inline vec load_int8(const int8_t *p)
 {
-    float x[VEC];
-    for (int k = 0; k < VEC; k++)
+    float x[FLOATS_PER_VEC];
+    for (int k = 0; k < FLOATS_PER_VEC; k++)
         x[k] = p[k];
     return load(x);
 }
 
 static inline vec load_bfloat(const uint16_t *p)
 {
-    float x[VEC];
-    widen(p, x, VEC);
+    float x[FLOATS_PER_VEC];
+    widen(p, x, FLOATS_PER_VEC);
     return load(x);
 }
 
@@ -344,7 +345,7 @@ static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptr
         const char *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
         vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
         ptrdiff_t k = 0;
-        for (; k + VEC <= d; k += VEC) {
+        for (; k + FLOATS_PER_VEC <= d; k += FLOATS_PER_VEC) {
             vec v = load(x + k);
             s0 += load_typed(a0, k, dtype) * v;
             s1 += load_typed(a1, k, dtype) * v;
@@ -394,7 +395,7 @@ static inline void sums_typed(const void *w, int dtype, const float *scales, con
         if (n_rows - r < 4) {
             for (ptrdiff_t i = 0; r + i < n_rows; i++) {
                 ptrdiff_t k = 0;
-                for (; k + VEC <= n; k += VEC) {
+                for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC) {
                     vec v = load(y + k) + c[i] * load_typed(x[i], k, dtype);
                     memcpy(y + k, &v, sizeof v);
                 }
@@ -407,7 +408,7 @@ static inline void sums_typed(const void *w, int dtype, const float *scales, con
         const char *p0 = next[0], *p1 = next[1], *p2 = next[2], *p3 = next[3];
         const float c0 = c[0], c1 = c[1], c2 = c[2], c3 = c[3];
         ptrdiff_t k = 0;
-        for (; k + VEC <= n; k += VEC) {
+        for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC) {
             if (k * size % 64 == 0) {
                 __builtin_prefetch(p0 + k * size);
                 __builtin_prefetch(p1 + k * size);

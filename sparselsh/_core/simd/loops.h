@@ -33,7 +33,10 @@ typedef struct {
     int dtype;
 } typed_array_t;
 
-enum { SKETCH_BLOCK = 32, SIGN_LANES = 32 };
+enum {
+    SKETCH_BLOCK_NEURONS = 32,  /* neurons whose sketches stand together: two half bytes in each of 16 bytes */
+    SIGN_LANES = 32             /* rows whose signed sums are computed together */
+};
 
 enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
@@ -58,8 +61,11 @@ typedef struct {
     int accumulate;
 } gemm_t;
 
-enum { GEMM_M = 256, GEMM_K = 256, GEMM_WORK = GEMM_K * (GEMM_M + 8 + 2 * 32) };  /* the last in floats: a panel
-    of a, a sliver of b, and one of b that is bfloat16 before it is packed */
+enum {
+    GEMM_M = 256, GEMM_K = 256,  /* rows and columns of a panel of a */
+    GEMM_WORK_FLOATS = GEMM_K * (GEMM_M + 8 + 2 * 32)  /* a panel of a, a sliver of b, and one of b that is bfloat16
+                                                          before it is packed */
+};
 
 typedef struct {
     const char *name;
@@ -81,7 +87,8 @@ typedef struct {
     float (*sigmoid_sum)(float *z, ptrdiff_t n);
     /* x[k] *= a */
     void (*scale)(float a, float *x, ptrdiff_t n);
-    /* Neurons whose approximate score reaches `floor`, from the sign sketches of n_blocks * SKETCH_BLOCK of them:
+    /* Neurons whose approximate score reaches `floor`, from the sign sketches of
+       n_blocks * SKETCH_BLOCK_NEURONS of them:
        score[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b).
        Byte g * 16 + k of a block holds nibble g of neuron k (low half) and of neuron k + 16 (high half).
        Places, counted from the first block, and scores go to ids and scores; returns how many. */
