@@ -19,14 +19,14 @@ DTYPES = ("float32", "bfloat16")
 def narrow(values: Floats) -> NDArray[np.uint16]:
     """float32 values rounded to the nearest bfloat16, ties to even."""
     halves = _memory.empty(values.shape, np.uint16)
-    _typed_arrays.narrow(np.ascontiguousarray(values).reshape(-1), halves.reshape(-1))
+    _typed_arrays.to_bfloat16(np.ascontiguousarray(values).reshape(-1), halves.reshape(-1))
     return halves
 
 
 def widen(halves: NDArray[np.uint16]) -> Floats:
     """The float32 values that bfloat16 stands for, exactly."""
     values = np.empty(halves.shape, np.float32)
-    _typed_arrays.widen(np.ascontiguousarray(halves).reshape(-1), values.reshape(-1))
+    _typed_arrays.to_float32(np.ascontiguousarray(halves).reshape(-1), values.reshape(-1))
     return values
 
 

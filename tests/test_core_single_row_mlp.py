@@ -12,13 +12,13 @@ def layers_of(rng, storage, sizes):
     """Layers that are summed by inputs and by neurons in turn, and what NumPy gives for an input."""
     steps, meant = [], []
     for i, (n_in, n_out) in enumerate(sizes):
-        by_inputs, relu = i % 2 == 0, i < len(sizes) - 1
-        rows = QuantizedRows.of(gaussian(rng, *((n_in, n_out) if by_inputs else (n_out, n_in))), storage, 1)
+        input_major, relu = i % 2 == 0, i < len(sizes) - 1
+        rows = QuantizedRows.of(gaussian(rng, *((n_in, n_out) if input_major else (n_out, n_in))), storage, 1)
         bias = gaussian(rng, n_out)
         values = (widen(rows.values) if storage == "bfloat16" else rows.values).astype(float)
         values = values if rows.scales is None else values * rows.scales[:, None]
-        meant.append((values if by_inputs else values.T, bias, relu))
-        steps.append((rows.values, rows.scales, bias, by_inputs, relu))
+        meant.append((values if input_major else values.T, bias, relu))
+        steps.append((rows.values, rows.scales, bias, input_major, relu))
 
     def outputs(x):
         for w, bias, relu in meant:

@@ -11,13 +11,13 @@ pytestmark = pytest.mark.usefixtures("simd_level")
 
 def narrow(x):
     out = np.empty(x.shape, np.uint16)
-    _typed_arrays.narrow(np.ascontiguousarray(x).reshape(-1), out.reshape(-1))
+    _typed_arrays.to_bfloat16(np.ascontiguousarray(x).reshape(-1), out.reshape(-1))
     return out
 
 
 def widen(x):
     out = np.empty(x.shape, np.float32)
-    _typed_arrays.widen(x.reshape(-1), out.reshape(-1))
+    _typed_arrays.to_float32(x.reshape(-1), out.reshape(-1))
     return out
 
 

@@ -374,5 +374,6 @@ def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int
             _prefetch_places(&codes[i, 0, 0], n_tables, n_probes, &start[0, 0], &count[0, 0], start.shape[1])
         _collide(&codes[i, 0, 0],
                  &codes[i + 1, 0, 0] if i + 1 < n_queries and (i + 1) % QUERIES_PER_TASK else NULL,
-                 n_tables, n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0], start.shape[1], min_count, n_best,
-                 &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0], &out_counts[i, 0])
+                 n_tables, n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
+                 start.shape[1], min_count, n_best, &seen[thread, 0], &keys[thread, 0],
+                 &out_ids[i, 0], &out_counts[i, 0])

@@ -157,8 +157,9 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     if samples.shape[0] and work.shape[1] and ids.shape[0]:
         for j in prange(n_labels, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
             thread = threadid()
-            bias[j] = _descend(f, &samples[0] + starts[j], starts[j + 1] - starts[j], x, &norms[0], &costs[0], n_passes,
-                               tolerance, random_at(seed, j), alpha + thread * most, order + thread * most,
+            bias[j] = _descend(f, &samples[0] + starts[j], starts[j + 1] - starts[j], x, &norms[0],
+                               &costs[0], n_passes, tolerance, random_at(seed, j),
+                               alpha + thread * most, order + thread * most,
                                touched + thread * most, &work[thread, 0])
             sizes[j] = _take(&samples[0] + starts[j], starts[j + 1] - starts[j], x, touched + thread * most, threshold,
                              &work[thread, 0], &ids[0] + places[j], &values[0] + places[j])
@@ -210,8 +211,8 @@ def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
         thread = threadid()
         dense = &work[thread, 0]
         _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
-        _rerank_row(f, w, &bias[0], scale, dense, &ids[i, 0], &scores[i, 0], n_candidates, keys + thread * n_candidates,
-                    k, &out_ids[i, 0], &out_scores[i, 0])
+        _rerank_row(f, w, &bias[0], scale, dense, &ids[i, 0], &scores[i, 0], n_candidates,
+                    keys + thread * n_candidates, k, &out_ids[i, 0], &out_scores[i, 0])
         _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
     free(keys)
 

@@ -19,7 +19,7 @@ cdef inline void quantized_sums(const loops_t *f, const quantized_rows_t *s, con
     if s.dtype == DTYPE_FLOAT32:
         f.sums(<const float *>s.rows, rows, a, n_rows, s.d, first, n, out)
     elif s.dtype == DTYPE_BFLOAT16:
-        f.sums_bfloat(<const uint16_t *>s.rows, rows, a, n_rows, s.d, first, n, out)
+        f.sums_bfloat16(<const uint16_t *>s.rows, rows, a, n_rows, s.d, first, n, out)
     else:
         f.sums_int8(<const int8_t *>s.rows, s.scales, rows, a, n_rows, s.d, first, n, out)
 
@@ -31,7 +31,7 @@ cdef inline void quantized_dots(const loops_t *f, const quantized_rows_t *s, con
     if s.dtype == DTYPE_FLOAT32:
         f.dots(<const float *>s.rows, rows, n, x, s.d, out)
     elif s.dtype == DTYPE_BFLOAT16:
-        f.dots_bfloat(<const uint16_t *>s.rows, rows, n, x, s.d, out)
+        f.dots_bfloat16(<const uint16_t *>s.rows, rows, n, x, s.d, out)
     else:
         f.dots_int8(<const int8_t *>s.rows, rows, n, x, s.d, out)
         for k in range(n):

@@ -43,8 +43,9 @@ cdef float _quantize_row(const float *w, Py_ssize_t d, int8_t *out) noexcept nog
     return scale
 
 
-cdef void _sum_run(const loops_t *f, const quantized_rows_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
-                   const float *bias, Py_ssize_t first, Py_ssize_t size, float *out) noexcept nogil:
+cdef void _sum_run(const loops_t *f, const quantized_rows_t *s, const int32_t *indices,
+                   const float *data, Py_ssize_t n, const float *bias, Py_ssize_t first,
+                   Py_ssize_t size, float *out) noexcept nogil:
     if bias != NULL:
         memcpy(out, bias + first, size * sizeof(float))
     else:

@@ -65,16 +65,16 @@ cdef extern from "simd/loops.h" nogil:
                        Py_ssize_t n) noexcept nogil
         void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g,
                                Py_ssize_t n) noexcept nogil
-        void (*widen)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
-        void (*narrow)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
-        float (*dot_bfloat)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
-        void (*dots_bfloat)(const uint16_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
-                            float *out) noexcept nogil
-        void (*axpy_bfloat)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
+        void (*to_float32)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
+        void (*to_bfloat16)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
+        float (*dot_bfloat16)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
+        void (*dots_bfloat16)(const uint16_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
+                              float *out) noexcept nogil
+        void (*axpy_bfloat16)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
         void (*sums)(const float *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
                      Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
-        void (*sums_bfloat)(const uint16_t *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
-                            Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
+        void (*sums_bfloat16)(const uint16_t *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
+                              Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
         void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a,
                           Py_ssize_t n_rows, Py_ssize_t d, Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
         void (*dots_int8)(const int8_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,

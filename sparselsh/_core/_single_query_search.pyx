@@ -74,7 +74,7 @@ cdef int search_queries(SingleQuerySearch s, const float *x, Py_ssize_t n, Py_ss
     lut = <uint8_t *>(found + n_ints)
     memset(lut + 4 * s.n_bits, 0, s.n_cells)
     for _i in range(n):
-        f.dots_bfloat(s.query_rows, NULL, n_rows, x, s.d, projected)
+        f.dots_bfloat16(s.query_rows, NULL, n_rows, x, s.d, projected)
         for r in range(n_rows):
             projected[r] += s.query_constant[r]
         best_in_cells(f, projected, projected + s.n_bits, s.n_cells, s.n_probed, s.cell_start, s.cell, s.blocks,

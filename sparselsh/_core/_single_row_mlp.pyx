@@ -17,7 +17,7 @@ from ._single_query_search cimport SingleQuerySearch, search_queries
 ctypedef struct step_t:
     quantized_rows_t w
     const float *bias
-    bint by_inputs  # w is (n_in, n_out): the rows of the inputs are summed; else (n_out, n_in)
+    bint input_major  # w is (n_in, n_out): the rows of the inputs are summed; else (n_out, n_in)
     bint relu
     Py_ssize_t n_in, n_out
 
@@ -34,7 +34,7 @@ cdef class SingleRowMLP:
 
 
 def prepare(layers, search):
-    """A SingleRowMLP of tuples (w, scales, bias, by_inputs, relu), and a SingleQuerySearch or None.
+    """A SingleRowMLP of tuples (w, scales, bias, input_major, relu), and a SingleQuerySearch or None.
 
     w is float32, or bfloat16 or int8 with scales as in _quantized; bias is (n_out,).
     """
@@ -49,10 +49,10 @@ def prepare(layers, search):
         raise MemoryError()
     for i in range(mlp.n_steps):
         step = &mlp.steps[i]
-        w, scales, biases, by_inputs, relu = mlp.arrays[i]
+        w, scales, biases, input_major, relu = mlp.arrays[i]
         quantized_rows_of(w, scales, &step.w)
-        step.by_inputs, step.relu = by_inputs, relu
-        step.n_in, step.n_out = (step.w.n, step.w.d) if by_inputs else (step.w.d, step.w.n)
+        step.input_major, step.relu = input_major, relu
+        step.n_in, step.n_out = (step.w.n, step.w.d) if input_major else (step.w.d, step.w.n)
         bias = biases
         step.bias = &bias[0]
         mlp.widest = max(mlp.widest, step.n_in, step.n_out)
@@ -73,7 +73,7 @@ cdef void _forward(const loops_t *f, const step_t *s, const float *x, int32_t *i
                    float *out) noexcept nogil:
     # indices and data hold n_in each
     cdef Py_ssize_t k, n = 0
-    if s.by_inputs:
+    if s.input_major:
         for k in range(s.n_in):
             indices[n], data[n] = <int32_t>k, x[k]
             n += x[k] != 0
@@ -91,8 +91,8 @@ cdef void _clip(const step_t *s, float *out) noexcept nogil:
             out[k] = out[k] if out[k] > 0 else 0
 
 
-cdef int _run(SingleRowMLP mlp, const int32_t *indices, const float *data, Py_ssize_t nnz, const float *x, Py_ssize_t k,
-              int32_t *out_ids, float *out_scores) except -1 nogil:
+cdef int _run(SingleRowMLP mlp, const int32_t *indices, const float *data, Py_ssize_t nnz,
+              const float *x, Py_ssize_t k, int32_t *out_ids, float *out_scores) except -1 nogil:
     # the input is x, or where that is NULL the sparse row of indices and data
     cdef const loops_t *f = table()
     cdef Py_ssize_t i, j, n_keys = 4 * k + 64, size = mlp.widest

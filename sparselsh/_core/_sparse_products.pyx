@@ -104,7 +104,7 @@ cdef void _weighted_row(const loops_t *f, const int32_t *indices, const float *d
         if k + PREFETCH_DISTANCE < n:
             prefetch_row(w, indices[k + PREFETCH_DISTANCE], d)
         if w.dtype == DTYPE_BFLOAT16:
-            f.axpy_bfloat(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
+            f.axpy_bfloat16(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
         else:
             f.axpy(data[k], <const float *>w.data + indices[k] * d, out, d)
 

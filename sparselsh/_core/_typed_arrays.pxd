@@ -26,7 +26,7 @@ cdef inline const float *row_of(const loops_t *f, const typed_array_t *w, Py_ssi
                                 float *wide) noexcept nogil:
     # row `row` in float32: where it stands, or widened into `wide`
     if w.dtype == DTYPE_BFLOAT16:
-        f.widen(<const uint16_t *>w.data + row * d, wide, d)
+        f.to_float32(<const uint16_t *>w.data + row * d, wide, d)
         return wide
     return <const float *>w.data + row * d
 
@@ -34,7 +34,7 @@ cdef inline const float *row_of(const loops_t *f, const typed_array_t *w, Py_ssi
 cdef inline float row_dot(const loops_t *f, const typed_array_t *w, Py_ssize_t row, const float *x,
                           Py_ssize_t d) noexcept nogil:
     if w.dtype == DTYPE_BFLOAT16:
-        return f.dot_bfloat(<const uint16_t *>w.data + row * d, x, d)
+        return f.dot_bfloat16(<const uint16_t *>w.data + row * d, x, d)
     return f.dot(<const float *>w.data + row * d, x, d)
 
 

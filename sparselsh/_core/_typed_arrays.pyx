@@ -36,16 +36,16 @@ cdef typed_array_t typed_array_of(object a, bint writable, Py_ssize_t d=-1) exce
     return s
 
 
-def widen(const uint16_t[::1] x, float[::1] y):
+def to_float32(const uint16_t[::1] x, float[::1] y):
     """y = x, from bfloat16 to float32."""
     if x.shape[0]:
-        table().widen(&x[0], &y[0], x.shape[0])
+        table().to_float32(&x[0], &y[0], x.shape[0])
 
 
-def narrow(const float[::1] x, uint16_t[::1] y):
+def to_bfloat16(const float[::1] x, uint16_t[::1] y):
     """y = x rounded to the nearest bfloat16, ties to even."""
     if x.shape[0]:
-        table().narrow(&x[0], &y[0], x.shape[0])
+        table().to_bfloat16(&x[0], &y[0], x.shape[0])
 
 
 cdef void _sum_block(const loops_t *f, const typed_array_t *w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t d,
@@ -54,7 +54,7 @@ cdef void _sum_block(const loops_t *f, const typed_array_t *w, Py_ssize_t first,
     memset(out, 0, d * sizeof(float))
     for r in range(first, last):
         if w.dtype == DTYPE_BFLOAT16:
-            f.axpy_bfloat(1, <const uint16_t *>w.data + r * d, out, d)
+            f.axpy_bfloat16(1, <const uint16_t *>w.data + r * d, out, d)
         else:
             f.axpy(1, <const float *>w.data + r * d, out, d)
 

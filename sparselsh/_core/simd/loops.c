@@ -191,7 +191,7 @@ static float *float32_run(const typed_array_t *s, ptrdiff_t first, ptrdiff_t n, 
     if (s->dtype == DTYPE_FLOAT32)
         return (float *)s->data + first;
     if (s->dtype == DTYPE_BFLOAT16)
-        widen((const uint16_t *)s->data + first, wide, n);
+        to_float32((const uint16_t *)s->data + first, wide, n);
     return s->dtype == DTYPE_BFLOAT16 ? wide : NULL;
 }
 
@@ -200,14 +200,14 @@ static void update(const rule_t *rule, const typed_array_t *w, const typed_array
                    ptrdiff_t n)
 {
     float wide[3][FLOATS_PER_CHUNK], lr_row = 0;
-    const int bfloat = w->dtype == DTYPE_BFLOAT16 || m->dtype == DTYPE_BFLOAT16 || v->dtype == DTYPE_BFLOAT16;
+    const int has_bfloat16 = w->dtype == DTYPE_BFLOAT16 || m->dtype == DTYPE_BFLOAT16 || v->dtype == DTYPE_BFLOAT16;
     if (v->dtype == DTYPE_FLOAT32_PER_ROW) {
         float *mean = (float *)v->data + row;
         *mean = rule->beta2 * *mean + (1.0f - rule->beta2) * (dot(g, g, n) / n);
         lr_row = rule->lr / (sqrtf(*mean) * rule->root_scale + rule->eps);
     }
     for (ptrdiff_t k = 0, count; k < n; k += count) {
-        count = bfloat && n - k > FLOATS_PER_CHUNK ? FLOATS_PER_CHUNK : n - k;
+        count = has_bfloat16 && n - k > FLOATS_PER_CHUNK ? FLOATS_PER_CHUNK : n - k;
         float *wk = float32_run(w, first + k, count, wide[0]);
         float *mk = float32_run(m, first + k, count, wide[1]);
         float *vk = float32_run(v, first + k, count, wide[2]);
@@ -219,11 +219,11 @@ static void update(const rule_t *rule, const typed_array_t *w, const typed_array
             adam(rule, wk, mk, vk, g + k, count);
         const uint32_t key = rule->key + (uint32_t)(first + k);
         if (w->dtype == DTYPE_BFLOAT16)
-            narrow_random(wk, (uint16_t *)w->data + first + k, count, key, 0);
+            to_bfloat16_random(wk, (uint16_t *)w->data + first + k, count, key, 0);
         if (m->dtype == DTYPE_BFLOAT16)
-            narrow(mk, (uint16_t *)m->data + first + k, count);
+            to_bfloat16(mk, (uint16_t *)m->data + first + k, count);
         if (v->dtype == DTYPE_BFLOAT16)
-            narrow_random(vk, (uint16_t *)v->data + first + k, count, key, 16);
+            to_bfloat16_random(vk, (uint16_t *)v->data + first + k, count, key, 16);
     }
 }
 
@@ -266,7 +266,7 @@ static inline vec load_int8(const int8_t *p)
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
-static inline vec load_bfloat(const uint16_t *p)
+static inline vec load_bfloat16(const uint16_t *p)
 {
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 }
@@ -283,7 +283,7 @@ static inline vec load_int8(const int8_t *p)
     return v;
 }
 
-static inline vec load_bfloat(const uint16_t *p)
+static inline vec load_bfloat16(const uint16_t *p)
 {
     __m256i halves[2];
     for (int k = 0; k < 2; k++)
@@ -303,10 +303,10 @@ static inline vec load_int8(const int8_t *p)
     return load(x);
 }
 
-static inline vec load_bfloat(const uint16_t *p)
+static inline vec load_bfloat16(const uint16_t *p)
 {
     float x[FLOATS_PER_VEC];
-    widen(p, x, FLOATS_PER_VEC);
+    to_float32(p, x, FLOATS_PER_VEC);
     return load(x);
 }
 
@@ -318,14 +318,14 @@ static inline vec load_typed(const void *row, ptrdiff_t k, int dtype)
     if (dtype == DTYPE_INT8)
         return load_int8((const int8_t *)row + k);
     if (dtype == DTYPE_BFLOAT16)
-        return load_bfloat((const uint16_t *)row + k);
+        return load_bfloat16((const uint16_t *)row + k);
     return load((const float *)row + k);
 }
 
 static inline float typed_element(const void *row, ptrdiff_t k, int dtype)
 {
     return dtype == DTYPE_INT8 ? ((const int8_t *)row)[k]
-        : dtype == DTYPE_BFLOAT16 ? wide_of(((const uint16_t *)row)[k]) : ((const float *)row)[k];
+        : dtype == DTYPE_BFLOAT16 ? float32_of(((const uint16_t *)row)[k]) : ((const float *)row)[k];
 }
 
 /* Four rows at a time, so that x is loaded once for all and four sums run beside each other; the last row stands for
@@ -366,8 +366,8 @@ static void dots(const float *w, const int32_t *rows, ptrdiff_t n_rows, const fl
     dots_typed(w, DTYPE_FLOAT32, rows, n_rows, x, d, out);
 }
 
-static void dots_bfloat(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
-                        float *out)
+static void dots_bfloat16(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                          float *out)
 {
     dots_typed(w, DTYPE_BFLOAT16, rows, n_rows, x, d, out);
 }
@@ -434,8 +434,8 @@ static void sums(const float *w, const int32_t *rows, const float *a, ptrdiff_t 
     sums_typed(w, DTYPE_FLOAT32, 0, rows, a, n_rows, d, first, n, y);
 }
 
-static void sums_bfloat(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
-                        ptrdiff_t first, ptrdiff_t n, float *y)
+static void sums_bfloat16(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                          ptrdiff_t first, ptrdiff_t n, float *y)
 {
     sums_typed(w, DTYPE_BFLOAT16, 0, rows, a, n_rows, d, first, n, y);
 }
@@ -449,5 +449,5 @@ static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows,
 const loops_t PASTE(loops_, LEVEL) = {
     STRING(LEVEL), dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, pack_signs, add_signed, hadamard, largest_magnitude, update, update_touched,
-    widen, narrow, dot_bfloat, dots_bfloat, axpy_bfloat, sums, sums_bfloat, sums_int8, dots_int8,
+    to_float32, to_bfloat16, dot_bfloat16, dots_bfloat16, axpy_bfloat16, sums, sums_bfloat16, sums_int8, dots_int8,
 };

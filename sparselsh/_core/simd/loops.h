@@ -116,19 +116,19 @@ typedef struct {
     /* the same on float32 for the entries whose g is not zero; the others keep weight and state */
     void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
     /* y[k] = x[k], x bfloat16 */
-    void (*widen)(const uint16_t *x, float *y, ptrdiff_t n);
+    void (*to_float32)(const uint16_t *x, float *y, ptrdiff_t n);
     /* y[k] = x[k] rounded to the nearest, ties to even, y bfloat16 */
-    void (*narrow)(const float *x, uint16_t *y, ptrdiff_t n);
+    void (*to_bfloat16)(const float *x, uint16_t *y, ptrdiff_t n);
     /* dot, dots and axpy for bfloat16 rows */
-    float (*dot_bfloat)(const uint16_t *a, const float *b, ptrdiff_t n);
-    void (*dots_bfloat)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
-                        float *out);
-    void (*axpy_bfloat)(float a, const uint16_t *x, float *y, ptrdiff_t n);
+    float (*dot_bfloat16)(const uint16_t *a, const float *b, ptrdiff_t n);
+    void (*dots_bfloat16)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                          float *out);
+    void (*axpy_bfloat16)(float a, const uint16_t *x, float *y, ptrdiff_t n);
     /* y[k] += sum_r a[r] w[rows[r]][first + k], k < n, in the order of r; w has rows of d numbers */
     void (*sums)(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
                  ptrdiff_t n, float *y);
-    void (*sums_bfloat)(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
-                        ptrdiff_t first, ptrdiff_t n, float *y);
+    void (*sums_bfloat16)(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                          ptrdiff_t first, ptrdiff_t n, float *y);
     /* sums and dots for rows of 8-bit integers; row j of sums stands for scales[j] times its integers */
     void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
                       ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);

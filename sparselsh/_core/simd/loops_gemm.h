@@ -138,7 +138,8 @@ static void pack_a(const gemm_t *g, ptrdiff_t i0, ptrdiff_t p0, ptrdiff_t k, int
 }
 
 /* pack_b for bfloat16: what is contiguous is widened, then packed; wide holds NR * GEMM_K */
-static void pack_b_bfloat(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count, float *to, float *wide)
+static void pack_b_bfloat16(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count,
+                            float *to, float *wide)
 {
     const uint16_t *b = (const uint16_t *)g->b + g->b_first;
     if (g->b_column == 1 && !(g->rows && g->gather == 1)) {
@@ -146,7 +147,7 @@ static void pack_b_bfloat(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t
         for (ptrdiff_t p = p0; p < p0 + k; p++, to += NR) {
             if (rows && p + 8 < p0 + k)
                 prefetch_run(b + rows[p + 8] * g->b_row + j0, NR * sizeof(uint16_t));
-            widen(b + (rows ? rows[p] : p) * g->b_row + j0, to, count);
+            to_float32(b + (rows ? rows[p] : p) * g->b_row + j0, to, count);
             for (int i = count; i < NR; i++)
                 to[i] = 0;
         }
@@ -154,7 +155,7 @@ static void pack_b_bfloat(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t
     }
     const float *line[NR];
     for (int i = 0; i < count; i++) {
-        widen(b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0 * g->b_row, wide + i * GEMM_K, k);
+        to_float32(b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0 * g->b_row, wide + i * GEMM_K, k);
         line[i] = wide + i * GEMM_K;
     }
     for (ptrdiff_t j = j0 + NR; g->rows && j < g->n && j < j0 + 2 * NR; j++)
@@ -196,7 +197,7 @@ static void gemm(const gemm_t *g, float *work)
             for (ptrdiff_t j = 0; j < g->n; j += NR) {
                 int n = g->n - j < NR ? (int)(g->n - j) : NR;
                 if (g->b_dtype == DTYPE_BFLOAT16)
-                    pack_b_bfloat(g, j, p, k, n, sliver, sliver + NR * GEMM_K);
+                    pack_b_bfloat16(g, j, p, k, n, sliver, sliver + NR * GEMM_K);
                 else
                     pack_b(g, j, p, k, n, sliver);
                 for (ptrdiff_t r = 0; r < m; r += MR)
