@@ -1,9 +1,9 @@
-"""Plain NumPy twins of the kernels of sparselsh._core: same names, same meaning, the most obvious way.
+"""Reference implementations of the kernels of sparselsh._core in plain NumPy: same names, same meaning.
 
-Each follows the formula in its kernel's docstring, in float64 and with Python loops where they are plainer,
-and returns what the kernel writes into its outputs. A sparse matrix is (indptr, indices, data), a set of hash
-tables is a list of lists of sets (table, bucket, neurons), an optimizer rule is a function
-(w, m, v, g) -> (w, m, v).
+Each follows the formula in the docstring of its kernel in the most obvious way, in float64 and with
+Python loops where they are plainer, and returns what the kernel writes into its outputs. A sparse
+matrix is (indptr, indices, data), a set of hash tables is a list of lists of sets (table, bucket,
+neurons), an optimizer rule is a function (w, m, v, g) -> (w, m, v).
 """
 import itertools
 
@@ -441,7 +441,7 @@ def fill_at_random(taken, n_wanted, seed, n_neurons):
 
 
 def union(labels, candidates, n_wanted, fill, seed, n_neurons):
-    """The active set, ascending: the twin of batch_union, and of one row of sample_union."""
+    """The active set, ascending: the reference for batch_union and for one row of sample_union."""
     n_wanted = min(n_wanted, n_neurons)
     taken = {int(j) for j in labels}
     for j in candidates:

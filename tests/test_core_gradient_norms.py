@@ -1,4 +1,4 @@
-"""Squared norms of gradients that are never stored, against their plain twins."""
+"""Squared norms of gradients that are never stored, against reference implementations."""
 import numpy as np
 import pytest
 import reference

@@ -47,7 +47,7 @@ def test_no_rows_and_no_columns_are_dealt_with(rng, storage, shape):
 
 
 @pytest.mark.parametrize("d", SIZES)
-def test_quantize_int8_is_its_twin(rng, d):
+def test_quantize_int8_equals_the_reference(rng, d):
     w = np.array(gaussian(rng, 9, d))
     w[3] = 0
     w[4] = 1e-39  # too small for a scale that is a normal number

@@ -1,4 +1,4 @@
-"""A lone question through layers, and the check of its row, against NumPy."""
+"""A single row through the layers of a network, and the check of a row, against NumPy."""
 import numpy as np
 import pytest
 from support import gaussian, read_only, unwritten

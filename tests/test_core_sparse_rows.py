@@ -1,4 +1,4 @@
-"""Rows of a batch and the transpose of a pattern, against their plain twins."""
+"""Rows of a batch and the transpose of a pattern, against reference implementations."""
 import numpy as np
 import pytest
 import reference
