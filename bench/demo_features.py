@@ -63,10 +63,10 @@ def top_ids(task, hidden=_demo.HIDDEN, epochs=2, batch=256, lr=2e-2):
 def main():
     """Print P@1 and the share of answers in the top five for each variant."""
     for name, settings in VARIANTS.items():
-        before = {key: getattr(demo, key) for key in settings}
-        vars(demo).update(settings)
+        before = {key: getattr(_demo, key) for key in settings}
+        vars(_demo).update(settings)
         task = _demo.stdlib_task()
-        vars(demo).update(before)
+        vars(_demo).update(before)
         start = time.process_time()
         hits = top_ids(task) == task.Y_test.indices[:, None]
         print(f"{name:<18} P@1 {hits[:, 0].mean():6.1%}   top 5 {hits.any(axis=1).mean():6.1%}   "

@@ -19,7 +19,14 @@ from collections import defaultdict
 import numpy as np
 
 import sparselsh as sl
-from sparselsh._core import _buckets, _gemm, _hashing, _losses, _patterns, _products, _select, _stores, _updates
+from sparselsh._core import (
+    _buckets,
+    _gemm,
+    _hashing,
+    _losses,
+    _select,
+    _updates,
+)
 
 N_UNBOUND = 0, 0
 ROWS = 10_000  # updated a call to measure the bandwidth by rows, about as many as a step does
@@ -81,8 +88,8 @@ def nothing(*arguments):
 
 
 KERNELS = [
-    (_products, "weighted_rows", weighted_rows, "hidden units of sparse rows"),
-    (_patterns, "group_columns", nothing, "features of the batch, sorted"),
+    (_sparse_products, "weighted_rows", weighted_rows, "hidden units of sparse rows"),
+    (_sparse_rows, "group_columns", nothing, "features of the batch, sorted"),
     (_gemm, "active_outputs", active_outputs, "outputs of the active set"),
     (_gemm, "active_input_gradient", active_input_gradient, "gradient of the hidden units"),
     (_gemm, "active_update", active_update, "gradient and step, output layer"),
@@ -90,14 +97,14 @@ KERNELS = [
     (_updates, "update_rows", nothing, "step of the output bias"),
     (_updates, "update_all", update_all, "step of the hidden bias"),
     (_losses, "softmax_cross_entropy", softmax, "loss and its gradient"),
-    (_stores, "centred_rows", centred_rows, "touched rows, centred for hashing"),
+    (_typed_arrays, "centred_rows", centred_rows, "touched rows, centred for hashing"),
     (_updates, "sum_columns", sum_columns, "gradient of the biases"),
     (_hashing, "sign_codes", sign_codes, "codes of touched rows and inputs"),
     (_buckets, "build", nothing, "tables built anew"),
     (_buckets, "move", nothing, "touched rows moved between buckets"),
     (_buckets, "collide", nothing, "candidates: neurons counted in buckets"),
     (_select, "batch_union", nothing, "active set"),
-    (_patterns, "take_rows", nothing, "rows of the batch"),
+    (_sparse_rows, "take_rows", nothing, "rows of the batch"),
 ]
 
 

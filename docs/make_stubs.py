@@ -14,13 +14,13 @@ CORE = Path(__file__).parent.parent / "sparselsh" / "_core"
 
 RETURNS = {
     "_buckets.capacity": "int",
-    "_chain.chain": "Chain",
+    "_single_row_mlp.prepare": "SingleRowMLP",
     "_checks.is_row": "bool",
     "_format.format_rows": "int",
     "_parse.count": "tuple[int, int, int]",
     "_parse.parse": "tuple[int, int, int, int]",
-    "_patterns.group_columns": "int",
-    "_search.search": "Search",
+    "_sparse_rows.group_columns": "int",
+    "_single_query_search.prepare": "SingleQuerySearch",
     "_select.batch_union": "int",
     "_simd.available_levels": "tuple[str, ...]",
     "_simd.level": "str",
@@ -28,16 +28,18 @@ RETURNS = {
     "_updates.sgd": "Rule",
 }
 SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int", "float": "float",
-           "double": "float", "str": "str", "Rule": "Rule", "Search": "Search", "Chain": "Chain"}
+           "double": "float", "str": "str", "Rule": "Rule", "SingleQuerySearch": "SingleQuerySearch",
+           "SingleRowMLP": "SingleRowMLP"}
 ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16", "int8_t": "int8",
          "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_parse.text"}  # bytes or a mapped file
 OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a rule may not keep
             "_active.indices", "_projections.indices", "_winners.indices"}  # of dense rows
 UNTYPED = {"_quantized.scales": "NDArray[float32] | None",  # others are arrays of one of several types
-           "_select.ids": "NDArray[int32] | None", "_search.coarse": "NDArray[Any] | None",
-           "_search.coarse_scales": "NDArray[float32] | None", "_chain.search": "Search | None",
-           "_chain.layers": "list[tuple[Any, ...]]", "_sketches.scales": "NDArray[float32] | None"}
+           "_select.ids": "NDArray[int32] | None", "_single_query_search.coarse": "NDArray[Any] | None",
+           "_single_query_search.coarse_scales": "NDArray[float32] | None",
+           "_single_row_mlp.layers": "list[tuple[Any, ...]]", "_single_row_mlp.search": "SingleQuerySearch | None",
+           "_sketches.scales": "NDArray[float32] | None"}
 
 
 def parameter(module, text):
@@ -85,8 +87,8 @@ def stub(module):
         head += f"from numpy import {', '.join(used)}\nfrom numpy.typing import NDArray\n"
     if "Rule" in body and "class Rule" not in body:
         head += "\nfrom ._updates import Rule\n"
-    if "Search" in body and "class Search" not in body:
-        head += "\nfrom ._search import Search\n"
+    if "SingleQuerySearch" in body and "class SingleQuerySearch" not in body:
+        head += "\nfrom ._single_query_search import SingleQuerySearch\n"
     return head + "\n" * (head.count("\n") > 1) + body
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ._arrays import aligned
 from ._arrays.csr import CSR
-from ._core import _gemm, _norms, _patterns, _updates
+from ._core import _gemm, _gradient_norms, _sparse_rows, _updates
 
 if TYPE_CHECKING:
     from ._arrays.types import Floats, Ids
@@ -44,8 +44,8 @@ class Parameter:
 
 
 def _flat_squares(values: Floats, n_threads: int) -> float:
-    out = np.empty(-(-values.size // _norms.RUN))
-    _norms.squares(values.reshape(-1), out, n_threads)
+    out = np.empty(-(-values.size // _gradient_norms.RUN_LENGTH))
+    _gradient_norms.squares(values.reshape(-1), out, n_threads)
     return out.sum()
 
 
@@ -101,7 +101,7 @@ class ActiveGradient(NamedTuple):
 
     def squared_norm(self, n_threads: int) -> float:
         out = np.empty(len(self.rows))
-        _norms.active_squares(self.d_out, self.x, out, n_threads)
+        _gradient_norms.active_squares(self.d_out, self.x, out, n_threads)
         return out.sum()
 
     def scale(self, factor: float) -> None:
@@ -109,7 +109,7 @@ class ActiveGradient(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The transposed pattern of a sparse matrix, touched columns only (see _patterns.group_columns)."""
+    """The transposed pattern of a sparse matrix, touched columns only (see _sparse_rows.group_columns)."""
 
     rows: np.ndarray
     starts: np.ndarray
@@ -122,7 +122,7 @@ class Groups(NamedTuple):
         rows = np.empty(min(s.nnz, len(slot)), np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
         entries, samples = np.empty((2, s.nnz), np.int32)
-        n_rows = _patterns.group_columns(s.indptr, s.indices, slot, rows, starts, entries, samples, n_threads)
+        n_rows = _sparse_rows.group_columns(s.indptr, s.indices, slot, rows, starts, entries, samples, n_threads)
         return cls(rows[:n_rows], starts[:n_rows + 1], entries, samples)
 
 
@@ -152,10 +152,10 @@ class ProductGradient(NamedTuple):
         out = np.empty(len(self.groups.rows))
         groups = self.groups[1:]
         if isinstance(self.x, CSR):
-            _norms.grouped_squares_csr(*groups, self.data, self.x.indptr, self.x.indices, self.x.data,
+            _gradient_norms.grouped_squares_csr(*groups, self.data, self.x.indptr, self.x.indices, self.x.data,
                                        self.x.n_columns, out, n_threads)
         else:
-            _norms.grouped_squares(*groups, self.data, self.x, out, n_threads)
+            _gradient_norms.grouped_squares(*groups, self.data, self.x, out, n_threads)
         return out.sum()
 
     def scale(self, factor: float) -> None:

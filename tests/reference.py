@@ -1,9 +1,9 @@
-"""Plain NumPy twins of the kernels of sparselsh._core: same names, same meaning, the most obvious way.
+"""Reference implementations of the kernels of sparselsh._core in plain NumPy: same names, same meaning.
 
-Each follows the formula in its kernel's docstring, in float64 and with Python loops where they are plainer,
-and returns what the kernel writes into its outputs. A sparse matrix is (indptr, indices, data), a set of hash
-tables is a list of lists of sets (table, bucket, neurons), an optimizer rule is a function
-(w, m, v, g) -> (w, m, v).
+Each follows the formula in the docstring of its kernel in the most obvious way, in float64 and with
+Python loops where they are plainer, and returns what the kernel writes into its outputs. A sparse
+matrix is (indptr, indices, data), a set of hash tables is a list of lists of sets (table, bucket,
+neurons), an optimizer rule is a function (w, m, v, g) -> (w, m, v).
 """
 import itertools
 
@@ -164,7 +164,7 @@ def draw(query_codes, codes, seed, n_wanted):
     return found
 
 
-# ---- _products
+# ---- _sparse_products
 
 
 def dense(indptr, indices, data, n_columns):
@@ -198,7 +198,7 @@ def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
     return np.array([dx[i, c] for i in range(len(dx)) for c in x_indices[x_indptr[i] : x_indptr[i + 1]]])
 
 
-# ---- _patterns
+# ---- _sparse_rows
 
 
 def group_columns(indptr, indices):
@@ -214,7 +214,7 @@ def group_columns(indptr, indices):
     return rows, starts, entries, samples
 
 
-# ---- _stores
+# ---- _typed_arrays
 
 
 def block_sums(w, n_rows):
@@ -280,7 +280,7 @@ def sum_groups(starts, entries, data):
     return np.array([values[starts[r] : starts[r + 1]].sum() for r in range(len(starts) - 1)])
 
 
-# ---- _norms
+# ---- _gradient_norms
 
 
 def squares(a, run):
@@ -441,7 +441,7 @@ def fill_at_random(taken, n_wanted, seed, n_neurons):
 
 
 def union(labels, candidates, n_wanted, fill, seed, n_neurons):
-    """The active set, ascending: the twin of batch_union, and of one row of sample_union."""
+    """The active set, ascending: the reference for batch_union and for one row of sample_union."""
     n_wanted = min(n_wanted, n_neurons)
     taken = {int(j) for j in labels}
     for j in candidates:

@@ -144,7 +144,7 @@ def test_sigmoids_keep_their_digits():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_the_slopes_of_the_loss(rng, name):
-    # central differences of the twin in float64, against the gradient of the kernel
+    # central differences of the reference in float64, against the gradient of the kernel
     offsets, z = logits(2 * gaussian(rng, 17))
     indptr, positions = targets([3, 16, 0])
     values = [gaussian(rng, 3)] if name == "squared_error" else []

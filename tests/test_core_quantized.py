@@ -5,7 +5,7 @@ import reference
 from support import SIZES, assert_same_bits, assert_sums_close, gaussian, on_threads, random_csr, read_only, unwritten
 
 from sparselsh._core import _quantized, _sketches
-from sparselsh.index._quantized_rows import QuantizedRows
+from sparselsh.index import QuantizedRows
 
 STORAGES = ("float32", "bfloat16", "int8")
 pytestmark = pytest.mark.usefixtures("simd_level")
@@ -47,7 +47,7 @@ def test_no_rows_and_no_columns_are_dealt_with(rng, storage, shape):
 
 
 @pytest.mark.parametrize("d", SIZES)
-def test_quantize_int8_is_its_twin(rng, d):
+def test_quantize_int8_equals_the_reference(rng, d):
     w = np.array(gaussian(rng, 9, d))
     w[3] = 0
     w[4] = 1e-39  # too small for a scale that is a normal number

@@ -8,14 +8,14 @@ import pytest
 import reference
 from support import UNIT, assert_same_bits, gaussian, random_csr, read_only, unwritten
 
-from sparselsh._core import _buckets, _losses, _products, _select, _simd, _updates
+from sparselsh._core import _buckets, _losses, _select, _simd, _sparse_products, _updates
 
 AVAILABLE = ", ".join(_simd.available_levels())
 
 
 def import_with(level):
     """Run a process that imports the core with SPARSELSH_SIMD set."""
-    code = "from sparselsh._core import _products, _simd, _updates; print(_simd.level())"
+    code = "from sparselsh._core import _sparse_products, _simd, _updates; print(_simd.level())"
     environment = {**os.environ, "SPARSELSH_SIMD": level}
     return subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
 
@@ -58,11 +58,11 @@ def test_arrays_with_gaps_or_of_other_types_are_refused(rng):
     row = np.array([0, 1]), np.zeros(1, np.int32), np.ones(1, np.float32)
     for wrong in (w[:, ::2], w[:, ::-2], np.asfortranarray(w[:, :3])):
         with pytest.raises(ValueError, match="contiguous"):
-            _products.weighted_rows(*row, wrong, bias, out, 1)
+            _sparse_products.weighted_rows(*row, wrong, bias, out, 1)
     with pytest.raises(ValueError, match="Buffer dtype mismatch"):
-        _products.weighted_rows(*row, w.astype(float), bias, out, 1)
+        _sparse_products.weighted_rows(*row, w.astype(float), bias, out, 1)
     with pytest.raises(ValueError, match="read-only"):
-        _products.weighted_rows(*row, w[:, :3].copy(), bias, read_only(out), 1)
+        _sparse_products.weighted_rows(*row, w[:, :3].copy(), bias, read_only(out), 1)
     with pytest.raises(ValueError, match="writable where it is updated"):
         _updates.update_rows(_updates.sgd(1, 0, False, 0), read_only(w), None, None, row[1], w[:1].copy(), 1)
 
@@ -76,7 +76,7 @@ def weighted_rows(rng):
 
     def call(n_threads):
         out = unwritten((20, 65), np.float32)
-        _products.weighted_rows(indptr, indices, data, w, bias, out, n_threads)
+        _sparse_products.weighted_rows(indptr, indices, data, w, bias, out, n_threads)
         return out
 
     return call

@@ -4,9 +4,9 @@ import reference
 from support import UNIT, assert_same_bits, eighths, gaussian, on_threads, read_only, unwritten
 
 from sparselsh._arrays.bfloat16 import to_bfloat16
-from sparselsh._core import _search, _simd, _sketches
+from sparselsh._core import _simd, _single_query_search, _sketches
 
-BLOCK = _sketches.BLOCK
+BLOCK = _sketches.NEURONS_PER_BLOCK
 # one neuron, part of a block, whole blocks, and more than the 64 blocks scored at a time
 COUNTS = (1, 31, 32, 33, 257, 64 * BLOCK + 5)
 BITS = (64, 128, 1024)  # 1024 is the most that the 16-bit sums hold
@@ -291,8 +291,8 @@ def test_a_search_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     want = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
     _sketches.rerank(found, x, w, None, bias, *want, 1)
     got = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
-    search = _search.search(to_bfloat16(rows), constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None,
-                            None, 0, n_best)
-    _search.best(search, x, *got)
+    search = _single_query_search.prepare(to_bfloat16(rows), constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n,
+                                          w, bias, None, None, 0, n_best)
+    _single_query_search.top_k(search, x, *got)
     assert_same_bits(got[0], want[0])
     assert_same_bits(got[1], want[1])

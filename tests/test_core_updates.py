@@ -39,7 +39,7 @@ OPTIMIZERS = SGD | ADAM
 
 
 class Optimizer:
-    """One optimizer twice: the kernel's rule and its twin, at the step in hand."""
+    """One optimizer twice: the kernel's rule and its reference, at the current step."""
 
     def __init__(self, name):
         self.kind = "sgd" if name in SGD else "adam"
@@ -90,7 +90,7 @@ N_STEPS = 10
 
 
 @pytest.mark.parametrize("d", SIZES)
-def test_ten_steps_on_rows_are_those_of_the_twin(rng, optimizer, d):
+def test_ten_steps_on_rows_equal_the_reference(rng, optimizer, d):
     got = want = optimizer.start(gaussian(rng, 7, d))
     for step in range(1, N_STEPS + 1):
         rows = read_only(rng.permutation(7)[: rng.integers(0, 8)].astype(np.int32))
@@ -101,7 +101,7 @@ def test_ten_steps_on_rows_are_those_of_the_twin(rng, optimizer, d):
 
 
 @pytest.mark.parametrize("n", (0, *SIZES, 4095, 4096, 4097, 10_000))
-def test_ten_steps_on_all_of_a_parameter_are_those_of_the_twin(rng, optimizer, n):
+def test_ten_steps_on_all_of_a_parameter_equal_the_reference(rng, optimizer, n):
     got = want = optimizer.start(gaussian(rng, n))
     for step in range(1, N_STEPS + 1):
         dw = gaussian(rng, n)

@@ -3,7 +3,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from sparselsh._arrays.linalg import NO_BIAS, matmul
-from sparselsh._core import _gemm, _products, _select, _updates
+from sparselsh._core import _gemm, _select, _sparse_products, _updates
 
 from .rivals import ratio
 
@@ -69,7 +69,7 @@ class SparseInput:
         self.out = np.empty((N, D), np.float32)
 
     def time_forward(self):
-        _products.weighted_rows(self.indptr, self.indices, self.X.data, self.w, NO_BIAS, self.out, 1)
+        _sparse_products.weighted_rows(self.indptr, self.indices, self.X.data, self.w, NO_BIAS, self.out, 1)
 
     def track_forward_ratio(self):
         return ratio(lambda: self.X @ self.w, self.time_forward)

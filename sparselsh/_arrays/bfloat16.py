@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._core import _stores
+from .._core import _typed_arrays
 from . import aligned
 
 if TYPE_CHECKING:
@@ -19,14 +19,14 @@ DTYPES = ("float32", "bfloat16")
 def to_bfloat16(values: Floats) -> NDArray[np.uint16]:
     """float32 values rounded to the nearest bfloat16, ties to even."""
     halves = aligned.empty(values.shape, np.uint16)
-    _stores.narrow(np.ascontiguousarray(values).reshape(-1), halves.reshape(-1))
+    _typed_arrays.to_bfloat16(np.ascontiguousarray(values).reshape(-1), halves.reshape(-1))
     return halves
 
 
 def to_float32(halves: NDArray[np.uint16]) -> Floats:
     """The float32 values that bfloat16 stands for, exactly."""
     values = np.empty(halves.shape, np.float32)
-    _stores.widen(np.ascontiguousarray(halves).reshape(-1), values.reshape(-1))
+    _typed_arrays.to_float32(np.ascontiguousarray(halves).reshape(-1), values.reshape(-1))
     return values
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._core import _patterns
+from .._core import _sparse_rows
 from .scipy import sp
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ class CSR(NamedTuple):
     def take(self, rows: np.ndarray) -> CSR:
         """The given rows, in that order."""
         indptr = np.empty(len(rows) + 1, np.int64)
-        _patterns.take_counts(self.indptr, rows, indptr)
+        _sparse_rows.take_counts(self.indptr, rows, indptr)
         indices = np.empty(indptr[-1], np.int32)
         data = np.empty(indptr[-1], np.float32)
-        _patterns.take_rows(self.indptr, self.indices, self.data, rows, indptr, indices, data)
+        _sparse_rows.take_rows(self.indptr, self.indices, self.data, rows, indptr, indices, data)
         return CSR(indptr, indices, data, self.n_columns)
 
     def slice(self, start: int, stop: int) -> CSR:

@@ -7,12 +7,9 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-cdef extern from "order.h" nogil:
-    uint64_t score_key(float score, int32_t id) noexcept
-    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
+from ._order cimport random_at, score_key, select_smallest
 
-cdef uint64_t ALL = 0xFFFFFFFFFFFFFFFF
+cdef uint64_t NO_LIMIT = 0xFFFFFFFFFFFFFFFF  # of a row all of whose entries stay
 
 
 cdef inline int32_t _id(const int32_t *indices, Py_ssize_t k) noexcept nogil:
@@ -26,7 +23,7 @@ cdef int32_t _limit(const int32_t *indices, const float *data, Py_ssize_t n, Py_
         if data[k] > 0 or not positive:
             keys[size] = score_key(data[k], _id(indices, k))
             size += 1
-    limit[0] = ALL
+    limit[0] = NO_LIMIT
     if size > n_best:
         select_smallest(keys, size, n_best)
         size = n_best
@@ -68,7 +65,7 @@ cdef void _keep(const int32_t *indices, const float *data, Py_ssize_t n, bint po
                 int32_t *out_indices, float *out_data) noexcept nogil:
     cdef Py_ssize_t k, size = 0
     for k in range(n):
-        if (data[k] > 0 or not positive) and (limit == ALL or score_key(data[k], _id(indices, k)) <= limit):
+        if (data[k] > 0 or not positive) and (limit == NO_LIMIT or score_key(data[k], _id(indices, k)) <= limit):
             out_indices[size] = _id(indices, k)
             out_data[size] = data[k]
             size += 1

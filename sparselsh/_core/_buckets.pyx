@@ -15,15 +15,8 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from ._order cimport count_key, count_key_id, random_at, random_below, select_smallest, sort_keys
 from ._simd cimport prefetch_run
-
-cdef extern from "order.h" nogil:
-    uint64_t count_key(int count, int32_t id) noexcept
-    int32_t count_key_id(uint64_t key) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
-    int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
-    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
-    void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
 
 
 cdef inline int32_t _room_for(int32_t count, bint slack) noexcept nogil:
@@ -114,19 +107,19 @@ cdef bint _insert(int32_t j, int32_t b, int32_t *ids, Py_ssize_t n_ids, int32_t 
 
 
 cdef enum:
-    STEP = 8  # moves between two looks ahead: a bucket's place is asked for, then its neurons, then they are there
+    STAGE_MOVES = 8  # moves between the prefetches of a code, of the place of its bucket and of the neurons there
 
 
-cdef inline void _look_ahead(const int32_t *rows, Py_ssize_t n_rows, Py_ssize_t r, const int32_t *new_codes,
-                             const int32_t *codes, Py_ssize_t stride, const int32_t *ids, const int32_t *start,
-                             const int32_t *count, const int32_t *room) noexcept nogil:
+cdef inline void _prefetch_moves(const int32_t *rows, Py_ssize_t n_rows, Py_ssize_t r, const int32_t *new_codes,
+                                 const int32_t *codes, Py_ssize_t stride, const int32_t *ids, const int32_t *start,
+                                 const int32_t *count, const int32_t *room) noexcept nogil:
     # Each move is a chain of three reads far apart. Hints for later ones let their waits overlap; that a move in
     # between changes what is read here does no harm.
     cdef int32_t old, new
-    if r + 3 * STEP < n_rows:
-        prefetch_run(codes + rows[r + 3 * STEP] * stride, sizeof(int32_t))
-    if r + 2 * STEP < n_rows:
-        old, new = codes[rows[r + 2 * STEP] * stride], new_codes[(r + 2 * STEP) * stride]
+    if r + 3 * STAGE_MOVES < n_rows:
+        prefetch_run(codes + rows[r + 3 * STAGE_MOVES] * stride, sizeof(int32_t))
+    if r + 2 * STAGE_MOVES < n_rows:
+        old, new = codes[rows[r + 2 * STAGE_MOVES] * stride], new_codes[(r + 2 * STAGE_MOVES) * stride]
         if old != new:
             if old >= 0:
                 prefetch_run(start + old, sizeof(int32_t))
@@ -135,8 +128,8 @@ cdef inline void _look_ahead(const int32_t *rows, Py_ssize_t n_rows, Py_ssize_t 
                 prefetch_run(start + new, sizeof(int32_t))
                 prefetch_run(count + new, sizeof(int32_t))
                 prefetch_run(room + new, sizeof(int32_t))
-    if r + STEP < n_rows:
-        old, new = codes[rows[r + STEP] * stride], new_codes[(r + STEP) * stride]
+    if r + STAGE_MOVES < n_rows:
+        old, new = codes[rows[r + STAGE_MOVES] * stride], new_codes[(r + STAGE_MOVES) * stride]
         if old != new:
             if old >= 0:
                 prefetch_run(ids + start[old], count[old] * sizeof(int32_t))
@@ -151,7 +144,7 @@ cdef void _move_table(const int32_t *rows, Py_ssize_t n_rows, const int32_t *new
     cdef int32_t j, old, new
     cdef bint sorted_anew = False
     for r in range(n_rows):
-        _look_ahead(rows, n_rows, r, new_codes, codes, stride, ids, start, count, room)
+        _prefetch_moves(rows, n_rows, r, new_codes, codes, stride, ids, start, count, room)
         j, new = rows[r], new_codes[r * stride]
         old = codes[j * stride]
         if old == new:
@@ -223,18 +216,19 @@ def insert(const int32_t[:, ::1] codes, const int32_t[::1] samples, const int32_
 
 
 cdef enum:
-    FAR = 4  # buckets between asking for one's neurons and reading them
-    SOME = 4  # queries that a thread takes at a time
+    BUCKET_PREFETCH_DISTANCE = 4  # buckets
+    QUERIES_PER_TASK = 4
 
 
-cdef inline void _ask_bucket(int32_t code, Py_ssize_t t, const int32_t *ids, Py_ssize_t n_ids, const int32_t *start,
-                             const int32_t *count, Py_ssize_t n_buckets) noexcept nogil:
+cdef inline void _prefetch_bucket(int32_t code, Py_ssize_t t, const int32_t *ids, Py_ssize_t n_ids,
+                                  const int32_t *start, const int32_t *count,
+                                  Py_ssize_t n_buckets) noexcept nogil:
     if code >= 0:
         prefetch_run(ids + t * n_ids + start[t * n_buckets + code], count[t * n_buckets + code] * sizeof(int32_t))
 
 
-cdef inline void _ask_places(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_probes, const int32_t *start,
-                             const int32_t *count, Py_ssize_t n_buckets) noexcept nogil:
+cdef inline void _prefetch_places(const int32_t *code, Py_ssize_t n_tables, Py_ssize_t n_probes, const int32_t *start,
+                                  const int32_t *count, Py_ssize_t n_buckets) noexcept nogil:
     # where the buckets of a query stand
     cdef Py_ssize_t p, b
     for p in range(n_tables * n_probes):
@@ -253,12 +247,13 @@ cdef Py_ssize_t _collide(const int32_t *code, const int32_t *next_code, Py_ssize
     cdef const int32_t *bucket
     cdef int32_t j
     if next_code != NULL:
-        _ask_places(next_code, n_tables, n_probes, start, count, n_buckets)
-    for p in range(min(<Py_ssize_t>FAR, n_codes)):
-        _ask_bucket(code[p], p // n_probes, ids, n_ids, start, count, n_buckets)
+        _prefetch_places(next_code, n_tables, n_probes, start, count, n_buckets)
+    for p in range(min(<Py_ssize_t>BUCKET_PREFETCH_DISTANCE, n_codes)):
+        _prefetch_bucket(code[p], p // n_probes, ids, n_ids, start, count, n_buckets)
     for p in range(n_codes):
-        if p + FAR < n_codes:
-            _ask_bucket(code[p + FAR], (p + FAR) // n_probes, ids, n_ids, start, count, n_buckets)
+        if p + BUCKET_PREFETCH_DISTANCE < n_codes:
+            _prefetch_bucket(code[p + BUCKET_PREFETCH_DISTANCE], (p + BUCKET_PREFETCH_DISTANCE) // n_probes,
+                             ids, n_ids, start, count, n_buckets)
         if code[p] < 0:
             continue
         b = p // n_probes * n_buckets + code[p]
@@ -346,7 +341,7 @@ def draw(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int32_
     if n_tables == 0 or codes.shape[2] == 0 or seen.shape[1] == 0:
         out_ids[:, :] = -1
         return
-    for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
+    for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=QUERIES_PER_TASK, num_threads=n_threads):
         thread = threadid()
         _draw(&codes[i, 0, 0], n_tables, codes.shape[2], &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
               start.shape[1], random_at(seed, <uint64_t>i), n_wanted, &seen[thread, 0], &keys[thread, 0],
@@ -373,10 +368,12 @@ def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int
         out_ids[:, :] = -1
         out_counts[:, :] = 0
         return
-    for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=SOME, num_threads=n_threads):
+    for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=QUERIES_PER_TASK, num_threads=n_threads):
         thread = threadid()
-        if i % SOME == 0:
-            _ask_places(&codes[i, 0, 0], n_tables, n_probes, &start[0, 0], &count[0, 0], start.shape[1])
-        _collide(&codes[i, 0, 0], &codes[i + 1, 0, 0] if i + 1 < n_queries and (i + 1) % SOME else NULL, n_tables,
-                 n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0], start.shape[1], min_count, n_best,
-                 &seen[thread, 0], &keys[thread, 0], &out_ids[i, 0], &out_counts[i, 0])
+        if i % QUERIES_PER_TASK == 0:
+            _prefetch_places(&codes[i, 0, 0], n_tables, n_probes, &start[0, 0], &count[0, 0], start.shape[1])
+        _collide(&codes[i, 0, 0],
+                 &codes[i + 1, 0, 0] if i + 1 < n_queries and (i + 1) % QUERIES_PER_TASK else NULL,
+                 n_tables, n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
+                 start.shape[1], min_count, n_best, &seen[thread, 0], &keys[thread, 0],
+                 &out_ids[i, 0], &out_counts[i, 0])

@@ -12,17 +12,16 @@ anyway, and the result is bitwise the same for any number of threads.
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
 
-from ._parts cimport add_parts
-from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_K, GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, rule_t, store_t, table
-from ._stores cimport AHEAD, prefetch_row, row_dot, store_of
+from ._groups cimport NEURONS_PER_BLOCK
+from ._parts cimport add_partial_sums
+from ._scratch cimport aligned_size, free_aligned, malloc_aligned
+from ._simd cimport (
+    DTYPE_FLOAT32, GEMM_K, GEMM_WORK_FLOATS, gemm_t, loops_t, rule_t, table, typed_array_t,
+)
+from ._typed_arrays cimport PREFETCH_DISTANCE, prefetch_row, row_dot, typed_array_of
 from ._updates cimport Rule
 
-cdef enum:
-    BLOCK = 128  # neurons whose gradient is summed before they are updated: 64 KB at 128 inputs
-
-
-cdef void _block(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first_column,
+cdef void _block(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first_column,
                  Py_ssize_t n_columns, float *work) noexcept nogil:
     # rows and columns of c, as a product of their own
     cdef gemm_t g = whole[0]
@@ -40,7 +39,7 @@ cdef void _block(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssiz
 
 cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
     """Compute g, its rows or columns dealt out to the threads in equal parts."""
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef Py_ssize_t total = g.n if by_columns else g.m
     cdef Py_ssize_t size = ((total + n_threads - 1) // n_threads + 31) // 32 * 32  # whole tiles
     cdef Py_ssize_t t, n_parts
@@ -48,24 +47,24 @@ cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
     if g.m == 0 or g.n == 0:
         return 0
     n_parts = (total + size - 1) // size
-    work = <float *>malloc_lines(n_parts * GEMM_WORK * sizeof(float))
+    work = <float *>malloc_aligned(n_parts * GEMM_WORK_FLOATS * sizeof(float))
     if work == NULL:
         raise MemoryError()
     for t in prange(n_parts, nogil=True, schedule="static", chunksize=1, num_threads=n_threads):
         if by_columns:
-            _block(f, g, 0, g.m, t * size, min(size, total - t * size), work + t * GEMM_WORK)
+            _block(f, g, 0, g.m, t * size, min(size, total - t * size), work + t * GEMM_WORK_FLOATS)
         else:
-            _block(f, g, t * size, min(size, total - t * size), 0, g.n, work + t * GEMM_WORK)
-    free_lines(work)
+            _block(f, g, t * size, min(size, total - t * size), 0, g.n, work + t * GEMM_WORK_FLOATS)
+    free_aligned(work)
     return 0
 
 
 cdef enum:
-    FEW = 3  # rows of a up to which dot products, which pack nothing, are faster than the product by panels
-    RUN = 256  # columns of c that a thread computes at a time
+    MAX_ROWS_FOR_DOTS = 3  # of a; up to here dot products, which pack nothing, are faster than the product by panels
+    COLUMNS_PER_TASK = 256  # of c, computed as dot products
 
 
-cdef void _dots(const leaves_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const store_t *b, Py_ssize_t first,
+cdef void _dots(const loops_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const typed_array_t *b, Py_ssize_t first,
                 Py_ssize_t last, Py_ssize_t n, const float *bias, float *c) noexcept nogil:
     cdef Py_ssize_t i, j
     for j in range(first, last):
@@ -81,14 +80,14 @@ def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const f
     """
     cdef gemm_t g
     cdef Py_ssize_t m = c.shape[0], n = c.shape[1], k = a.shape[0] if transpose_a else a.shape[1]
-    cdef Py_ssize_t t, run = RUN
-    cdef const leaves_t *f
-    cdef store_t stored = store_of(b, False)
+    cdef Py_ssize_t t, run = COLUMNS_PER_TASK
+    cdef const loops_t *f
+    cdef typed_array_t bs = typed_array_of(b, False)
     if m == 0 or n == 0:
         return
     g.m, g.n, g.k = m, n, k
     g.a = &a[0, 0] if k else NULL
-    g.b, g.b_kind, g.b_first = stored.data, stored.kind, 0
+    g.b, g.b_dtype, g.b_first = bs.data, bs.dtype, 0
     g.a_row, g.a_column = a.shape[1], 1
     g.b_row, g.b_column = b.shape[1], 1
     if transpose_a:
@@ -101,10 +100,10 @@ def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const f
     g.c = &c[0, 0]
     g.c_row = n
     g.accumulate = 0
-    if m <= FEW and transpose_b and not transpose_a and k:
+    if m <= MAX_ROWS_FOR_DOTS and transpose_b and not transpose_a and k:
         f = table()
         for t in prange((n + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
-            _dots(f, g.a, m, k, &stored, t * run, min((t + 1) * run, n), n, g.bias, g.c)
+            _dots(f, g.a, m, k, &bs, t * run, min((t + 1) * run, n), n, g.bias, g.c)
         return
     _run(&g, n >= m, n_threads)
 
@@ -113,12 +112,12 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
                    float[:, ::1] z, int n_threads):
     """z = x w[rows]^T + bias[rows].   2 n len(rows) d operations"""
     cdef gemm_t g
-    cdef store_t ws = store_of(w, False)
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef Py_ssize_t r, d = x.shape[1]
     cdef float *gathered
     if z.shape[0] == 0 or z.shape[1] == 0:
         return
-    gathered = <float *>malloc_lines(z.shape[1] * sizeof(float))
+    gathered = <float *>malloc_aligned(z.shape[1] * sizeof(float))
     if gathered == NULL:
         raise MemoryError()
     for r in range(z.shape[1]):
@@ -126,7 +125,7 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
     g.m, g.n, g.k = z.shape[0], z.shape[1], d
     g.a = &x[0, 0] if d else NULL
     g.a_row, g.a_column = d, 1
-    g.b, g.b_kind, g.b_first = ws.data, ws.kind, 0
+    g.b, g.b_dtype, g.b_first = ws.data, ws.dtype, 0
     g.b_row, g.b_column = 1, d
     g.rows = &rows[0]
     g.gather = 1
@@ -137,15 +136,15 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
     try:
         _run(&g, True, n_threads)
     finally:
-        free_lines(gathered)
+        free_aligned(gathered)
 
 
 cdef enum:
-    SUMS = 4  # parts of the neurons whose sums are kept apart: fixed, so that the result knows no number of threads
-    LARGE = 1 << 16  # numbers of dx beyond which the sums would not stay in the second-level cache
+    N_PARTIAL_SUMS = 4  # at most; fixed, so that the result does not depend on the number of threads
+    MAX_PARTIAL_SUM_FLOATS = 1 << 16  # of dx; larger sums would not stay in the second-level cache
 
 
-cdef void _partial(const leaves_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first,
+cdef void _partial(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first,
                    Py_ssize_t k, float *c, float *work) noexcept nogil:
     # rows of the product, of terms first:first + k
     cdef gemm_t g = whole[0]
@@ -163,9 +162,10 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     threads than parts: where only the rows of dz are dealt out, each thread packs all of w[rows].
     """
     cdef gemm_t g
-    cdef store_t ws = store_of(w, False)
-    cdef Py_ssize_t t, n = dx.shape[0], d = dx.shape[1], k = dz.shape[1], size = GEMM_WORK, n_bands, band, part, n_parts
-    cdef const leaves_t *f = table()
+    cdef typed_array_t ws = typed_array_of(w, False)
+    cdef Py_ssize_t t, n = dx.shape[0], d = dx.shape[1], k = dz.shape[1], size = GEMM_WORK_FLOATS
+    cdef Py_ssize_t n_bands, band, part, n_parts
+    cdef const loops_t *f = table()
     cdef float *work
     cdef float *sums
     if n == 0 or d == 0:
@@ -173,7 +173,7 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     g.m, g.n, g.k = n, d, k
     g.a = &dz[0, 0] if k else NULL
     g.a_row, g.a_column = k, 1
-    g.b, g.b_kind, g.b_first = ws.data, ws.kind, 0
+    g.b, g.b_dtype, g.b_first = ws.data, ws.dtype, 0
     g.b_row, g.b_column = d, 1
     g.rows = &rows[0] if k else NULL
     g.gather = 2
@@ -181,45 +181,45 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     g.c = &dx[0, 0]
     g.c_row = d
     g.accumulate = 0
-    if k < SUMS * GEMM_K or n * d > LARGE:
+    if k < N_PARTIAL_SUMS * GEMM_K or n * d > MAX_PARTIAL_SUM_FLOATS:
         _run(&g, False, n_threads)
         return
-    part = (k + SUMS * GEMM_K - 1) // (SUMS * GEMM_K) * GEMM_K  # whole panels
+    part = (k + N_PARTIAL_SUMS * GEMM_K - 1) // (N_PARTIAL_SUMS * GEMM_K) * GEMM_K  # whole panels
     n_parts = (k + part - 1) // part
     n_bands = (n_threads + n_parts - 1) // n_parts
     band = ((n + n_bands - 1) // n_bands + 7) // 8 * 8
     n_bands = (n + band - 1) // band
-    work = <float *>malloc_lines(n_threads * size * sizeof(float))
-    sums = <float *>malloc_lines(n_parts * whole_lines(n * d) * sizeof(float))
+    work = <float *>malloc_aligned(n_threads * size * sizeof(float))
+    sums = <float *>malloc_aligned(n_parts * aligned_size(n * d) * sizeof(float))
     if work == NULL or sums == NULL:
-        free_lines(work)
-        free_lines(sums)
+        free_aligned(work)
+        free_aligned(sums)
         raise MemoryError()
     for t in prange(n_parts * n_bands, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _partial(f, &g, t % n_bands * band, min(band, n - t % n_bands * band), t // n_bands * part,
-                 min(part, k - t // n_bands * part), sums + t // n_bands * whole_lines(n * d),
+                 min(part, k - t // n_bands * part), sums + t // n_bands * aligned_size(n * d),
                  work + threadid() * size)
     for t in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        add_parts(f, sums + t * d, n_parts, whole_lines(n * d), d, &dx[t, 0])
-    free_lines(work)
-    free_lines(sums)
+        add_partial_sums(f, sums + t * d, n_parts, aligned_size(n * d), d, &dx[t, 0])
+    free_aligned(work)
+    free_aligned(sums)
 
 
-cdef void _update_block(const leaves_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,
-                        const int32_t *rows, const store_t *w, const store_t *m, const store_t *v,
+cdef void _update_block(const loops_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,
+                        const int32_t *rows, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
                         float *work) noexcept nogil:
     cdef gemm_t g = whole[0]
     cdef Py_ssize_t r, d = g.n
-    cdef float *dw = work + GEMM_WORK
+    cdef float *dw = work + GEMM_WORK_FLOATS
     g.m = n
     g.a = g.a + first * g.a_row
     g.c = dw
     f.gemm(&g, work)
     for r in range(first, first + n):
-        if r + AHEAD < first + n:
-            prefetch_row(w, rows[r + AHEAD], d)
-            prefetch_row(m, rows[r + AHEAD], d)
-            prefetch_row(v, rows[r + AHEAD], d)
+        if r + PREFETCH_DISTANCE < first + n:
+            prefetch_row(w, rows[r + PREFETCH_DISTANCE], d)
+            prefetch_row(m, rows[r + PREFETCH_DISTANCE], d)
+            prefetch_row(v, rows[r + PREFETCH_DISTANCE], d)
         f.update(rule, w, m, v, rows[r], rows[r] * d, dw + (r - first) * d, d)
 
 
@@ -230,10 +230,11 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     dz is (n, len(rows)), x (n, d).
     """
     cdef gemm_t g
-    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(GEMM_WORK + BLOCK * x.shape[1])
-    cdef Py_ssize_t n_blocks = (n_rows + BLOCK - 1) // BLOCK, block = BLOCK
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
-    cdef const leaves_t *f = table()
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1]
+    cdef Py_ssize_t size = aligned_size(GEMM_WORK_FLOATS + NEURONS_PER_BLOCK * x.shape[1])
+    cdef Py_ssize_t n_blocks = (n_rows + NEURONS_PER_BLOCK - 1) // NEURONS_PER_BLOCK, block = NEURONS_PER_BLOCK
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
+    cdef const loops_t *f = table()
     cdef float *work
     cdef int thread
     if n_rows == 0 or d == 0:
@@ -241,18 +242,18 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     g.n, g.k = d, dz.shape[0]
     g.a = &dz[0, 0] if g.k else NULL
     g.a_row, g.a_column = 1, n_rows
-    g.b, g.b_kind, g.b_first = &x[0, 0] if g.k else NULL, STORE_FLOAT, 0
+    g.b, g.b_dtype, g.b_first = &x[0, 0] if g.k else NULL, DTYPE_FLOAT32, 0
     g.b_row, g.b_column = d, 1
     g.rows = NULL
     g.gather = 0
     g.bias = NULL
     g.c_row = d
     g.accumulate = 0
-    work = <float *>malloc_lines(n_threads * size * sizeof(float))
+    work = <float *>malloc_aligned(n_threads * size * sizeof(float))
     if work == NULL:
         raise MemoryError()
     for t in prange(n_blocks, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         thread = threadid()
         _update_block(f, &rule.rule, &g, t * block, min(block, n_rows - t * block), &rows[0], &ws, &ms, &vs,
                       work + thread * size)
-    free_lines(work)
+    free_aligned(work)

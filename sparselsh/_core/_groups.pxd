@@ -1,11 +1,15 @@
-# A row's gradient, summed over the samples that touch it, for those who apply it (_updates) or measure it (_norms).
+# The gradient of a row of weights, summed over the samples that touch it, for the modules that apply it
+# (_updates) or measure it (_gradient_norms).
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
-from ._simd cimport leaves_t
+from ._simd cimport loops_t
+
+cdef enum:
+    NEURONS_PER_BLOCK = 128  # whose dense gradient is summed before it is applied or measured: 64 KB at 128 inputs
 
 
-cdef inline void sum_rows(const leaves_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
+cdef inline void sum_rows(const loops_t *f, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
                           const float *data, const float *x, Py_ssize_t d, float *out) noexcept nogil:
     # out (d,) = sum_e data[entries[e]] x[samples[e]], x dense of d columns
     cdef Py_ssize_t e

@@ -7,11 +7,10 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
-from ._probes cimport (
-    cheapest_codes, key_id, key_score, score_key, scratch_at, scratch_size, scratch_t, select_smallest, sort_keys,
-)
-from ._scratch cimport free_lines, malloc_lines, whole_lines
-from ._simd cimport GEMM_WORK, STORE_FLOAT, gemm_t, leaves_t, table
+from ._order cimport key_id, key_score, score_key, select_smallest, sort_keys
+from ._probes cimport cheapest_codes, scratch_at, scratch_size, scratch_t
+from ._scratch cimport aligned_size, free_aligned, malloc_aligned
+from ._simd cimport DTYPE_FLOAT32, GEMM_WORK_FLOATS, gemm_t, loops_t, table
 
 
 # ---- signs
@@ -22,7 +21,7 @@ def pack_codes(const float[:, ::1] projections, int n_bits, int32_t[:, ::1] code
     projections is (n, n_tables * n_bits), codes (n, n_tables); n_bits <= 30.
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     if n == 0 or n_tables == 0:
         return
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
@@ -30,16 +29,16 @@ def pack_codes(const float[:, ::1] projections, int n_bits, int32_t[:, ::1] code
 
 
 cdef enum:
-    BLOCK = 256  # rows whose projections stay in a core's cache until they are packed: 172 KB for 168 of them
+    ROWS_PER_BLOCK = 256  # whose projections stay in a core's cache until they are packed: 172 KB for 168 of them
 
 
-cdef void _sign_block(const leaves_t *f, gemm_t *whole, Py_ssize_t first, Py_ssize_t n, int n_bits,
+cdef void _sign_block(const loops_t *f, gemm_t *whole, Py_ssize_t first, Py_ssize_t n, int n_bits,
                       Py_ssize_t n_tables, float *work, int32_t *codes) noexcept nogil:
     cdef gemm_t g = whole[0]
     cdef Py_ssize_t i
     g.m = n
     g.a = g.a + first * g.a_row
-    g.c = work + GEMM_WORK
+    g.c = work + GEMM_WORK_FLOATS
     f.gemm(&g, work)
     for i in range(n):
         f.pack_signs(g.c + i * g.n, n_bits, n_tables, codes + (first + i) * n_tables)
@@ -47,7 +46,7 @@ cdef void _sign_block(const leaves_t *f, gemm_t *whole, Py_ssize_t first, Py_ssi
 
 cdef Py_ssize_t _block_length(Py_ssize_t n, int n_threads) noexcept nogil:
     # as many blocks for each thread as for any other, and tiles that are whole
-    cdef Py_ssize_t n_blocks = max(<Py_ssize_t>1, (n + BLOCK - 1) // BLOCK)
+    cdef Py_ssize_t n_blocks = max(<Py_ssize_t>1, (n + ROWS_PER_BLOCK - 1) // ROWS_PER_BLOCK)
     n_blocks = (n_blocks + n_threads - 1) // n_threads * n_threads
     return max(<Py_ssize_t>8, (n + n_blocks * 8 - 1) // (n_blocks * 8) * 8)
 
@@ -60,8 +59,8 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     cdef gemm_t g
     cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], d = v.shape[1]
     cdef Py_ssize_t block = _block_length(n, n_threads)
-    cdef Py_ssize_t size = whole_lines(GEMM_WORK + BLOCK * planes.shape[1])
-    cdef const leaves_t *f = table()
+    cdef Py_ssize_t size = aligned_size(GEMM_WORK_FLOATS + ROWS_PER_BLOCK * planes.shape[1])
+    cdef const loops_t *f = table()
     cdef float *work
     if n == 0 or n_tables == 0:
         return
@@ -70,18 +69,18 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
         return
     g.n, g.k = planes.shape[1], d
     g.a, g.a_row, g.a_column = &v[0, 0], d, 1
-    g.b, g.b_kind, g.b_first, g.b_row, g.b_column = &planes[0, 0], STORE_FLOAT, 0, planes.shape[1], 1
+    g.b, g.b_dtype, g.b_first, g.b_row, g.b_column = &planes[0, 0], DTYPE_FLOAT32, 0, planes.shape[1], 1
     g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, planes.shape[1], 0
-    work = <float *>malloc_lines(n_threads * size * sizeof(float))
+    work = <float *>malloc_aligned(n_threads * size * sizeof(float))
     if work == NULL:
         raise MemoryError()
     for t in prange((n + block - 1) // block, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _sign_block(f, &g, t * block, min(block, n - t * block), n_bits, n_tables, work + threadid() * size,
                     &codes[0, 0])
-    free_lines(work)
+    free_aligned(work)
 
 
-cdef void _probe_signs(const leaves_t *f, const float *p, int n_bits, Py_ssize_t n_tables, char *work,
+cdef void _probe_signs(const loops_t *f, const float *p, int n_bits, Py_ssize_t n_tables, char *work,
                        Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
     cdef scratch_t s = scratch_at(work, n_bits, 2, 0, n_probes)
     cdef Py_ssize_t _
@@ -105,7 +104,7 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
     cdef Py_ssize_t size = scratch_size(n_bits, 2, 0, n_probes)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef char *work
     if n == 0 or n_tables == 0:
         return
@@ -119,7 +118,7 @@ def probe_signs(const float[:, ::1] projections, int n_bits, int32_t[:, :, ::1] 
 
 # ---- vertices of cross-polytopes
 
-cdef void _vertices_row(const leaves_t *f, const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes,
+cdef void _vertices_row(const loops_t *f, const float *p, Py_ssize_t n_dims, Py_ssize_t n_polytopes,
                         Py_ssize_t n_tables, char *work, Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
     cdef Py_ssize_t width = min(2 * n_dims, n_probes), _, k, c, i, n_keys
     cdef scratch_t s = scratch_at(work, n_polytopes, width, 2 * n_dims, n_probes)
@@ -166,7 +165,7 @@ def nearest_vertices(const float[:, ::1] projections, int n_dims, int n_polytope
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
     cdef Py_ssize_t size = scratch_size(n_polytopes, min(2 * n_dims, n_probes), 2 * n_dims, n_probes)
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef char *work
     if n == 0 or n_tables == 0:
         return

@@ -8,10 +8,10 @@ from cython.parallel cimport prange
 from libc.math cimport log
 from libc.stdint cimport int32_t, int64_t
 
-from ._simd cimport leaves_t, table
+from ._simd cimport loops_t, table
 
 
-cdef float _softmax_row(const leaves_t *f, float *z, Py_ssize_t n, const int32_t *target, Py_ssize_t n_targets,
+cdef float _softmax_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target, Py_ssize_t n_targets,
                         float scale) noexcept nogil:
     cdef Py_ssize_t k
     cdef float shift, total, wanted = 0
@@ -35,7 +35,7 @@ def softmax_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_
     The target is uniform over the labels of the row. A row without labels has loss and gradient 0.
     """
     cdef Py_ssize_t i, n = losses.shape[0]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
     cdef float *row = &z[0] if z.shape[0] else NULL
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
@@ -43,7 +43,7 @@ def softmax_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_
                                  indptr[i + 1] - indptr[i], scale)
 
 
-cdef float _sigmoid_row(const leaves_t *f, float *z, Py_ssize_t n, const int32_t *target, Py_ssize_t n_targets,
+cdef float _sigmoid_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target, Py_ssize_t n_targets,
                         float scale) noexcept nogil:
     cdef Py_ssize_t k
     cdef float wanted = 0, loss
@@ -60,7 +60,7 @@ def binary_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_t
                          const int32_t[::1] positions, float scale, float[::1] losses, int n_threads):
     """losses[i] = sum_j log(1 + exp(z_ij)) - sum over the targets of z_it;   z <- scale * (sigmoid(z) - target)"""
     cdef Py_ssize_t i, n = losses.shape[0]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
     cdef float *row = &z[0] if z.shape[0] else NULL
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
@@ -68,7 +68,7 @@ def binary_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_t
                                  indptr[i + 1] - indptr[i], scale)
 
 
-cdef float _squared_row(const leaves_t *f, float *z, Py_ssize_t n, const int32_t *target, const float *value,
+cdef float _squared_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target, const float *value,
                         Py_ssize_t n_targets, float scale) noexcept nogil:
     cdef Py_ssize_t k
     cdef float loss
@@ -84,7 +84,7 @@ def squared_error(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] i
                   int n_threads):
     """losses[i] = sum_j (z_ij - y_ij)^2;   z <- 2 * scale * (z - y), y zero but for `values` at the targets"""
     cdef Py_ssize_t i, n = losses.shape[0]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
     cdef const float *value = &values[0] if positions.shape[0] else NULL
     cdef float *row = &z[0] if z.shape[0] else NULL

@@ -11,14 +11,8 @@ from libc.math cimport INFINITY, fabsf
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from ._simd cimport leaves_t, table
-
-cdef extern from "order.h" nogil:
-    uint64_t score_key(float score, int32_t id) noexcept
-    int32_t key_id(uint64_t key) noexcept
-    float key_score(uint64_t key) noexcept
-    void insertion_sort(uint64_t *a, Py_ssize_t n) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
+from ._order cimport insertion_sort, key_id, key_score, random_at, score_key
+from ._simd cimport loops_t, table
 
 ctypedef struct rows_t:
     const int64_t *indptr
@@ -46,7 +40,7 @@ cdef inline void _clear(const int32_t *indices, Py_ssize_t n, float *y) noexcept
         y[indices[k]] = 0
 
 
-cdef float _descend(const leaves_t *f, const int32_t *samples, Py_ssize_t n, rows_t x, const float *norms,
+cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows_t x, const float *norms,
                     const float *costs, Py_ssize_t n_passes, float tolerance, uint64_t seed, float *alpha,
                     int32_t *order, char *touched, float *w) noexcept nogil:
     """Minimize over alpha; w becomes sum_i alpha_i y_i x_i. The bias, which is returned, is the weight of a constant 1.
@@ -142,7 +136,7 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     gradients span no more than the tolerance, at most n_passes.   O(n_passes * nnz of a label's samples)
     """
     cdef Py_ssize_t j, n_labels = sizes.shape[0], most = 1
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef rows_t x = _rows(indptr, indices, data)
     cdef float *alpha
     cdef int32_t *order
@@ -163,8 +157,9 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     if samples.shape[0] and work.shape[1] and ids.shape[0]:
         for j in prange(n_labels, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
             thread = threadid()
-            bias[j] = _descend(f, &samples[0] + starts[j], starts[j + 1] - starts[j], x, &norms[0], &costs[0], n_passes,
-                               tolerance, random_at(seed, j), alpha + thread * most, order + thread * most,
+            bias[j] = _descend(f, &samples[0] + starts[j], starts[j + 1] - starts[j], x, &norms[0],
+                               &costs[0], n_passes, tolerance, random_at(seed, j),
+                               alpha + thread * most, order + thread * most,
                                touched + thread * most, &work[thread, 0])
             sizes[j] = _take(&samples[0] + starts[j], starts[j + 1] - starts[j], x, touched + thread * most, threshold,
                              &work[thread, 0], &ids[0] + places[j], &values[0] + places[j])
@@ -173,7 +168,7 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     free(touched)
 
 
-cdef void _rerank_row(const leaves_t *f, rows_t w, const float *bias, float scale, const float *x, const int32_t *ids,
+cdef void _rerank_row(const loops_t *f, rows_t w, const float *bias, float scale, const float *x, const int32_t *ids,
                       const float *scores, Py_ssize_t n, uint64_t *keys, Py_ssize_t k_best, int32_t *out_ids,
                       float *out_scores) noexcept nogil:
     cdef Py_ssize_t k, size = 0
@@ -202,7 +197,7 @@ def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
     O(nnz of the rows of W that are candidates)
     """
     cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef rows_t x = _rows(indptr, indices, data), w = _rows(w_indptr, w_indices, w_data)
     cdef uint64_t *keys
     cdef float *dense
@@ -216,13 +211,13 @@ def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
         thread = threadid()
         dense = &work[thread, 0]
         _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
-        _rerank_row(f, w, &bias[0], scale, dense, &ids[i, 0], &scores[i, 0], n_candidates, keys + thread * n_candidates,
-                    k, &out_ids[i, 0], &out_scores[i, 0])
+        _rerank_row(f, w, &bias[0], scale, dense, &ids[i, 0], &scores[i, 0], n_candidates,
+                    keys + thread * n_candidates, k, &out_ids[i, 0], &out_scores[i, 0])
         _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
     free(keys)
 
 
-cdef void _add_row(const leaves_t *f, rows_t w, const float *bias, float scale, const float *x, float *out,
+cdef void _add_row(const loops_t *f, rows_t w, const float *bias, float scale, const float *x, float *out,
                    Py_ssize_t n_labels) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n_labels):
@@ -235,7 +230,7 @@ def add_all(const int64_t[::1] indptr, const int32_t[::1] indices, const float[:
             float[:, ::1] work, float[:, ::1] out, int n_threads):
     """out[i] += scale (W x_i + bias), work as in rerank.   O(n * nnz of W)"""
     cdef Py_ssize_t i, n = out.shape[0], n_labels = out.shape[1]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef rows_t x = _rows(indptr, indices, data), w = _rows(w_indptr, w_indices, w_data)
     cdef float *dense
     if n == 0 or n_labels == 0 or work.shape[1] == 0:

@@ -1,11 +1,11 @@
 # Sums that are kept apart in a fixed number of parts, so that the result knows no number of threads.
 from libc.string cimport memcpy
 
-from ._simd cimport leaves_t
+from ._simd cimport loops_t
 
 
-cdef inline void add_parts(const leaves_t *f, const float *parts, Py_ssize_t n_parts, Py_ssize_t stride, Py_ssize_t n,
-                           float *out) noexcept nogil:
+cdef inline void add_partial_sums(const loops_t *f, const float *parts, Py_ssize_t n_parts,
+                                  Py_ssize_t stride, Py_ssize_t n, float *out) noexcept nogil:
     # out[k] = the sum of parts[p * stride + k] over p, in their order
     cdef Py_ssize_t p
     memcpy(out, parts, n * sizeof(float))

@@ -7,12 +7,6 @@ cdef extern from "hashing.h" nogil:
     void cheapest_codes(int32_t code, int n_digits, int width, const double *cost, const int32_t *delta,
                         int32_t *order, probe_t *heap, Py_ssize_t n_probes, int32_t *codes) noexcept
     int32_t lender(uint64_t seed, int32_t bin, const uint8_t *full, int32_t n_bins) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
-    uint64_t score_key(float score, int32_t id) noexcept
-    int32_t key_id(uint64_t key) noexcept
-    float key_score(uint64_t key) noexcept
-    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
-    void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
 
 cdef struct scratch_t:
     probe_t *heap      # 2 * n_probes + 2

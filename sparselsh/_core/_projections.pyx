@@ -11,10 +11,10 @@ from libc.stdint cimport int8_t, int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from ._simd cimport SIGN_LANES, leaves_t, prefetch_run, table
+from ._simd cimport SIGN_LANES, loops_t, prefetch_run, table
 
 
-cdef void _sums_of_block(const leaves_t *f, const float *v, Py_ssize_t n_rows, Py_ssize_t d, const int64_t *starts,
+cdef void _sums_of_block(const loops_t *f, const float *v, Py_ssize_t n_rows, Py_ssize_t d, const int64_t *starts,
                          const int32_t *ids, Py_ssize_t n_planes, float *columns, float *sums,
                          float *out) noexcept nogil:
     # rows become lanes: an addition then serves SIGN_LANES rows and reads contiguous memory
@@ -39,7 +39,7 @@ def signed_sums(const float[:, ::1] v, const int64_t[::1] starts, const int32_t[
     """
     cdef Py_ssize_t i, n = out.shape[0], n_planes = out.shape[1], d = v.shape[1], lanes = SIGN_LANES
     cdef Py_ssize_t n_blocks = (n + lanes - 1) // lanes, size = (d + 1) * lanes
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *id0 = &ids[0] if ids.shape[0] else NULL
     cdef float *work
     if n == 0 or n_planes == 0:
@@ -56,7 +56,7 @@ def signed_sums(const float[:, ::1] v, const int64_t[::1] starts, const int32_t[
     free(work)
 
 
-cdef void _sums_of_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
+cdef void _sums_of_row(const loops_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
                        const int8_t *signs, Py_ssize_t n_planes, float *minus, float *out) noexcept nogil:
     # plus and minus apart, as in signed_sums: the sums have the same terms in the same order
     cdef Py_ssize_t k, p
@@ -78,7 +78,7 @@ def signed_sums_csr(const int64_t[::1] indptr, const int32_t[::1] indices, const
     finding the sums that it does not concern.
     """
     cdef Py_ssize_t i, n = out.shape[0], n_planes = out.shape[1]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
     cdef const int8_t *sign = &signs[0, 0] if signs.shape[0] and n_planes else NULL
@@ -94,7 +94,7 @@ def signed_sums_csr(const int64_t[::1] indptr, const int32_t[::1] indices, const
     free(minus)
 
 
-cdef void _rotate_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
+cdef void _rotate_row(const loops_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
                       const float *signs, Py_ssize_t n_rotations, Py_ssize_t n_rounds, Py_ssize_t m, float *x,
                       float *out, Py_ssize_t n_out) noexcept nogil:
     cdef Py_ssize_t r, k
@@ -120,7 +120,7 @@ def rotate(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
     O(n * n_rotations * n_rounds * m log m) additions.
     """
     cdef Py_ssize_t i, n = out.shape[0], n_out = out.shape[1], m = signs.shape[2]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef bint is_sparse = indices is not None
     cdef const float *value = &data[0] if data.shape[0] else NULL
     cdef const int32_t *index = NULL

@@ -1,46 +1,44 @@
 # Rows of weights as they are served: float32, bfloat16, or int8 with a scale a row.
 from libc.stdint cimport int8_t, int32_t, uint16_t
 
-from ._simd cimport leaves_t
+from ._simd cimport DTYPE_BFLOAT16, DTYPE_FLOAT32, DTYPE_INT8, loops_t
 
 cdef enum:
-    FLOAT32 = 0
-    BFLOAT16 = 1
-    INT8 = 2
+    OUTPUTS_PER_TASK = 1024  # summed together: they and as many of each of eight rows stay in the first-level cache
 
-ctypedef struct stored_t:
-    int kind
+ctypedef struct quantized_rows_t:
+    int dtype
     Py_ssize_t n, d
     const void *rows
-    const float *scales  # INT8: row j stands for scales[j] times its integers
+    const float *scales  # of int8 rows: row j stands for scales[j] times its integers
 
 
-cdef inline void stored_sums(const leaves_t *f, const stored_t *s, const int32_t *rows, const float *a,
-                             Py_ssize_t n_rows, Py_ssize_t first, Py_ssize_t n, float *out) noexcept nogil:
+cdef inline void quantized_sums(const loops_t *f, const quantized_rows_t *s, const int32_t *rows, const float *a,
+                                Py_ssize_t n_rows, Py_ssize_t first, Py_ssize_t n, float *out) noexcept nogil:
     # out += a[k] times the entries first .. first + n of row rows[k], for k in order
-    if s.kind == FLOAT32:
+    if s.dtype == DTYPE_FLOAT32:
         f.sums(<const float *>s.rows, rows, a, n_rows, s.d, first, n, out)
-    elif s.kind == BFLOAT16:
-        f.sums_bfloat(<const uint16_t *>s.rows, rows, a, n_rows, s.d, first, n, out)
+    elif s.dtype == DTYPE_BFLOAT16:
+        f.sums_bfloat16(<const uint16_t *>s.rows, rows, a, n_rows, s.d, first, n, out)
     else:
         f.sums_int8(<const int8_t *>s.rows, s.scales, rows, a, n_rows, s.d, first, n, out)
 
 
-cdef inline void stored_dots(const leaves_t *f, const stored_t *s, const int32_t *rows, Py_ssize_t n, const float *x,
-                             float *out) noexcept nogil:
+cdef inline void quantized_dots(const loops_t *f, const quantized_rows_t *s, const int32_t *rows,
+                                Py_ssize_t n, const float *x, float *out) noexcept nogil:
     # out[k] = row rows[k] times x, or row k where rows is NULL
     cdef Py_ssize_t k
-    if s.kind == FLOAT32:
+    if s.dtype == DTYPE_FLOAT32:
         f.dots(<const float *>s.rows, rows, n, x, s.d, out)
-    elif s.kind == BFLOAT16:
-        f.dots_bfloat(<const uint16_t *>s.rows, rows, n, x, s.d, out)
+    elif s.dtype == DTYPE_BFLOAT16:
+        f.dots_bfloat16(<const uint16_t *>s.rows, rows, n, x, s.d, out)
     else:
         f.dots_int8(<const int8_t *>s.rows, rows, n, x, s.d, out)
         for k in range(n):
             out[k] *= s.scales[k if rows == NULL else rows[k]]
 
 
-cdef inline int stored_rows(object rows, object scales, stored_t *out) except -1:
+cdef inline int quantized_rows_of(object rows, object scales, quantized_rows_t *out) except -1:
     # rows: float32, uint16 (bfloat16) or int8, (n, d); scales: (n,) float32, for int8 only. Both must outlive `out`.
     cdef const float[:, ::1] floats
     cdef const uint16_t[:, ::1] halves
@@ -50,17 +48,17 @@ cdef inline int stored_rows(object rows, object scales, stored_t *out) except -1
     out.rows = NULL
     out.scales = NULL
     if rows.dtype.itemsize == 4:
-        out.kind = FLOAT32
+        out.dtype = DTYPE_FLOAT32
         floats = rows
         if out.n and out.d:
             out.rows = &floats[0, 0]
     elif rows.dtype.itemsize == 2:
-        out.kind = BFLOAT16
+        out.dtype = DTYPE_BFLOAT16
         halves = rows
         if out.n and out.d:
             out.rows = &halves[0, 0]
     else:
-        out.kind = INT8
+        out.dtype = DTYPE_INT8
         bytes_ = rows
         factors = scales
         if out.n and out.d:

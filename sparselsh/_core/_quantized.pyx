@@ -8,14 +8,10 @@ from libc.math cimport fabsf
 from libc.stdint cimport int8_t, int32_t, int64_t
 from libc.string cimport memcpy, memset
 
-from ._simd cimport leaves_t, table
+from ._simd cimport loops_t, table
 
 cdef extern from "math.h" nogil:
     float rintf(float x)
-
-cdef enum:
-    # entries of the output that a thread sums at a time: they and eight rows' of them stay in the first-level cache
-    RUN = 1024
 
 
 def quantize_int8(const float[:, ::1] w, int8_t[:, ::1] rows, float[::1] scales, int n_threads):
@@ -47,30 +43,31 @@ cdef float _quantize_row(const float *w, Py_ssize_t d, int8_t *out) noexcept nog
     return scale
 
 
-cdef void _sum_run(const leaves_t *f, const stored_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
-                   const float *bias, Py_ssize_t first, Py_ssize_t size, float *out) noexcept nogil:
+cdef void _sum_run(const loops_t *f, const quantized_rows_t *s, const int32_t *indices,
+                   const float *data, Py_ssize_t n, const float *bias, Py_ssize_t first,
+                   Py_ssize_t size, float *out) noexcept nogil:
     if bias != NULL:
         memcpy(out, bias + first, size * sizeof(float))
     else:
         memset(out, 0, size * sizeof(float))
-    stored_sums(f, s, indices, data, n, first, size, out)
+    quantized_sums(f, s, indices, data, n, first, size, out)
 
 
 def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, rows, scales,
                   const float[::1] bias, float[:, ::1] out, int n_threads):
     """out[i] = bias + sum_k data[k] rows[indices[k]] over the entries k of row i; bias may be empty.   O(nnz d)
 
-    As _products.weighted_rows, for rows as they are stored here, and with a lone sample's outputs dealt out to the
-    threads in runs. The order of each sum is that of the entries, whatever the number of threads.
+    As _sparse_products.weighted_rows, for rows of these dtypes, and with the outputs of each sample dealt
+    out to the threads in runs. The order of each sum is that of the entries, whatever the number of threads.
     """
-    cdef stored_t s
-    cdef Py_ssize_t t, i, first, n = out.shape[0], d = out.shape[1], run = RUN
+    cdef quantized_rows_t s
+    cdef Py_ssize_t t, i, first, n = out.shape[0], d = out.shape[1], run = OUTPUTS_PER_TASK
     cdef Py_ssize_t n_runs = (d + run - 1) // run
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
     cdef const float *b = &bias[0] if bias.shape[0] else NULL
-    stored_rows(rows, scales, &s)
+    quantized_rows_of(rows, scales, &s)
     if n == 0 or d == 0:
         return
     for t in prange(n * n_runs, nogil=True, schedule="static", num_threads=n_threads):

@@ -1,5 +1,5 @@
 # Memory that threads work in, a part each (scratch.h).
 cdef extern from "scratch.h" nogil:
-    Py_ssize_t whole_lines(Py_ssize_t n) noexcept
-    void *malloc_lines(size_t size) noexcept
-    void free_lines(void *p) noexcept
+    Py_ssize_t aligned_size(Py_ssize_t n) noexcept
+    void *malloc_aligned(size_t size) noexcept
+    void free_aligned(void *p) noexcept

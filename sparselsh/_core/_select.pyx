@@ -4,17 +4,8 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from ._order cimport random_at, random_below, sort_ids, top_begin, top_end, top_push, top_t
 from ._simd cimport prefetch_run
-
-cdef extern from "order.h" nogil:
-    ctypedef struct top_t:
-        pass
-    top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
-    void top_push(top_t *top, float score, int32_t id) noexcept
-    void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
-    void sort_ids(int32_t *ids, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
-    uint64_t random_at(uint64_t seed, uint64_t counter) noexcept
-    int32_t random_below(uint64_t seed, uint64_t counter, int32_t bound) noexcept
 
 
 cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssize_t k, Py_ssize_t n_buffer,
@@ -63,7 +54,7 @@ def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1
 
 
 cdef enum:
-    AHEAD = 16  # neurons between asking for one's slot and reading it
+    SLOT_PREFETCH_DISTANCE = 16  # neurons
 
 
 cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_wanted, uint64_t seed,
@@ -73,7 +64,7 @@ cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_want
     cdef int32_t j
     cdef uint64_t counter = 0
     while size < n_wanted:
-        prefetch_run(slot + random_below(seed, counter + AHEAD, <int32_t>n_neurons), sizeof(int32_t))
+        prefetch_run(slot + random_below(seed, counter + SLOT_PREFETCH_DISTANCE, <int32_t>n_neurons), sizeof(int32_t))
         j = random_below(seed, counter, <int32_t>n_neurons)
         counter += 1
         if slot[j] >= 0 and 2 * size < n_neurons:
@@ -93,8 +84,8 @@ cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *c
     cdef Py_ssize_t k, c, i, size = 0
     cdef int32_t j
     for k in range(n_labels):
-        if k + AHEAD < n_labels:
-            prefetch_run(slot + labels[k + AHEAD], sizeof(int32_t))
+        if k + SLOT_PREFETCH_DISTANCE < n_labels:
+            prefetch_run(slot + labels[k + SLOT_PREFETCH_DISTANCE], sizeof(int32_t))
         j = labels[k]
         if slot[j] < 0:
             slot[j] = 0
@@ -104,8 +95,8 @@ cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *c
         for i in range(n):
             if size >= n_wanted:
                 break
-            if i + AHEAD < n and candidates[(i + AHEAD) * n_candidates + c] >= 0:
-                prefetch_run(slot + candidates[(i + AHEAD) * n_candidates + c], sizeof(int32_t))
+            if i + SLOT_PREFETCH_DISTANCE < n and candidates[(i + SLOT_PREFETCH_DISTANCE) * n_candidates + c] >= 0:
+                prefetch_run(slot + candidates[(i + SLOT_PREFETCH_DISTANCE) * n_candidates + c], sizeof(int32_t))
             j = candidates[i * n_candidates + c]
             if j >= 0 and slot[j] < 0:
                 slot[j] = 0

@@ -1,23 +1,23 @@
-# The table of leaf loops (simd.h), shared by every kernel module: each takes it by table().
+# The table of inner loops (simd/loops.h), shared by every kernel module: each takes it by table().
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t
 
-cdef extern from "simd.h" nogil:
+cdef extern from "simd/loops.h" nogil:
     ctypedef struct rule_t:
         int kind
         int nesterov
         float lr, momentum, beta1, beta2, eps, root_scale, decay
         uint32_t key
 
-    ctypedef struct store_t:
+    ctypedef struct typed_array_t:
         void *data
-        int kind
+        int dtype
 
     ctypedef struct gemm_t:
         Py_ssize_t m, n, k
         const float *a
         Py_ssize_t a_row, a_column
         const void *b
-        int b_kind
+        int b_dtype
         Py_ssize_t b_first, b_row, b_column
         const int32_t *rows
         int gather
@@ -27,18 +27,19 @@ cdef extern from "simd.h" nogil:
         int accumulate
 
     enum:
+        DTYPE_NONE
+        DTYPE_FLOAT32
+        DTYPE_BFLOAT16
+        DTYPE_FLOAT32_PER_ROW
+        DTYPE_INT8
         GEMM_K
-        GEMM_WORK
+        GEMM_WORK_FLOATS
         RULE_SGD
         RULE_ADAM
         SIGN_LANES
-        SKETCH_BLOCK
-        STORE_BFLOAT
-        STORE_FLOAT
-        STORE_NONE
-        STORE_ROW
+        SKETCH_BLOCK_NEURONS
 
-    ctypedef struct leaves_t:
+    ctypedef struct loops_t:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
         void (*dots)(const float *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
                      float *out) noexcept nogil
@@ -59,20 +60,21 @@ cdef extern from "simd.h" nogil:
         void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, Py_ssize_t n) noexcept nogil
         void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil
-        void (*update)(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, Py_ssize_t row,
-                       Py_ssize_t first, const float *g, Py_ssize_t n) noexcept nogil
+        void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
+                       const typed_array_t *v, Py_ssize_t row, Py_ssize_t first, const float *g,
+                       Py_ssize_t n) noexcept nogil
         void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g,
                                Py_ssize_t n) noexcept nogil
-        void (*widen)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
-        void (*narrow)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
-        float (*dot_bfloat)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
-        void (*dots_bfloat)(const uint16_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
-                            float *out) noexcept nogil
-        void (*axpy_bfloat)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
+        void (*to_float32)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
+        void (*to_bfloat16)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
+        float (*dot_bfloat16)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
+        void (*dots_bfloat16)(const uint16_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
+                              float *out) noexcept nogil
+        void (*axpy_bfloat16)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
         void (*sums)(const float *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
                      Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
-        void (*sums_bfloat)(const uint16_t *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
-                            Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
+        void (*sums_bfloat16)(const uint16_t *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
+                              Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
         void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a,
                           Py_ssize_t n_rows, Py_ssize_t d, Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
         void (*dots_int8)(const int8_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
@@ -80,4 +82,4 @@ cdef extern from "simd.h" nogil:
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 
-cdef const leaves_t *table() noexcept nogil
+cdef const loops_t *table() noexcept nogil

@@ -1,22 +1,22 @@
-"""Which instruction set the leaf loops use.
+"""Which instruction set the inner loops use.
 
 The fastest one that the processor runs is taken at import; the environment variable SPARSELSH_SIMD
 (``baseline``, ``v3`` or ``v4``) or :func:`set_level` forces another, so that tests can run each.
 """
 import os
 
-from ._simd cimport leaves_t
+from ._simd cimport loops_t
 
-cdef extern from "simd.h" nogil:
-    ctypedef struct named_table "leaves_t":
+cdef extern from "simd/loops.h" nogil:
+    ctypedef struct named_table "loops_t":
         const char *name
-    const leaves_t *leaves()
-    int leaves_select(const char *name)
-    int leaves_available(int i, const char **name)
+    const loops_t *loops()
+    int loops_select(const char *name)
+    int loops_available(int i, const char **name)
 
 
-cdef const leaves_t *table() noexcept nogil:
-    return leaves()
+cdef const loops_t *table() noexcept nogil:
+    return loops()
 
 
 def available_levels():
@@ -25,7 +25,7 @@ def available_levels():
     cdef int i = 0, runs
     levels = []
     while True:
-        runs = leaves_available(i, &name)
+        runs = loops_available(i, &name)
         if runs < 0:
             return levels
         if runs:
@@ -35,11 +35,11 @@ def available_levels():
 
 def level():
     """Name of the level in use."""
-    return (<const named_table *>leaves()).name.decode()
+    return (<const named_table *>loops()).name.decode()
 
 
 def set_level(str name):
-    """Use the leaf loops of one level. Not to be called while a kernel runs in another thread.
+    """Use the inner loops of one level. Not to be called while a kernel runs in another thread.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def set_level(str name):
         The name is unknown, or the processor lacks that instruction set.
     """
     encoded = name.encode()
-    cdef int status = leaves_select(encoded)
+    cdef int status = loops_select(encoded)
     if status < 0:
         reason = "is unknown" if status == -1 else "is not supported by this processor"
         raise ValueError(f"SIMD level {name!r} {reason}; available: {', '.join(available_levels())}")

@@ -4,7 +4,7 @@ from typing import Any
 from numpy import float32, int32, uint8
 from numpy.typing import NDArray
 
-BLOCK: int
+NEURONS_PER_BLOCK: int
 def pack(rotated: NDArray[float32], rows: NDArray[int32], blocks: NDArray[uint8]) -> None: ...
 def scan(
     queries: NDArray[float32],

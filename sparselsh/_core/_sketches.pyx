@@ -4,33 +4,23 @@ The sketch of a vector v is the signs s of a rotation R v; the query stays real.
 
     <q, v>  ~  f * <R q, s>,   f = |v|^2 / <R v, s>
 
-The signs of 32 neurons stand nibble by nibble (leaves: sketch_scores), so that a table of the 16 sums that a
-nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
+The signs of 32 neurons stand nibble by nibble (sketch_scan in simd/loops.h), so that a table of the
+16 sums that a nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from ._simd cimport SKETCH_BLOCK, leaves_t, table
-from ._quantized cimport stored_dots, stored_rows, stored_t
+from ._order cimport (
+    key_id, score_key, select_smallest, sort_keys, top_begin, top_end, top_floor, top_push, top_t,
+)
+from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
+from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
 
-cdef extern from "order.h" nogil:
-    ctypedef struct top_t:
-        pass
-    top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
-    void top_push(top_t *top, float score, int32_t id) noexcept
-    float top_floor(const top_t *top) noexcept
-    uint64_t score_key(float score, int32_t id) noexcept
-    int32_t key_id(uint64_t key) noexcept
-    void select_smallest(uint64_t *keys, Py_ssize_t n, Py_ssize_t k) noexcept
-    void sort_keys(uint64_t *keys, Py_ssize_t n) noexcept
-    void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
-
-BLOCK = SKETCH_BLOCK
+NEURONS_PER_BLOCK = SKETCH_BLOCK_NEURONS
 cdef enum:
-    CHUNK = 16  # blocks between two looks at what the k-th best is by now: 512 neurons
-    SORTED = 16  # cells that are looked at in order
+    N_SORTED_CELLS = 16  # scanned best first; the others follow in any order
 
 
 def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] blocks):
@@ -46,10 +36,10 @@ def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] b
     cdef int shift
     with nogil:
         for r in range(rows.shape[0]):
-            place = rows[r] % SKETCH_BLOCK
+            place = rows[r] % SKETCH_BLOCK_NEURONS
             shift = 4 if place >= 16 else 0
             keep = <uint8_t>(0x0F if shift else 0xF0)
-            byte = &blocks[rows[r] // SKETCH_BLOCK, place % 16]
+            byte = &blocks[rows[r] // SKETCH_BLOCK_NEURONS, place % 16]
             v = &rotated[r, 0]
             for _g in range(n_groups):
                 nibble = <uint8_t>((v[0] > 0) | (v[1] > 0) << 1 | (v[2] > 0) << 2 | (v[3] > 0) << 3)
@@ -82,7 +72,7 @@ cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
     b[0] = -total
 
 
-cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
+cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
                 const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found,
                 uint64_t *keys, Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids,
                 float *out_scores) noexcept nogil:
@@ -91,8 +81,8 @@ cdef void _scan(const leaves_t *f, const float *q, const uint8_t *blocks, Py_ssi
     cdef top_t top = top_begin(keys, n_keys, n_best)
     _tabulate(q, n_groups, lut, &a, &b)
     while block < n_blocks:
-        first = block * <Py_ssize_t>SKETCH_BLOCK
-        n_chunk = min(<Py_ssize_t>CHUNK, n_blocks - block)
+        first = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS
+        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, n_blocks - block)
         n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b, factors + first,
                                 top_floor(&top), found, scores)
         for k in range(n_found):
@@ -112,13 +102,13 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
     cdef Py_ssize_t n_keys = 3 * n_best + 64
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef int thread
     cdef uint8_t *luts
     cdef float *scores
     cdef int32_t *found
     cdef uint64_t *keys
-    cdef Py_ssize_t n_blocks = (n + SKETCH_BLOCK - 1) // SKETCH_BLOCK
+    cdef Py_ssize_t n_blocks = (n + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
     if n_queries == 0 or n_best == 0:
         return
     if n == 0:
@@ -126,8 +116,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         out_scores[:, :] = -INFINITY
         return
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
-    scores = <float *>malloc(n_threads * SCAN_ROOM * sizeof(float))
-    found = <int32_t *>malloc(n_threads * SCAN_ROOM * sizeof(int32_t))
+    scores = <float *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(float))
+    found = <int32_t *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(int32_t))
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
     try:
         if luts == NULL or scores == NULL or found == NULL or keys == NULL:
@@ -136,8 +126,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
             thread = threadid()
             _scan(f, &queries[i, 0], &blocks[0, 0], n_blocks, n_groups, &factors[0],
                   &ids[0], n,
-                  luts + thread * n_groups * 16, scores + thread * SCAN_ROOM,
-                  found + thread * SCAN_ROOM, keys + thread * n_keys, n_keys, n_best,
+                  luts + thread * n_groups * 16, scores + thread * SCAN_BUFFER_LENGTH,
+                  found + thread * SCAN_BUFFER_LENGTH, keys + thread * n_keys, n_keys, n_best,
                   &out_ids[i, 0], &out_scores[i, 0])
     finally:
         free(luts)
@@ -146,7 +136,7 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         free(keys)
 
 
-cdef void best_of(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const stored_t *w,
+cdef void best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const quantized_rows_t *w,
                   const float *bias, int32_t *known, float *scores, uint64_t *keys, Py_ssize_t k, int32_t *out_ids,
                   float *out_scores) noexcept nogil:
     # the best k of the ids, -1 for none; known and scores hold n, keys n + k + 1
@@ -155,7 +145,7 @@ cdef void best_of(const leaves_t *f, const int32_t *ids, Py_ssize_t n, const flo
     for c in range(n):
         known[n_known] = ids[c]
         n_known += ids[c] >= 0
-    stored_dots(f, w, known, n_known, x, scores)
+    quantized_dots(f, w, known, n_known, x, scores)
     for c in range(n_known):
         top_push(&top, scores[c] + bias[known[c]], known[c])
     top_end(&top, True, out_ids, out_scores)
@@ -171,13 +161,13 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
     """
     cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
     cdef Py_ssize_t n_keys = n_candidates + k + 1
-    cdef const leaves_t *f = table()
-    cdef stored_t s
+    cdef const loops_t *f = table()
+    cdef quantized_rows_t s
     cdef uint64_t *keys
     cdef float *products
     cdef int32_t *known
     cdef int thread
-    stored_rows(w, scales, &s)
+    quantized_rows_of(w, scales, &s)
     if n == 0 or k == 0:
         return
     if n_candidates == 0 or s.n == 0 or s.d == 0:
@@ -200,32 +190,33 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
         free(known)
 
 
-cdef void _scan_range(const leaves_t *f, const uint8_t *lut, float a, float b, const uint8_t *blocks,
+cdef void _scan_range(const loops_t *f, const uint8_t *lut, float a, float b, const uint8_t *blocks,
                       Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t start, Py_ssize_t stop,
                       const int32_t *cell, const uint8_t *probed, float *scores, int32_t *found,
                       top_t *top) noexcept nogil:
     # Slots start .. stop; with `cell` only those of cells that are probed
-    cdef Py_ssize_t block = start // SKETCH_BLOCK, last = (stop + SKETCH_BLOCK - 1) // SKETCH_BLOCK
+    cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS
+    cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
     cdef Py_ssize_t n_chunk, k, n_found, s
     while block < last:
-        n_chunk = min(<Py_ssize_t>CHUNK, last - block)
+        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
         n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b,
-                                factors + block * <Py_ssize_t>SKETCH_BLOCK, top_floor(top), found, scores)
+                                factors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS, top_floor(top), found, scores)
         for k in range(n_found):
-            s = block * <Py_ssize_t>SKETCH_BLOCK + found[k]
+            s = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS + found[k]
             if start <= s and s < stop and ids[s] >= 0 and (cell == NULL or probed[cell[s]]):
                 top_push(top, scores[k], ids[s])
         block += n_chunk
 
 
-cdef void best_in_cells(const leaves_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
+cdef void best_in_cells(const loops_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
                         Py_ssize_t n_probed, const int32_t *cell_start, const int32_t *cell, const uint8_t *blocks,
                         Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut,
                         float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys, uint64_t *cell_keys,
                         uint8_t *probed, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
     # ids of the n_best of n_probed cells, -1 for none. Memory to work in: lut, 4 n_bits bytes; scores and found,
-    # SCAN_ROOM each; keys, n_keys = 3 n_best + 64 at least; cell_keys, n_cells; probed, n_cells zeros, left so
-    cdef Py_ssize_t c, k, n_first = min(n_probed, <Py_ssize_t>SORTED)
+    # SCAN_BUFFER_LENGTH each; keys, n_keys = 3 n_best + 64 at least; cell_keys, n_cells; probed, n_cells zeros, left so
+    cdef Py_ssize_t c, k, n_first = min(n_probed, <Py_ssize_t>N_SORTED_CELLS)
     cdef float a, b
     cdef top_t top = top_begin(keys, n_keys, n_best)
     for c in range(n_cells):
@@ -256,8 +247,8 @@ def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_
     belong to the cells that `cell`, one entry a slot, says. O(n_cells + slots of the probed cells + late slots).
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
-    cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = SCAN_ROOM
-    cdef const leaves_t *f = table()
+    cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = SCAN_BUFFER_LENGTH
+    cdef const loops_t *f = table()
     cdef int thread
     cdef uint8_t *luts
     cdef uint8_t *probed
@@ -307,11 +298,11 @@ def copy_slots(const int32_t[::1] sources, const int32_t[::1] targets, const uin
     cdef uint8_t nibble
     with nogil:
         for r in range(sources.shape[0]):
-            source = &blocks[sources[r] // SKETCH_BLOCK, sources[r] % 16]
-            target = &out_blocks[targets[r] // SKETCH_BLOCK, targets[r] % 16]
+            source = &blocks[sources[r] // SKETCH_BLOCK_NEURONS, sources[r] % 16]
+            target = &out_blocks[targets[r] // SKETCH_BLOCK_NEURONS, targets[r] % 16]
             for g in range(n_groups):
-                nibble = source[16 * g] >> 4 if sources[r] % SKETCH_BLOCK >= 16 else source[16 * g] & 0x0F
-                if targets[r] % SKETCH_BLOCK >= 16:
+                nibble = source[16 * g] >> 4 if sources[r] % SKETCH_BLOCK_NEURONS >= 16 else source[16 * g] & 0x0F
+                if targets[r] % SKETCH_BLOCK_NEURONS >= 16:
                     target[16 * g] = <uint8_t>((target[16 * g] & 0x0F) | nibble << 4)
                 else:
                     target[16 * g] = <uint8_t>((target[16 * g] & 0xF0) | nibble)
@@ -332,8 +323,8 @@ cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidat
         s = slot[candidates[c]] if candidates[c] >= 0 else -1
         if s < 0:
             continue
-        byte = blocks + s // <int32_t>SKETCH_BLOCK * n_groups * 16 + s % 16
-        shift = 4 if s % <int32_t>SKETCH_BLOCK >= 16 else 0
+        byte = blocks + s // <int32_t>SKETCH_BLOCK_NEURONS * n_groups * 16 + s % 16
+        shift = 4 if s % <int32_t>SKETCH_BLOCK_NEURONS >= 16 else 0
         total = 0
         for g in range(n_groups):
             total += lut[16 * g + ((byte[16 * g] >> shift) & 15)]

@@ -3,7 +3,7 @@
 Weights and moments of a row are read and written once a batch, and no gradient matrix exists. One thread
 owns a row and sums it in a fixed order: the result does not depend on the number of threads.
 `m` and `v` have the shape of w, or are None where the rule keeps no such state; a `v` of shape (n, 1) keeps the mean
-over each row. Each of the three is float32 or, as uint16, bfloat16 (_stores), which is rounded at random.
+over each row. Each of the three is float32 or, as uint16, bfloat16 (_typed_arrays), which is rounded at random.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
@@ -11,12 +11,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ._groups cimport sum_rows, sum_rows_csr
-from ._scratch cimport free_lines, malloc_lines, whole_lines
+from ._scratch cimport aligned_size, free_aligned, malloc_aligned
 from ._simd cimport (
-    RULE_ADAM, RULE_SGD, STORE_BFLOAT, STORE_FLOAT, STORE_NONE, STORE_ROW, leaves_t, prefetch_run, rule_t, store_t,
-    table,
+    DTYPE_BFLOAT16, DTYPE_FLOAT32, DTYPE_FLOAT32_PER_ROW, DTYPE_NONE, RULE_ADAM, RULE_SGD, loops_t,
+    prefetch_run, rule_t, table, typed_array_t,
 )
-from ._stores cimport AHEAD, prefetch_row, run_length, store_of
+from ._typed_arrays cimport PREFETCH_DISTANCE, prefetch_row, rows_per_task, typed_array_of
 
 
 cdef class Rule:
@@ -46,7 +46,7 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
     cdef Rule r = Rule()
     r.rule.kind = RULE_ADAM
     r.rule.beta1, r.rule.beta2, r.rule.eps, r.rule.decay = beta1, beta2, eps, lr * decay
-    # The leaves hold the betas in float32: corrected by the ones asked for, v^ would be off by 1.3e-5 for
+    # The inner loops hold the betas in float32: corrected by the ones asked for, v^ would be off by 1.3e-5 for
     # beta2 = 0.999 and by 1.4e-3 for 0.99999.
     beta1, beta2 = r.rule.beta1, r.rule.beta2
     r.rule.lr = lr / (1 - beta1 ** step)
@@ -55,7 +55,7 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
     return r
 
 
-cdef inline void _prefetch(const store_t *w, const store_t *m, const store_t *v, Py_ssize_t row,
+cdef inline void _prefetch(const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, Py_ssize_t row,
                            Py_ssize_t d) noexcept nogil:
     prefetch_row(w, row, d)
     prefetch_row(m, row, d)
@@ -65,35 +65,36 @@ cdef inline void _prefetch(const store_t *w, const store_t *m, const store_t *v,
 def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1] dw, int n_threads):
     """Apply the gradient dw[r] to row rows[r] (distinct).   O(len(rows) * d)"""
     cdef Py_ssize_t r, n = rows.shape[0], d = dw.shape[1]
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
-    cdef const leaves_t *f = table()
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
+    cdef const loops_t *f = table()
     if n == 0 or d == 0:
         return
     for r in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        if r + AHEAD < n:
-            _prefetch(&ws, &ms, &vs, rows[r + AHEAD], d)
+        if r + PREFETCH_DISTANCE < n:
+            _prefetch(&ws, &ms, &vs, rows[r + PREFETCH_DISTANCE], d)
         f.update(&rule.rule, &ws, &ms, &vs, rows[r], rows[r] * d, &dw[r, 0], d)
 
 
 def update_all(Rule rule, w, m, v, const float[::1] dw, int n_threads):
     """Apply a dense gradient to all of a parameter, seen as one run of numbers.   O(len(w))"""
     cdef Py_ssize_t r, n = dw.shape[0], chunk = 4096, n_chunks = (n + 4095) // 4096
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True)
-    cdef const leaves_t *f = table()
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True)
+    cdef const loops_t *f = table()
     for r in prange(n_chunks, nogil=True, schedule="static", num_threads=n_threads):
         f.update(&rule.rule, &ws, &ms, &vs, r, r * chunk, &dw[r * chunk], min(chunk, n - r * chunk))
 
 
-cdef void _update_groups(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
-                         Py_ssize_t d, const int32_t *rows, const int64_t *starts, Py_ssize_t n_rows,
-                         const int32_t *entries, const int32_t *samples, const float *data, const float *x,
-                         float *buffer) noexcept nogil:
+cdef void _update_groups(const loops_t *f, const rule_t *rule, const typed_array_t *w,
+                         const typed_array_t *m, const typed_array_t *v, Py_ssize_t d,
+                         const int32_t *rows, const int64_t *starts, Py_ssize_t n_rows,
+                         const int32_t *entries, const int32_t *samples, const float *data,
+                         const float *x, float *buffer) noexcept nogil:
     cdef Py_ssize_t r
-    for r in range(min(<Py_ssize_t>AHEAD, n_rows)):
+    for r in range(min(<Py_ssize_t>PREFETCH_DISTANCE, n_rows)):
         _prefetch(w, m, v, rows[r], d)
     for r in range(n_rows):
-        if r + AHEAD < n_rows:
-            _prefetch(w, m, v, rows[r + AHEAD], d)
+        if r + PREFETCH_DISTANCE < n_rows:
+            _prefetch(w, m, v, rows[r + PREFETCH_DISTANCE], d)
         sum_rows(f, entries + starts[r], samples + starts[r], starts[r + 1] - starts[r], data, x, d, buffer)
         f.update(rule, w, m, v, rows[r], rows[r] * d, buffer, d)
 
@@ -102,71 +103,73 @@ def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::
                    const int32_t[::1] samples, const float[::1] data, const float[:, ::1] x, int n_threads):
     """Apply the gradient S^T x: row rows[r] gets sum_e data[entries[e]] x[samples[e]].   O(nnz * d)
 
-    The groups are those of _patterns.group_columns. S holds d_out over active sets and x the layer's input,
+    The groups are those of _sparse_rows.group_columns. S holds d_out over active sets and x the layer's input,
     or S is the sparse input and x holds d_out.
     """
-    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = whole_lines(d)
-    cdef Py_ssize_t run = run_length(n_rows, n_threads)
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = aligned_size(d)
+    cdef Py_ssize_t run = rows_per_task(n_rows, n_threads)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
     cdef float *buffers
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     if n_rows == 0 or d == 0:
         return
-    buffers = <float *>malloc_lines(n_threads * size * sizeof(float))
+    buffers = <float *>malloc_aligned(n_threads * size * sizeof(float))
     if buffers == NULL:
         raise MemoryError()
     for t in prange((n_rows + run - 1) // run, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _update_groups(f, &rule.rule, &ws, &ms, &vs, d, &rows[t * run], &starts[t * run], min(run, n_rows - t * run),
                        &entries[0], &samples[0], &data[0], &x[0, 0], buffers + threadid() * size)
-    free_lines(buffers)
+    free_aligned(buffers)
 
 
-cdef inline void _gather(const store_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
+cdef inline void _gather(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
                          void *out) noexcept nogil:
     # a row's numbers at some columns, as they are stored; of a row that has one number for all, that one
     cdef Py_ssize_t c
-    if s.kind == STORE_BFLOAT:
+    if s.dtype == DTYPE_BFLOAT16:
         for c in range(n):
             (<uint16_t *>out)[c] = (<const uint16_t *>s.data)[row * d + columns[c]]
-    elif s.kind == STORE_FLOAT:
+    elif s.dtype == DTYPE_FLOAT32:
         for c in range(n):
             (<float *>out)[c] = (<const float *>s.data)[row * d + columns[c]]
-    elif s.kind == STORE_ROW:
+    elif s.dtype == DTYPE_FLOAT32_PER_ROW:
         (<float *>out)[0] = (<const float *>s.data)[row]
 
 
-cdef inline void _scatter(const store_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
+cdef inline void _scatter(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
                           const void *values) noexcept nogil:
     cdef Py_ssize_t c
-    if s.kind == STORE_BFLOAT:
+    if s.dtype == DTYPE_BFLOAT16:
         for c in range(n):
             (<uint16_t *>s.data)[row * d + columns[c]] = (<const uint16_t *>values)[c]
-    elif s.kind == STORE_FLOAT:
+    elif s.dtype == DTYPE_FLOAT32:
         for c in range(n):
             (<float *>s.data)[row * d + columns[c]] = (<const float *>values)[c]
-    elif s.kind == STORE_ROW:
+    elif s.dtype == DTYPE_FLOAT32_PER_ROW:
         (<float *>s.data)[row] = (<const float *>values)[0]
 
 
-cdef inline bint _is_float(const store_t *s) noexcept nogil:
-    return s.kind == STORE_FLOAT or s.kind == STORE_NONE
+cdef inline bint _is_float(const typed_array_t *s) noexcept nogil:
+    return s.dtype == DTYPE_FLOAT32 or s.dtype == DTYPE_NONE
 
 
-cdef inline float *_run(const store_t *s, Py_ssize_t first) noexcept nogil:
-    return <float *>s.data + first if s.kind == STORE_FLOAT else NULL
+cdef inline float *_run(const typed_array_t *s, Py_ssize_t first) noexcept nogil:
+    return <float *>s.data + first if s.dtype == DTYPE_FLOAT32 else NULL
 
 
-cdef void _update_row_csr(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
-                          Py_ssize_t row, Py_ssize_t d, const int32_t *entries, const int32_t *samples, Py_ssize_t n,
-                          const float *data, const int64_t *x_indptr, const int32_t *x_indices, const float *x_data,
+cdef void _update_row_csr(const loops_t *f, const rule_t *rule, const typed_array_t *w,
+                          const typed_array_t *m, const typed_array_t *v, Py_ssize_t row,
+                          Py_ssize_t d, const int32_t *entries, const int32_t *samples,
+                          Py_ssize_t n, const float *data, const int64_t *x_indptr,
+                          const int32_t *x_indices, const float *x_data,
                           float *buffer) noexcept nogil:
     # most cache lines of the row are touched: all of it is read and written, without looking for columns
     sum_rows_csr(entries, samples, n, data, x_indptr, x_indices, x_data, d, buffer)
     f.update_touched(rule, _run(w, row * d), _run(m, row * d), _run(v, row * d), buffer, d)
 
 
-cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m,
-                              const store_t *v, Py_ssize_t row, Py_ssize_t d, const int32_t *entries,
+cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
+                              const typed_array_t *v, Py_ssize_t row, Py_ssize_t d, const int32_t *entries,
                               const int32_t *samples, Py_ssize_t n, const float *data, const int64_t *x_indptr,
                               const int32_t *x_indices, const float *x_data, float *buffer,
                               int32_t *columns) noexcept nogil:
@@ -204,21 +207,21 @@ cdef void _update_grouped_csr(const leaves_t *f, const rule_t *rule, const store
         _step_packed(f, rule, w, m, v, row, d, touched, n_kept, buffer + d)
 
 
-cdef void _step_packed(const leaves_t *f, const rule_t *rule, const store_t *w, const store_t *m, const store_t *v,
-                       Py_ssize_t row, Py_ssize_t d, const int32_t *touched, Py_ssize_t n,
-                       float *buffer) noexcept nogil:
+cdef void _step_packed(const loops_t *f, const rule_t *rule, const typed_array_t *w,
+                       const typed_array_t *m, const typed_array_t *v, Py_ssize_t row, Py_ssize_t d,
+                       const int32_t *touched, Py_ssize_t n, float *buffer) noexcept nogil:
     # one step on some columns of a row: their numbers are packed, as they are stored, and written back
-    cdef const store_t *stored[3]
-    cdef store_t packed[3]
+    cdef const typed_array_t *arrays[3]
+    cdef typed_array_t packed[3]
     cdef Py_ssize_t k
-    stored[0], stored[1], stored[2] = w, m, v
+    arrays[0], arrays[1], arrays[2] = w, m, v
     for k in range(3):
-        packed[k].kind = stored[k].kind
+        packed[k].dtype = arrays[k].dtype
         packed[k].data = buffer + (k + 1) * d
-        _gather(stored[k], row, d, touched, n, packed[k].data)
+        _gather(arrays[k], row, d, touched, n, packed[k].data)
     f.update(rule, &packed[0], &packed[1], &packed[2], 0, 0, buffer, n)
     for k in range(3):
-        _scatter(stored[k], row, d, touched, n, packed[k].data)
+        _scatter(arrays[k], row, d, touched, n, packed[k].data)
 
 
 def update_grouped_csr(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::1] starts,
@@ -232,10 +235,10 @@ def update_grouped_csr(Rule rule, w, m, v, const int32_t[::1] rows, const int64_
     O(sum nnz_i * nnz(x_i)), and O(d) for a row with d / 8 of them
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
-    cdef store_t ws = store_of(w, True), ms = store_of(m, True), vs = store_of(v, True, d)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
     cdef float *buffers
     cdef int32_t *columns
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
     cdef int thread
@@ -269,7 +272,7 @@ def sum_groups(const int64_t[::1] starts, const int32_t[::1] entries, const floa
             out[r] = s
 
 
-cdef void _sum_run(const leaves_t *f, const float *d_out, Py_ssize_t n, Py_ssize_t n_out, Py_ssize_t first,
+cdef void _sum_run(const loops_t *f, const float *d_out, Py_ssize_t n, Py_ssize_t n_out, Py_ssize_t first,
                    Py_ssize_t width, float *out) noexcept nogil:
     cdef Py_ssize_t i
     memset(out, 0, width * sizeof(float))
@@ -280,13 +283,13 @@ cdef void _sum_run(const leaves_t *f, const float *d_out, Py_ssize_t n, Py_ssize
 
 
 cdef enum:
-    RUN = 1024  # columns that are summed together: 4 KB of sums
+    COLUMNS_PER_TASK = 1024  # 4 KB of sums
 
 
 def sum_columns(const float[:, ::1] d_out, float[::1] out, int n_threads):
     """out[j] = sum_i d_out[i, j]: the bias gradient of outputs that the batch shares.   O(n * n_out)"""
-    cdef Py_ssize_t t, n_out = out.shape[0], run = RUN
-    cdef const leaves_t *f = table()
+    cdef Py_ssize_t t, n_out = out.shape[0], run = COLUMNS_PER_TASK
+    cdef const loops_t *f = table()
     for t in prange((n_out + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
         _sum_run(f, &d_out[0, 0] if d_out.shape[0] else NULL, d_out.shape[0], n_out, t * run,
                  min(run, n_out - t * run), &out[t * run])

@@ -12,12 +12,10 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from ._probes cimport (
-    cheapest_codes, key_id, key_score, lender, random_at, score_key, scratch_at, scratch_size, scratch_t,
-    select_smallest, sort_keys,
-)
+from ._order cimport key_id, key_score, random_at, score_key, select_smallest, sort_keys
+from ._probes cimport cheapest_codes, lender, scratch_at, scratch_size, scratch_t
 
-cdef uint64_t EMPTY = 0xFFFFFFFFFFFFFFFF  # above every hash value of a feature, which has 32 bits
+cdef uint64_t EMPTY_BIN = 0xFFFFFFFFFFFFFFFF  # above every hash value of a feature, which has 32 bits
 
 
 cdef inline Py_ssize_t column(const int32_t *indices, Py_ssize_t k) noexcept nogil:
@@ -143,7 +141,7 @@ cdef void _minima_row(const int32_t *indices, const float *data, Py_ssize_t n, P
     cdef uint64_t h, value
     cdef bint any_full = False
     for b in range(n_bins):
-        least[b] = EMPTY
+        least[b] = EMPTY_BIN
     for k in range(n):
         if data[k] != 0:
             h = random_at(seed, <uint64_t>column(indices, k))
@@ -152,7 +150,7 @@ cdef void _minima_row(const int32_t *indices, const float *data, Py_ssize_t n, P
             if value < least[b]:
                 least[b] = value
     for b in range(n_bins):
-        full[b] = least[b] != EMPTY
+        full[b] = least[b] != EMPTY_BIN
         any_full |= full[b]
     for t in range(n_bins // n_digits):
         h = 0

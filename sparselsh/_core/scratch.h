@@ -8,28 +8,28 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-enum { LINE = 128 };  /* bytes: two lines, which many processors fetch together */
+enum { ALIGNMENT_BYTES = 128 };  /* two cache lines, which many processors fetch together */
 
 /* n floats, up to the end of a line */
-static inline ptrdiff_t whole_lines(ptrdiff_t n)
+static inline ptrdiff_t aligned_size(ptrdiff_t n)
 {
-    const ptrdiff_t floats = LINE / (ptrdiff_t)sizeof(float);
+    const ptrdiff_t floats = ALIGNMENT_BYTES / (ptrdiff_t)sizeof(float);
     return (n + floats - 1) / floats * floats;
 }
 
 /* NULL where there is no memory. By hand, as not every C library has aligned_alloc: the address that malloc gave stands
    before what is returned. */
-static inline void *malloc_lines(size_t bytes)
+static inline void *malloc_aligned(size_t bytes)
 {
-    void *raw = malloc(bytes + LINE + sizeof(void *));
+    void *raw = malloc(bytes + ALIGNMENT_BYTES + sizeof(void *));
     if (!raw)
         return NULL;
-    void **at = (void **)(((uintptr_t)raw + sizeof(void *) + LINE - 1) / LINE * LINE);
+    void **at = (void **)(((uintptr_t)raw + sizeof(void *) + ALIGNMENT_BYTES - 1) / ALIGNMENT_BYTES * ALIGNMENT_BYTES);
     at[-1] = raw;
     return at;
 }
 
-static inline void free_lines(void *p)
+static inline void free_aligned(void *p)
 {
     if (p)
         free(((void **)p)[-1]);

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._arrays.csr import CSR
 from .._arrays.linalg import NO_BIAS, matmul
-from .._core import _products, _projections
+from .._core import _projections, _sparse_products
 from ._rows import entries
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Gaussian:
         if not isinstance(V, CSR):
             return matmul(V, self.planes, n_threads)
         out = np.empty((V.shape[0], self.n_out), np.float32)
-        _products.weighted_rows(V.indptr, V.indices, V.data, self.planes, NO_BIAS, out, n_threads)
+        _sparse_products.weighted_rows(V.indptr, V.indices, V.data, self.planes, NO_BIAS, out, n_threads)
         return out
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays.linalg import exact_topk
-from .._core import _search as searches
+from .._core import _single_query_search as searches
 from .._core import _sketches as kernels
 from ._quantized_rows import QuantizedRows
 from ._sketches import NoSketches, Sketches
@@ -177,7 +177,7 @@ class IndexEngine:
             if search is not None:
                 ids = np.empty((len(X), k), np.int32)
                 scores = np.empty((len(X), k), np.float32)
-                searches.best(search, X, ids, scores)
+                searches.top_k(search, X, ids, scores)
                 return ids, scores
         return self._rerank(self.sketches.scan(X, n_candidates, n_threads), X, k, n_threads)
 

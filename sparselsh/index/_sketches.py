@@ -12,7 +12,7 @@ import numpy as np
 
 from .._arrays.bfloat16 import to_bfloat16
 from .._arrays.linalg import matmul
-from .._core import _search, _sketches
+from .._core import _single_query_search, _sketches
 from ._cells import Cells
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ class Sketches:
     def restored(cls, n_neurons: int, n_dims: int, norm_floor: float, tensors: dict[str, np.ndarray]) -> Self:
         """Sketches from the arrays of a file, checked: a scan trusts them."""
         rotation, ids = tensors["rotation"], tensors["ids"]
-        n_bits, n_blocks = len(rotation), -(-len(ids) // _sketches.BLOCK)
+        n_bits, n_blocks = len(rotation), -(-len(ids) // _sketches.NEURONS_PER_BLOCK)
         wanted = {"rotation": (np.float32, (n_bits, n_dims)), "ids": (np.int32, (len(ids),)),
                   "blocks": (np.uint8, (len(tensors["blocks"]), n_bits // 4 * 16)),
-                  "factors": (np.float32, (len(tensors["blocks"]) * _sketches.BLOCK,))}
+                  "factors": (np.float32, (len(tensors["blocks"]) * _sketches.NEURONS_PER_BLOCK,))}
         for name, (dtype, shape) in wanted.items():
             if tensors[name].dtype != dtype or tensors[name].shape != shape:
                 raise ValueError(f"{name} must be {np.dtype(dtype)} of shape {shape}, got {tensors[name].dtype} "
@@ -156,9 +156,9 @@ class Sketches:
         self._search = None
         live = np.flatnonzero(self.ids[:self.n] >= 0).astype(np.int32)
         live = live[np.lexsort((self.ids[live], self.cell[live]))]
-        n_blocks = -(-len(live) // _sketches.BLOCK)
+        n_blocks = -(-len(live) // _sketches.NEURONS_PER_BLOCK)
         blocks = np.zeros((n_blocks, self.blocks.shape[1]), np.uint8)
-        factors = np.zeros(n_blocks * _sketches.BLOCK, np.float32)
+        factors = np.zeros(n_blocks * _sketches.NEURONS_PER_BLOCK, np.float32)
         _sketches.copy_slots(live, np.arange(len(live), dtype=np.int32), self.blocks, self.factors, blocks, factors)
         ids, cell = self.ids[live], self.cell[live]
         self.n, self.n_gone = len(live), 0
@@ -179,11 +179,11 @@ class Sketches:
         self.slot = np.concatenate([self.slot, np.full(n_neurons - len(self.slot), -1, np.int32)])
 
     def _reserve(self, n: int) -> None:
-        n_blocks = -(-n // _sketches.BLOCK)
+        n_blocks = -(-n // _sketches.NEURONS_PER_BLOCK)
         if n_blocks > len(self.blocks):
             self._search = None
             n_blocks = n_blocks if not len(self.blocks) else n_blocks + n_blocks // 8
-            size = n_blocks * _sketches.BLOCK
+            size = n_blocks * _sketches.NEURONS_PER_BLOCK
             self.blocks = _extended(self.blocks, n_blocks)
             self.factors = _extended(self.factors, size)
             self.ids, self.cell = _extended(self.ids, size), _extended(self.cell, size)
@@ -235,7 +235,7 @@ class Sketches:
         made = self._search
         if made is None or made[1] != wanted or made[2] is not W or made[3] is not bias or made[4] is not rows:
             coarse, scales = (None, None) if rows is None else (rows.values, rows.scales)
-            search = _search.search(self._query_rows, self._query_constant, len(self.rotation), self.n_probed,
+            search = _single_query_search.prepare(self._query_rows, self._query_constant, len(self.rotation), self.n_probed,
                                     self.cell_start, self.cell, self.blocks, self.factors, self.ids, self.n, W, bias,
                                     coarse, scales, n_exact, n_best)
             made = self._search = search, wanted, W, bias, rows
@@ -252,9 +252,9 @@ class Sketches:
         """The arrays of a file."""
         if self.n_gone:
             self._sort()
-        n_blocks = -(-self.n // _sketches.BLOCK)
+        n_blocks = -(-self.n // _sketches.NEURONS_PER_BLOCK)
         out: dict[str, np.ndarray] = {"rotation": self.rotation, "blocks": self.blocks[:n_blocks],
-               "factors": self.factors[:n_blocks * _sketches.BLOCK], "ids": self.ids[:self.n]}
+               "factors": self.factors[:n_blocks * _sketches.NEURONS_PER_BLOCK], "ids": self.ids[:self.n]}
         if self.cells is not None:
             out |= {"cell_centroids": self.cells.centroids, "cell_means": self.cells.means, "cell": self.cell[:self.n]}
         return out

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from .._arrays.linalg import matmul
-from .._core import _stores
+from .._core import _typed_arrays
 
 if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
@@ -77,7 +77,7 @@ class Transform:
         """v for rows of W, all unless they are named: (n, n_in + 1), float32. W is float32, or (uint16) bfloat16."""
         rows = np.arange(len(W), dtype=np.int32) if rows is None else rows
         V = np.empty((len(rows), W.shape[1] + 1), np.float32)
-        _stores.centred_rows(W, bias, self.offset_, rows, V, n_threads)
+        _typed_arrays.centred_rows(W, bias, self.offset_, rows, V, n_threads)
         return V if self.neuron_map_ is None else matmul(V, self.neuron_map_, n_threads)
 
     def queries(self, X: Floats, n_threads: int) -> Floats:
@@ -93,7 +93,7 @@ class Transform:
 def mean_row(W: np.ndarray, n_threads: int) -> Any:
     """The mean of the rows of W, float32 or (uint16) bfloat16, summed by blocks so that float32 stays exact enough."""
     sums = np.empty((-(-len(W) // BLOCK), W.shape[1]), np.float32)
-    _stores.block_sums(W, BLOCK, sums, n_threads)
+    _typed_arrays.block_sums(W, BLOCK, sums, n_threads)
     return sums.sum(axis=0, dtype=np.float64) / len(W)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from .. import _validation as check
 from .._arrays.csr import CSR
 from .._arrays.scipy import sp
-from .._core import _chain
+from .._core import _single_row_mlp
 from .._threads import resolve
 from ..index import BATCH_PLAN_MIN_ROWS
 from . import _file
@@ -117,9 +117,9 @@ class InferenceNetwork:
             return None
         ids, scores = np.empty((1, k), np.int32), np.empty((1, k), np.float32)
         if is_sparse:
-            _chain.ask_sparse(chain, x.indices, x.data, ids, scores)
+            _single_row_mlp.top_k_sparse(chain, x.indices, x.data, ids, scores)
         else:
-            _chain.ask(chain, x, ids, scores)
+            _single_row_mlp.top_k(chain, x, ids, scores)
         return ids, scores
 
     def _new_chain(self, k: int) -> tuple[Any, bool]:
@@ -138,7 +138,7 @@ class InferenceNetwork:
             return None, False
         is_large = any(layer.n_out > SINGLE_THREAD_MAX_OUTPUTS if layer.input_major else layer.values.size > SINGLE_THREAD_MAX_WEIGHTS
                        for layer in layers)
-        return _chain.chain(steps, search), is_large
+        return _single_row_mlp.prepare(steps, search), is_large
 
     def predict(self, X: MatrixLike | CSR, *, exact: bool = False) -> Ids:
         """The output with the largest score for each row: ids, (n_samples,), int32."""

@@ -24,7 +24,7 @@ import numpy as np
 from .._arrays import bfloat16
 from .._arrays.csr import CSR
 from .._arrays.linalg import matmul
-from .._core import _products, _sketches
+from .._core import _sketches, _sparse_products
 
 if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
@@ -42,8 +42,8 @@ class ActiveSketches:
         rng = np.random.default_rng(seed)
         self.n_bits = n_bits
         self._R = _directions(n_in + 1, n_bits, rng)
-        self._blocks = np.zeros((-(-n_neurons // _sketches.BLOCK), n_bits // 4 * 16), np.uint8)
-        self._factors = np.zeros(len(self._blocks) * _sketches.BLOCK, np.float32)
+        self._blocks = np.zeros((-(-n_neurons // _sketches.NEURONS_PER_BLOCK), n_bits // 4 * 16), np.uint8)
+        self._factors = np.zeros(len(self._blocks) * _sketches.NEURONS_PER_BLOCK, np.float32)
         self._ids = np.arange(n_neurons, dtype=np.int32)
         self._sample = np.sort(rng.permutation(n_neurons)[:SAMPLE]).astype(np.int32)
 
@@ -111,7 +111,7 @@ class ActiveSketches:
         """Ids (n_samples, n) of the neurons that look best for each input, in no order; x is dense or CSR."""
         if isinstance(x, CSR):
             q = np.empty((x.shape[0], self.n_bits), np.float32)
-            _products.weighted_rows(x.indptr, x.indices, x.data, self._Q, self._constant, q, n_threads)
+            _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._Q, self._constant, q, n_threads)
         else:
             q = matmul(x, self._Q, n_threads, bias=self._constant)
         ids, scores = np.empty((len(q), n), np.int32), np.empty((len(q), n), np.float32)

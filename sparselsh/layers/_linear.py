@@ -19,7 +19,7 @@ from .. import _validation as check
 from .._arrays import aligned, bfloat16
 from .._arrays.csr import CSR
 from .._arrays.linalg import column_sums, matmul, row_chunks
-from .._core import _active, _products, _select
+from .._core import _active, _select, _sparse_products
 from .._display import HtmlRepr
 from .._gradients import DenseGradient, Groups, Parameter, ProductGradient
 from ._step import Place, Step
@@ -236,7 +236,7 @@ class Linear(HtmlRepr):
         if not self._w.input_major:
             self._w.transpose()
         out = self._buffer("out", (x.shape[0], self.n_out))
-        _products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out,
+        _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out,
                                 step.n_threads)
         if step.tally is not None:
             step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out,
@@ -250,7 +250,7 @@ class Linear(HtmlRepr):
                 # dX at the entries of X: the dot products of d_out with the input-major rows
                 dx = np.empty(x.nnz, np.float32)
                 no_bias = np.zeros(self.n_in, np.float32)
-                _products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx, step.n_threads)
+                _sparse_products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx, step.n_threads)
             dw = ProductGradient(groups, x.data, d_out, x_is_gradient=True)
             db = column_sums(d_out, step.n_threads)
             return dx, [(self._w, dw), (self._b, DenseGradient(db))]

@@ -10,7 +10,7 @@ from .. import rebuild as rebuild_policies
 from .._arrays.batch_active import BatchActive
 from .._arrays.csr import CSR
 from .._arrays.linalg import NO_BIAS, column_sums, matmul
-from .._core import _active, _gemm, _products, _select, _updates
+from .._core import _active, _gemm, _select, _sparse_products, _updates
 from .._files import with_prefix
 from .._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ..hashing import FAMILIES, MinHash, family_config, family_from
@@ -544,9 +544,9 @@ class LSHLinear(Linear):
         groups = Groups.of(active, self._slots(1)[0], step.n_threads)
         to = self._w.value, self.bias, active.data, step.n_threads
         if isinstance(x, CSR):
-            _products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *to)
+            _sparse_products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *to)
         else:
-            _products.sampled_dots(*groups, x, *to)
+            _sparse_products.sampled_dots(*groups, x, *to)
         if step.tally is not None:
             step.tally.forward(active, x, self.n_in)
         return active, groups
@@ -581,11 +581,11 @@ class LSHLinear(Linear):
     def _input_gradient(self, s: CSR, groups: Groups, x: Floats | CSR, step: Step) -> Floats:
         if isinstance(x, CSR):
             dx = np.empty(x.nnz, np.float32)
-            _products.sampled_columns(*groups, s.data, self._w.value, x.indptr, x.indices, dx,
+            _sparse_products.sampled_columns(*groups, s.data, self._w.value, x.indptr, x.indices, dx,
                                       step.n_threads)
         else:
             dx = np.empty_like(x)
-            _products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx,
+            _sparse_products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx,
                                     step.n_threads)
         return dx
 

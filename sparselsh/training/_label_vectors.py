@@ -15,7 +15,7 @@ import numpy as np
 
 from .._arrays.csr import CSR
 from .._arrays.scipy import sp
-from .._core import _products
+from .._core import _sparse_products
 
 if TYPE_CHECKING:
     from .._arrays.types import Floats
@@ -103,5 +103,5 @@ def _transposed(x: CSR) -> CSR:
 
 def _product(x: CSR, w: Floats, n_threads: int) -> Floats:
     out = np.empty((x.shape[0], w.shape[1]), np.float32)
-    _products.weighted_rows(x.indptr, x.indices, x.data, w, NO_BIAS, out, n_threads)
+    _sparse_products.weighted_rows(x.indptr, x.indices, x.data, w, NO_BIAS, out, n_threads)
     return out

@@ -1,10 +1,10 @@
-"""Squared norms of gradients that are never stored, against their plain twins."""
+"""Squared norms of gradients that are never stored, against reference implementations."""
 import numpy as np
 import pytest
 import reference
 from support import PATTERNS, SIZES, UNIT, gaussian, on_threads, random_csr, unwritten
 
-from sparselsh._core import _norms, _patterns
+from sparselsh._core import _gradient_norms, _sparse_rows
 
 pytestmark = pytest.mark.usefixtures("simd_level")
 
@@ -29,24 +29,24 @@ def grouped(indptr, indices, n_columns):
     rows = np.empty(min(len(indices), n_columns), np.int32)
     starts = np.empty(len(rows) + 1, np.int64)
     entries, samples = np.empty((2, len(indices)), np.int32)
-    n_rows = _patterns.group_columns(indptr, indices, slot, rows, starts, entries, samples, 2)
+    n_rows = _sparse_rows.group_columns(indptr, indices, slot, rows, starts, entries, samples, 2)
     return rows[:n_rows], (starts[:n_rows + 1], entries, samples)
 
 
 def measured(kernel, n_rows, *arguments):
     def call(n_threads):
         out = unwritten(n_rows, np.float64)
-        getattr(_norms, kernel)(*arguments, out, n_threads)
+        getattr(_gradient_norms, kernel)(*arguments, out, n_threads)
         return out
 
     return on_threads(call)
 
 
-@pytest.mark.parametrize("n", [0, 1, 17, _norms.RUN, 2 * _norms.RUN + 5])
+@pytest.mark.parametrize("n", [0, 1, 17, _gradient_norms.RUN_LENGTH, 2 * _gradient_norms.RUN_LENGTH + 5])
 def test_squares_of_runs(rng, n):
     a = gaussian(rng, n)
-    want = reference.squares(a, _norms.RUN)
-    assert_squares_close(measured("squares", len(want), a), want, want, _norms.RUN)
+    want = reference.squares(a, _gradient_norms.RUN_LENGTH)
+    assert_squares_close(measured("squares", len(want), a), want, want, _gradient_norms.RUN_LENGTH)
 
 
 @pytest.mark.parametrize("d", SIZES)

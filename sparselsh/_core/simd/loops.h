@@ -1,10 +1,10 @@
-/* The leaf loops: plain C over contiguous runs, compiled once per instruction set.
+/* The inner loops: plain C over contiguous runs, compiled once per instruction set.
 
-   leaves.c is built as leaves_baseline, leaves_v3 and leaves_v4 (x86-64-v3: AVX2 and FMA; x86-64-v4:
-   AVX-512); simd.c picks the best one the processor runs. A kernel takes the table once, by
-   `const leaves_t *f = leaves()`, and calls through it: one indirect call per row, none per element. */
-#ifndef SPARSELSH_SIMD_H
-#define SPARSELSH_SIMD_H
+   loops.c is built as loops_baseline, loops_v3 and loops_v4 (x86-64-v3: AVX2 and FMA; x86-64-v4:
+   AVX-512); dispatch.c picks the best one the processor runs. A kernel takes the table once, by
+   `const loops_t *f = loops()`, and calls through it: one indirect call per row, none per element. */
+#ifndef SPARSELSH_LOOPS_H
+#define SPARSELSH_LOOPS_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -22,22 +22,27 @@ typedef struct {
     uint32_t key;         /* for random rounding; another one each step */
 } rule_t;
 
-/* Numbers as they are stored: none; float32; bfloat16, the upper half of a float32; or one float32 for a whole row.
-   All arithmetic is in float32. */
+/* Element types of an array: no array; float32; bfloat16, the upper half of a float32; one float32 per row (the second
+   moment of an optimizer); 8-bit integers with a float32 scale per row (weights for inference only). All arithmetic is
+   in float32. */
+enum { DTYPE_NONE = 0, DTYPE_FLOAT32 = 1, DTYPE_BFLOAT16 = 2, DTYPE_FLOAT32_PER_ROW = 3, DTYPE_INT8 = 4 };
+
+/* An array of weights or of optimizer state; never DTYPE_INT8. */
 typedef struct {
     void *data;
-    int kind;
-} store_t;
+    int dtype;
+} typed_array_t;
 
-enum { STORE_NONE = 0, STORE_FLOAT = 1, STORE_BFLOAT = 2, STORE_ROW = 3 };
-
-enum { SKETCH_BLOCK = 32, SIGN_LANES = 32 };
+enum {
+    SKETCH_BLOCK_NEURONS = 32,  /* neurons whose sketches stand together: two half bytes in each of 16 bytes */
+    SIGN_LANES = 32             /* rows whose signed sums are computed together */
+};
 
 enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
 /* A matrix product on one thread. Entry (i, p) of a is a[i * a_row + p * a_column]; entry (p, j) of b is
    b[p * b_row + j * b_column], or with `rows` the matrix is gathered: along j (gather 1) row rows[j] of b
-   stands for j, along p (gather 2) row rows[p] for p. c is row-major. b is float32 or, with b_kind STORE_BFLOAT,
+   stands for j, along p (gather 2) row rows[p] for p. c is row-major. b is float32 or, with b_dtype DTYPE_BFLOAT16,
    bfloat16; the first number of it that counts is b_first.
    Each entry of c is summed over p in an order that depends on k alone, so that a product may be cut into
    blocks of c, among threads or not, without changing a bit of the result. */
@@ -46,7 +51,7 @@ typedef struct {
     const float *a;
     ptrdiff_t a_row, a_column;
     const void *b;
-    int b_kind;
+    int b_dtype;
     ptrdiff_t b_first, b_row, b_column;
     const int32_t *rows;     /* NULL: nothing is gathered */
     int gather;
@@ -56,8 +61,11 @@ typedef struct {
     int accumulate;
 } gemm_t;
 
-enum { GEMM_M = 256, GEMM_K = 256, GEMM_WORK = GEMM_K * (GEMM_M + 8 + 2 * 32) };  /* the last in floats: a panel
-    of a, a sliver of b, and one of b that is bfloat16 before it is packed */
+enum {
+    GEMM_M = 256, GEMM_K = 256,  /* rows and columns of a panel of a */
+    GEMM_WORK_FLOATS = GEMM_K * (GEMM_M + 8 + 2 * 32)  /* a panel of a, a sliver of b, and one of b that is bfloat16
+                                                          before it is packed */
+};
 
 typedef struct {
     const char *name;
@@ -79,7 +87,8 @@ typedef struct {
     float (*sigmoid_sum)(float *z, ptrdiff_t n);
     /* x[k] *= a */
     void (*scale)(float a, float *x, ptrdiff_t n);
-    /* Neurons whose approximate score reaches `floor`, from the sign sketches of n_blocks * SKETCH_BLOCK of them:
+    /* Neurons whose approximate score reaches `floor`, from the sign sketches of
+       n_blocks * SKETCH_BLOCK_NEURONS of them:
        score[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b).
        Byte g * 16 + k of a block holds nibble g of neuron k (low half) and of neuron k + 16 (high half).
        Places, counted from the first block, and scores go to ids and scores; returns how many. */
@@ -99,35 +108,37 @@ typedef struct {
     /* the lowest k with the largest |x[k]|; n >= 1 */
     ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
     /* One optimizer step on n numbers of row `row`, the first of which is number `first` of the arrays. m and v are
-       STORE_NONE where the rule keeps no such state. Of a v that is STORE_ROW number `row` is the mean over the n
-       numbers. What is stored in bfloat16 is rounded at random, m to the nearest. */
-    void (*update)(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, ptrdiff_t row,
-                   ptrdiff_t first, const float *g, ptrdiff_t n);
+       DTYPE_NONE where the rule keeps no such state. Of a v that is DTYPE_FLOAT32_PER_ROW number `row` is
+       the mean over the n numbers. What is stored in bfloat16 is rounded at random, m to the nearest. */
+    void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
+                   const typed_array_t *v, ptrdiff_t row, ptrdiff_t first, const float *g,
+                   ptrdiff_t n);
     /* the same on float32 for the entries whose g is not zero; the others keep weight and state */
     void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
     /* y[k] = x[k], x bfloat16 */
-    void (*widen)(const uint16_t *x, float *y, ptrdiff_t n);
+    void (*to_float32)(const uint16_t *x, float *y, ptrdiff_t n);
     /* y[k] = x[k] rounded to the nearest, ties to even, y bfloat16 */
-    void (*narrow)(const float *x, uint16_t *y, ptrdiff_t n);
+    void (*to_bfloat16)(const float *x, uint16_t *y, ptrdiff_t n);
     /* dot, dots and axpy for bfloat16 rows */
-    float (*dot_bfloat)(const uint16_t *a, const float *b, ptrdiff_t n);
-    void (*dots_bfloat)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
-                        float *out);
-    void (*axpy_bfloat)(float a, const uint16_t *x, float *y, ptrdiff_t n);
+    float (*dot_bfloat16)(const uint16_t *a, const float *b, ptrdiff_t n);
+    void (*dots_bfloat16)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                          float *out);
+    void (*axpy_bfloat16)(float a, const uint16_t *x, float *y, ptrdiff_t n);
     /* y[k] += sum_r a[r] w[rows[r]][first + k], k < n, in the order of r; w has rows of d numbers */
     void (*sums)(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
                  ptrdiff_t n, float *y);
-    void (*sums_bfloat)(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
-                        ptrdiff_t first, ptrdiff_t n, float *y);
+    void (*sums_bfloat16)(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                          ptrdiff_t first, ptrdiff_t n, float *y);
     /* sums and dots for rows of 8-bit integers; row j of sums stands for scales[j] times its integers */
     void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
                       ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
     void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
-} leaves_t;
+} loops_t;
 
-const leaves_t *leaves(void);            /* the level in use */
-int leaves_select(const char *name);     /* 0; -1: unknown name; -2: not on this processor */
-int leaves_available(int i, const char **name);  /* names level i, returns whether this processor runs it; -1 past the end */
+const loops_t *loops(void);            /* the level in use */
+int loops_select(const char *name);     /* 0; -1: unknown name; -2: not on this processor */
+/* names level i, returns whether this processor runs it; -1 past the end */
+int loops_available(int i, const char **name);
 
 /* Ask for a run of memory that is needed soon. A random row costs a cache miss per line otherwise:
    the hardware prefetcher does not know where the next row is. */

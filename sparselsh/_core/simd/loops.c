@@ -1,17 +1,17 @@
-/* The leaf loops of one instruction set; LEVEL names it. See simd.h for what each computes. Products, hashing and
+/* The inner loops of one instruction set; LEVEL names it. See loops.h for what each computes. Products, hashing and
    sketches stand in files of their own, which only this one includes.
 
    Sums are reassociated by `omp simd reduction`, here only and never by -ffast-math, which would
    flush denormals in the whole process. Several independent accumulators hide the latency of the FMA:
    one vector at a time waits four cycles for each addition. */
-#include "simd.h"
+#include "loops.h"
 #include <math.h>
 #include <string.h>
 
-#include "leaves_bfloat.h"
-#include "leaves_gemm.h"
-#include "leaves_hashing.h"
-#include "leaves_sketches.h"
+#include "loops_bfloat16.h"
+#include "loops_gemm.h"
+#include "loops_hashing.h"
+#include "loops_sketches.h"
 
 #define PASTE_(a, b) a##b
 #define PASTE(a, b) PASTE_(a, b)
@@ -20,16 +20,16 @@
 
 /* sixteen floats: one register of AVX-512, two of AVX, four of SSE or NEON */
 typedef float vec __attribute__((vector_size(64)));
-enum { VEC = 16 };
+enum { FLOATS_PER_VEC = 16 };
 
 static inline vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
 
 /* by halves: sixteen additions one after the other take as long as the product of 256 numbers */
 static inline float sum(vec v)
 {
-    float s[VEC];
+    float s[FLOATS_PER_VEC];
     memcpy(s, &v, sizeof s);
-    for (int half = VEC / 2; half; half /= 2)
+    for (int half = FLOATS_PER_VEC / 2; half; half /= 2)
         for (int k = 0; k < half; k++)
             s[k] += s[k + half];
     return s[0];
@@ -39,13 +39,13 @@ static float dot(const float *a, const float *b, ptrdiff_t n)
 {
     ptrdiff_t k = 0;
     vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-    for (; k + 4 * VEC <= n; k += 4 * VEC) {
+    for (; k + 4 * FLOATS_PER_VEC <= n; k += 4 * FLOATS_PER_VEC) {
         s0 += load(a + k) * load(b + k);
-        s1 += load(a + k + VEC) * load(b + k + VEC);
-        s2 += load(a + k + 2 * VEC) * load(b + k + 2 * VEC);
-        s3 += load(a + k + 3 * VEC) * load(b + k + 3 * VEC);
+        s1 += load(a + k + FLOATS_PER_VEC) * load(b + k + FLOATS_PER_VEC);
+        s2 += load(a + k + 2 * FLOATS_PER_VEC) * load(b + k + 2 * FLOATS_PER_VEC);
+        s3 += load(a + k + 3 * FLOATS_PER_VEC) * load(b + k + 3 * FLOATS_PER_VEC);
     }
-    for (; k + VEC <= n; k += VEC)
+    for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC)
         s0 += load(a + k) * load(b + k);
     float s = sum((s0 + s1) + (s2 + s3));
     for (; k < n; k++)
@@ -184,57 +184,59 @@ static void adam_row(const rule_t *rule, float *restrict w, float *restrict m, f
     }
 }
 
-enum { RUN = 256 };  /* numbers that are widened at a time: they stay in the first-level cache */
+enum { FLOATS_PER_CHUNK = 256 };  /* converted from bfloat16 together: they stay in the first-level cache */
 
-static float *run_of(const store_t *s, ptrdiff_t first, ptrdiff_t n, float *wide)
+static float *float32_run(const typed_array_t *s, ptrdiff_t first, ptrdiff_t n, float *wide)
 {
-    if (s->kind == STORE_FLOAT)
+    if (s->dtype == DTYPE_FLOAT32)
         return (float *)s->data + first;
-    if (s->kind == STORE_BFLOAT)
-        widen((const uint16_t *)s->data + first, wide, n);
-    return s->kind == STORE_BFLOAT ? wide : NULL;
+    if (s->dtype == DTYPE_BFLOAT16)
+        to_float32((const uint16_t *)s->data + first, wide, n);
+    return s->dtype == DTYPE_BFLOAT16 ? wide : NULL;
 }
 
-static void update(const rule_t *rule, const store_t *w, const store_t *m, const store_t *v, ptrdiff_t row,
-                   ptrdiff_t first, const float *g, ptrdiff_t n)
+static void update(const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
+                   const typed_array_t *v, ptrdiff_t row, ptrdiff_t first, const float *g,
+                   ptrdiff_t n)
 {
-    float wide[3][RUN], lr_row = 0;
-    const int bfloat = w->kind == STORE_BFLOAT || m->kind == STORE_BFLOAT || v->kind == STORE_BFLOAT;
-    if (v->kind == STORE_ROW) {
+    float wide[3][FLOATS_PER_CHUNK], lr_row = 0;
+    const int has_bfloat16 = w->dtype == DTYPE_BFLOAT16 || m->dtype == DTYPE_BFLOAT16 || v->dtype == DTYPE_BFLOAT16;
+    if (v->dtype == DTYPE_FLOAT32_PER_ROW) {
         float *mean = (float *)v->data + row;
         *mean = rule->beta2 * *mean + (1.0f - rule->beta2) * (dot(g, g, n) / n);
         lr_row = rule->lr / (sqrtf(*mean) * rule->root_scale + rule->eps);
     }
     for (ptrdiff_t k = 0, count; k < n; k += count) {
-        count = bfloat && n - k > RUN ? RUN : n - k;
-        float *wk = run_of(w, first + k, count, wide[0]);
-        float *mk = run_of(m, first + k, count, wide[1]);
-        float *vk = run_of(v, first + k, count, wide[2]);
+        count = has_bfloat16 && n - k > FLOATS_PER_CHUNK ? FLOATS_PER_CHUNK : n - k;
+        float *wk = float32_run(w, first + k, count, wide[0]);
+        float *mk = float32_run(m, first + k, count, wide[1]);
+        float *vk = float32_run(v, first + k, count, wide[2]);
         if (rule->kind == RULE_SGD)
             sgd(rule, wk, mk, g + k, count);
-        else if (v->kind == STORE_ROW)
+        else if (v->dtype == DTYPE_FLOAT32_PER_ROW)
             adam_row(rule, wk, mk, lr_row, g + k, count);
         else
             adam(rule, wk, mk, vk, g + k, count);
         const uint32_t key = rule->key + (uint32_t)(first + k);
-        if (w->kind == STORE_BFLOAT)
-            narrow_random(wk, (uint16_t *)w->data + first + k, count, key, 0);
-        if (m->kind == STORE_BFLOAT)
-            narrow(mk, (uint16_t *)m->data + first + k, count);
-        if (v->kind == STORE_BFLOAT)
-            narrow_random(vk, (uint16_t *)v->data + first + k, count, key, 16);
+        if (w->dtype == DTYPE_BFLOAT16)
+            to_bfloat16_random(wk, (uint16_t *)w->data + first + k, count, key, 0);
+        if (m->dtype == DTYPE_BFLOAT16)
+            to_bfloat16(mk, (uint16_t *)m->data + first + k, count);
+        if (v->dtype == DTYPE_BFLOAT16)
+            to_bfloat16_random(vk, (uint16_t *)v->data + first + k, count, key, 16);
     }
 }
+
+enum { FLOATS_PER_TOUCHED_CHUNK = 64 };  /* computed before the nonzero ones are selected: three copies of 256 bytes */
 
 /* update of float32 where g is not zero; elsewhere weight and state are written as they were, which costs less than a
    branch */
 static void update_touched(const rule_t *rule, float *restrict w, float *restrict m, float *restrict v,
                            const float *restrict g, ptrdiff_t n)
 {
-    enum { TOUCHED_RUN = 64 };
-    float w_new[TOUCHED_RUN], m_new[TOUCHED_RUN], v_new[TOUCHED_RUN];
-    for (ptrdiff_t first = 0; first < n; first += TOUCHED_RUN) {
-        const ptrdiff_t size = n - first < TOUCHED_RUN ? n - first : TOUCHED_RUN;
+    float w_new[FLOATS_PER_TOUCHED_CHUNK], m_new[FLOATS_PER_TOUCHED_CHUNK], v_new[FLOATS_PER_TOUCHED_CHUNK];
+    for (ptrdiff_t first = 0; first < n; first += FLOATS_PER_TOUCHED_CHUNK) {
+        const ptrdiff_t size = n - first < FLOATS_PER_TOUCHED_CHUNK ? n - first : FLOATS_PER_TOUCHED_CHUNK;
         memcpy(w_new, w + first, size * sizeof(float));
         if (m)
             memcpy(m_new, m + first, size * sizeof(float));
@@ -264,7 +266,7 @@ static inline vec load_int8(const int8_t *p)
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
-static inline vec load_bfloat(const uint16_t *p)
+static inline vec load_bfloat16(const uint16_t *p)
 {
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
 }
@@ -281,7 +283,7 @@ static inline vec load_int8(const int8_t *p)
     return v;
 }
 
-static inline vec load_bfloat(const uint16_t *p)
+static inline vec load_bfloat16(const uint16_t *p)
 {
     __m256i halves[2];
     for (int k = 0; k < 2; k++)
@@ -295,45 +297,43 @@ static inline vec load_bfloat(const uint16_t *p)
 
 static inline vec load_int8(const int8_t *p)
 {
-    float x[VEC];
-    for (int k = 0; k < VEC; k++)
+    float x[FLOATS_PER_VEC];
+    for (int k = 0; k < FLOATS_PER_VEC; k++)
         x[k] = p[k];
     return load(x);
 }
 
-static inline vec load_bfloat(const uint16_t *p)
+static inline vec load_bfloat16(const uint16_t *p)
 {
-    float x[VEC];
-    widen(p, x, VEC);
+    float x[FLOATS_PER_VEC];
+    to_float32(p, x, FLOATS_PER_VEC);
     return load(x);
 }
 
 #endif
 
-enum { STORE_INT8 = -1 };  /* beside the kinds that training knows */
-
 /* sixteen numbers of a row from number k on */
-static inline vec load_stored(const void *row, ptrdiff_t k, int kind)
+static inline vec load_typed(const void *row, ptrdiff_t k, int dtype)
 {
-    if (kind == STORE_INT8)
+    if (dtype == DTYPE_INT8)
         return load_int8((const int8_t *)row + k);
-    if (kind == STORE_BFLOAT)
-        return load_bfloat((const uint16_t *)row + k);
+    if (dtype == DTYPE_BFLOAT16)
+        return load_bfloat16((const uint16_t *)row + k);
     return load((const float *)row + k);
 }
 
-static inline float stored(const void *row, ptrdiff_t k, int kind)
+static inline float typed_element(const void *row, ptrdiff_t k, int dtype)
 {
-    return kind == STORE_INT8 ? ((const int8_t *)row)[k]
-        : kind == STORE_BFLOAT ? wide_of(((const uint16_t *)row)[k]) : ((const float *)row)[k];
+    return dtype == DTYPE_INT8 ? ((const int8_t *)row)[k]
+        : dtype == DTYPE_BFLOAT16 ? float32_of(((const uint16_t *)row)[k]) : ((const float *)row)[k];
 }
 
 /* Four rows at a time, so that x is loaded once for all and four sums run beside each other; the last row stands for
    those that are missing to four, so that the sum of a row does not depend on its place. */
-static inline void dots_stored(const void *w, int kind, const int32_t *rows, ptrdiff_t n_rows, const float *x,
-                               ptrdiff_t d, float *out)
+static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptrdiff_t n_rows, const float *x,
+                              ptrdiff_t d, float *out)
 {
-    const ptrdiff_t size = d * (kind == STORE_INT8 ? 1 : kind == STORE_BFLOAT ? 2 : 4);
+    const ptrdiff_t size = d * (dtype == DTYPE_INT8 ? 1 : dtype == DTYPE_BFLOAT16 ? 2 : 4);
     for (ptrdiff_t r = 0; r < n_rows; r += 4) {
         const char *a[4];
         for (ptrdiff_t i = 0; i < 4; i++) {
@@ -345,17 +345,17 @@ static inline void dots_stored(const void *w, int kind, const int32_t *rows, ptr
         const char *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
         vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
         ptrdiff_t k = 0;
-        for (; k + VEC <= d; k += VEC) {
+        for (; k + FLOATS_PER_VEC <= d; k += FLOATS_PER_VEC) {
             vec v = load(x + k);
-            s0 += load_stored(a0, k, kind) * v;
-            s1 += load_stored(a1, k, kind) * v;
-            s2 += load_stored(a2, k, kind) * v;
-            s3 += load_stored(a3, k, kind) * v;
+            s0 += load_typed(a0, k, dtype) * v;
+            s1 += load_typed(a1, k, dtype) * v;
+            s2 += load_typed(a2, k, dtype) * v;
+            s3 += load_typed(a3, k, dtype) * v;
         }
         float s[4] = { sum(s0), sum(s1), sum(s2), sum(s3) };
         for (; k < d; k++)
             for (int i = 0; i < 4; i++)
-                s[i] += stored(a[i], k, kind) * x[k];
+                s[i] += typed_element(a[i], k, dtype) * x[k];
         for (ptrdiff_t i = 0; i < 4 && r + i < n_rows; i++)
             out[r + i] = s[i];
     }
@@ -363,26 +363,26 @@ static inline void dots_stored(const void *w, int kind, const int32_t *rows, ptr
 
 static void dots(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out)
 {
-    dots_stored(w, STORE_FLOAT, rows, n_rows, x, d, out);
+    dots_typed(w, DTYPE_FLOAT32, rows, n_rows, x, d, out);
 }
 
-static void dots_bfloat(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
-                        float *out)
+static void dots_bfloat16(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                          float *out)
 {
-    dots_stored(w, STORE_BFLOAT, rows, n_rows, x, d, out);
+    dots_typed(w, DTYPE_BFLOAT16, rows, n_rows, x, d, out);
 }
 
 static void dots_int8(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out)
 {
-    dots_stored(w, STORE_INT8, rows, n_rows, x, d, out);
+    dots_typed(w, DTYPE_INT8, rows, n_rows, x, d, out);
 }
 
 /* Four rows at a time, so that y is loaded and stored once for all and memory delivers four rows at once; the next four
    are asked for as these are read. The order of each sum is that of the rows. */
-static inline void sums_stored(const void *w, int kind, const float *scales, const int32_t *rows, const float *a,
-                               ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *restrict y)
+static inline void sums_typed(const void *w, int dtype, const float *scales, const int32_t *rows, const float *a,
+                              ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *restrict y)
 {
-    const ptrdiff_t size = kind == STORE_INT8 ? 1 : kind == STORE_BFLOAT ? 2 : 4;
+    const ptrdiff_t size = dtype == DTYPE_INT8 ? 1 : dtype == DTYPE_BFLOAT16 ? 2 : 4;
     for (ptrdiff_t r = 0; r < n_rows; r += 4) {
         const char *x[4], *next[4];
         float c[4];
@@ -395,12 +395,12 @@ static inline void sums_stored(const void *w, int kind, const float *scales, con
         if (n_rows - r < 4) {
             for (ptrdiff_t i = 0; r + i < n_rows; i++) {
                 ptrdiff_t k = 0;
-                for (; k + VEC <= n; k += VEC) {
-                    vec v = load(y + k) + c[i] * load_stored(x[i], k, kind);
+                for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC) {
+                    vec v = load(y + k) + c[i] * load_typed(x[i], k, dtype);
                     memcpy(y + k, &v, sizeof v);
                 }
                 for (; k < n; k++)
-                    y[k] += c[i] * stored(x[i], k, kind);
+                    y[k] += c[i] * typed_element(x[i], k, dtype);
             }
             return;
         }
@@ -408,7 +408,7 @@ static inline void sums_stored(const void *w, int kind, const float *scales, con
         const char *p0 = next[0], *p1 = next[1], *p2 = next[2], *p3 = next[3];
         const float c0 = c[0], c1 = c[1], c2 = c[2], c3 = c[3];
         ptrdiff_t k = 0;
-        for (; k + VEC <= n; k += VEC) {
+        for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC) {
             if (k * size % 64 == 0) {
                 __builtin_prefetch(p0 + k * size);
                 __builtin_prefetch(p1 + k * size);
@@ -416,38 +416,38 @@ static inline void sums_stored(const void *w, int kind, const float *scales, con
                 __builtin_prefetch(p3 + k * size);
             }
             vec v = load(y + k);
-            v += c0 * load_stored(x0, k, kind);
-            v += c1 * load_stored(x1, k, kind);
-            v += c2 * load_stored(x2, k, kind);
-            v += c3 * load_stored(x3, k, kind);
+            v += c0 * load_typed(x0, k, dtype);
+            v += c1 * load_typed(x1, k, dtype);
+            v += c2 * load_typed(x2, k, dtype);
+            v += c3 * load_typed(x3, k, dtype);
             memcpy(y + k, &v, sizeof v);
         }
         for (; k < n; k++)
             for (int i = 0; i < 4; i++)
-                y[k] += c[i] * stored(x[i], k, kind);
+                y[k] += c[i] * typed_element(x[i], k, dtype);
     }
 }
 
 static void sums(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
                  ptrdiff_t n, float *y)
 {
-    sums_stored(w, STORE_FLOAT, 0, rows, a, n_rows, d, first, n, y);
+    sums_typed(w, DTYPE_FLOAT32, 0, rows, a, n_rows, d, first, n, y);
 }
 
-static void sums_bfloat(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
-                        ptrdiff_t first, ptrdiff_t n, float *y)
+static void sums_bfloat16(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                          ptrdiff_t first, ptrdiff_t n, float *y)
 {
-    sums_stored(w, STORE_BFLOAT, 0, rows, a, n_rows, d, first, n, y);
+    sums_typed(w, DTYPE_BFLOAT16, 0, rows, a, n_rows, d, first, n, y);
 }
 
 static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
                       ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y)
 {
-    sums_stored(w, STORE_INT8, scales, rows, a, n_rows, d, first, n, y);
+    sums_typed(w, DTYPE_INT8, scales, rows, a, n_rows, d, first, n, y);
 }
 
-const leaves_t PASTE(leaves_, LEVEL) = {
+const loops_t PASTE(loops_, LEVEL) = {
     STRING(LEVEL), dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
     sketch_scan, gemm, signed_sums, pack_signs, add_signed, hadamard, largest_magnitude, update, update_touched,
-    widen, narrow, dot_bfloat, dots_bfloat, axpy_bfloat, sums, sums_bfloat, sums_int8, dots_int8,
+    to_float32, to_bfloat16, dot_bfloat16, dots_bfloat16, axpy_bfloat16, sums, sums_bfloat16, sums_int8, dots_int8,
 };

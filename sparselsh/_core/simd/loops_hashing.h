@@ -1,5 +1,5 @@
-/* Leaf loops of the hash families; part of leaves.c. */
-#include "simd.h"
+/* Inner loops of the hash families; part of loops.c. */
+#include "loops.h"
 #include <string.h>
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -8,30 +8,30 @@
 /* plus and minus side by side: their chains of additions do not wait for each other */
 static void signed_sums(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out)
 {
-    enum { N = SIGN_LANES / VN };
-    reg plus[N] = {{0}}, minus[N] = {{0}};
+    enum { REGS_PER_LANES = SIGN_LANES / FLOATS_PER_REG };
+    reg plus[REGS_PER_LANES] = {{0}}, minus[REGS_PER_LANES] = {{0}};
     const int32_t *minus_ids = ids + n_plus;
     ptrdiff_t k = 0, both = n_plus < n_minus ? n_plus : n_minus;
     for (; k < both; k++) {
         const float *p = columns + (ptrdiff_t)ids[k] * SIGN_LANES, *m = columns + (ptrdiff_t)minus_ids[k] * SIGN_LANES;
 #pragma GCC unroll 8
-        for (int j = 0; j < N; j++) {
-            plus[j] += load_reg(p + j * VN);
-            minus[j] += load_reg(m + j * VN);
+        for (int j = 0; j < REGS_PER_LANES; j++) {
+            plus[j] += load_reg(p + j * FLOATS_PER_REG);
+            minus[j] += load_reg(m + j * FLOATS_PER_REG);
         }
     }
     for (ptrdiff_t i = k; i < n_plus; i++)
 #pragma GCC unroll 8
-        for (int j = 0; j < N; j++)
-            plus[j] += load_reg(columns + (ptrdiff_t)ids[i] * SIGN_LANES + j * VN);
+        for (int j = 0; j < REGS_PER_LANES; j++)
+            plus[j] += load_reg(columns + (ptrdiff_t)ids[i] * SIGN_LANES + j * FLOATS_PER_REG);
     for (ptrdiff_t i = k; i < n_minus; i++)
 #pragma GCC unroll 8
-        for (int j = 0; j < N; j++)
-            minus[j] += load_reg(columns + (ptrdiff_t)minus_ids[i] * SIGN_LANES + j * VN);
+        for (int j = 0; j < REGS_PER_LANES; j++)
+            minus[j] += load_reg(columns + (ptrdiff_t)minus_ids[i] * SIGN_LANES + j * FLOATS_PER_REG);
 #pragma GCC unroll 8
-    for (int j = 0; j < N; j++) {
+    for (int j = 0; j < REGS_PER_LANES; j++) {
         plus[j] -= minus[j];
-        memcpy(out + j * VN, &plus[j], sizeof plus[j]);
+        memcpy(out + j * FLOATS_PER_REG, &plus[j], sizeof plus[j]);
     }
 }
 

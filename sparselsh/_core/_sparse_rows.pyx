@@ -10,30 +10,35 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
+from ._order cimport sort_ids
 from ._simd cimport prefetch_run
 
-cdef extern from "order.h" nogil:
-    void sort_ids(int32_t *a, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
+cdef enum:
+    MAX_PARTS = 4  # of the columns, grouped apart; fixed, so that the order of the groups does not depend on n_threads
+    MIN_ENTRIES_FOR_PARTS = 4096  # fewer are grouped as one part
+    N_SAMPLED_ENTRIES = 64  # whose quantiles are the borders of the parts
+    LENGTH_PREFETCH_DISTANCE = 16  # rows
+    ROW_PREFETCH_DISTANCE = 4  # rows
 
 
 def take_counts(const int64_t[::1] indptr, const int64_t[::1] rows, int64_t[::1] out_indptr):
     """out_indptr[i + 1] - out_indptr[i] is the length of row rows[i]; the first is 0.   O(len(rows))"""
-    cdef Py_ssize_t i, ahead = 16  # rows between asking for a length and reading it
+    cdef Py_ssize_t i, distance = LENGTH_PREFETCH_DISTANCE
     out_indptr[0] = 0
     for i in range(rows.shape[0]):
-        if i + ahead < rows.shape[0]:
-            prefetch_run(&indptr[rows[i + ahead]], 2 * sizeof(int64_t))
+        if i + distance < rows.shape[0]:
+            prefetch_run(&indptr[rows[i + distance]], 2 * sizeof(int64_t))
         out_indptr[i + 1] = out_indptr[i] + indptr[rows[i] + 1] - indptr[rows[i]]
 
 
 def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] rows,
               const int64_t[::1] out_indptr, int32_t[::1] out_indices, float[::1] out_data):
     """Row i of the output is row rows[i] of the input; out_indptr says where it begins.   O(nnz of the rows)"""
-    cdef Py_ssize_t i, n, first, ahead = 4
+    cdef Py_ssize_t i, n, first, distance = ROW_PREFETCH_DISTANCE
     with nogil:
         for i in range(rows.shape[0]):
-            if i + ahead < rows.shape[0]:
-                first, n = indptr[rows[i + ahead]], out_indptr[i + ahead + 1] - out_indptr[i + ahead]
+            if i + distance < rows.shape[0]:
+                first, n = indptr[rows[i + distance]], out_indptr[i + distance + 1] - out_indptr[i + distance]
                 if n > 0:
                     prefetch_run(&indices[first], n * sizeof(int32_t))
                     prefetch_run(&data[first], n * sizeof(float))
@@ -41,12 +46,6 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
             if n > 0:
                 memcpy(&out_indices[out_indptr[i]], &indices[first], n * sizeof(int32_t))
                 memcpy(&out_data[out_indptr[i]], &data[first], n * sizeof(float))
-
-
-cdef enum:
-    PARTS = 4  # of the columns, grouped apart: fixed, so that the order of the groups knows no number of threads
-    DRAWN = 64  # entries of which the borders of the parts are quantiles
-    FEW = 4096  # entries up to which there is one part
 
 
 cdef inline int64_t _first_from(const int32_t *indices, int64_t low, int64_t high, int32_t column) noexcept nogil:
@@ -62,16 +61,16 @@ cdef inline int64_t _first_from(const int32_t *indices, int64_t low, int64_t hig
 cdef void _borders(const int32_t *indices, int64_t nnz, int64_t n_columns, Py_ssize_t n_parts,
                    int32_t *borders) noexcept nogil:
     # columns that cut the entries into about equal parts, n_parts + 1 of them
-    cdef int32_t drawn[DRAWN]
-    cdef int32_t spare[DRAWN]
+    cdef int32_t drawn[N_SAMPLED_ENTRIES]
+    cdef int32_t spare[N_SAMPLED_ENTRIES]
     cdef Py_ssize_t k, p
     borders[0], borders[n_parts] = 0, <int32_t>n_columns
     if n_parts > 1:
-        for k in range(DRAWN):
-            drawn[k] = indices[k * nnz // DRAWN]
-        sort_ids(drawn, spare, DRAWN, n_columns)
+        for k in range(N_SAMPLED_ENTRIES):
+            drawn[k] = indices[k * nnz // N_SAMPLED_ENTRIES]
+        sort_ids(drawn, spare, N_SAMPLED_ENTRIES, n_columns)
         for p in range(1, n_parts):
-            borders[p] = drawn[p * DRAWN // n_parts]
+            borders[p] = drawn[p * N_SAMPLED_ENTRIES // n_parts]
 
 
 cdef Py_ssize_t _group_part(const int32_t *indices, const int64_t *limits, Py_ssize_t n, Py_ssize_t n_limits,
@@ -123,11 +122,11 @@ def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t
     """
     cdef Py_ssize_t i, p, n = indptr.shape[0] - 1, n_rows = 0, n_columns = slot.shape[0]
     cdef int64_t nnz = indptr[n], first = indptr[0]
-    cdef Py_ssize_t n_parts = PARTS if nnz - first >= FEW else 1, n_limits = n_parts + 1
-    cdef int32_t borders[PARTS + 1]
-    cdef int64_t n_entries[PARTS + 1]  # of the parts before
-    cdef Py_ssize_t row_at[PARTS + 1]  # where a part's rows have room
-    cdef Py_ssize_t n_found[PARTS]
+    cdef Py_ssize_t n_parts = MAX_PARTS if nnz - first >= MIN_ENTRIES_FOR_PARTS else 1, n_limits = n_parts + 1
+    cdef int32_t borders[MAX_PARTS + 1]
+    cdef int64_t n_entries[MAX_PARTS + 1]  # of the parts before
+    cdef Py_ssize_t row_at[MAX_PARTS + 1]  # where a part's rows have room
+    cdef Py_ssize_t n_found[MAX_PARTS]
     cdef int64_t *limits
     if nnz == first:
         starts[0] = 0

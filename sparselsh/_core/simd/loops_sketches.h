@@ -1,5 +1,5 @@
-/* Leaf loops of the sketches; part of leaves.c. */
-#include "simd.h"
+/* Inner loops of the sketches; part of loops.c. */
+#include "loops.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -49,11 +49,11 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
             even1 = _mm512_add_epi16(even1, hi);
             odd1 = _mm512_add_epi16(odd1, _mm512_srli_epi16(hi, 8));
         }
-        int32_t first = (int32_t)(k * SKETCH_BLOCK);
+        int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
         found += keep(even0, odd0, a, b, factors, floor, first, ids + found, scores + found);
         found += keep(even1, odd1, a, b, factors + 16, floor, first + 16, ids + found, scores + found);
         blocks += n_groups * 16;
-        factors += SKETCH_BLOCK;
+        factors += SKETCH_BLOCK_NEURONS;
     }
     return found;
 }
@@ -101,11 +101,11 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
             even1 = _mm256_add_epi16(even1, hi);
             odd1 = _mm256_add_epi16(odd1, _mm256_srli_epi16(hi, 8));
         }
-        int32_t first = (int32_t)(k * SKETCH_BLOCK);
+        int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
         found += keep(even0, odd0, a, b, factors, floor, first, ids + found, scores + found);
         found += keep(even1, odd1, a, b, factors + 16, floor, first + 16, ids + found, scores + found);
         blocks += n_groups * 16;
-        factors += SKETCH_BLOCK;
+        factors += SKETCH_BLOCK_NEURONS;
     }
     return found;
 }
@@ -117,19 +117,19 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
 {
     ptrdiff_t found = 0;
     for (ptrdiff_t k = 0; k < n_blocks; k++) {
-        uint16_t sums[SKETCH_BLOCK] = {0};
+        uint16_t sums[SKETCH_BLOCK_NEURONS] = {0};
         for (ptrdiff_t g = 0; g < n_groups; g++)
             for (int j = 0; j < 16; j++) {
                 sums[j] += lut[g * 16 + (blocks[g * 16 + j] & 15)];
                 sums[j + 16] += lut[g * 16 + (blocks[g * 16 + j] >> 4)];
             }
-        for (int j = 0; j < SKETCH_BLOCK; j++) {
-            ids[found] = (int32_t)(k * SKETCH_BLOCK) + j;
+        for (int j = 0; j < SKETCH_BLOCK_NEURONS; j++) {
+            ids[found] = (int32_t)(k * SKETCH_BLOCK_NEURONS) + j;
             scores[found] = factors[j] * (a * sums[j] + b);
             found += scores[found] >= floor;
         }
         blocks += n_groups * 16;
-        factors += SKETCH_BLOCK;
+        factors += SKETCH_BLOCK_NEURONS;
     }
     return found;
 }

@@ -1,39 +1,39 @@
 """A search for one query at a time, from the input to the best neurons: rotation, cells, sketches and exact products.
 
 Such a search takes some ten microseconds. To hand each of a dozen arrays to a kernel takes a tenth of one, and to call
-three kernels one after the other as long again: so arrays are handed over once, as a Search.
+three kernels one after the other as long again: so arrays are handed over once, as a SingleQuerySearch.
 """
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from ._quantized cimport stored_rows
-from ._simd cimport leaves_t, table
-from ._sketches cimport SCAN_ROOM, best_in_cells, best_of
+from ._quantized cimport quantized_rows_of
+from ._simd cimport loops_t, table
+from ._sketches cimport SCAN_BUFFER_LENGTH, best_in_cells, best_of
 
 
-cdef class Search:
-    """The arrays of an index, which it keeps alive, and what `best` is to look at. It is never changed."""
+cdef class SingleQuerySearch:
+    """The arrays of an index, which it keeps alive, and what `top_k` is to look at. It is never changed."""
 
 
-def search(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, Py_ssize_t n_bits,
-           Py_ssize_t n_probed, const int32_t[::1] cell_start, const int32_t[::1] cell, const uint8_t[:, ::1] blocks,
-           const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n, w, const float[::1] bias, coarse,
-           coarse_scales, Py_ssize_t n_exact, Py_ssize_t n_best):
-    """A Search for the best of the n_best neurons that look best in n_probed cells.
+def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, Py_ssize_t n_bits,
+            Py_ssize_t n_probed, const int32_t[::1] cell_start, const int32_t[::1] cell, const uint8_t[:, ::1] blocks,
+            const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n, w, const float[::1] bias, coarse,
+            coarse_scales, Py_ssize_t n_exact, Py_ssize_t n_best):
+    """A SingleQuerySearch for the best of the n_best neurons that look best in n_probed cells.
 
     query_rows, (n_bits + n_cells, d) in bfloat16, and query_constant give the rotated query and the scores of the cells
     from an input; the other arrays are those of _sketches.scan_cells. w, (n_neurons, d), is float32; coarse is None, or
     w in bfloat16 or int8 with scales as in _quantized: candidates are first scored by it, and the best n_exact by w.
     """
-    cdef Search s = Search()
+    cdef SingleQuerySearch s = SingleQuerySearch()
     s.arrays = (query_rows, query_constant, cell_start, cell, blocks, factors, ids, w, bias, coarse, coarse_scales)
     s.d, s.n_bits, s.n_cells, s.n_probed = query_rows.shape[1], n_bits, query_rows.shape[0] - n_bits, n_probed
     s.n, s.n_best, s.n_exact = n, n_best, 0
-    stored_rows(w, None, &s.exact)
+    quantized_rows_of(w, None, &s.exact)
     if coarse is not None:
-        stored_rows(coarse, coarse_scales, &s.rough)
+        quantized_rows_of(coarse, coarse_scales, &s.rough)
         s.n_exact = n_exact
     if n and s.d:
         s.query_rows, s.query_constant = &query_rows[0, 0], &query_constant[0]
@@ -42,14 +42,14 @@ def search(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, P
     return s
 
 
-cdef int best_of_search(Search s, const float *x, Py_ssize_t n, Py_ssize_t k, int32_t *out_ids,
+cdef int search_queries(SingleQuerySearch s, const float *x, Py_ssize_t n, Py_ssize_t k, int32_t *out_ids,
                         float *out_scores) except -1 nogil:
     # n queries, one after the other; k is above 0
     cdef Py_ssize_t _i, r, n_rows = s.n_bits + s.n_cells
     cdef Py_ssize_t n_keys = max(3 * s.n_best + 64, s.n_best + max(k, s.n_exact) + 1)
-    cdef Py_ssize_t n_floats = n_rows + max(<Py_ssize_t>SCAN_ROOM, s.n_best) + s.n_exact
-    cdef Py_ssize_t n_ints = max(<Py_ssize_t>SCAN_ROOM, s.n_best) + s.n_best + s.n_exact
-    cdef const leaves_t *f = table()
+    cdef Py_ssize_t n_floats = n_rows + max(<Py_ssize_t>SCAN_BUFFER_LENGTH, s.n_best) + s.n_exact
+    cdef Py_ssize_t n_ints = max(<Py_ssize_t>SCAN_BUFFER_LENGTH, s.n_best) + s.n_best + s.n_exact
+    cdef const loops_t *f = table()
     cdef const int32_t *candidates
     cdef Py_ssize_t n_candidates
     cdef uint64_t *keys
@@ -74,7 +74,7 @@ cdef int best_of_search(Search s, const float *x, Py_ssize_t n, Py_ssize_t k, in
     lut = <uint8_t *>(found + n_ints)
     memset(lut + 4 * s.n_bits, 0, s.n_cells)
     for _i in range(n):
-        f.dots_bfloat(s.query_rows, NULL, n_rows, x, s.d, projected)
+        f.dots_bfloat16(s.query_rows, NULL, n_rows, x, s.d, projected)
         for r in range(n_rows):
             projected[r] += s.query_constant[r]
         best_in_cells(f, projected, projected + s.n_bits, s.n_cells, s.n_probed, s.cell_start, s.cell, s.blocks,
@@ -93,7 +93,7 @@ cdef int best_of_search(Search s, const float *x, Py_ssize_t n, Py_ssize_t k, in
     return 0
 
 
-def best(Search s, const float[:, ::1] x, int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
+def top_k(SingleQuerySearch s, const float[:, ::1] x, int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
     """The k neurons with the largest w[j] . x[i] + bias[j] of those that are looked at, best first.
 
     out_ids and out_scores are (n_queries, k), filled up with -1 and -inf. One thread.
@@ -102,4 +102,4 @@ def best(Search s, const float[:, ::1] x, int32_t[:, ::1] out_ids, float[:, ::1]
     if x.shape[0] == 0 or out_ids.shape[1] == 0:
         return
     with nogil:
-        best_of_search(s, &x[0, 0] if s.d else NULL, x.shape[0], out_ids.shape[1], &out_ids[0, 0], &out_scores[0, 0])
+        search_queries(s, &x[0, 0] if s.d else NULL, x.shape[0], out_ids.shape[1], &out_ids[0, 0], &out_scores[0, 0])

@@ -4,20 +4,20 @@ import pytest
 import reference
 from support import SIZES, UNIT, assert_same_bits, eighths, gaussian, on_threads, random_csr, read_only, unwritten
 
-from sparselsh._core import _gemm, _products, _stores, _updates
+from sparselsh._core import _gemm, _sparse_products, _typed_arrays, _updates
 
 pytestmark = pytest.mark.usefixtures("simd_level")
 
 
 def narrow(x):
     out = np.empty(x.shape, np.uint16)
-    _stores.narrow(np.ascontiguousarray(x).reshape(-1), out.reshape(-1))
+    _typed_arrays.to_bfloat16(np.ascontiguousarray(x).reshape(-1), out.reshape(-1))
     return out
 
 
 def widen(x):
     out = np.empty(x.shape, np.float32)
-    _stores.widen(x.reshape(-1), out.reshape(-1))
+    _typed_arrays.to_float32(x.reshape(-1), out.reshape(-1))
     return out
 
 
@@ -88,11 +88,11 @@ def test_products_with_active_sets(rng, d, density):
     x, w, bias = eighths(rng, 20, d), eighths(rng, 40, d), eighths(rng, 40)
     x_csr = random_csr(rng, 20, d, 0.5, eighths)
     nnz = len(indices)
-    both(w, lambda w, threads: returned(nnz, _products.sampled_dots, *groups, x, w, bias, threads))
-    both(w, lambda w, threads: returned(nnz, _products.sampled_dots_csr, *groups, *x_csr, w, bias, threads))
-    both(w, lambda w, threads: returned((20, d), _products.weighted_rows, indptr, indices, data, w,
+    both(w, lambda w, threads: returned(nnz, _sparse_products.sampled_dots, *groups, x, w, bias, threads))
+    both(w, lambda w, threads: returned(nnz, _sparse_products.sampled_dots_csr, *groups, *x_csr, w, bias, threads))
+    both(w, lambda w, threads: returned((20, d), _sparse_products.weighted_rows, indptr, indices, data, w,
                                         np.zeros(0, np.float32), threads))
-    both(w, lambda w, threads: returned(len(x_csr[1]), _products.sampled_columns, *groups, data, w, x_csr[0],
+    both(w, lambda w, threads: returned(len(x_csr[1]), _sparse_products.sampled_columns, *groups, data, w, x_csr[0],
                                         x_csr[1], threads))
 
 
@@ -102,8 +102,8 @@ def test_centred_rows(rng, rows, d):
     w, bias, offset = eighths(rng, 5, d), eighths(rng, 5), eighths(rng, d + 1)
     rows = read_only(np.array(rows, np.int32))
     want = np.column_stack([w, bias])[rows] - offset
-    both(w, lambda w, threads: returned(want.shape, _stores.centred_rows, w, bias, offset, rows, threads))
-    np.testing.assert_array_equal(returned(want.shape, _stores.centred_rows, w, bias, offset, rows, 1), want)
+    both(w, lambda w, threads: returned(want.shape, _typed_arrays.centred_rows, w, bias, offset, rows, threads))
+    np.testing.assert_array_equal(returned(want.shape, _typed_arrays.centred_rows, w, bias, offset, rows, 1), want)
 
 
 @pytest.mark.parametrize("n, block", [(1, 1), (5, 2), (6, 2), (40, 64), (513, 64)])
@@ -117,7 +117,7 @@ def test_block_sums(rng, n, block, d):
 
 def block_sums(w, block, shape, n_threads):
     out = unwritten(shape, np.float32)
-    _stores.block_sums(w, block, out, n_threads)
+    _typed_arrays.block_sums(w, block, out, n_threads)
     return out
 
 

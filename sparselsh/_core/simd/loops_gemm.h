@@ -1,19 +1,20 @@
-/* The leaf of the matrix products; part of leaves.c. */
-#include "simd.h"
+/* The inner loop of the matrix products; part of loops.c. */
+#include "loops.h"
 #include <string.h>
 
 /* Matrix product by packed panels (Goto and van de Geijn 2008). Here m is a batch or a block of neurons, so a
    panel of a, GEMM_M x GEMM_K, stays in the second-level cache, a sliver of b, GEMM_K x NR, in the first, and a
-   tile of c, MR x NR, in registers: MR * NV of them for sums, one for a and NV for b. */
+   tile of c, MR x NR, in registers: MR * REGS_PER_ROW of them for sums, one for a and REGS_PER_ROW for b.
+   MR and NR are the names of that literature. */
 #if defined(__AVX512F__)
-enum { VN = 16, MR = 8, NV = 2 };
+enum { FLOATS_PER_REG = 16, MR = 8, REGS_PER_ROW = 2 };
 #elif defined(__AVX__)
-enum { VN = 8, MR = 6, NV = 2 };
+enum { FLOATS_PER_REG = 8, MR = 6, REGS_PER_ROW = 2 };
 #else
-enum { VN = 4, MR = 4, NV = 2 };
+enum { FLOATS_PER_REG = 4, MR = 4, REGS_PER_ROW = 2 };
 #endif
-enum { NR = VN * NV };
-typedef float reg __attribute__((vector_size(4 * VN)));
+enum { NR = FLOATS_PER_REG * REGS_PER_ROW };
+typedef float reg __attribute__((vector_size(4 * FLOATS_PER_REG)));
 
 static inline reg load_reg(const float *p) { reg v; memcpy(&v, p, sizeof v); return v; }
 
@@ -22,27 +23,27 @@ static inline __attribute__((always_inline)) void tile_of(const int nv, ptrdiff_
                                                           float *c, ptrdiff_t c_row, int m, int n, const float *bias,
                                                           int accumulate)
 {
-    reg sum[MR][NV];
+    reg sum[MR][REGS_PER_ROW];
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             sum[i][j] = (reg){0};
     for (ptrdiff_t p = 0; p < k; p++, a += MR, b += NR) {
-        reg bj[NV];
+        reg bj[REGS_PER_ROW];
         for (int j = 0; j < nv; j++)
-            bj[j] = load_reg(b + j * VN);
+            bj[j] = load_reg(b + j * FLOATS_PER_REG);
 #pragma GCC unroll 16
         for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
             for (int j = 0; j < nv; j++)
                 sum[i][j] += a[i] * bj[j];
     }
-    if (m == MR && n == nv * VN) {
+    if (m == MR && n == nv * FLOATS_PER_REG) {
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < nv; j++) {
-                float *to = c + i * c_row + j * VN;
+                float *to = c + i * c_row + j * FLOATS_PER_REG;
                 reg v = sum[i][j];
                 if (bias)
-                    v += load_reg(bias + j * VN);
+                    v += load_reg(bias + j * FLOATS_PER_REG);
                 if (accumulate)
                     v += load_reg(to);
                 memcpy(to, &v, sizeof v);
@@ -62,8 +63,8 @@ static inline __attribute__((always_inline)) void tile_of(const int nv, ptrdiff_
 static void tile(ptrdiff_t k, const float *a, const float *b, float *c, ptrdiff_t c_row, int m, int n,
                  const float *bias, int accumulate)
 {
-    if (n > VN)
-        tile_of(NV, k, a, b, c, c_row, m, n, bias, accumulate);
+    if (n > FLOATS_PER_REG)
+        tile_of(REGS_PER_ROW, k, a, b, c, c_row, m, n, bias, accumulate);
     else  /* the end of a row: no sums that nobody wants */
         tile_of(1, k, a, b, c, c_row, m, n, bias, accumulate);
 }
@@ -137,7 +138,8 @@ static void pack_a(const gemm_t *g, ptrdiff_t i0, ptrdiff_t p0, ptrdiff_t k, int
 }
 
 /* pack_b for bfloat16: what is contiguous is widened, then packed; wide holds NR * GEMM_K */
-static void pack_b_bfloat(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count, float *to, float *wide)
+static void pack_b_bfloat16(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count,
+                            float *to, float *wide)
 {
     const uint16_t *b = (const uint16_t *)g->b + g->b_first;
     if (g->b_column == 1 && !(g->rows && g->gather == 1)) {
@@ -145,7 +147,7 @@ static void pack_b_bfloat(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t
         for (ptrdiff_t p = p0; p < p0 + k; p++, to += NR) {
             if (rows && p + 8 < p0 + k)
                 prefetch_run(b + rows[p + 8] * g->b_row + j0, NR * sizeof(uint16_t));
-            widen(b + (rows ? rows[p] : p) * g->b_row + j0, to, count);
+            to_float32(b + (rows ? rows[p] : p) * g->b_row + j0, to, count);
             for (int i = count; i < NR; i++)
                 to[i] = 0;
         }
@@ -153,7 +155,7 @@ static void pack_b_bfloat(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t
     }
     const float *line[NR];
     for (int i = 0; i < count; i++) {
-        widen(b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0 * g->b_row, wide + i * GEMM_K, k);
+        to_float32(b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0 * g->b_row, wide + i * GEMM_K, k);
         line[i] = wide + i * GEMM_K;
     }
     for (ptrdiff_t j = j0 + NR; g->rows && j < g->n && j < j0 + 2 * NR; j++)
@@ -194,8 +196,8 @@ static void gemm(const gemm_t *g, float *work)
                 pack_a(g, i + r, p, k, m - r < MR ? (int)(m - r) : MR, panel + r * k);
             for (ptrdiff_t j = 0; j < g->n; j += NR) {
                 int n = g->n - j < NR ? (int)(g->n - j) : NR;
-                if (g->b_kind == STORE_BFLOAT)
-                    pack_b_bfloat(g, j, p, k, n, sliver, sliver + NR * GEMM_K);
+                if (g->b_dtype == DTYPE_BFLOAT16)
+                    pack_b_bfloat16(g, j, p, k, n, sliver, sliver + NR * GEMM_K);
                 else
                     pack_b(g, j, p, k, n, sliver);
                 for (ptrdiff_t r = 0; r < m; r += MR)

@@ -7,28 +7,30 @@ the dense matrix w, (n_rows, d): neurons where S holds active outputs, features 
     weighted_rows       out = S w                           forward of sparse input; dX over active sets (SpMM)
     sampled_columns     dX at the pattern of a sparse X     dX where input and output are both sparse
 
-The gradient S^T x of w is never stored: _updates sums it row by row. w is float32 or bfloat16 (_stores).
+The gradient S^T x of w is never stored: _updates sums it row by row. w is float32 or bfloat16 (_typed_arrays).
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint16_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from ._parts cimport add_parts
-from ._simd cimport STORE_BFLOAT, leaves_t, store_t, table
-from ._stores cimport AHEAD, part_of, prefetch_row, row_dot, row_of, run_length, store_of
+from ._parts cimport add_partial_sums
+from ._simd cimport DTYPE_BFLOAT16, loops_t, table, typed_array_t
+from ._typed_arrays cimport (
+    PREFETCH_DISTANCE, offset_or_null, prefetch_row, row_dot, row_of, rows_per_task, typed_array_of,
+)
 
 
-cdef void _dots_of_neurons(const leaves_t *f, const store_t *w, const int32_t *rows, const int64_t *starts,
+cdef void _dots_of_neurons(const loops_t *f, const typed_array_t *w, const int32_t *rows, const int64_t *starts,
                            Py_ssize_t n_rows, const float *bias, const int32_t *entries, const int32_t *samples,
                            const float *x, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t r
     cdef int64_t e
-    for r in range(min(<Py_ssize_t>AHEAD, n_rows)):
+    for r in range(min(<Py_ssize_t>PREFETCH_DISTANCE, n_rows)):
         prefetch_row(w, rows[r], d)
     for r in range(n_rows):
-        if r + AHEAD < n_rows:
-            prefetch_row(w, rows[r + AHEAD], d)
+        if r + PREFETCH_DISTANCE < n_rows:
+            prefetch_row(w, rows[r + PREFETCH_DISTANCE], d)
         for e in range(starts[r], starts[r + 1]):
             out[entries[e]] = row_dot(f, w, rows[r], x + samples[e] * d, d) + bias[rows[r]]
 
@@ -38,12 +40,12 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
                  int n_threads):
     """out[k] = w[j] . x[i] + bias[j] for every active (i, j), k its place in the CSR.   O(nnz * d)
 
-    Walked neuron by neuron over the groups of _patterns.group_columns, so that a row of w is read from memory once a
+    Walked neuron by neuron over the groups of _sparse_rows.group_columns, so that a row of w is read from memory once a
     batch, while the samples, few enough, stay in cache.
     """
-    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = run_length(n_rows, n_threads)
-    cdef const leaves_t *f = table()
-    cdef store_t ws = store_of(w, False)
+    cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], run = rows_per_task(n_rows, n_threads)
+    cdef const loops_t *f = table()
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef const float *x0 = &x[0, 0] if x.shape[0] and d else NULL
     if n_rows == 0:
         return
@@ -52,7 +54,7 @@ def sampled_dots(const int32_t[::1] rows, const int64_t[::1] starts, const int32
                          &samples[0], x0, d, &out[0])
 
 
-cdef void _sparse_dots_of_neuron(const leaves_t *f, const float *w, float bias, const int32_t *entries,
+cdef void _sparse_dots_of_neuron(const loops_t *f, const float *w, float bias, const int32_t *entries,
                                  const int32_t *samples, Py_ssize_t n, const int64_t *x_indptr,
                                  const int32_t *x_indices, const float *x_data, float *out) noexcept nogil:
     cdef Py_ssize_t e
@@ -71,38 +73,38 @@ def sampled_dots_csr(const int32_t[::1] rows, const int64_t[::1] starts, const i
     A bfloat16 row is widened first, for all samples: O(len(rows) * d) more.
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
-    cdef const leaves_t *f = table()
-    cdef store_t ws = store_of(w, False)
+    cdef const loops_t *f = table()
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
     cdef float *wide = NULL
     cdef int thread
     if n_rows == 0:
         return
-    if ws.kind == STORE_BFLOAT:
+    if ws.dtype == DTYPE_BFLOAT16:
         wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
         if wide == NULL:
             raise MemoryError()
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
-        _sparse_dots_of_neuron(f, row_of(f, &ws, rows[r], d, part_of(wide, thread * d)), bias[rows[r]],
+        _sparse_dots_of_neuron(f, row_of(f, &ws, rows[r], d, offset_or_null(wide, thread * d)), bias[rows[r]],
                                &entries[starts[r]], &samples[starts[r]], starts[r + 1] - starts[r], &x_indptr[0],
                                x_index, x_value, &out[0])
     free(wide)
 
 
-cdef void _weighted_row(const leaves_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
-                        const store_t *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
+cdef void _weighted_row(const loops_t *f, const int32_t *indices, const float *data, Py_ssize_t n,
+                        const typed_array_t *w, const float *bias, Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t k
     if bias != NULL:
         memcpy(out, bias, d * sizeof(float))
     else:
         memset(out, 0, d * sizeof(float))
     for k in range(n):
-        if k + AHEAD < n:
-            prefetch_row(w, indices[k + AHEAD], d)
-        if w.kind == STORE_BFLOAT:
-            f.axpy_bfloat(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
+        if k + PREFETCH_DISTANCE < n:
+            prefetch_row(w, indices[k + PREFETCH_DISTANCE], d)
+        if w.dtype == DTYPE_BFLOAT16:
+            f.axpy_bfloat16(data[k], <const uint16_t *>w.data + indices[k] * d, out, d)
         else:
             f.axpy(data[k], <const float *>w.data + indices[k] * d, out, d)
 
@@ -115,10 +117,10 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
     Backward: dX[i] = sum over the active neurons of d_out times their weights.
     """
     cdef Py_ssize_t i, n = out.shape[0], d = out.shape[1]
-    cdef const leaves_t *f = table()
+    cdef const loops_t *f = table()
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
-    cdef store_t ws = store_of(w, False)
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef const float *b = &bias[0] if bias.shape[0] else NULL
     if n == 0 or d == 0:
         return
@@ -127,10 +129,11 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
 
 
 cdef enum:
-    PARTS = 16  # of the neurons, each with a sum of its own: fixed, so that the result knows no number of threads
+    N_PARTIAL_SUMS = 16  # at most; from the number of neurons alone, so that the result does not depend on n_threads
+    MIN_NEURONS_PER_SUM = 32
 
 
-cdef void _columns_of_neuron(const leaves_t *f, const float *w, const int32_t *entries, const int32_t *samples,
+cdef void _columns_of_neuron(const loops_t *f, const float *w, const int32_t *entries, const int32_t *samples,
                              Py_ssize_t n, const float *data, const int64_t *x_indptr, const int32_t *x_indices,
                              float *out) noexcept nogil:
     cdef Py_ssize_t e
@@ -140,7 +143,7 @@ cdef void _columns_of_neuron(const leaves_t *f, const float *w, const int32_t *e
         f.gather_axpy(data[entries[e]], w, x_indices + first, out + first, x_indptr[samples[e] + 1] - first)
 
 
-cdef void _columns_of_part(const leaves_t *f, const store_t *w, Py_ssize_t d, const int32_t *rows,
+cdef void _columns_of_part(const loops_t *f, const typed_array_t *w, Py_ssize_t d, const int32_t *rows,
                            const int64_t *starts, Py_ssize_t n_rows, const int32_t *entries, const int32_t *samples,
                            const float *data, const int64_t *x_indptr, const int32_t *x_indices, float *wide,
                            float *out) noexcept nogil:
@@ -158,15 +161,15 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
     dX where the input is sparse too: only at the entries that the input stores. O(sum nnz_i * nnz(x_i)); where w is
     bfloat16 each row is widened first, once.
 
-    Walked neuron by neuron over the groups of _patterns.group_columns, so that a row of w is read from memory once a
+    Walked neuron by neuron over the groups of _sparse_rows.group_columns, so that a row of w is read from memory once a
     batch: sample by sample, a wide layer would read each row as often as it is active, a cache line an entry. Up to
     16 parts of the neurons sum on their own and are added up in order.
     """
     cdef Py_ssize_t t, p, n_rows = rows.shape[0], d = w.shape[1], nnz = x_indices.shape[0]
-    cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>PARTS, n_rows // 32)), run = 4096
+    cdef Py_ssize_t n_parts = max(1, min(<Py_ssize_t>N_PARTIAL_SUMS, n_rows // MIN_NEURONS_PER_SUM)), run = 4096
     cdef Py_ssize_t size = (n_rows + n_parts - 1) // n_parts
-    cdef const leaves_t *f = table()
-    cdef store_t ws = store_of(w, False)
+    cdef const loops_t *f = table()
+    cdef typed_array_t ws = typed_array_of(w, False)
     cdef float *parts
     cdef float *wide = NULL
     if nnz == 0:
@@ -176,17 +179,17 @@ def sampled_columns(const int32_t[::1] rows, const int64_t[::1] starts, const in
         return
     n_parts = (n_rows + size - 1) // size
     parts = <float *>calloc(n_parts * nnz, sizeof(float))
-    if ws.kind == STORE_BFLOAT:
+    if ws.dtype == DTYPE_BFLOAT16:
         wide = <float *>malloc((n_threads * d + 1) * sizeof(float))
-    if parts == NULL or (wide == NULL and ws.kind == STORE_BFLOAT):
+    if parts == NULL or (wide == NULL and ws.dtype == DTYPE_BFLOAT16):
         free(parts)
         free(wide)
         raise MemoryError()
     for t in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         _columns_of_part(f, &ws, d, &rows[t * size], &starts[t * size], min(size, n_rows - t * size), &entries[0],
-                         &samples[0], &data[0], &x_indptr[0], &x_indices[0], part_of(wide, threadid() * d),
+                         &samples[0], &data[0], &x_indptr[0], &x_indices[0], offset_or_null(wide, threadid() * d),
                          parts + t * nnz)
     for p in prange((nnz + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
-        add_parts(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
+        add_partial_sums(f, parts + p * run, n_parts, nnz, min(run, nnz - p * run), &out[p * run])
     free(parts)
     free(wide)

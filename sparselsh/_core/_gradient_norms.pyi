@@ -2,7 +2,7 @@
 from numpy import float32, float64, int32, int64
 from numpy.typing import NDArray
 
-RUN: int
+RUN_LENGTH: int
 def squares(a: NDArray[float32], out: NDArray[float64], n_threads: int) -> None: ...
 def active_squares(dz: NDArray[float32], x: NDArray[float32], out: NDArray[float64], n_threads: int) -> None: ...
 def grouped_squares(

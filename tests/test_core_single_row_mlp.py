@@ -1,10 +1,10 @@
-"""A lone question through layers, and the check of its row, against NumPy."""
+"""A single row through the layers of a network, and the check of a row, against NumPy."""
 import numpy as np
 import pytest
 from support import gaussian, read_only, unwritten
 
 from sparselsh._arrays.bfloat16 import to_float32
-from sparselsh._core import _chain, _checks
+from sparselsh._core import _checks, _single_row_mlp
 from sparselsh.index import STORAGES, QuantizedRows
 
 
@@ -12,13 +12,13 @@ def layers_of(rng, storage, sizes):
     """Layers that are summed by inputs and by neurons in turn, and what NumPy gives for an input."""
     steps, meant = [], []
     for i, (n_in, n_out) in enumerate(sizes):
-        by_inputs, relu = i % 2 == 0, i < len(sizes) - 1
-        rows = QuantizedRows.of(gaussian(rng, *((n_in, n_out) if by_inputs else (n_out, n_in))), storage, 1)
+        input_major, relu = i % 2 == 0, i < len(sizes) - 1
+        rows = QuantizedRows.of(gaussian(rng, *((n_in, n_out) if input_major else (n_out, n_in))), storage, 1)
         bias = gaussian(rng, n_out)
         values = (to_float32(rows.values) if storage == "bfloat16" else rows.values).astype(float)
         values = values if rows.scales is None else values * rows.scales[:, None]
-        meant.append((values if by_inputs else values.T, bias, relu))
-        steps.append((rows.values, rows.scales, bias, by_inputs, relu))
+        meant.append((values if input_major else values.T, bias, relu))
+        steps.append((rows.values, rows.scales, bias, input_major, relu))
 
     def outputs(x):
         for w, bias, relu in meant:
@@ -26,20 +26,20 @@ def layers_of(rng, storage, sizes):
             x = np.maximum(x, 0) if relu else x
         return x
 
-    return _chain.chain(steps, None), outputs
+    return _single_row_mlp.prepare(steps, None), outputs
 
 
-def asked(ask, chain, k, *given):
+def answer(top_k, mlp, k, *given):
     ids, scores = unwritten((1, k), np.int32), unwritten((1, k), np.float32)
-    ask(chain, *given, ids, scores)
+    top_k(mlp, *given, ids, scores)
     return ids[0], scores[0]
 
 
 @pytest.mark.usefixtures("simd_level")
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("sizes", [[(1, 1)], [(33, 7)], [(20, 65), (65, 19)], [(5, 40), (40, 3), (3, 21)]], ids=str)
-def test_a_chain_is_the_layers_one_after_the_other(rng, storage, sizes):
-    chain, outputs = layers_of(rng, storage, sizes)
+def test_the_network_is_its_layers_one_after_the_other(rng, storage, sizes):
+    mlp, outputs = layers_of(rng, storage, sizes)
     x = np.array(gaussian(rng, 1, sizes[0][0]))
     x[0, 1::3] = 0
     z = outputs(x[0].astype(float))
@@ -47,15 +47,17 @@ def test_a_chain_is_the_layers_one_after_the_other(rng, storage, sizes):
     best = np.argsort(-z)[:k]  # random numbers: no ties
     (row,) = np.nonzero(x[0])
     sparse = read_only(row.astype(np.int32)), read_only(x[0, row])
-    for ids, scores in (asked(_chain.ask, chain, k, read_only(x)), asked(_chain.ask_sparse, chain, k, *sparse)):
+    for ids, scores in (answer(_single_row_mlp.top_k, mlp, k, read_only(x)),
+                        answer(_single_row_mlp.top_k_sparse, mlp, k, *sparse)):
         np.testing.assert_array_equal(ids, best)
         # sums of 65 products of numbers below some tens, three times over, with 24 bits
         np.testing.assert_allclose(scores, z[best], rtol=1e-4, atol=1e-3)
 
 
 def test_fewer_outputs_than_are_asked_for_are_filled_up(rng):
-    chain, outputs = layers_of(rng, "float32", [(4, 3)])
-    ids, scores = asked(_chain.ask_sparse, chain, 5, np.zeros(0, np.int32), np.zeros(0, np.float32))  # an empty row
+    mlp, outputs = layers_of(rng, "float32", [(4, 3)])
+    empty_row = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    ids, scores = answer(_single_row_mlp.top_k_sparse, mlp, 5, *empty_row)
     assert sorted(ids[:3]) == [0, 1, 2] and list(ids[3:]) == [-1, -1]
     np.testing.assert_allclose(scores[:3], np.sort(outputs(np.zeros(4)))[::-1])
     assert np.isneginf(scores[3:]).all()

@@ -16,7 +16,7 @@ from support import (
     unwritten,
 )
 
-from sparselsh._core import _products
+from sparselsh._core import _sparse_products
 
 pytestmark = pytest.mark.usefixtures("simd_level")
 
@@ -34,7 +34,7 @@ def groups_of(indptr, indices):
 def sampled_dots(indptr, indices, x, w, bias):
     def call(n_threads):
         out = unwritten(len(indices), np.float32)
-        _products.sampled_dots(*groups_of(indptr, indices), x, w, bias, out, n_threads)
+        _sparse_products.sampled_dots(*groups_of(indptr, indices), x, w, bias, out, n_threads)
         return out
 
     return on_threads(call)
@@ -44,7 +44,7 @@ def sampled_dots_csr(indptr, indices, x_indptr, x_indices, x_data, w, bias):
     def call(n_threads):
         out = unwritten(len(indices), np.float32)
         groups = groups_of(indptr, indices)
-        _products.sampled_dots_csr(*groups, x_indptr, x_indices, x_data, w, bias, out, n_threads)
+        _sparse_products.sampled_dots_csr(*groups, x_indptr, x_indices, x_data, w, bias, out, n_threads)
         return out
 
     return on_threads(call)
@@ -53,7 +53,7 @@ def sampled_dots_csr(indptr, indices, x_indptr, x_indices, x_data, w, bias):
 def weighted_rows(indptr, indices, data, w, bias):
     def call(n_threads):
         out = unwritten((len(indptr) - 1, w.shape[1]), np.float32)
-        _products.weighted_rows(indptr, indices, data, w, bias, out, n_threads)
+        _sparse_products.weighted_rows(indptr, indices, data, w, bias, out, n_threads)
         return out
 
     return on_threads(call)
@@ -62,7 +62,7 @@ def weighted_rows(indptr, indices, data, w, bias):
 def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
     def call(n_threads):
         out = unwritten(len(x_indices), np.float32)
-        _products.sampled_columns(*groups_of(indptr, indices), data, w, x_indptr, x_indices, out, n_threads)
+        _sparse_products.sampled_columns(*groups_of(indptr, indices), data, w, x_indptr, x_indices, out, n_threads)
         return out
 
     return on_threads(call)

@@ -1,4 +1,4 @@
-"""Rows of a batch and the transpose of a pattern, against their plain twins."""
+"""Rows of a batch and the transpose of a pattern, against reference implementations."""
 import numpy as np
 import pytest
 import reference
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import csr_patterns, on_threads, random_csr, read_only, unwritten
 
-from sparselsh._core import _patterns
+from sparselsh._core import _sparse_rows
 
 
 def group_columns(indptr, indices, n_columns):
@@ -17,7 +17,7 @@ def group_columns(indptr, indices, n_columns):
         rows, starts = unwritten(min(nnz, n_columns), np.int32), unwritten(min(nnz, n_columns) + 1, np.int64)
         entries, samples = unwritten(nnz, np.int32), unwritten(nnz, np.int32)
         try:
-            n_rows = _patterns.group_columns(indptr, indices, slot, rows, starts, entries, samples, n_threads)
+            n_rows = _sparse_rows.group_columns(indptr, indices, slot, rows, starts, entries, samples, n_threads)
         finally:
             assert np.all(slot == -1), "the scratch array is left as it was"
         return rows[:n_rows], starts[: n_rows + 1], entries, samples
@@ -87,9 +87,9 @@ def test_take_rows_copies_rows_in_the_order_asked_for(pattern, data):
     rows = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=20)) if n else [], np.int64)
     values = np.arange(len(indices), dtype=np.float32)
     out_indptr = unwritten(len(rows) + 1, np.int64)
-    _patterns.take_counts(*read_only(indptr, rows), out_indptr)
+    _sparse_rows.take_counts(*read_only(indptr, rows), out_indptr)
     assert out_indptr.tolist() == np.cumsum([0, *(indptr[rows + 1] - indptr[rows])]).tolist()
     out_indices, out_values = unwritten(out_indptr[-1], np.int32), unwritten(out_indptr[-1], np.float32)
-    _patterns.take_rows(indptr, indices, *read_only(values, rows, out_indptr), out_indices, out_values)
+    _sparse_rows.take_rows(indptr, indices, *read_only(values, rows, out_indptr), out_indices, out_values)
     assert out_indices.tolist() == reference.take_rows(indptr, indices, rows)
     assert out_values.tolist() == reference.take_rows(indptr, values, rows)

@@ -1,10 +1,10 @@
-/* Chooses the instruction set of the leaf loops at run time. */
-#include "simd.h"
+/* Chooses the instruction set of the inner loops at run time. */
+#include "loops.h"
 #include <string.h>
 
-extern const leaves_t leaves_baseline;
+extern const loops_t loops_baseline;
 #ifdef HAVE_v3
-extern const leaves_t leaves_v3, leaves_v4;
+extern const loops_t loops_v3, loops_v4;
 #endif
 
 static int runs_baseline(void) { return 1; }
@@ -28,18 +28,18 @@ static int runs_v4(void)
 #endif
 
 /* from the slowest to the fastest */
-static const struct { const leaves_t *table; int (*runs)(void); } levels[] = {
-    { &leaves_baseline, runs_baseline },
+static const struct { const loops_t *table; int (*runs)(void); } levels[] = {
+    { &loops_baseline, runs_baseline },
 #ifdef HAVE_v3
-    { &leaves_v3, runs_v3 },
-    { &leaves_v4, runs_v4 },
+    { &loops_v3, runs_v3 },
+    { &loops_v4, runs_v4 },
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof *levels };
 
-static const leaves_t *chosen = 0;
+static const loops_t *chosen = 0;
 
-const leaves_t *leaves(void)
+const loops_t *loops(void)
 {
     if (!chosen)  /* two threads may both do this; they write the same pointer */
         for (int i = 0; i < N_LEVELS; i++)
@@ -48,7 +48,7 @@ const leaves_t *leaves(void)
     return chosen;
 }
 
-int leaves_select(const char *name)
+int loops_select(const char *name)
 {
     for (int i = 0; i < N_LEVELS; i++)
         if (!strcmp(levels[i].table->name, name)) {
@@ -60,7 +60,7 @@ int leaves_select(const char *name)
     return -1;
 }
 
-int leaves_available(int i, const char **name)
+int loops_available(int i, const char **name)
 {
     if (i >= N_LEVELS)
         return -1;

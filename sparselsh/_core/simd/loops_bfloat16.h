@@ -1,8 +1,8 @@
-/* bfloat16, the upper half of a float32: the same range, eight digits of the mantissa; part of leaves.c. */
-#include "simd.h"
+/* bfloat16, the upper half of a float32: the same range, eight digits of the mantissa; part of loops.c. */
+#include "loops.h"
 #include <string.h>
 
-static inline float wide_of(uint16_t half)
+static inline float float32_of(uint16_t half)
 {
     uint32_t bits = (uint32_t)half << 16;
     float x;
@@ -17,13 +17,13 @@ static inline uint32_t bits_of(float x)
     return bits;
 }
 
-static void widen(const uint16_t *restrict x, float *restrict y, ptrdiff_t n)
+static void to_float32(const uint16_t *restrict x, float *restrict y, ptrdiff_t n)
 {
     for (ptrdiff_t k = 0; k < n; k++)
-        y[k] = wide_of(x[k]);
+        y[k] = float32_of(x[k]);
 }
 
-static void narrow(const float *restrict x, uint16_t *restrict y, ptrdiff_t n)
+static void to_bfloat16(const float *restrict x, uint16_t *restrict y, ptrdiff_t n)
 {
     for (ptrdiff_t k = 0; k < n; k++) {
         uint32_t bits = bits_of(x[k]);
@@ -35,7 +35,7 @@ static void narrow(const float *restrict x, uint16_t *restrict y, ptrdiff_t n)
    lost: an average over bfloat16 then has no bias. What bfloat16 holds exactly stays.
    The random number of place k is a mix of key + k, so that no order of the loop changes it; `shift` takes one or the
    other half of it. The constants of the mix are lowbias32's (C. Wellons, 2018). */
-static void narrow_random(const float *restrict x, uint16_t *restrict y, ptrdiff_t n, uint32_t key, int shift)
+static void to_bfloat16_random(const float *restrict x, uint16_t *restrict y, ptrdiff_t n, uint32_t key, int shift)
 {
     for (ptrdiff_t k = 0; k < n; k++) {
         uint32_t r = key + (uint32_t)k;
@@ -48,17 +48,17 @@ static void narrow_random(const float *restrict x, uint16_t *restrict y, ptrdiff
     }
 }
 
-static float dot_bfloat(const uint16_t *a, const float *b, ptrdiff_t n)
+static float dot_bfloat16(const uint16_t *a, const float *b, ptrdiff_t n)
 {
     float s = 0;
 #pragma omp simd reduction(+ : s)
     for (ptrdiff_t k = 0; k < n; k++)
-        s += wide_of(a[k]) * b[k];
+        s += float32_of(a[k]) * b[k];
     return s;
 }
 
-static void axpy_bfloat(float a, const uint16_t *restrict x, float *restrict y, ptrdiff_t n)
+static void axpy_bfloat16(float a, const uint16_t *restrict x, float *restrict y, ptrdiff_t n)
 {
     for (ptrdiff_t k = 0; k < n; k++)
-        y[k] += a * wide_of(x[k]);
+        y[k] += a * float32_of(x[k]);
 }

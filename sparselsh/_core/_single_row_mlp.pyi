@@ -1,0 +1,18 @@
+# Made by docs/make_stubs.py.
+from typing import Any
+
+from numpy import float32, int32
+from numpy.typing import NDArray
+
+from ._single_query_search import SingleQuerySearch
+
+class SingleRowMLP: ...
+def prepare(layers: list[tuple[Any, ...]], search: SingleQuerySearch | None) -> SingleRowMLP: ...
+def top_k(mlp: SingleRowMLP, x: NDArray[float32], out_ids: NDArray[int32], out_scores: NDArray[float32]) -> None: ...
+def top_k_sparse(
+    mlp: SingleRowMLP,
+    indices: NDArray[int32],
+    data: NDArray[float32],
+    out_ids: NDArray[int32],
+    out_scores: NDArray[float32],
+) -> None: ...

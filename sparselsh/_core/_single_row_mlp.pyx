@@ -1,0 +1,141 @@
+"""A lone question through all layers of a network, from its input to the best outputs, in one call.
+
+What such a question costs in a small network is the calls: a layer computes for one or two microseconds, and to hand
+its arrays from Python to a kernel takes as long. Arrays are handed over once, as a SingleRowMLP. One thread.
+"""
+from libc.stdint cimport int32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from ._order cimport top_begin, top_end, top_push, top_t
+from ._quantized cimport (
+    OUTPUTS_PER_TASK, quantized_dots, quantized_rows_of, quantized_rows_t, quantized_sums,
+)
+from ._simd cimport loops_t, table
+from ._single_query_search cimport SingleQuerySearch, search_queries
+
+ctypedef struct step_t:
+    quantized_rows_t w
+    const float *bias
+    bint input_major  # w is (n_in, n_out): the rows of the inputs are summed; else (n_out, n_in)
+    bint relu
+    Py_ssize_t n_in, n_out
+
+
+cdef class SingleRowMLP:
+    """Layers, whose arrays it keeps alive, and the SingleQuerySearch that stands for the last one, if there is one."""
+    cdef list arrays
+    cdef step_t *steps
+    cdef Py_ssize_t n_steps, widest
+    cdef SingleQuerySearch search
+
+    def __dealloc__(self):
+        free(self.steps)
+
+
+def prepare(layers, search):
+    """A SingleRowMLP of tuples (w, scales, bias, input_major, relu), and a SingleQuerySearch or None.
+
+    w is float32, or bfloat16 or int8 with scales as in _quantized; bias is (n_out,).
+    """
+    cdef SingleRowMLP mlp = SingleRowMLP()
+    cdef const float[::1] bias
+    cdef step_t *step
+    cdef Py_ssize_t i
+    mlp.arrays, mlp.search = list(layers), search
+    mlp.n_steps = len(mlp.arrays)
+    mlp.steps = <step_t *>calloc(max(mlp.n_steps, 1), sizeof(step_t))
+    if mlp.steps == NULL:
+        raise MemoryError()
+    for i in range(mlp.n_steps):
+        step = &mlp.steps[i]
+        w, scales, biases, input_major, relu = mlp.arrays[i]
+        quantized_rows_of(w, scales, &step.w)
+        step.input_major, step.relu = input_major, relu
+        step.n_in, step.n_out = (step.w.n, step.w.d) if input_major else (step.w.d, step.w.n)
+        bias = biases
+        step.bias = &bias[0]
+        mlp.widest = max(mlp.widest, step.n_in, step.n_out)
+    return mlp
+
+
+cdef void _sum_rows(const loops_t *f, const step_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
+                    float *out) noexcept nogil:
+    cdef Py_ssize_t first = 0
+    memcpy(out, s.bias, s.n_out * sizeof(float))
+    while first < s.n_out:
+        quantized_sums(f, &s.w, indices, data, n, first, min(<Py_ssize_t>OUTPUTS_PER_TASK,
+                                                             s.n_out - first), out + first)
+        first += OUTPUTS_PER_TASK
+
+
+cdef void _forward(const loops_t *f, const step_t *s, const float *x, int32_t *indices, float *data,
+                   float *out) noexcept nogil:
+    # indices and data hold n_in each
+    cdef Py_ssize_t k, n = 0
+    if s.input_major:
+        for k in range(s.n_in):
+            indices[n], data[n] = <int32_t>k, x[k]
+            n += x[k] != 0
+        _sum_rows(f, s, indices, data, n, out)
+    else:
+        quantized_dots(f, &s.w, NULL, s.n_out, x, out)
+        for k in range(s.n_out):
+            out[k] += s.bias[k]
+
+
+cdef void _clip(const step_t *s, float *out) noexcept nogil:
+    cdef Py_ssize_t k
+    if s.relu:
+        for k in range(s.n_out):
+            out[k] = out[k] if out[k] > 0 else 0
+
+
+cdef int _run(SingleRowMLP mlp, const int32_t *indices, const float *data, Py_ssize_t nnz,
+              const float *x, Py_ssize_t k, int32_t *out_ids, float *out_scores) except -1 nogil:
+    # the input is x, or where that is NULL the sparse row of indices and data
+    cdef const loops_t *f = table()
+    cdef Py_ssize_t i, j, n_keys = 4 * k + 64, size = mlp.widest
+    cdef uint64_t *keys = <uint64_t *>malloc(n_keys * sizeof(uint64_t) + size * (3 * sizeof(float) + sizeof(int32_t)))
+    cdef float *first = <float *>(keys + n_keys)
+    cdef float *out = first
+    cdef top_t top
+    if keys == NULL:
+        with gil:
+            raise MemoryError()
+    for i in range(mlp.n_steps):
+        if x == NULL:
+            _sum_rows(f, &mlp.steps[i], indices, data, nnz, out)
+        else:
+            _forward(f, &mlp.steps[i], x, <int32_t *>(first + 3 * size), first + 2 * size, out)
+        _clip(&mlp.steps[i], out)
+        x = out
+        out = first + size if out == first else first
+    if mlp.search is not None:
+        search_queries(mlp.search, x, 1, k, out_ids, out_scores)
+    else:
+        top = top_begin(keys, n_keys, k)
+        for j in range(mlp.steps[mlp.n_steps - 1].n_out):
+            top_push(&top, x[j], <int32_t>j)
+        top_end(&top, True, out_ids, out_scores)
+    free(keys)
+    return 0
+
+
+def top_k(SingleRowMLP mlp, const float[:, ::1] x, int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
+    """The k best outputs for x, (1, n_in): ids and scores (1, k), best first, filled up with -1 and -inf.
+
+    O(weights of the layers), where a layer that is summed by its inputs passes over those that are zero, and that of
+    the SingleQuerySearch. k is above 0, and there is a layer or a SingleQuerySearch.
+    """
+    with nogil:
+        _run(mlp, NULL, NULL, 0, &x[0, 0], out_ids.shape[1], &out_ids[0, 0], &out_scores[0, 0])
+
+
+def top_k_sparse(SingleRowMLP mlp, const int32_t[::1] indices, const float[::1] data, int32_t[:, ::1] out_ids,
+                 float[:, ::1] out_scores):
+    """`top_k` for a sparse row. There is a first layer, and it is summed by its inputs."""
+    cdef Py_ssize_t n = indices.shape[0]
+    with nogil:
+        _run(mlp, &indices[0] if n else NULL, &data[0] if n else NULL, n, NULL, out_ids.shape[1], &out_ids[0, 0],
+             &out_scores[0, 0])
