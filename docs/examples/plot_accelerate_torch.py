@@ -2,16 +2,16 @@
 Serve a PyTorch network faster
 ==============================
 
-A network with a wide output layer spends most of its time on scores that are not used: of 50,000 classes only the five
-best are shown. ``sl.from_torch`` converts a trained network to one that computes only the neurons that an index finds,
-and reports what that changes.
+A network with a wide output layer spends most of its time on scores that are not used: of 50,000
+classes only the five best are shown. ``sl.from_torch`` converts a trained network to one that
+computes only the neurons that an index finds, and reports what that changes.
 """
 
 # %%
 # A network trained with PyTorch
 # ------------------------------
-# Each class has a random direction; an input is the direction of its class plus noise. The wide layer is trained with a
-# sampled softmax over the classes of the batch.
+# Each class has a random direction; an input is the direction of its class plus noise. The wide
+# layer is trained with a sampled softmax over the classes of the batch.
 import time
 
 import numpy as np
@@ -65,8 +65,8 @@ _ = model.eval()
 # %%
 # Conversion
 # ----------
-# Some hundreds of inputs like those of production calibrate the index. The report says what became of each layer: the
-# first is small and stays dense, the second is served by an index.
+# Some hundreds of inputs like those of production calibrate the index. The report says what became
+# of each layer: the first is small and stays dense, the second is served by an index.
 calibration, _ = draw(2000)
 net = sl.from_torch(
     model, calibration, recall=0.99, random_state=0, n_threads=1
@@ -101,8 +101,9 @@ print(f"sparselsh: {by_index}")
 # %%
 # One layer inside a model
 # ------------------------
-# ``sparselsh.torch.accelerate`` replaces wide layers inside any model and leaves the rest to PyTorch. The layer returns
-# the logits of the neurons that it finds, and minus infinity for all others.
+# ``sparselsh.torch.accelerate`` replaces wide layers inside any model and leaves the rest to
+# PyTorch. The layer returns the logits of the neurons that it finds, and minus infinity for all
+# others.
 import sparselsh.torch
 
 report = sparselsh.torch.accelerate(

@@ -2,18 +2,20 @@
 Choosing density, K and L
 =========================
 
-Three numbers determine how much a layer computes: the **density** of the active sets, the number of bits **K** of a
-bucket and the number **L** of tables. The defaults are made for layers of some ten thousand neurons; this page shows
-what each number does, so that you know when to change it. All of it is measured while this page is built, on a small
-task made up for it: the shapes of the curves carry over to other data, the figures do not.
+Three numbers determine how much a layer computes: the **density** of the active sets, the number of
+bits **K** of a bucket and the number **L** of tables. The defaults are made for layers of some ten
+thousand neurons; this page shows what each number does, so that you know when to change it. All of
+it is measured while this page is built, on a small task made up for it: the shapes of the curves
+carry over to other data, the figures do not.
 """
 
 # %%
 # A task
 # ------
 #
-# 6,000 classes in 300 families: a class has some features of its own and some of its family, so that the network can
-# confuse it with others. A row has the features of its class and some random ones.
+# 6,000 classes in 300 families: a class has some features of its own and some of its family, so
+# that the network can confuse it with others. A row has the features of its class and some random
+# ones.
 
 import time
 
@@ -60,9 +62,9 @@ def trained(**options):
 # Density
 # -------
 #
-# A training step computes and updates the labels of the batch, the neurons that hashing finds, and random ones. With
-# too few neurons, the loss misses too many of those that the network confuses with the label; with all of them
-# (``density=1``), hashing is not needed.
+# A training step computes and updates the labels of the batch, the neurons that hashing finds, and
+# random ones. With too few neurons, the loss misses too many of those that the network confuses
+# with the label; with all of them (``density=1``), hashing is not needed.
 
 densities = [0.02, 0.05, 0.1, 0.25, 0.5, 1.0]
 runs = [trained(density=density) for density in densities]
@@ -87,10 +89,11 @@ for ax in (left, right):
 plt.show()
 
 # %%
-# **How to read it:** take the smallest density from which the left curve is flat. On the right, hashing has a cost too:
-# at high densities, and in layers of a few thousand neurons, a dense product is as fast as finding the active set and
-# multiplying by it. Use ``density=1`` there. The labels of a batch are always active, so a small density is not reached
-# where batches have many labels:
+# **How to read it:** take the smallest density from which the left curve is flat. On the right,
+# hashing has a cost too: at high densities, and in layers of a few thousand neurons, a dense
+# product is as fast as finding the active set and multiplying by it. Use ``density=1`` there. The
+# labels of a batch are always active, so a small density is not reached where batches have many
+# labels:
 
 for density, (_, _, computed) in zip(densities, runs, strict=True):
     print(f"density {density:4.0%}: computed {computed:6.1%}")
@@ -99,10 +102,10 @@ for density, (_, _, computed) in zip(densities, runs, strict=True):
 # What the tables add
 # -------------------
 #
-# Labels and random neurons alone (``candidates=0``) are a strong baseline. Each row of the batch may add the
-# ``candidates`` neurons that share most buckets with it, which the network is most likely to confuse with the label.
-# They displace random ones, which the network also needs: in a batch of 64 and a set of 1,200 neurons, 20 candidates
-# per row leave none.
+# Labels and random neurons alone (``candidates=0``) are a strong baseline. Each row of the batch
+# may add the ``candidates`` neurons that share most buckets with it, which the network is most
+# likely to confuse with the label. They displace random ones, which the network also needs: in a
+# batch of 64 and a set of 1,200 neurons, 20 candidates per row leave none.
 
 density = 0.2
 quality = {
@@ -122,20 +125,23 @@ ax.invert_yaxis()
 plt.show()
 
 # %%
-# **How to read it:** keep ``candidates`` times the batch size well below the size of the set, which is ``density`` times
-# the number of neurons. The default, five candidates in batches of 256, is made for sets of about 4,000.
+# **How to read it:** keep ``candidates`` times the batch size well below the size of the set, which
+# is ``density`` times the number of neurons. The default, five candidates in batches of 256, is
+# made for sets of about 4,000.
 #
-# The task and the density were chosen so that candidates help, and they help a little; elsewhere they may cost. At a
-# density of 5 % the same task gave 36.6 % with random neurons alone and 33.6 % with five candidates; a task of classes
-# without families 54.7 and 49.1 % (one seed each). Try ``candidates=0`` on your data.
+# The task and the density were chosen so that candidates help, and they help a little; elsewhere
+# they may cost. At a density of 5 % the same task gave 36.6 % with random neurons alone and 33.6 %
+# with five candidates; a task of classes without families 54.7 and 49.1 % (one seed each). Try
+# ``candidates=0`` on your data.
 
 # %%
 # K and L in closed form
 # ----------------------
 #
-# A neuron at the cosine ``s`` is found with probability ``1 - (1 - p**K)**L``, where ``p = 1 - arccos(s) / π``; an
-# unrelated one, at a right angle, with ``1 - (1 - 2**-K)**L``. :func:`sparselsh.choose_bits_and_tables` finds the
-# fewest tables that reach a recall for the first without exceeding a fraction for the second.
+# A neuron at the cosine ``s`` is found with probability ``1 - (1 - p**K)**L``, where ``p = 1 -
+# arccos(s) / π``; an unrelated one, at a right angle, with ``1 - (1 - 2**-K)**L``.
+# :func:`sparselsh.choose_bits_and_tables` finds the fewest tables that reach a recall for the first
+# without exceeding a fraction for the second.
 
 for similarity in (0.5, 0.6, 0.7, 0.8, 0.9):
     try:
@@ -150,13 +156,14 @@ for similarity in (0.5, 0.6, 0.7, 0.8, 0.9):
         print(f"cosine {similarity}: {error}")
 
 # %%
-# Near neighbours need few tables; at a cosine of 0.5, which is 60 degrees, too many tables would be needed. This is why
-# layers centre their neurons before they hash them (:doc:`plot_how_lsh_finds`), and why inference uses sketches, which
-# do not require a shared bucket.
+# Near neighbours need few tables; at a cosine of 0.5, which is 60 degrees, too many tables would be
+# needed. This is why layers centre their neurons before they hash them (:doc:`plot_how_lsh_finds`),
+# and why inference uses sketches, which do not require a shared bucket.
 #
-# The map below shows the same law, for a wanted neuron at a cosine of 0.8: the colour is the probability that it is
-# found, the lines are the fraction of unrelated neurons that are found with it. Good settings lie far to the right on a
-# line. Further up on the line both K and L grow, and with them memory and the time of hashing.
+# The map below shows the same law, for a wanted neuron at a cosine of 0.8: the colour is the
+# probability that it is found, the lines are the fraction of unrelated neurons that are found with
+# it. Good settings lie far to the right on a line. Further up on the line both K and L grow, and
+# with them memory and the time of hashing.
 
 K, L = np.meshgrid(np.arange(1, 17), np.arange(1, 129))
 p = 1 - np.arccos(0.8) / np.pi

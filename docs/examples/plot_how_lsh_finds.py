@@ -2,21 +2,21 @@
 How LSH finds neurons
 =====================
 
-A wide layer has tens of thousands of neurons, and few of them matter for one input: those whose weights point in the
-direction of the input. Locality-sensitive hashing finds them without computing the others. This page shows how, from one
-hyperplane to a layer, in the order of :doc:`/algorithms`.
+A wide layer has tens of thousands of neurons, and few of them matter for one input: those whose
+weights point in the direction of the input. Locality-sensitive hashing finds them without computing
+the others. This page shows how, from one hyperplane to a layer, in the order of :doc:`/algorithms`.
 """
 
 # %%
 # A hyperplane is a hash bit
 # --------------------------
 #
-# Draw a random direction ``g``. A vector gets the bit 1 if it lies on the side to which ``g`` points. A plane separates
-# two vectors at the angle ``a`` with probability ``a / π``, whatever their lengths, so their bits agree with probability
-# ``1 - a / π``.
+# Draw a random direction ``g``. A vector gets the bit 1 if it lies on the side to which ``g``
+# points. A plane separates two vectors at the angle ``a`` with probability ``a / π``, whatever
+# their lengths, so their bits agree with probability ``1 - a / π``.
 #
-# *K* bits divide space into up to 2\ :sup:`K` cells, the **buckets** of a table. Only the neurons in the bucket of the
-# input are found.
+# *K* bits divide space into up to 2\ :sup:`K` cells, the **buckets** of a table. Only the neurons
+# in the bucket of the input are found.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -52,14 +52,16 @@ for ax, bits, seed in zip(axes, (1, 3, 5), (3, 2, 5), strict=True):
 plt.show()
 
 # %%
-# The arrow is the input, the lines are the hyperplanes; teal dots are in the same bucket as the input. With more bits the
-# bucket is smaller, and a plane is more likely to separate the input from a good neuron.
+# The arrow is the input, the lines are the hyperplanes; teal dots are in the same bucket as the
+# input. With more bits the bucket is smaller, and a plane is more likely to separate the input from
+# a good neuron.
 #
 # Several tables
 # --------------
 #
-# *L* tables with other hyperplanes make up for that. A near neuron shares the bucket in most of them, a distant one in
-# few. The **number of tables** in which a neuron is found therefore ranks neurons by angle.
+# *L* tables with other hyperplanes make up for that. A near neuron shares the bucket in most of
+# them, a distant one in few. The **number of tables** in which a neuron is found therefore ranks
+# neurons by angle.
 
 family = sl.SimHash(bits=4, tables=16).fit(2, 0)
 counts = (family.hash(neurons) == family.hash(query)).sum(axis=1)
@@ -89,8 +91,8 @@ plt.show()
 # K and L shape the curve
 # -----------------------
 #
-# The probability of sharing at least one bucket is ``1 - (1 - p**K)**L`` with ``p = 1 - a / π``. As a function of the
-# angle it is S-shaped; *K* moves its step to smaller angles, *L* to larger ones.
+# The probability of sharing at least one bucket is ``1 - (1 - p**K)**L`` with ``p = 1 - a / π``. As
+# a function of the angle it is S-shaped; *K* moves its step to smaller angles, *L* to larger ones.
 # :func:`sparselsh.choose_bits_and_tables` solves for both.
 
 panels = {
@@ -116,14 +118,15 @@ plt.show()
 # From angles to inner products
 # -----------------------------
 #
-# A layer needs the neurons with the largest *inner products*. In a trained layer these are not near by angle, because all
-# neurons have a large mean in common, and so have the inputs. Two transforms remove both and keep the ranking. *Centring*
-# subtracts the mean neuron ``c``: ``<w - c, x> = <w, x> - <c, x>``, and the last term is the same for all neurons.
-# *Scaling* moves length between neuron and input: ``<A w, B x> = <w, x>`` for ``A B = 1``, here with powers of the second
-# moment of the inputs.
+# A layer needs the neurons with the largest *inner products*. In a trained layer these are not near
+# by angle, because all neurons have a large mean in common, and so have the inputs. Two transforms
+# remove both and keep the ranking. *Centring* subtracts the mean neuron ``c``: ``<w - c, x> = <w,
+# x> - <c, x>``, and the last term is the same for all neurons. *Scaling* moves length between
+# neuron and input: ``<A w, B x> = <w, x>`` for ``A B = 1``, here with powers of the second moment
+# of the inputs.
 #
-# The data imitate the outputs of a ReLU layer and trained weights. The five best neurons of each input move from angles
-# that a hash can hardly distinguish to angles that it can.
+# The data imitate the outputs of a ReLU layer and trained weights. The five best neurons of each
+# input move from angles that a hash can hardly distinguish to angles that it can.
 
 n, d = 4000, 64
 factors = rng.standard_normal((30, d)) / np.sqrt(30)
@@ -179,8 +182,9 @@ plt.show()
 # What is found
 # -------------
 #
-# Tables give the active sets of training. For inference, sketches rank: the signs of a few hundred rotated coordinates of
-# each neuron, against the real-valued input. The best of that ranking get their exact inner products.
+# Tables give the active sets of training. For inference, sketches rank: the signs of a few hundred
+# rotated coordinates of each neuron, against the real-valued input. The best of that ranking get
+# their exact inner products.
 
 index = sl.LSHIndex(recall=0.98, plan="sketches", random_state=0)
 index.fit(W, queries=H[:150])
@@ -200,6 +204,7 @@ ax.xaxis.set_major_formatter(lambda fraction, _: f"{fraction:.1%}")
 plt.show()
 
 # %%
-# The dashed line is the recall that was asked for. The index chose its number of candidates on its queries:
+# The dashed line is the recall that was asked for. The index chose its number of candidates on its
+# queries:
 
 print(f"{index.report()['n_candidates']} candidates of {n} neurons")

@@ -2,16 +2,16 @@
 The next item of a session
 ==========================
 
-A shop wants to know what a visitor looks at next. A row is a session: the items seen so far, later ones with larger
-values. Its class is the next item, so there are as many classes as items. The sessions are generated, so that the best
-possible prediction is known.
+A shop wants to know what a visitor looks at next. A row is a session: the items seen so far, later
+ones with larger values. Its class is the next item, so there are as many classes as items. The
+sessions are generated, so that the best possible prediction is known.
 """
 
 # %%
 # Sessions
 # --------
-# Every item has four successors. A visitor continues with one of them four times in five, most often with the first, and
-# otherwise with any item of the shop, popular ones more often.
+# Every item has four successors. A visitor continues with one of them four times in five, most
+# often with the first, and otherwise with any item of the shop, popular ones more often.
 
 import numpy as np
 import scipy.sparse as sp
@@ -55,8 +55,9 @@ print(f"the best prediction is right in {0.8 * chance[0]:.0%}")
 # %%
 # Training
 # --------
-# The hidden layer turns a session into 64 numbers, and the output layer computes a fifth of the items in each step. The
-# training ends when the P@1 of the rows set aside has not grown for two epochs.
+# The hidden layer turns a session into 64 numbers, and the output layer computes a fifth of the
+# items in each step. The training ends when the P@1 of the rows set aside has not grown for two
+# epochs.
 
 import sparselsh as sl
 
@@ -89,8 +90,9 @@ for name, ids in found.items():
 # %%
 # What the search costs
 # ---------------------
-# An index over the weights of the output layer, calibrated on inputs of that layer, shows what recall costs: the more
-# candidates get their inner product computed, the more of the true neighbours are found.
+# An index over the weights of the output layer, calibrated on inputs of that layer, shows what
+# recall costs: the more candidates get their inner product computed, the more of the true
+# neighbours are found.
 
 H = X[:1_000] @ hidden.weight.T + hidden.bias
 index = sl.LSHIndex(random_state=0, plan="sketches")

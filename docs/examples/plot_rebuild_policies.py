@@ -2,14 +2,16 @@
 Rebuild policies, schedules and sampling compared
 =================================================
 
-A network with two sparse hidden layers learns handwritten digits. Three settings are varied, one at a time: when the
-sketches of the hidden layers are built anew, how the learning rate changes, and which neurons are active. The curves are
-the training loss of each epoch; the legend gives the accuracy on held-out digits.
+A network with two sparse hidden layers learns handwritten digits. Three settings are varied, one at
+a time: when the sketches of the hidden layers are built anew, how the learning rate changes, and
+which neurons are active. The curves are the training loss of each epoch; the legend gives the
+accuracy on held-out digits.
 """
 
 # %%
-# The network has 64 inputs, two hidden layers of 400 neurons of which 40 are active for each digit, and 10 outputs.
-# ``plan="gather"`` keeps the layers sparse: at this size the cost formula would compute all neurons.
+# The network has 64 inputs, two hidden layers of 400 neurons of which 40 are active for each digit,
+# and 10 outputs. ``plan="gather"`` keeps the layers sparse: at this size the cost formula would
+# compute all neurons.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -93,7 +95,8 @@ axes[0].set_ylabel("training loss")
 plt.show()
 
 # %%
-# The profile shows what a step of this network computes, beside that of a dense one. ``print`` shows it as a table.
+# The profile shows what a step of this network computes, beside that of a dense one. ``print``
+# shows it as a table.
 options = {"density": 0.1, "activation": "relu", "plan": "gather"}
 net = sl.Network(
     [

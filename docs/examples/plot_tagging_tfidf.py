@@ -2,16 +2,17 @@
 Tagging text with TF-IDF
 ========================
 
-Which modules does a piece of code come from? The texts are the source of Python's standard library, which every Python
-has, so nothing is downloaded. Functions are the documents. The tags of a function are the names of its module, such as
-``asyncio`` and ``events`` for ``asyncio/events.py``.
+Which modules does a piece of code come from? The texts are the source of Python's standard library,
+which every Python has, so nothing is downloaded. Functions are the documents. The tags of a
+function are the names of its module, such as ``asyncio`` and ``events`` for ``asyncio/events.py``.
 """
 
 # %%
 # The documents
 # -------------
-# A document is the text of one function, a tag is a folder or a file that contains it. `MultiLabelBinarizer` makes a
-# sparse indicator matrix of the tags: one column per tag, and a one for each tag of a document.
+# A document is the text of one function, a tag is a folder or a file that contains it.
+# `MultiLabelBinarizer` makes a sparse indicator matrix of the tags: one column per tag, and a one
+# for each tag of a document.
 
 import ast
 import random
@@ -62,7 +63,8 @@ print(f"{Y.nnz / n:.2f} tags per function")
 # %%
 # The model
 # ---------
-# A pipeline turns text into TF-IDF rows and these into tags. With softmax the tags of a document share its probability.
+# A pipeline turns text into TF-IDF rows and these into tags. With softmax the tags of a document
+# share its probability.
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
@@ -79,7 +81,8 @@ model.fit(train_texts, Y_train)
 # %%
 # What it has learned
 # -------------------
-# `predict_topk` ranks tags; `predict` returns an indicator matrix, as sparse as the one that `fit` was given.
+# `predict_topk` ranks tags; `predict` returns an indicator matrix, as sparse as the one that `fit`
+# was given.
 
 import sparselsh as sl
 
@@ -110,6 +113,6 @@ ax = classifier.network_.plot_history()
 # %%
 # More labels
 # -----------
-# A few hundred tags are few: the network computes all of them. From some thousand on the output layer computes only the
-# neurons that hashing finds (``density="auto"``), with the same code: an indicator matrix with a million columns is never
-# made dense, neither in training nor by `predict`.
+# A few hundred tags are few: the network computes all of them. From some thousand on the output
+# layer computes only the neurons that hashing finds (``density="auto"``), with the same code: an
+# indicator matrix with a million columns is never made dense, neither in training nor by `predict`.
