@@ -1,4 +1,8 @@
-"""The documents as pages: `.ci/docs`, or `python -P -m sphinx -W --keep-going -b html docs docs/_build/html`."""
+"""The documents as pages.
+
+    .ci/docs
+    python -P -m sphinx -W --keep-going -b html docs docs/_build/html
+"""
 import os
 import sys
 import warnings
@@ -18,8 +22,9 @@ project_copyright = "the sparselsh developers"
 version = release = sparselsh.__version__
 
 extensions = [
-    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.intersphinx", "sphinx.ext.mathjax",
-    "numpydoc", "sphinx_design", "sphinx_copybutton", "sphinx_gallery.gen_gallery",
+    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax", "numpydoc", "sphinx_design", "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = [
@@ -33,7 +38,7 @@ nitpicky = False
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# --- reference: a page per public object and per method, written anew by each build ----------------------------
+# --- reference: a page per public object and per method, written anew by each build --------------
 
 autodoc_typehints = "none"  # the docstrings give types and shapes
 autosummary_generate = False  # make_api.reference_pages writes the pages
@@ -67,7 +72,7 @@ def write_reference():
 
 write_reference()
 
-# --- gallery -------------------------------------------------------------------------------------------------
+# --- gallery ------------------------------------------------------------------------------------
 
 warnings.filterwarnings("error", module="__main__")  # an example that warns is no example
 sphinx_gallery_conf = {
@@ -85,7 +90,7 @@ sphinx_gallery_conf = {
     "thumbnail_size": (480, 320),
 }
 
-# --- pages ---------------------------------------------------------------------------------------------------
+# --- pages ---------------------------------------------------------------------------------------
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sparselsh"
@@ -103,15 +108,14 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-# Pages without pages below or beside them have no navigation column; examples need its room for their figures.
-NAVIGATION = ["sidebar-nav-bs"]
+# Pages without pages below or beside them have no navigation column; examples need its room for
+# their figures.
 html_sidebars = {
-    "index": [], "quickstart": [], "benchmarks": [], "accuracy": [], "search": [], "genindex": [], "py-modindex": [],
-    "gallery/*": [],
-    "guide/*": NAVIGATION, "reference/*": NAVIGATION,
+    "index": [], "quickstart": [], "benchmarks": [], "accuracy": [], "gallery/*": [],
+    "search": [], "genindex": [], "py-modindex": [],
 }
 
-# Links of the documents that lead out of this folder, or to files for readers of the source, as they are here.
+# Links that lead out of this folder, or to files for readers of the source, and what they are here.
 MOVED = {
     "../bench/README.md": "measuring.md",
     "api.md": "reference/index.rst",

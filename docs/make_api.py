@@ -2,17 +2,21 @@
 
 usage: python -P docs/make_api.py > docs/api.md
 
-`SECTIONS` lists every public name once. A public name that is in no section, or a listed name that does not exist, is
-an error. docs/conf.py writes the pages that `reference_pages` returns, one per object and one per method.
+`SECTIONS` lists every public name once. A public name that is in no section, or a listed name that
+does not exist, is an error. docs/conf.py writes the pages that `reference_pages` returns, one per
+object and one per method.
 """
 import importlib
 import inspect
 import re
 
 import sparselsh
+from sparselsh.callbacks import Callback
 
 # Modules whose __all__ is public, besides that of sparselsh itself. estimators needs scikit-learn.
-MODULES = ("callbacks", "datasets", "estimators", "hashing", "metrics", "rebuild", "schedules", "torch")
+MODULES = (
+    "callbacks", "datasets", "estimators", "hashing", "metrics", "rebuild", "schedules", "torch",
+)
 
 # title: (what the section is for, its names without the leading "sparselsh.")
 SECTIONS = {
@@ -24,13 +28,15 @@ SECTIONS = {
         "SoftmaxCrossEntropy", "BinaryCrossEntropy", "MeanSquaredError")),
     "Optimizers": ("They update the rows of weights that a batch touches.", ("SGD", "Adam")),
     "Schedules": ("The learning rate, and for some the momentum, over a training.", (
-        "schedules.OneCycle", "schedules.Cosine", "schedules.Linear", "schedules.Step", "schedules.WarmUp")),
+        "schedules.OneCycle", "schedules.Cosine", "schedules.Linear", "schedules.Step",
+        "schedules.WarmUp")),
     "Rebuild policies": ("When a layer builds its hash tables or sketches anew.", (
-        "rebuild.AtOnce", "rebuild.Exponential", "rebuild.Every", "rebuild.OnDrift", "rebuild.Frozen")),
+        "rebuild.AtOnce", "rebuild.Exponential", "rebuild.Every", "rebuild.OnDrift",
+        "rebuild.Frozen")),
     "Callbacks": ("What happens beside the steps of a training.", (
-        "callbacks.Callback", "callbacks.EarlyStopping", "callbacks.BestModel", "callbacks.Checkpoint",
-        "callbacks.Log", "callbacks.StopOnInterrupt")),
-    "scikit-learn estimators": ("They need scikit-learn: `pip install \"sparselsh-nn[sklearn]\"`.", (
+        "callbacks.Callback", "callbacks.EarlyStopping", "callbacks.BestModel",
+        "callbacks.Checkpoint", "callbacks.Log", "callbacks.StopOnInterrupt")),
+    "scikit-learn estimators": ('They need scikit-learn: `pip install "sparselsh-nn[sklearn]"`.', (
         "estimators.LSHClassifier", "estimators.LSHRegressor")),
     "Pretrained networks": ("Convert a network that was trained elsewhere, for inference.", (
         "from_torch", "from_onnx", "from_file", "InferenceNetwork", "ConversionReport",
@@ -39,27 +45,29 @@ SECTIONS = {
     "Hash families": ("How a vector becomes a bucket number of a table.", (
         "SimHash", "CrossPolytope", "DWTA", "MinHash", "choose_bits_and_tables")),
     "Data files": ("Readers and writers of sparse rows with labels.", (
-        "datasets.read_xmc", "datasets.write_xmc", "datasets.open_csr", "datasets.write_csr", "datasets.convert_xmc",
-        "datasets.CSRFile", "datasets.FileFormatError")),
+        "datasets.read_xmc", "datasets.write_xmc", "datasets.open_csr", "datasets.write_csr",
+        "datasets.convert_xmc", "datasets.CSRFile", "datasets.FileFormatError")),
     "Metrics": ("They compare ranked ids with true labels.", (
         "metrics.precision_at_k", "metrics.recall_at_k", "metrics.ndcg_at_k", "metrics.psp_at_k",
         "metrics.propensities", "metrics.neighbour_recall")),
     "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
 }
 
-# Methods that parts of the library call on each other: trusted input, subject to change. The only list of hidden names:
-# a method, or Class.method for one class and its subclasses.
-INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "Linear.initialize",
-            "LSHLinear.initialize", "take_first_weights", "Refinement.fit", "Refinement.topk",
-            "add_to", "tensors", "restore", "initialized", "forward",
-            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
-            "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
-            "LSHIndex.state", "take_state", "share", "runs_last", "Linear.topk",
-            "look_for", "state", "from_state", "checked", "hidden", "architecture", "start",
-            "momentum_at", "plan_report", "fresh", "drift", "insert", "output_share", "planned", "search_of_one"}
+# Methods that parts of the library call on each other: trusted input, subject to change. The only
+# list of hidden names: a method, or Class.method for one class and its subclasses.
+INTERNAL = {
+    "rebuild", "refresh", "candidates", "best", "default_candidates", "Linear.initialize",
+    "LSHLinear.initialize", "take_first_weights", "Refinement.fit", "Refinement.topk", "add_to",
+    "tensors", "restore", "initialized", "forward", "updated", "prepare", "share_computed",
+    "config", "from_config", "settle", "step", "n_states", "read", "index_state", "restore_index",
+    "copy_weights", "take_weights", "arrays_of", "take_arrays", "LSHIndex.state", "take_state",
+    "share", "runs_last", "Linear.topk", "look_for", "state", "from_state", "checked", "hidden",
+    "architecture", "start", "momentum_at", "plan_report", "fresh", "drift", "insert",
+    "output_share", "planned", "search_of_one",
+}
 
 
-# -- names and members --------------------------------------------------------------------------------------------
+# -- names and members -----------------------------------------------------------------------------
 
 
 def find(name):
@@ -69,7 +77,7 @@ def find(name):
 
 
 def public_names():
-    """All names that must be in a section: those of sparselsh, and those of its public modules not found there."""
+    """All names that must be in a section: of sparselsh, then of its modules if not found there."""
     top = {name for name in sparselsh.__all__ if name != "__version__" and name not in MODULES}
     in_modules = set()
     for place in MODULES:
@@ -90,20 +98,29 @@ def check_sections():
         try:
             find(name)
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"SECTIONS of docs/make_api.py lists {name}, which does not exist: {error}") from None
+            raise ValueError(f"SECTIONS of docs/make_api.py lists {name}, which does not exist: "
+                             f"{error}") from None
 
 
 def members(cls):
-    """(name, member) of the public methods and properties with a docstring, those of bases in sparselsh included."""
+    """(name, member) of the public methods and properties with a docstring, inherited ones too."""
     bases = [base for base in cls.__mro__ if base.__module__.startswith("sparselsh")]
     names = dict.fromkeys(name for base in reversed(bases) for name in vars(base))
     for name in names:
         hidden = {name, *(f"{base.__name__}.{name}" for base in bases)} & INTERNAL
         member = inspect.getattr_static(cls, name)
-        if name.startswith("_") or hidden or not inspect.getdoc(getattr(member, "__func__", member)):
+        if name.startswith("_") or hidden or not inspect.getdoc(plain(member)):
+            continue
+        # the training calls these: documented once, at Callback
+        if issubclass(cls, Callback) and cls is not Callback and name in vars(Callback):
             continue
         if isinstance(member, (property, classmethod, staticmethod)) or inspect.isfunction(member):
             yield name, member
+
+
+def plain(member):
+    """The function of a class method or a static method; others as they are."""
+    return getattr(member, "__func__", member)
 
 
 def is_exception(thing):
@@ -111,7 +128,7 @@ def is_exception(thing):
     return inspect.isclass(thing) and issubclass(thing, Exception)
 
 
-# -- docs/api.md --------------------------------------------------------------------------------------------------
+# -- docs/api.md -----------------------------------------------------------------------------------
 
 
 def sentence(thing):
@@ -129,42 +146,56 @@ def signature(thing):
         found = inspect.signature(thing)
     except ValueError:
         return "(...)"
-    plain = [parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()]
-    found = found.replace(parameters=plain, return_annotation=found.empty)
+    bare = [given.replace(annotation=given.empty) for given in found.parameters.values()]
+    found = found.replace(parameters=bare, return_annotation=found.empty)
     return re.sub(r" object at 0x\w+", "", str(found))
 
 
 def arguments(thing):
     """The signature as a call shows it."""
-    thing = getattr(thing, "__func__", thing)
-    text = signature(thing)
-    if inspect.isfunction(thing):  # a method as found in its class, or a function
-        text = re.sub(r"^\((self|cls)(, |\))", lambda found: "(" if found[2] == ", " else "()", text)
-    return text
+    text = signature(plain(thing))
+    return re.sub(r"^\((self|cls)(, |\))", lambda found: "(" if found[2] == ", " else "()", text)
 
 
 def overview():
     """The text of docs/api.md."""
-    lines = ["# API", "", "Made by `python -P docs/make_api.py`. The docstrings say more: `help(sparselsh.Network)`.",
-             "`sl` is `sparselsh`; `sl.estimators`, `sl.torch` and `sl.profiling` are imported by their names."]
+    lines = [
+        "# API", "",
+        "Made by `python -P docs/make_api.py`. The docstrings say more: `help(sparselsh.Network)`.",
+        "`sl` is `sparselsh`, `sl.__version__` its version. Import `sparselsh.estimators` and",
+        "`sparselsh.torch` by their names.",
+    ]
     for title, (purpose, names) in SECTIONS.items():
         lines += ["", f"## {title}", "", purpose, "", "| | |", "|---|---|"]
         for name in names:
             thing = find(name)
-            shown = "" if is_exception(thing) else "()" if name.endswith(("Entropy", "Error")) else arguments(thing)
-            lines.append(f"| `sl.{name}{shown}` | {sentence(thing)} |")
+            lines.append(row(f"sl.{name}", thing))
             if inspect.isclass(thing) and not is_exception(thing):
-                lines += [f"| &emsp;`.{at}{'' if isinstance(member, property) else arguments(member)}` | "
-                          f"{sentence(getattr(member, '__func__', member))} |" for at, member in members(thing)]
+                lines += [f"| &emsp;{row('.' + at, member)[2:]}" for at, member in members(thing)]
     return "\n".join(lines)
 
 
-# -- docs/reference -----------------------------------------------------------------------------------------------
+def row(name, thing):
+    """A row of a table: what is typed, and what it is."""
+    if is_exception(thing) or isinstance(thing, property):
+        called = ""
+    elif inspect.isclass(thing) and thing.__init__ is object.__init__:
+        called = "()"
+    else:
+        called = arguments(thing)
+    return f"| `{name}{called}` | {sentence(plain(thing))} |"
+
+
+# -- docs/reference --------------------------------------------------------------------------------
 
 
 def reference_pages():
-    """{file name: text} of the reference: an index, a page per object, and a page per method of a class."""
-    pages, index = {}, ["API reference", "=" * 13, ""]
+    """{file name: text} of the reference: an index, a page per object and per method."""
+    pages, index = {}, [
+        "API reference", "=" * 13, "",
+        "Every public object and method has a page of its own. ``sparselsh.__version__`` is the version.",
+        "Import ``sparselsh.estimators`` and ``sparselsh.torch`` by their names.", "",
+    ]
     for title, (purpose, names) in SECTIONS.items():
         full = [f"sparselsh.{name}" for name in names]
         purpose = purpose.replace("`", "``")
@@ -201,7 +232,7 @@ def object_pages(name):
 
 
 def heading(name):
-    """A title, in code letters where a page shows it."""
+    """The title of a page."""
     return f"{name}\n{'=' * len(name)}\n\n"
 
 
@@ -212,7 +243,8 @@ def summary(names):
 
 def toctree(names):
     """The pages of these names below this one, under the last part of their names."""
-    return [".. toctree::", "   :hidden:", "", *(f"   {name.rpartition('.')[2]} <{name}>" for name in names)]
+    entries = (f"   {name.rpartition('.')[2]} <{name}>" for name in names)
+    return [".. toctree::", "   :hidden:", "", *entries]
 
 
 if __name__ == "__main__":

@@ -185,12 +185,11 @@ plt.show()
 # Summary
 # -------
 #
-# ==================================  ==============================================================================
-# If ...                              then ...
-# ==================================  ==============================================================================
-# the layer has under 4,096 neurons   use ``density=1``
-# quality falls short of density 1    raise ``density``; train one epoch more; compare ``candidates`` 0 and 5
-# training is slow                    lower ``density`` while quality holds; smaller batches have fewer labels
-# only inference matters              leave K and L alone: ``topk`` uses sketches, ``LSHIndex(recall=...)`` sets them
-# you need tables for your own use    ``LSHIndex("auto").fit(W, queries=H)`` chooses K and L; see ``report()``
-# ==================================  ==============================================================================
+# - *The layer has fewer than 4,096 neurons:* use ``density=1``.
+# - *Quality falls short of density 1:* raise ``density``; train one epoch more; compare
+#   ``candidates`` 0 and 5.
+# - *Training is slow:* lower ``density`` while quality holds; smaller batches have fewer labels.
+# - *Only inference matters:* leave K and L alone. ``topk`` uses sketches, ``LSHIndex(recall=...)``
+#   sets them.
+# - *You need tables for your own use:* ``LSHIndex("auto").fit(W, queries=H)`` chooses K and L; see
+#   ``report()``.

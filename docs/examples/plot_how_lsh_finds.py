@@ -91,9 +91,9 @@ plt.show()
 # K and L shape the curve
 # -----------------------
 #
-# The probability of sharing at least one bucket is ``1 - (1 - p**K)**L`` with ``p = 1 - a / π``. As
-# a function of the angle it is S-shaped; *K* moves its step to smaller angles, *L* to larger ones.
-# :func:`sparselsh.choose_bits_and_tables` solves for both.
+# The probability of sharing at least one bucket is ``1 - (1 - p**K)**L`` with ``p = 1 - a / π``.
+# As a function of the angle it is S-shaped; *K* moves its step to smaller angles, *L* to larger
+# ones. :func:`sparselsh.choose_bits_and_tables` solves for both.
 
 panels = {
     "more bits: fewer neurons": [(2, 8), (6, 8), (10, 8), (14, 8)],
