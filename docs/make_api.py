@@ -219,7 +219,8 @@ def object_pages(name):
     methods = [f"{full}.{at}" for at, member in found if not isinstance(member, property)]
     lines = [f".. autoclass:: {full}", ""]
     if methods:
-        lines += [".. rubric:: Methods", "", *summary(methods), "", *toctree(methods), ""]
+        short = [f"~{at}" for at in methods]
+        lines += [".. rubric:: Methods", "", *summary(short), "", *toctree(methods), ""]
     properties = [f"{full}.{at}" for at, member in found if isinstance(member, property)]
     if properties:
         lines += [".. rubric:: Properties", ""]

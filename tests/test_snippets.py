@@ -123,7 +123,7 @@ def test_the_pages_with_examples_are_found():
     assert sum(page.startswith("docs/guide/") for page in found) == n_pages - 2
 
 
-@pytest.mark.parametrize("page, heading, codes", programs(),
+@pytest.mark.parametrize("page, heading, codes", list(programs()),
                          ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.filterwarnings("ignore")  # of the packages that the examples use beside this one
 def test_an_example_runs(page, heading, codes, tmp_path, monkeypatch):
