@@ -31,7 +31,10 @@ exclude_patterns = [
     "_build", "examples", "gallery/**/*.ipynb", "gallery/**/*.py", "sg_execution_times.rst",
     "api.md",  # for readers of the source; the reference takes its place here
 ]
-suppress_warnings = ["config.cache"]  # of functions in the gallery's settings
+suppress_warnings = [
+    "config.cache",  # of functions in the gallery's settings
+    "autosummary.import_cycle",  # tables name objects in full
+]
 templates_path = []
 nitpicky = False
 

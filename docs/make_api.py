@@ -195,6 +195,7 @@ def reference_pages():
         "API reference", "=" * 13, "",
         "Every public object and method has a page of its own. ``sparselsh.__version__`` is the version.",
         "Import ``sparselsh.estimators`` and ``sparselsh.torch`` by their names.", "",
+        ".. currentmodule:: sparselsh", "",
     ]
     for title, (purpose, names) in SECTIONS.items():
         full = [f"sparselsh.{name}" for name in names]

@@ -17,6 +17,7 @@ carry over to other data, the figures do not.
 # that the network can confuse it with others. A row has the features of its class and some random
 # ones.
 
+import textwrap
 import time
 
 import matplotlib.pyplot as plt
@@ -153,7 +154,7 @@ for similarity in (0.5, 0.6, 0.7, 0.8, 0.9):
         )
         print(f"cosine {similarity}: K = {bits:2}, L = {tables:3}")
     except ValueError as error:
-        print(f"cosine {similarity}: {error}")
+        print(textwrap.fill(f"cosine {similarity}: {error}", 68))
 
 # %%
 # Near neighbours need few tables; at a cosine of 0.5, which is 60 degrees, too many tables would be

@@ -39,7 +39,8 @@ def draw_plane(ax):
 
 
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
-for ax, bits, seed in zip(axes, (1, 3, 5), (3, 2, 5), strict=True):
+settings = zip(axes, (1, 3, 5), (56, 86, 179), strict=True)
+for ax, bits, seed in settings:
     g = np.random.default_rng(seed).standard_normal((2, bits))
     same_bits = (neurons @ g > 0) == (query @ g > 0)
     found = same_bits.all(axis=1)
