@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 
-from sparselsh._cells import Cells, add_to_means
-from sparselsh._linalg import exact_topk
-from sparselsh.transforms import Transform, second_moment
+from sparselsh._arrays.linalg import exact_topk
+from sparselsh.index._cells import Cells, add_to_means
+from sparselsh.index.transforms import Transform, second_moment
 
 QUANTILES = (0.9, 0.95, 0.98)
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from sparselsh import demo
+from sparselsh.cli import _demo
 
 VARIANTS = {
     "as it is": {},
@@ -26,7 +26,7 @@ def adam(p, g, m, v, lr, step):
     p -= lr * np.sqrt(1 - 0.999**step) / (1 - 0.9**step) * m / (np.sqrt(v) + 1e-8)
 
 
-def top_ids(task, hidden=demo.HIDDEN, epochs=2, batch=256, lr=2e-2):
+def top_ids(task, hidden=_demo.HIDDEN, epochs=2, batch=256, lr=2e-2):
     """Train X -> linear hidden layer -> softmax; return the best five labels of each test row."""
     X, y = task.X_train, task.Y_train.indices
     rng = np.random.default_rng(1)
@@ -65,7 +65,7 @@ def main():
     for name, settings in VARIANTS.items():
         before = {key: getattr(demo, key) for key in settings}
         vars(demo).update(settings)
-        task = demo.stdlib_task()
+        task = _demo.stdlib_task()
         vars(demo).update(before)
         start = time.process_time()
         hits = top_ids(task) == task.Y_test.indices[:, None]

@@ -12,8 +12,8 @@ import time
 
 import numpy as np
 
+from sparselsh._arrays.linalg import matmul
 from sparselsh._core import _simd
-from sparselsh._linalg import matmul
 
 # samples, active neurons and hidden units of a training step: the forward product of an output layer
 SHAPES = [(256, 4096, 128), (256, 4096, 256), (1024, 1024, 1024)]

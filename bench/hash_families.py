@@ -8,7 +8,7 @@ import time
 import numpy as np
 import scipy.sparse as sp
 
-from sparselsh import _csr
+from sparselsh._arrays import csr
 from sparselsh._core import _simd
 from sparselsh.hashing import DWTA, CrossPolytope, MinHash, SimHash
 
@@ -29,7 +29,7 @@ def main(d=128, n=4096):
     families = [SimHash(14, 12, kind).fit(d, 0) for kind in ("gaussian", "sparse", "orthogonal")]
     families += [CrossPolytope(2, 12, 64).fit(d, 0), DWTA(4, 12, 8).fit(d, 0), MinHash(2, 12, 14).fit(d, 0)]
     wide = 100_000
-    sparse = _csr.from_scipy(sp.random_array((n, wide), density=75 / wide, format="csr", rng=rng, dtype=np.float32))
+    sparse = csr.from_scipy(sp.random_array((n, wide), density=75 / wide, format="csr", rng=rng, dtype=np.float32))
     print(f"d={d}, SIMD level {_simd.level()}; ns a row on one thread")
     print(f"{'':55}{'hash':>8}{'one row':>9}{'10 probes':>11}{'75 of 100000':>14}")
     for family in families:

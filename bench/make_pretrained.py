@@ -12,7 +12,8 @@ import time
 import numpy as np
 import torch
 
-from sparselsh import _csr, datasets
+from sparselsh import datasets
+from sparselsh._arrays import csr
 
 
 def build(n_features, hidden, n_labels, dense_input):
@@ -82,7 +83,7 @@ def main():
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    (X, Y), (X_test, Y_test) = (map(_csr.from_scipy, datasets.read_xmc(path)) for path in (args.train, args.test))
+    (X, Y), (X_test, Y_test) = (map(csr.from_scipy, datasets.read_xmc(path)) for path in (args.train, args.test))
     sizes = (X.n_columns, args.hidden, Y.n_columns, args.dense_input)
     model = build(*sizes)
     lazy = [] if args.dense_input else [model[0].weight]

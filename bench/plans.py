@@ -17,9 +17,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 import sparselsh as sl
-from sparselsh import _plans
-from sparselsh._csr import from_scipy
-from sparselsh.layers import Step
+from sparselsh._arrays.csr import from_scipy
+from sparselsh.layers import Step, _plans
 
 SHAPES = [(256, 512), (1000, 1000), (784, 4096), (2048, 2048), (4096, 4096)]
 BATCHES = [64, 512]
@@ -136,7 +135,7 @@ def main():
         estimates = _plans.estimates(case["counts"])
         chosen = _plans.choose(estimates, able=set(estimates))
         seconds = case["seconds"]
-        floor = estimates["dense"] < _plans.FLOOR
+        floor = estimates["dense"] < _plans.MIN_DENSE_NANOSECONDS
         ratios.append((seconds[chosen] / seconds["dense"], min(seconds.values()) / seconds["dense"], floor))
         times = ", ".join(f"{plan} {s * 1e3:.2f}" for plan, s in seconds.items())
         print(f"{ratios[-1][0]:5.2f} {chosen:6s} {case['case']:45s} ms: {times}{' (under the floor)' if floor else ''}")

@@ -10,8 +10,8 @@ import argparse
 import numpy as np
 
 import sparselsh as sl
-from sparselsh import _table_choice as choice
-from sparselsh.index import FOUND_PER_CANDIDATE
+from sparselsh.index import _table_choice as choice
+from sparselsh.index._lsh_index import FOUND_PER_CANDIDATE
 
 
 def main():

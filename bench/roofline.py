@@ -19,17 +19,7 @@ from collections import defaultdict
 import numpy as np
 
 import sparselsh as sl
-from sparselsh._core import (
-    _buckets,
-    _gemm,
-    _hashing,
-    _losses,
-    _patterns,
-    _products,
-    _select,
-    _stores,
-    _updates,
-)
+from sparselsh._core import _buckets, _gemm, _hashing, _losses, _patterns, _products, _select, _stores, _updates
 
 N_UNBOUND = 0, 0
 ROWS = 10_000  # updated a call to measure the bandwidth by rows, about as many as a step does

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 import sparselsh as sl
-from sparselsh._linalg import matmul
+from sparselsh._arrays.linalg import matmul
 
 PRODUCT = 1024  # rows and columns: some 12 ms on one thread
 QUIET = 0.9

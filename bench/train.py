@@ -102,12 +102,13 @@ def run_torch(name, args):
     import numpy as np
     import torch
 
-    from sparselsh import _csr, datasets
+    from sparselsh import datasets
+    from sparselsh._arrays import csr
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    (X, Y), (X_test, Y_test) = (map(_csr.from_scipy, datasets.read_xmc(p)) for p in (args.train, args.test))
+    (X, Y), (X_test, Y_test) = (map(csr.from_scipy, datasets.read_xmc(p)) for p in (args.train, args.test))
     n_rows = Y.shape[0]
     head = {"torch-dense": Dense, "torch-sampled": Sampled, "torch-adaptive": Adaptive}[name](args.hidden, Y, rng)
     bag = torch.nn.EmbeddingBag(X.shape[1], args.hidden, mode="sum", sparse=True)

@@ -11,15 +11,13 @@ from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
 from .index import LSHIndex
-from .inference import InferenceNetwork
-from .layers import Linear
+from .inference import ConversionReport, InferenceNetwork
+from .layers import Linear, LSHLinear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
-from .lsh_layers import LSHLinear
 from .network import Network, load
 from .optim import SGD, Adam
 from .pretrained import from_file, from_onnx, from_torch
 from .refinement import Refinement
-from .report import ConversionReport
 
 
 def __getattr__(name: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
-    from ._types import PathLike
+    from ._arrays.types import PathLike
 
 
 def require_safetensors() -> ModuleType:
@@ -78,6 +79,32 @@ def write(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, st
     data = require_safetensors().save(tensors, metadata)
     with replacing(path) as file:
         file.write(data)
+
+
+def checksum(tensors: dict[str, np.ndarray], config: str) -> str:
+    """A checksum of all that a file holds: a flipped bit would spoil a training or a recall silently."""
+    value = zlib.crc32(config.encode())
+    for name, a in sorted(tensors.items()):
+        head = f"{name} {a.dtype} {a.shape}".encode()
+        value = zlib.crc32(np.ascontiguousarray(a).data, zlib.crc32(head, value))
+    return str(value)
+
+
+def write_checked(path: PathLike, tensors: dict[str, np.ndarray], kind: str, config: str) -> None:
+    """Write named arrays and a text, with their checksum, as a file of the format `kind`."""
+    arrays = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
+    write(path, arrays, {"format": kind, "config": config, "checksum": checksum(arrays, config)})
+
+
+def with_prefix(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, by the rest of their names."""
+    return {name[len(prefix):]: a for name, a in tensors.items() if name.startswith(prefix)}
+
+
+def damaged(path: PathLike, what: str, error: Exception) -> ValueError:
+    """The error for a file that was read but cannot be used."""
+    return ValueError(f"{path}: the {what} in this file is damaged or from another version "
+                      f"({type(error).__name__}: {error}); save it again")
 
 
 def read(path: PathLike, kind: str,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from . import _memory
+from ._arrays import aligned
+from ._arrays.csr import CSR
 from ._core import _gemm, _norms, _patterns, _updates
-from ._csr import CSR
 
 if TYPE_CHECKING:
+    from ._arrays.types import Floats, Ids
     from ._core._updates import Rule
-    from ._types import Floats, Ids
 
 Gradient: TypeAlias = "DenseGradient | RowGradient | ActiveGradient | ProductGradient"
 Pair: TypeAlias = "tuple[Parameter, Gradient]"
@@ -29,18 +29,18 @@ class Parameter:
     ----------
     value : ndarray of shape (n_rows, n_columns), float32 or (as uint16) bfloat16, C-contiguous
         A bias of n neurons is (n, 1).
-    flipped : bool
-        Whether rows are inputs instead of neurons. State that an optimizer keeps is flipped with it.
+    input_major : bool
+        Whether rows are inputs instead of neurons. Optimizer state has the same layout.
     """
 
-    def __init__(self, value: np.ndarray, flipped: bool = False) -> None:
+    def __init__(self, value: np.ndarray, input_major: bool = False) -> None:
         self.value = value
-        self.flipped = flipped
+        self.input_major = input_major
 
-    def flip(self) -> None:
+    def transpose(self) -> None:
         """Store the transpose."""
-        self.value = _memory.on_a_line(self.value.T)
-        self.flipped = not self.flipped
+        self.value = aligned.aligned(self.value.T)
+        self.input_major = not self.input_major
 
 
 def _flat_squares(values: Floats, n_threads: int) -> float:

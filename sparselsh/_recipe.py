@@ -10,10 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from . import metrics
-from .csrfile import CSRFile
-from .layers import Linear
+from .datasets import CSRFile
+from .layers import Linear, LSHLinear
 from .losses import SoftmaxCrossEntropy
-from .lsh_layers import LSHLinear
 from .network import Network
 
 MANY_LABELS = 1000  # a hidden layer of some hundred units has room for fewer
@@ -62,9 +61,17 @@ def refine(network: Network, X: Any, Y: Any = None, *, sample_weight: Any = None
     classifiers help, 31 % in the one where they do not (docs/accuracy.md).
     """
     network.refine(X, Y, sample_weight=sample_weight, verbose=verbose)
-    x, y = network._rows_of(X, Y)
-    rows = np.linspace(0, x.shape[0] - 1, min(CHECKED_ROWS, x.shape[0])).astype(np.int64)
-    best = network._topk(x.take(rows), 1, False)[0]
-    if metrics.precision_at_k(y.take(rows).to_scipy(), best, 1) < LEARNT:
+    n_rows = X.shape[0]
+    rows = np.linspace(0, n_rows - 1, min(CHECKED_ROWS, n_rows)).astype(np.int64)
+    x, y = X[rows] if isinstance(X, CSRFile) else (X.tocsr()[rows], _rows_of(Y, rows))
+    computed_share = network.computed_share
+    best, _ = network.topk(x, 1)
+    network.computed_share = computed_share  # it is still that of the training
+    if metrics.precision_at_k(y, best, 1) < LEARNT:
         network.refinement = None
     return network.refinement is not None
+
+
+def _rows_of(Y: Any, rows: np.ndarray) -> Any:
+    """Some rows of class ids, or of an indicator."""
+    return Y.tocsr()[rows] if hasattr(Y, "tocsr") else np.asarray(Y)[rows]

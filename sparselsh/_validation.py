@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _csr
+from ._arrays import csr
+from ._arrays.scipy import sp
 from ._core import _checks
-from ._scipy import sp
 
 if TYPE_CHECKING:
     from scipy.sparse import sparray, spmatrix
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from scipy.sparse import csr_array
 
-    from ._csr import CSR
-    from ._types import Floats, Ids
+    from ._arrays.csr import CSR
+    from ._arrays.types import Floats, Ids
 
 INT32_MAX = np.iinfo(np.int32).max
 FEW = 4096  # values of an array that is not worth checking twice
@@ -179,7 +179,7 @@ def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = 
     elif matrix.format == "coo":
         for part, bound in zip(("row", "col"), matrix.shape, strict=True):
             _check_range(getattr(matrix, part), f"{name}.{part}", bound)
-    rows = _csr.from_scipy(matrix)
+    rows = csr.from_scipy(matrix)
 
     def describe(k: int) -> str:
         return f"row {np.searchsorted(rows.indptr, k, side='right') - 1}, column {rows.indices[k]}"
@@ -198,7 +198,7 @@ def _lone_row(matrix: Any, n_columns: int | None) -> CSR | None:
             return None
     except (TypeError, ValueError):  # arrays of other types, or with gaps
         return None
-    return _csr.CSR(np.array((0, len(ids)), np.int64), ids, data, n_columns)
+    return csr.CSR(np.array((0, len(ids)), np.int64), ids, data, n_columns)
 
 
 def _check_compressed(matrix: sparray | spmatrix, name: str) -> None:
@@ -223,7 +223,7 @@ def _check_range(ids: np.ndarray, name: str, bound: int) -> None:
 
 def matrix(X: Any, name: str = "X", *, n_columns: int | None = None, what: str = "features") -> Floats | CSR:
     """Input rows: a float32 array, or :class:`CSR` where X is sparse."""
-    if isinstance(X, _csr.CSR):
+    if isinstance(X, csr.CSR):
         _check_width(X.n_columns, n_columns, name, what)
         return X
     if sp.issparse(X):
@@ -281,7 +281,7 @@ def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: s
 
     Entries stored as zero are dropped unless `values` (regression) is true.
     """
-    if isinstance(Y, _csr.CSR):
+    if isinstance(Y, csr.CSR):
         out = Y
     elif sp.issparse(Y):
         out = sparse(Y, name, n_columns=n_labels, what="labels")
@@ -296,18 +296,18 @@ def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: s
             if Y.dtype.kind == "f" and Y.size and np.isfinite(Y).all() and (Y == np.floor(Y)).all():
                 Y = Y.astype(np.int64)
             labels = ids(Y, name, n_labels)
-            out = _csr.CSR(np.arange(len(labels) + 1, dtype=np.int64), labels,
+            out = csr.CSR(np.arange(len(labels) + 1, dtype=np.int64), labels,
                            np.ones(len(labels), np.float32), n_labels)
         else:
             array = dense(Y, name, n_columns=n_labels, what="labels")
-            out = _csr.CSR(np.arange(len(array) + 1, dtype=np.int64) * n_labels,
+            out = csr.CSR(np.arange(len(array) + 1, dtype=np.int64) * n_labels,
                            np.tile(np.arange(n_labels, dtype=np.int32), len(array)), array.ravel(), n_labels)
     if out.shape[0] != n_rows:
         raise ValueError(f"{name} must have as many rows as {x_name}, got {out.shape[0]} and {n_rows}")
     if not values and out.nnz and not out.data.all():
         kept = out.to_scipy().copy()  # its arrays may be the caller's
         kept.eliminate_zeros()
-        out = _csr.from_scipy(kept)
+        out = csr.from_scipy(kept)
     return out
 
 

@@ -9,43 +9,62 @@ from __future__ import annotations
 import json
 import math
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _files
 from . import _validation as check
-from ._html import Shown
+from ._display import HtmlRepr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
 
-    from ._types import PathLike
-    from .network import Network
+    from ._arrays.types import PathLike
+    from .optim import SGD, Adam
 
 __all__ = ["BestModel", "Callback", "Checkpoint", "EarlyStopping", "Log", "StopOnInterrupt"]
 
 LARGER_IS_BETTER = ("p_at_1",)  # of the keys of the history that `monitor` knows by itself
 
 
-class Callback(Shown):
+class TrainedNetwork(Protocol):
+    """What callbacks may use of the :class:`~sparselsh.Network` that is trained."""
+
+    optimizer: SGD | Adam | None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One entry per epoch."""
+
+    def save(self, path: PathLike, *, training_state: bool = False, indexes: bool = False) -> None:
+        """See :meth:`sparselsh.Network.save`."""
+
+    def get_weights(self) -> list[np.ndarray]:
+        """See :meth:`sparselsh.Network.get_weights`."""
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> Any:
+        """See :meth:`sparselsh.Network.set_weights`."""
+
+
+class Callback(HtmlRepr):
     """Does nothing, at every occasion. A subclass overrides the occasions that it is for."""
 
     runs_last = False  # whether it wants to see what the other callbacks have done
 
-    def on_begin(self, network: Network) -> None:
+    def on_begin(self, network: TrainedNetwork) -> None:
         """`fit` or `resume` begins."""
 
-    def on_step(self, network: Network) -> None:
+    def on_step(self, network: TrainedNetwork) -> None:
         """A step is done. It is called often: be quick."""
 
-    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> bool | None:
+    def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> bool | None:
         """An epoch is done and `entry` stands in the history. True ends the training."""
 
-    def on_interrupt(self, network: Network) -> bool | None:
+    def on_interrupt(self, network: TrainedNetwork) -> bool | None:
         """Ctrl-C was pressed; the step at hand is done. True lets `fit` return, else KeyboardInterrupt is raised."""
 
-    def on_end(self, network: Network) -> None:
+    def on_end(self, network: TrainedNetwork) -> None:
         """The training is complete: its last epoch is done, or a callback has ended it."""
 
     def state(self) -> dict[str, Any]:
@@ -75,7 +94,7 @@ class _Monitor(Callback):
     def _forget(self) -> None:
         self.best, self.best_epoch, self._resumed = None, 0, False
 
-    def on_begin(self, network: Network) -> None:
+    def on_begin(self, network: TrainedNetwork) -> None:
         if not self._resumed:
             self._forget()
         self._resumed = False
@@ -137,18 +156,18 @@ class EarlyStopping(_Monitor):
         self.n_waited = 0
         self._weights: list[np.ndarray] = []
 
-    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> bool:
+    def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> bool:
         if self._is_best(entry):
             self.n_waited = 0
             if self.restore_best:
-                self._weights = network._copy_weights()
+                self._weights = network.get_weights()
             return False
         self.n_waited += 1
         return self.n_waited >= self.patience
 
-    def on_end(self, network: Network) -> None:
+    def on_end(self, network: TrainedNetwork) -> None:
         if self._weights and self.n_waited:
-            network._take_weights(self._weights)
+            network.set_weights(self._weights)
         self._weights = []
 
     def state(self) -> dict[str, Any]:
@@ -179,13 +198,13 @@ class BestModel(_Monitor):
         super().__init__(monitor, mode, min_delta)
         self.path = _path(path)
 
-    def on_begin(self, network: Network) -> None:
+    def on_begin(self, network: TrainedNetwork) -> None:
         super().on_begin(network)
         _check_writable(self.path)
 
-    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> None:
+    def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> None:
         if self._is_best(entry):
-            network._write(self.path, with_indexes=True)
+            network.save(self.path, indexes=True)
 
     def __repr__(self) -> str:
         return f"BestModel({self.path!r}, {self.monitor!r}, mode={self.mode!r}, min_delta={self.min_delta:g})"
@@ -212,24 +231,24 @@ class Checkpoint(Callback):
         self.every_steps = None if every_steps is None else check.integer(every_steps, "every_steps")
         self._n_steps = 0
 
-    def on_begin(self, network: Network) -> None:
+    def on_begin(self, network: TrainedNetwork) -> None:
         _check_writable(self.path)
 
-    def on_step(self, network: Network) -> None:
+    def on_step(self, network: TrainedNetwork) -> None:
         self._n_steps += 1
         if self.every_steps is not None and self._n_steps % self.every_steps == 0:
             self._save(network)
 
-    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> None:
+    def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> None:
         self._save(network)
 
-    def on_interrupt(self, network: Network) -> None:
+    def on_interrupt(self, network: TrainedNetwork) -> None:
         self._save(network)
 
-    def on_end(self, network: Network) -> None:
+    def on_end(self, network: TrainedNetwork) -> None:
         self._save(network)
 
-    def _save(self, network: Network) -> None:
+    def _save(self, network: TrainedNetwork) -> None:
         network.save(self.path, training_state=True)
 
     def __repr__(self) -> str:
@@ -251,10 +270,10 @@ class Log(Callback):
         if not self.path.endswith((".csv", ".json")):
             raise ValueError(f"path must end in .csv or .json, got {self.path!r}")
 
-    def on_begin(self, network: Network) -> None:
+    def on_begin(self, network: TrainedNetwork) -> None:
         _check_writable(self.path)
 
-    def on_epoch_end(self, network: Network, entry: dict[str, Any]) -> None:
+    def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> None:
         with _files.replacing(_files.place(self.path), "w", encoding="utf-8", newline="") as file:
             if self.path.endswith(".json"):
                 json.dump(network.history, file, indent=1)
@@ -282,10 +301,10 @@ class StopOnInterrupt(Callback):
     def __init__(self) -> None:
         self.interrupted = False
 
-    def on_begin(self, network: Network) -> None:
+    def on_begin(self, network: TrainedNetwork) -> None:
         self.interrupted = False
 
-    def on_interrupt(self, network: Network) -> bool:
+    def on_interrupt(self, network: TrainedNetwork) -> bool:
         self.interrupted = True
         return True
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ._arrays.batch_active import BatchActive
+from ._arrays.csr import CSR
 from ._core import _losses
-from ._csr import CSR
-from .layers import BatchActive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._types import Floats, Ids, Offsets
+    from ._arrays.types import Floats, Ids, Offsets
 
 __all__ = ["BinaryCrossEntropy", "MeanSquaredError", "SoftmaxCrossEntropy"]
 

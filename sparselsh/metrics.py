@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from scipy.sparse import csr_array
 
-    from ._types import MatrixLike
+    from ._arrays.types import MatrixLike
 
 __all__ = [
     "ndcg_at_k",

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from . import _bfloat, _memory, schedules
 from . import _validation as check
+from . import schedules
+from ._arrays import aligned, bfloat16
 from ._core import _updates
-from ._html import Shown
+from ._display import HtmlRepr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SGD", "Adam"]
 
 
-class _Optimizer(Shown):
+class _Optimizer(HtmlRepr):
     """Walks (parameter, gradient) pairs; a subclass says which rule applies and how much state it keeps."""
 
     _rule: Callable[[float, float | None], Rule]
@@ -40,7 +41,7 @@ class _Optimizer(Shown):
         self.clip_norm = None if clip_norm is None else check.number(clip_norm, "clip_norm", above=0)
         self.grad_norm: float | None = None
         self.missing_schedule: str | None = None  # from a file: what the schedule was, if that was a function
-        self.state_dtype = check.choice(state_dtype, "state_dtype", _bfloat.DTYPES)
+        self.state_dtype = check.choice(state_dtype, "state_dtype", bfloat16.DTYPES)
         self.n_steps = 0
         self._state: dict[int, Any] = {}
 
@@ -87,15 +88,15 @@ class _Optimizer(Shown):
     def _states_of(self, parameter: Parameter) -> tuple[np.ndarray | None, np.ndarray | None]:
         entry = self._state.get(id(parameter))
         if entry is None:
-            entry = (parameter, parameter.flipped, self._new_states(*parameter.value.shape))
-        elif entry[1] != parameter.flipped:
-            entry = (parameter, parameter.flipped, [_flipped(a, parameter.value.shape) for a in entry[2]])
+            entry = (parameter, parameter.input_major, self._new_states(*parameter.value.shape))
+        elif entry[1] != parameter.input_major:
+            entry = (parameter, parameter.input_major, [_transposed(a, parameter.value.shape) for a in entry[2]])
         self._state[id(parameter)] = entry
         return (*entry[2], None, None)[:2]
 
     def _new_states(self, n_rows: int, n_columns: int) -> list[np.ndarray]:
         half = self.state_dtype == "bfloat16" and n_columns > 1
-        states = [_memory.zeros((n_rows, n_columns), np.uint16 if half else np.float32) for _ in range(self.n_states)]
+        states = [aligned.zeros((n_rows, n_columns), np.uint16 if half else np.float32) for _ in range(self.n_states)]
         if self.second_moment == "row" and n_columns > 1:
             states[1] = np.zeros((n_rows, 1), np.float32)
         return states
@@ -110,7 +111,7 @@ class _Optimizer(Shown):
         if [(a.dtype, a.shape) for a in arrays] != wanted:
             raise ValueError(f"the state of the optimizer must be {', '.join(f'{d} {s}' for d, s in wanted)}, got "
                              f"{', '.join(f'{a.dtype} {a.shape}' for a in arrays)}")
-        self._state[id(parameter)] = (parameter, parameter.flipped, [_memory.on_a_line(a, copy=True) for a in arrays])
+        self._state[id(parameter)] = (parameter, parameter.input_major, [aligned.aligned(a, copy=True) for a in arrays])
 
     def __getstate__(self) -> dict[str, Any]:
         # ids are others in a copy or after pickling; the parameters come along
@@ -121,11 +122,11 @@ class _Optimizer(Shown):
         self._state = {id(entry[0]): entry for entry in state["_state"]}
 
 
-def _flipped(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _transposed(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """State of a parameter that is stored transposed from now on; numbers a row are of other rows then: their mean."""
     if state.shape != shape[::-1]:
         return np.full((shape[0], 1), state.mean(), np.float32)
-    return _memory.on_a_line(state.T)
+    return aligned.aligned(state.T)
 
 
 class SGD(_Optimizer):

@@ -4,17 +4,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import _validation as check
-from ._conversion import convert
-from ._storage import STORAGES
-from ._weight_files import read_layers
-from .onnx import read_onnx
+from .index import STORAGES
+from .inference import convert, read_layers, read_module, read_onnx, to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import nn
 
-    from ._types import PathLike, RandomState
+    from ._arrays.types import PathLike, RandomState
     from .inference import InferenceNetwork
 
 __all__ = ["from_file", "from_onnx", "from_torch"]
@@ -68,8 +66,6 @@ def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.
     >>> ids, scores = net.topk(X_new, k=5)                      # doctest: +SKIP
     """
     options = _options(recall, error, k, storage, random_state, n_threads)
-    from .torch import read_module, to_numpy
-
     return convert(read_module(module, upcast=bool(upcast)), to_numpy(calibration, "calibration"), **options)
 
 

@@ -5,82 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._csr import CSR
-from .plotting import axes
+from ._display import axes
+from .layers import PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._types import Floats
-    from .layers import BatchActive, Linear, Step
+    from .layers import Linear, Tally
 
 __all__ = ["Profile"]
-
-PHASES = ("forward", "backward", "update", "hashing")
-
-
-class Tally:
-    """Counts of one layer over some steps. Layers add to it as they compute, from the very sets that they computed.
-
-    Multiply-adds are counted where they are done, bytes where weights and optimizer state are read or written: each
-    weight once a kernel, as kernels read a row once a batch.
-    """
-
-    def __init__(self, n_states: int) -> None:
-        self.macs, self.bytes, self.seconds = ({phase: 0.0 for phase in PHASES} for _ in range(3))
-        self.n_states = n_states  # arrays of state beside the weights
-        self.n_rebuilds = self.n_rows = 0
-        self.n_inputs = self.n_outputs = 0
-
-    def add(self, phase: str, macs: int, n_bytes: int) -> None:
-        """Add to a phase."""
-        self.macs[phase] += macs
-        self.bytes[phase] += n_bytes
-
-    def products(self, macs: int, n_weights: int, n_updated: int, step: Step) -> None:
-        """The three products of a layer, or two, that reads n_weights in each and updates n_updated."""
-        self.add("forward", macs, 4 * n_weights)
-        if step.training:
-            self.add("backward", macs if step.need_input_gradient else 0, 4 * n_weights * step.need_input_gradient)
-            self._update(macs, n_updated)
-
-    def _update(self, macs: int, n_weights: int) -> None:
-        self.add("update", macs, 8 * n_weights * (1 + self.n_states))
-
-    def forward(self, active: CSR, x: Floats | CSR, n_in: int) -> None:
-        """The outputs `active` of the inputs x, dense or CSR."""
-        macs = self._pairs(active, x, n_in)
-        self.add("forward", macs, 4 * min(macs, len(np.unique(active.indices)) * n_in))
-
-    def backward(self, active: CSR, x: Floats | CSR, n_in: int, step: Step) -> None:
-        """Gradients of weights, and of x if asked for, from the outputs that stayed."""
-        macs = self._pairs(active, x, n_in)
-        n_weights = min(macs, len(np.unique(active.indices)) * n_in)
-        if step.need_input_gradient:
-            self.add("backward", macs, 4 * n_weights)
-        self._update(macs, n_weights)
-
-    @staticmethod
-    def _pairs(active: CSR, x: Floats | CSR, n_in: int) -> int:
-        counts = np.diff(active.indptr)
-        return int(counts @ np.diff(x.indptr)) if isinstance(x, CSR) else int(counts.sum()) * n_in
-
-    def hashing(self, macs: int, n_bytes: int, rebuilt: bool = False) -> None:
-        """Projections of inputs, and of neurons where tables are built."""
-        self.add("hashing", macs, n_bytes)
-        self.n_rebuilds += rebuilt
-
-    def batch(self, x: Floats | CSR, output: Floats | BatchActive | CSR) -> None:
-        """Note how many entries went in and came out."""
-        self.n_rows += x.shape[0]
-        self.n_inputs += _n_entries(x)
-        self.n_outputs += _n_entries(output)
-
-
-def _n_entries(x: Floats | BatchActive | CSR) -> int:
-    if isinstance(x, CSR):
-        return x.nnz
-    return x.size if isinstance(x, np.ndarray) else x.values.size
 
 
 class Profile:
@@ -99,14 +32,16 @@ class Profile:
         Of the optimizer, all layers together, a step.
     """
 
-    def __init__(self, layers: Sequence[Linear], tallies: Sequence[Tally], n_steps: int, batch_size: int,
-                 update_seconds: float) -> None:
+    def __init__(self, layers: Sequence[Linear], plans: Sequence[tuple[str, str]],
+                 tallies: Sequence[Tally], n_steps: int, batch_size: int) -> None:
         self.n_steps, self.batch_size = n_steps, batch_size
-        self.update_milliseconds = update_seconds / n_steps * 1e3
-        self.rows = [self._row(i, layer, tally) for i, (layer, tally) in enumerate(zip(layers, tallies, strict=True))]
+        self.update_milliseconds = tallies[0].seconds["update"] / n_steps * 1e3
+        parts = zip(layers, plans, tallies, strict=True)
+        self.rows = [self._row(i, *part) for i, part in enumerate(parts)]
 
-    def _row(self, i: int, layer: Linear, tally: Tally) -> dict[str, Any]:
-        plan, why = layer.plan_report()
+    def _row(self, i: int, layer: Linear, plan_report: tuple[str, str],
+             tally: Tally) -> dict[str, Any]:
+        plan, why = plan_report
         dense = tally.n_rows * layer.n_in * layer.n_out * (3 if i else 2) / self.n_steps
         macs = {phase: tally.macs[phase] / self.n_steps for phase in PHASES}
         return {

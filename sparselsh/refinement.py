@@ -7,26 +7,26 @@ each label a linear classifier learns to tell those inputs from its own, and ran
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _validation as check
+from ._arrays.csr import CSR
+from ._arrays.scipy import sp
 from ._core import _one_vs_rest
-from ._csr import CSR
-from ._scipy import sp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scipy.sparse import csr_array
 
-    from ._types import Floats, Ids, Offsets
+    from ._arrays.types import Floats, Ids, Offsets
 
 __all__ = ["Refinement"]
 
-ROOM = 1 << 22  # weights that are held before those below the threshold are dropped
-PASSES = 20  # over a label's rows; few labels need more than ten
+MAX_WEIGHTS_PER_BLOCK = 1 << 22  # weights that are held before those below the threshold are dropped
+MAX_PASSES = 20  # over a label's rows; few labels need more than ten
 TOLERANCE = 0.1  # of the projected gradients, whose scale is 1
 
 
@@ -72,86 +72,11 @@ class Refinement:
     def weight(self) -> csr_array:
         return self._w.to_scipy()
 
-    @classmethod
-    def fit(cls, x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold: float, scale: float, n_candidates: int,
-            seed: int, n_threads: int, progress: Callable[[int], Any] = lambda n: None) -> Self:
-        """Train the classifiers.
-
-        Parameters
-        ----------
-        x, y : CSR
-            Inputs and labels of n rows.
-        candidates : ndarray of shape (n, n_negatives), int32
-            Labels that the rows are easily taken for, -1 for none; those that a row has do not count.
-        costs : ndarray of shape (n,), float32
-            C of each row; rows of 0 are left out.
-        threshold, scale, n_candidates
-            See :meth:`Network.refine`.
-        progress : callable
-            Called with the number of labels that are done.
-        """
-        starts, samples = _opponents(y, candidates, costs > 0)
-        norms = x.squared_norms()
-        n_labels, n_features = y.n_columns, x.n_columns
-        work = np.zeros((n_threads, n_features), np.float32)
-        # room that the weights of a label may take: one for each entry of its rows, or for each feature
-        counts = np.concatenate([[0], np.cumsum(np.diff(x.indptr)[np.where(samples < 0, ~samples, samples)])])
-        room = np.minimum(np.diff(counts[starts]), n_features)
-        bias = np.zeros(n_labels, np.float32)
-        parts, sizes = [], np.zeros(n_labels, np.int32)
-        for first, last in _blocks(room, ROOM):
-            places = np.concatenate([[0], np.cumsum(room[first:last])])
-            ids, values = np.empty(places[-1], np.int32), np.empty(places[-1], np.float32)
-            _one_vs_rest.fit(starts[first:last + 1], samples, x.indptr, x.indices, x.data, norms, costs, PASSES,
-                             TOLERANCE, threshold, seed + first, places, work, ids, values, sizes[first:last],
-                             bias[first:last], n_threads)
-            runs = [slice(p, p + n) for p, n in zip(places[:-1].tolist(), sizes[first:last].tolist(), strict=True)]
-            parts.append((_joined(ids, runs), _joined(values, runs)))
-            progress(last - first)
-        indptr = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        weight = sp.csr_array((np.concatenate([v for _, v in parts]), np.concatenate([i for i, _ in parts]), indptr),
-                              shape=(n_labels, n_features))
-        weight.sort_indices()
-        return cls(CSR(indptr, weight.indices.astype(np.int32, copy=False), weight.data, n_features), bias, scale,
-                   n_candidates)
-
-    def topk(self, x: CSR, ids: Ids, scores: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
-        """The k best of the candidates of each row, whose outputs the scores are, and their new outputs."""
-        best = np.empty((len(ids), k), np.int32), np.empty((len(ids), k), np.float32)
-        _one_vs_rest.rerank(x.indptr, x.indices, x.data, self._w.indptr, self._w.indices, self._w.data, self.bias,
-                            self.scale, ids, scores, self._space(n_threads), *best, n_threads)
-        return best
-
-    def add_to(self, x: CSR, out: Floats, n_threads: int) -> None:
-        """Add the scores of every classifier to all outputs (n, n_labels), in place."""
-        _one_vs_rest.add_all(x.indptr, x.indices, x.data, self._w.indptr, self._w.indices, self._w.data, self.bias,
-                             self.scale, self._space(n_threads), out, n_threads)
-
-    def _space(self, n_threads: int) -> Floats:
-        """A row of zeros a thread; the kernels leave them so."""
+    def _workspace(self, n_threads: int) -> Floats:
+        """One row of zeros per thread; the kernels leave them so."""
         if len(self._work) < n_threads:
             self._work = np.zeros((n_threads, self._w.n_columns), np.float32)
         return self._work
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """What a file holds."""
-        return {"indptr": self._w.indptr, "indices": self._w.indices, "data": self._w.data, "bias": self.bias}
-
-    def config(self) -> dict[str, Any]:
-        return {"scale": self.scale, "n_candidates": self.n_candidates}
-
-    @classmethod
-    def restore(cls, tensors: dict[str, np.ndarray], config: dict[str, Any], shape: tuple[int, int]) -> Self:
-        """From what a file holds; ValueError if that does not fit a network of this shape."""
-        indptr, indices, data, bias = (tensors[name] for name in ("indptr", "indices", "data", "bias"))
-        for name, array, dtype in (("indptr", indptr, np.int64), ("indices", indices, np.int32),
-                                   ("data", data, np.float32), ("bias", bias, np.float32)):
-            if array.dtype != dtype or array.ndim != 1:
-                raise ValueError(f"refinement.{name} must be a vector of {np.dtype(dtype)}")
-        weight = check.sparse(sp.csr_array((data, indices, indptr), shape=shape), "refinement")
-        return cls(weight, check.vector(bias, "refinement.bias", shape[0]),
-                   check.number(config["scale"], "scale", minimum=0),
-                   check.integer(config["n_candidates"], "n_candidates"))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_work": np.zeros((0, 0), np.float32)}
@@ -159,6 +84,113 @@ class Refinement:
     def __repr__(self) -> str:
         return (f"Refinement({self._w.shape[0]} labels, {self._w.n_columns} features, {self._w.nnz} weights, "
                 f"scale={self.scale:g}, n_candidates={self.n_candidates})")
+
+
+def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold: float, scale: float, n_candidates: int,
+        seed: int, n_threads: int, progress: Callable[[int], Any] = lambda n: None) -> Refinement:
+    """Train the classifiers.
+
+    Parameters
+    ----------
+    x, y : CSR
+        Inputs and labels of n rows.
+    candidates : ndarray of shape (n, n_negatives), int32
+        Labels that the rows are easily taken for, -1 for none; those that a row has do not count.
+    costs : ndarray of shape (n,), float32
+        C of each row; rows of 0 are left out.
+    threshold, scale, n_candidates
+        See :meth:`Network.refine`.
+    progress : callable
+        Called with the number of labels that are done.
+    """
+    starts, samples = _opponents(y, candidates, costs > 0)
+    norms = x.squared_norms()
+    n_labels, n_features = y.n_columns, x.n_columns
+    work = np.zeros((n_threads, n_features), np.float32)
+
+    # room that the weights of a label may take: one for each entry of its rows, or for each feature
+    counts = np.concatenate([[0], np.cumsum(np.diff(x.indptr)[np.where(samples < 0, ~samples, samples)])])
+    room = np.minimum(np.diff(counts[starts]), n_features)
+    bias = np.zeros(n_labels, np.float32)
+    parts, sizes = [], np.zeros(n_labels, np.int32)
+    for first, last in _blocks(room, MAX_WEIGHTS_PER_BLOCK):
+        places = np.concatenate([[0], np.cumsum(room[first:last])])
+        ids, values = np.empty(places[-1], np.int32), np.empty(places[-1], np.float32)
+        _one_vs_rest.fit(starts[first:last + 1], samples, x.indptr, x.indices, x.data, norms, costs, MAX_PASSES,
+                         TOLERANCE, threshold, seed + first, places, work, ids, values, sizes[first:last],
+                         bias[first:last], n_threads)
+        runs = [slice(p, p + n) for p, n in zip(places[:-1].tolist(), sizes[first:last].tolist(), strict=True)]
+        parts.append((_joined(ids, runs), _joined(values, runs)))
+        progress(last - first)
+    indptr = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    weight = sp.csr_array((np.concatenate([v for _, v in parts]), np.concatenate([i for i, _ in parts]), indptr),
+                          shape=(n_labels, n_features))
+    weight.sort_indices()
+    return Refinement(CSR(indptr, weight.indices.astype(np.int32, copy=False), weight.data, n_features), bias, scale,
+               n_candidates)
+
+
+def rerank(refinement: Refinement, x: CSR, ids: Ids, scores: Floats, k: int,
+           n_threads: int) -> tuple[Ids, Floats]:
+    """The k best candidates of each row by their refined outputs.
+
+    Parameters
+    ----------
+    refinement : Refinement
+    x : CSR of shape (n_rows, n_features)
+    ids, scores : ndarray of shape (n_rows, n_candidates)
+        Candidates, and their outputs by the layers.
+    k, n_threads : int
+
+    Returns
+    -------
+    ids : ndarray of shape (n_rows, k), int32
+    scores : ndarray of shape (n_rows, k), float32
+    """
+    w = refinement._w
+    best = np.empty((len(ids), k), np.int32), np.empty((len(ids), k), np.float32)
+    _one_vs_rest.rerank(x.indptr, x.indices, x.data, w.indptr, w.indices, w.data, refinement.bias,
+                        refinement.scale, ids, scores, refinement._workspace(n_threads), *best,
+                        n_threads)
+    return best
+
+
+def add_scores(refinement: Refinement, x: CSR, out: Floats, n_threads: int) -> None:
+    """Add the scores of every classifier to all outputs (n_rows, n_labels), in place."""
+    w = refinement._w
+    _one_vs_rest.add_all(x.indptr, x.indices, x.data, w.indptr, w.indices, w.data, refinement.bias,
+                         refinement.scale, refinement._workspace(n_threads), out, n_threads)
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def refinement_tensors(refinement: Refinement) -> dict[str, np.ndarray]:
+    """The arrays of a file."""
+    w = refinement._w
+    return {"indptr": w.indptr, "indices": w.indices, "data": w.data, "bias": refinement.bias}
+
+
+def refinement_config(refinement: Refinement) -> dict[str, Any]:
+    """The plain values of a file."""
+    return {"scale": refinement.scale, "n_candidates": refinement.n_candidates}
+
+
+def refinement_of_file(tensors: dict[str, np.ndarray], config: dict[str, Any],
+                       shape: tuple[int, int]) -> Refinement:
+    """The refinement of a file; ValueError if it does not fit a network of this shape."""
+    dtypes = {"indptr": np.int64, "indices": np.int32, "data": np.float32, "bias": np.float32}
+    for name, dtype in dtypes.items():
+        if tensors[name].dtype != dtype or tensors[name].ndim != 1:
+            raise ValueError(f"refinement.{name} must be a vector of {np.dtype(dtype)}")
+    indptr, indices, data, bias = (tensors[name] for name in dtypes)
+    weight = check.sparse(sp.csr_array((data, indices, indptr), shape=shape), "refinement")
+    return Refinement(weight, check.vector(bias, "refinement.bias", shape[0]),
+                      check.number(config["scale"], "scale", minimum=0),
+                      check.integer(config["n_candidates"], "n_candidates"))
+
+
+# -- helpers of the fit --------------------------------------------------------------------------
 
 
 def _opponents(y: CSR, candidates: Ids, kept: np.ndarray) -> tuple[Offsets, Ids]:

@@ -38,8 +38,11 @@ import numpy as np
 import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import _checkpoint, _conversion, _index_file, csrfile, rebuild, xmctext
-from sparselsh._architecture import Affine
+from sparselsh import _files, rebuild
+from sparselsh.datasets import _csr_file, _xmc_text
+from sparselsh.index import _file
+from sparselsh.inference import _conversion
+from sparselsh.inference.readers.affine import Affine
 
 MEMORY_MB = 1024  # beyond what the process has before the first input
 SECONDS = 20  # for one input
@@ -215,8 +218,7 @@ def well_formed(rng, seeds):
                       for name, (dtype, shape, data) in tensors.items()}
         except (KeyError, ValueError):  # another checksum is as good for a file that cannot be read
             arrays = {}
-        checksum = _checkpoint.checksum if metadata["format"] == "sparselsh.network" else _index_file.checksum
-        metadata["checksum"] = checksum(arrays, metadata["config"])
+        metadata["checksum"] = _files.checksum(arrays, metadata["config"])
     return pack(tensors, metadata)
 
 
@@ -279,7 +281,7 @@ class Text:
 
     def read(self, path):
         known = outcome(lambda: sl.datasets.read_xmc(path, format="xmc"))
-        in_chunks = outcome(lambda: list(xmctext.chunks(path, 3)))
+        in_chunks = outcome(lambda: list(_xmc_text.chunks(path, 3)))
         expect((known is None) == (in_chunks is None), "read whole and in chunks it is not the same file")
         if known is not None:
             for whole, parts in zip(known, zip(*in_chunks, strict=True), strict=True):
@@ -306,13 +308,13 @@ class Rows:
     def make(self, rng, seeds):
         """Damaged, half of the time with a header whose checksum is right."""
         data = bytearray(damaged(rng, seeds))
-        front, counts = csrfile._FRONT.size, csrfile._COUNTS.size
+        front, counts = _csr_file._FRONT.size, _csr_file._COUNTS.size
         if rng.random() < 0.5 and len(data) >= front + counts:
             if rng.random() < 0.5:
                 begin = front + 8 * rng.randrange(5)
                 number = rng.choice((rng.choice(NUMBERS), int.from_bytes(data[begin:begin + 8], "little") + 1))
                 data[begin:begin + 8] = struct.pack("<Q", number % 2**64)
-            data[:front] = csrfile._FRONT.pack(csrfile.MAGIC, csrfile.VERSION, csrfile.zlib.crc32(
+            data[:front] = _csr_file._FRONT.pack(_csr_file.MAGIC, _csr_file.VERSION, _csr_file.zlib.crc32(
                 data[front:front + counts]))
         return bytes(data)
 
@@ -454,12 +456,12 @@ class Index:
     def _with_cells(self, path):
         """An index of so few neurons has no cells; these are put in by hand."""
         sl.LSHIndex(random_state=0, plan="sketches").fit(self.W, self.bias, queries=self.X).save(path)
-        tensors, config = _index_file.read(path)
+        tensors, config = _file.read(path)
         n = len(tensors["ids"])
         means = np.random.default_rng(1).standard_normal((5, 9), dtype=np.float32)
         tensors |= {"cell_centroids": means, "cell_means": means, "cell": np.arange(n, dtype=np.int32) % 5}
         config["n_cells_probed"] = 2
-        _index_file.write(path, tensors, config)
+        _file.write(path, tensors, config)
         self.read(path)
         return path.read_bytes()
 
@@ -570,19 +572,20 @@ def layers_of(*sizes):
 @contextmanager
 def planned(plan):
     """Conversions serve small layers too, and by this plan, whatever the clock says."""
-    choose, limits = _conversion._Conversion._choose, (_conversion.LEAST_WEIGHTS, _conversion.LEAST_NEURONS)
+    choose, limits = _conversion._Conversion._choose, (_conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS)
 
-    def with_plan(self, layer, i, times, *rest):
-        if times.get(plan) is not None:
-            times[plan] = dict.fromkeys(times[plan], 1e-9)
-        return choose(self, layer, i, times, *rest)
+    def with_plan(self, i, trials, *rest):
+        if plan in trials:
+            times = dict.fromkeys(trials[plan].times, 1e-9)
+            trials[plan] = trials[plan]._replace(times=times)
+        return choose(self, i, trials, *rest)
 
-    _conversion._Conversion._choose, _conversion.LEAST_WEIGHTS, _conversion.LEAST_NEURONS = with_plan, 1, 32
+    _conversion._Conversion._choose, _conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS = with_plan, 1, 32
     try:
         yield
     finally:
         _conversion._Conversion._choose = choose
-        _conversion.LEAST_WEIGHTS, _conversion.LEAST_NEURONS = limits
+        _conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS = limits
 
 
 def ask(net):
@@ -619,7 +622,7 @@ def try_input(name, seeds, seed, number, path):
     try:
         reader.read(os.fspath(path))
     except ValueError as error:
-        expect(type(error) in (ValueError, xmctext.FileFormatError), f"{type(error).__name__} instead of ValueError")
+        expect(type(error) in (ValueError, _xmc_text.FileFormatError), f"{type(error).__name__} instead of ValueError")
         expect(path.name in str(error) and len(str(error)) < 2000, f"the message does not help: {str(error)[:300]!r}")
         return "refused"
     return "read"

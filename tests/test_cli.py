@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import sparselsh as sl
-from sparselsh import _files, cli
+from sparselsh import _files
+from sparselsh.cli import _commands
 
 pytest.importorskip("safetensors")
 
@@ -200,8 +201,8 @@ def test_interrupt_ends_in_one_line(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "demo", interrupted)
-    assert cli.main(["demo"]) == 130
+    monkeypatch.setitem(_commands.COMMANDS, "demo", interrupted)
+    assert _commands.main(["demo"]) == 130
     assert capsys.readouterr().err == "sparselsh: interrupted\n"
 
 
@@ -214,13 +215,13 @@ def left(folder):
     from sparselsh import callbacks
 
     def pressed(checkpoint, network):  # on_step, in place of a person
-        if network._n_steps == 40:  # of 32 an epoch
+        if network._training.n_steps == 40:  # of 32 an epoch
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks.Checkpoint, "on_step", pressed)
         run = folder / "run.safetensors"
-        assert cli.main(["train", str(folder / "train.txt"), "--checkpoint", str(run), *RUN]) == 130
+        assert _commands.main(["train", str(folder / "train.txt"), "--checkpoint", str(run), *RUN]) == 130
     return run
 
 
@@ -256,7 +257,7 @@ def test_an_interrupted_training_says_how_to_go_on(folder, tmp_path, monkeypatch
 
     monkeypatch.setattr(callbacks.Checkpoint, "on_step", pressed)
     run = tmp_path / "run.safetensors"
-    assert cli.main(["train", str(folder / "train.txt"), "--checkpoint", str(run), *RUN]) == 130
+    assert _commands.main(["train", str(folder / "train.txt"), "--checkpoint", str(run), *RUN]) == 130
     assert run.exists()
     assert capsys.readouterr().err == f"sparselsh: interrupted; go on with --resume {run}\n"
 
@@ -287,7 +288,7 @@ def test_other_rows_than_those_of_the_training_are_refused(folder, left, tmp_pat
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     place = tmp_path / "out.json"
     place.write_text("old")
-    with pytest.raises(RuntimeError), cli._writing(place) as file:
+    with pytest.raises(RuntimeError), _commands._writing(place) as file:
         file.write("half")
         raise RuntimeError
     assert place.read_text() == "old" and os.listdir(tmp_path) == ["out.json"]
@@ -411,7 +412,7 @@ def test_bad_arguments_end_in_one_line(folder, args, named):
 def test_a_missing_safetensors_is_told_before_the_training(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.delitem(sys.modules, "safetensors.numpy", raising=False)
-    assert cli.main(["train", str(tmp_path / "missing.txt"), "--model", str(tmp_path / "model")]) == 2
+    assert _commands.main(["train", str(tmp_path / "missing.txt"), "--model", str(tmp_path / "model")]) == 2
     assert 'pip install "sparselsh-nn[files]"' in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from support import gaussian, read_only, unwritten
 
-from sparselsh._bfloat import widen
+from sparselsh._arrays.bfloat16 import to_float32
 from sparselsh._core import _chain, _checks
-from sparselsh._storage import STORAGES, Rows
+from sparselsh.index import STORAGES, QuantizedRows
 
 
 def layers_of(rng, storage, sizes):
@@ -13,9 +13,9 @@ def layers_of(rng, storage, sizes):
     steps, meant = [], []
     for i, (n_in, n_out) in enumerate(sizes):
         by_inputs, relu = i % 2 == 0, i < len(sizes) - 1
-        rows = Rows.of(gaussian(rng, *((n_in, n_out) if by_inputs else (n_out, n_in))), storage, 1)
+        rows = QuantizedRows.of(gaussian(rng, *((n_in, n_out) if by_inputs else (n_out, n_in))), storage, 1)
         bias = gaussian(rng, n_out)
-        values = (widen(rows.values) if storage == "bfloat16" else rows.values).astype(float)
+        values = (to_float32(rows.values) if storage == "bfloat16" else rows.values).astype(float)
         values = values if rows.scales is None else values * rows.scales[:, None]
         meant.append((values if by_inputs else values.T, bias, relu))
         steps.append((rows.values, rows.scales, bias, by_inputs, relu))

@@ -5,7 +5,7 @@ import reference
 from support import SIZES, assert_same_bits, assert_sums_close, gaussian, on_threads, random_csr, read_only, unwritten
 
 from sparselsh._core import _quantized, _sketches
-from sparselsh._storage import Rows
+from sparselsh.index._quantized_rows import QuantizedRows
 
 STORAGES = ("float32", "bfloat16", "int8")
 pytestmark = pytest.mark.usefixtures("simd_level")
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("simd_level")
 
 def stored(rng, n, d, storage):
     """Rows as the kernels take them, read-only, and what they stand for in float64."""
-    rows = Rows.of(gaussian(rng, n, d), storage, 1)
+    rows = QuantizedRows.of(gaussian(rng, n, d), storage, 1)
     values, scales = read_only(rows.values), None if rows.scales is None else read_only(rows.scales)
     return values, scales, reference.stored(values, scales)
 
@@ -87,10 +87,10 @@ def test_rerank_ranks_by_what_the_rows_stand_for(rng, storage):
 @pytest.mark.parametrize("storage", STORAGES)
 def test_refresh_takes_the_rows_that_changed(rng, storage):
     w = np.array(gaussian(rng, 12, 20))
-    rows = Rows.of(w.copy() if storage == "float32" else w, storage, 1)
+    rows = QuantizedRows.of(w.copy() if storage == "float32" else w, storage, 1)
     w[[2, 7]] *= 3
     rows.refresh(w, np.array([2, 7]), 1)
-    want = Rows.of(w, storage, 1)
+    want = QuantizedRows.of(w, storage, 1)
     assert_same_bits(rows.values, want.values)
     if storage == "int8":
         assert_same_bits(rows.scales, want.scales)

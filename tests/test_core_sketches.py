@@ -3,7 +3,7 @@ import pytest
 import reference
 from support import UNIT, assert_same_bits, eighths, gaussian, on_threads, read_only, unwritten
 
-from sparselsh._bfloat import narrow
+from sparselsh._arrays.bfloat16 import to_bfloat16
 from sparselsh._core import _search, _simd, _sketches
 
 BLOCK = _sketches.BLOCK
@@ -291,7 +291,7 @@ def test_a_search_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     want = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
     _sketches.rerank(found, x, w, None, bias, *want, 1)
     got = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
-    search = _search.search(narrow(rows), constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None,
+    search = _search.search(to_bfloat16(rows), constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n, w, bias, None,
                             None, 0, n_best)
     _search.best(search, x, *got)
     assert_same_bits(got[0], want[0])

@@ -12,8 +12,8 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparselsh import _files, csrfile, datasets
-from sparselsh.datasets import FileFormatError, convert_xmc, open_csr, read_xmc, write_csr, write_xmc
+from sparselsh import _files, datasets
+from sparselsh.datasets import FileFormatError, _csr_file, convert_xmc, open_csr, read_xmc, write_csr, write_xmc
 
 
 def matrices(n=50, n_features=30, n_labels=12, seed=0):
@@ -109,7 +109,7 @@ def test_rows_are_copies(path):
 
 def test_arrays_are_aligned_and_little_endian(path, whole):
     X, Y = matrices()
-    for name, section in csrfile._sections(50, X.nnz, Y.nnz).items():
+    for name, section in _csr_file._sections(50, X.nnz, Y.nnz).items():
         assert section.offset % 64 == 0
         array = np.frombuffer(whole, section.dtype, section.length, section.offset)
         want = getattr(X if name[0] == "x" else Y, name[2:])
@@ -175,7 +175,7 @@ def with_header(whole, **changes):
 def with_entry(whole, name, place, value):
     """The file with one entry of an array changed."""
     X, Y = matrices()
-    section = csrfile._sections(50, X.nnz, Y.nnz)[name]
+    section = _csr_file._sections(50, X.nnz, Y.nnz)[name]
     array = np.frombuffer(whole, section.dtype, section.length, section.offset).copy()
     array[place] = value
     return whole[:section.offset] + array.tobytes() + whole[section.end:]
@@ -366,6 +366,6 @@ def test_a_copy_for_another_process_is_the_path(path, whole):
 def test_only_such_files_are_taken_for_such(path, whole, tmp_path):
     path.write_bytes(whole)
     (tmp_path / "text").write_text("3 4 5\n")
-    assert csrfile.is_csr_file(path)
-    assert not any(csrfile.is_csr_file(p) for p in (tmp_path / "text", tmp_path, tmp_path / "none", os.devnull))
-    assert datasets.CSRFile is csrfile.CSRFile
+    assert _csr_file.is_csr_file(path)
+    assert not any(_csr_file.is_csr_file(p) for p in (tmp_path / "text", tmp_path, tmp_path / "none", os.devnull))
+    assert datasets.CSRFile is _csr_file.CSRFile

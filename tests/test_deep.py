@@ -8,15 +8,15 @@ import scipy.sparse as sp
 from support import assert_same_bits, random_csr
 
 import sparselsh as sl
-from sparselsh import _csr, _plans
+from sparselsh._arrays.csr import CSR
 from sparselsh._core import _active
-from sparselsh._set_sketches import SetSketches
-from sparselsh.layers import Step
+from sparselsh.layers import Step, _plans
+from sparselsh.layers._active_sketches import ActiveSketches
 
 
 def csr(rng, n, m, density):
     indptr, indices, data = random_csr(rng, n, m, density)
-    return _csr.CSR(indptr, indices, data, m)
+    return CSR(indptr, indices, data, m)
 
 
 def hidden(n_in, n_out, rng, **options):
@@ -42,7 +42,7 @@ def test_the_best_entries_of_each_row_stay(rng, n_best, positive, dense):
     s = csr(rng, 9, 40, 0.4)
     if dense:
         z = rng.standard_normal((9, 40), np.float32)
-        s = _csr.CSR(np.arange(10, dtype=np.int64) * 40, None, z.ravel(), 40)
+        s = CSR(np.arange(10, dtype=np.int64) * 40, None, z.ravel(), 40)
     layer = sl.LSHLinear(3, 40)
     outs = [layer._cut(s, n_best, positive, n_threads) for n_threads in (1, 2)]
     for a, b in zip(outs[0][:3], outs[1][:3], strict=True):
@@ -130,7 +130,7 @@ def test_top_takes_those_that_share_most_tables(rng):
     x = csr(rng, 40, 24, 0.8)
     layer = by_tables("top")
     kept, _ = sets_of(layer, x)
-    ids, counts = layer._tables.candidates(x.to_dense(), 300)
+    ids, counts = layer._finder.engine.candidates(x.to_dense(), 300, 1)
     for best, i, c in zip(kept, ids, counts, strict=True):
         least = min(c[np.isin(i, list(best))])
         assert (c[~np.isin(i, list(best))] <= least).all(), "no other shares more"
@@ -171,7 +171,7 @@ def test_scaling_by_the_inputs_ranks_neurons_better(rng):
     best = np.argsort(-(X @ W.T), axis=1)[:, :25]
     recall = []
     for inputs in (X[:0], X[:200]):
-        sketches = SetSketches(128, 500, 100, 0)
+        sketches = ActiveSketches(128, 500, 100, 0)
         sketches.rebuild(W, np.zeros(500, np.float32), inputs, 1)
         ids = sketches.best(X, 50, 2)
         recall.append(np.mean([len(np.intersect1d(a, b)) / 25 for a, b in zip(best, ids, strict=True)]))
@@ -181,7 +181,7 @@ def test_scaling_by_the_inputs_ranks_neurons_better(rng):
 def test_directions_are_orthogonal_and_rank_better_so(rng):
     n_in = 60
     for n_bits in (64, 128):
-        R = SetSketches(n_bits, 10, n_in - 1, 0)._R
+        R = ActiveSketches(n_bits, 10, n_in - 1, 0)._R
         for start in range(0, n_bits, n_in):
             part = R[:, start:start + n_in]
             np.testing.assert_allclose(part.T @ part, n_in * np.eye(part.shape[1]), atol=1e-3)
@@ -189,7 +189,7 @@ def test_directions_are_orthogonal_and_rank_better_so(rng):
     best = np.argsort(-(X @ W.T), axis=1)[:, :20]
     recall = []
     for directions in (None, np.random.default_rng(1).standard_normal((n_in, 64), np.float32)):
-        sketches = SetSketches(64, 400, n_in - 1, 0)
+        sketches = ActiveSketches(64, 400, n_in - 1, 0)
         if directions is not None:
             sketches._R = directions
         sketches.rebuild(W, np.zeros(400, np.float32), X[:0], 1)
@@ -200,7 +200,7 @@ def test_directions_are_orthogonal_and_rank_better_so(rng):
 
 def test_sketches_follow_the_rows_that_are_refreshed(rng):
     W, bias = rng.standard_normal((300, 40), np.float32), np.zeros(300, np.float32)
-    moved, whole = (SetSketches(64, 300, 40, 0) for _ in range(2))
+    moved, whole = (ActiveSketches(64, 300, 40, 0) for _ in range(2))
     x = rng.standard_normal((30, 40), np.float32)
     before = W.copy()
     moved.rebuild(W, bias, x, 1)

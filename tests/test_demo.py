@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from sparselsh import demo
+from sparselsh.cli import _demo
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not (STDLIB / "asyncio" / "tasks.py").exists(),
 @pytest.fixture(scope="module")
 def task():
     """A task from one package of the standard library: a fraction of a second to build."""
-    return demo.stdlib_task(seed=0, max_rows=4000, max_test_rows=500, root=STDLIB / "asyncio")
+    return _demo.stdlib_task(seed=0, max_rows=4000, max_test_rows=500, root=STDLIB / "asyncio")
 
 
 def test_shapes_and_types(task):
@@ -57,11 +57,11 @@ def test_no_file_is_in_both_parts(task):
 
 
 def test_the_same_seed_gives_the_same_task(task):
-    again = demo.stdlib_task(seed=0, max_rows=4000, max_test_rows=500, root=STDLIB / "asyncio")
+    again = _demo.stdlib_task(seed=0, max_rows=4000, max_test_rows=500, root=STDLIB / "asyncio")
     assert (again.labels, again.features, again.files) == (task.labels, task.features, task.files)
     for a, b in zip(again[:4], task[:4], strict=True):
         assert (a != b).nnz == 0
-    other = demo.stdlib_task(seed=1, max_rows=4000, max_test_rows=500, root=STDLIB / "asyncio")
+    other = _demo.stdlib_task(seed=1, max_rows=4000, max_test_rows=500, root=STDLIB / "asyncio")
     assert other.train_files.tolist() != task.train_files.tolist()
 
 
@@ -75,9 +75,9 @@ def test_features_are_the_tokens_around_and_not_the_token_itself(tmp_path):
         for number in range(9):
             (folder / f"a{number}.py").write_text(learnt)
             (folder / f"b{number}.py").write_text(f"one = {name}(three)\n")
-        task = demo.stdlib_task(max_rows=1000, root=folder)
+        task = _demo.stdlib_task(max_rows=1000, root=folder)
         wanted = [row for row in range(task.X_test.shape[0])
-                  if demo.blanked(task, row)[1] == "one = ____(three)"
+                  if _demo.blanked(task, row)[1] == "one = ____(three)"
                   and task.files[task.test_places[row, 0]].name.startswith("b")]
         for row in wanted:
             assert task.labels[task.Y_test.indices[row]] == name
@@ -94,14 +94,14 @@ def test_comments_and_strings_are_no_identifiers(tmp_path):
             'code = "# quoted"; later = "unclosed\nlater = 1.5e3\n')
     for number in range(12):
         (tmp_path / f"{number}.py").write_text(text)
-    task = demo.stdlib_task(max_rows=1000, root=tmp_path)
+    task = _demo.stdlib_task(max_rows=1000, root=tmp_path)
     assert set(task.labels) == {"code", "later", "unclosed"}
     assert "+2 <str>" in task.features
 
 
 def test_the_line_shown_is_that_of_the_row(task):
     for row in range(0, task.X_test.shape[0], 25):
-        place, line = demo.blanked(task, row)
+        place, line = _demo.blanked(task, row)
         name, number = re.fullmatch(r"(.+\.py):(\d+)", place).groups()
         truth = task.labels[task.Y_test.indices[row]]
         source = (STDLIB / "asyncio" / name).read_text(encoding="utf-8").splitlines()[int(number) - 1]
@@ -109,14 +109,14 @@ def test_the_line_shown_is_that_of_the_row(task):
 
 
 def test_more_rows_mean_more_classes():
-    sizes = [demo.stdlib_task(max_rows=rows, root=STDLIB / "email").Y_train.shape for rows in (1000, 4000)]
+    sizes = [_demo.stdlib_task(max_rows=rows, root=STDLIB / "email").Y_train.shape for rows in (1000, 4000)]
     assert sizes[0][0] <= 1000 and sizes[1][0] <= 4000
     assert sizes[0][1] < sizes[1][1]
 
 
 def test_a_folder_without_text_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
-        demo.stdlib_task(root=tmp_path)
+        _demo.stdlib_task(root=tmp_path)
 
 
 def test_the_whole_demo(tmp_path):

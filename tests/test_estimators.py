@@ -21,8 +21,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh import _estimator, estimators
-from sparselsh.estimators import LSHClassifier, LSHRegressor
+from sparselsh.estimators import LSHClassifier, LSHRegressor, _base, _classifier
+from sparselsh.training import Training
 
 # scikit-learn lists the same checks for its own SGD estimators
 MINIBATCHES = "a weight scales a gradient, a repeated row also changes which rows share a batch and how many there are"
@@ -208,7 +208,7 @@ def test_very_many_labels_stay_sparse(rng, monkeypatch):
     assert sl.metrics.precision_at_k(Y, best, 1) >= 0.9
     assert predicted.multiply(Y).sum() * 2 / (predicted.nnz + Y.nnz) >= 0.7
     assert 0 < clf.score(X, Y) <= 1
-    monkeypatch.setattr(_estimator, "_available_memory", lambda: 1e8)
+    monkeypatch.setattr(_base, "_available_memory", lambda: 1e8)
     for ask in (clf.decision_function, clf.predict_proba):
         with pytest.raises(MemoryError, match=r"2,000 rows and 24,473 outputs is .* of 0\.2 GB.*predict_topk"):
             ask(X)
@@ -234,7 +234,7 @@ def test_the_best_threshold_is_found():
     shares = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1]])
     indicator = sp.csr_array([[1, 1, 0], [0, 1, 0]])
     # by share: 0.6 right, 0.5 right, 0.4 wrong, 0.3 right: F1 of 0.5, 0.8, 0.67, 0.86, then less
-    assert estimators._best_threshold(ids, shares, indicator) == pytest.approx(0.2)
+    assert _classifier._best_threshold(ids, shares, indicator) == pytest.approx(0.2)
 
 
 # ---- weights
@@ -343,17 +343,17 @@ def test_ctrl_c_leaves_a_model(digits, monkeypatch):
 
     X, X_test, y, y_test = digits
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
-    step = sl.Network._train_step
+    step = Training.step
 
     def pressed(self, *args, **kwargs):
-        if self._n_steps == 60:
+        if self.n_steps == 60:
             signal.raise_signal(signal.SIGINT)
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(sl.Network, "_train_step", pressed)
+    monkeypatch.setattr(Training, "step", pressed)
     with pytest.warns(UserWarning, match="Ctrl-C has ended the training"):
         clf = LSHClassifier(random_state=0).fit(X, y)
-    assert clf.network_._n_steps == 61 and clf.score(X_test, y_test) >= 0.8
+    assert clf.network_._training.n_steps == 61 and clf.score(X_test, y_test) >= 0.8
 
 
 # ---- copies

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import _checkpoint, _files
+from sparselsh import _files
 
 if sys.platform == "win32":
     pytest.skip("fuzz.py limits its processes as POSIX knows it", allow_module_level=True)
@@ -128,7 +128,7 @@ def damaged(path, **changes):
         config["training"] |= changes
         config["training"]["run"]["stopped"] = False  # as if it had been killed
         metadata["config"] = json.dumps(config)
-        metadata["checksum"] = _checkpoint.checksum(tensors, metadata["config"])
+        metadata["checksum"] = _files.checksum(tensors, metadata["config"])
 
     rewritten(path, "sparselsh.network", change)
     return path

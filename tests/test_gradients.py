@@ -9,8 +9,8 @@ import pytest
 import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import _csr
 from sparselsh import _validation as check
+from sparselsh._arrays import csr
 from sparselsh._core import _updates
 from sparselsh.layers import Step
 
@@ -65,7 +65,7 @@ def dense_gradient(parameter, gradient):
     """What SGD with a learning rate of 1 takes off the parameter, as (n_out, n_in)."""
     w = np.zeros_like(parameter.value)
     gradient.apply(_updates.sgd(1, 0, False, 0), w, None, None, 1)
-    return -(w.T if parameter.flipped else w)
+    return -(w.T if parameter.input_major else w)
 
 
 def record(layer):
@@ -86,7 +86,7 @@ def record(layer):
 
 def as_mask(active, n, n_out):
     mask = np.zeros((n, n_out), bool)
-    if isinstance(active, _csr.CSR):
+    if isinstance(active, csr.CSR):
         mask[np.repeat(np.arange(n), np.diff(active.indptr)), active.indices] = True
     else:
         mask[:, active] = True
@@ -132,7 +132,7 @@ def assert_gradients(layers, loss, X, Y, rng):
         for parameter, plain in ((layer._w, w), (layer._b, b)):
             assert_close(of_layer[id(parameter)].reshape(plain.shape), differences(f, plain))
         gradient = next(g for p, g in pairs if p is layer._w)
-        if gradient.rows is not None and not layer._w.flipped:
+        if gradient.rows is not None and not layer._w.input_major:
             assert set(gradient.rows) <= set(np.flatnonzero(mask.any(axis=0))), "touches active rows only"
     want = differences(f, dense_x)
     got = np.zeros(want.shape)

@@ -5,9 +5,9 @@ import scipy.sparse as sp
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh import _csr
+from sparselsh._arrays import csr
 from sparselsh.hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
-from sparselsh.transforms import simple_lsh_neurons, simple_lsh_queries
+from sparselsh.index.transforms import simple_lsh_neurons, simple_lsh_queries
 
 FAMILIES = [SimHash(7, 5), SimHash(7, 5, "sparse"), SimHash(7, 5, "orthogonal"), DWTA(3, 5, 4),
             CrossPolytope(2, 5, 8), MinHash(2, 5, 10)]
@@ -22,7 +22,7 @@ def rows(rng, n, d, density=1.0):
 
 
 def to_csr(V):
-    return _csr.from_scipy(sp.csr_array(V))
+    return csr.from_scipy(sp.csr_array(V))
 
 
 # ---- laws

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support import assert_same_bits, clustered, eighths, exact, gaussian, read_only, recall, trained
 
 import sparselsh as sl
-from sparselsh.transforms import Transform, second_moment
+from sparselsh.index.transforms import Transform, second_moment
 
 KINDS = {
     "sketches": lambda **options: sl.LSHIndex(random_state=0, plan="sketches", **options),
@@ -167,7 +167,7 @@ def test_query_counts_the_buckets_that_are_shared(rng, n, min_count, dynamic):
     W, X = clustered(rng, n=300, d=16, n_queries=30)
     index = sl.LSHIndex(sl.SimHash(4, 8), dynamic=dynamic, random_state=0).fit(W, queries=X)
     active = index.query(X, n=n, min_count=min_count)
-    family, transform = index._tables.family, index._transform
+    family, transform = index._engine.tables.family, index._engine.transform
     codes = [family.hash(V) for V in (transform.queries(X, 1), transform.neurons(W, np.zeros(300, np.float32), 1))]
     ids, counts = reference.collide(*codes, min_count, min(n, 300))
     want = np.zeros((30, 300))
@@ -333,17 +333,17 @@ def test_an_index_shows_what_it_is(rng):
 
 def celled(monkeypatch, rng, **options):
     """An index whose sketches are in cells, few as the neurons are, its neurons and queries."""
-    monkeypatch.setattr("sparselsh.index.CELLED", 16)
+    monkeypatch.setattr("sparselsh.index._build.CELLS_MIN_NEURONS", 16)
     W, X = clustered(rng, n=1500, d=32, n_clusters=30)
     index = sl.LSHIndex(random_state=0, plan="sketches", **options).fit(W, queries=X)
-    assert index._sketches.cells.n == 38
+    assert index._engine.sketches.cells.n == 38
     return index, W, X
 
 
 def test_cells_reach_the_recall_with_fewer_sketches(monkeypatch, rng):
     # queries around the same centres as the neurons: a few cells hold all their neighbours
     index, W, X = celled(monkeypatch, rng, recall=0.95)
-    assert index._sketches.n_probed <= 38 / 4
+    assert index._engine.sketches.n_probed <= 38 / 4
     assert recall(index, W, X) >= 0.95
 
 
@@ -356,13 +356,13 @@ def test_neurons_that_change_their_cell_are_found_as_if_they_had_always_been_the
         index.update(W, rows)
         if step % 3 == 0:
             index.remove(rng.permutation(1500)[:20])
-    assert index._sketches.n > index._sketches.cell_start[-1], "some slots are late"
+    assert index._engine.sketches.n > index._engine.sketches.cell_start[-1], "some slots are late"
     before = [a.tobytes() for a in index.search(X, k=5)]
     index.save(tmp_path / "index.safetensors")
     loaded = sl.LSHIndex.load(tmp_path / "index.safetensors", W)
-    assert loaded._sketches.n == loaded._sketches.cell_start[-1], "all slots are sorted"
+    assert loaded._engine.sketches.n == loaded._engine.sketches.cell_start[-1], "all slots are sorted"
     assert [a.tobytes() for a in loaded.search(X, k=5)] == before
-    index._sketches._sort()
+    index._engine.sketches._sort()
     assert [a.tobytes() for a in index.search(X, k=5)] == before
 
 
@@ -394,7 +394,7 @@ def test_one_query_after_changes_is_answered_from_the_slots_of_now(monkeypatch, 
 def test_tables_are_filled_anew_where_they_serve_and_else_made_anew(rng):
     W = gaussian(rng, 300, 16)
     index = sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(W)
-    tables = index._tables
+    tables = index._engine.tables
     other = gaussian(rng, 300, 16)
     X = gaussian(rng, 20, 16)
     index.remove([3, 4])
@@ -402,6 +402,6 @@ def test_tables_are_filled_anew_where_they_serve_and_else_made_anew(rng):
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other), X)
     assert index.fit(other[:200])._tables is not tables
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other[:200]), X)
-    tables, index.random_state = index._tables, 1
+    tables, index.random_state = index._engine.tables, 1
     assert index.fit(other[:200])._tables is not tables, "other functions"
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=1).fit(other[:200]), X)

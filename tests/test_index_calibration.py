@@ -4,11 +4,12 @@ import pytest
 from support import clustered, exact, recall, trained
 
 import sparselsh as sl
-from sparselsh import _calibration as calibration
-from sparselsh import _table_choice as choice
-from sparselsh._linalg import exact_topk
+from sparselsh._arrays.linalg import exact_topk
+from sparselsh.index import IndexEngine
+from sparselsh.index import _table_choice as choice
+from sparselsh.index import _tuning as calibration
 
-METHODS = {"exact": "_exact", "sketches": "_by_sketches", "probes": "_by_probes"}
+METHODS = {"exact": "exact", "sketches": "by_sketches", "probes": "by_probes"}
 
 
 def gaussian(rng, n, d, scales=1.0):
@@ -185,7 +186,7 @@ def test_auto_does_not_scale_the_tables_and_needs_queries(rng):
 # ---- plan
 
 
-def calls_of(index, monkeypatch):
+def calls_of(monkeypatch):
     """A list that tells which methods the index searches by from now on."""
     called = []
 
@@ -197,7 +198,7 @@ def calls_of(index, monkeypatch):
         return call
 
     for name, attribute in METHODS.items():
-        monkeypatch.setattr(index, attribute, counted(name, getattr(index, attribute)))
+        monkeypatch.setattr(IndexEngine, attribute, counted(name, getattr(IndexEngine, attribute)))
     return called
 
 
@@ -206,7 +207,7 @@ def calls_of(index, monkeypatch):
 def test_a_plan_that_is_given_is_used(rng, monkeypatch, plan, with_queries):
     W, X = clustered(rng, n=500)
     index = sl.LSHIndex(sl.SimHash(5, 8), plan=plan, random_state=0).fit(W, queries=X if with_queries else None)
-    called = calls_of(index, monkeypatch)
+    called = calls_of(monkeypatch)
     index.search(X[:1])
     index.search(X)
     assert called == [plan, plan]
@@ -217,7 +218,7 @@ def test_a_plan_that_is_given_is_used(rng, monkeypatch, plan, with_queries):
 def test_candidates_that_are_given_are_looked_for_also_where_the_plan_is_exact(rng, monkeypatch):
     W, X = clustered(rng, n=500)
     index = sl.LSHIndex(plan="exact", random_state=0).fit(W)
-    called = calls_of(index, monkeypatch)
+    called = calls_of(monkeypatch)
     index.search(X, n_candidates=20)
     assert called == ["sketches"]
 
@@ -228,7 +229,7 @@ def test_auto_takes_the_least_of_the_times_that_it_reports(rng, monkeypatch, fas
     clock = iter(range(10**6))
     slow = [name for name in METHODS if name != fastest]
     index = sl.LSHIndex(sl.SimHash(6, 12), recall=0.9, random_state=0)
-    running = calls_of(index, monkeypatch)
+    running = calls_of(monkeypatch)
 
     def timed(call, *arguments):
         before = len(running)
@@ -249,8 +250,8 @@ def test_auto_takes_the_least_of_the_times_that_it_reports(rng, monkeypatch, fas
 def test_single_queries_and_batches_have_plans_of_their_own(rng, monkeypatch):
     W, X = clustered(rng, n=500)
     index = sl.LSHIndex(random_state=0).fit(W, queries=X)
-    index._methods = {"single": "sketches", "batch": "exact"}
-    called = calls_of(index, monkeypatch)
+    index._engine.methods = {"single": "sketches", "batch": "exact"}
+    called = calls_of(monkeypatch)
     for n in (1, 31, 32, 200):
         index.search(X[:n])
     assert called == ["sketches", "sketches", "exact", "exact"]
@@ -312,7 +313,7 @@ def test_a_family_without_an_order_of_probing_is_probed_once(rng):
 def test_auto_begins_at_the_closed_form_and_takes_the_cheapest_tables_around_it_that_reach_the_recall(rng):
     W, X = clustered(rng)
     index = sl.LSHIndex("auto", plan="probes", recall=0.9, random_state=0).fit(W, queries=X)
-    Q, V = index._transform.queries(X, 1), index._transform.neurons(W, np.zeros(len(W), np.float32), 1)
+    Q, V = index._engine.transform.queries(X, 1), index._engine.transform.neurons(W, np.zeros(len(W), np.float32), 1)
     Q, V = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (Q, V))
     truth, _ = exact_topk(X, W, np.zeros(len(W), np.float32), 5, 1)
     cosine = float(np.median(np.einsum("nd,nkd->nk", Q, V[truth])))
@@ -332,7 +333,7 @@ def test_auto_begins_at_the_closed_form_and_takes_the_cheapest_tables_around_it_
     reached = [trial for trial in trials if trial["recall"] >= 0.9]
     assert len(reached) > 1 and cost(taken) == min(cost(trial) for trial in reached)
     # tables and search are those of the trial
-    assert index._tables.codes.shape == (len(W), taken["tables"])
+    assert index._engine.tables.codes.shape == (len(W), taken["tables"])
     assert recall(index, W, X) == pytest.approx(taken["recall"], abs=1e-9)
 
 
@@ -361,7 +362,7 @@ def test_neurons_that_are_gone_stay_gone_when_tune_takes_other_tables(rng):
     best = np.unique(index.search(X, 1)[0])
     index.remove(best)
     index.tune(X)
-    assert (index._tables.codes[best] == -1).all() and not np.isin(index.search(X, 5)[0], best).any()
+    assert (index._engine.tables.codes[best] == -1).all() and not np.isin(index.search(X, 5)[0], best).any()
     assert not np.isin(index.query(X, 50).indices, best).any()
 
 
@@ -404,9 +405,9 @@ def test_no_queries_are_like_none(rng):
 
 def test_recall_counts_true_neighbours_wherever_they_stand():
     truth = np.array([[1, 2], [3, -1], [-1, -1]])
-    assert calibration.recall(np.array([[2, 9], [-1, -1], [4, 5]]), truth) == pytest.approx(1 / 3)
-    assert calibration.recall(np.array([[9, 2, 1], [8, 3, -1], [4, 5, 6]]), truth) == 1
-    assert calibration.recall(truth[2:], truth[2:]) == 1, "nothing to be found is found"
+    assert calibration.recall_of(np.array([[2, 9], [-1, -1], [4, 5]]), truth) == pytest.approx(1 / 3)
+    assert calibration.recall_of(np.array([[9, 2, 1], [8, 3, -1], [4, 5, 6]]), truth) == 1
+    assert calibration.recall_of(truth[2:], truth[2:]) == 1, "nothing to be found is found"
 
 
 def test_exact_neighbours_of_the_calibration_are_those_of_brute_force(rng):

@@ -3,11 +3,11 @@ import copy
 
 import numpy as np
 import pytest
+from sparselsh.index._engine.sketches import Sketches
+from sparselsh.index._engine.tables import Tables
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh._sketching import Sketches
-from sparselsh._tables import Tables
 
 D = 12
 KINDS = {
@@ -73,7 +73,7 @@ class Twin:
 
     def counts(self, index, X, n_probes=1):
         """Tables in which each neuron is in a bucket that is probed, (len(X), n)."""
-        family, transform = index._tables.family, index._transform
+        family, transform = index._engine.tables.family, index._engine.transform
         probes = family.probe(transform.queries(X, 1), n_probes)
         codes = family.hash(transform.neurons(self.W, self.bias, 1))
         return (codes[None, :, :, None] == probes[:, None]).any(axis=3).sum(axis=2) * self.there
@@ -92,11 +92,11 @@ class Twin:
         n_candidates = max(k, len(self.W))
         if index.plan == "exact" and self.rng.random() < 0.5:
             n_candidates, able = None, np.tile(self.there, (2, 1))
-        elif index._sketches is None:
+        elif not index._engine.has_sketches:
             able = self.counts(index, X) > 0
         else:
-            norms = np.linalg.norm(index._transform.neurons(self.W, self.bias, 1), axis=1)
-            able = np.tile(self.there & (norms >= index._sketches.norm_floor), (2, 1))
+            norms = np.linalg.norm(index._engine.transform.neurons(self.W, self.bias, 1), axis=1)
+            able = np.tile(self.there & (norms >= index._engine.sketches.norm_floor), (2, 1))
         ids, scores = index.search(X, k=k, n_candidates=n_candidates)
         want = X @ self.W.T + self.bias
         for i in range(2):
@@ -108,17 +108,18 @@ class Twin:
 
 def made_anew(index):
     """An index over the rows that are there, with the transform, the norm floor and the seed of another one."""
-    new = copy.copy(index)
-    n, rows = len(index._W), np.flatnonzero(~index._gone).astype(np.int32)
-    V = index._transform.neurons(index._W[rows], index._bias[rows], 1)
-    if index._tables is not None:
-        new._tables = Tables(index.family, n, D + 1, index.dynamic, index._seed)
-        new._tables.codes[rows] = new._tables.family.hash(V)
-        new._tables.build(1)
-    if index._sketches is not None:
-        old, rng = index._sketches, np.random.default_rng(index._seed)
-        new._sketches = Sketches(len(old.rotation), n, D + 1, old.norm_floor, rng).prepare(index._transform)
-        new._sketches.update(rows, V, 1)
+    new, old = copy.copy(index), index._engine
+    engine = new._engine = copy.copy(old)
+    n, rows = len(old.W), np.flatnonzero(~old.removed).astype(np.int32)
+    V = old.transform.neurons(old.W[rows], old.bias[rows], 1)
+    if old.has_tables:
+        engine.tables = Tables(index.family, n, D + 1, index.dynamic, old.seed)
+        engine.tables.codes[rows] = engine.tables.family.hash(V)
+        engine.tables.build(1)
+    if old.has_sketches:
+        rng, n_bits = np.random.default_rng(old.seed), old.sketches.n_bits
+        engine.sketches = Sketches(n_bits, n, D + 1, old.sketches.norm_floor, rng)
+        engine.sketches.prepare(old.transform).update(rows, V, 1)
     return new
 
 
@@ -140,7 +141,7 @@ def test_a_hundred_operations_leave_what_brute_force_and_a_new_index_say(kind, s
     twin = Twin(rng, int(rng.integers(1, 90)))
     queries = eighths(rng, 40, D) if seed % 4 else None
     index = sl.LSHIndex(random_state=seed, n_threads=1 + seed % 2, **KINDS[kind]).fit(twin.W, twin.bias, queries)
-    index._methods = dict.fromkeys(index._methods, "exact" if index.plan == "exact" else "sketches")
+    index._engine.methods = dict.fromkeys(index._engine.methods, "exact" if index.plan == "exact" else "sketches")
     operations = [twin.add, twin.update, twin.update, twin.remove, twin.bring_back, twin.query, twin.search]
     for _ in range(100):
         operations[rng.integers(len(operations))](index)
@@ -160,7 +161,7 @@ def test_ten_thousand_short_sequences_agree_with_brute_force(kind):
         rng = np.random.default_rng([seed, 99, list(KINDS).index(kind)])
         twin = Twin(rng, int(rng.integers(1, 12)))
         index = sl.LSHIndex(random_state=seed, n_threads=1, **KINDS[kind]).fit(twin.W, twin.bias)
-        index._methods = dict.fromkeys(index._methods, "exact" if index.plan == "exact" else "sketches")
+        index._engine.methods = dict.fromkeys(index._engine.methods, "exact" if index.plan == "exact" else "sketches")
         operations = [twin.add, twin.update, twin.remove, twin.bring_back, twin.query, twin.search]
         for operation in rng.integers(len(operations), size=5):
             operations[operation](index)
@@ -173,7 +174,7 @@ def test_the_sequences_run_with_a_norm_floor(kind):
     rng = np.random.default_rng(0)
     twin = Twin(rng, 90)
     index = sl.LSHIndex(random_state=0, **KINDS[kind]).fit(twin.W, twin.bias, eighths(rng, 40, D))
-    assert index._sketches.norm_floor > 0
+    assert index._engine.sketches.norm_floor > 0
     assert index.report()["n_sketched"] < 60
 
 
@@ -200,7 +201,7 @@ def test_an_index_may_lose_and_regain_all_its_neurons(rng, kind):
     if index.family is not None:
         for policy in ("top", "score", "vanilla"):
             assert index.query(X, policy=policy).nnz == 0
-    if index._sketches is not None:
+    if index._engine.has_sketches:
         assert copy.copy(index).tune(X)[-1]["recall"] == 1, "nothing is there to be missed"
     index.remove([3, 5])  # once more
     index.update(W, np.arange(70))

@@ -7,7 +7,8 @@ import pytest
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh import _files, _index_file
+from sparselsh import _files
+from sparselsh.index import _file
 
 D = 20
 
@@ -190,9 +191,9 @@ def test_a_file_with_a_flipped_bit_is_refused(rng, kind, path):
 
 def spoilt(path, W, bias, change):
     """Load the file after change(tensors, config), written with the right checksum."""
-    tensors, config = _index_file.read(path)
+    tensors, config = _file.read(path)
     change(tensors, config)
-    _index_file.write(path, tensors, config)
+    _file.write(path, tensors, config)
     return sl.LSHIndex.load(path, W, bias)
 
 
@@ -279,7 +280,7 @@ def test_probing_without_tables_is_refused(rng, path):
 def test_a_config_that_is_none_is_refused(rng, path, config):
     tensors = {"gone": np.zeros(9, np.uint8)}
     _files.write(path, tensors, {"format": "sparselsh.index", "config": config,
-                                 "checksum": _index_file.checksum(tensors, config)})
+                                 "checksum": _file.checksum(tensors, config)})
     with pytest.raises(ValueError, match=r"index\.safetensors: "):
         sl.LSHIndex.load(path, dense(rng, 9))
 

@@ -54,7 +54,7 @@ def test_score_keeps_the_largest_inner_products_of_those_found(rng):
 
 
 def test_score_finds_larger_inner_products_than_top(index, X):
-    scores = X @ index._W.T
+    scores = X @ index._engine.W.T
     by_policy = {}
     for policy in ("top", "score"):
         active = index.query(X, n=10, policy=policy)

@@ -81,7 +81,7 @@ def test_a_loaded_network_learns_on(task, family, tmp_path):
 
 def test_only_families_of_angles_are_centred(task, family):
     net = trained(task, density=0.2, family=family)
-    assert net.layers[1]._tables.center == (not isinstance(family, sl.DWTA))
+    assert net.layers[1]._finder.options.center == (not isinstance(family, sl.DWTA))
 
 
 POLICIES = [{"policy": "top"}, {"policy": "score"}, {"policy": "vanilla"}, {"min_count": 7}, {"n_probes": 3}]
@@ -97,7 +97,7 @@ def test_a_policy_decides_who_is_active(task, active, options):
     x, labels = X[:8], check.targets(y[:8], 8, N_CLASSES)
     out, _ = layer.forward(x, Step(training=True, labels=labels, seed=5))
     n = 6 if active == "batch" else layer.n_active
-    ids, _ = layer._tables.candidates(x, n, options.get("min_count", 1), policy=options.get("policy", "top"),
+    ids, _ = layer._finder.engine.candidates(x, n, 1, min_count=options.get("min_count", 1), policy=options.get("policy", "top"),
                                       n_probes=options.get("n_probes", 1), seed=5)
     if active == "batch":
         assert set(out.ids) == {*y[:8], *ids[ids >= 0]}

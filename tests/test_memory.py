@@ -3,29 +3,29 @@ import numpy as np
 import pytest
 
 import sparselsh as sl
-from sparselsh import _memory
+from sparselsh._arrays import aligned
 
 
-@pytest.mark.parametrize("make", [_memory.empty, _memory.zeros])
+@pytest.mark.parametrize("make", [aligned.empty, aligned.zeros])
 @pytest.mark.parametrize("shape", [(0,), (1,), (3, 0), (7, 5), (300, 129)])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16, np.float64])
 def test_new_arrays_begin_on_a_line(make, shape, dtype):
     array = make(shape, dtype)
     assert array.shape == shape and array.dtype == dtype
     assert array.flags.c_contiguous and array.flags.writeable and array.flags.aligned
-    assert array.ctypes.data % _memory.LINE == 0 or array.size == 0
-    if make is _memory.zeros:
+    assert array.ctypes.data % aligned.LINE == 0 or array.size == 0
+    if make is aligned.zeros:
         assert not array.any()
 
 
 def test_an_array_on_a_line_is_taken_as_it_is_and_others_are_copied(rng):
-    array = _memory.empty((8, 32))
+    array = aligned.empty((8, 32))
     array[:] = rng.random(array.shape)
-    assert _memory.on_a_line(array) is array
-    for other in (_memory.on_a_line(array, copy=True), _memory.on_a_line(array.T), _memory.on_a_line(array[1:, 1:])):
+    assert aligned.aligned(array) is array
+    for other in (aligned.aligned(array, copy=True), aligned.aligned(array.T), aligned.aligned(array[1:, 1:])):
         assert not np.shares_memory(other, array)
-        assert other.flags.c_contiguous and other.ctypes.data % _memory.LINE == 0
-    np.testing.assert_array_equal(_memory.on_a_line(array.T), array.T)
+        assert other.flags.c_contiguous and other.ctypes.data % aligned.LINE == 0
+    np.testing.assert_array_equal(aligned.aligned(array.T), array.T)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -37,4 +37,4 @@ def test_weights_and_their_state_begin_on_lines(rng, dtype):
     net.fit(X, Y, optimizer=sl.Adam(state_dtype=dtype), epochs=1, verbose=False)
     for layer in net.layers:
         for array in (layer._w.value, *net.optimizer.arrays_of(layer._w)):
-            assert array.ctypes.data % _memory.LINE == 0
+            assert array.ctypes.data % aligned.LINE == 0

@@ -9,7 +9,8 @@ import scipy.sparse as sp
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh import _csr, _files
+from sparselsh import _files
+from sparselsh._arrays import csr
 from sparselsh.layers import Step
 
 
@@ -268,7 +269,7 @@ def test_labels_are_always_active_in_training(rng, active, fill, candidates):
     layer = sl.LSHLinear(8, 200, density=0.02, active=active, fill=fill, candidates=candidates)
     net = sl.Network([layer], random_state=0)
     X, y = rng.standard_normal((30, 8), np.float32), rng.integers(0, 200, 30)
-    labels = _csr.from_scipy(sp.csr_array((np.ones(30, np.float32), y, np.arange(31)), shape=(30, 200)))
+    labels = csr.from_scipy(sp.csr_array((np.ones(30, np.float32), y, np.arange(31)), shape=(30, 200)))
     layer.initialize(rng)
     out, _ = layer.forward(X, Step(True, labels, seed=3))
     if active == "batch":
@@ -325,7 +326,9 @@ def test_a_hidden_layer_has_one_set_a_sample():
     with pytest.raises(ValueError, match=r"layers\[0\] is a hidden layer.*active='sample'"):
         sl.Network([sl.LSHLinear(8, 400, density=0.1, active="batch"), sl.Linear(400, 3)])
     net = sl.Network([sl.LSHLinear(8, 400, density=0.1), sl.LSHLinear(400, 300, density=0.1)])
-    assert [layer.active for layer in net.layers] == ["sample", "batch"]
+    places = net._training.places
+    sets = [layer.active_at(place) for layer, place in zip(net.layers, places, strict=True)]
+    assert sets == ["sample", "batch"]
 
 
 def test_the_index_follows_the_weights_while_training(rng):

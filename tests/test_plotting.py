@@ -7,7 +7,7 @@ import pytest
 from support import clustered
 
 import sparselsh as sl
-from sparselsh import _html, plotting
+from sparselsh import _display
 from sparselsh import callbacks as cb
 
 HISTORY = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_loss": 1.7, "p_at_1": 0.4},
@@ -44,7 +44,7 @@ def test_a_history_is_plotted_by_epoch(plt):
 
 def test_axes_that_are_given_are_used(plt):
     _, ax = plt.subplots()
-    assert plotting.plot_history(HISTORY[:1], ax) is ax
+    assert _display.plot_history(HISTORY[:1], ax) is ax
     assert len(plt.get_fignums()) == 1 and len(ax.figure.axes) == 1, "no axis at the right without P@1"
 
 
@@ -73,7 +73,7 @@ def test_what_cannot_be_plotted_is_said(plt, rng):
 
 
 @pytest.mark.parametrize("module, line, act", [
-    ("matplotlib", r'pip install "sparselsh-nn\[plot\]"', lambda: plotting.plot_history(HISTORY)),
+    ("matplotlib", r'pip install "sparselsh-nn\[plot\]"', lambda: _display.plot_history(HISTORY)),
     ("sklearn", r'pip install "sparselsh-nn\[sklearn\]"', lambda: __import__("importlib").import_module(
         "sparselsh.estimators")),
 ])
@@ -149,13 +149,13 @@ def test_a_file_shows_its_size(tmp_path):
 
 
 def test_html_is_escaped():
-    assert "<b>" not in _html.table("<b>", [("<b>", "&")]) and "&amp;" in _html.table("", [("&",)])
+    assert "<b>" not in _display.table("<b>", [("<b>", "&")]) and "&amp;" in _display.table("", [("&",)])
 
 
 @pytest.mark.parametrize("n, text", [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2.5e6, "2.5 MB"),
                                      (3e12, "3000.0 GB")])
 def test_sizes_are_readable(n, text):
-    assert _html.size(n) == text
+    assert _display.size(n) == text
 
 
 @pytest.mark.parametrize("callback", [

@@ -7,8 +7,8 @@ import scipy.sparse as sp
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh import _conversion
-from sparselsh._architecture import Affine
+from sparselsh.inference import _conversion
+from sparselsh.inference.readers.affine import Affine
 
 pytest.importorskip("safetensors")
 from safetensors.numpy import save_file
@@ -72,10 +72,11 @@ def forced(monkeypatch, plan):
     """Let every layer that can be served by a plan be served by it: choices then do not hang on the clock."""
     choose = _conversion._Conversion._choose
 
-    def with_plan(self, layer, i, times, *rest):
-        if times.get(plan) is not None:
-            times[plan] = dict.fromkeys(times[plan], 1e-9)
-        return choose(self, layer, i, times, *rest)
+    def with_plan(self, i, trials, *rest):
+        if plan in trials:
+            times = dict.fromkeys(trials[plan].times, 1e-9)
+            trials[plan] = trials[plan]._replace(times=times)
+        return choose(self, i, trials, *rest)
 
     monkeypatch.setattr(_conversion._Conversion, "_choose", with_plan)
 
@@ -173,7 +174,7 @@ def test_threads_change_no_answer(wide, wide_net, deep, monkeypatch):
 
 def by_layers(net, x, k):
     """Without the core's short way for a lone question."""
-    return net._topk(net.checked(x), k, False)
+    return net._topk(net._validated_queries(x), k, False)
 
 
 def test_a_lone_question_gets_the_answer_that_the_layers_give(rng, wide, wide_net):
@@ -245,7 +246,7 @@ def test_a_bag_takes_the_weights_of_a_sparse_matrix(rng):
 def test_a_wide_first_layer_is_planned_by_sparse_rows_too(rng, monkeypatch):
     forced(monkeypatch, "rows")
     layers = mlp(rng, 4096, 64, 10)
-    assert layers[0].weight.size >= _conversion.LEAST_WEIGHTS, "the layer is wide enough to have a plan"
+    assert layers[0].weight.size >= _conversion.MIN_WEIGHTS, "the layer is wide enough to have a plan"
     X = sp.random_array((40, 4096), density=0.01, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
     net = _conversion.convert(layers, X, n_threads=1)
     assert net.layers[0].plan["single"] == "rows" and "1% of its inputs are not zero" in net.report.layers[0].reason

@@ -71,8 +71,8 @@ def data(rng):
 
 
 def codes_of(layer):
-    tables = layer._tables._tables
-    now = tables.family.hash(layer._tables._vectors(np.arange(layer.n_out, dtype=np.int32)))
+    tables = layer._finder.engine.tables
+    now = tables.family.hash(layer._finder.engine.vectors(np.arange(layer.n_out, dtype=np.int32), 1))
     return tables.codes, now
 
 
@@ -88,7 +88,7 @@ def test_drift_of_tables_is_the_share_of_codes_that_changed(rng):
     net, layer = network(rebuild.Every(10**6), rng)
     net.fit(*data(rng), optimizer=sl.Adam(1e-2), epochs=3, batch_size=40, verbose=False)
     stored, now = codes_of(layer)
-    drift = layer._tables.drift(np.arange(300, dtype=np.int32))
+    drift = layer._finder.engine.drift(np.arange(300, dtype=np.int32), 1)
     assert drift == pytest.approx((stored != now).mean()) and drift > 0
 
 
@@ -120,9 +120,9 @@ def test_frozen_tables_are_not_built_again(rng):
     net, layer = network(rebuild.Frozen(1, rebuild.Every(1)), rng)
     X, y = data(rng)
     net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=1, batch_size=40, verbose=False)
-    before = layer._tables._tables.codes.copy()
+    before = layer._finder.engine.tables.codes.copy()
     net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=3, batch_size=40, verbose=False)
-    np.testing.assert_array_equal(layer._tables._tables.codes, before)
+    np.testing.assert_array_equal(layer._finder.engine.tables.codes, before)
 
 
 @pytest.mark.parametrize("active", ["batch", "sample"])
@@ -130,11 +130,11 @@ def test_a_checkpoint_of_frozen_tables_keeps_the_labels_that_were_put_in(rng, tm
     net, layer = network(rebuild.Frozen(0), rng, active)
     X, y = data(rng)
     net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=2, batch_size=40, verbose=False)
-    tables = layer._tables._tables
+    tables = layer._finder.engine.tables
     assert tables.count.sum() > (tables.codes >= 0).sum(), "some neurons stand in more buckets than their codes name"
     net.save(tmp_path / "net", training_state=True)
     loaded = sl.load(tmp_path / "net")
-    again = loaded.layers[1]._tables._tables
+    again = loaded.layers[1]._finder.engine.tables
     for name in ("ids", "start", "count", "room", "tail", "codes"):
         np.testing.assert_array_equal(getattr(again, name), getattr(tables, name))
     for one in (net, loaded):

@@ -8,8 +8,9 @@ import reference
 import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import _label_vectors, _recipe, metrics
-from sparselsh._csr import from_scipy
+from sparselsh import _recipe, metrics
+from sparselsh._arrays.csr import from_scipy
+from sparselsh.training import _label_vectors
 
 N_FEATURES, N_LABELS, N_HIDDEN = 600, 300, 16
 

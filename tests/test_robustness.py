@@ -77,7 +77,7 @@ def test_threads_may_train_one_network_one_after_the_other(net):
             done.result()
     for _ in range(4):
         alone.partial_fit(X, y)
-    for a, b in zip(network._copy_weights(), alone._copy_weights(), strict=True):
+    for a, b in zip(network.get_weights(), alone.get_weights(), strict=True):
         assert_same_bits(a, b)
 
 
@@ -98,12 +98,12 @@ def test_a_copy_goes_on_alike_and_by_itself(net, copy):
     network, X, y = net
     network = deepcopy(network)
     network.topk(X)
-    other, before = copy(network), network._copy_weights()
+    other, before = copy(network), network.get_weights()
     other.partial_fit(X, y)
-    for a, b in zip(network._copy_weights(), before, strict=True):
+    for a, b in zip(network.get_weights(), before, strict=True):
         assert_same_bits(a, b)
     network.partial_fit(X, y)
-    for a, b in zip(network._copy_weights(), other._copy_weights(), strict=True):
+    for a, b in zip(network.get_weights(), other.get_weights(), strict=True):
         assert_same_bits(a, b)
     for a, b in zip(network.topk(X), other.topk(X), strict=True):
         assert_same_bits(a, b)
@@ -120,7 +120,7 @@ def test_a_worker_answers_and_trains_as_this_process(net, method):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
         got = pool.submit(network.topk, X).result()
         there = pool.submit(network.partial_fit, X, y).result()
-    for a, b in zip((*got, *there._copy_weights()), (*want, *here._copy_weights()), strict=True):
+    for a, b in zip((*got, *there.get_weights()), (*want, *here.get_weights()), strict=True):
         assert_same_bits(a, b)
 
 

@@ -106,7 +106,7 @@ def one_step(kind, sparse, clip_norm, n_threads=1):
     net.fit(X, y, optimizer=before, epochs=1, batch_size=30, shuffle=False, verbose=False)
     start = weights(layers)
     optimizer = sl.SGD(1.0, clip_norm=clip_norm)
-    net._n_steps = 0  # the same sets in every call
+    net._training.n_steps = 0  # the same sets in every call
     net.optimizer = optimizer
     net.partial_fit(X, y, batch_size=30)
     return start - weights(layers), optimizer

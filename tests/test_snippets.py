@@ -9,8 +9,8 @@ import pytest
 import scipy.sparse as sp
 
 import sparselsh as sl
-from sparselsh import cli
-from sparselsh._options import parser
+from sparselsh.cli import _commands
+from sparselsh.cli._arguments import parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md"] + sorted(
@@ -174,4 +174,4 @@ def test_the_commands_of_the_guide_and_the_readme_run(tmp_path, monkeypatch, cap
         if "--layer" in arguments:  # weights of another program, where a network was before
             second = given["W"][:20, :].repeat(20, axis=1)[:, :300].copy()
             save_file({"fc1.weight": given["W"], "fc2.weight": second}, "model.safetensors")
-        assert cli.main(arguments) == 0, (line, capsys.readouterr().err)
+        assert _commands.main(arguments) == 0, (line, capsys.readouterr().err)

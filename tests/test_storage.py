@@ -5,7 +5,7 @@ import scipy.sparse as sp
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh import _bfloat
+from sparselsh._arrays import bfloat16
 
 N_FEATURES, N_CLASSES, HIDDEN = 400, 300, 24
 LAYERS = {
@@ -70,7 +70,7 @@ def test_weights_are_stored_and_shown_as_what_they_are():
     W = np.random.default_rng(0).standard_normal((7, 5)).astype(np.float32)
     layer = sl.Linear(5, 7, dtype="bfloat16").set_weights(W)
     assert layer._w.value.dtype == np.uint16 and layer.weight.dtype == np.float32
-    assert_same_bits(layer.weight, _bfloat.widen(_bfloat.narrow(W)))
+    assert_same_bits(layer.weight, bfloat16.to_float32(bfloat16.to_bfloat16(W)))
     # 8 binary digits: off by at most 2^-9 of the number below it
     assert 0 < abs(layer.weight - W).max() and (abs(layer.weight - W) <= 2.0**-8 * abs(W)).all()
     assert layer.config()["dtype"] == "bfloat16"

@@ -9,8 +9,8 @@ import scipy.sparse as sp
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh import _streams
 from sparselsh.datasets import open_csr, write_csr
+from sparselsh.training import _batches
 
 N_FEATURES, N_LABELS, N = 20, 80, 130
 
@@ -125,14 +125,14 @@ def test_a_generator_does_for_one_epoch(data):
 
 def rows_of(blocks, batch_size, rng):
     """Numbers of the rows of each batch."""
-    return [x.data.astype(int).tolist() for x, _, _ in _streams.batches(blocks, batch_size, rng)]
+    return [x.data.astype(int).tolist() for x, _, _ in _batches.batches(blocks, batch_size, rng)]
 
 
 @pytest.mark.parametrize("size", [1, 10, 33, 100, 1000])
 @pytest.mark.parametrize("batch_size", [1, 8, 100, 300])
 def test_every_row_comes_once_an_epoch_in_a_new_order(tmp_path, size, batch_size, rng):
     write_csr(tmp_path / "rows", sp.csr_array(np.arange(1, 101)[:, None]), np.zeros(100, int))
-    source = _streams.source(open_csr(tmp_path / "rows"), None, size, 2, None)
+    source = _batches.source(open_csr(tmp_path / "rows"), None, size, 2, None)
     epochs = [rows_of(source.blocks(), batch_size, rng) for _ in range(2)]
     for batches in epochs:
         rows = list(itertools.chain(*batches))

@@ -268,7 +268,7 @@ def test_importing_the_bridge_loads_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, sparselsh.torch, sparselsh.onnx; assert not {'torch', 'onnx'} & set(sys.modules)"
+    code = "import sys, sparselsh.torch, sparselsh.inference.readers.onnx; assert not {'torch', 'onnx'} & set(sys.modules)"
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 

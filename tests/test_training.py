@@ -74,7 +74,7 @@ def data(rng):
 
 
 def arrays(net):
-    return net._copy_weights()
+    return net.get_weights()
 
 
 def assert_same_training(a, b, X):
@@ -84,8 +84,8 @@ def assert_same_training(a, b, X):
         assert_same_bits(one, other)
     assert ([{key: value for key, value in entry.items() if key not in TIMES} for entry in a.history]
             == [{key: value for key, value in entry.items() if key not in TIMES} for entry in b.history])
-    assert a._rng.bit_generator.state["bit_generator"] == b._rng.bit_generator.state["bit_generator"]
-    assert_same_bits(a._rng.random(9), b._rng.random(9))
+    assert a._training.rng.bit_generator.state["bit_generator"] == b._training.rng.bit_generator.state["bit_generator"]
+    assert_same_bits(a._training.rng.random(9), b._training.rng.random(9))
 
 
 # ---- a training that is left and gone on with
@@ -220,7 +220,8 @@ def test_a_damaged_checkpoint_says_so(data, tmp_path, rng):
 
 def rewritten(path, change):
     """Change tensors and configuration of a checkpoint and make its checksum right again."""
-    from sparselsh import _checkpoint, _files
+    from sparselsh import _files
+    from sparselsh.network import _checkpoint
 
     tensors, metadata = _files.read(path, "sparselsh.network")
     config = json.loads(metadata["config"])
@@ -291,7 +292,7 @@ def test_ctrl_c_leaves_a_network_that_can_be_used_and_resumed(data):
     net = wide()
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, y, epochs=3, batch_size=16, verbose=False, callbacks=PressAfter(7))
-    assert len(net.history) == 1 and net._run.n_batches == 2
+    assert len(net.history) == 1 and net._training.progress.n_batches == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert net.topk(X, exact=True)[0].shape == (70, 5)  # sketches made now would be others than those made later
     assert_same_training(whole, net.resume(X, y, verbose=False), X)
@@ -310,7 +311,7 @@ def test_ctrl_c_within_a_step_waits_for_its_end(data):
     net = wide()
     with pytest.raises(KeyboardInterrupt):
         net.fit(X, y, epochs=2, batch_size=16, optimizer=Optimizer(), verbose=False)
-    assert net._run.n_batches == net._n_steps == 4
+    assert net._training.progress.n_batches == net._training.n_steps == 4
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -478,7 +479,7 @@ def test_a_file_that_cannot_be_written_is_told_of_before_the_training(make, data
     net = wide()
     with pytest.raises(FileNotFoundError):
         net.fit(*data, verbose=False, callbacks=make(tmp_path / "none" / "file"))
-    assert net._n_steps == 0
+    assert net._training.n_steps == 0
 
 
 # ---- weights of samples

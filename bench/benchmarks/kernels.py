@@ -2,8 +2,8 @@
 import numpy as np
 import scipy.sparse as sp
 
+from sparselsh._arrays.linalg import NO_BIAS, matmul
 from sparselsh._core import _gemm, _products, _select, _updates
-from sparselsh._linalg import NO_BIAS, matmul
 
 from .rivals import ratio
 

@@ -103,7 +103,7 @@ def rehash(layer, threads, n_rows=3000, repeats=10):
     """CPU milliseconds (median) that `update` takes for rows that moved a little: by what the index holds."""
     rng = np.random.default_rng(0)
     n_rows = min(n_rows, len(layer.W))
-    from sparselsh._table_choice import default_family
+    from sparselsh.index._table_choice import default_family
 
     kinds = {"sketches": {}, "sketches and tables": {"family": default_family(len(layer.W)), "dynamic": True},
              "tables": {"family": default_family(len(layer.W)), "dynamic": True, "sketch_bits": 0}}

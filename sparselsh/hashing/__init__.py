@@ -19,15 +19,14 @@ A family is any object with
                                     the law: how likely two rows share the bucket of one table
     config()                        the constructor's arguments, to be saved
 
-V is a C-contiguous float32 array or `sparselsh._csr.CSR`, of finite values. The same rows, dense and sparse, get the
+V is a C-contiguous float32 array or `sparselsh._arrays.csr.CSR`, of finite values. The same rows, dense and sparse, get the
 same codes (Gaussian projections: where no projection is within rounding of zero), for any number of threads.
 """
 from ._choice import choose_bits_and_tables
+from ._config import FAMILIES, family_config, family_from
 from ._cross_polytope import CrossPolytope
 from ._dwta import DWTA
 from ._minhash import MinHash
 from ._simhash import SimHash
-
-FAMILIES = {family.__name__: family for family in (SimHash, CrossPolytope, DWTA, MinHash)}  # for files
 
 __all__ = ["DWTA", "CrossPolytope", "MinHash", "SimHash", "choose_bits_and_tables"]

@@ -7,20 +7,20 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _hashing
-from .._html import Shown
+from .._display import HtmlRepr
 from ._projections import Rotations
 from ._rows import check_table, checked_rows, chunks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .._csr import CSR
-    from .._types import Floats, Ids, RandomState
+    from .._arrays.csr import CSR
+    from .._arrays.types import Floats, Ids, RandomState
 
 CHUNK = 1024  # rows rotated at a time
 
 
-class CrossPolytope(Shown):
+class CrossPolytope(HtmlRepr):
     """Nearest vertices of randomly rotated cross-polytopes: the largest coordinate and its sign.
 
     For close vectors it tells near from far with fewer tables than :class:`SimHash`, the more so the larger

@@ -7,17 +7,17 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _winners
-from .._html import Shown
+from .._display import HtmlRepr
 from ._rows import check_table, checked_rows, entries
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .._csr import CSR
-    from .._types import Floats, Ids, RandomState
+    from .._arrays.csr import CSR
+    from .._arrays.types import Floats, Ids, RandomState
 
 
-class DWTA(Shown):
+class DWTA(HtmlRepr):
     """Densified winner-take-all: the places of the largest entries of `bins` bins make up a bucket number.
 
     A bin is `bin_size` random coordinates. Only the order of the entries counts, not their size: scaling a row, or

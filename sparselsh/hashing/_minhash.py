@@ -7,17 +7,17 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _winners
-from .._html import Shown
+from .._display import HtmlRepr
 from ._rows import checked_rows, entries
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .._csr import CSR
-    from .._types import Floats, Ids, RandomState
+    from .._arrays.csr import CSR
+    from .._arrays.types import Floats, Ids, RandomState
 
 
-class MinHash(Shown):
+class MinHash(HtmlRepr):
     """Densified one-permutation minwise hashing of the sets of features that rows have.
 
     Values do not count beyond being zero or not. All hash values of a row come from one pass over its features;

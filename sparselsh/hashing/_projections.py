@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._arrays.csr import CSR
+from .._arrays.linalg import NO_BIAS, matmul
 from .._core import _products, _projections
-from .._csr import CSR
-from .._linalg import NO_BIAS, matmul
 from ._rows import entries
 
 if TYPE_CHECKING:
-    from .._types import Floats, Ids, Offsets
+    from .._arrays.types import Floats, Ids, Offsets
 
 ROUNDS = 3           # Andoni et al. 2015, section 6: from three on, rotations behave like uniform ones
 SMALLEST_ORDER = 64  # of a rotation: the coordinates of short vectors would take a few values only

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _validation as check
-from .._csr import CSR
+from .._arrays.csr import CSR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .._types import Floats, HashFamily, Ids, Offsets
+    from .._arrays.types import Floats, HashFamily, Ids, Offsets
 
 LARGEST_TABLE = 2**24  # buckets: start, count and room of a table are then 200 MB together
 

@@ -7,22 +7,22 @@ import numpy as np
 
 from .. import _validation as check
 from .._core import _hashing
-from .._html import Shown
+from .._display import HtmlRepr
 from ._projections import Gaussian, Rotations, SparseSigns
 from ._rows import checked_rows, chunks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from .._csr import CSR
-    from .._types import Floats, Ids, RandomState
+    from .._arrays.csr import CSR
+    from .._arrays.types import Floats, Ids, RandomState
 
 PROJECTIONS: dict[str, type[Gaussian | SparseSigns | Rotations]] = {
     "gaussian": Gaussian, "sparse": SparseSigns, "orthogonal": Rotations}
 CHUNK = 1024  # rows projected at a time: the projections stay in cache until they are packed
 
 
-class SimHash(Shown):
+class SimHash(HtmlRepr):
     """Signs of random projections, `bits` of them packed to the bucket number of a table.
 
     Parameters

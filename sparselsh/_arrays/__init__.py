@@ -1,0 +1,10 @@
+"""What arrays are here: the ground of the Python side.
+
+    csr           CSR, sparse rows as a tuple of arrays that the kernels read
+    batch_active  BatchActive, outputs of one active set that a batch shares
+    bfloat16      float32 to bfloat16 and back
+    aligned       arrays that begin on a cache line
+    linalg        dense products, sums and exact top k by the kernels
+    scipy         scipy.sparse, imported when it is first used
+    types         names of types for annotations
+"""

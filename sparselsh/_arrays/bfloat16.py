@@ -1,0 +1,54 @@
+"""bfloat16 numbers, as the uint16 of their bits: NumPy has no such type."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._core import _stores
+from . import aligned
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .types import Floats
+
+DTYPES = ("float32", "bfloat16")
+
+
+def to_bfloat16(values: Floats) -> NDArray[np.uint16]:
+    """float32 values rounded to the nearest bfloat16, ties to even."""
+    halves = aligned.empty(values.shape, np.uint16)
+    _stores.narrow(np.ascontiguousarray(values).reshape(-1), halves.reshape(-1))
+    return halves
+
+
+def to_float32(halves: NDArray[np.uint16]) -> Floats:
+    """The float32 values that bfloat16 stands for, exactly."""
+    values = np.empty(halves.shape, np.float32)
+    _stores.widen(np.ascontiguousarray(halves).reshape(-1), values.reshape(-1))
+    return values
+
+
+def as_float32(stored: np.ndarray) -> Floats:
+    """Weights or optimizer state in float32: a copy of bfloat16, float32 as it is."""
+    return to_float32(stored) if stored.dtype == np.uint16 else stored
+
+
+class _BFloat16Type:
+    kind = "f"
+
+    def __str__(self) -> str:
+        return "bfloat16"
+
+
+class BFloat16:
+    """An array of bfloat16 values, with the part of ndarray that readers of weights use."""
+
+    dtype = _BFloat16Type()
+
+    def __init__(self, halves: NDArray[np.uint16]) -> None:
+        self.halves = halves
+
+    def astype(self, _: object) -> Floats:
+        return to_float32(self.halves)

@@ -1,0 +1,48 @@
+"""Dense matrix products in the library's own threads (see _core/_gemm.pyx for why not BLAS)."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._core import _gemm, _select, _updates
+
+if TYPE_CHECKING:
+    from .types import Floats, Ids
+
+NO_BIAS = np.zeros(0, np.float32)
+EXACT_CHUNK = 1 << 24  # scores computed at a time by an exact search: 64 MB
+
+
+def matmul(a: Floats, b: Floats, n_threads: int, *, transpose_a: bool = False, transpose_b: bool = False,
+           bias: Floats = NO_BIAS, out: Floats | None = None) -> Floats:
+    """``op(a) @ op(b) + bias`` for C-contiguous float32 arrays; op transposes where asked to."""
+    m = a.shape[1] if transpose_a else a.shape[0]
+    n = b.shape[0] if transpose_b else b.shape[1]
+    if out is None:
+        out = np.empty((m, n), np.float32)
+    _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads)
+    return out
+
+
+def column_sums(a: Floats, n_threads: int) -> Floats:
+    """The sum of each column of a C-contiguous float32 array."""
+    out = np.empty(a.shape[1], np.float32)
+    _updates.sum_columns(a, out, n_threads)
+    return out
+
+
+def row_chunks(n_rows: int, n_columns: int) -> list[tuple[int, int]]:
+    """Pairs (start, stop) that cut the rows of a matrix of scores into parts of at most EXACT_CHUNK entries."""
+    step = max(1, EXACT_CHUNK // max(n_columns, 1))
+    return [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
+def exact_topk(X: Floats, W: Floats, bias: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
+    """Ids and scores of the k largest entries of each row of ``X W^T + bias``, (n, k) each, -1 and -inf for none."""
+    ids = np.full((len(X), k), -1, np.int32)
+    scores = np.full((len(X), k), -np.inf, np.float32)
+    for start, stop in row_chunks(len(X), len(W)):
+        z = matmul(X[start:stop], W, n_threads, transpose_b=True, bias=bias)
+        _select.top_k(z, None, ids[start:stop], scores[start:stop], n_threads)
+    return ids, scores

@@ -1,0 +1,4 @@
+"""The command line."""
+from ._commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,20 @@
+"""Data sets in files: sparse rows with labels, as text and as arrays.
+
+======================  ==========================================================================================
+`read_xmc, write_xmc`   XMC or svmlight text, which every program reads (`xmctext.py`)
+`write_csr, open_csr`   CSR arrays in a file: nothing to parse, and training on more than memory holds (`csrfile.py`)
+`convert_xmc`           text into such a file, some thousand rows in memory at a time
+======================  ==========================================================================================
+"""
+from ._csr_file import (
+    CSRFile,
+    convert_xmc,
+    is_csr_file,
+    mapped_rows,
+    open_csr,
+    read_window,
+    write_csr,
+)
+from ._xmc_text import FileFormatError, read_xmc, write_xmc
+
+__all__ = ["CSRFile", "FileFormatError", "convert_xmc", "open_csr", "read_xmc", "write_csr", "write_xmc"]

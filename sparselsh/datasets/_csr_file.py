@@ -1,0 +1,396 @@
+"""CSR files: sparse rows with labels as arrays in a file that is mapped into memory, not read.
+
+Layout, all numbers little-endian, each array at a multiple of 64 bytes, zeros between them::
+
+    header      64 bytes: magic (16), version, CRC-32 of what follows in the header (uint32 each),
+                n_rows, n_features, n_labels, number of values, number of label entries (uint64 each)
+    x_indptr    int64    n_rows + 1       row i of X is x_indices[x_indptr[i] : x_indptr[i + 1]]
+    y_indptr    int64    n_rows + 1
+    x_indices   int32    values           ascending in a row
+    x_data      float32  values
+    y_indices   int32    label entries    ascending in a row
+
+What is trusted: nothing. Opening compares the header with the size of the file and looks through the offsets, 16
+bytes a row; so no number in a file decides how much memory is taken beyond what the file has. Ids and values are
+looked at when their rows are read, in the copy that is handed out.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from contextlib import ExitStack
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
+
+import numpy as np
+
+from .. import _validation as check
+from .._arrays import csr
+from .._arrays.csr import CSR
+from .._arrays.scipy import sp
+from .._display import size, table
+from .._files import place, replacing
+from .._validation import INT32_MAX
+from . import _xmc_text
+from ._xmc_text import FileFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from scipy.sparse import csr_array
+
+    from .._arrays.types import MatrixLike, Offsets, PathLike
+
+__all__ = ["CSRFile", "convert_xmc", "is_csr_file", "open_csr", "write_csr"]
+
+MAGIC = b"\x89sparselsh.csr\r\n"  # neither text nor left as it was by a transfer that changes the ends of lines
+VERSION = 1
+ALIGNMENT = 64
+_FRONT = struct.Struct("<16sII")
+_COUNTS = struct.Struct("<5Q")
+_CHUNK_ROWS = 16_384
+_CHECKED_AT_ONCE = 1 << 20  # offsets
+
+
+class _Section(NamedTuple):
+    """An array in the file."""
+
+    dtype: np.dtype
+    offset: int  # bytes
+    length: int  # entries
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length * self.dtype.itemsize
+
+
+DTYPES = {"x_indptr": "<i8", "y_indptr": "<i8", "x_indices": "<i4", "x_data": "<f4", "y_indices": "<i4"}
+
+
+def _sections(n_rows: int, x_nnz: int, y_nnz: int) -> dict[str, _Section]:
+    """Where the arrays stand, by name."""
+    lengths = {"x_indptr": n_rows + 1, "y_indptr": n_rows + 1, "x_indices": x_nnz, "x_data": x_nnz,
+               "y_indices": y_nnz}
+    sections, end = {}, _FRONT.size + _COUNTS.size
+    for name, dtype in DTYPES.items():
+        sections[name] = _Section(np.dtype(dtype), -(-end // ALIGNMENT) * ALIGNMENT, lengths[name])
+        end = sections[name].end
+    return sections
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def is_csr_file(path: PathLike) -> bool:
+    """Whether a file begins as CSR files do."""
+    if not os.path.isfile(path):  # a pipe must keep its first bytes for who reads it
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def open_csr(path: PathLike) -> CSRFile:
+    """Open a file that :func:`write_csr` or :func:`convert_xmc` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    CSRFile
+
+    Raises
+    ------
+    FileFormatError
+        The file is of another kind, cut short, damaged, or of a version to come.
+    FileNotFoundError, IsADirectoryError, OSError
+        The file cannot be opened.
+    """
+    return CSRFile(path)
+
+
+class CSRFile:
+    """Sparse rows with labels in a file, mapped into memory: :func:`open_csr` makes it.
+
+    Rows are copied out of the file when they are asked for: ``file[10:20]``, ``file[[3, 1, 2]]`` or ``file[mask]``
+    give (X, Y), both csr_array of float32. ``len(file)`` is the number of rows. It is a context manager.
+
+    Attributes
+    ----------
+    path : str
+    shape : tuple of int
+        (n_rows, n_features).
+    n_labels : int
+    nnz, label_nnz : int
+        Values stored, and labels of all rows together.
+
+    Notes
+    -----
+    Parts of a mapped file that were read may stay in memory as long as there is room; the system counts them to the
+    process and takes them back when it needs them. Do not write into a file that is open: replace it, as `write_csr`
+    does.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = path = check.path(path)
+        with _xmc_text.explained(path), open(path, "rb") as file:
+            n_rows, n_features, n_labels, x_nnz, y_nnz = _read_header(path, file)
+            raw = np.memmap(file, np.uint8, "r")
+        self.shape, self.n_labels, self.nnz, self.label_nnz = (n_rows, n_features), n_labels, x_nnz, y_nnz
+        self._arrays: dict[str, np.ndarray] | None = {name: np.asarray(raw[s.offset:s.end]).view(s.dtype)
+                                                     for name, s in _sections(n_rows, x_nnz, y_nnz).items()}
+        for part in "xy":
+            self._check_offsets(self._arrays[f"{part}_indptr"], len(self._arrays[f"{part}_indices"]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> tuple[csr_array, csr_array]:
+        n = len(self)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(n)
+            if step == 1:
+                X, Y = read_window(self, start, max(start, stop))
+                return X.to_scipy(), Y.to_scipy()
+            rows = np.arange(start, stop, step)
+        rows = np.asarray(rows) if np.ndim(rows) == 1 else None
+        if rows is None or not (rows.dtype.kind in "iub" or rows.size == 0):
+            raise TypeError("rows must be a slice, or a one-dimensional array of integers or truth values; for one "
+                            "row write file[i:i + 1]")
+        if rows.dtype == bool:
+            if len(rows) != n:
+                raise ValueError(f"rows must have a truth value for each of the {n} rows, got {len(rows)}")
+            rows = np.flatnonzero(rows)
+        rows = rows.astype(np.int64)
+        if rows.size and not (-n <= rows.min() and rows.max() < n):
+            raise IndexError(f"rows must lie in {-n}..{n - 1}, got {rows.min() if rows.min() < -n else rows.max()}")
+        rows[rows < 0] += n
+        X, Y = (part.take(rows) for part in self._mapped())
+        return _as_scipy(self._checked(X, Y))
+
+    def chunks(self, n_rows: int = _CHUNK_ROWS) -> Iterator[tuple[csr_array, csr_array]]:
+        """All rows in order, as (X, Y) of `n_rows` rows at a time; the last may have fewer."""
+        n_rows = check.integer(n_rows, "n_rows")
+        for start in range(0, len(self), n_rows):
+            yield self[start:start + n_rows]
+
+    def close(self) -> None:
+        """Let go of the file. What was read from it stays."""
+        self._arrays = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[CSRFile], tuple[str]]:
+        return CSRFile, (self.path,)  # another process maps the file itself
+
+    def __repr__(self) -> str:
+        return (f"<CSRFile {self.path!r}: {len(self):,} rows, {self.shape[1]:,} features, {self.n_labels:,} labels"
+                f"{', closed' if self._arrays is None else ''}>")
+
+    def _repr_html_(self) -> str:
+        rows = [("rows", f"{len(self):,}"), ("features", f"{self.shape[1]:,}"), ("labels", f"{self.n_labels:,}"),
+                ("size", size(os.path.getsize(self.path)) if os.path.exists(self.path) else "no such file any more")]
+        return table(f"CSRFile {self.path}{' (closed)' if self._arrays is None else ''}", rows)
+
+    def _mapped(self) -> tuple[CSR, CSR]:
+        """X and Y as they stand in the file. Labels have no values there; any array as long stands in for them."""
+        if self._arrays is None:
+            raise ValueError(f"{self.path!r} is closed; open it again")
+        a = self._arrays
+        return (CSR(a["x_indptr"], a["x_indices"], a["x_data"], self.shape[1]),
+                CSR(a["y_indptr"], a["y_indices"], a["y_indices"].view("<f4"), self.n_labels))
+
+    def _checked(self, X: CSR, Y: CSR) -> tuple[CSR, CSR]:
+        Y = Y._replace(data=np.ones(Y.nnz, np.float32))
+        for part, what in ((X, "feature"), (Y, "label")):
+            self._check_ids(part, what)
+        if not np.isfinite(X.data).all():
+            raise self._damaged("a value is NaN or infinite")
+        return X, Y
+
+    def _check_ids(self, part: CSR, what: str) -> None:
+        ids = part.indices
+        if ids.size == 0:
+            return
+        if ids.min() < 0 or ids.max() >= part.n_columns:
+            raise self._damaged(f"the {what} id {ids.min() if ids.min() < 0 else ids.max()} is outside "
+                                f"0..{part.n_columns - 1}")
+        rises = ids[1:] > ids[:-1]
+        starts = part.indptr[1:-1]
+        rises[starts[(starts > 0) & (starts < len(ids))] - 1] = True  # from one row to the next they need not
+        if not rises.all():
+            raise self._damaged(f"the {what} ids of a row do not rise")
+
+    def _check_offsets(self, indptr: Offsets, nnz: int) -> None:
+        if indptr[0] != 0 or indptr[-1] != nnz:
+            raise self._damaged(f"the offsets of its rows go from {indptr[0]} to {indptr[-1]}, not from 0 to {nnz}")
+        for start in range(0, len(indptr), _CHECKED_AT_ONCE):
+            some = indptr[start:start + _CHECKED_AT_ONCE + 1]
+            if (some[1:] < some[:-1]).any():
+                raise self._damaged("the offsets of its rows fall")
+
+    def _damaged(self, problem: str) -> FileFormatError:
+        return FileFormatError(self.path, None, f"{problem}; the file is damaged: write or copy it again")
+
+
+def read_window(file: CSRFile, start: int, stop: int) -> tuple[CSR, CSR]:
+    """X and Y of the rows from start to stop, copied and checked, so that kernels can trust them."""
+    stop = min(stop, len(file))
+    # The copy is what gets checked: whatever happens to the file, it stays as it is.
+    views = (part.slice(start, stop) for part in file._mapped())
+    X, Y = (CSR(v.indptr, np.array(v.indices), np.array(v.data), v.n_columns) for v in views)
+    return file._checked(X, Y)
+
+
+def mapped_rows(file: CSRFile) -> tuple[CSR, CSR]:
+    """X and Y of all rows, checked; the arrays of X stay in the file."""
+    return file._checked(*file._mapped())
+
+
+def _as_scipy(parts: tuple[CSR, CSR]) -> tuple[csr_array, csr_array]:
+    X, Y = parts
+    return X.to_scipy(), Y.to_scipy()
+
+
+def _read_header(path: str, file: BinaryIO) -> tuple[int, ...]:
+    """The five counts, which the size of the file bears out."""
+    front, counts = file.read(_FRONT.size), file.read(_COUNTS.size)
+    if not front.startswith(MAGIC):
+        raise FileFormatError(path, None, "this is no CSR file; make one with write_csr, or from XMC text with "
+                              "convert_xmc")
+    if len(counts) < _COUNTS.size:
+        raise FileFormatError(path, None, "the file ends in its header; copy or write it again")
+    _, version, checksum = _FRONT.unpack(front)
+    if version != VERSION:
+        raise FileFormatError(path, None, f"the file has version {version} of the format, this library reads "
+                              f"{VERSION}; write it again, or get a later library")
+    n_rows, n_features, n_labels, x_nnz, y_nnz = numbers = _COUNTS.unpack(counts)
+    if checksum != zlib.crc32(counts) or max(n_features, n_labels) > INT32_MAX or max(numbers) >= 2**56:
+        raise FileFormatError(path, None, "the header is damaged; copy or write the file again")
+    size, expected = os.fstat(file.fileno()).st_size, _sections(n_rows, x_nnz, y_nnz)["y_indices"].end
+    if size != expected:
+        raise FileFormatError(path, None, f"the file has {size} bytes, but its header asks for {expected}; it was cut "
+                              "or damaged: copy or write it again")
+    return numbers
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def write_csr(path: PathLike, X: MatrixLike | Iterable[Any], Y: MatrixLike | None = None, *,
+              n_labels: int | None = None) -> None:
+    """Write sparse rows with labels as a file for :func:`open_csr`.
+
+    The file appears whole or not at all. Its arrays are first written to temporary files in the same folder, which
+    therefore needs room for the data twice.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A file of that name is replaced.
+    X : matrix of shape (n_rows, n_features), or iterable of (X, Y)
+        Sparse or dense; or chunks of rows, of which no more than two are held in memory. Y is None then.
+    Y : matrix of shape (n_rows, n_labels), int array of shape (n_rows,), or None
+        Indicator of the labels (what is not zero), or one class id for each row. The same in a chunk.
+    n_labels : int, optional
+        By default the columns of Y; for class ids the largest plus one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in :meth:`sparselsh.Network.fit`.
+    OSError
+        The file cannot be written.
+    """
+    n_labels = None if n_labels is None else check.integer(n_labels, "n_labels", minimum=0)
+    given = [(X, Y, "X", "Y")] if Y is not None else check.chunks(X)
+    _write(path, given, n_labels)
+
+
+def convert_xmc(text_path: PathLike, csr_path: PathLike, *, chunk_rows: int = _CHUNK_ROWS) -> None:
+    """Write an XMC text file as a CSR file, `chunk_rows` rows in memory at a time.
+
+    Parameters
+    ----------
+    text_path : str or path-like
+        Text with the line ``n_rows n_features n_labels`` at its head, compressed if its name says so.
+    csr_path : str or path-like
+        As in :func:`write_csr`.
+    chunk_rows : int
+
+    Raises
+    ------
+    FileFormatError
+        The text is not in the format; see :func:`read_xmc`.
+    ValueError, OSError
+        An argument is wrong; a file cannot be read or written.
+    """
+    chunk_rows = check.integer(chunk_rows, "chunk_rows")
+    text_path = check.path(text_path, "text_path")
+    if os.path.realpath(text_path) == os.path.realpath(check.path(csr_path, "csr_path")):
+        raise ValueError(f"csr_path is the file to read, {text_path!r}; give another name")
+    _write(csr_path, ((X, Y, "X", "Y") for X, Y in _xmc_text.chunks(text_path, chunk_rows)), None)
+
+
+def _write(path: PathLike, chunks: Iterable[tuple[Any, Any, str, str]], n_labels: int | None) -> None:
+    """Write checked copies of (X, Y, name of X, name of Y)."""
+    path = place(path)
+    n_features, n_rows, n_found = None, 0, 0
+    ends = {"x_indptr": 0, "y_indptr": 0}
+    with ExitStack() as stack:
+        # An array's length is known when all chunks have come, and so is where the next array begins.
+        spools = {name: stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(path))) for name in DTYPES}
+        for X, Y, x_name, y_name in chunks:
+            X, Y, n_columns = _rows(X, Y, x_name, y_name, n_features, n_labels)
+            n_features, n_rows = X.n_columns, n_rows + X.shape[0]
+            n_labels, n_found = n_columns, max(n_found, int(Y.indices.max(initial=-1)) + 1)
+            for name, part in (("x_indptr", X), ("y_indptr", Y)):
+                _append(spools[name], part.indptr[1:] + ends[name], name)
+                ends[name] += part.nnz
+            for name, array in (("x_indices", X.indices), ("x_data", X.data), ("y_indices", Y.indices)):
+                _append(spools[name], array, name)
+        if n_features is None:
+            raise ValueError("X gave no chunks; give at least one (X, Y)")
+        if n_labels is not None and n_found > n_labels:  # class ids that came before a matrix
+            raise ValueError(f"Y holds the class id {n_found - 1}, but there are {n_labels} labels; give n_labels")
+        sizes = (n_rows, n_features, n_found if n_labels is None else n_labels, *ends.values())
+        with replacing(path) as file:
+            _assemble(file, spools, sizes)
+
+
+def _rows(X: Any, Y: Any, x_name: str, y_name: str, n_features: int | None,
+          n_labels: int | None) -> tuple[CSR, CSR, int | None]:
+    """X and Y as CSR, and the number of labels, None while class ids do not tell."""
+    X = check.matrix(X, x_name, n_columns=n_features)
+    if not isinstance(X, CSR):
+        X = csr.from_scipy(sp.csr_array(X))
+    if not sp.issparse(Y):
+        Y = np.asarray(Y)
+    if n_labels is None and Y.ndim == 2:
+        n_labels = Y.shape[1]
+    Y = check.targets(Y, X.shape[0], INT32_MAX if n_labels is None else n_labels, name=y_name, x_name=x_name)
+    return X, Y, n_labels
+
+
+def _append(file: IO[bytes], array: np.ndarray, name: str) -> None:
+    file.write(np.ascontiguousarray(array, DTYPES[name]).data)
+
+
+def _assemble(file: IO[bytes], spools: Mapping[str, IO[bytes]], sizes: tuple[int, ...]) -> None:
+    """Header and arrays in their places."""
+    counts = _COUNTS.pack(*sizes)
+    file.write(_FRONT.pack(MAGIC, VERSION, zlib.crc32(counts)) + counts)
+    for name, section in _sections(sizes[0], *sizes[3:]).items():
+        file.write(bytes(section.offset - file.tell()))
+        if name.endswith("indptr"):
+            _append(file, np.zeros(1), name)
+        spools[name].seek(0)
+        shutil.copyfileobj(spools[name], file, 1 << 20)
+        spools[name].close()  # its room on the disk is free again

@@ -1,0 +1,156 @@
+"""From weights and, where there are some, queries to a tuned engine."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _validation as check
+from .._arrays.linalg import exact_topk
+from . import _table_choice as choice
+from . import _tuning as tuning
+from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
+from ._engine import ROWS_PER_CHUNK, IndexEngine
+from ._options import MAX_SKETCH_BITS
+from ._quantized_rows import QuantizedRows
+from ._sketches import NoSketches, Sketches
+from ._tables import NoTables, Tables
+from .transforms import Transform, second_moment
+
+if TYPE_CHECKING:
+    from .._arrays.types import Floats, HashFamily, Ids, RandomState
+    from ._options import IndexOptions
+
+CELLS_MIN_NEURONS = 4096  # a scan of fewer sketches takes no longer than one by cells
+MAX_SKETCH_BYTES = 40  # per neuron that sketches take by default,
+MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
+NORM_SAMPLE = 4096  # neurons whose norms decide on the norm floor
+N_NEIGHBOURS = 5  # the k that an index is tuned for when it is built
+
+
+def drawn_seed(random_state: RandomState) -> int:
+    """The seed of an index: a generator that is given moves on with each fit."""
+    return int(check.generator(random_state).integers(2**31))
+
+
+def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None, seed: int,
+          n_threads: int, spare: Tables | NoTables | None = None) -> IndexEngine:
+    """The engine over W and bias, both known to be good.
+
+    Parameters
+    ----------
+    options : IndexOptions
+    W, bias, seed
+        As for :class:`IndexEngine`.
+    queries : ndarray of shape (n_queries, n_in), float32, or None
+        Without queries nothing is tuned, and every neuron has a sketch.
+    n_threads : int
+    spare : Tables, NoTables or None
+        Tables that are not needed any more, whose memory is used again where it fits.
+    """
+    moment = None if queries is None else second_moment(queries, n_threads)
+    transform = Transform(options.center, 0.0 if options.scaling == "auto" else options.scaling)
+    transform.fit(W, bias, moment, n_threads)
+
+    engine = IndexEngine(options, W, bias, transform, NoTables() if spare is None else spare,
+                         NoSketches(), QuantizedRows.of(W, options.storage, n_threads),
+                         np.zeros(len(W), bool), seed)
+    if options.family is None:
+        engine.tables = NoTables()
+    else:
+        engine.hash_all(_first_family(engine, queries, n_threads), n_threads)
+
+    if options.sketch_bits == 0:
+        return engine
+    if queries is None or moment is None:
+        engine.sketches = _sketched(engine, transform, 0.0, n_threads)
+    else:
+        _build_tuned_sketches(engine, moment, queries, n_threads)
+    return engine
+
+
+def _first_family(engine: IndexEngine, queries: Floats | None, n_threads: int) -> HashFamily:
+    options, n = engine.options, len(engine.W)
+    family: Any = options.family
+    if family != "auto":
+        return family
+
+    similarity = choice.SIMILARITY
+    if queries is not None:
+        sample = tuning.sample(queries)
+        ids, _ = exact_topk(sample, engine.W, engine.bias, min(N_NEIGHBOURS, n), n_threads)
+        neighbours = engine.vectors(ids.ravel(), n_threads).reshape(*ids.shape, -1)
+        similarity = choice.similarity(engine.transform.queries(sample, n_threads), neighbours)
+    return choice.first_family(n, similarity, options.recall)
+
+
+def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats,
+                          n_threads: int) -> None:
+    """Sketches with the scaling, the norm floor, the cells and the candidates that suit queries."""
+    options, n = engine.options, len(engine.W)
+    sample = tuning.sample(queries)
+    truth, _ = exact_topk(sample, engine.W, engine.bias, min(N_NEIGHBOURS, n), n_threads)
+    if options.scaling == "auto" and not engine.has_tables:  # tables are hashed by it already
+        engine.transform = _better_transform(engine, moment, sample, truth, n_threads)
+
+    true_ids, places = np.unique(truth, return_inverse=True)
+    true_norms = np.linalg.norm(engine.vectors(true_ids, n_threads), axis=1)[places.ravel()]
+    spaced = np.arange(0, n, -(-n // NORM_SAMPLE), dtype=np.int32)
+    norms = np.linalg.norm(engine.vectors(spaced, n_threads), axis=1)
+    floor = tuning.norm_floor(true_norms, norms, options.recall)
+
+    engine.sketches = _sketched(engine, engine.transform, floor, n_threads,
+                                fraction=(norms >= floor).mean())
+    if engine.sketches.n >= CELLS_MIN_NEURONS:
+        _partition(engine, n_threads)
+    tuning.tune(engine, queries, truth.shape[1], options.recall, n_threads)
+
+
+def _sketched(engine: IndexEngine, transform: Transform, norm_floor: float, n_threads: int,
+              fraction: float = 1.0) -> Sketches:
+    """Sketches of the neurons above the floor, which are `fraction` of all."""
+    n, n_in = engine.W.shape
+    n_bits = engine.options.sketch_bits
+    if n_bits is None:
+        # 4 bytes per neuron and 12 per sketch are not bits: see the Notes of LSHIndex
+        per_neuron = max(MAX_SKETCH_BYTES, MAX_SKETCH_FRACTION * 4 * n_in) - 4
+        within = per_neuron / fraction - 12
+        n_bits = min(MAX_SKETCH_BITS,
+                     max(128, -(-3 * n_in // 256) * 64, min(512, int(within) // 8 * 64)))
+
+    sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(engine.seed))
+    for rows in engine.row_chunks():
+        V = transform.neurons(engine.W, engine.bias, n_threads, rows)
+        sketches.update(rows, V, n_threads)
+    return sketches.prepare(transform)
+
+
+def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth: Ids,
+                      n_threads: int) -> Transform:
+    """The scaling under which the sketches rank the true neighbours best."""
+    n_best = min(len(engine.W), max(32, len(engine.W) // 256))
+    recalls = {}
+    for scaling in tuning.SCALINGS:
+        transform = Transform(engine.options.center, scaling)
+        transform.fit(engine.W, engine.bias, moment, n_threads)
+        ids = _sketched(engine, transform, 0.0, n_threads).scan(sample, n_best, n_threads)
+        recalls[transform] = tuning.recall_of(ids, truth)
+    return max(recalls, key=recalls.__getitem__)
+
+
+def _partition(engine: IndexEngine, n_threads: int) -> None:
+    """Sort the sketches into cells: as many cells as each holds neurons."""
+    sketches = engine.sketches
+    rng = np.random.default_rng(engine.seed)
+    n_cells = int(np.sqrt(sketches.n))
+    ids = sketches.ids[:sketches.n]
+    picked = np.sort(ids[rng.permutation(len(ids))[:SAMPLE_PER_CELL * n_cells]])
+    cells = Cells.fit(engine.vectors(picked, n_threads), n_cells, rng, n_threads)
+
+    counts, cell = np.zeros(n_cells, np.int64), np.empty(len(ids), np.int32)
+    for start in range(0, len(ids), ROWS_PER_CHUNK):
+        V = engine.vectors(ids[start:start + ROWS_PER_CHUNK], n_threads)
+        cell[start:start + ROWS_PER_CHUNK] = part = cells.assign(V, n_threads)
+        add_to_means(cells, counts, V, part)
+    sketches.partition(cells, cell)
+    sketches.prepare(engine.transform)

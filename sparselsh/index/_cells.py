@@ -1,0 +1,75 @@
+"""Cells: a coarse partition of the neurons by direction, so that a query looks at some of them only.
+
+A neuron belongs to the centroid that it has the smallest angle to (spherical k-means: Dhillon and Modha 2001). A query
+probes the cells with the largest inner product with the *mean* of their neurons, long ones counting more: that is the
+inner product a query has with them on average.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from .._arrays.linalg import matmul
+
+if TYPE_CHECKING:
+    from .._arrays.types import Floats, Ids
+
+SAMPLE_PER_CELL = 48  # vectors that the centroids are made from, for each
+ROUNDS = 8
+
+
+class Cells:
+    """`centroids`, (n, n_dims) of unit length, and `means`, (n, n_dims)."""
+
+    def __init__(self, centroids: Floats, means: Floats | None = None) -> None:
+        self.centroids = centroids
+        self.means = np.zeros_like(centroids) if means is None else means
+
+    @property
+    def n(self) -> int:
+        """Number of cells."""
+        return len(self.centroids)
+
+    @classmethod
+    def fit(cls, V: Floats, n_cells: int, rng: np.random.Generator, n_threads: int) -> Self:
+        """Centroids of a sample V of the vectors."""
+        U = V / np.maximum(np.linalg.norm(V, axis=1, keepdims=True), np.float32(1e-30))
+        cells = cls(np.ascontiguousarray(U[rng.permutation(len(U))[:n_cells]]))
+        for _ in range(ROUNDS):
+            sums = _sums(U, cells.assign(U, n_threads), cells.n)
+            lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+            cells.centroids = np.where(lengths > 0, sums / np.maximum(lengths, np.float32(1e-30)), cells.centroids)
+        return cells
+
+    @classmethod
+    def restored(cls, n_dims: int, tensors: dict[str, np.ndarray]) -> Self:
+        """The cells of a file, checked."""
+        centroids, means = tensors["cell_centroids"], tensors["cell_means"]
+        for name, array in (("cell_centroids", centroids), ("cell_means", means)):
+            if array.dtype != np.float32 or array.shape != (len(centroids), n_dims) or not np.isfinite(array).all():
+                raise ValueError(f"{name} must be finite float32 of shape {(len(centroids), n_dims)}")
+        if not len(centroids):
+            raise ValueError("cell_centroids must have at least one row")
+        return cls(centroids, means)
+
+    def assign(self, V: Floats, n_threads: int) -> Ids:
+        """The cell of each row of V: (n,), int32."""
+        return matmul(V, self.centroids, n_threads, transpose_b=True).argmax(axis=1).astype(np.int32)
+
+
+def _sums(V: Floats, cell: Ids, n_cells: int) -> Floats:
+    """Sum of the rows of V in each cell."""
+    order = np.argsort(cell, kind="stable")
+    starts = np.searchsorted(cell[order], np.arange(n_cells))
+    totals = np.add.reduceat(V[order], np.minimum(starts, len(V) - 1), axis=0)
+    totals[np.bincount(cell, minlength=n_cells) == 0] = 0  # reduceat gives the next row for an empty run
+    return totals
+
+
+def add_to_means(cells: Cells, counts: np.ndarray, V: Floats, cell: Ids) -> None:
+    """Add the rows of V to the running means of their cells; counts, (n,), is kept along."""
+    new = np.bincount(cell, minlength=cells.n)
+    totals = cells.means * counts[:, None] + _sums(V, cell, cells.n)
+    counts += new
+    cells.means = (totals / np.maximum(counts, 1)[:, None]).astype(np.float32)

@@ -1,0 +1,156 @@
+"""What a file holds of an index: arrays, and a dict of plain values.
+
+The weights are not among them: they belong to the layer. A checkpoint also keeps the order of the
+neurons in the buckets (`exactly`), and its layer knows the family.
+"""
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _files
+from .. import _validation as check
+from ..hashing import family_config, family_from
+from ._engine import IndexEngine
+from ._options import METHODS, IndexOptions
+from ._quantized_rows import QuantizedRows
+from ._sketches import NoSketches, Sketches
+from ._tables import NoTables, Tables
+from .transforms import Transform
+
+if TYPE_CHECKING:
+    from .._arrays.types import Floats, PathLike
+
+FORMAT = "sparselsh.index"
+DAMAGES = (KeyError, TypeError, IndexError, AttributeError, ValueError)  # of a state that is wrong
+
+
+def fingerprint(W: Floats, bias: Floats) -> int:
+    """A checksum of some rows: enough to tell other weights."""
+    step = max(1, len(W) // 256)
+    return zlib.crc32(np.ascontiguousarray(bias[::step]).tobytes(), zlib.crc32(W[::step].tobytes()))
+
+
+# -- an engine as arrays and plain values --------------------------------------------------------
+
+
+def state(engine: IndexEngine,
+          exactly: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and plain values of an engine."""
+    transform, sketches, options = engine.transform, engine.sketches, engine.options
+    tensors = {"offset": transform.offset_, "neuron_map": transform.neuron_map_,
+               "query_map": transform.query_map_, "gone": engine.removed.astype(np.uint8)}
+    if isinstance(engine.tables, Tables):
+        tensors["codes"] = engine.tables.codes
+        if exactly:
+            tensors |= engine.tables.tensors()
+    tensors |= sketches.tensors() | engine.rows.tensors("rows")
+
+    config = {
+        "arguments": options.plain(),
+        "family": None if exactly else family_config(engine.family),
+        "auto_family": options.family == "auto",
+        "seed": engine.seed,
+        "scaling": transform.scaling,
+        "norm_floor": sketches.norm_floor,
+        "n_candidates": engine.n_candidates or None,
+        "n_probes": engine.n_probes,
+        "n_cells_probed": sketches.n_probed,
+        "methods": engine.methods,
+        "times": engine.times,
+        "trials": engine.trials,
+        "fingerprint": fingerprint(engine.W, engine.bias),
+    }
+    return {name: a for name, a in tensors.items() if a is not None}, config
+
+
+def engine_of_layer(options: IndexOptions, W: Floats, bias: Floats, tensors: dict[str, np.ndarray],
+                    config: dict[str, Any], n_threads: int) -> IndexEngine:
+    """The engine of a state that a checkpoint keeps, over the weights of its layer."""
+    try:
+        return _restored(options, W, bias, tensors, config, n_threads)
+    except DAMAGES as error:
+        raise ValueError(f"the state of an index is damaged ({error})") from error
+
+
+def engine_of_state(W: Floats, bias: Floats, tensors: dict[str, np.ndarray], config: dict[str, Any],
+                    n_threads: int) -> IndexEngine:
+    """The engine of `state`; W and bias must be the weights that it was saved over."""
+    if config["fingerprint"] != fingerprint(W, bias) or len(tensors["gone"]) != len(W):
+        raise ValueError("it was saved over other weights than the W and bias given")
+    family = family_from(config["family"])
+    if config["auto_family"] and family is None:
+        raise ValueError("it says nothing of the family that was chosen")
+
+    options = IndexOptions.checked("auto" if config["auto_family"] else family,
+                                   **config["arguments"])
+    engine = _restored(replace(options, family=family), W, bias, tensors, config, n_threads)
+    engine.options = options
+    return engine
+
+
+def _restored(options: IndexOptions, W: Floats, bias: Floats, tensors: dict[str, np.ndarray],
+              config: dict[str, Any], n_threads: int) -> IndexEngine:
+    """The engine of a state, with the tables of `options.family`; all is checked."""
+    n, n_in = W.shape
+    if tensors["gone"].shape != (n,):
+        raise ValueError(f"gone must have shape {(n,)}, got {tensors['gone'].shape}")
+    removed = tensors["gone"].astype(bool)
+    seed = check.integer(config["seed"], "seed", minimum=0)
+
+    rows = QuantizedRows("float32", W)
+    if options.storage != "float32":
+        rows = QuantizedRows.restored(options.storage, W.shape, tensors["rows"],
+                                      tensors.get("rows_scales"))
+    transform = Transform.restored(options.center, config["scaling"], n_in, tensors)
+
+    tables: Tables | NoTables = NoTables()
+    family: Any = options.family
+    if family is not None:
+        tables = Tables(family, n, n_in + 1, options.dynamic, seed)
+        tables.restore(tensors["codes"], n_threads)
+        if "bucket_ids" in tensors:
+            tables.restore_buckets(tensors)
+
+    sketches: Sketches | NoSketches = NoSketches()
+    if options.sketch_bits != 0:
+        norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0, maximum=1e19)
+        sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(transform)
+        sketches.n_probed = check.integer(config["n_cells_probed"], "n_cells_probed", minimum=0)
+
+    engine = IndexEngine(options, W, bias, transform, tables, sketches, rows, removed, seed)
+    if config["n_candidates"] is not None:
+        engine.n_candidates = check.integer(config["n_candidates"], "n_candidates")
+    engine.n_probes = check.integer(config["n_probes"], "n_probes",
+                                    maximum=1 if family is None else family.n_buckets)
+    able = METHODS if engine.has_tables and engine.has_sketches else ("sketches", "exact")
+    engine.methods = {kind: check.choice(config["methods"][kind], "methods", able)
+                      for kind in engine.methods}
+    engine.times = {kind: dict(times) for kind, times in config["times"].items()}
+    engine.trials = [dict(trial) for trial in config["trials"]]
+    return engine
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def write(path: PathLike, engine: IndexEngine) -> None:
+    """Write an engine as one safetensors file."""
+    tensors, config = state(engine)
+    _files.write_checked(path, tensors, FORMAT, json.dumps(config))
+
+
+def read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and plain values of a file; ValueError where it is damaged."""
+    tensors, metadata = _files.read(path, FORMAT)
+    try:
+        if metadata["checksum"] != _files.checksum(tensors, metadata["config"]):
+            raise ValueError("its checksum is another")
+        return tensors, json.loads(metadata["config"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: the index in this file is damaged ({error}); "
+                         "save it again") from error

@@ -1,0 +1,80 @@
+"""Rows of weights in fewer bits, for inference: bfloat16, or int8 with one scale per row."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from .._arrays import bfloat16
+from .._core import _quantized
+
+if TYPE_CHECKING:
+    from .._arrays.types import Floats, Ids
+
+STORAGES = ("float32", "bfloat16", "int8")
+
+
+class QuantizedRows:
+    """Rows (n, d) in one of the dtypes of `STORAGES`.
+
+    The kernels take `values` and, for int8, `scales`, one per row. The relative error of an entry
+    in bfloat16, which keeps 8 of 24 significant bits, is at most 2^-9. The error of an entry in
+    int8 is at most 1/254 of the largest entry of its row.
+    """
+
+    def __init__(self, storage: str, values: np.ndarray, scales: Floats | None = None) -> None:
+        self.storage, self.values, self.scales = storage, values, scales
+
+    @classmethod
+    def of(cls, W: Floats, storage: str, n_threads: int) -> Self:
+        """Rows of a float32 array; float32 rows are the array itself."""
+        if storage == "float32":
+            return cls(storage, W)
+        if storage == "bfloat16":
+            return cls(storage, bfloat16.to_bfloat16(W))
+        values, scales = np.empty(W.shape, np.int8), np.empty(len(W), np.float32)
+        _quantized.quantize_int8(W, values, scales, n_threads)
+        return cls(storage, values, scales)
+
+    @classmethod
+    def restored(cls, storage: str, shape: tuple[int, ...], values: np.ndarray, scales: Floats | None) -> Self:
+        """Rows of a file, checked."""
+        dtype = {"bfloat16": np.uint16, "int8": np.int8}[storage]
+        if values.dtype != dtype or values.shape != shape:
+            raise ValueError(f"its {storage} rows must be {np.dtype(dtype)} of shape {shape}, got {values.dtype} "
+                             f"{values.shape}")
+        if storage == "int8" and (scales is None or scales.dtype != np.float32 or scales.shape != shape[:1]
+                                  or not np.isfinite(scales).all()):
+            raise ValueError(f"its scales must be finite float32 of shape {shape[:1]}")
+        return cls(storage, values, scales)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the values are a copy in fewer bits; else they are the weights themselves."""
+        return self.storage != "float32"
+
+    def rebind(self, W: Floats) -> None:
+        """Read the weights in their new place; a quantized copy stays as it is."""
+        if not self.is_quantized:
+            self.values = W
+
+    def refresh(self, W: Floats, rows: Ids, n_threads: int) -> None:
+        """Quantize the rows again that have changed in W."""
+        if not self.is_quantized:
+            self.values = W
+            return
+        new = QuantizedRows.of(np.ascontiguousarray(W[rows]), self.storage, n_threads)
+        self.values[rows] = new.values
+        if self.scales is not None:
+            self.scales[rows] = new.scales
+
+    def tensors(self, prefix: str) -> dict[str, np.ndarray]:
+        """The arrays of a file; none where the values are the weights themselves."""
+        if not self.is_quantized:
+            return {}
+        return {prefix: self.values} | ({} if self.scales is None else {f"{prefix}_scales": self.scales})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of values and scales."""
+        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)

@@ -1,0 +1,84 @@
+"""AcceleratedLinear: an ``nn.Linear`` of a PyTorch model that an index serves.
+
+This module needs torch and is imported by :func:`sparselsh.torch.accelerate` alone.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import _validation as check
+from .._threads import resolve
+from ..index import BATCH_PLAN_MIN_ROWS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .._arrays.types import Floats, Ids
+    from ..index import IndexEngine
+
+
+class AcceleratedLinear(nn.Module):
+    """An ``nn.Linear`` whose largest outputs an index finds; see :func:`accelerate`."""
+
+    def __init__(self, linear: nn.Linear, engine: IndexEngine, n_logits: int, fill: float,
+                 n_threads: int | None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.engine, self.fill = engine, fill
+        self.n_logits = min(n_logits, linear.out_features)
+        self.plan = {"single": "lsh", "batch": "lsh"}
+        self.n_threads = n_threads
+        self.train(linear.training)
+
+    def extra_repr(self) -> str:
+        return (f"in_features={self.in_features}, out_features={self.out_features}, n_logits={self.n_logits}, "
+                f"fill={self.fill}")
+
+    def plain_linear(self) -> nn.Linear:
+        """The layer as it was."""
+        linear = torch.nn.utils.skip_init(torch.nn.Linear, self.in_features, self.out_features,
+                                          bias=self.bias is not None)
+        linear.weight, linear.bias = self.weight, self.bias
+        return linear.train(self.training)
+
+    def _finds(self, rows: Tensor) -> bool:
+        return self.plan["batch" if len(rows) >= BATCH_PLAN_MIN_ROWS else "single"] == "lsh"
+
+    def _search(self, rows: Tensor, k: int) -> tuple[Ids, Floats]:
+        return self.engine.search(rows.numpy(), k, None, resolve(self.n_threads))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-1] != self.in_features:
+            raise ValueError(f"the input must be float32 on the CPU with {self.in_features} columns, got {x.dtype} "
+                             f"{tuple(x.shape)} on {x.device}")
+        return x.detach().reshape(-1, self.in_features).contiguous()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (..., out_features): of the neurons found, `fill` for all others."""
+        rows = self._rows(x)
+        if not self._finds(rows):
+            return torch.nn.functional.linear(x, self.weight, self.bias)
+        ids, scores = self._search(rows, self.n_logits)
+        out = torch.full((len(rows), self.out_features), self.fill)
+        known = ids >= 0
+        if not known.all():
+            ids, scores = np.where(known, ids, ids[:, :1]), np.where(known, scores, scores[:, :1])
+        out.scatter_(1, torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(scores))
+        return out.reshape(*x.shape[:-1], self.out_features)
+
+    @torch.no_grad()
+    def topk(self, x: Tensor, k: int = 5) -> Any:
+        """The k largest logits and their ids, (..., k) each, best first, as ``torch.topk`` gives them."""
+        rows = self._rows(x)
+        if not self._finds(rows):
+            return torch.topk(torch.nn.functional.linear(x, self.weight, self.bias), k)
+        ids, scores = self._search(rows, check.integer(k, "k", maximum=self.out_features))
+        shape = (*x.shape[:-1], k)
+        values, indices = torch.from_numpy(scores), torch.from_numpy(ids.astype(np.int64))
+        return torch.return_types.topk((values.reshape(shape), indices.reshape(shape)))

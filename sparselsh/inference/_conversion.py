@@ -1,0 +1,489 @@
+"""Choosing how each layer of a trained network is served: by measurement, within an error and a recall.
+
+Layers are taken in their order. For each the plans that may serve it are timed on calibration inputs as the layers
+before it give them; a plan other than "dense" is taken where it is faster by more than a tenth.
+
+Hidden layers may pass on fewer activations than they have: those with the largest product of activation and the norm of
+the weights that leave it. How many is set by the error of the network's outputs. Choices are made on one half of the
+calibration rows, and error, agreement and recall are measured on the other.
+"""
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .._arrays.csr import CSR
+from .._arrays.linalg import exact_topk, matmul
+from .._core import _select
+from .._threads import resolve
+from ..index import N_NEIGHBOURS, IndexOptions, build, drawn_seed, recall_of, tune
+from ._layer import MIN_NEURONS_PER_CANDIDATE, ServedLayer
+from ._network import InferenceNetwork
+from ._report import TIMED_ROWS, ConversionReport, LayerReport
+from ._timing import fastest
+from .readers.affine import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from .._arrays.types import Floats, Ids, RandomState
+    from .readers.affine import Affine
+
+Times: TypeAlias = dict[int, float]  # by the number of questions asked at once
+
+MAX_HALF_ROWS = 256  # of each half of the calibration that are used for errors and times
+MAX_QUERIES = 2048  # that an index is set up with, at most
+MAX_QUERY_PRODUCTS = 1 << 36  # products that may be spent on computing these
+MAX_INDEX_INPUTS = 2048  # of a hidden layer with an index: a question's rotation reads up to 1,024 rows of them
+MIN_WEIGHTS = 1 << 18  # a megabyte: of fewer the calls, not the weights, are the cost of a question
+MIN_INDEX_NEURONS = 4096  # from which on an index may be of use
+KEPT_FRACTIONS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5)  # shares that are tried
+MAX_ERROR_OUTPUTS = 4096  # of a wide last layer, whose error stands for that of all
+MAX_NONZERO_FRACTION = 0.9  # share of the inputs that are not zero from which on to pick them out is not tried
+MIN_GAIN = 1.1  # how much faster than dense a plan must be
+HIDDEN_RECALL = 0.9  # of an index over hidden neurons, whose candidates the error decides on
+N_SINGLE_QUERIES = 8  # rows that are asked one after the other for a time
+
+
+def convert(layers: Sequence[Affine], calibration: Any, *, recall: float = 0.99, error: float = 0.02, k: int = 5,
+            storage: str = "float32", random_state: RandomState = None, n_threads: int | None = None,
+            source: str = "") -> InferenceNetwork:
+    """The network to serve `layers`, a list of Affine, of the file `source`; `calibration` is its input or None.
+
+    All but the layers is checked by the caller.
+    """
+    layers = [ServedLayer(layer, storage) for layer in checked(layers, source)]
+    network = InferenceNetwork(layers, ConversionReport([]), n_threads)
+    if calibration is None:
+        return _without_calibration(network)
+    x = network._validated_queries(calibration)
+    if x.shape[0] < 2:
+        raise ValueError(f"calibration must have at least two rows, and should have some hundreds; got {x.shape[0]}")
+    return _Conversion(network, x, recall, error, k, random_state).run()
+
+
+def _without_calibration(network: InferenceNetwork) -> InferenceNetwork:
+    for layer in network.layers:
+        layer.lay_out(resolve(network.n_threads))
+    network.report = ConversionReport([
+        LayerReport(layer.name, (layer.n_out, layer.n_in), dict(layer.plan),
+                    "dense: there are no calibration inputs to choose by" if layer.plan["single"] == "dense"
+                    else "rows: a table", bytes_dense=_dense_bytes(layer), bytes=layer.nbytes)
+        for layer in network.layers], storage=network.layers[0].storage)
+    return network
+
+
+class _Conversion:
+    """One run: its inputs, and what has been measured so far."""
+
+    def __init__(self, network: InferenceNetwork, x: np.ndarray | CSR, recall: float, error: float, k: int,
+                 random_state: RandomState) -> None:
+        self.network, self.layers = network, network.layers
+        self.last = len(self.layers) - 1
+        self.recall, self.budget, self.k = recall, error, min(k, network.n_labels)
+        self.random_state, self.n_threads = random_state, resolve(network.n_threads)
+        every = np.arange(x.shape[0])
+        self.halves = [_take(x, _spaced(every[i::2])) for i in (0, 1)]
+        # an index learns from more of them how its inputs are spread
+        n_queries = min(MAX_QUERIES, MAX_QUERY_PRODUCTS // sum(layer.values.size for layer in self.layers if layer.kind == "linear"))
+        self.queries = None
+        if n_queries > len(every[::2][:MAX_HALF_ROWS]) and network.n_labels >= MIN_INDEX_NEURONS:
+            some = _take(x, _spaced(every[::2], n_queries))
+            self.queries = network._hidden(some, exact=True)
+        rng = np.random.default_rng(0)
+        wide = network.n_labels > MAX_ERROR_OUTPUTS
+        self.columns = np.sort(rng.permutation(network.n_labels)[:MAX_ERROR_OUTPUTS]) if wide else None
+        # inputs of each layer, every neuron computed
+        self.dense_inputs = [[network._hidden(half, i, exact=True) for i in range(len(self.layers))]
+                             for half in self.halves]
+        self.reference = self._outputs(self.last, self.dense_inputs[0][-1])
+        # of each layer: how many inputs are read, their importance, and the output error
+        self.kept_of: list[tuple[int, Floats, float] | None] = [None] * len(self.layers)
+
+    def run(self) -> InferenceNetwork:
+        """Plan every layer, tighten what is passed on until the error is reached, and measure."""
+        for layer in self.layers:  # before any plan
+            layer.lay_out(self.n_threads)
+        network_dense = self._network_times()
+
+        reports = []
+        inputs = dict.fromkeys(("single", "batch"), self.halves[0])
+        for i in range(len(self.layers)):
+            reports.append(self._plan(i, inputs))
+            for kind in inputs:
+                if i < self.last:
+                    inputs[kind] = self._forward(i, inputs[kind], kind)
+        self._tighten()
+
+        for layer, report in zip(self.layers, reports, strict=True):
+            report.bytes = layer.nbytes
+            report.density = layer.density if layer.kept is not None else 1.0
+        if self.layers[-1].index is not None:
+            reports[-1].recall = self._recall()
+        self.network.report = self._whole(reports, network_dense)
+        return self.network
+
+    # -- outputs and errors -----------------------------------------------------------------------------------
+
+    def _outputs(self, i: int, x: np.ndarray | CSR) -> Floats:
+        """The network's outputs, those of `columns`, from the input x of layer i on, every neuron of later layers."""
+        for layer in self.layers[i:-1]:
+            x = layer.outputs(x, "batch", self.n_threads, exact=True)
+        last = self.layers[-1]
+        if self.columns is None:
+            return last.outputs(x, "batch", self.n_threads, exact=True)
+        if last.input_major:
+            return last.outputs(x, "batch", self.n_threads, exact=True)[:, self.columns]
+        x = x.to_dense() if isinstance(x, CSR) else x
+        return matmul(x, last.values[self.columns], self.n_threads, transpose_b=True, bias=last.bias[self.columns])
+
+    def _error(self, outputs: Floats, reference: Floats | None = None) -> float:
+        reference = self.reference if reference is None else reference
+        size = np.linalg.norm(reference)
+        return float(np.linalg.norm(outputs - reference) / size) if size else 0.0
+
+    # -- one layer --------------------------------------------------------------------------------------------
+
+    def _plan(self, i: int, inputs: dict[str, Any]) -> LayerReport:
+        """Choose how layer i is served, and say why."""
+        layer = self.layers[i]
+        report = LayerReport(layer.name, (layer.n_out, layer.n_in), layer.plan, "",
+                             bytes_dense=_dense_bytes(layer))
+        if layer.kind != "linear":
+            report.reason = "rows: a table, of which the ids given are read"
+            self._time(report.microseconds, layer, i, inputs)
+            report.microseconds_dense = dict(report.microseconds)
+            return report
+
+        dense = {n: self._seconds(layer, i, self.dense_inputs[0][i], kind, n)
+                 for n, kind in _kinds()}
+        report.microseconds_dense = {n: 1e6 * s for n, s in dense.items()}
+        if layer.values.size < MIN_WEIGHTS:
+            sparse = isinstance(inputs["single"], CSR)
+            report.reason = (f"kept dense: {layer.values.size:,} weights, too few to gain"
+                             + (" (of the activations kept, as they come)" if sparse else ""))
+            self._time(report.microseconds, layer, i, inputs)
+            return report
+
+        trials: dict[str, _Trial | None] = {"dense": _Trial(layer, dense)}
+        if layer.n_out >= MIN_INDEX_NEURONS:
+            by = self._try_lsh_output if i == self.last else self._try_lsh_hidden
+            trials["lsh"] = by(layer, i, inputs)
+        if i < self.last or layer.n_out < MIN_INDEX_NEURONS:
+            trials["rows"] = self._try_rows(layer, i, inputs)
+        self._choose(i, {plan: t for plan, t in trials.items() if t is not None}, inputs, report)
+        return report
+
+    def _choose(self, i: int, trials: dict[str, _Trial], inputs: dict[str, Any],
+                report: LayerReport) -> None:
+        """Take the fastest plan for single queries and for batches, and put its layer in place."""
+        layer = self.layers[i]
+        chosen: dict[str, str] = {}
+        for n, kind in _kinds():
+            able = {plan: trial.times[n] for plan, trial in trials.items()}
+            if kind == "batch":  # one layout for both
+                able.pop({"rows": "lsh", "lsh": "rows"}.get(chosen["single"], ""), None)
+            best = min(able, key=able.__getitem__)
+            chosen[kind] = best if able[best] * MIN_GAIN < able["dense"] else "dense"
+        if chosen == {"single": "dense", "batch": "rows"} and layer.storage == "float32":
+            chosen["batch"] = "dense"  # input-major weights would slow single queries down
+
+        plans = set(chosen.values())
+        if "lsh" in plans:
+            layer = self.layers[i] = trials["lsh"].layer
+            if i < self.last:
+                report.output_error = trials["lsh"].error
+        layer.plan = dict(chosen)
+        layer.lay_out(self.n_threads)
+        selection = self.kept_of[i] if i and "rows" in plans else None
+        before = self.layers[i - 1]
+        if selection is not None and before.index is None:
+            before.kept, before.importance = selection[:2]
+        if selection is not None and before.kept is not None:
+            report.output_error = selection[2]
+
+        report.plan = dict(chosen)
+        report.reason = _reason(chosen, trials)
+        self._time(report.microseconds, layer, i, inputs)
+
+    def _try_lsh_output(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> _Trial | None:
+        """An index over the outputs; None where it would compute too many of them."""
+        queries = self.queries if self.queries is not None else self.dense_inputs[0][i]
+        queries = np.ascontiguousarray(_dense_array(queries))
+        options = IndexOptions(recall=self.recall, plan="sketches", storage=layer.storage,
+                               scaling=_scaling(layer))
+        engine = build(options, layer.values, layer.bias, queries, drawn_seed(self.random_state),
+                       self.n_threads)
+        if self.k != N_NEIGHBOURS:
+            tune(engine, queries, min(self.k, layer.n_out), self.recall, self.n_threads)
+        if engine.default_candidates(self.k) > layer.n_out // MIN_NEURONS_PER_CANDIDATE:
+            return None
+
+        candidate = copy.copy(layer)
+        candidate.index, candidate.plan = engine, {"single": "lsh", "batch": "lsh"}
+        return _Trial(candidate, self._times(candidate, i, inputs))
+
+    def _try_lsh_hidden(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> _Trial | None:
+        """An index over the hidden neurons that matter; None where the error is not reached."""
+        if layer.activation != "relu" or self.budget == 0 or layer.n_in > MAX_INDEX_INPUTS:
+            return None
+        importance = self._importance(i)
+        exponents = _scaled_exactly(layer, importance)
+        values = np.ldexp(layer.values, exponents[:, None])
+        bias = np.ldexp(layer.bias, exponents)
+        queries = np.ascontiguousarray(_dense_array(self.dense_inputs[0][i]))
+        options = IndexOptions(scaling=0.0, recall=HIDDEN_RECALL, plan="sketches")
+        engine = build(options, values, bias, queries, drawn_seed(self.random_state),
+                       self.n_threads)
+
+        candidate = copy.copy(layer)
+        candidate.values, candidate.bias, candidate.exponents = values, bias, exponents
+        candidate.importance, candidate.index = importance, engine
+        candidate.plan = {"single": "lsh", "batch": "lsh"}
+
+        def keep(fraction: float) -> None:
+            candidate.kept = max(1, round(fraction * layer.n_out))
+            engine.set_candidates(2 * candidate.kept)
+
+        def error_of(fraction: float) -> float:
+            keep(fraction)
+            return self._error(self._outputs(i + 1, candidate.found(queries, self.n_threads)))
+
+        least = _least(error_of, self._error_per_layer(), KEPT_FRACTIONS[:-2])
+        if least is None:
+            return None
+        fraction, error = least
+        keep(fraction)
+        note = (f"{candidate.kept} of {layer.n_out} neurons are found, output error {error:.2%}")
+        return _Trial(candidate, self._times(candidate, i, inputs), note, error)
+
+    def _try_rows(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> _Trial | None:
+        """Reading the rows of the inputs that matter; None where all inputs do."""
+        found = i > 0 and self.layers[i - 1].index is not None  # an index chooses the inputs then
+        note = None if found else self._inputs_that_matter(i)
+        if note is None and not found:
+            return None
+
+        candidate = copy.copy(layer)
+        candidate.plan = {"single": "rows", "batch": "rows"}
+        candidate.lay_out(self.n_threads)
+        selection = self.kept_of[i]
+        times = {}
+        for n, kind in _kinds():
+            given = inputs[kind]
+            if selection is not None:
+                given = _Selected(self.layers[i - 1], given, *selection[:2])
+            times[n] = self._seconds(candidate, i, given, kind, n)
+        return _Trial(candidate, times, note)
+
+    def _inputs_that_matter(self, i: int) -> str | None:
+        """Set `kept_of` by the error of the outputs, where that reads less than the inputs that are not zero."""
+        x = self.dense_inputs[0][i]
+        nonzero = (x.nnz if isinstance(x, CSR) else np.count_nonzero(x)) / (x.shape[0] * x.shape[1])
+        if i and self.budget and not isinstance(x, CSR):
+            before, importance = self.layers[i - 1], self._importance(i - 1)
+
+            def error_of(share: float) -> float:
+                return self._error(self._outputs(i, _largest(x, importance, share, self.n_threads)))
+
+            least = _least(error_of, self._error_per_layer(), KEPT_FRACTIONS)
+            if least is not None and least[0] < nonzero:
+                share, error = least
+                kept = max(1, round(share * before.n_out))
+                self.kept_of[i] = (kept, importance, error)
+                return (f"{kept} of {before.n_out} activations of {before.name} are read ({nonzero:.0%} are not zero), "
+                        f"output error {error:.2%}")
+        return f"{nonzero:.0%} of its inputs are not zero, which is exact" if nonzero <= MAX_NONZERO_FRACTION else None
+
+    def _importance(self, i: int) -> Floats:
+        """How much each output of layer i matters: the norm of the weights that leave it."""
+        after = self.layers[i + 1]
+        weight = after.values if after.input_major else after.values.T
+        return np.sqrt(np.einsum("ij,ij->i", weight, weight, dtype=np.float64)).astype(np.float32)
+
+    def _error_per_layer(self) -> float:
+        # errors of layers add up like independent ones
+        n = max(1, sum(layer.values.size >= MIN_WEIGHTS for layer in self.layers[1:]))
+        return self.budget / np.sqrt(n)
+
+    def _tighten(self) -> None:
+        """More activations while all layers together, with fewer bits too, miss the error."""
+        while self.budget:
+            outputs = self._planned_outputs(0)
+            if self._error(outputs) <= self.budget:
+                return
+            grown = False
+            for layer in self.layers:
+                if layer.kept is not None and layer.kept < layer.n_out // 2:
+                    layer.kept = min(layer.n_out // 2, layer.kept + layer.kept // 2 + 1)
+                    if layer.index is not None:
+                        layer.index.set_candidates(2 * layer.kept)
+                    grown = True
+            if not grown:
+                return
+
+    def _planned_outputs(self, half: int) -> Floats:
+        """Outputs from the hidden activations of single questions as planned."""
+        x = self.halves[half]
+        for i in range(self.last):
+            x = self._forward(i, x, "single")
+        last = self.layers[-1]
+        if self.columns is None or last.input_major:
+            out = last.outputs(x, "single", self.n_threads, exact=last.plan["single"] == "lsh")
+            return out if self.columns is None else out[:, self.columns]
+        return self._outputs(len(self.layers) - 1, x)
+
+    def _forward(self, i: int, x: np.ndarray | CSR, kind: str) -> np.ndarray | CSR:
+        keep = self.layers[i + 1].plan[kind] == "rows"
+        return self.layers[i].forward(x, kind, self.n_threads, keep=keep)
+
+    # -- measures on rows that no choice has seen, and times ------------------------------------------------------
+
+    def _recall(self) -> float:
+        last = self.layers[-1]
+        queries = self.dense_inputs[1][-1]
+        queries = np.ascontiguousarray(_dense_array(queries))
+        truth, _ = exact_topk(queries, last.values, last.bias, self.k, self.n_threads)
+        return recall_of(last.index.search(queries, self.k, None, self.n_threads)[0], truth)
+
+    def _whole(self, reports: list[LayerReport], dense: Times) -> ConversionReport:
+        held = self.halves[1]
+        self.network._plans_changed()
+        reference = self._outputs(len(self.layers) - 1, self.dense_inputs[1][-1])
+        singles = [self.network._answers(_take(held, np.array([row])), self.k)[0][0, 0]
+                   for row in range(held.shape[0])]
+        truth = self.layers[-1].topk(self.dense_inputs[1][-1], 1, "single", self.n_threads, exact=True)[0][:, 0]
+        return ConversionReport(
+            reports, self._error(self._planned_outputs(1), reference), float(np.mean(np.array(singles) == truth)),
+            held.shape[0], dense, self._network_times(), self.layers[0].storage)
+
+    def _network_times(self) -> Times:
+        self.network._plans_changed()
+        return {n: 1e6 * _seconds_of(lambda x: self.network._answers(x, self.k), self.halves[0], n) for n in TIMED_ROWS}
+
+    def _times(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> Times:
+        return {n: self._seconds(layer, i, inputs[kind], kind, n) for n, kind in _kinds()}
+
+    def _time(self, into: Times, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> None:
+        into |= {n: 1e6 * seconds for n, seconds in self._times(layer, i, inputs).items()}
+
+    def _seconds(self, layer: ServedLayer, i: int, x: np.ndarray | CSR | _Selected, kind: str,
+                 n: int) -> float:
+        """Seconds per row of layer i, by its plan for `kind`, for n rows at once."""
+        def call(part: np.ndarray | CSR) -> object:
+            if i == self.last:
+                return layer.topk(part, self.k, kind, self.n_threads)
+            return layer.forward(part, kind, self.n_threads)
+
+        if isinstance(x, _Selected):
+            return x.seconds(n, call, self.n_threads)
+        return _seconds_of(call, x, n)
+
+
+class _Trial(NamedTuple):
+    """A way to serve a layer, and what was measured of it."""
+
+    layer: ServedLayer
+    times: Times  # seconds per row
+    note: str | None = None
+    error: float | None = None  # of the outputs of the network
+
+
+class _Selected:
+    """Inputs of a layer, of which the largest are taken while the clock runs."""
+
+    def __init__(self, before: ServedLayer, x: np.ndarray | CSR, kept: int,
+                 importance: Floats) -> None:
+        self.before, self.x = copy.copy(before), x
+        self.before.kept, self.before.importance = kept, importance
+
+    def seconds(self, n: int, call: Callable[[Any], object], n_threads: int) -> float:
+        if isinstance(self.x, CSR):
+            return _seconds_of(call, self.x, n)
+        return _seconds_of(lambda part: call(self.before.largest(part, n_threads)), self.x, n)
+
+
+def _reason(chosen: dict[str, str], trials: dict[str, _Trial]) -> str:
+    """Why these plans, in words, with the figures that decided."""
+    figures = "; ".join(f"{plan} {t.times[1] * 1e6:.1f} and {t.times[256] * 1e6:.1f}"
+                        for plan, t in trials.items())
+    single, batch = chosen.values()
+    word = single if single == batch else f"{single}, {batch} in batches"
+    if set(chosen.values()) == {"dense"}:
+        faster = "kept dense, nothing is faster by a tenth"
+        word = faster if len(trials) > 1 else "kept dense"
+    notes = [trials[plan].note for plan in dict.fromkeys(chosen.values())]
+    return (f"{word} (us per row, 1 and 256 at once: {figures})"
+            + "".join(f"; {note}" for note in notes if note))
+
+
+def _dense_array(x: np.ndarray | CSR) -> Floats:
+    return x.to_dense() if isinstance(x, CSR) else x
+
+
+def _kinds() -> Iterable[tuple[int, str]]:
+    return zip(TIMED_ROWS, ("single", "batch"), strict=True)
+
+
+def _take(x: np.ndarray | CSR, rows: np.ndarray) -> np.ndarray | CSR:
+    return x.take(rows.astype(np.int64)) if isinstance(x, CSR) else np.ascontiguousarray(x[rows])
+
+
+def _spaced(rows: np.ndarray, n: int = MAX_HALF_ROWS) -> np.ndarray:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), n)).astype(int))]
+
+
+def _scaling(layer: ServedLayer) -> float | Literal["auto"]:
+    """That of an index: of many inputs the eigenvectors would take minutes."""
+    return "auto" if layer.n_in <= MAX_INDEX_INPUTS else 0
+
+
+def _seconds_of(call: Callable[[Any], object], x: np.ndarray | CSR, n: int) -> float:
+    """Seconds per row of a call with n rows of x."""
+    if n == 1:
+        every = max(1, x.shape[0] // N_SINGLE_QUERIES)
+        parts = [_take(x, np.array([row])) for row in range(0, x.shape[0], every)]
+    else:
+        parts = [_take(x, np.arange(n) % x.shape[0])]
+    return fastest(call, parts, n)
+
+
+def _largest(x: Floats, importance: Floats, share: float, n_threads: int) -> Floats:
+    """x (n, d) with all but the inputs that matter most set to zero, as CSR."""
+    kept = max(1, round(share * x.shape[1]))
+    ids, values = np.empty((len(x), kept), np.int32), np.empty((len(x), kept), np.float32)
+    _select.top_k(x * importance, None, ids, values, n_threads)
+    out = np.zeros_like(x)
+    np.put_along_axis(out, ids, np.take_along_axis(x, ids, 1), 1)
+    return out
+
+
+def _least(error_of: Callable[[float], float], budget: float, shares: Sequence[float]) -> tuple[float, float] | None:
+    """The least share whose error is within the budget, and its error, by bisection; None without one."""
+    low, high, best = 0, len(shares), None
+    while low < high:
+        middle = (low + high) // 2
+        error = error_of(shares[middle])
+        if error <= budget:
+            best, high = (shares[middle], error), middle
+        else:
+            low = middle + 1
+    return best
+
+
+def _scaled_exactly(layer: ServedLayer, importance: Floats) -> Ids:
+    """Exponents of the powers of two nearest to the importance, all zero if that would lose a bit of a weight."""
+    typical = np.median(importance[importance > 0]) if (importance > 0).any() else 1.0
+    exponents = np.round(np.log2(np.clip(importance / typical, 2.0**-12, 2.0**12))).astype(np.int32)
+    there = np.ldexp(layer.values, exponents[:, None])
+    bias = np.ldexp(layer.bias, exponents)
+    exact = (np.array_equal(np.ldexp(there, -exponents[:, None]), layer.values)
+             and np.array_equal(np.ldexp(bias, -exponents), layer.bias))
+    return exponents if exact else np.zeros_like(exponents)
+
+
+def _dense_bytes(layer: ServedLayer) -> int:
+    return layer.values.nbytes + (layer.bias.nbytes if layer.has_bias else 0)
+

@@ -1,0 +1,207 @@
+"""A layer of a network that is served: forward only, by one of three plans.
+
+    dense   every neuron, by a matrix product
+    rows    every neuron, from the inputs that are not zero, or from those that matter: weights input-major
+    lsh     the neurons that an index finds
+
+Plans are named for two kinds of question, "single" and "batch".
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._arrays.csr import CSR
+from .._arrays.linalg import matmul, row_chunks
+from .._core import _quantized, _select
+from ..index import QuantizedRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .._arrays.types import Floats, Ids
+    from ..index import IndexEngine
+    from .readers.affine import Affine
+
+PLANS = ("dense", "rows", "lsh")
+MIN_NEURONS_PER_CANDIDATE = 8  # a search that computes more of them is slower than computing all
+
+
+class ServedLayer:
+    """``activation(x W^T + b)``.
+
+    `kept` says how many of the outputs the next layer gets in the plan "rows", or None for all, by activation times
+    `importance`, (n_out,). A hidden layer with an `index` keeps as many as it finds. The index stands over neurons that
+    are scaled by 2^`exponents`, so that it ranks them by importance; powers of two lose no bit.
+    """
+
+    bias: Floats
+    rows: QuantizedRows | None
+    kept: int | None
+    importance: Floats | None
+    index: IndexEngine | None
+    exponents: Ids | None
+
+    def __init__(self, layer: Affine, storage: str = "float32") -> None:
+        self.name, self.kind, self.activation = layer.name, layer.kind, layer.activation
+        self.mode, self.padding, self.width = layer.mode, layer.padding, layer.width
+        self.n_in, self.n_out = layer.n_in, layer.n_out
+        self.has_bias = layer.bias is not None
+        self.bias = layer.bias if layer.bias is not None else np.zeros(self.n_out, np.float32)
+        self.storage = storage
+        self.values = layer.weight  # as stored: (n_out, n_in), or (n_in, n_out) where input_major
+        self.input_major = layer.kind != "linear"
+        self.plan = dict.fromkeys(("single", "batch"), "rows" if self.input_major else "dense")
+        self.rows = None  # `values` in fewer bits, where the plan "rows" reads them
+        self.kept = self.importance = self.index = self.exponents = None
+
+    # -- weights ----------------------------------------------------------------------------------------------
+
+    @property
+    def weight(self) -> Floats:
+        """As it was given: (n_out, n_in), or the table of an embedding."""
+        if self.exponents is not None:
+            return np.ldexp(self.values, -self.exponents[:, None])
+        return np.ascontiguousarray(self.values.T) if self.input_major and self.kind == "linear" else self.values
+
+    @property
+    def true_bias(self) -> Floats | None:
+        """As it was given."""
+        if not self.has_bias:
+            return None
+        return self.bias if self.exponents is None else np.ldexp(self.bias, -self.exponents)
+
+    def lay_out(self, n_threads: int) -> None:
+        """Store the weights as the plans read them."""
+        if self.kind == "linear":
+            input_major = "rows" in self.plan.values()
+            if input_major != self.input_major:
+                self.values = np.ascontiguousarray(self.values.T)
+                self.input_major = input_major
+        self.rows = None
+        if self.input_major and self.kind != "embedding" and self.storage != "float32":
+            self.rows = QuantizedRows.of(self.values, self.storage, n_threads)
+
+    # -- forward ----------------------------------------------------------------------------------------------
+
+    def forward(self, x: np.ndarray | CSR, kind: str, n_threads: int, keep: bool = False,
+                exact: bool = False) -> Floats | CSR:
+        """Outputs (n, n_out) of x: an array, or a CSR of the outputs that are kept."""
+        if self.kind == "embedding":
+            return self.outputs(x, kind, n_threads)
+        if self.plan[kind] == "lsh" and not exact and not (isinstance(x, CSR) and self.input_major):
+            return self.found(x, n_threads)
+        out = self.outputs(x, kind, n_threads, exact)
+        return self.largest(out, n_threads) if keep and self.kept is not None else out
+
+    def outputs(self, x: np.ndarray | CSR, kind: str, n_threads: int, exact: bool = False) -> Floats:
+        """All outputs (n, n_out) of x, by a matrix product where the plan is to find some."""
+        if self.kind == "embedding":
+            out = self.values[x].reshape(len(x), self.n_out)
+        elif self.plan[kind] == "rows" or (isinstance(x, CSR) and self.input_major):
+            out = self._from_rows(x if isinstance(x, CSR) else nonzeros(x), exact, n_threads)
+        else:
+            out = self._dense(x.to_dense() if isinstance(x, CSR) else x, n_threads)
+        return np.maximum(out, 0, out=out) if self.activation == "relu" else out
+
+    def _dense(self, x: Floats, n_threads: int) -> Floats:
+        out = matmul(x, self.values, n_threads, transpose_b=not self.input_major, bias=self.bias)
+        return out if self.exponents is None else np.ldexp(out, -self.exponents)
+
+    def _from_rows(self, s: CSR, exact: bool, n_threads: int) -> Floats:
+        rows = self.rows if self.rows is not None and not exact else QuantizedRows("float32", self.values)
+        out = np.empty((s.shape[0], self.n_out), np.float32)
+        _quantized.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias, out, n_threads)
+        return out
+
+    def largest(self, out: Floats, n_threads: int) -> CSR:
+        """The outputs that matter most for the next layer."""
+        if self.kept is None or self.importance is None:
+            raise ValueError(f"{self.name} passes all of its outputs on")
+        ids, values = np.empty((2, len(out), self.kept), np.int32)
+        values = values.view(np.float32)
+        weighted = out * self.importance
+        if self.activation != "relu":
+            weighted = np.abs(weighted)
+        _select.top_k(weighted, None, ids, values, n_threads)
+        values[:] = np.take_along_axis(out, np.maximum(ids, 0), 1)
+        return _csr(ids, values, (ids >= 0) & (values != 0), self.n_out)
+
+    def found(self, x: np.ndarray | CSR, n_threads: int) -> CSR:
+        """The outputs that the index finds."""
+        if self.index is None or self.kept is None or self.exponents is None:
+            raise ValueError(f"{self.name} has no index over hidden neurons")
+        x = x.to_dense() if isinstance(x, CSR) else x
+        n_candidates = max(self.kept, self.index.n_candidates)
+        ids, scores = self.index.search(x, self.kept, n_candidates, n_threads)
+
+        known = ids >= 0
+        values = np.ldexp(scores, -self.exponents[np.maximum(ids, 0)])
+        if self.activation == "relu":
+            known &= values > 0
+        return _csr(ids, values, known, self.n_out)
+
+    def step(self) -> tuple[Any, ...] | None:
+        """Weights, scales, bias, whether input-major, and whether a ReLU follows: a step of a chain that answers
+        single questions (_core/_chain.pyx). None where the layer looks ids up or finds neurons.
+        """
+        if self.kind == "embedding" or self.plan["single"] == "lsh" or self.exponents is not None:
+            return None
+        reads_rows = self.rows is not None and self.plan["single"] == "rows"
+        rows = self.rows if reads_rows else QuantizedRows("float32", self.values)
+        return rows.values, rows.scales, self.bias, self.input_major, self.activation == "relu"
+
+    # -- the last layer ---------------------------------------------------------------------------------------
+
+    def topk(self, x: np.ndarray | CSR, k: int, kind: str, n_threads: int, exact: bool = False) -> tuple[Ids, Floats]:
+        """Ids and scores (n, k) of the largest outputs."""
+        n = x.shape[0]
+        if self.plan[kind] == "lsh" and not exact and k <= self.n_out // MIN_NEURONS_PER_CANDIDATE:
+            x = x.to_dense() if isinstance(x, CSR) else x
+            return self.index.search(x, k, None, n_threads)
+        ids, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
+        for start, stop in row_chunks(n, self.n_out):
+            part = x if stop - start == n else x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
+            out = self.outputs(part, kind, n_threads, exact or self.plan[kind] == "lsh")
+            _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
+        return ids, scores
+
+    # -- what it takes ----------------------------------------------------------------------------------------
+
+    @property
+    def density(self) -> float:
+        """Share of the outputs that the next layer gets."""
+        return 1.0 if self.kept is None else self.kept / self.n_out
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that answers are computed from; float32 weights that only rank the last few again not included."""
+        index = self.index.nbytes if self.index is not None else 0
+        rows = self.rows.nbytes if self.rows is not None else 0
+        plans = set(self.plan.values())
+        only_few_bits = (self.rows is not None or reads_quantized_rows(self.index)) and "dense" not in plans
+        return index + rows + self.bias.nbytes + (0 if only_few_bits else self.values.nbytes)
+
+
+def reads_quantized_rows(index: IndexEngine | None) -> bool:
+    """Whether an index scores its candidates by rows of fewer bits."""
+    return index is not None and index.rows.is_quantized
+
+
+def nonzeros(x: Floats) -> CSR:
+    """The entries of an array that are not zero, as CSR."""
+    if len(x) == 1:
+        indices = np.flatnonzero(x[0]).astype(np.int32)
+        return CSR(np.array([0, len(indices)], np.int64), indices, x[0][indices], x.shape[1])
+    i, j = np.nonzero(x)
+    indptr = np.zeros(len(x) + 1, np.int64)
+    np.cumsum(np.bincount(i, minlength=len(x)), out=indptr[1:])
+    return CSR(indptr, j.astype(np.int32), x[i, j], x.shape[1])
+
+
+def _csr(ids: Ids, values: Floats, known: NDArray[np.bool_], n_columns: int) -> CSR:
+    """The known entries, in the order of their rank."""
+    indptr = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum(np.count_nonzero(known, axis=1), out=indptr[1:])
+    return CSR(indptr, ids[known], values[known], n_columns)

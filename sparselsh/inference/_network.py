@@ -1,0 +1,283 @@
+"""InferenceNetwork: a trained network that answers questions and does not learn."""
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from .. import _validation as check
+from .._arrays.csr import CSR
+from .._arrays.scipy import sp
+from .._core import _chain
+from .._threads import resolve
+from ..index import BATCH_PLAN_MIN_ROWS
+from . import _file
+from ._layer import MIN_NEURONS_PER_CANDIDATE
+from .readers.affine import Affine
+from .readers.torch import build_module
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .._arrays.types import Floats, Ids, MatrixLike, PathLike
+    from ._layer import ServedLayer
+    from ._report import ConversionReport
+
+ROWS_PER_CHUNK = 1024  # that go through the hidden layers together
+SINGLE_THREAD_MAX_WEIGHTS = 1 << 18  # of a layer, and
+SINGLE_THREAD_MAX_OUTPUTS = 2048  # of one that is summed by inputs, that one thread computes before others are awake
+
+
+class InferenceNetwork:
+    """A trained network, converted: made by :func:`from_torch`, :func:`from_onnx`, :func:`from_file` or :meth:`load`.
+
+    Each layer works by a plan, one for few rows and one for batches (32 rows or more): "dense" computes every neuron;
+    "rows" reads the weights of active inputs only; "lsh" computes the neurons that an index finds. `report` says which,
+    why, and what was measured.
+
+    Attributes
+    ----------
+    report : ConversionReport
+    n_threads : int or None
+    """
+
+    def __init__(self, layers: list[ServedLayer], report: ConversionReport, n_threads: int | None = None) -> None:
+        self.layers = layers
+        self.report = report
+        self.n_threads = n_threads
+        self._chain: tuple[int, Any, bool] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_chain": None}
+
+    @property
+    def n_features(self) -> int:
+        """Number of inputs; of an embedding, the number of ids."""
+        return self.layers[0].n_in
+
+    @property
+    def n_labels(self) -> int:
+        """Number of outputs."""
+        return self.layers[-1].n_out
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def topk(self, X: MatrixLike | CSR, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
+        """The k outputs with the largest scores.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features), or array of ids
+            Where the first layer is an embedding: ids of shape (n_samples, n_ids), or for an EmbeddingBag also a sparse
+            matrix whose values are the weights of the ids.
+        k : int
+        exact : bool
+            Compute every neuron of every layer in float32.
+
+        Returns
+        -------
+        ids : ndarray of shape (n_samples, k), int32
+            Best first; -1 where the network has fewer outputs.
+        scores : ndarray of shape (n_samples, k), float32
+            For the ids given these are the outputs for the activations that reach the last layer, computed in float32.
+        """
+        return self._answers(self._validated_queries(X), check.integer(k, "k"), exact)
+
+    def _answers(self, x: np.ndarray | CSR, k: int, exact: bool = False) -> tuple[Ids, Floats]:
+        """`topk` for checked input."""
+        n = x.shape[0]
+        if n == 1 and not exact and (found := self._single_row(x, k)):
+            return found
+        if n <= ROWS_PER_CHUNK:
+            return self._topk(x, k, exact)
+        ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+        for start in range(0, n, ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, n)
+            ids[start:stop], scores[start:stop] = self._topk(_part(x, start, stop), k, exact)
+        return ids, scores
+
+    def _topk(self, x: np.ndarray | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
+        n_threads = resolve(self.n_threads)
+        h = self._hidden(x, exact=exact)
+        return self.layers[-1].topk(h, k, _kind(h), n_threads, exact)
+
+    def _plans_changed(self) -> None:
+        """To be called when plans have changed: nothing that was made for others is used any more."""
+        self._chain = None
+
+    def _single_row(self, x: Any, k: int) -> tuple[Ids, Floats] | None:
+        """`topk` of one row by one call to the core, as calls take longer than small layers; None where it cannot."""
+        if self._chain is None or self._chain[0] != k:
+            self._chain = k, *self._new_chain(k)
+        _, chain, is_large = self._chain
+        is_sparse = isinstance(x, CSR)
+        if (chain is None or (is_large and resolve(self.n_threads) > 1)
+                or (is_sparse and not self.layers[0].input_major)):
+            return None
+        ids, scores = np.empty((1, k), np.int32), np.empty((1, k), np.float32)
+        if is_sparse:
+            _chain.ask_sparse(chain, x.indices, x.data, ids, scores)
+        else:
+            _chain.ask(chain, x, ids, scores)
+        return ids, scores
+
+    def _new_chain(self, k: int) -> tuple[Any, bool]:
+        """The layers as the core asks them for one row, or None, and whether they are worth several threads."""
+        last, search = self.layers[-1], None
+        is_searched = k <= last.n_out // MIN_NEURONS_PER_CANDIDATE
+        if last.plan["single"] == "lsh":
+            search = last.index.single_query_search(k) if is_searched else None
+            if search is None:
+                return None, False
+        layers = self.layers if search is None else self.layers[:-1]
+        cut = any(before.kept is not None and after.plan["single"] == "rows"  # not all activations are passed on
+                  for before, after in itertools.pairwise(self.layers))
+        steps: list[Any] = [layer.step() for layer in layers]
+        if cut or None in steps or (not steps and last.input_major):
+            return None, False
+        is_large = any(layer.n_out > SINGLE_THREAD_MAX_OUTPUTS if layer.input_major else layer.values.size > SINGLE_THREAD_MAX_WEIGHTS
+                       for layer in layers)
+        return _chain.chain(steps, search), is_large
+
+    def predict(self, X: MatrixLike | CSR, *, exact: bool = False) -> Ids:
+        """The output with the largest score for each row: ids, (n_samples,), int32."""
+        return self.topk(X, 1, exact=exact)[0][:, 0]
+
+    def decision_function(self, X: MatrixLike | CSR, *, exact: bool = False) -> Floats:
+        """All outputs, (n_samples, n_labels), float32: every output neuron, of the hidden activations as planned.
+
+        With `exact` every hidden neuron is computed too, in float32.
+        """
+        x = self._validated_queries(X)
+        n_threads = resolve(self.n_threads)
+        out = np.empty((x.shape[0], self.n_labels), np.float32)
+        last = self.layers[-1]
+        for start in range(0, len(out), ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, len(out))
+            h = self._hidden(_part(x, start, stop), exact=exact)
+            kind = _kind(h)
+            out[start:stop] = last.outputs(h, kind, n_threads, exact or last.plan[kind] == "lsh")
+        return out
+
+    def _validated_queries(self, X: MatrixLike | CSR) -> np.ndarray | CSR:
+        """X as the first layer takes it: a float32 array, a CSR, or the ids of an embedding."""
+        first = self.layers[0]
+        if first.kind == "linear":
+            return check.matrix(X, n_columns=first.n_in)
+        if first.kind == "embedding_bag" and (isinstance(X, CSR) or sp.issparse(X)):
+            weighted = check.matrix(X, n_columns=first.n_in, what="ids")
+            return _means(weighted) if isinstance(weighted, CSR) and first.mode == "mean" else weighted
+        ids = np.asarray(X)
+        if ids.ndim == 1 and first.width == 1 and first.kind == "embedding":
+            ids = ids[:, None]
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            wanted = "a sparse matrix or " if first.kind == "embedding_bag" else ""
+            raise ValueError(f"X must be {wanted}an array of ids of shape (n_samples, n_ids), got shape {ids.shape} "
+                             f"and dtype {ids.dtype}")
+        if first.kind == "embedding" and ids.shape[1] != first.width:
+            raise ValueError(f"X must have {first.width} ids a row, got {ids.shape[1]}")
+        flat = check.ids(ids.ravel(), "X", first.n_in)
+        if first.kind == "embedding":
+            return flat.reshape(ids.shape)
+        kept = np.ones(ids.shape, bool) if first.padding is None else ids != first.padding
+        indptr = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum(kept.sum(axis=1), out=indptr[1:])
+        rows = CSR(indptr, flat[kept.ravel()], np.ones(indptr[-1], np.float32), first.n_in)
+        return rows if first.mode == "sum" else _means(rows)
+
+    def _hidden(self, x: np.ndarray | CSR, upto: int = -1, *, exact: bool = False) -> np.ndarray | CSR:
+        """What layer number `upto` takes, for checked input: an array, or a CSR of the activations kept."""
+        n_threads = resolve(self.n_threads)
+        upto = upto % len(self.layers)
+        kind = _kind(x)
+        for i, layer in enumerate(self.layers[:upto]):
+            keep = not exact and self.layers[i + 1].plan[kind] == "rows"
+            x = layer.forward(x, kind, n_threads, keep=keep, exact=exact)
+        return x
+
+    # -- back to others ---------------------------------------------------------------------------------------
+
+    def architecture(self) -> list[Affine]:
+        """The layers with the weights as they were given, bit by bit."""
+        return [Affine(layer.name, layer.weight, layer.true_bias, layer.activation, layer.kind, layer.mode,
+                       layer.padding, layer.width) for layer in self.layers]
+
+    def to_torch(self) -> nn.Sequential:
+        """The network as a ``torch.nn.Sequential``, its weights bit by bit those that were converted.
+
+        Raises
+        ------
+        ImportError
+            If torch is missing.
+        """
+        return build_module(self.architecture())
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    def save(self, path: PathLike) -> None:
+        """Write weights, plans, indexes and report as one safetensors file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        ImportError
+            If the package safetensors is missing.
+        OSError
+            If the file cannot be written.
+        """
+        _file.write(path, self.layers, self.report)
+
+    @classmethod
+    def load(cls, path: PathLike, *, mmap: bool = False, n_threads: int | None = None) -> Self:
+        """Read a network that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+        mmap : bool
+            Leave the float32 weights in the file and map them into memory: only what is read of them takes room, which
+            with a `storage` of fewer bits is little. The file must then stay as it is.
+        n_threads : int or None
+
+        Returns
+        -------
+        InferenceNetwork
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is cut short, damaged, or holds no such network.
+        ImportError
+            If the package safetensors is missing.
+        """
+        n_threads = check.threads(n_threads)
+        layers, report = _file.read(path, mmap, n_threads)
+        return cls(layers, report, n_threads)
+
+    def __repr__(self) -> str:
+        lines = [f"{layer.name}: {layer.kind} {layer.n_in} -> {layer.n_out}"
+                 + (", relu" if layer.activation else "") + f", {' and '.join(dict.fromkeys(layer.plan.values()))}"
+                 for layer in self.layers]
+        return "InferenceNetwork(\n  " + "\n  ".join(lines) + ")"
+
+
+def _kind(x: np.ndarray | CSR) -> str:
+    return "batch" if x.shape[0] >= BATCH_PLAN_MIN_ROWS else "single"
+
+
+def _part(x: np.ndarray | CSR, start: int, stop: int) -> np.ndarray | CSR:
+    if start == 0 and stop == x.shape[0]:
+        return x
+    return x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
+
+
+def _means(rows: CSR) -> CSR:
+    """Each row over the number of its entries."""
+    counts = np.diff(rows.indptr)
+    return rows._replace(data=rows.data / np.repeat(counts, counts).astype(np.float32))

@@ -1,0 +1,142 @@
+"""MLPs in ONNX files: chains of Gemm, or MatMul and Add, with Relu between them."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..._files import existing
+from .affine import Affine, float32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from onnx import NodeProto
+
+    from ..._arrays.types import Floats, PathLike
+
+__all__ = ["read_onnx"]
+
+PASSED = {"Identity", "Dropout", "Flatten", "Cast"}  # change nothing of a row at inference
+LAST = {"Softmax", "LogSoftmax", "Sigmoid"}
+
+
+def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
+    """The affine layers of an ONNX model, checked for being one chain.
+
+    Parameters
+    ----------
+    path : str or path-like
+    upcast : bool
+        Convert float16 and other weights to float32; else they are refused.
+
+    Returns
+    -------
+    list of Affine
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or an operator is not supported: it is named, with its node.
+    ImportError
+        If the package onnx is missing.
+    """
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError as error:
+        raise ImportError('reading ONNX files needs the package onnx; '
+                          'type: pip install "sparselsh-nn[onnx]"') from error
+    path = existing(path)
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+        graph = model.graph
+        constants = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant":
+                constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    except Exception as error:  # protobuf, the checker and missing external data each raise their own
+        text = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: not a readable ONNX file ({text}); it may be cut short: export it again") from error
+    inputs = [value.name for value in graph.input if value.name not in constants]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise ValueError(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; give a network with "
+                         "one of each")
+    return _Chain(path, constants, upcast).layers([n for n in graph.node if n.op_type != "Constant"], inputs[0],
+                                                  graph.output[0].name)
+
+
+class _Chain:
+    """Follows the one value that flows from the input to the output."""
+
+    def __init__(self, path: PathLike, constants: dict[str, np.ndarray], upcast: bool) -> None:
+        self.path, self.constants, self.upcast = path, constants, upcast
+        self.out: list[Affine] = []
+
+    def layers(self, nodes: Iterable[NodeProto], value: str, result: str) -> list[Affine]:
+        for node in nodes:  # in the order of their use, as ONNX has them
+            label = f"{node.op_type} (node {node.name or node.output[0]!r})"
+            if value not in node.input:
+                raise ValueError(f"{self.path}: {label} does not take what the node before gives; only chains of "
+                                 "layers are supported")
+            getattr(self, f"_{node.op_type}".lower(), self._other)(node, value, label)
+            value = node.output[0]
+        if value != result:
+            raise ValueError(f"{self.path}: its output {result!r} is not what its last node gives; only chains of "
+                             "layers are supported")
+        return self.out
+
+    def _other(self, node: NodeProto, value: str, label: str) -> None:
+        if node.op_type in PASSED:
+            return
+        if node.op_type in LAST:
+            raise ValueError(f"{self.path}: {label} is not supported; export the network without it and apply it to "
+                             "the scores")
+        raise ValueError(f"{self.path}: {label} is not supported; networks of Gemm, MatMul, Add and Relu are")
+
+    def _constant(self, node: NodeProto, value: str, label: str) -> Floats:
+        names = [name for name in node.input if name != value]
+        if len(names) != 1 or names[0] not in self.constants:
+            raise ValueError(f"{self.path}: {label} must have one constant beside its input; only chains of layers are "
+                             "supported")
+        return self._float32(names[0])
+
+    def _float32(self, name: str) -> Floats:
+        return float32(self.constants[name], f"{self.path}: {name}", self.upcast)
+
+    def _gemm(self, node: NodeProto, value: str, label: str) -> None:
+        options = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
+        if options.get("transA", 0) or options.get("alpha", 1.0) != 1.0 or options.get("beta", 1.0) != 1.0:
+            raise ValueError(f"{self.path}: {label} has transA, alpha or beta, which are not supported; export it "
+                             "without")
+        if node.input[0] != value or node.input[1] not in self.constants:
+            raise ValueError(f"{self.path}: {label} must multiply its input by a constant; only chains of layers are "
+                             "supported")
+        W = self._float32(node.input[1])
+        bias = self._float32(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
+        self._add_layer(node, W if options.get("transB", 0) else W.T, bias)
+
+    def _matmul(self, node: NodeProto, value: str, label: str) -> None:
+        if node.input[0] != value:
+            raise ValueError(f"{self.path}: {label} must have its input on the left; only chains of layers are "
+                             "supported")
+        self._add_layer(node, self._constant(node, value, label).T, None)
+
+    def _add_layer(self, node: NodeProto, W: Floats, bias: Floats | None) -> None:
+        name = node.name or node.output[0]
+        if W.ndim != 2:
+            raise ValueError(f"{self.path}: the weights of {name!r} must be a matrix, got shape {W.shape}")
+        self.out.append(Affine(name, np.ascontiguousarray(W), bias))
+
+    def _add(self, node: NodeProto, value: str, label: str) -> None:
+        bias = self._constant(node, value, label).ravel()
+        last = self.out[-1] if self.out else None
+        if last is None or last.bias is not None or last.activation or len(bias) != len(last.weight):
+            raise ValueError(f"{self.path}: {label} must add a bias to the MatMul before it")
+        self.out[-1] = last._replace(bias=bias)
+
+    def _relu(self, node: NodeProto, value: str, label: str) -> None:
+        if not self.out or self.out[-1].activation:
+            raise ValueError(f"{self.path}: {label} must follow a Gemm or MatMul")
+        self.out[-1] = self.out[-1]._replace(activation="relu")

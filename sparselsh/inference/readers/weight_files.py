@@ -1,0 +1,167 @@
+"""Weights of MLPs in safetensors and .npz files, found by the names of their layers."""
+from __future__ import annotations
+
+import fnmatch
+import re
+import zipfile
+import zlib
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from ... import _files
+from ..._arrays.bfloat16 import BFloat16
+from .affine import Affine, float32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..._arrays.types import PathLike
+
+
+def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | None, activation: str | None,
+                upcast: bool) -> list[Affine]:
+    """Affine layers of a file.
+
+    `layers` is None for all, a pattern, or a list of names; NAME stands for NAME.weight and, where it is there,
+    NAME.bias; WEIGHT:BIAS, or a pair, names two arrays. The activation stands after all but the last.
+    """
+    path = _files.existing(path)
+    with _opened(path) as arrays:
+        pairs = [_pair(arrays, name, path) for name in _chosen(arrays, layers, path)]
+        out = []
+        for i, (name, weight, bias) in enumerate(pairs):
+            W = float32(arrays.get(weight), f"{path}: {weight}", upcast)
+            b = None if bias is None else float32(arrays.get(bias), f"{path}: {bias}", upcast)
+            if W.ndim != 2:
+                raise ValueError(f"{path}: {weight} must be a matrix (n_out, n_in), got shape {W.shape}; leave "
+                                 f"{name!r} out of layers")
+            out.append(Affine(name, W, b, activation if i < len(pairs) - 1 else None))
+    return out
+
+
+def _chosen(arrays: _Zipped | _Safe, layers: str | Sequence[str | tuple[str, str]] | None,
+            path: PathLike) -> Sequence[str | tuple[str, str]]:
+    """The layers in order, each a name or a pair (weight, bias)."""
+    known = sorted({name[:-len(".weight")] for name in arrays.names
+                    if name.endswith(".weight") and len(arrays.shape(name)) == 2}, key=natural)
+    if layers is None or (isinstance(layers, str) and any(c in layers for c in "*?[")):
+        chosen = fnmatch.filter(known, layers or "*")
+        if not chosen:
+            raise ValueError(f"{path}: no layer matches {layers or '*'!r}; it has {listed(known or arrays.names)}; "
+                             "name two arrays as WEIGHT:BIAS where they are called otherwise")
+        return chosen
+    return [layers] if isinstance(layers, str) else list(layers)
+
+
+def _pair(arrays: _Zipped | _Safe, layer: str | tuple[str, str], path: PathLike) -> tuple[str, str, str | None]:
+    """(name, name of the weight, name of the bias or None)"""
+    if not isinstance(layer, str):
+        weight, bias = layer
+    elif ":" in layer:
+        weight, bias = layer.split(":", 1)
+    elif f"{layer}.weight" in arrays.names:
+        return layer, f"{layer}.weight", f"{layer}.bias" if f"{layer}.bias" in arrays.names else None
+    else:
+        weight, bias = layer, None
+    for name in (weight, bias or None):
+        if name is not None and name not in arrays.names:
+            raise ValueError(f"{path}: holds no {name!r}"
+                             + (f" and no '{name}.weight'" if isinstance(layer, str) and ":" not in layer else "")
+                             + f"; it has {listed(arrays.names)}")
+    return weight.removesuffix(".weight"), weight, bias or None
+
+
+def natural(name: str) -> list[int | str]:
+    """Sorts fc10 behind fc9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Some names, for a message."""
+    names = sorted(names, key=natural)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
+
+
+def _opened(path: PathLike) -> _Zipped | _Safe:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK":
+        return _Zipped(path)
+    if str(path).endswith(".npz"):
+        raise ValueError(f"{path}: not a readable .npz file; it may be cut short or of another kind: save it again")
+    return _Safe(path)
+
+
+class _Zipped:
+    """The arrays of an .npz file."""
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = path
+
+    def __enter__(self) -> Self:
+        self._handle = open(self.path, "rb")  # numpy.load leaves a damaged file open
+        try:
+            self._file = np.load(self._handle, allow_pickle=False)
+        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+            self._handle.close()
+            raise self._damaged(error) from error
+        self.names = list(self._file.files)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.close()
+
+    def _damaged(self, error: Exception | str) -> ValueError:
+        text = str(error)[:200]  # zipfile quotes what stands in place of a name
+        return ValueError(f"{self.path}: not a readable .npz file ({text}); it may be cut short or hold Python "
+                          "objects: save it again with numpy.savez")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.get(name).shape
+
+    def get(self, name: str) -> np.ndarray:
+        try:
+            array = self._file[name]
+        # what zipfile raises for an entry that says of itself that it is encrypted, or packed in an unknown way, too
+        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._damaged(error) from error
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what does not begin like an array
+            raise self._damaged(f"{name} is no array")
+        return array
+
+
+class _Safe:
+    """The arrays of a safetensors file; bfloat16, which NumPy lacks, is refused or widened here."""
+
+    def __init__(self, path: PathLike) -> None:
+        _files.require_safetensors()
+        self.path = path
+
+    def __enter__(self) -> Self:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            self._file = safe_open(self.path, framework="numpy").__enter__()
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{self.path}: not a readable safetensors file ({error}); it may be cut short or of "
+                             "another kind: save it again") from error
+        self._places = _files.places_of(self.path)
+        self.names = list(self._places)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._places[name][1]
+
+    def get(self, name: str) -> np.ndarray | BFloat16:
+        dtype, shape, start = self._places[name]
+        if dtype != "BF16":
+            try:
+                return self._file.get_tensor(name)
+            except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy does not have
+                raise ValueError(f"{self.path}: {name} is {dtype} of shape {shape}, which cannot be read ({error}); "
+                                 "save it as float32") from error
+        return BFloat16(np.fromfile(self.path, np.uint16, int(np.prod(shape)), offset=start).reshape(shape))

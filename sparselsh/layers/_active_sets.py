@@ -1,0 +1,263 @@
+"""Which neurons a training step computes, and when they are hashed anew.
+
+    TableFinder    hash tables: neurons that share buckets with the input
+    SketchFinder   sign sketches: neurons whose estimated output is largest
+
+Both have a clock, which says when they are built anew (`sparselsh.rebuild`), and follow the weights
+between builds. A finder exists from the first step on; its index is built by the first search.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import rebuild as rebuild_policies
+from .._arrays.csr import CSR
+from .._threads import resolve
+from ..hashing import CrossPolytope, SimHash
+from ..index import IndexOptions, build, drawn_seed, engine_of_layer, state
+from ._active_sketches import ActiveSketches
+
+if TYPE_CHECKING:
+    from .._arrays.types import Floats, HashFamily, Ids
+    from ..index import IndexEngine
+    from ..rebuild import Clock, Policy
+    from ._step import Step
+    from ._tally import Tally
+
+DRIFT_SAMPLE = 256  # neurons that are hashed again to see how far the tables are behind
+
+
+class Finder:
+    """What both finders share: the clock, and what is due.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+    rebuild : rebuild policy
+    seed : int
+    """
+
+    def __init__(self, n_in: int, n_out: int, rebuild: Policy, seed: int) -> None:
+        self.n_in, self.n_out = n_in, n_out
+        self.rebuild = rebuild
+        self.seed = seed
+        self._clock: Clock | None = None
+        self._is_due = self._inserts = False
+
+    def prepare(self, step_number: int, epoch: int) -> None:
+        """Ask the clock whether this step builds anew; `find` does it."""
+        if self._clock is None:
+            self._clock = self.rebuild.start()
+        self._is_due = self._clock.due(step_number, epoch, self.drift)
+        self._inserts = self._clock.inserts(epoch)
+
+    def drift(self) -> float:
+        """Fraction of the codes of a sample of neurons that have changed since they were hashed."""
+        raise NotImplementedError
+
+    def clock_state(self) -> dict[str, Any] | None:
+        """Where the clock stands, or None before the first step."""
+        return None if self._clock is None else self._clock.state()
+
+    def restore_clock(self, state: dict[str, Any]) -> None:
+        """Take what `clock_state` gave."""
+        self._clock = self.rebuild.start()
+        self._clock.restore(state)
+
+
+class TableFinder(Finder):
+    """Neurons that share buckets of hash tables with the input.
+
+    Parameters
+    ----------
+    n_in, n_out, rebuild, seed
+        As for :class:`Finder`.
+    family : hash family
+    policy : {"top", "score", "vanilla"}
+        See :meth:`LSHIndex.query`.
+    min_count, n_probes : int
+        See :class:`LSHLinear`.
+    """
+
+    def __init__(self, n_in: int, n_out: int, rebuild: Policy, seed: int, family: HashFamily,
+                 policy: str, min_count: int, n_probes: int) -> None:
+        super().__init__(n_in, n_out, rebuild, seed)
+        self.policy, self.min_count, self.n_probes = policy, min_count, n_probes
+        by_angle = isinstance(family, SimHash | CrossPolytope)
+        self.options = IndexOptions(  # families that compare entries have nothing to centre
+            family, center=by_angle, scaling=0.0, sketch_bits=0, dynamic=True)
+        # multiply-adds per entry of an input; for families that compare, comparisons
+        self.n_projections = family.tables * getattr(family, "bits", getattr(family, "bins", 1))
+        self.engine: IndexEngine | None = None
+
+    def drift(self) -> float:
+        if self.engine is None:
+            return 1.0
+        every = max(1, self.n_out // DRIFT_SAMPLE)
+        return self.engine.drift(np.arange(0, self.n_out, every, dtype=np.int32), resolve(None))
+
+    def find(self, W: np.ndarray, bias: Floats, x: Floats | CSR, n: int, step: Step,
+             inputs: Floats) -> Ids:
+        """Ids of n neurons per input, (n_samples, n), -1 for none.
+
+        `inputs`, a sample of those of the last steps, are for the finder by sketches.
+        """
+        engine = self._built(W, bias, step)
+        x = x.to_dense() if isinstance(x, CSR) else x
+        if step.tally is not None:
+            step.tally.hashing(x.size * self.n_projections, 4 * x.shape[0] * self.n_projections)
+            if self.policy == "score":
+                step.tally.add("forward", 4 * n * x.size, 16 * n * x.size)
+        ids, _ = engine.candidates(x, n, step.n_threads, policy=self.policy,
+                                   min_count=self.min_count, n_probes=self.n_probes,
+                                   seed=step.seed)
+        return ids
+
+    def _built(self, W: np.ndarray, bias: Floats, step: Step) -> IndexEngine:
+        """The engine, built anew where that is due."""
+        if self.engine is None or self._is_due:
+            spare = None if self.engine is None else self.engine.tables
+            self.engine = None  # an interrupted build leaves none, not a half-built one
+            self.engine = build(self.options, W, bias, None, drawn_seed(self.seed),
+                                step.n_threads, spare)
+            if step.tally is not None:
+                step.tally.hashing(W.size * self.n_projections, 4 * W.size, rebuilt=True)
+        self._is_due = False
+        return self.engine
+
+    def insert(self, x: Floats | CSR, labels: CSR, found: Ids, n_threads: int) -> None:
+        """Put labels that their input did not find into the buckets where it looked.
+
+        Only where the policy says so: see :class:`sparselsh.rebuild.Frozen`.
+        """
+        if not self._inserts or self.engine is None:
+            return
+        samples = np.repeat(np.arange(len(found), dtype=np.int32), np.diff(labels.indptr))
+        missed = ~(found[samples] == labels.indices[:, None]).any(axis=1)
+        x = x.to_dense() if isinstance(x, CSR) else x
+        self.engine.insert(x, samples[missed], labels.indices[missed], n_threads)
+
+    def refresh(self, rows: Ids, n_threads: int, tally: Tally | None) -> None:
+        """Hash the neurons `rows` again, which a step has changed, if the policy does so at once."""
+        if not self.rebuild.at_once or self.engine is None:
+            return
+        self.engine.refresh(rows, n_threads)
+        if tally is not None:
+            tally.hashing(len(rows) * self.n_in * self.n_projections, 4 * len(rows) * self.n_in)
+
+    def drop(self) -> None:
+        """Forget the tables; the clock goes on."""
+        self.engine = None
+
+    def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:
+        """Read these arrays from now on, which hold the same weights in another place."""
+        if self.engine is not None:
+            self.engine.rebind_weights(W, bias)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The tables as they are: arrays by name, and plain values."""
+        if self.engine is None:
+            return {}, {}
+        tensors, plain = state(self.engine, exactly=True)
+        return {f"tables.{name}": a for name, a in tensors.items()}, {"tables": plain}
+
+    def restore(self, W: np.ndarray, bias: Floats, parts: dict[str, dict[str, np.ndarray]],
+                plain: dict[str, Any]) -> None:
+        """Take what `state` gave, its arrays by part; it is checked."""
+        if "tables" in plain:
+            self.engine = engine_of_layer(self.options, W, bias, parts["tables"], plain["tables"],
+                                          resolve(None))
+
+
+class SketchFinder(Finder):
+    """Neurons whose outputs sign sketches estimate as the largest.
+
+    Parameters
+    ----------
+    n_in, n_out, rebuild, seed
+        As for :class:`Finder`.
+    sketch_bits : int
+    """
+
+    def __init__(self, n_in: int, n_out: int, rebuild: Policy, seed: int, sketch_bits: int) -> None:
+        super().__init__(n_in, n_out, rebuild, seed)
+        self.sketch_bits = sketch_bits
+        self.sketches: ActiveSketches | None = None
+
+    def drift(self) -> float:
+        return 1.0 if self.sketches is None else self.sketches.drift(1)
+
+    def find(self, W: np.ndarray, bias: Floats, x: Floats | CSR, n: int, step: Step,
+             inputs: Floats) -> Ids:
+        """Ids of n neurons per input, (n_samples, n).
+
+        `inputs`, a sample of those of the last steps, (n_inputs, n_in), set the scaling of sketches
+        that are built.
+        """
+        sketches = self._built(W, bias, step, inputs)
+        if step.tally is not None:
+            n_entries = x.nnz if isinstance(x, CSR) else x.size
+            step.tally.hashing(n_entries * self.sketch_bits,
+                               x.shape[0] * self.n_out * self.sketch_bits // 8)
+        return sketches.best(x, n, step.n_threads)
+
+    def _built(self, W: np.ndarray, bias: Floats, step: Step, inputs: Floats) -> ActiveSketches:
+        """The sketches, built anew where that is due."""
+        if self.sketches is None or self._is_due:
+            sketches = self.sketches or self._new_sketches()
+            self.sketches = None  # an interrupted build leaves none, not half-built ones
+            sketches.rebuild(W, bias, inputs, step.n_threads)
+            self.sketches = sketches
+            if step.tally is not None:
+                step.tally.hashing(sketches.rebuild_macs(len(inputs)), 4 * W.size, rebuilt=True)
+        self._is_due = False
+        return self.sketches
+
+    def _new_sketches(self) -> ActiveSketches:
+        return ActiveSketches(self.sketch_bits, self.n_out, self.n_in, self.seed)
+
+    def insert(self, x: Floats | CSR, labels: CSR, found: Ids, n_threads: int) -> None:
+        """Do nothing: sketches have no buckets."""
+
+    def refresh(self, rows: Ids, n_threads: int, tally: Tally | None) -> None:
+        """Hash the neurons `rows` again, which a step has changed, if the policy does so at once."""
+        if not self.rebuild.at_once or self.sketches is None:
+            return
+        self.sketches.refresh(rows, n_threads)
+        if tally is not None:
+            tally.hashing(len(rows) * self.n_in * self.sketch_bits, 4 * len(rows) * self.n_in)
+
+    def drop(self) -> None:
+        """Forget the sketches; the clock goes on."""
+        self.sketches = None
+
+    def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:
+        """Read these arrays from now on, which hold the same weights in another place."""
+        if self.sketches is not None:
+            self.sketches.rebind_weights(W, bias)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The sketches as they are: arrays by name, and no plain values."""
+        if self.sketches is None:
+            return {}, {}
+        return {f"sets.{name}": a for name, a in self.sketches.tensors().items()}, {}
+
+    def restore(self, W: np.ndarray, bias: Floats, parts: dict[str, dict[str, np.ndarray]],
+                plain: dict[str, Any]) -> None:
+        """Take what `state` gave, its arrays by part; it is checked."""
+        if parts["sets"]:
+            self.sketches = self._new_sketches()
+            self.sketches.restore(W, bias, parts["sets"])
+
+
+def new_finder(policy: str, n_in: int, n_out: int, rebuild: Policy | None, seed: int,
+               **options: Any) -> TableFinder | SketchFinder:
+    """The finder of a policy of :class:`LSHLinear`; `rebuild` is None for the policy's own."""
+    if policy == "sketches":
+        rebuild = rebuild_policies.Exponential() if rebuild is None else rebuild
+        return SketchFinder(n_in, n_out, rebuild, seed, options["sketch_bits"])
+    rebuild = rebuild_policies.AtOnce() if rebuild is None else rebuild
+    return TableFinder(n_in, n_out, rebuild, seed, options["family"], policy,
+                       options["min_count"], options["n_probes"])

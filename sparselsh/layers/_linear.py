@@ -1,0 +1,371 @@
+"""Linear: a layer whose neurons are all computed.
+
+`forward(x, step)` returns `(output, backprop)`. `backprop(d_output)` returns the gradient of x, or None
+where it is not needed, and the list of (parameter, gradient) pairs. The closure keeps only what it
+needs. An output is one of
+
+    ndarray (n_samples, n_out)   every neuron;
+    BatchActive                  the neurons of one set that the batch shares;
+    CSR (n_samples, n_out)       one set per sample.
+"""
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from .. import _validation as check
+from .._arrays import aligned, bfloat16
+from .._arrays.csr import CSR
+from .._arrays.linalg import column_sums, matmul, row_chunks
+from .._core import _active, _products, _select
+from .._display import HtmlRepr
+from .._gradients import DenseGradient, Groups, Parameter, ProductGradient
+from ._step import Place, Step
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from .._arrays.types import Floats, Ids
+    from .._gradients import Pair
+    from ._step import Backprop
+    from ._tally import Tally
+
+
+class Linear(HtmlRepr):
+    """``activation(x W^T + b)``, every neuron computed.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+    activation : None or "relu"
+    init_scale : float or None
+        Expected norm of the initial weights of one input. None depends on the input. Sparse: 2.5,
+        so that an input of unit norm gives hidden units of a useful size whatever n_in is. Dense:
+        He's variance 2 / n_in before a ReLU [2]_, 1 / n_in without one. After a layer that leaves
+        few outputs: larger, so that the outputs of this layer spread as those of that one did.
+    dropout : float
+        Fraction of the outputs of a hidden layer that is set to zero in training; the others are
+        divided by 1 - dropout [1]_. What is dropped depends on the step and on the place of the
+        output, and not on the number of threads.
+    dtype : {"float32", "bfloat16"}
+        How the weights are stored. bfloat16 takes half the memory and keeps 8 binary digits of each
+        weight. All arithmetic is in float32. What an update stores is rounded up or down at
+        random, without bias, so that small steps add up. The bias is float32.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (n_out, n_in), float32
+        A view, or for bfloat16 a copy. For sparse input the weights are stored input-major, so that
+        a feature reads one contiguous row.
+    bias : ndarray of shape (n_out,), float32
+        A view.
+
+    References
+    ----------
+    .. [1] Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
+       JMLR 2014, section 10.
+    .. [2] He et al., "Delving deep into rectifiers", 2015, equation 10.
+    """
+
+    _w: Parameter
+    _b: Parameter
+
+    def __init__(self, n_in: int, n_out: int, *, activation: str | None = None,
+                 init_scale: float | None = None, dropout: float = 0.0,
+                 dtype: str = "float32") -> None:
+        self.n_in = check.integer(n_in, "n_in")
+        self.n_out = check.integer(n_out, "n_out")
+        if activation is not None:
+            activation = check.choice(activation, "activation", ("relu",))
+        self.activation = activation
+        if init_scale is not None:
+            init_scale = check.number(init_scale, "init_scale", minimum=0)
+        self.init_scale = init_scale
+        self.dropout = check.number(dropout, "dropout", minimum=0, below=1)
+        self.dtype = check.choice(dtype, "dtype", bfloat16.DTYPES)
+        self.initialized = False
+        self._slot: Ids | None = None
+        self._buffers: dict[str, Floats] = {}
+
+    # -- parameters ---------------------------------------------------------------------------
+
+    @property
+    def weight(self) -> Floats:
+        self._check_initialized()
+        value = bfloat16.as_float32(self._w.value)
+        return value.T if self._w.input_major else value
+
+    @property
+    def bias(self) -> Floats:
+        self._check_initialized()
+        return self._b.value[:, 0]
+
+    @property
+    def parameters(self) -> tuple[Parameter, Parameter]:
+        """Weight and bias as the optimizer trains them."""
+        self._check_initialized()
+        return self._w, self._b
+
+    @property
+    def output_fraction(self) -> float:
+        """Fraction of the outputs of a hidden layer that may differ from zero before a ReLU."""
+        return 1.0
+
+    def initialize(self, rng: np.random.Generator, sparse_input: bool = False,
+                   input_fraction: float = 1.0) -> None:
+        """Draw the weights. `input_fraction` is the `output_fraction` of the layer before."""
+        if self.init_scale is not None:
+            sigma = self.init_scale / math.sqrt(self.n_out)
+        elif sparse_input:
+            sigma = 2.5 / math.sqrt(self.n_out)
+        elif input_fraction < 1:
+            sigma = 1 / math.sqrt(self.n_in * _second_moment_of_best(input_fraction))
+        else:
+            sigma = math.sqrt((2 if self.activation == "relu" else 1) / self.n_in)
+
+        shape = (self.n_in, self.n_out) if sparse_input else (self.n_out, self.n_in)
+        value = aligned.empty(shape)
+        rng.random(out=value, dtype=np.float32)  # uniform: a quarter of the time of normal numbers
+        value -= np.float32(0.5)
+        value *= np.float32(sigma * math.sqrt(12))
+        self._set_parameters(self._stored(value), sparse_input)
+
+    def set_first_weights(self, value: Floats, rng: np.random.Generator) -> None:
+        """Start from these weights: input-major for a layer of sparse inputs."""
+        self._set_parameters(self._stored(value), True)
+
+    def set_weights(self, weight: ArrayLike, bias: ArrayLike | None = None) -> Self:
+        """Copy weights into the layer, in its dtype.
+
+        Parameters
+        ----------
+        weight : array of shape (n_out, n_in)
+        bias : array of shape (n_out,) or None
+            None for zeros.
+
+        Returns
+        -------
+        Linear
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit or a value is not finite.
+        """
+        weight = check.dense(weight, "weight", n_columns=self.n_in, n_rows=self.n_out)
+        if bias is not None:
+            bias = np.array(check.vector(bias, "bias", self.n_out))
+        self._set_parameters(self._stored(weight, copy=True), False, bias)
+        return self
+
+    def _set_parameters(self, value: np.ndarray, input_major: bool,
+                        bias: Floats | None = None) -> None:
+        bias = np.zeros(self.n_out, np.float32) if bias is None else bias
+        self._w = Parameter(value, input_major)
+        self._b = Parameter(bias[:, None])
+        self.initialized = True
+
+    def _stored(self, value: Floats, copy: bool = False) -> np.ndarray:
+        if self.dtype == "bfloat16":
+            return bfloat16.to_bfloat16(value)
+        return aligned.aligned(value, copy)
+
+    def _check_initialized(self) -> None:
+        if not self.initialized:
+            raise ValueError(f"{self!r} has no weights yet; make it part of a Network and fit, "
+                             "or call set_weights")
+
+    # -- forward ------------------------------------------------------------------------------
+
+    def forward(self, x: Floats | CSR, step: Step) -> tuple[Any, Backprop]:
+        """The outputs of x, (n_samples, n_in), and their backward pass: see the module's text."""
+        return self._forward_all(x, step)
+
+    def all_outputs(self, x: Floats | CSR, n_threads: int) -> Floats:
+        """The outputs of every neuron, (n_samples, n_out), without a backward pass."""
+        return self._forward_all(x, Step(n_threads=n_threads))[0]
+
+    def _forward_all(self, x: Floats | CSR, step: Step) -> tuple[Floats, Backprop]:
+        if isinstance(x, CSR):
+            out, backprop = self._forward_sparse(x, step)
+        else:
+            out, backprop = self._forward_dense(x, step)
+
+        drops = step.training and self.dropout
+        positive = None
+        if self.activation == "relu":
+            np.maximum(out, 0, out=out)
+            positive = out > 0 if step.training else None  # a loss overwrites the outputs
+        if drops:
+            _active.drop_dense(out, step.seed, self.dropout, step.n_threads)
+        if positive is None and not drops:
+            return out, backprop
+
+        def backprop_activation(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
+            if drops:
+                _active.drop_dense(d_out, step.seed, self.dropout, step.n_threads)
+            if positive is not None:
+                d_out *= positive
+            return backprop(d_out)
+
+        return out, backprop_activation
+
+    def _forward_dense(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
+        out = self._buffer("out", (len(x), self.n_out))
+        w, input_major, n_threads = self._w.value, self._w.input_major, step.n_threads
+        matmul(x, w, n_threads, transpose_b=not input_major, bias=self.bias, out=out)
+        if step.tally is not None:
+            step.tally.products(len(x) * w.size, w.size, w.size, step.training,
+                                step.need_input_gradient)
+
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
+            left, right = (x, d_out) if input_major else (d_out, x)
+            dw = matmul(left, right, n_threads, transpose_a=True, out=self._buffer("dw", w.shape))
+            dx = None
+            if step.need_input_gradient:
+                dx = matmul(d_out, w, n_threads, transpose_b=input_major)
+            db = column_sums(d_out, n_threads)
+            return dx, [(self._w, DenseGradient(dw)), (self._b, DenseGradient(db))]
+
+        return out, backprop
+
+    def _forward_sparse(self, x: CSR, step: Step) -> tuple[Any, Backprop]:
+        if not self._w.input_major:
+            self._w.transpose()
+        out = self._buffer("out", (x.shape[0], self.n_out))
+        _products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out,
+                                step.n_threads)
+        if step.tally is not None:
+            step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out,
+                                len(np.unique(x.indices)) * self.n_out, step.training,
+                                step.need_input_gradient)
+
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
+            groups = self._group(x, step.n_threads)
+            dx = None
+            if step.need_input_gradient:
+                # dX at the entries of X: the dot products of d_out with the input-major rows
+                dx = np.empty(x.nnz, np.float32)
+                no_bias = np.zeros(self.n_in, np.float32)
+                _products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx, step.n_threads)
+            dw = ProductGradient(groups, x.data, d_out, x_is_gradient=True)
+            db = column_sums(d_out, step.n_threads)
+            return dx, [(self._w, dw), (self._b, DenseGradient(db))]
+
+        return out, backprop
+
+    def _group(self, s: CSR, n_threads: int) -> Groups:
+        """The transpose of a sparse matrix whose columns are rows of the stored weights."""
+        n_columns = len(self._w.value)
+        if self._slot is None or len(self._slot) != n_columns:
+            self._slot = np.full(n_columns, -1, np.int32)
+        return Groups.of(s, self._slot, n_threads)
+
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> Floats:
+        """Memory that is used again at the next step: new arrays are paid for page by page."""
+        size = math.prod(shape)
+        if name not in self._buffers or self._buffers[name].size < size:
+            self._buffers[name] = aligned.empty((size + size // 8,))
+        return self._buffers[name][:size].reshape(shape)
+
+    # -- training -----------------------------------------------------------------------------
+
+    def prepare(self, step_number: int, epoch: int = 0, place: Place = Place()) -> None:
+        """Called before a training step, with the steps and whole epochs trained so far."""
+
+    def updated(self, pairs: list[Pair], n_threads: int, tally: Tally | None = None) -> None:
+        """Called after the optimizer has applied this layer's (parameter, gradient) pairs."""
+
+    def dense_input_cost(self, n: int, n_active: int, place: Place) -> float:
+        """Nanoseconds that n samples with every input take longer than with n_active inputs."""
+        return 0.0
+
+    def plan_report(self, place: Place = Place()) -> tuple[str, str]:
+        """The plan in use, and why, in words; for :meth:`Network.profile`."""
+        return "dense", ""
+
+    # -- inference ----------------------------------------------------------------------------
+
+    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False,
+             n_threads: int = 1) -> tuple[Ids, Floats]:
+        """Ids and scores of the k largest outputs of each row, (n_samples, k) each.
+
+        `exact` makes a layer with an index compute every output.
+        """
+        ids = np.full((x.shape[0], k), -1, np.int32)
+        scores = np.full((x.shape[0], k), -np.inf, np.float32)
+        for start, stop in row_chunks(x.shape[0], self.n_out):
+            part = x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
+            out = self.all_outputs(part, n_threads)
+            _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
+        return ids, scores
+
+    def computed_fraction(self, k: int, *, exact: bool = False) -> float:
+        """Fraction of the neurons that `topk` computes in full."""
+        return 1.0
+
+    # -- state --------------------------------------------------------------------------------
+
+    def drop_indexes(self) -> None:
+        """Forget what can be built anew from the weights, as a file without indexes does."""
+
+    def index_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The indexes of the layer as they are: arrays by name, and plain values."""
+        return {}, {}
+
+    def restore_indexes(self, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+        """Take what `index_state` gave, from a file; it is checked."""
+
+    def copy_weights(self) -> list[np.ndarray]:
+        """Copies of the weights as they are stored, and of the bias."""
+        return [parameter.value.copy() for parameter in self.parameters]
+
+    def load_weights(self, weight: np.ndarray, bias: Floats) -> None:
+        """Copy what `copy_weights` gave into place, so that an optimizer keeps its state."""
+        for parameter, value in zip(self.parameters, (weight, bias), strict=True):
+            if value.shape != parameter.value.shape or value.dtype != parameter.value.dtype:
+                raise ValueError(f"weights of shape {value.shape} do not fit into {self!r}")
+            parameter.value[:] = value
+        self.drop_indexes()
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The arrays of a file: the weights in float32, as they are stored, and the bias."""
+        return {"weight": bfloat16.as_float32(self._w.value), "bias": self.bias}
+
+    def load_tensors(self, tensors: dict[str, np.ndarray], input_major: bool) -> None:
+        """Take what `tensors` gave; it is checked."""
+        weight = tensors["weight"]
+        self.set_weights(weight.T if input_major else weight, tensors["bias"])
+        if input_major:
+            self._w.transpose()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The layer that `config` describes, without weights."""
+        return cls(**config)
+
+    def config(self, place: Place = Place()) -> dict[str, Any]:
+        """What makes the layer again, but for its weights: plain numbers, strings and dicts."""
+        return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
+                "init_scale": self.init_scale, "dropout": self.dropout, "dtype": self.dtype}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_buffers": {}, "_slot": None}  # scratch memory
+
+    def __repr__(self) -> str:
+        return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"
+
+
+def _second_moment_of_best(fraction: float) -> float:
+    """E[z^2; z among the largest `fraction`] of a standard Gaussian z.
+
+    With s the fraction and t the quantile at 1 - s it is s + t phi(t).
+    """
+    from statistics import NormalDist  # needed for stacked sparse layers only
+
+    normal = NormalDist()
+    t = normal.inv_cdf(1 - min(fraction, 0.5))  # of an output below zero a ReLU leaves nothing
+    return min(fraction, 0.5) + t * normal.pdf(t)

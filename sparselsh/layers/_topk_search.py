@@ -1,0 +1,85 @@
+"""The index that `LSHLinear.topk` searches, kept up to date with the weights."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._threads import resolve
+from ..index import IndexOptions, build, drawn_seed, engine_of_layer, state
+
+if TYPE_CHECKING:
+    from .._arrays.types import Floats, Ids
+    from ..index import IndexEngine
+
+MIN_NEURONS_PER_CHANGE = 4  # where more of the neurons have changed, the index is built anew
+
+
+class TopKSearch:
+    """An index by sketches, built at the first search.
+
+    Neurons that steps have changed are marked, and hashed again by the next search.
+
+    Parameters
+    ----------
+    n_out : int
+    recall : float
+        Fraction of the five best outputs that a search is to find.
+    seed : int
+    """
+
+    def __init__(self, n_out: int, recall: float, seed: int) -> None:
+        self.n_out = n_out
+        self.options = IndexOptions(recall=recall, plan="sketches")
+        self.seed = seed
+        self.engine: IndexEngine | None = None
+        self._has_changed = np.zeros(n_out, bool)  # since the engine followed the weights
+
+    def ready(self, W: np.ndarray, bias: Floats, inputs: Floats, n_threads: int) -> IndexEngine:
+        """The engine, up to date with the weights.
+
+        `inputs`, a sample of the layer's, (n_inputs, n_in), calibrate an index that is built.
+        """
+        n_changed = np.count_nonzero(self._has_changed)
+        if self.engine is None or n_changed > self.n_out // MIN_NEURONS_PER_CHANGE:
+            queries = inputs if len(inputs) else None
+            self.engine = None  # so that there are never two in memory
+            self.engine = build(self.options, W, bias, queries, drawn_seed(self.seed), n_threads)
+            self._has_changed[:] = False
+        elif n_changed:
+            self.engine.refresh(np.flatnonzero(self._has_changed).astype(np.int32), n_threads)
+            self._has_changed[:] = False
+        return self.engine
+
+    def mark_changed(self, rows: Ids) -> None:
+        """Note that a step has changed the neurons `rows`."""
+        self._has_changed[rows] = True
+
+    def drop(self) -> None:
+        """Forget the index."""
+        self.engine = None
+
+    def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:
+        """Read these arrays from now on, which hold the same weights in another place."""
+        if self.engine is not None:
+            self.engine.rebind_weights(W, bias)
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The index as it is: arrays by name, and plain values."""
+        if self.engine is None:
+            return {}, {}
+        tensors, plain = state(self.engine, exactly=True)
+        arrays = {f"searcher.{name}": a for name, a in tensors.items()}
+        return arrays | {"changed": self._has_changed.astype(np.uint8)}, {"searcher": plain}
+
+    def restore(self, W: np.ndarray, bias: Floats, parts: dict[str, dict[str, np.ndarray]],
+                arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+        """Take what `state` gave; it is checked."""
+        if "searcher" not in plain:
+            return
+        engine = engine_of_layer(self.options, W, bias, parts["searcher"], plain["searcher"],
+                                 resolve(None))
+        changed = arrays["changed"]
+        if changed.shape != (self.n_out,):
+            raise ValueError(f"changed must have shape {(self.n_out,)}, got {changed.shape}")
+        self.engine, self._has_changed = engine, changed.astype(bool)

@@ -1,0 +1,160 @@
+"""What a file holds of a network beside its weights, so that a training goes on with the same bits.
+
+Arrays become tensors, the rest plain values that JSON keeps exactly. All that a file says is checked before it is used:
+kernels trust their input.
+
+    state["layers"]    the indexes of each layer as they are, not as they would be built anew
+    state["training"]  optimizer, generator, counters, history, place in the epochs, callbacks
+"""
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _validation as check
+from .._files import with_prefix
+from ..optim import SGD, Adam
+from ..training import TrainingProgress, callback_states
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .._gradients import Parameter
+    from ..layers import Linear
+    from ..training import Training
+
+OPTIMIZERS = {"SGD": SGD, "Adam": Adam}
+BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+
+
+# ---- what is written
+
+
+def layers_state(layers: Sequence[Linear], tensors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """The indexes of the layers; their arrays are put into `tensors`."""
+    states = []
+    for i, layer in enumerate(layers):
+        arrays, plain = layer.index_state()
+        tensors |= {f"layers.{i}.{name}": a for name, a in arrays.items()}
+        states.append(plain)
+    return states
+
+
+def training_state(training: Training, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """All that `resume` needs beside weights and indexes; arrays are put into `tensors`."""
+    optimizer, progress = training.optimizer, training.progress
+    return {
+        "n_steps": training.n_steps, "history": training.history,
+        "computed_share": training.computed_share,
+        "generator": _plain(training.rng.bit_generator.state),
+        "optimizer": None if optimizer is None else _optimizer_state(training, optimizer, tensors),
+        "run": None if progress is None else _plain(progress.plain()),
+        "callbacks": [_callback_state(i, name, state, tensors)
+                      for i, (name, state) in enumerate(callback_states(training))],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and numpy numbers as lists and numbers, all the way down."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _optimizer_state(training: Training, optimizer: SGD | Adam, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    arguments = {name: getattr(optimizer, name) for name in _arguments(type(optimizer))}
+    schedule = arguments["schedule"]
+    function = repr(schedule) if callable(schedule) else None  # code is not kept: `resume` asks for it
+    for name, parameter in _parameters(training):
+        for k, a in enumerate(optimizer.arrays_of(parameter)):
+            tensors[f"optimizer.{name}.{k}"] = a
+    return {"type": type(optimizer).__name__, "n_steps": optimizer.n_steps, "function": function,
+            "arguments": arguments | ({"schedule": None} if function else {})}
+
+
+def _arguments(kind: type[SGD | Adam]) -> list[str]:
+    return list(inspect.signature(kind).parameters)
+
+
+def _parameters(training: Training) -> Iterator[tuple[str, Parameter]]:
+    for i, layer in enumerate(training.layers):
+        weight, bias = layer.parameters
+        yield f"{i}.weight", weight
+        yield f"{i}.bias", bias
+
+
+def _callback_state(i: int, name: str, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    plain = {}
+    for key, value in state.items():
+        if isinstance(value, list) and all(isinstance(a, np.ndarray) for a in value):
+            tensors |= {f"callbacks.{i}.{key}.{k}": a for k, a in enumerate(value)}
+            value = {"n_arrays": len(value)}
+        plain[key] = value
+    return {"name": name, "state": plain}
+
+
+# ---- what is read
+
+
+def restore_layers(layers: Sequence[Linear], states: list[dict[str, Any]],
+                   tensors: dict[str, np.ndarray]) -> None:
+    """Put the indexes of a file into the layers."""
+    for i, (layer, plain) in enumerate(zip(layers, states, strict=True)):
+        layer.restore_indexes(with_prefix(tensors, f"layers.{i}."), plain)
+
+
+def restore_training(training: Training, state: dict[str, Any],
+                     tensors: dict[str, np.ndarray]) -> None:
+    """Take what `training_state` gave; the layers have their weights."""
+    training.n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
+    training.history = [dict(entry) for entry in state["history"]]
+    training.computed_share = check.number(state["computed_share"], "computed_share", minimum=0,
+                                           maximum=1)
+    training.rng = _generator(state["generator"])
+    if state["optimizer"] is not None:
+        training.optimizer = _optimizer(training, state["optimizer"], tensors)
+    if state["run"] is None:
+        return
+
+    if training.optimizer is None:
+        raise ValueError("it has a training without an optimizer")
+    progress = training.progress = TrainingProgress.restored(state["run"])
+    if progress.generator is not None:
+        _generator(progress.generator)
+    progress.callbacks = [_restored_callback(i, entry, tensors)
+                          for i, entry in enumerate(state["callbacks"])]
+
+
+def _generator(state: dict[str, Any]) -> np.random.Generator:
+    kind = getattr(np.random, check.choice(state["bit_generator"], "bit_generator", BIT_GENERATORS))
+    generator = np.random.Generator(kind())
+    generator.bit_generator.state = state
+    return generator
+
+
+def _optimizer(training: Training, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> SGD | Adam:
+    kind = OPTIMIZERS[state["type"]]
+    arguments = state["arguments"]
+    if set(arguments) != set(_arguments(kind)):
+        raise ValueError(f"{state['type']} takes {', '.join(_arguments(kind))}, got {', '.join(arguments)}")
+    optimizer = kind(**arguments)
+    optimizer.n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
+    optimizer.missing_schedule = state["function"]
+    for name, parameter in _parameters(training):
+        arrays: list[np.ndarray] = []
+        while (key := f"optimizer.{name}.{len(arrays)}") in tensors:
+            arrays.append(tensors[key])
+        if arrays:
+            optimizer.take_arrays(parameter, arrays)
+    return optimizer
+
+
+def _restored_callback(i: int, entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
+    state = {}
+    for key, value in entry["state"].items():
+        if isinstance(value, dict):
+            value = [tensors[f"callbacks.{i}.{key}.{k}"] for k in range(value["n_arrays"])]
+        state[key] = value
+    return str(entry["name"]), state

@@ -1,0 +1,117 @@
+"""What a file holds of a network, and the network of a file.
+
+    layers.{i}.weight, .bias, .inputs   arrays; float32, stored as the layer stores them
+    refinement.*                        the classifiers of a refined network
+    layers.{i}.tables.*, ...            indexes, if they are kept
+    optimizer.*, callbacks.*            state of the training, if it is kept
+    config                              everything else, as JSON in the metadata
+"""
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import _files
+from .._version import __version__
+from ..layers import Linear, LSHLinear
+from ..losses import LOSSES
+from ..refinement import (
+    Refinement,
+    refinement_config,
+    refinement_of_file,
+    refinement_tensors,
+)
+from . import _checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from .._arrays.types import PathLike
+    from ..training import Training
+
+FORMAT = "sparselsh.network"
+LAYERS = {"Linear": Linear, "LSHLinear": LSHLinear}
+DAMAGES = (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError)
+
+
+def write(path: PathLike, training: Training, refinement: Refinement | None, with_indexes: bool,
+          with_training: bool) -> None:
+    """Write a network that has weights as one safetensors file."""
+    tensors: dict[str, np.ndarray] = {}
+    configs = []
+    for i, (layer, place) in enumerate(zip(training.layers, training.places, strict=True)):
+        name = type(layer).__name__
+        if type(layer) is not LAYERS.get(name):
+            raise TypeError(f"layers[{i}] must be one of {', '.join(LAYERS)} to be saved, got "
+                            f"{layer!r} of type {name}; pickle keeps others")
+        tensors |= {f"layers.{i}.{key}": a for key, a in layer.tensors().items()}
+        weight, _ = layer.parameters
+        configs.append({"type": name, "input_major": weight.input_major} | layer.config(place))
+    if refinement is not None:
+        arrays = refinement_tensors(refinement)
+        tensors |= {f"refinement.{name}": a for name, a in arrays.items()}
+
+    loss = next(name for name, kind in LOSSES.items() if isinstance(training.loss, kind))
+    config: dict[str, Any] = {"version": __version__, "loss": loss, "layers": configs}
+    if refinement is not None:
+        config["refinement"] = refinement_config(refinement)
+    if with_indexes:
+        config["indexes"] = _checkpoint.layers_state(training.layers, tensors)
+    if with_training:
+        config["training"] = _checkpoint.training_state(training, tensors)
+
+    metadata = {"format": FORMAT, "config": json.dumps(config)}
+    if with_indexes:
+        metadata["checksum"] = _files.checksum(tensors, metadata["config"])
+    _files.write(path, tensors, metadata)
+
+
+class StoredNetwork(NamedTuple):
+    """The parts of a network that a file holds; each is checked when it is asked for."""
+
+    tensors: dict[str, np.ndarray]
+    config: dict[str, Any]
+
+    @property
+    def loss(self) -> str:
+        """The name of the loss."""
+        return self.config["loss"]
+
+    def layers(self) -> list[Linear]:
+        """The layers, with their weights."""
+        layers = []
+        for i, entry in enumerate(self.config["layers"]):
+            kind, input_major = LAYERS[entry.pop("type")], entry.pop("input_major")
+            layer = kind.from_config(entry)
+            layer.load_tensors(_files.with_prefix(self.tensors, f"layers.{i}."), input_major)
+            layers.append(layer)
+        return layers
+
+    def refinement(self, shape: tuple[int, int]) -> Refinement | None:
+        """The classifiers, for a network of shape (n_labels, n_features), or None."""
+        if "refinement" not in self.config:
+            return None
+        tensors = _files.with_prefix(self.tensors, "refinement.")
+        return refinement_of_file(tensors, self.config["refinement"], shape)
+
+    def restore(self, training: Training) -> None:
+        """Put indexes and the state of the training, where the file holds them, into a training."""
+        if "indexes" in self.config:
+            _checkpoint.restore_layers(training.layers, self.config["indexes"], self.tensors)
+        if "training" in self.config:
+            _checkpoint.restore_training(training, self.config["training"], self.tensors)
+
+
+@contextmanager
+def opened(path: PathLike) -> Iterator[StoredNetwork]:
+    """What a file holds; an error in the block becomes a ValueError that names the file."""
+    tensors, metadata = _files.read(path, FORMAT)
+    try:
+        if metadata.get("checksum") not in (None, _files.checksum(tensors, metadata["config"])):
+            raise ValueError("its checksum is another")
+        yield StoredNetwork(tensors, json.loads(metadata["config"]))
+    except DAMAGES as error:
+        raise _files.damaged(path, "network", error) from error

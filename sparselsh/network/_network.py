@@ -1,0 +1,796 @@
+"""Network: layers in order, trained and used together."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import _validation as check
+from .. import metrics
+from .._arrays.csr import CSR, from_scipy
+from .._arrays.linalg import row_chunks
+from .._arrays.scipy import sp
+from .._core import _select
+from .._display import plot_history, table
+from .._threads import Lock, one_at_a_time, resolve
+from ..callbacks import checked as checked_callbacks
+from ..datasets import CSRFile, mapped_rows
+from ..inference import Affine
+from ..layers import Linear, LSHLinear, Step, Tally
+from ..losses import LOSSES, Loss, MeanSquaredError
+from ..optim import SGD, Adam
+from ..profiling import Profile
+from ..refinement import Refinement, add_scores, fit_refinement, rerank
+from ..training import (
+    WINDOW_ROWS,
+    Training,
+    TrainingProgress,
+    ids_are_shared,
+    label_vectors,
+    source_of,
+    train,
+    train_once,
+)
+from . import _file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+    from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
+    from ..callbacks import Callback
+    from ..training import Source
+
+ROWS_PER_CHUNK = 1024  # rows that go through the hidden layers together
+
+
+class Network:
+    """A feed-forward network of linear layers, each dense or sparse by hashing.
+
+    Parameters
+    ----------
+    layers : sequence of Linear and LSHLinear
+        The outputs of one are the inputs of the next.
+    loss : {"softmax", "bce", "mse"} or a loss object
+        "softmax" for classes and tags, "bce" for independent labels, "mse" for regression.
+    random_state : None, int or numpy.random.Generator
+        Fixes weights, hashing, the order of samples and the random fill. Results are then the same for any number of
+        threads.
+    n_threads : int or None
+        Threads of the kernels; None for :func:`sparselsh.get_num_threads`.
+
+    Attributes
+    ----------
+    history : list of dict
+        One entry an epoch: epoch, loss, seconds, cpu_seconds, samples_per_second, computed_share and, with
+        validation data, p_at_1 (not for the loss "mse") and val_loss (where an answer computes every output anyway).
+    computed_share : float
+        Share of the output neurons that the last `fit` or `topk` computed.
+    refinement : Refinement or None
+        What `refine` added; None takes it away.
+
+    Notes
+    -----
+    Python threads may share a network: a call waits until that of another thread has ended, a whole `fit` too.
+
+    Examples
+    --------
+    >>> import numpy as np, sparselsh as sl
+    >>> X = np.eye(40, dtype=np.float32)
+    >>> net = sl.Network([sl.Linear(40, 16), sl.LSHLinear(16, 40, density=0.5)], random_state=0)
+    >>> net.fit(X, np.arange(40), epochs=60, batch_size=8, verbose=False).predict(X[:3])
+    array([0, 1, 2], dtype=int32)
+    """
+
+    def __init__(self, layers: Sequence[Linear], *, loss: str | Loss = "softmax", random_state: RandomState = None,
+                 n_threads: int | None = None) -> None:
+        if isinstance(layers, Linear) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {layers!r}; put it into a list")
+        self.layers = list(layers)
+        if not self.layers:
+            raise ValueError("layers must hold at least one layer, got none")
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, Linear):
+                raise TypeError(f"layers[{i}] must be Linear or LSHLinear, got {layer!r}")
+            if any(layer is other for other in self.layers[:i]):
+                raise ValueError(f"layers[{i}] is a layer that the network holds already; "
+                                 "make one for each place")
+            if i and self.layers[i - 1].n_out != layer.n_in:
+                raise ValueError(f"layers[{i}] takes {layer.n_in} inputs but layers[{i - 1}] gives "
+                                 f"{self.layers[i - 1].n_out}; make them equal")
+        if self.layers[-1].dropout:
+            raise ValueError(f"layers[{len(self.layers) - 1}] is the output layer and has dropout="
+                             f"{self.layers[-1].dropout:g}; drop outputs of hidden layers")
+        if not isinstance(loss, Loss):
+            loss = LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
+        self.n_threads = check.threads(n_threads)
+
+        self._training = Training(self.layers, loss, check.generator(random_state))
+        for i, (layer, place) in enumerate(zip(self.layers, self._training.places, strict=True)):
+            if isinstance(layer, LSHLinear):
+                layer.check_place(place, f"layers[{i}]")
+        self._lock = Lock()
+        self.refinement: Refinement | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Number of inputs."""
+        return self.layers[0].n_in
+
+    @property
+    def n_labels(self) -> int:
+        """Number of outputs."""
+        return self.layers[-1].n_out
+
+    @property
+    def loss(self) -> Loss:
+        """The loss that training minimizes."""
+        return self._training.loss
+
+    @property
+    def optimizer(self) -> SGD | Adam | None:
+        """The optimizer of the last training; None before the first."""
+        return self._training.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: SGD | Adam | None) -> None:
+        self._training.optimizer = optimizer
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return self._training.history
+
+    @property
+    def computed_share(self) -> float:
+        return self._training.computed_share
+
+    @computed_share.setter
+    def computed_share(self, fraction: float) -> None:
+        self._training.computed_share = fraction
+
+    @property
+    def training_progress(self) -> TrainingProgress | None:
+        """Where the last `fit` stands, for `resume`; None where there is nothing to resume.
+
+        Its `is_done` says whether the training is complete.
+        """
+        return self._training.progress
+
+    # -- training ---------------------------------------------------------------------------------------------
+
+    @one_at_a_time
+    def fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
+            sample_weight: ArrayLike | None = None, optimizer: SGD | Adam | None = None, epochs: int = 5,
+            batch_size: int = 256, validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
+            window: int = WINDOW_ROWS, callbacks: Sequence[Callback] = (), verbose: bool = True) -> Self:
+        """Train.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features), CSRFile, or iterable of (X, Y)
+            A file, from :func:`sparselsh.datasets.open_csr`, is read in windows of rows. An iterable gives chunks of
+            rows, each as X and Y here, all dense or all sparse; for several epochs its `__iter__` must start anew each
+            time, as that of a list does. Neither needs to fit into memory.
+        Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
+            Class ids, or an indicator matrix of labels; for the loss "mse", target values. None where X has them.
+        sample_weight : array of shape (n_samples,) or None
+            Factors of the losses of the samples, at least 0; not for an iterable of chunks.
+        optimizer : SGD, Adam or None
+            None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that is given again goes on with its state.
+            If X is an iterable other than a list, its schedule goes by an estimate from `len` in the first epoch,
+            and stands still there if X has no `len`.
+        epochs, batch_size : int
+        validation : None or (X, Y)
+            P@1 or the loss on it is measured after every epoch.
+        shuffle : bool
+            Take the samples in a new random order every epoch: all of a matrix, those of a window of a file, those
+            of a chunk.
+        window : int
+            Rows of a file that are held in memory and shuffled at a time. A larger window mixes better, which
+            matters where neighbours in the file are alike; a file in random order can do with a small one.
+        callbacks : Callback or sequence of Callback
+            See `sparselsh.callbacks`.
+        verbose : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Network
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument does not fit; the message names it.
+        KeyboardInterrupt
+            If Ctrl-C is pressed. The step at hand is done before: the network can be used, and `resume` goes on.
+        """
+        epochs = check.integer(epochs, "epochs")
+        batch_size = check.integer(batch_size, "batch_size")
+        window = check.integer(window, "window")
+        source = self._source(X, Y, window, epochs, sample_weight)
+        validation = self._check_validation(validation)
+        callbacks = checked_callbacks(callbacks)
+        if optimizer is None:
+            optimizer = Adam(1e-2, schedule="linear")
+        self._training.begin(_checked(optimizer), source.is_sparse)
+        self.refinement = None
+        self._training.progress = TrainingProgress(epochs, batch_size, bool(shuffle), window)
+        self._train(source, validation, callbacks, verbose)
+        return self
+
+    def _train(self, source: Source, validation: tuple[Floats | CSR, CSR] | None,
+               callbacks: Sequence[Callback], verbose: bool) -> None:
+        validate = None if validation is None else lambda: self._validate(*validation)
+        train(self._training, source, self, validate, callbacks, resolve(self.n_threads), verbose)
+
+    @one_at_a_time
+    def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *, sample_weight: ArrayLike | None = None,
+               validation: tuple[MatrixLike, MatrixLike] | None = None, callbacks: Sequence[Callback] = (),
+               verbose: bool = True) -> Self:
+        """Go on with a training that was interrupted, from the step where it was left.
+
+        The training is the last `fit` of this network or, for one from a file of :class:`Checkpoint
+        <sparselsh.callbacks.Checkpoint>` or of ``save(training_state=True)``, that which was going on then. Given the
+        same data and callbacks, the network becomes the same, bit by bit, as without the interruption. A training that
+        is complete stays so.
+
+        Parameters
+        ----------
+        X, Y, sample_weight, validation, callbacks, verbose
+            As for `fit`. A callback takes up its state if it stands at the same place of the list as before.
+
+        Returns
+        -------
+        Network
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no training to go on with, the data have another number of rows, or the schedule of the
+            optimizer was a function, which a file does not keep: set ``network.optimizer.schedule`` then.
+        KeyboardInterrupt
+            As for `fit`.
+        """
+        progress = self._training.progress
+        if progress is None:
+            raise ValueError("there is no training to resume; call fit, or load a file that was saved with "
+                             "training_state=True")
+        if self.optimizer.missing_schedule is not None and self.optimizer.schedule is None:
+            raise ValueError(f"the schedule of this training was {self.optimizer.missing_schedule}, which a file does "
+                             "not keep; set network.optimizer.schedule to it, then resume")
+        callbacks = checked_callbacks(callbacks)
+        if progress.is_done:
+            return self
+        n_epochs = progress.epochs - progress.epoch
+        source = self._source(X, Y, progress.window, n_epochs, sample_weight)
+        if None not in (progress.n_rows, source.n_rows) and progress.n_rows != source.n_rows:
+            raise ValueError(f"X must have the {progress.n_rows} rows of the training that is "
+                             f"resumed, got {source.n_rows}")
+        validation = self._check_validation(validation)
+        self._train(source, validation, callbacks, verbose)
+        return self
+
+    @one_at_a_time
+    def partial_fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
+                    sample_weight: ArrayLike | None = None, batch_size: int = 256) -> Self:
+        """Train on the samples once, in their order, with the optimizer of the last `fit` (or Adam(lr=1e-3)).
+
+        Parameters
+        ----------
+        X, Y, sample_weight
+            As for `fit`.
+        batch_size : int
+
+        Returns
+        -------
+        Network
+            Itself.
+        """
+        batch_size = check.integer(batch_size, "batch_size")
+        source = self._source(X, Y, WINDOW_ROWS, 1, sample_weight)
+        optimizer = self.optimizer if self.optimizer is not None else Adam(1e-3)
+        self._training.begin(_checked(optimizer), source.is_sparse)
+        self._training.progress = None
+        train_once(self._training, source, batch_size, resolve(self.n_threads))
+        return self
+
+    @one_at_a_time
+    def initialize(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
+                   shared_ids: bool | Literal["auto"] = "auto") -> Self:
+        """Make the first weights from the data: what `fit` starts from in place of random ones.
+
+        For sparse inputs, one hidden layer and many labels. Each label gets a random vector; the weights of a feature
+        are the mean of those of the labels it occurs with, and the weights of a label the direction in which its rows
+        lie in the hidden layer on average (centroids, "positive instance feature aggregation" in [1]_, section 3). An
+        epoch of training from there is worth several from random weights.
+
+        Parameters
+        ----------
+        X : sparse matrix of shape (n_samples, n_features), or CSRFile
+        Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
+            None for a file, which has them.
+        shared_ids : bool or "auto"
+            Whether feature j and label j are the same thing, as where the items of a session are asked for the next
+            one. Features then also count as labels of the rows that they are in, so that items that go together get
+            weights alike. "auto" looks whether rows have a label among their own features, and more than ten times as
+            often than among those of other rows.
+
+        Returns
+        -------
+        Network
+            Itself, with these weights and biases of zero.
+
+        Raises
+        ------
+        ValueError
+            If the network has other than two layers, X is dense, features and labels are to be shared and differ in
+            number, or an argument does not fit.
+
+        References
+        ----------
+        .. [1] H.-F. Yu et al., "PECOS: Prediction for Enormous and Correlated Output Spaces", JMLR 23 (2022),
+           arXiv:2010.05878.
+        """
+        if len(self.layers) != 2:
+            raise ValueError(f"weights can be made from data for a hidden layer and an output layer; this network has "
+                             f"{len(self.layers)} layers: let fit draw random ones")
+        X, Y = self._rows_of(X, Y)
+        if not isinstance(X, CSR):
+            raise ValueError("X must be sparse to make weights from; let fit draw random ones for dense inputs")
+        hidden, last = self.layers
+        if type(hidden) is not Linear:
+            raise ValueError(f"layers[0] must be Linear to make its weights from data, got {hidden!r}; let fit draw "
+                             "random ones")
+        if shared_ids not in (True, False, "auto"):
+            raise ValueError(f"shared_ids must be True, False or 'auto', got {shared_ids!r}")
+        shared = ids_are_shared(X, Y) if shared_ids == "auto" else bool(shared_ids)
+        if shared and X.shape[1] != Y.shape[1]:
+            raise ValueError(f"shared_ids=True needs as many labels as features, got {Y.shape[1]} and {X.shape[1]}; "
+                             "number both alike, or give False")
+        features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", shared, self._training.rng,
+                                         resolve(self.n_threads))
+        hidden.set_first_weights(features, self._training.rng)
+        last.set_first_weights(labels, self._training.rng)
+        self.refinement = None
+        return self
+
+    def _rows_of(self, X: Any, Y: Any) -> tuple[Floats | CSR, CSR]:
+        """Checked rows of a matrix, or those of a file, which stay there."""
+        if not isinstance(X, CSRFile):
+            return self._check_rows(X, Y, "X", "Y")
+        if Y is not None:
+            raise ValueError("Y must be None where X is a file, which has the labels")
+        self._check_file(X)
+        return mapped_rows(X)
+
+    @one_at_a_time
+    def refine(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
+               sample_weight: ArrayLike | None = None, n_negatives: int = 50, C: float = 1.0, threshold: float = 0.1,
+               scale: float = 8.0, n_candidates: int = 50, verbose: bool = True) -> Self:
+        """Add to a trained network a linear classifier of its inputs for each label (see :class:`Refinement`).
+
+        Worth it for sparse inputs, such as words, and many labels: a hidden layer lets few of the features through
+        that matter for a few labels. Each classifier learns from the rows of its label and from those that the network
+        takes for it, which is quick: some passes over a few rows each. Further training leaves it as it is, and `fit`
+        drops it.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features), or CSRFile
+            Rows of the training; rows of length 1 suit the default of C.
+        Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
+            None for a file, which has them.
+        sample_weight : array of shape (n_samples,) or None
+            Factors of C.
+        n_negatives : int
+            Each row is a negative example for this many of the outputs that the network ranks first, less its labels.
+        C : float
+            Weight of the errors against that of the norms.
+        threshold : float
+            Weights below it are dropped afterwards: most of them, which takes memory and time away and little else.
+        scale : float
+            What the classifiers count beside the layers' outputs.
+        n_candidates : int
+            `topk` ranks at least this many of the network's best outputs anew.
+        verbose : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Network
+            Itself; `refinement` has the classifiers.
+
+        Raises
+        ------
+        ValueError
+            If an argument does not fit, the network has no weights yet, or its loss is "mse".
+        """
+        X, Y = self._rows_of(X, Y)
+        self._check_initialized()
+        if isinstance(self.loss, MeanSquaredError):
+            raise ValueError("this network predicts values (its loss is 'mse'); classifiers can refine one with the "
+                             "loss 'softmax' or 'bce'")
+        n_negatives = check.integer(n_negatives, "n_negatives")
+        C, scale = check.number(C, "C", above=0), check.number(scale, "scale", minimum=0)
+        threshold = check.number(threshold, "threshold", minimum=0)
+        n_candidates = check.integer(n_candidates, "n_candidates")
+        weight = check.sample_weight(sample_weight, X.shape[0])
+        costs = np.full(X.shape[0], C, np.float32) if weight is None else np.float32(C) * weight
+        n_threads = resolve(self.n_threads)
+        n_negatives, n = min(n_negatives, self.n_labels), X.shape[0]
+        self.refinement = None  # the layers alone say what is easily confused
+        with tqdm(total=n + self.n_labels, desc="refine", unit="", disable=not verbose) as bar:
+            candidates = np.empty((n, n_negatives), np.int32)
+            for start in range(0, n, ROWS_PER_CHUNK):
+                rows = slice(start, start + ROWS_PER_CHUNK)
+                candidates[rows] = self._ranked(X, start, min(start + ROWS_PER_CHUNK, n), n_negatives, False)[0]
+                bar.update(len(candidates[rows]))
+            self.refinement = fit_refinement(
+                self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
+                n_candidates=n_candidates, seed=int(self._training.rng.integers(2**31)), n_threads=n_threads,
+                progress=bar.update)
+        return self
+
+    def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Source:
+        source = source_of(X, Y, window, epochs, self._check_rows, sample_weight)
+        if isinstance(X, CSRFile):
+            self._check_file(X)
+        if source.n_rows == 0:
+            raise ValueError("X must have at least one row, got none")
+        return source
+
+    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike] | None) -> tuple[Floats | CSR, CSR] | None:
+        if validation is None:
+            return None
+        try:
+            X, Y = validation
+        except (TypeError, ValueError):
+            raise ValueError("validation must be a pair (X, Y)") from None
+        X, Y = self._check_rows(X, Y, "validation[0]", "validation[1]")
+        if X.shape[0] == 0:
+            raise ValueError("validation[0] must have at least one row, got none")
+        return X, Y
+
+    def _check_rows(self, X: MatrixLike, Y: MatrixLike, x_name: str, y_name: str) -> tuple[Floats | CSR, CSR]:
+        X = check.matrix(X, x_name, n_columns=self.n_features)
+        return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError),
+                                name=y_name, x_name=x_name)
+
+    def _check_file(self, file: CSRFile) -> None:
+        for what, n, expected in (("features", file.shape[1], self.n_features),
+                                  ("labels", file.n_labels, self.n_labels)):
+            if n != expected:
+                raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
+
+    def profile(self, X: MatrixLike, Y: MatrixLike, *, batch_size: int = 256, optimizer: SGD | Adam | None = None,
+                steps: int | None = 8, warm_up: int = 2) -> Profile:
+        """What training steps on these rows compute, counted and timed layer by layer, on a copy of the network.
+
+        Parameters
+        ----------
+        X, Y
+            As for `fit`, in memory.
+        batch_size : int
+        optimizer : SGD, Adam or None
+            None for that of the last `fit`, or Adam.
+        steps : int or None
+            Steps that are counted; None for all rows once. Rows are taken in order, and again from the first.
+        warm_up : int
+            Steps before, that are not: they pay for new memory and the first tables.
+
+        Returns
+        -------
+        Profile
+            Prints as a table; `rows` has the figures, `plot()` shows them.
+        """
+        batch_size, warm_up = check.integer(batch_size, "batch_size"), check.integer(warm_up, "warm_up", minimum=0)
+        X, Y = self._check_rows(X, Y, "X", "Y")
+        if X.shape[0] == 0:
+            raise ValueError("X must have at least one row, got none")
+        n_batches = -(-X.shape[0] // batch_size)
+        steps = n_batches if steps is None else check.integer(steps, "steps")
+        own, self.optimizer = self.optimizer, None
+        net = copy.deepcopy(self)
+        self.optimizer = own
+        optimizer = _checked(optimizer if optimizer is not None else own or Adam(1e-3))
+        source = source_of(X, Y, WINDOW_ROWS, 1, self._check_rows)
+        # without the state of `own`, which belongs to the parameters of this network
+        training = net._training
+        training.begin(optimizer.fresh(), source.is_sparse)
+
+        n_threads = resolve(self.n_threads)
+        tallies = [Tally(optimizer.n_states) for _ in self.layers]
+        for number in range(warm_up + steps):
+            start = number % n_batches * batch_size
+            rows = np.arange(start, min(start + batch_size, X.shape[0]))
+            x = X.take(rows) if isinstance(X, CSR) else X[rows]
+            is_counted = number >= warm_up
+            training.step(x, Y.take(rows), 0.0, None, n_threads, tallies if is_counted else None)
+        plans = [layer.plan_report(place)
+                 for layer, place in zip(net.layers, training.places, strict=True)]
+        return Profile(net.layers, plans, tallies, steps, batch_size)
+
+    def _validate(self, X: Floats | CSR, Y: CSR) -> dict[str, float]:
+        """The measures of the history on checked rows."""
+        last, values = self.layers[-1], isinstance(self.loss, MeanSquaredError)
+        if not values and last.computed_fraction(1) < 1:
+            return {"p_at_1": metrics.precision_at_k(Y.to_scipy(), self._topk(X, 1, False)[0], 1)}
+        n, n_threads = X.shape[0], resolve(self.n_threads)
+        ids, total = np.empty((n, 1), np.int32), 0.0
+        for start, stop in row_chunks(n, max(self.n_labels, n // ROWS_PER_CHUNK + 1)):
+            out = last.all_outputs(self._hidden(X, start, stop, n_threads), n_threads)
+            ids[start:stop, 0] = out.argmax(axis=1)
+            total += self.loss(out, Y.slice(start, stop), n_threads=n_threads)[0] * (stop - start)
+        measures = {"val_loss": total / n}
+        return measures if values else {"p_at_1": metrics.precision_at_k(Y.to_scipy(), ids, 1)} | measures
+
+    # -- weights ------------------------------------------------------------------------------
+
+    @one_at_a_time
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all weights, which `set_weights` takes back.
+
+        Returns
+        -------
+        list of ndarray
+            For each layer its weights, as they are stored, and its bias.
+
+        Raises
+        ------
+        ValueError
+            If the network has no weights yet.
+        """
+        self._check_initialized()
+        return [a for layer in self.layers for a in layer.copy_weights()]
+
+    @one_at_a_time
+    def set_weights(self, weights: Sequence[np.ndarray]) -> Self:
+        """Copy weights into place; the optimizer keeps its state.
+
+        Parameters
+        ----------
+        weights : list of ndarray
+            As `get_weights` of this network, or of one like it, gave them.
+
+        Returns
+        -------
+        Network
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the network has no weights yet, or number, shapes or dtypes differ.
+        """
+        self._check_initialized()
+        if len(weights) != 2 * len(self.layers):
+            raise ValueError(f"weights must be {2 * len(self.layers)} arrays, got {len(weights)}")
+        for i, layer in enumerate(self.layers):
+            layer.load_weights(*weights[2 * i:2 * i + 2])
+        return self
+
+    # -- inference --------------------------------------------------------------------------------------------
+
+    @one_at_a_time
+    def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
+        """The k outputs with the largest scores.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        k : int
+        exact : bool
+            Compute every output neuron instead of those that the index finds.
+
+        Returns
+        -------
+        ids : ndarray of shape (n_samples, k), int32
+            Best first; -1 where the network has fewer outputs.
+        scores : ndarray of shape (n_samples, k), float32
+            The outputs before softmax or sigmoid; exact for the ids given.
+        """
+        X = check.matrix(X, n_columns=self.n_features)
+        self._check_initialized()
+        ids, scores = self._topk(X, check.integer(k, "k"), exact)
+        self.computed_share = self.layers[-1].computed_fraction(k, exact=exact)
+        return ids, scores
+
+    def _topk(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
+        n = X.shape[0]
+        ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+        for start in range(0, n, ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, n)
+            ids[start:stop], scores[start:stop] = self._ranked(X, start, stop, k, exact)
+        return ids, scores
+
+    def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int, exact: bool) -> tuple[Ids, Floats]:
+        n_threads, refinement, last = resolve(self.n_threads), self.refinement, self.layers[-1]
+        if refinement is None:
+            return last.topk(self._hidden(X, start, stop, n_threads), k, exact=exact, n_threads=n_threads)
+        if exact:
+            ids, scores = np.full((stop - start, k), -1, np.int32), np.full((stop - start, k), -np.inf, np.float32)
+            for first, end in row_chunks(stop - start, self.n_labels):
+                out = self._outputs(X, start + first, start + end, n_threads)
+                _select.top_k(out, None, ids[first:end], scores[first:end], n_threads)
+            return ids, scores
+        n_candidates = min(max(k, refinement.n_candidates), self.n_labels)
+        ids, scores = last.topk(self._hidden(X, start, stop, n_threads), n_candidates, n_threads=n_threads)
+        return rerank(refinement, self._sparse_rows(X, start, stop), ids, scores, k, n_threads)
+
+    def _outputs(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats:
+        """Every output of some rows."""
+        h = self._hidden(X, start, stop, n_threads)
+        out = self.layers[-1].all_outputs(h, n_threads)
+        if self.refinement is not None:
+            add_scores(self.refinement, self._sparse_rows(X, start, stop), out, n_threads)
+        return out
+
+    @staticmethod
+    def _sparse_rows(X: Floats | CSR, start: int, stop: int) -> CSR:
+        return X.slice(start, stop) if isinstance(X, CSR) else from_scipy(sp.csr_array(X[start:stop]))
+
+    def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats | CSR:
+        x = X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
+        for layer, place in zip(self.layers[:-1], self._training.places, strict=False):
+            x, _ = layer.forward(x, Step(n_threads=n_threads, place=place))
+        return x
+
+    @one_at_a_time
+    def predict(self, X: MatrixLike, *, exact: bool = False) -> np.ndarray:
+        """The output with the largest score for each row: class ids, (n_samples,), int32.
+
+        For the loss "mse" the outputs themselves, (n_samples, n_labels), float32, all computed.
+        """
+        if not isinstance(self.loss, MeanSquaredError):
+            return self.topk(X, 1, exact=exact)[0][:, 0]
+        return self.decision_function(X)
+
+    @one_at_a_time
+    def decision_function(self, X: MatrixLike) -> Floats:
+        """All outputs, (n_samples, n_labels), float32: the exact scores of every neuron."""
+        X = check.matrix(X, n_columns=self.n_features)
+        self._check_initialized()
+        n_threads = resolve(self.n_threads)
+        out = np.empty((X.shape[0], self.n_labels), np.float32)
+        for start in range(0, X.shape[0], ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, X.shape[0])
+            out[start:stop] = self._outputs(X, start, stop, n_threads)
+        return out
+
+    def _check_initialized(self) -> None:
+        if not all(layer.initialized for layer in self.layers):
+            raise ValueError("this network has no weights yet; call fit, or set_weights on its layers")
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    @one_at_a_time
+    def save(self, path: PathLike, *, training_state: bool = False, indexes: bool = False) -> None:
+        """Write weights and configuration as one safetensors file.
+
+        The file is written beside `path` and renamed: a reader sees the old file or the new one,
+        whatever happens to this process meanwhile.
+
+        Parameters
+        ----------
+        path : str or path-like
+        training_state : bool
+            Also keep the state of the optimizer, the random generator and the indexes, as they are,
+            so that `resume`, `fit` and `partial_fit` go on with the same bits. With Adam the file
+            is three times as large.
+        indexes : bool
+            Keep hash tables and sketches as they are, without the rest of the training state.
+            If neither is asked for, those of this network are dropped and built anew when they are
+            needed, as they are after loading, so that the loaded network gives the same answers.
+
+        Raises
+        ------
+        ImportError
+            If the package safetensors is missing.
+        ValueError
+            If the network has no weights yet.
+        TypeError
+            If a layer is of a class of your own, which `load` would not know.
+        OSError
+            If the file cannot be written.
+        """
+        self._check_initialized()
+        with_indexes = training_state or bool(indexes)
+        if not with_indexes:
+            for layer in self.layers:
+                layer.drop_indexes()
+        _file.write(path, self._training, self.refinement, with_indexes, bool(training_state))
+
+    def architecture(self) -> list[Affine]:
+        """The layers as plain affine maps, with views of their weights.
+
+        Returns
+        -------
+        list of Affine
+            Named tuples with name, weight (n_out, n_in), bias (n_out,) and activation.
+
+        Raises
+        ------
+        ValueError
+            If the network has no weights yet.
+        """
+        self._check_initialized()
+        return [Affine(str(i), layer.weight, layer.bias, layer.activation)
+                for i, layer in enumerate(self.layers)]
+
+    def plot_history(self, ax: Any = None) -> Any:
+        """Plot losses and P@1 by epoch; needs matplotlib.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None
+            None for a new figure.
+
+        Returns
+        -------
+        Axes
+
+        Raises
+        ------
+        ValueError
+            If there is no history.
+        ImportError
+            If matplotlib is missing.
+        """
+        return plot_history(self.history, ax)
+
+    def _repr_html_(self) -> str:
+        rows = [(type(layer).__name__, f"{layer.n_in:,} → {layer.n_out:,}", layer.activation or "",
+                 "" if not isinstance(layer, LSHLinear) else f"{layer.n_active_at(place):,} active, one set per {layer.active_at(place)}",
+                 f"{(layer.n_in + 1) * layer.n_out:,}", "" if layer.initialized else "no weights yet")
+                for layer, place in zip(self.layers, self._training.places, strict=True)]
+        trained = f", {len(self.history)} epochs" if self.history else ""
+        if self.history:
+            shown = ("loss", "val_loss", "p_at_1")
+            trained += "".join(f", {key} {self.history[-1][key]:.4g}" for key in shown if key in self.history[-1])
+        return table(f"Network, loss {self.loss!r}{trained}", rows,
+                     ("layer", "shape", "activation", "neurons in training", "weights", ""))
+
+    def __repr__(self) -> str:
+        body = ",\n         ".join(map(repr, self.layers))
+        return f"Network([{body}],\n        loss={self.loss!r})"
+
+
+def _checked(optimizer: SGD | Adam) -> SGD | Adam:
+    if not isinstance(optimizer, (SGD, Adam)):
+        raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
+    return optimizer
+
+
+def load(path: PathLike, *, n_threads: int | None = None) -> Network:
+    """Read a network that :meth:`Network.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+    n_threads : int or None
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        If there is no such file.
+    ValueError
+        If it is no safetensors file, is cut short, or holds no network of this library.
+    ImportError
+        If the package safetensors is missing.
+    """
+    n_threads = check.threads(n_threads)
+    with _file.opened(path) as stored:
+        network = Network(stored.layers(), loss=stored.loss, n_threads=n_threads)
+        network.refinement = stored.refinement((network.n_labels, network.n_features))
+        stored.restore(network._training)
+    return network
