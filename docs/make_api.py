@@ -30,7 +30,7 @@ SECTIONS = {
     "Schedules": ("The learning rate, and for some the momentum, over a training.", (
         "schedules.OneCycle", "schedules.Cosine", "schedules.Linear", "schedules.Step",
         "schedules.WarmUp")),
-    "Rebuild policies": ("When a layer builds its hash tables or sketches anew.", (
+    "Rebuild policies": ("When a layer rebuilds its hash tables or sketches.", (
         "rebuild.AtOnce", "rebuild.Exponential", "rebuild.Every", "rebuild.OnDrift",
         "rebuild.Frozen")),
     "Callbacks": ("What happens beside the steps of a training.", (

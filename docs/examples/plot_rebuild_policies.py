@@ -3,7 +3,7 @@ Rebuild policies, schedules and sampling compared
 =================================================
 
 A network with two sparse hidden layers learns handwritten digits. Three settings are varied, one at
-a time: when the sketches of the hidden layers are built anew, how the learning rate changes, and
+a time: when the sketches of the hidden layers are rebuilt, how the learning rate changes, and
 which neurons are active. The curves are the training loss of each epoch; the legend gives the
 accuracy on held-out digits.
 """
@@ -53,7 +53,7 @@ def run(lr=5e-3, schedule="linear", **options):
 # %%
 # Each setting is one training of some tenths of a second.
 panels = {
-    "when sketches are built anew": {
+    "when sketches are rebuilt": {
         "at once": {"rebuild": rebuild.AtOnce()},
         "exponential": {"rebuild": rebuild.Exponential(8, 0.15)},
         "every 20 steps": {"rebuild": rebuild.Every(20)},
