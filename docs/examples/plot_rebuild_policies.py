@@ -31,8 +31,9 @@ def run(lr=5e-3, schedule="linear", **options):
         "density": 0.1,
         "activation": "relu",
         "plan": "gather",
-        "oversample": 3,
     } | options
+    if options.get("policy", "sketches") == "sketches":
+        options["oversample"] = 3
     net = sl.Network(
         [
             sl.LSHLinear(64, 400, **options),
