@@ -1,8 +1,4 @@
-"""The documents as pages.
-
-    .ci/docs
-    python -P -m sphinx -W --keep-going -b html docs docs/_build/html
-"""
+"""The documents as pages: `.ci/docs`, or, with the library installed, sphinx (CONTRIBUTING.md)."""
 import os
 import sys
 import warnings

@@ -13,9 +13,9 @@ from sparselsh.cli import _commands
 from sparselsh.cli._arguments import parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md"] + sorted(
+PAGES = ["README.md", *sorted(
     path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
+    for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
 WITH_COMMANDS = [page for page in PAGES if page == "README.md" or page.startswith("docs/guide/")]
 EXTRAS = ("safetensors", "sklearn", "matplotlib", "torch", "onnx")
 # sizes that would take long, and what stands for them here
