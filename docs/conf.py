@@ -1,5 +1,4 @@
-"""The documents as pages: `.ci/docs`, or `python -P -m sphinx -W --keep-going -b html docs docs/_build/html`."""
-import inspect
+"""The documents as pages: `.ci/docs`, or, with the library installed, sphinx (CONTRIBUTING.md)."""
 import os
 import sys
 import warnings
@@ -19,68 +18,60 @@ project_copyright = "the sparselsh developers"
 version = release = sparselsh.__version__
 
 extensions = [
-    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sphinx.ext.mathjax", "numpydoc", "sphinx_design",
-    "sphinx_copybutton", "sphinx_gallery.gen_gallery",
+    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax", "numpydoc", "sphinx_design", "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["_build", "examples", "gallery/**/*.ipynb", "gallery/**/*.py", "sg_execution_times.rst"]
-suppress_warnings = ["config.cache"]  # of functions in the gallery's settings
+exclude_patterns = [
+    "_build", "examples", "gallery/**/*.ipynb", "gallery/**/*.py", "sg_execution_times.rst",
+    "api.md",  # for readers of the source; the reference takes its place here
+]
+suppress_warnings = [
+    "config.cache",  # of functions in the gallery's settings
+    "autosummary.import_cycle",  # tables name objects in full
+]
 templates_path = []
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# --- reference: the public names of make_api.MODULES, each with its whole docstring --------------------------
+# --- reference: a page per public object and per method, written anew by each build --------------
 
-autodoc_typehints = "none"  # the docstrings say types, with shapes
-autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings give types and shapes
+autosummary_generate = False  # make_api.reference_pages writes the pages
+default_role = "py:obj"  # `fit` in a docstring is a link to the method
+maximum_signature_line_length = 60  # a longer signature has one parameter per line
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 intersphinx_mapping = {} if os.environ.get("SPARSELSH_DOCS_OFFLINE", "1") == "1" else {
-    "python": ("https://docs.python.org/3", None), "numpy": ("https://numpy.org/doc/stable", None),
-    "scipy": ("https://docs.scipy.org/doc/scipy", None), "sklearn": ("https://scikit-learn.org/stable", None),
+    "python": ("https://docs.python.org/3", None),
+    "numpy": ("https://numpy.org/doc/stable", None),
+    "scipy": ("https://docs.scipy.org/doc/scipy", None),
+    "sklearn": ("https://scikit-learn.org/stable", None),
 }
-
-# methods that scikit-learn adds to estimators, with links into its own documents
-SKLEARNS = {"get_metadata_routing", "set_fit_request", "set_partial_fit_request", "set_score_request"}
 
 
 def write_reference():
-    """docs/reference/*.rst, a page a section; they are made anew with each build."""
+    """Write docs/reference; fail if a public name is in no section of make_api.SECTIONS."""
+    make_api.check_sections()
     folder = DOCS / "reference"
     folder.mkdir(exist_ok=True)
-    names = []
-    for title, module in make_api.MODULES.items():
-        name = "api_" + title.lower().replace(" ", "_")
-        names.append(name)
-        lines = [title, "=" * len(title), ""]
-        hidden = ",".join(sorted(make_api.INTERNAL | SKLEARNS))
-        for public in module.__all__:
-            thing = getattr(module, public)
-            is_top = getattr(sparselsh, public, None) is thing
-            place = f"sparselsh.{public}" if is_top else f"{module.__name__}.{public}"
-            if inspect.isclass(thing):
-                lines += [f".. autoclass:: {place}", "   :members:", f"   :exclude-members: {hidden}", ""]
-            elif callable(thing):
-                lines += [f".. autofunction:: {place}", ""]
-        write_if_new(folder / f"{name}.rst", "\n".join(lines))
-    for page in folder.glob("api_*.rst"):
-        if page.stem not in names:
+    pages = make_api.reference_pages()
+    for name, text in pages.items():
+        page = folder / name
+        # leave an unchanged page alone, so that Sphinx does not build it again
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+    for page in folder.glob("*.rst"):
+        if page.name not in pages:
             page.unlink()
-    toctree = "\n".join(f"   {name}" for name in names)
-    write_if_new(folder / "index.rst", f"API\n===\n\n.. toctree::\n   :maxdepth: 2\n\n   ../api\n{toctree}\n")
-
-
-def write_if_new(path, text):
-    """Leave a page that is as it should be, so that it is not built again."""
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
 
 
 write_reference()
 
-# --- gallery -------------------------------------------------------------------------------------------------
+# --- gallery ------------------------------------------------------------------------------------
 
 warnings.filterwarnings("error", module="__main__")  # an example that warns is no example
 sphinx_gallery_conf = {
@@ -98,7 +89,7 @@ sphinx_gallery_conf = {
     "thumbnail_size": (480, 320),
 }
 
-# --- pages ---------------------------------------------------------------------------------------------------
+# --- pages ---------------------------------------------------------------------------------------
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sparselsh"
@@ -116,18 +107,27 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"gallery/*": [], "quickstart": [], "coming": [], "changes": [], "contributing": []}
+# Pages without pages below or beside them have no navigation column; examples need its room for
+# their figures.
+html_sidebars = {
+    "index": [], "quickstart": [], "benchmarks": [], "accuracy": [], "gallery/*": [],
+    "search": [], "genindex": [], "py-modindex": [],
+}
 
-# Links of the documents that lead out of this folder, as they are here.
-MOVED = {"../bench/README.md": "measuring.md"}
+# Links that lead out of this folder, or to files for readers of the source, and what they are here.
+MOVED = {
+    "../bench/README.md": "measuring.md",
+    "api.md": "reference/index.rst",
+    "../api.md": "../reference/index.rst",
+}
 
 
 def setup(app):
     """Put the links right."""
-    app.connect("source-read", follow)
+    app.connect("source-read", replace_links)
 
 
-def follow(app, name, source):
+def replace_links(app, name, source):
     """Replace links of MOVED in the text of a page."""
     for old, new in MOVED.items():
         source[0] = source[0].replace(f"({old})", f"({new})")

@@ -1,47 +1,134 @@
-"""Write docs/api.md: the public names with the first sentence of their docstrings.
+"""The public names, by section: docs/api.md and the pages of docs/reference.
 
 usage: python -P docs/make_api.py > docs/api.md
+
+`SECTIONS` lists every public name once. A public name that is in no section, or a listed name that
+does not exist, is an error. docs/conf.py writes the pages that `reference_pages` returns, one per
+object and one per method.
 """
+import importlib
 import inspect
 import re
 
 import sparselsh
-import sparselsh.torch
-from sparselsh import (
-    callbacks,
-    datasets,
-    estimators,
-    hashing,
-    losses,
-    metrics,
-    optim,
-    pretrained,
-    profiling,
-    rebuild,
-    schedules,
-)
-from sparselsh.index import _lsh_index
-from sparselsh.inference import _network, _report
-from sparselsh.layers import _linear, _lsh_linear
-from sparselsh.network import _network
+from sparselsh.callbacks import Callback
 
-MODULES = {
-    "Networks": network, "Layers": layers, "Layers by hashing": lsh_layers, "Losses": losses, "Optimizers": optim,
-    "Schedules": schedules, "When tables are rebuilt": rebuild, "Profiles": profiling,
-    "Pretrained networks": pretrained, "Networks that are served": inference,
-    "Layers of PyTorch models": sparselsh.torch, "Conversion reports": report,
-    "Index": index, "Hash families": hashing, "Data": datasets, "Metrics": metrics, "Callbacks": callbacks,
-    "scikit-learn": estimators,
+# Modules whose __all__ is public, besides that of sparselsh itself. estimators needs scikit-learn.
+MODULES = (
+    "callbacks", "datasets", "estimators", "hashing", "metrics", "rebuild", "schedules", "torch",
+)
+
+# title: (what the section is for, its names without the leading "sparselsh.")
+SECTIONS = {
+    "Networks": ("A network is a sequence of layers with a loss.", (
+        "Network", "load", "Refinement", "profiling.Profile")),
+    "Layers": ("Dense layers, and layers that compute only the neurons that hashing finds.", (
+        "Linear", "LSHLinear")),
+    "Losses": ("Over all outputs or over an active set. `Network` also takes their short names.", (
+        "SoftmaxCrossEntropy", "BinaryCrossEntropy", "MeanSquaredError")),
+    "Optimizers": ("They update the rows of weights that a batch touches.", ("SGD", "Adam")),
+    "Schedules": ("The learning rate, and for some the momentum, over a training.", (
+        "schedules.OneCycle", "schedules.Cosine", "schedules.Linear", "schedules.Step",
+        "schedules.WarmUp")),
+    "Rebuild policies": ("When a layer rebuilds its hash tables or sketches.", (
+        "rebuild.AtOnce", "rebuild.Exponential", "rebuild.Every", "rebuild.OnDrift",
+        "rebuild.Frozen")),
+    "Callbacks": ("What happens beside the steps of a training.", (
+        "callbacks.Callback", "callbacks.EarlyStopping", "callbacks.BestModel",
+        "callbacks.Checkpoint", "callbacks.Log", "callbacks.StopOnInterrupt")),
+    "scikit-learn estimators": ('They need scikit-learn: `pip install "sparselsh-nn[sklearn]"`.', (
+        "estimators.LSHClassifier", "estimators.LSHRegressor")),
+    "Pretrained networks": ("Convert a network that was trained elsewhere, for inference.", (
+        "from_torch", "from_onnx", "from_file", "InferenceNetwork", "ConversionReport",
+        "torch.accelerate", "torch.restore", "torch.to_torch")),
+    "Search": ("Maximum inner product search over the rows of a matrix.", ("LSHIndex",)),
+    "Hash families": ("How a vector becomes a bucket number of a table.", (
+        "SimHash", "CrossPolytope", "DWTA", "MinHash", "choose_bits_and_tables")),
+    "Data files": ("Readers and writers of sparse rows with labels.", (
+        "datasets.read_xmc", "datasets.write_xmc", "datasets.open_csr", "datasets.write_csr",
+        "datasets.convert_xmc", "datasets.CSRFile", "datasets.FileFormatError")),
+    "Metrics": ("They compare ranked ids with true labels.", (
+        "metrics.precision_at_k", "metrics.recall_at_k", "metrics.ndcg_at_k", "metrics.psp_at_k",
+        "metrics.propensities", "metrics.neighbour_recall")),
+    "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
 }
-# methods that the parts of the library call each other by: trusted input, subject to change
-INTERNAL = {"rebuild", "refresh", "candidates", "best", "default_candidates", "Linear.initialize",
-            "LSHLinear.initialize", "take_first_weights", "Refinement.fit", "Refinement.topk",
-            "add_to", "tensors", "restore", "initialized", "forward",
-            "updated", "prepare", "share_computed", "config", "from_config", "settle", "step", "n_states", "read",
-            "index_state", "restore_index", "copy_weights", "take_weights", "arrays_of", "take_arrays",
-            "LSHIndex.state", "take_state", "share", "runs_last",
-            "look_for", "state", "from_state", "checked", "hidden", "architecture", "start",
-            "momentum_at", "plan_report", "fresh", "drift", "insert", "output_share", "planned", "search_of_one"}
+
+# Methods that parts of the library call on each other: trusted input, subject to change. The only
+# list of hidden names: a method, or Class.method for one class and its subclasses.
+INTERNAL = {
+    "rebuild", "refresh", "candidates", "best", "default_candidates", "Linear.initialize",
+    "LSHLinear.initialize", "take_first_weights", "Refinement.fit", "Refinement.topk", "add_to",
+    "tensors", "restore", "initialized", "forward", "updated", "prepare", "share_computed",
+    "config", "from_config", "settle", "step", "n_states", "read", "index_state", "restore_index",
+    "copy_weights", "take_weights", "arrays_of", "take_arrays", "LSHIndex.state", "take_state",
+    "share", "runs_last", "Linear.topk", "look_for", "state", "from_state", "checked", "hidden",
+    "architecture", "start", "momentum_at", "plan_report", "fresh", "drift", "insert",
+    "output_share", "planned", "search_of_one",
+}
+
+
+# -- names and members -----------------------------------------------------------------------------
+
+
+def find(name):
+    """The object of a public name, without the leading "sparselsh."."""
+    module, _, last = f"sparselsh.{name}".rpartition(".")
+    return getattr(importlib.import_module(module), last)
+
+
+def public_names():
+    """All names that must be in a section: of sparselsh, then of its modules if not found there."""
+    top = {name for name in sparselsh.__all__ if name != "__version__" and name not in MODULES}
+    in_modules = set()
+    for place in MODULES:
+        module = importlib.import_module(f"sparselsh.{place}")
+        in_modules |= {f"{place}.{name}" for name in module.__all__
+                       if name not in top or getattr(module, name) is not getattr(sparselsh, name)}
+    return top | in_modules
+
+
+def check_sections():
+    """Raise ValueError unless the sections list each public name exactly once."""
+    listed = [name for _, names in SECTIONS.values() for name in names]
+    if repeated := sorted({name for name in listed if listed.count(name) > 1}):
+        raise ValueError(f"SECTIONS of docs/make_api.py lists {', '.join(repeated)} twice")
+    if missing := sorted(public_names() - set(listed)):
+        raise ValueError(f"add {', '.join(missing)} to a section of SECTIONS in docs/make_api.py")
+    for name in listed:
+        try:
+            find(name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"SECTIONS of docs/make_api.py lists {name}, which does not exist: "
+                             f"{error}") from None
+
+
+def members(cls):
+    """(name, member) of the public methods and properties with a docstring, inherited ones too."""
+    bases = [base for base in cls.__mro__ if base.__module__.startswith("sparselsh")]
+    names = dict.fromkeys(name for base in reversed(bases) for name in vars(base))
+    for name in names:
+        hidden = {name, *(f"{base.__name__}.{name}" for base in bases)} & INTERNAL
+        member = inspect.getattr_static(cls, name)
+        if name.startswith("_") or hidden or not inspect.getdoc(plain(member)):
+            continue
+        # the training calls these: documented once, at Callback
+        if issubclass(cls, Callback) and cls is not Callback and name in vars(Callback):
+            continue
+        if isinstance(member, (property, classmethod, staticmethod)) or inspect.isfunction(member):
+            yield name, member
+
+
+def plain(member):
+    """The function of a class method or a static method; others as they are."""
+    return getattr(member, "__func__", member)
+
+
+def is_exception(thing):
+    """Whether the object is an exception class."""
+    return inspect.isclass(thing) and issubclass(thing, Exception)
+
+
+# -- docs/api.md -----------------------------------------------------------------------------------
 
 
 def sentence(thing):
@@ -49,6 +136,7 @@ def sentence(thing):
     text = inspect.getdoc(thing) or ""
     text = " ".join(text.split("\n\n")[0].split())
     text = re.split(r"(?<=[.:;]) (?=[A-Z])", text)[0].rstrip(".:;")
+    text = re.sub(r":\w+:`([^`<]*) <[^`]*>`", r"`\1`", text)
     return re.sub(r":\w+:`[~.]*([^`]*)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
 
 
@@ -58,54 +146,109 @@ def signature(thing):
         found = inspect.signature(thing)
     except ValueError:
         return "(...)"
-    plain = [parameter.replace(annotation=parameter.empty) for parameter in found.parameters.values()]
-    found = found.replace(parameters=plain, return_annotation=found.empty)
+    bare = [given.replace(annotation=given.empty) for given in found.parameters.values()]
+    found = found.replace(parameters=bare, return_annotation=found.empty)
     return re.sub(r" object at 0x\w+", "", str(found))
 
 
 def arguments(thing):
     """The signature as a call shows it."""
-    return signature(thing).replace("(self, ", "(").replace("(self)", "()").replace("(cls, ", "(")
+    text = signature(plain(thing))
+    return re.sub(r"^\((self|cls)(, |\))", lambda found: "(" if found[2] == ", " else "()", text)
 
 
-def entries(cls):
-    """Name, arguments and meaning of the public methods and properties that the class itself defines."""
-    for name, member in vars(cls).items():
-        if (name.startswith("_") or INTERNAL & {name, f"{cls.__name__}.{name}"}
-                or (name == "topk" and cls is not _network.Network)):
-            continue
-        if isinstance(member, property) and member.__doc__:
-            yield name, sentence(member)
-        elif isinstance(member, classmethod):
-            yield f"{name}{arguments(member.__func__)}", sentence(member.__func__)
-        elif inspect.isfunction(member) and member.__doc__:
-            yield f"{name}{arguments(member)}", sentence(member)
+def overview():
+    """The text of docs/api.md."""
+    lines = [
+        "# API", "",
+        "Made by `python -P docs/make_api.py`. The docstrings say more: `help(sparselsh.Network)`.",
+        "`sl` is `sparselsh`, `sl.__version__` its version. Import `sparselsh.estimators` and",
+        "`sparselsh.torch` by their names.",
+    ]
+    for title, (purpose, names) in SECTIONS.items():
+        lines += ["", f"## {title}", "", purpose, "", "| | |", "|---|---|"]
+        for name in names:
+            thing = find(name)
+            lines.append(row(f"sl.{name}", thing))
+            if inspect.isclass(thing) and not is_exception(thing):
+                lines += [f"| &emsp;{row('.' + at, member)[2:]}" for at, member in members(thing)]
+    return "\n".join(lines)
 
 
-def main():
-    """Print the page."""
-    print("# API\n\nMade by `python -P docs/make_api.py`. The docstrings say more: `help(sparselsh.Network)`.\n"
-          "`sl` is `sparselsh`.\n")
-    print("| | |\n|---|---|")
-    for function in (sparselsh.get_num_threads, sparselsh.set_num_threads):
-        print(f"| `sl.{function.__name__}{arguments(function)}` | {sentence(function)} |")
-    print("| `sl.__version__` | The version |")
-    for title, module in MODULES.items():
-        print(f"\n## {title}\n\n| | |\n|---|---|")
-        whole = module in (datasets, metrics, callbacks, estimators, sparselsh.torch, schedules, rebuild)
-        place = f"sl.{module.__name__.rpartition('.')[2]}." if whole else "sl."
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if inspect.isclass(thing) and issubclass(thing, Exception):
-                print(f"| `{place}{name}` | {sentence(thing)} |")
-            elif name.endswith("Entropy") or name == "MeanSquaredError":
-                print(f"| `{place}{name}()` | {sentence(thing)} |")
-            else:
-                print(f"| `{place}{name}{arguments(thing)}` | {sentence(thing)} |")
-            if inspect.isclass(thing) and not issubclass(thing, Exception):
-                for entry, meaning in entries(thing):
-                    print(f"| &emsp;`.{entry}` | {meaning} |")
+def row(name, thing):
+    """A row of a table: what is typed, and what it is."""
+    if is_exception(thing) or isinstance(thing, property):
+        called = ""
+    elif inspect.isclass(thing) and thing.__init__ is object.__init__:
+        called = "()"
+    else:
+        called = arguments(thing)
+    return f"| `{name}{called}` | {sentence(plain(thing))} |"
+
+
+# -- docs/reference --------------------------------------------------------------------------------
+
+
+def reference_pages():
+    """{file name: text} of the reference: an index, a page per object and per method."""
+    pages, index = {}, [
+        "API reference", "=" * 13, "",
+        "Every public object and method has a page of its own. ``sparselsh.__version__`` is the version.",
+        "Import ``sparselsh.estimators`` and ``sparselsh.torch`` by their names.", "",
+        ".. currentmodule:: sparselsh", "",
+    ]
+    for title, (purpose, names) in SECTIONS.items():
+        full = [f"sparselsh.{name}" for name in names]
+        purpose = purpose.replace("`", "``")
+        index += ["", title, "-" * len(title), "", purpose, "", *summary(full), "", *toctree(full)]
+        for name in names:
+            pages |= object_pages(name)
+    for place in MODULES:
+        index += ["", f".. py:module:: sparselsh.{place}"]
+    pages["index.rst"] = "\n".join(index) + "\n"
+    return pages
+
+
+def object_pages(name):
+    """The page of a function, or those of a class and its methods."""
+    thing, full = find(name), f"sparselsh.{name}"
+    if not inspect.isclass(thing):
+        return {f"{full}.rst": heading(full) + f".. autofunction:: {full}\n"}
+    if is_exception(thing):
+        return {f"{full}.rst": heading(full) + f".. autoexception:: {full}\n"}
+    found = list(members(thing))
+    methods = [f"{full}.{at}" for at, member in found if not isinstance(member, property)]
+    lines = [f".. autoclass:: {full}", ""]
+    if methods:
+        short = [f"~{at}" for at in methods]
+        lines += [".. rubric:: Methods", "", *summary(short), "", *toctree(methods), ""]
+    properties = [f"{full}.{at}" for at, member in found if isinstance(member, property)]
+    if properties:
+        lines += [".. rubric:: Properties", ""]
+        for at in properties:
+            lines += [f".. autoproperty:: {at}", ""]
+    pages = {f"{full}.rst": heading(full) + "\n".join(lines)}
+    for at in methods:
+        pages[f"{at}.rst"] = heading(at) + f".. automethod:: {at}\n"
+    return pages
+
+
+def heading(name):
+    """The title of a page."""
+    return f"{name}\n{'=' * len(name)}\n\n"
+
+
+def summary(names):
+    """A table of names with the first sentences of their docstrings."""
+    return [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in names)]
+
+
+def toctree(names):
+    """The pages of these names below this one, under the last part of their names."""
+    entries = (f"   {name.rpartition('.')[2]} <{name}>" for name in names)
+    return [".. toctree::", "   :hidden:", "", *entries]
 
 
 if __name__ == "__main__":
-    main()
+    check_sections()
+    print(overview())

@@ -1,4 +1,4 @@
-"""The examples of the guide, the README and the pages run as they stand, on small data of the names that they use."""
+"""The examples of the README and of all pages run as they stand, on small data."""
 import re
 import shlex
 import types
@@ -13,11 +13,15 @@ from sparselsh.cli import _commands
 from sparselsh.cli._arguments import parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/guide.md", "docs/index.md", "docs/coming.md")
+PAGES = ["README.md", *sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
+WITH_COMMANDS = [page for page in PAGES if page == "README.md" or page.startswith("docs/guide/")]
 EXTRAS = ("safetensors", "sklearn", "matplotlib", "torch", "onnx")
 # sizes that would take long, and what stands for them here
 SMALLER = {"8192": "64", "20_000": "2_000", "18_000": "1_800", "5_000": "500"}
-ELSEWHERE = {"accelerate(model": "needs a layer so wide that an index gains on it: tests/test_torch_models.py"}
+ELSEWHERE = {  # code that does not run here, and where it does
+    "accelerate(": "needs a layer so wide that an index gains on it: tests/test_torch_models.py"}
 
 
 def blocks(page, language):
@@ -32,12 +36,14 @@ def blocks(page, language):
     return found
 
 
-def sections(page):
-    """{heading: its blocks as one program}"""
-    programs = {}
-    for heading, code in blocks(page, "python"):
-        programs[heading] = programs.get(heading, "") + code
-    return programs
+def programs():
+    """(page, heading, blocks) of what runs together: a page of the guide, or a section."""
+    for page in PAGES:
+        found = {}
+        for heading, code in blocks(page, "python"):
+            together = None if page.startswith("docs/guide/") else heading
+            found.setdefault(together, []).append(code)
+        yield from ((page, heading, codes) for heading, codes in found.items())
 
 
 def names():
@@ -45,21 +51,27 @@ def names():
     rng = np.random.default_rng(0)
 
     def rows(n):
-        return (sp.random_array((n, 40), density=0.1, format="csr", dtype=np.float32, rng=rng),
-                sp.csr_array(np.eye(30, dtype=np.float32)[rng.integers(30, size=n)]))
+        X = sp.random_array((n, 40), density=0.1, format="csr", dtype=np.float32, rng=rng)
+        return X, sp.csr_array(np.eye(30, dtype=np.float32)[rng.integers(30, size=n)])
 
-    (X, Y), (X_val, Y_val), (X_more, Y_more), (X_new, _) = rows(200), rows(50), rows(60), rows(20)
+    (X, Y), (X_val, Y_val), (X_more, Y_more), (X_new, _) = map(rows, (200, 50, 60, 20))
     W, b = rng.standard_normal((300, 16), dtype=np.float32), np.zeros(300, np.float32)
     H = rng.standard_normal((100, 16), dtype=np.float32)
-    net = sl.Network([sl.Linear(40, 16), sl.LSHLinear(16, 30)], random_state=0).fit(X, Y, epochs=1, verbose=False)
+    net = sl.Network([sl.Linear(40, 16), sl.LSHLinear(16, 30)], random_state=0)
+    net.fit(X, Y, epochs=1, verbose=False)
     texts = [f"word{i} word{i % 7} word{i % 5}" for i in range(40)]
     return {
-        "sl": sl, "np": np, "sp": sp, "net": net, "n_features": 40, "n_labels": 30, "n_in": 40, "n_hidden": 16,
-        "X": X, "Y": Y, "X_val": X_val, "Y_val": Y_val, "X_more": X_more, "Y_more": Y_more, "X_new": X_new,
-        "W": W, "b": b, "H": H, "hidden": H, "W1": W[:16, :].repeat(3, axis=1)[:, :40], "b1": b[:16],
+        "sl": sl, "np": np, "sp": sp, "net": net,
+        "n_features": 40, "n_labels": 30, "n_in": 40, "n_hidden": 16, "n_items": 40,
+        "X": X, "Y": Y, "X_val": X_val, "Y_val": Y_val,
+        "X_more": X_more, "Y_more": Y_more, "X_new": X_new,
+        "W": W, "b": b, "H": H, "hidden": H,
+        "W1": W[:16, :].repeat(3, axis=1)[:, :40], "b1": b[:16],
         "rows": np.arange(4), "W_new": W[:9], "b_new": b[:9], "step": 3,
         "days": [1, 2], "read": lambda day: (X, Y), "stream_of_chunks": [(X, Y), (X, Y)],
         "texts": texts, "tags": np.arange(40) % 5,
+        "tag_lists": [[f"tag{i % 7}", f"tag{i % 5}"] for i in range(40)],
+        "sessions": rng.integers(40, size=(300, 5)).tolist(),
     }
 
 
@@ -79,11 +91,12 @@ def of_pytorch(given):
     from safetensors.numpy import save_file
     from torch import nn
 
-    given |= {"model": nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 30)), "linear": nn.Linear(16, 300)}
+    given["model"] = nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 30))
+    given["linear"] = nn.Linear(16, 300)
     given["X"] = given["X"].toarray()
     W = given["W"]
-    save_file({"head.fc1.weight": W[:16, :].repeat(3, axis=1)[:, :40].copy(), "head.fc2.weight": W.copy()},
-              "model.safetensors")
+    save_file({"head.fc1.weight": W[:16, :].repeat(3, axis=1)[:, :40].copy(),
+               "head.fc2.weight": W.copy()}, "model.safetensors")
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m"]) for name in "xy")
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "W"], ["y"])], "g", [x], [y],
                               [numpy_helper.from_array(np.ones((40, 9), np.float32), "W")])
@@ -92,20 +105,28 @@ def of_pytorch(given):
     onnx.save(model, "model.onnx")
 
 
-PREPARED = {
-    "Deep sparse networks": lambda given: given.update(
-        X=np.random.default_rng(0).standard_normal((128, 784), dtype=np.float32), y=np.arange(128) % 10),
-    "Pretrained networks": of_pytorch,
-    "torch": of_pytorch,
+PREPARED = {  # a page of the guide, or a heading
+    "docs/guide/deep-sparse-networks.md": lambda given: given.update(
+        X=np.random.default_rng(0).standard_normal((128, 784), dtype=np.float32),
+        y=np.arange(128) % 10),
+    "docs/guide/trained-network.md": of_pytorch,
+    "PyTorch": of_pytorch,
     "What it is": of_pytorch,
-    "Ctrl-C, and going on": lambda given: given["net"].fit(
-        given["X"], given["Y"], epochs=1, verbose=False, callbacks=[sl.callbacks.Checkpoint("run.safetensors")]),
 }
 
 
-@pytest.mark.parametrize("page, heading", [(page, heading) for page in PAGES for heading in sections(page)])
+def test_the_pages_with_examples_are_found():
+    found = {page for page, _, _ in programs()}
+    assert {"README.md", "docs/index.md", "docs/coming.md"} < found
+    # the index of the guide and the FAQ have none
+    n_pages = len(list((ROOT / "docs" / "guide").glob("*.md")))
+    assert sum(page.startswith("docs/guide/") for page in found) == n_pages - 2
+
+
+@pytest.mark.parametrize("page, heading, codes", list(programs()),
+                         ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.filterwarnings("ignore")  # of the packages that the examples use beside this one
-def test_an_example_runs(page, heading, tmp_path, monkeypatch):
+def test_an_example_runs(page, heading, codes, tmp_path, monkeypatch):
     for extra in EXTRAS:
         pytest.importorskip(extra)
     monkeypatch.chdir(tmp_path)
@@ -113,17 +134,25 @@ def test_an_example_runs(page, heading, tmp_path, monkeypatch):
     import sklearn.datasets
 
     matplotlib.use("Agg")
-    for number, code in enumerate(code for at, code in blocks(page, "python") if at == heading):
+    for number, code in enumerate(codes):
         if number == 0 or page == "README.md":  # whose blocks do not build on each other
             given = names()
             files(given)
-            PREPARED.get(heading, lambda given: None)(given)
+            PREPARED.get(page if heading is None else heading, lambda given: None)(given)
             groups = types.SimpleNamespace(data=given["texts"], target=given["tags"])
-            monkeypatch.setattr(sklearn.datasets, "fetch_20newsgroups", lambda groups=groups, **options: groups)
+            monkeypatch.setattr(sklearn.datasets, "fetch_20newsgroups",
+                                lambda groups=groups, **options: groups)
         if not any(words in code for words in ELSEWHERE):
             for size, less in SMALLER.items():
                 code = code.replace(size, less)
             exec(compile(code, f"{page}: {heading}", "exec"), given)
+
+
+def test_code_lines_are_short_enough_for_a_page():
+    pages = ["CONTRIBUTING.md", "docs/index.md", "docs/quickstart.md", "docs/coming.md"]
+    long = [f"{page}: {line}" for page in pages + WITH_COMMANDS for language in ("python", "sh")
+            for _, code in blocks(page, language) for line in code.splitlines() if len(line) > 68]
+    assert long == []
 
 
 def test_the_commands_of_the_guide_and_the_readme_run(tmp_path, monkeypatch, capsys):
@@ -133,8 +162,8 @@ def test_the_commands_of_the_guide_and_the_readme_run(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     given = names()
     files(given)
-    lines = [line for page in ("README.md", "docs/guide.md") for at, code in blocks(page, "sh")
-             for line in code.splitlines() if at == "Command line"]
+    lines = [line for page in WITH_COMMANDS for _, code in blocks(page, "sh")
+             for line in code.replace("\\\n", " ").splitlines() if line.startswith("sparselsh ")]
     assert len(lines) > 10
     for line in lines:
         arguments = shlex.split(line, comments=True)
@@ -142,7 +171,7 @@ def test_the_commands_of_the_guide_and_the_readme_run(tmp_path, monkeypatch, cap
         if arguments[0] == "demo":  # takes a minute: tests/test_demo.py
             parser().parse_args(arguments)
             continue
-        if "--layer" in arguments:  # weights of another program under the name that a network had before
-            save_file({"fc1.weight": given["W"], "fc2.weight": given["W"][:20, :].repeat(20, axis=1)[:, :300].copy()},
-                      "model.safetensors")
+        if "--layer" in arguments:  # weights of another program, where a network was before
+            second = given["W"][:20, :].repeat(20, axis=1)[:, :300].copy()
+            save_file({"fc1.weight": given["W"], "fc2.weight": second}, "model.safetensors")
         assert _commands.main(arguments) == 0, (line, capsys.readouterr().err)

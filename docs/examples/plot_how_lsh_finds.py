@@ -2,27 +2,26 @@
 How LSH finds neurons
 =====================
 
-A wide layer has tens of thousands of neurons, and few of them matter for one input: those whose weights point where
-the input points. Locality-sensitive hashing finds them without looking at the others. This page shows how, from one
-hyperplane to a layer, in the order of :doc:`/algorithms`.
+A wide layer has tens of thousands of neurons, and few of them matter for one input: those whose
+weights point in the direction of the input. Locality-sensitive hashing finds them without computing
+the others. This page shows how, from one hyperplane to a layer, in the order of :doc:`/algorithms`.
 """
 
 # %%
 # A hyperplane is a hash bit
 # --------------------------
 #
-# Draw a random direction ``g``. A vector gets the bit 1 if it lies on the side to which ``g`` points. Two vectors
-# at the angle ``a`` are separated by the plane with probability ``a / π``, whatever their lengths: so their bits
-# agree with probability ``1 - a / π``.
+# Draw a random direction ``g``. A vector gets the bit 1 if it lies on the side to which ``g``
+# points. A plane separates two vectors at the angle ``a`` with probability ``a / π``, whatever
+# their lengths, so their bits agree with probability ``1 - a / π``.
 #
-# *K* bits cut space into up to 2\ :sup:`K` cells, the **buckets** of a table. The input below looks at its own
-# bucket only.
+# *K* bits divide space into up to 2\ :sup:`K` cells, the **buckets** of a table. Only the neurons
+# in the bucket of the input are found.
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 import sparselsh as sl
-from sparselsh.index.transforms import Transform
 
 INPUT, FOUND, OTHER = "#c2410c", "#0f766e", "#b8c0cc"
 
@@ -31,34 +30,39 @@ neurons = rng.standard_normal((400, 2)).astype(np.float32)
 query = np.array([[1.0, 0.55]], np.float32)
 
 
-def draw(ax, bits, seed):
-    """Neurons in the bucket of the query in one table; the planes, and the neurons found."""
-    family = sl.SimHash(bits=bits, tables=1).fit(2, seed)
-    found = (family.hash(neurons) == family.hash(query))[:, 0]
-    for a, b in family._projections.planes.T:
-        ax.axline((0, 0), (-b, a), color="0.35", lw=0.8)
-    ax.scatter(*neurons[~found].T, s=9, color=OTHER)
-    ax.scatter(*neurons[found].T, s=12, color=FOUND)
-    ax.annotate("", query[0] * 2.2, (0, 0), arrowprops={"arrowstyle": "-|>", "color": INPUT, "lw": 2})
-    ax.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xticks=[], yticks=[])
-    return found
+def draw_plane(ax):
+    """The axes of a picture with the input as an arrow."""
+    arrow = {"arrowstyle": "-|>", "color": INPUT, "lw": 2}
+    ax.annotate("", query[0] * 2.2, (0, 0), arrowprops=arrow)
+    ax.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    ax.set(xticks=[], yticks=[])
 
 
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
-for ax, bits, seed in zip(axes, (1, 3, 5), (3, 2, 5), strict=True):
-    found = draw(ax, bits, seed)
-    ax.set_title(f"K = {bits}: {found.mean():.0%} of the neurons", fontsize=10)
+settings = zip(axes, (1, 3, 5), (56, 86, 179), strict=True)
+for ax, bits, seed in settings:
+    g = np.random.default_rng(seed).standard_normal((2, bits))
+    same_bits = (neurons @ g > 0) == (query @ g > 0)
+    found = same_bits.all(axis=1)
+    for a, b in g.T:
+        ax.axline((0, 0), (-b, a), color="0.35", lw=0.8)
+    ax.scatter(*neurons[~found].T, s=9, color=OTHER)
+    ax.scatter(*neurons[found].T, s=12, color=FOUND)
+    ax.set_title(f"K = {bits}: {found.mean():.0%} of the neurons")
+    draw_plane(ax)
 plt.show()
 
 # %%
-# The arrow is the input, teal dots share its bucket. More bits make the bucket smaller, and more likely to cut
-# between the input and a good neuron.
+# The arrow is the input, the lines are the hyperplanes; teal dots are in the same bucket as the
+# input. With more bits the bucket is smaller, and a plane is more likely to separate the input from
+# a good neuron.
 #
-# Several tables mend that
-# ------------------------
+# Several tables
+# --------------
 #
-# *L* tables with other hyperplanes are asked together. A neuron that is near shares a bucket in most of them; one
-# that is not shares one now and then. **In how many tables** a neuron was found therefore ranks neurons by angle.
+# *L* tables with other hyperplanes make up for that. A near neuron shares the bucket in most of
+# them, a distant one in few. The **number of tables** in which a neuron is found therefore ranks
+# neurons by angle.
 
 family = sl.SimHash(bits=4, tables=16).fit(2, 0)
 counts = (family.hash(neurons) == family.hash(query)).sum(axis=1)
@@ -66,15 +70,21 @@ counts = (family.hash(neurons) == family.hash(query)).sum(axis=1)
 lengths = np.linalg.norm(neurons, axis=1) * np.linalg.norm(query)
 angles = np.degrees(np.arccos(neurons @ query[0] / lengths))
 grid = np.linspace(0, 180, 200)
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(1, 1.5))
+cosines = np.cos(np.radians(grid))
+expected = 16 * family.collision_probability(cosines)
+
+fig, (left, right) = plt.subplots(
+    1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(1, 1.5)
+)
 dots = left.scatter(*neurons.T, c=counts, s=14, cmap="viridis")
-left.annotate("", query[0] * 2.2, (0, 0), arrowprops={"arrowstyle": "-|>", "color": INPUT, "lw": 2})
-left.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xticks=[], yticks=[])
+draw_plane(left)
 fig.colorbar(dots, ax=left, label="tables shared")
-right.scatter(angles, counts, s=9, color=FOUND, label="a neuron")
-right.plot(grid, 16 * family.collision_probability(np.cos(np.radians(grid))), color=INPUT,
-           label="expected: $L (1 - a / \\pi)^K$")
-right.set(xlabel="angle to the input, degrees", ylabel="tables shared, of 16")
+right.scatter(angles, counts, s=9, color=FOUND, label="one neuron")
+right.plot(
+    grid, expected, color=INPUT, label="expected: $L (1 - a / \\pi)^K$"
+)
+right.set_xlabel("angle to the input, degrees")
+right.set_ylabel("tables shared, of 16")
 right.legend(frameon=False)
 plt.show()
 
@@ -82,16 +92,24 @@ plt.show()
 # K and L shape the curve
 # -----------------------
 #
-# The probability of sharing at least one bucket, ``1 - (1 - p**K)**L`` with ``p = 1 - a / π``, is an S whose step
-# *K* moves to smaller angles and *L* to larger ones. :func:`sparselsh.choose_bits_and_tables` solves for both.
+# The probability of sharing at least one bucket is ``1 - (1 - p**K)**L`` with ``p = 1 - a / π``.
+# As a function of the angle it is S-shaped; *K* moves its step to smaller angles, *L* to larger
+# ones. :func:`sparselsh.choose_bits_and_tables` solves for both.
 
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
-cosines = np.cos(np.radians(grid))
-for ax, settings, title in ((axes[0], [(2, 8), (6, 8), (10, 8), (14, 8)], "more bits: fewer neurons"),
-                            (axes[1], [(10, 2), (10, 8), (10, 32), (10, 128)], "more tables: fewer missed")):
+panels = {
+    "more bits: fewer neurons": [(2, 8), (6, 8), (10, 8), (14, 8)],
+    "more tables: fewer missed": [(10, 2), (10, 8), (10, 32), (10, 128)],
+}
+fig, axes = plt.subplots(
+    1, 2, figsize=(9, 3.4), layout="constrained", sharey=True
+)
+for ax, (title, settings) in zip(axes, panels.items(), strict=True):
     for i, (bits, tables) in enumerate(settings):
-        p = sl.SimHash(bits=bits, tables=tables).collision_probability(cosines)
-        ax.plot(grid, 1 - (1 - p) ** tables, color=plt.get_cmap("viridis")(i / 4), label=f"K = {bits}, L = {tables}")
+        family = sl.SimHash(bits=bits, tables=tables)
+        p = family.collision_probability(cosines)
+        color = plt.get_cmap("viridis")(i / 4)
+        label = f"K = {bits}, L = {tables}"
+        ax.plot(grid, 1 - (1 - p) ** tables, color=color, label=label)
     ax.set(title=title, xlabel="angle, degrees", xlim=(0, 120))
     ax.legend(frameon=False, fontsize=9)
 axes[0].set_ylabel("probability of being found")
@@ -101,40 +119,61 @@ plt.show()
 # From angles to inner products
 # -----------------------------
 #
-# A layer wants the neurons with the largest *inner products*, and in a trained layer these are no neighbours by
-# angle: neurons have a large mean in common, and so have the inputs. Both are taken out in ways that keep the
-# ranking. *Centring* subtracts the mean neuron ``c``: ``<w - c, x> = <w, x> - <c, x>``, and the last term is the
-# same for all. *Scaling* moves length between neuron and input: ``<A w, B x> = <w, x>`` for ``A B = 1``. The five
-# best neurons of each input move from angles that a hash hardly tells apart to ones that it does.
+# A layer needs the neurons with the largest *inner products*. In a trained layer these are not near
+# by angle, because all neurons have a large mean in common, and so have the inputs. Two transforms
+# remove both and keep the ranking. *Centring* subtracts the mean neuron ``c``: ``<w - c, x> = <w,
+# x> - <c, x>``, and the last term is the same for all neurons. *Scaling* moves length between
+# neuron and input: ``<A w, B x> = <w, x>`` for ``A B = 1``, here with powers of the second moment
+# of the inputs.
+#
+# The data imitate the outputs of a ReLU layer and trained weights. The five best neurons of each
+# input move from angles that a hash can hardly distinguish to angles that it can.
 
 n, d = 4000, 64
 factors = rng.standard_normal((30, d)) / np.sqrt(30)
-H = np.maximum(rng.standard_normal((300, 30)) @ factors + 0.5, 0).astype(np.float32)  # like the outputs of a ReLU layer
-W = (rng.standard_normal((n, d)) + 3 * rng.standard_normal(d)).astype(np.float32)  # like trained weights
+H = rng.standard_normal((300, 30)) @ factors + 0.5
+H = np.maximum(H, 0).astype(np.float32)
+W = rng.standard_normal((n, d)) + 3 * rng.standard_normal(d)
+W = W.astype(np.float32)
 best = np.argsort(-(H @ W.T), axis=1)[:, :5]
+others = rng.integers(0, n, best.shape)
+
+values, vectors = np.linalg.eigh(H.T @ H / len(H))
+values = values + 0.01 * values.mean()
+A = (vectors * values**0.25) @ vectors.T
+B = (vectors * values**-0.25) @ vectors.T
+centred = W - W.mean(axis=0)
+spaces = {
+    "as they are": (H, W),
+    "centred": (H, centred),
+    "centred and scaled": (H @ B, centred @ A),
+}
 
 
-def degrees(queries, rows):
-    """Angles of each query to its five best neurons, and to five others."""
-    def angle(ids):
-        v = rows[ids]
-        lengths = np.linalg.norm(v, axis=2) * np.linalg.norm(queries, axis=1)[:, None]
-        return np.degrees(np.arccos(np.clip(np.einsum("nd,nkd->nk", queries, v) / lengths, -1, 1))).ravel()
+def degrees(queries, rows, ids):
+    """Angles of each query to some rows."""
+    v = rows[ids]
+    products = np.einsum("nd,nkd->nk", queries, v)
+    lengths = np.linalg.norm(queries, axis=1)[:, None]
+    cosines = products / (lengths * np.linalg.norm(v, axis=2))
+    return np.degrees(np.arccos(np.clip(cosines, -1, 1))).ravel()
 
-    return angle(best), angle(rng.integers(0, n, best.shape))
 
-
-fig, axes = plt.subplots(3, 1, figsize=(8, 5), layout="constrained", sharex=True)
-moment = np.concatenate([H, np.ones((len(H), 1), np.float32)], axis=1)
-moment = moment.T @ moment / len(H)
-steps = {"as they are": (False, 0), "centred": (True, 0), "centred and scaled": (True, 0.5)}
-for ax, (name, (center, scaling)) in zip(axes, steps.items(), strict=True):
-    transform = Transform(center, scaling).fit(W, np.zeros(n, np.float32), moment)
-    near, far = degrees(transform.queries(H, 1), transform.neurons(W, np.zeros(n, np.float32), 1))
-    for values, color, label in ((far, OTHER, "other neurons"), (near, FOUND, "the five best")):
-        ax.hist(values, bins=np.arange(0, 181, 2), density=True, color=color, alpha=0.85, label=label)
+fig, axes = plt.subplots(
+    3, 1, figsize=(8, 5), layout="constrained", sharex=True
+)
+bins = np.arange(0, 181, 2)
+for ax, (name, (queries, rows)) in zip(
+    axes, spaces.items(), strict=True
+):
+    near = degrees(queries, rows, best)
+    far = degrees(queries, rows, others)
+    options = {"bins": bins, "density": True, "alpha": 0.85}
+    ax.hist(far, color=OTHER, label="other neurons", **options)
+    ax.hist(near, color=FOUND, label="the five best", **options)
     ax.set_yticks([])
-    title = f"{name}: the best at {np.median(near):.0f}°, others at {np.median(far):.0f}°"
+    medians = f"{np.median(near):.0f}°, others at {np.median(far):.0f}°"
+    title = f"{name}: the best at {medians}"
     ax.set_title(title, fontsize=10, loc="left")
 axes[0].legend(frameon=False)
 axes[-1].set_xlabel("angle between input and neuron, degrees")
@@ -144,21 +183,29 @@ plt.show()
 # What is found
 # -------------
 #
-# Tables propose the active sets of training. For answers, sketches rank: signs of a few hundred rotated coordinates
-# of each neuron, against the real-valued input. The best of that ranking get their exact inner products.
+# Tables give the active sets of training. For inference, sketches rank: the signs of a few hundred
+# rotated coordinates of each neuron, against the real-valued input. The best of that ranking get
+# their exact inner products.
 
-index = sl.LSHIndex(recall=0.98, plan="sketches", random_state=0).fit(W, queries=H[:150])
+index = sl.LSHIndex(recall=0.98, plan="sketches", random_state=0)
+index.fit(W, queries=H[:150])
+
 few = [5, 10, 20, 40, 80, 160]
-recalls = [sl.metrics.neighbour_recall(index.search(H[150:], k=5, n_candidates=m)[0], best[150:]) for m in few]
+recalls = []
+for n_candidates in few:
+    ids, _ = index.search(H[150:], k=5, n_candidates=n_candidates)
+    recalls.append(sl.metrics.neighbour_recall(ids, best[150:]))
 
 fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
 ax.plot(np.array(few) / n, recalls, "o-", color=FOUND)
 ax.axhline(0.98, color="0.6", lw=0.8, ls="--")
-ax.set(xscale="log", xlabel="share of the neurons whose inner product is computed", ylabel="of the five best, found")
-ax.xaxis.set_major_formatter(lambda share, _: f"{share:.1%}")
+ax.set(xscale="log", ylabel="fraction of the five best found")
+ax.set_xlabel("fraction of the inner products computed")
+ax.xaxis.set_major_formatter(lambda fraction, _: f"{fraction:.1%}")
 plt.show()
 
 # %%
-# The dashed line is the recall that was asked for; the index chose its number of candidates by its queries:
+# The dashed line is the recall that was asked for. The index chose its number of candidates on its
+# queries:
 
 print(f"{index.report()['n_candidates']} candidates of {n} neurons")

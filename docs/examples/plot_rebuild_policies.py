@@ -1,15 +1,17 @@
 """
-Rebuild policies, schedules and sampling on one plot
-=====================================================
+Rebuild policies, schedules and sampling compared
+=================================================
 
-A network with two sparse hidden layers learns handwritten digits. Three things are varied, one at a time: when the
-sketches of the hidden layers are built anew, how the learning rate moves, and who is active. The curves are the
-training loss of each epoch; the legend gives the accuracy on held-out digits.
+A network with two sparse hidden layers learns handwritten digits. Three settings are varied, one at
+a time: when the sketches of the hidden layers are rebuilt, how the learning rate changes, and
+which neurons are active. The curves are the training loss of each epoch; the legend gives the
+accuracy on held-out digits.
 """
 
 # %%
-# 64 inputs, 400 and 400 neurons of which 40 are active for each digit, 10 outputs. ``plan="gather"`` keeps the layers
-# sparse: at this size the cost formula would compute all neurons.
+# The network has 64 inputs, two hidden layers of 400 neurons of which 40 are active for each digit,
+# and 10 outputs. ``plan="gather"`` keeps the layers sparse: at this size the cost formula would
+# compute all neurons.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -24,12 +26,27 @@ train, test = order[:1000], order[1000:]
 
 
 def run(lr=5e-3, schedule="linear", **options):
-    """Loss of each epoch, and the accuracy on digits not seen."""
-    options = {"density": 0.1, "activation": "relu", "plan": "gather", "oversample": 3} | options
-    layers = [sl.LSHLinear(64, 400, **options), sl.LSHLinear(400, 400, **options), sl.Linear(400, 10)]
-    net = sl.Network(layers, random_state=0)
+    """Loss of each epoch, and the accuracy on other digits."""
+    options = {
+        "density": 0.1,
+        "activation": "relu",
+        "plan": "gather",
+    } | options
+    if options.get("policy", "sketches") == "sketches":
+        options["oversample"] = 3
+    net = sl.Network(
+        [
+            sl.LSHLinear(64, 400, **options),
+            sl.LSHLinear(400, 400, **options),
+            sl.Linear(400, 10),
+        ],
+        random_state=0,
+    )
     optimizer = sl.Adam(lr, schedule=schedule)
-    net.fit(X[train], y[train], optimizer=optimizer, epochs=5, batch_size=64, verbose=False)
+    net.fit(
+        X[train], y[train], optimizer=optimizer,
+        epochs=5, batch_size=64, verbose=False,
+    )
     losses = [entry["loss"] for entry in net.history]
     return losses, (net.predict(X[test]) == y[test]).mean()
 
@@ -37,7 +54,7 @@ def run(lr=5e-3, schedule="linear", **options):
 # %%
 # Each setting is one training of some tenths of a second.
 panels = {
-    "when sketches are built anew": {
+    "when sketches are rebuilt": {
         "at once": {"rebuild": rebuild.AtOnce()},
         "exponential": {"rebuild": rebuild.Exponential(8, 0.15)},
         "every 20 steps": {"rebuild": rebuild.Every(20)},
@@ -53,7 +70,7 @@ panels = {
         "one cycle": {"schedule": schedules.OneCycle()},
         "warm-up, cosine": {"schedule": schedules.WarmUp(0.1, "cosine")},
     },
-    "who is active": {
+    "which neurons are active": {
         "sketches": {"policy": "sketches"},
         "top of tables": {"policy": "top"},
         "score": {"policy": "score"},
@@ -63,20 +80,33 @@ panels = {
     },
 }
 
-fig, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
+fig, axes = plt.subplots(
+    1, 3, figsize=(12, 4), sharey=True, layout="constrained"
+)
 for ax, (title, settings) in zip(axes, panels.items(), strict=True):
     for name, options in settings.items():
         losses, accuracy = run(**options)
-        ax.plot(range(1, len(losses) + 1), losses, label=f"{name}: {accuracy:.1%}")
+        epochs = range(1, len(losses) + 1)
+        ax.plot(epochs, losses, label=f"{name}: {accuracy:.1%}")
     ax.set(title=title, xlabel="epoch", yscale="log")
-    ax.legend(fontsize=8, title="accuracy, held out", title_fontsize=8)
+    ax.legend(
+        fontsize=8, title="accuracy, held out", title_fontsize=8
+    )
 axes[0].set_ylabel("training loss")
 plt.show()
 
 # %%
-# What a step of this network computes, beside that of a dense one. ``print`` of a profile shows the same as a table.
-hidden = [sl.LSHLinear(a, 400, density=0.1, activation="relu", plan="gather") for a in (64, 400)]
-net = sl.Network([*hidden, sl.Linear(400, 10)], random_state=0)
+# The profile shows what a step of this network computes, beside that of a dense one. ``print``
+# shows it as a table.
+options = {"density": 0.1, "activation": "relu", "plan": "gather"}
+net = sl.Network(
+    [
+        sl.LSHLinear(64, 400, **options),
+        sl.LSHLinear(400, 400, **options),
+        sl.Linear(400, 10),
+    ],
+    random_state=0,
+)
 profile = net.profile(X[train], y[train], batch_size=64)
 profile.plot()
 plt.show()
