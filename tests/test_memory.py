@@ -13,7 +13,7 @@ def test_new_arrays_begin_on_a_line(make, shape, dtype):
     array = make(shape, dtype)
     assert array.shape == shape and array.dtype == dtype
     assert array.flags.c_contiguous and array.flags.writeable and array.flags.aligned
-    assert array.ctypes.data % aligned.LINE == 0 or array.size == 0
+    assert array.ctypes.data % aligned.ALIGNMENT == 0 or array.size == 0
     if make is aligned.zeros:
         assert not array.any()
 
@@ -24,7 +24,7 @@ def test_an_array_on_a_line_is_taken_as_it_is_and_others_are_copied(rng):
     assert aligned.aligned(array) is array
     for other in (aligned.aligned(array, copy=True), aligned.aligned(array.T), aligned.aligned(array[1:, 1:])):
         assert not np.shares_memory(other, array)
-        assert other.flags.c_contiguous and other.ctypes.data % aligned.LINE == 0
+        assert other.flags.c_contiguous and other.ctypes.data % aligned.ALIGNMENT == 0
     np.testing.assert_array_equal(aligned.aligned(array.T), array.T)
 
 
@@ -37,4 +37,4 @@ def test_weights_and_their_state_begin_on_lines(rng, dtype):
     net.fit(X, Y, optimizer=sl.Adam(state_dtype=dtype), epochs=1, verbose=False)
     for layer in net.layers:
         for array in (layer._w.value, *net.optimizer.arrays_of(layer._w)):
-            assert array.ctypes.data % aligned.LINE == 0
+            assert array.ctypes.data % aligned.ALIGNMENT == 0

@@ -124,7 +124,7 @@ def fitted_network():
 
 @pytest.mark.parametrize("make, texts", [
     (lambda: sl.Network([sl.Linear(4000, 8)]), ["4,000 → 8", "no weights yet", "32,008"]),
-    (fitted_network, ["20 active, one set a batch", "360", "relu"]),
+    (fitted_network, ["20 active, one set per batch", "360", "relu"]),
     (lambda: sl.Linear(3, 4), ["Linear", "n_in", "3"]), (lambda: sl.LSHLinear(3, 4), ["density", "auto"]),
     (lambda: sl.Adam(0.5), ["Adam", "lr", "0.5", "betas"]), (lambda: sl.SGD(), ["momentum"]),
     (lambda: sl.SimHash(bits=3), ["SimHash", "bits", "3"]), (lambda: sl.DWTA(), ["DWTA"]),

@@ -197,7 +197,7 @@ def test_a_lone_question_goes_through_dense_layers_and_rows(deep, monkeypatch, p
     assert {layer.plan["single"] for layer in net.layers} == {"dense", plan}
     for row in range(5):
         x = X[row:row + 1]
-        assert net._lone(net.checked(x), 4) is not None, "it takes the short way"
+        assert net._single_row(net._validated_queries(x), 4) is not None, "it takes the short way"
         (ids, scores), (want_ids, want_scores) = net.topk(x, 4), by_layers(net, x, 4)
         np.testing.assert_array_equal(ids, want_ids)
         np.testing.assert_allclose(scores, want_scores, rtol=1e-4, atol=1e-4)
@@ -206,7 +206,7 @@ def test_a_lone_question_goes_through_dense_layers_and_rows(deep, monkeypatch, p
 def test_a_lone_question_to_hidden_neurons_that_are_chosen_goes_layer_by_layer(deep, monkeypatch):
     forced(monkeypatch, "lsh")
     net = _conversion.convert(deep[0], deep[1][:120], error=0.3, k=1, random_state=0, n_threads=1)
-    assert net.layers[0].plan["single"] == "lsh" and net._lone(deep[1][:1], 4) is None
+    assert net.layers[0].plan["single"] == "lsh" and net._single_row(deep[1][:1], 4) is None
     for got, want in zip(net.topk(deep[1][:1], 4), by_layers(net, deep[1][:1], 4), strict=True):
         assert_same_bits(got, want)
 

@@ -183,7 +183,7 @@ class Tagger(nn.Module):
 @pytest.fixture
 def always(monkeypatch):
     """The index is said to gain, whatever the clock says."""
-    monkeypatch.setattr(slt, "GAIN", 0.0)
+    monkeypatch.setattr(slt, "MIN_GAIN", 0.0)
 
 
 def test_an_accelerated_layer_gives_the_largest_logits_and_fills_up_the_others(always):

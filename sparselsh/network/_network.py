@@ -144,6 +144,10 @@ class Network:
     def history(self) -> list[dict[str, Any]]:
         return self._training.history
 
+    @history.setter
+    def history(self, history: list[dict[str, Any]]) -> None:
+        self._training.history = history
+
     @property
     def computed_share(self) -> float:
         return self._training.computed_share
