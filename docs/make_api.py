@@ -53,18 +53,9 @@ SECTIONS = {
     "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
 }
 
-# Methods that parts of the library call on each other: trusted input, subject to change. The only
-# list of hidden names: a method, or Class.method for one class and its subclasses.
-INTERNAL = {
-    "rebuild", "refresh", "candidates", "best", "default_candidates", "Linear.initialize",
-    "LSHLinear.initialize", "take_first_weights", "Refinement.fit", "Refinement.topk", "add_to",
-    "tensors", "restore", "initialized", "forward", "updated", "prepare", "share_computed",
-    "config", "from_config", "settle", "step", "n_states", "read", "index_state", "restore_index",
-    "copy_weights", "take_weights", "arrays_of", "take_arrays", "LSHIndex.state", "take_state",
-    "share", "runs_last", "Linear.topk", "look_for", "state", "from_state", "checked", "hidden",
-    "architecture", "start", "momentum_at", "plan_report", "fresh", "drift", "insert",
-    "output_share", "planned", "search_of_one",
-}
+# What users call has a numpydoc docstring with one of these sections. A method that parts of the
+# library call on each other, with trusted input, has a plain sentence; it gets no page.
+USER_SECTION = re.compile(r"^(Parameters|Returns|Yields|Raises)\n-+$", re.MULTILINE)
 
 
 # -- names and members -----------------------------------------------------------------------------
@@ -107,15 +98,20 @@ def members(cls):
     bases = [base for base in cls.__mro__ if base.__module__.startswith("sparselsh")]
     names = dict.fromkeys(name for base in reversed(bases) for name in vars(base))
     for name in names:
-        hidden = {name, *(f"{base.__name__}.{name}" for base in bases)} & INTERNAL
         member = inspect.getattr_static(cls, name)
-        if name.startswith("_") or hidden or not inspect.getdoc(plain(member)):
+        if name.startswith("_") or not is_for_users(member):
             continue
         # the training calls these: documented once, at Callback
         if issubclass(cls, Callback) and cls is not Callback and name in vars(Callback):
             continue
         if isinstance(member, (property, classmethod, staticmethod)) or inspect.isfunction(member):
             yield name, member
+
+
+def is_for_users(member):
+    """Whether a method or property has a docstring as users need it."""
+    text = inspect.getdoc(plain(member)) or ""
+    return bool(text) if isinstance(member, property) else bool(USER_SECTION.search(text))
 
 
 def plain(member):
