@@ -19,7 +19,7 @@ c. What is chosen by the clock is chosen by a clock of ours: `Clock` takes the p
 d. Every part runs for each number of threads. All digests must agree between them.
 e. `--files DIR` keeps the files that the part "files" writes. `--read DIR` answers with files that
    another version kept there; the names of these digests ("read ...") do not depend on the option.
-f. Data are files in XMC text. Most parts train on 3,000 rows of `--s20k`, any file of some
+f. Data are files in XMC text. Most parts train on 2,000 rows of `--s20k`, any file of some
    thousand labels; `--tib` is for the two trainings of the command line on a larger one.
 """
 import argparse
@@ -74,10 +74,11 @@ CLOCK = time.perf_counter = Clock(time.perf_counter)
 import sparselsh as sl  # noqa: E402  (after the clock)
 from sparselsh import callbacks, rebuild, schedules  # noqa: E402
 
-FEW_ROWS = 3000
-TEST_ROWS = 300
-HIDDEN = 64
+FEW_ROWS, FEW_FEATURES, FEW_LABELS = 2000, 16_384, 8192  # of the training set of --s20k
+TEST_ROWS = 200
+HIDDEN = 48
 KS = (1, 5, 100)
+N_WIDE = 4224  # outputs of networks to convert: from 4,096 on an index may serve them
 LEFT_OUT = {  # of metadata, reports and histories: times, versions, prose
     "seconds", "cpu_seconds", "samples_per_second", "microseconds", "microseconds_dense", "times",
     "milliseconds", "train_seconds", "train_cpu_seconds", "microseconds_per_query",
@@ -111,7 +112,7 @@ def _feed(state, value):
         for entry in value:
             _feed(state, entry)
     elif isinstance(value, np.generic):
-        _feed(state, np.asarray(value))
+        _feed(state, value.item())
     elif isinstance(value, bytes):
         state.update(b"bytes" + value)
     elif value is None or isinstance(value, (bool, int, float, str)):
@@ -135,6 +136,7 @@ class Run:
 
     def __init__(self, args, n_threads, folder):
         self.args, self.n_threads, self.folder = args, n_threads, Path(folder)
+        self.is_first = n_threads == args.threads[0]
         self.digests, self.part = {}, ""
         self._numbers = itertools.count()
 
@@ -166,10 +168,15 @@ class Run:
 
     @functools.cached_property
     def few(self):
-        """X and Y of some training rows, and test rows."""
-        (X, Y), test = (sl.datasets.read_xmc(path) for path in self.args.s20k)
-        rows = np.linspace(0, X.shape[0] - 1, FEW_ROWS).astype(int)
-        return X[rows], Y[rows], test[0][:TEST_ROWS], test[1][:TEST_ROWS]
+        """X and Y of some training rows, and of test rows: a part of the features and labels."""
+        parts = []
+        for path, n_rows in zip(self.args.s20k, (FEW_ROWS, TEST_ROWS), strict=True):
+            X, Y = (a.tocsr() for a in sl.datasets.read_xmc(path))
+            X, Y = X[:, :FEW_FEATURES], Y[:, :FEW_LABELS]
+            labelled = np.flatnonzero(np.diff(Y.indptr))
+            rows = labelled[np.linspace(0, len(labelled) - 1, n_rows).astype(int)]
+            parts += [X[rows], Y[rows]]
+        return parts
 
 
 def part(*needs):
@@ -192,6 +199,7 @@ def normal(seed, *shape):
 def network(run, *, hidden=None, loss="softmax", **output):
     """Two layers for the few rows: a linear hidden layer and a hashed output layer."""
     n_features, n_labels = run.few[0].shape[1], run.few[1].shape[1]
+    output = {"density": 0.1} | output
     return sl.Network([sl.Linear(n_features, HIDDEN, **(hidden or {})),
                        sl.LSHLinear(HIDDEN, n_labels, **output)], loss=loss, random_state=0)
 
@@ -213,6 +221,14 @@ def command(run, *arguments):
         code = main([*map(str, arguments)])
     if code:
         raise RuntimeError(f"sparselsh {' '.join(map(str, arguments))}: exit code {code}")
+
+
+def some_rows(run, path):
+    """A file of the first rows of another: answers for all of them would take long."""
+    X, Y = sl.datasets.read_xmc(path)
+    some = run.path(".txt")
+    sl.datasets.write_xmc(some, X[:TEST_ROWS], Y[:TEST_ROWS])
+    return some
 
 
 def by_command(run, name, train, test, *options):
@@ -237,13 +253,14 @@ def by_command(run, name, train, test, *options):
 
 @part("tib")
 def command_on_tib(run):
-    by_command(run, "recipe", *run.args.tib)
-    by_command(run, "random", *run.args.tib, "--init", "random", "--refine", "no", "--epochs", 2)
+    train, test = run.args.tib[0], some_rows(run, run.args.tib[1])
+    by_command(run, "recipe", train, test)
+    by_command(run, "random", train, test, "--init", "random", "--refine", "no", "--epochs", 1)
 
 
 @part("s20k")
 def command_on_s20k(run):
-    by_command(run, "recipe", *run.args.s20k)
+    by_command(run, "recipe", run.args.s20k[0], some_rows(run, run.args.s20k[1]))
     X, Y, X_test, Y_test = run.few
     train, test, rows = run.path(".txt"), run.path(".txt"), run.path(".csr")
     sl.datasets.write_xmc(train, X, Y)
@@ -261,7 +278,7 @@ def command_on_s20k(run):
 @part("s20k")
 def output_layers(run):
     variants = {
-        "defaults": {}, "density 0.02": {"density": 0.02}, "dense": {"density": 1},
+        "defaults": {"density": "auto"}, "density 0.02": {"density": 0.02}, "dense": {"density": 1},
         "relu": {"activation": "relu"}, "not filled": {"fill": False, "density": 0.05},
         "random": {"candidates": 0, "density": 0.05}, "candidates": {"candidates": 12},
         "min_count": {"min_count": 2, "n_probes": 2}, "recall": {"recall": 0.9},
@@ -290,11 +307,11 @@ def sample_sets(run):
         n_probes = 1 if name == "MinHash" else 2
         net = network(run, active="sample", density=0.01, family=family, policy=policy,
                       n_probes=n_probes, min_count=1 + (policy == "top"), fill=policy != "vanilla")
-        trained(run, f"{name}, {policy}", net, X=run.few[0][:1000], Y=run.few[1][:1000])
+        trained(run, f"{name}, {policy}", net, X=run.few[0][:600], Y=run.few[1][:600])
     for policy, plan in (("sketches", "auto"), ("sketches", "gather"), ("top", "rows")):
         net = network(run, active="sample", density=0.01, policy=policy, plan=plan, oversample=3,
                       sketch_bits=192)
-        trained(run, f"{policy}, {plan}", net, X=run.few[0][:1000], Y=run.few[1][:1000])
+        trained(run, f"{policy}, {plan}", net, X=run.few[0][:600], Y=run.few[1][:600])
 
 
 @part("s20k")
@@ -327,7 +344,8 @@ def optimizers(run):
         "SGD bfloat16": sl.SGD(0.5, momentum=0.9, state_dtype="bfloat16"),
     }
     for name, optimizer in variants.items():
-        trained(run, name, optimizer=optimizer, X=run.few[0][:2000], Y=run.few[1][:2000])
+        trained(run, name, optimizer=optimizer, X=run.few[0][:1200], Y=run.few[1][:1200],
+                batch_size=100)
     for active in ("batch", "sample"):
         net = network(run, active=active, density=0.05, dtype="bfloat16",
                       hidden={"dtype": "bfloat16"})
@@ -394,12 +412,12 @@ def streams(run):
         for window in (700, 65_536):
             trained(run, f"file, window {window}", X=file, Y=None, window=window, epochs=2)
         run.add("chunks of a file", [a for chunk in file.chunks(1300) for a in chunk])
-        run.add("rows of a file", [*file[np.array([5, 3, 2999])], *file[10:200:3]])
+        run.add("rows of a file", [*file[np.array([5, 3, 1999])], *file[10:200:3]])
     for kind, chunks in (("list", Chunks(X, Y, 800).parts), ("iterable", Chunks(X, Y, 800))):
         trained(run, f"{kind} of chunks", X=chunks, Y=None, epochs=2)
     trained(run, "chunks in order", X=Chunks(X, Y, 800), Y=None, shuffle=False, batch_size=100)
-    net = trained(run, "more rows", X=X[:1500], Y=Y[:1500])
-    net.partial_fit(X[1500:], Y[1500:], batch_size=90)
+    net = trained(run, "more rows", X=X[:1200], Y=Y[:1200])
+    net.partial_fit(X[1200:], Y[1200:], batch_size=90)
     run.network("more rows, partial_fit", net)
     net = network(run).partial_fit(Chunks(X, Y, 800))
     run.network("partial_fit alone", net)
@@ -432,21 +450,21 @@ def resumed(run):
         net = network(run, **options)
         fit["optimizer"] = sl.Adam(5e-3, schedule="cosine")
         with contextlib.suppress(KeyboardInterrupt):
-            net.fit(X, Y, callbacks=[callbacks.Checkpoint(path), PressAfter(19)], **fit)
+            net.fit(X, Y, callbacks=[callbacks.Checkpoint(path), PressAfter(14)], **fit)
         run.safetensors(f"{kind}, interrupted", path)
         for name, again in (("file", sl.load(path)), ("memory", net)):
             again.resume(X, Y, validation=fit["validation"], verbose=False)
             run.network(f"{kind}, resumed from {name}", again, X_test)
 
-    stop = callbacks.EarlyStopping(patience=1)
     trained(run, "early stopping", epochs=6, optimizer=sl.Adam(0.05), validation=(X_test, Y_test),
-            callbacks=[stop, callbacks.BestModel(best), callbacks.Checkpoint(path, every_steps=5)])
+            callbacks=[callbacks.EarlyStopping(patience=1), callbacks.BestModel(best),
+                       callbacks.Checkpoint(path, every_steps=5)])
     run.safetensors("best model", best)
 
 
 @part()
 def deep(run):
-    X, y = normal(1, 600, 120), np.random.default_rng(2).integers(0, 30, 600)
+    X, y = normal(1, 320, 120), np.random.default_rng(2).integers(0, 30, 320)
     sparse = sp.csr_array(X * (np.abs(X) > 1.2))
     variants = {f"sketches, {plan}": {"plan": plan} for plan in
                 ("auto", "dense", "exact", "rows", "gather")}
@@ -459,9 +477,11 @@ def deep(run):
                  "on drift": {"rebuild": rebuild.OnDrift(0.01, 2), "plan": "gather"}}
     for (name, options), (kind, rows) in itertools.product(
             variants.items(), (("dense", X), ("sparse", sparse))):
+        if kind == "dense" and "policy" in options:
+            continue
         options = {"density": 0.1, "activation": "relu"} | options
-        layers = [sl.LSHLinear(a, b, **options) for a, b in ((120, 512), (512, 384))]
-        net = sl.Network([*layers, sl.Linear(384, 30)], random_state=0)
+        layers = [sl.LSHLinear(a, b, **options) for a, b in ((120, 384), (384, 256))]
+        net = sl.Network([*layers, sl.Linear(256, 30)], random_state=0)
         net.fit(rows, y, optimizer=sl.Adam(5e-3, schedule="linear"), epochs=2, batch_size=64,
                 verbose=False)
         run.network(f"{name}, {kind} inputs", net, rows[:50])
@@ -722,21 +742,21 @@ def hashing(run):
         run.add(f"{name}, law", [float(family.collision_probability(s)) for s in (0.1, 0.5, 0.9)])
     run.add("choice", [(choice.bits, choice.tables) if hasattr(choice, "bits") else choice
                        for choice in (sl.choose_bits_and_tables(density, n)
-                                      for density in (0.001, 0.01) for n in (1000, 50_000))])
+                                      for density in (0.03, 0.1) for n in (1000, 50_000))])
 
 
 # --- converted networks -----------------------------------------------------------------------
 
 
 @functools.cache
-def perceptron(sizes=(300, 1024, 512, 5000)):
+def perceptron(sizes=(300, 1024, 256, N_WIDE)):
     """Weights by name of an MLP whose units are rarely active, and inputs of it."""
     arrays = {}
     for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         scale = np.exp(normal(30 + i, 1, n_in)) / np.sqrt(n_in)
         arrays[f"fc{i}.weight"] = np.ascontiguousarray(normal(40 + i, n_out, n_in) * scale)
-        arrays[f"fc{i}.bias"] = normal(50 + i, n_out) * 0.3 - (0.5 if n_out < 5000 else 0)
-    X = normal(60, 700, sizes[0])
+        arrays[f"fc{i}.bias"] = normal(50 + i, n_out) * 0.3 - (0.5 if n_out < N_WIDE else 0)
+    X = normal(60, 420, sizes[0])
     return {name: a.astype(np.float32) for name, a in arrays.items()}, X
 
 
@@ -759,9 +779,9 @@ def converted(run, name, net, X):
 
 def hidden_index():
     """An MLP whose first layer is wide enough for an index, and of which few units matter."""
-    arrays, X = perceptron((256, 4608, 64, 5000))
+    arrays, X = perceptron((256, 4352, 64, N_WIDE))
     arrays = dict(arrays)
-    arrays["fc1.weight"] = arrays["fc1.weight"] * np.exp(1.5 * normal(61, 1, 4608))
+    arrays["fc1.weight"] = arrays["fc1.weight"] * np.exp(1.5 * normal(61, 1, 4352))
     return arrays, X
 
 
@@ -773,11 +793,12 @@ def conversions(run):
         arrays, X = weights()
         path = run.path(".npz")
         np.savez(path, **arrays)
-        for clock in ("even", "falling") if storage == "float32" else ("falling",):
+        both = (kind, storage) == ("rows", "float32")
+        for clock in ("even", "falling") if both else ("falling",):
             with CLOCK.showing(clock):
-                net = sl.from_file(path, X[:500], storage=storage, error=0.2, recall=0.9,
+                net = sl.from_file(path, X[:300], storage=storage, error=0.2, recall=0.9,
                                    random_state=0)
-            converted(run, f"{kind}, {storage}, {clock}", net, X[400:])
+            converted(run, f"{kind}, {storage}, {clock}", net, X[300:])
         os.remove(path)
 
 
@@ -796,10 +817,10 @@ def weight_files(run):
         calibration = None if name == "no calibration" else rows[:300]
         with CLOCK.showing("falling"):
             net = sl.from_file(path, calibration, random_state=0, **options)
-        converted(run, name, net, rows[400:])
+        converted(run, name, net, rows[300:])
     with CLOCK.showing("falling"):
         net = sl.from_file(zipped, X[:300], upcast=True, random_state=0)
-    converted(run, "float16", net, X[400:])
+    converted(run, "float16", net, X[300:])
     command(run, "convert", path, "--layer", "fc0", "--layer", "fc1", "-o", f"{path}.out")
     run.safetensors("by command", f"{path}.out")
 
@@ -819,7 +840,7 @@ def onnx_files(run):
             nodes.append(helper.make_node("Relu", [value], [f"h{i}"]))
             value = f"h{i}"
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width])
-            for name, width in (("x", X.shape[1]), (value, 5000))]
+            for name, width in (("x", X.shape[1]), (value, N_WIDE))]
     constants = [numpy_helper.from_array(a, name) for name, a in arrays.items()]
     model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], constants),
                               opset_imports=[helper.make_opsetid("", 17)])
@@ -828,15 +849,15 @@ def onnx_files(run):
     onnx.save(model, path)
     with CLOCK.showing("falling"):
         net = sl.from_onnx(path, X[:300], storage="int8", random_state=0)
-    converted(run, "Gemm", net, X[400:])
+    converted(run, "Gemm", net, X[300:])
     os.remove(path)
 
 
 def torch_network(first, last):
     import torch
 
-    arrays, _ = perceptron((64, 512, 5000))
-    layers = [torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 5000)]
+    arrays, _ = perceptron((64, 512, N_WIDE))
+    layers = [torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, N_WIDE)]
     for i, layer in enumerate(layers[::2]):
         layer.weight.data.copy_(torch.from_numpy(arrays[f"fc{i}.weight"]))
         layer.bias.data.copy_(torch.from_numpy(arrays[f"fc{i}.bias"]))
@@ -853,14 +874,14 @@ def torch_modules(run):
     table = torch.nn.Embedding(500, 16)
     table.weight.data.copy_(torch.from_numpy(normal(71, 500, 16)))
     rng = np.random.default_rng(72)
-    kinds = {"linear": ([], normal(73, 600, 64)),
-             "bag": ([bag], rng.integers(0, 2000, (600, 7))),
-             "table": ([table, torch.nn.Flatten()], rng.integers(0, 500, (600, 4)))}
+    kinds = {"linear": ([], normal(73, 420, 64)),
+             "bag": ([bag], rng.integers(0, 2000, (420, 7))),
+             "table": ([table, torch.nn.Flatten()], rng.integers(0, 500, (420, 4)))}
     for (name, (first, X)), storage in itertools.product(kinds.items(), ("float32", "int8")):
         module = torch_network(first, 3)
         with CLOCK.showing("falling"):
-            net = sl.from_torch(module, X[:400], storage=storage, error=0.1, random_state=0)
-        converted(run, f"{name}, {storage}", net, X[400:])
+            net = sl.from_torch(module, X[:300], storage=storage, error=0.1, random_state=0)
+        converted(run, f"{name}, {storage}", net, X[300:])
         run.add(f"{name}, {storage}, to_torch",
                 {key: a.numpy() for key, a in net.to_torch().state_dict().items()})
 
@@ -927,7 +948,7 @@ def write_networks(run, folder):
         save = callbacks.Checkpoint(folder / f"checkpoint-{name}.safetensors")
         with contextlib.suppress(KeyboardInterrupt):
             network(run, **options).fit(X, Y, optimizer=optimizer, **fit,
-                                        callbacks=[save, PressAfter(19)])
+                                        callbacks=[save, PressAfter(14)])
 
 
 def write_others(run, folder):
@@ -943,7 +964,7 @@ def write_others(run, folder):
         np.savez(weights, **arrays)
         for storage in ("float32", "int8"):
             with CLOCK.showing("falling"):
-                net = sl.from_file(weights, inputs[:500], storage=storage, error=0.2, recall=0.9,
+                net = sl.from_file(weights, inputs[:300], storage=storage, error=0.2, recall=0.9,
                                    random_state=0)
             net.save(folder / f"converted-{name}-{storage}.safetensors")
 
@@ -972,7 +993,7 @@ def read_files(run, folder):
             run.add(f"{name}, updated", index.search(H, 5))
         if kind == "converted":
             inputs = (perceptron() if "rows" in path.name else hidden_index())[1]
-            answers(run, name, sl.InferenceNetwork.load(path), inputs[400:])
+            answers(run, name, sl.InferenceNetwork.load(path), inputs[300:])
         if path.suffix == ".csr":
             with sl.datasets.open_csr(path) as file:
                 run.add(name, [*file[:], file.n_labels, file.shape])
@@ -1000,20 +1021,20 @@ def run_parts(args, n_threads, skipped):
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         run = Run(args, n_threads, folder)
-        run.is_first = n_threads == args.threads[0]
         for name, (function, needs) in PARTS.items():
             if not wanted(name, args.only):
                 continue
             if lacking := missing(args, needs):
                 skipped[name] = f"without {', '.join(lacking)}"
                 continue
-            run.part, begin = name, CLOCK.real()
+            run.part, begin = name, time.process_time()
             try:
                 function(run)
             except Exception:  # one part must not hide the others
                 traceback.print_exc()
                 failed.append(name)
-            print(f"{n_threads} threads, {name}: {CLOCK.real() - begin:.1f} s", flush=True)
+            seconds = time.process_time() - begin
+            print(f"{n_threads} threads, {name}: {seconds:.1f} CPU s", flush=True)
     return run.digests, failed
 
 
