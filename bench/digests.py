@@ -41,8 +41,10 @@ import time
 import traceback
 from pathlib import Path
 
-import numpy as np
-import scipy.sparse as sp
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # rotations are factorized by it
+
+import numpy as np  # noqa: E402
+import scipy.sparse as sp  # noqa: E402
 
 
 class Clock:
@@ -781,7 +783,7 @@ def hidden_index():
     """An MLP whose first layer is wide enough for an index, and of which few units matter."""
     arrays, X = perceptron((256, 4352, 64, N_WIDE))
     arrays = dict(arrays)
-    arrays["fc1.weight"] = arrays["fc1.weight"] * np.exp(1.5 * normal(61, 1, 4352))
+    arrays["fc1.weight"] = arrays["fc1.weight"] * np.exp(3 * normal(61, 1, 4352))
     return arrays, X
 
 
@@ -796,7 +798,7 @@ def conversions(run):
         both = (kind, storage) == ("rows", "float32")
         for clock in ("even", "falling") if both else ("falling",):
             with CLOCK.showing(clock):
-                net = sl.from_file(path, X[:300], storage=storage, error=0.2, recall=0.9,
+                net = sl.from_file(path, X[:200], storage=storage, error=0.3, recall=0.9,
                                    random_state=0)
             converted(run, f"{kind}, {storage}, {clock}", net, X[300:])
         os.remove(path)
@@ -964,7 +966,7 @@ def write_others(run, folder):
         np.savez(weights, **arrays)
         for storage in ("float32", "int8"):
             with CLOCK.showing("falling"):
-                net = sl.from_file(weights, inputs[:300], storage=storage, error=0.2, recall=0.9,
+                net = sl.from_file(weights, inputs[:200], storage=storage, error=0.3, recall=0.9,
                                    random_state=0)
             net.save(folder / f"converted-{name}-{storage}.safetensors")
 
@@ -984,7 +986,10 @@ def read_files(run, folder):
             net.partial_fit(X[:600], Y[:600])
             run.network(f"{name}, trained on", net)
         if kind == "checkpoint":
-            net = sl.load(path).resume(X, Y, verbose=False)
+            net = sl.load(path)
+            if "adam" in path.name:
+                net.optimizer.schedule = schedules.OneCycle()  # which a file does not keep
+            net.resume(X, Y, verbose=False)
             run.network(f"{name}, resumed", net, X_test[:60])
         if kind == "index":
             index = sl.LSHIndex.load(path, W, b)
