@@ -1063,7 +1063,7 @@ def may_differ(name):
     converts = name.partition(":")[0] in ("conversions", "weight files", "onnx files",
                                           "torch modules")
     return (converts or "read converted" in name) and (
-        name.endswith(", single") or ", loaded, mmap" in name or name.endswith(", report"))
+        name.endswith(", single") or ", loaded, mmap" in name)
 
 
 def differing(before, after):
