@@ -2,7 +2,7 @@
 
 usage: python -P bench/digests.py OUT.json [--threads 1 2] [--s20k TRAIN TEST] [--tib TRAIN TEST]
            [--files DIR] [--read DIR] [--only WORD ...]
-       python -P bench/digests.py --compare BEFORE.json AFTER.json [--only WORD ...]
+       python -P bench/digests.py --compare BEFORE.json AFTER.json [--threads 1] [--only WORD ...]
 
 Run it before and after, on one machine with the same packages and the same options, and compare.
 Exit code 1: a digest differs or is missing, depends on the number of threads, or a part has failed.
@@ -1107,7 +1107,8 @@ def compare(args):
     if before["environment"] != after["environment"]:
         print(f"note: made in {before['environment']} and {after['environment']}")
     n_wrong = n_same = 0
-    for n_threads in sorted(before["threads"].keys() | after["threads"].keys()):
+    known = sorted(before["threads"].keys() | after["threads"].keys())
+    for n_threads in map(str, args.threads or known):
         some, others = ({name: value for name, value in side["threads"].get(n_threads, {}).items()
                          if wanted(name.partition(":")[0], args.only)} for side in (before, after))
         wrong = differing(some, others)
@@ -1127,7 +1128,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", metavar="JSON")
     parser.add_argument("--compare", action="store_true")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+")
     parser.add_argument("--s20k", nargs=2, metavar=("TRAIN", "TEST"))
     parser.add_argument("--tib", nargs=2, metavar=("TRAIN", "TEST"))
     parser.add_argument("--files", metavar="DIR", help="keep the files of the part 'files' here")
@@ -1136,7 +1137,10 @@ def main():
     args = parser.parse_args()
     if len(args.paths) != 1 + args.compare:
         parser.error("give one file to write, or two to compare")
-    return compare(args) if args.compare else make(args)
+    if args.compare:
+        return compare(args)
+    args.threads = args.threads or [1, 2]
+    return make(args)
 
 
 if __name__ == "__main__":
