@@ -1,4 +1,4 @@
-"""What an import costs, each in a process of its own."""
+"""Seconds of an import, each in a process of its own."""
 
 
 def timeraw_import():
