@@ -33,6 +33,7 @@ from common import (
     BENCH,
     child_environment,
     last_line,
+    log_x_axis,
     markdown_table,
     spread,
     write_json,
@@ -240,8 +241,8 @@ def plot(documents, path):
                     ax.plot(figures[key]["median"], 100 * figures["p_at_1"]["median"],
                             "*" if name == "sparselsh" else "o", color=f"C{i}",
                             markersize=14 if name == "sparselsh" else 7, label=TITLES[name])
-            ax.set(xscale="log", xlabel=label, title=title)
-            ax.grid(alpha=0.3, which="both")
+            ax.set(xlabel=label, title=title)
+            log_x_axis(ax)
         row[0].set_ylabel("P@1 on the test rows, %")
     handles = {label: handle for ax in axes.flat
                for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}

@@ -76,6 +76,17 @@ def write_json(path, document):
     Path(path).write_text(text + "\n", encoding="utf-8")
 
 
+def log_x_axis(ax):
+    """Give axes of matplotlib a logarithmic x axis, with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.grid(alpha=0.3, which="both")
+
+
 # --- processes ----------------------------------------------------------------------------------
 
 

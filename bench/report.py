@@ -31,7 +31,7 @@ import report_page
 from common import BENCH, ROOT, last_line, load_average, machine, write_json
 from report_sections import SECTIONS, Skipped
 
-QUICK_ROWS = {"train": 3000, "test": 300}
+QUICK_ROWS = {"train": 1500, "test": 200}
 VERSIONS = "import sys; sys.path.insert(0, sys.argv[1]); import common, json; " \
            "print(json.dumps(common.versions()))"
 LIBRARY = "import json, sparselsh; from sparselsh._core import _simd; " \

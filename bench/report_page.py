@@ -56,7 +56,7 @@ def text(document, charts, results_path):
               "[the log](log/benchmarks.md).", ""]
     lines = [line for name, report in sections.items() if "results" in report
              for line in SECTIONS[name].summary(report["results"])]
-    if lines:
+    if lines and about["mode"] != "quick":
         parts += ["## In short", "", *lines, ""]
     parts += circumstances(document)
     for name, section in SECTIONS.items():

@@ -473,7 +473,7 @@ class Kernels(Section):
     about = (
         "CPU time of every call into the compiled core during a training on one thread, and what "
         'it has to compute and to move. "reached" is the fraction of the bound; the head of '
-        "`bench/roofline.py` says how it is worked out.")
+        "`bench/roofline.py` says how it is computed.")
     default = False
 
     def run(self, context):

@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import (
     Stopwatch,
     child_environment,
+    log_x_axis,
     markdown_table,
     peak_megabytes,
     run_child,
@@ -347,8 +348,8 @@ def plot(document, path):
             points = [(p[column], 100 * p[2]) for p in report["curve"] if p[2] is not None]
             if points:
                 ax.plot(*zip(*points, strict=True), marker="o", label=name)
-        ax.set(xlabel=f"{label} seconds of training", xscale="log")
-        ax.grid(alpha=0.3, which="both")
+        ax.set(xlabel=f"{label} seconds of training")
+        log_x_axis(ax)
     axes[0].set_ylabel("P@1 on the test rows, %")
     axes[1].legend(fontsize="small")
     figure.savefig(path, dpi=110)

@@ -1,5 +1,5 @@
 """Tables and the chart of bench/retrieval.py."""
-from common import markdown_table, text_table
+from common import log_x_axis, markdown_table, text_table
 
 HEAD = ["contender", "build, s (CPU)", "bytes per neuron", "single, µs (CPU)", "x ours", "exact x",
         "batch, µs per query (CPU)", "x ours", "exact x", "recall", "setting: single; batch",
@@ -130,9 +130,9 @@ def plot(path, layers, by, k):
                 if "points" in result:
                     _curve(panel, result, mode, by, colours)
             title = "single queries" if mode == "one" else "batches of 256"
-            panel.set(xscale="log", title=f"{layer}, {title}", ylim=(0.5, 1.005),
+            panel.set(title=f"{layer}, {title}", ylim=(0.5, 1.005),
                       xlabel=f"microseconds per query ({by})", ylabel=f"recall@{k}")
-            panel.grid(alpha=0.3, which="both")
+            log_x_axis(panel)
     handles = {label: handle for panel in axes.flat
                for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7)
