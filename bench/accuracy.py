@@ -13,7 +13,7 @@ not installed in its environment is listed as such.
 Seconds are those of the training alone, all threads together for CPU seconds: without reading the
 text for sparselsh, PECOS and napkinXC, with it for Omikuji and fastText, which read their own file
 (about half a second). "Single" is the median time of 100 queries of one row each, on one thread;
-"batch" is the time per row of up to 1,024 rows in one call, on all threads. Figures are medians of
+"batch" is the time per row of up to 512 rows in one call, on all threads. Figures are medians of
 rounds, with the smallest and the largest. Precisions count all test rows, also those without
 labels. HR@20 and MRR@20 are for the first correct label among 20. MB are those of the saved files.
 """

@@ -146,7 +146,7 @@ def run_torch(args):
             _, wall, cpu = train(batches[1:])
             factor = n_batches / (len(batches) - 1)
             return {"seconds": [wall * factor], "cpu": [cpu * factor],
-                    "note": f"{len(batches) - 1} batches, scaled to an epoch"}
+                    "note": f"scaled from {len(batches) - 1} batches to an epoch"}
         loss, wall, cpu = train(batches)
         with torch.no_grad():
             best = torch.cat([net(part).argmax(1) for part in X_test.split(1000)]).numpy()

@@ -144,9 +144,9 @@ class Training(Section):
         for name, document in results.items():
             if name != "steps":
                 parts += [f"### {name}", "",
-                          f"{document['epochs']} epochs, {document['hidden']} hidden units, "
-                          f"batches of {document['batch_size']}, {document['threads']} threads.",
-                          "",
+                          f"Epochs: {document['epochs']}, hidden units: {document['hidden']}, "
+                          f"rows per batch: {document['batch_size']}, threads: "
+                          f"{document['threads']}.", "",
                           train.table(document), ""]
         if "steps" in results:
             rows = [[f"{step['labels']:,}", f"{step['median_ms']:.1f}", f"{step['mean_ms']:.1f}",

@@ -95,7 +95,7 @@ def scaled(watch, n_measured, n_rows, args):
     """What the whole training would take, from some batches."""
     factor = args.epochs * -(-n_rows // args.batch_size) / n_measured
     return {"curve": [(watch.cpu * factor, watch.wall * factor, None)], "n_rows": n_rows,
-            "note": f"{n_measured} batches, scaled to {args.epochs} epochs"}
+            "note": f"scaled from {n_measured} batches to all epochs"}
 
 
 # --- PyTorch ------------------------------------------------------------------------------------
