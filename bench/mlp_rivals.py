@@ -42,9 +42,10 @@ def eager(model, k):
 
 
 def compiled(model, k):
+    """torch.compile with its defaults: after a second shape it compiles for any shape."""
     import torch
 
-    return inferring(torch.compile(forward(model, k), dynamic=False))
+    return inferring(torch.compile(forward(model, k)))
 
 
 def bfloat16(model, k):
