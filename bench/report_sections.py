@@ -235,7 +235,8 @@ class Retrieval(Section):
                                "--epochs", context.choose(5, 1), json_file=False)
         options = context.choose(
             # voyager searches raw weights so slowly that it would take minutes
-            ["--repeats", 3, "--only", "exact,faiss,hnswlib,voyager M=32 (centred),scann,sparselsh"],
+            ["--repeats", 3, "--only",
+             "exact,faiss,hnswlib,voyager M=32 (centred),scann,sparselsh"],
             ["--repeats", 1, "--queries", 20, "--only",
              "exact,faiss flat,faiss IVF (raw),hnswlib M=16 (raw),scann AH (raw),sparselsh"],
             ["--repeats", 5, "--recalls", 0.9, 0.95, 0.99])
