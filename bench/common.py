@@ -77,11 +77,12 @@ def write_json(path, document):
 
 
 def log_x_axis(ax):
-    """Give axes of matplotlib a logarithmic x axis, with plain numbers at 1, 2 and 5."""
+    """Give plotted axes of matplotlib a logarithmic x axis, with plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(alpha=0.3, which="both")

@@ -163,9 +163,10 @@ def summarize(point):
     out = {key: point[key] for key in ("setting", "recall", "recall_one", "fraction")}
     for mode in ("one", "batch"):
         wall, cpu = zip(*point[mode], strict=True)
-        out[mode] = {"wall_us": statistics.median(wall) * 1e6,
-                     "cpu_us": statistics.median(cpu) * 1e6,
-                     "wall_us_spread": [min(wall) * 1e6, max(wall) * 1e6]}
+        out[mode] = {}
+        for kind, seconds in (("wall", wall), ("cpu", cpu)):
+            out[mode] |= {f"{kind}_us": statistics.median(seconds) * 1e6,
+                          f"{kind}_us_spread": [min(seconds) * 1e6, max(seconds) * 1e6]}
     return out
 
 

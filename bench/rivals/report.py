@@ -1,9 +1,8 @@
 """Tables and the chart of bench/retrieval.py."""
 from common import log_x_axis, markdown_table, text_table
 
-HEAD = ["contender", "build, s (CPU)", "bytes per neuron", "single, µs (CPU)", "x ours", "exact x",
-        "batch, µs per query (CPU)", "x ours", "exact x", "recall", "setting: single; batch",
-        "computed"]
+HEAD = ["contender", "build, s (CPU)", "bytes per neuron", "single, µs", "x ours", "exact x",
+        "batch, µs per query", "x ours", "exact x", "recall", "setting: single; batch", "computed"]
 MODES = ("one", "batch")
 
 
@@ -33,8 +32,9 @@ def rows(results, target, by):
                 continue
             figures = best[mode][mode]
             time = figures[f"{by}_us"]
-            line += [f"{figures['wall_us']:.1f} ({figures['cpu_us']:.1f})",
-                     _ratio(time, ours[mode]), _ratio(exact[mode], time)]
+            low, high = figures[f"{by}_us_spread"]
+            line += [f"{time:.1f} ({low:.1f} to {high:.1f})", _ratio(time, ours[mode]),
+                     _ratio(exact[mode], time)]
         if any(best.values()):
             recalls = [f"{best[mode][name]:.3f}" if best[mode] else "-"
                        for mode, name in zip(MODES, ("recall_one", "recall"), strict=True)]
@@ -102,13 +102,13 @@ def notes(results, rehash):
 def legend(k, by, threads):
     """What the columns mean."""
     return (
-        f"Times are wall microseconds per query, CPU time in brackets (medians of the rounds), at "
-        f"the setting that reaches the recall@{k} in the least {by} time, with {threads} "
-        f'thread(s). "x ours" is that time divided by that of sparselsh at its fastest setting '
-        f'(above 1: slower than sparselsh), "exact x" how many times faster it is than NumPy with '
-        f"BLAS. Bytes per neuron are those beyond the weights: the saved index less one copy of "
-        f'the weights, for sparselsh `LSHIndex.nbytes`. "computed" is the fraction of the neurons '
-        f"whose inner product is computed in full.")
+        f"Times are {by} microseconds per query, medians of the rounds with the smallest and the "
+        f"largest in brackets, at the setting that reaches the recall@{k} in the least time, with "
+        f'{threads} thread(s). "x ours" is that time divided by that of sparselsh at its fastest '
+        f'setting (above 1: slower than sparselsh), "exact x" how many times faster it is than '
+        f"NumPy with BLAS. Bytes per neuron are those beyond the weights: the saved index less one "
+        f'copy of the weights, for sparselsh `LSHIndex.nbytes`. "computed" is the fraction of the '
+        f"neurons whose inner product is computed in full.")
 
 
 def plot(path, layers, by, k):
