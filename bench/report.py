@@ -11,7 +11,7 @@ each section runs.
 
 The results go to one JSON file, the charts beside it, and the page is written from that file alone;
 it says what was not run. The default takes about half an hour on two cores. --quick runs every
-section on some thousand rows, to see that it works; --full adds the sections and sets that take
+section on small parts of the data, to see that it works; --full adds the sections and sets that take
 long. Scripts of the other benchmarks do the work, in processes of their own.
 """
 import argparse
@@ -213,7 +213,7 @@ def arguments():
     parser.add_argument("--only", metavar="SECTIONS", help="names, separated by commas")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true",
-                      help="some thousand rows and one round, to see that every section works")
+                      help="small parts of the data and one round, to see that every section works")
     mode.add_argument("--full", action="store_true", help="also what takes long")
     parser.add_argument("--threads", type=int, default=os.cpu_count(),
                         help="of training and of batches; default: all cores")

@@ -43,8 +43,8 @@ def text(document, charts, results_path):
     parts = ["<!-- Written by bench/report.py from its results. Do not edit: run it again. -->",
              "# Benchmarks", ""]
     if about["mode"] == "quick":
-        parts += ["**Quick run: figures are not for comparison.** It used some thousand rows and "
-                  "one round per contender, to see that every section works.", ""]
+        parts += ["**Quick run: figures are not for comparison.** It used small parts of the data "
+                  "and one round per contender, to see that every section works.", ""]
     if about["changed_files"]:
         parts += ["The checkout had changes that are not in the commit below.", ""]
     if not about["library"]["same_as_checkout"]:
