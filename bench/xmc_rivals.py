@@ -59,6 +59,9 @@ class Contender:
         """Take the saved model in the mode in which users deploy it."""
         raise NotImplementedError
 
+    def use_threads(self, n_threads):
+        """Prepare for `batch` or `single`, where the package has one setting for both."""
+
     def batch(self, rows):
         """The best k labels of the rows, (n, k), filled up with -1; on all threads."""
         raise NotImplementedError
@@ -174,17 +177,14 @@ class Omikuji(Contender):
         return seconds
 
     def load(self):
-        self.model = self.loaded(self.threads)
-        self.alone = self.loaded(1)
-        self.pool = ThreadPoolExecutor(self.threads)
-
-    def loaded(self, threads):
         import omikuji
 
-        model = omikuji.Model.load(self.folder)
-        model.init_prediction_thread_pool(threads)
-        model.densify_weights(self.max_sparse_density)
-        return model
+        self.model = omikuji.Model.load(self.folder)
+        self.model.densify_weights(self.max_sparse_density)
+        self.pool = ThreadPoolExecutor(self.threads)
+
+    def use_threads(self, n_threads):
+        self.model.init_prediction_thread_pool(n_threads)
 
     def inputs(self, rows):
         parts = zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
@@ -197,7 +197,7 @@ class Omikuji(Contender):
         return self.filled([[label for label, _ in best] for best in found])
 
     def single(self, row):
-        return self.alone.predict(row[0], top_k=SINGLE_K)
+        return self.model.predict(row[0], top_k=SINGLE_K)
 
 
 class OmikujiBonsai(Omikuji):
@@ -340,10 +340,12 @@ class Server:
         return report | {"load_seconds": watch.wall}
 
     def predict(self, file):
+        self.contender.use_threads(self.args.threads)
         np.save(file, self.contender.batch(self.contender.inputs(self.data.X_test)))
         return {}
 
     def batch(self):
+        self.contender.use_threads(self.args.threads)
         rows = self.contender.inputs(self.batch_rows)
         with Stopwatch() as watch:
             self.contender.batch(rows)
@@ -351,6 +353,7 @@ class Server:
         return {"wall_us": 1e6 * watch.wall / n, "cpu_us": 1e6 * watch.cpu / n}
 
     def single(self, round):
+        self.contender.use_threads(1)
         # other rows in each round, the same ones for all contenders
         chosen = np.take(self.order, np.arange(SINGLE_ROWS) + round * SINGLE_ROWS, mode="wrap")
         rows = [self.contender.inputs(self.data.X_test[i:i + 1]) for i in chosen]
