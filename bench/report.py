@@ -11,8 +11,8 @@ each section runs.
 
 The results go to one JSON file, the charts beside it, and the page is written from that file alone;
 it says what was not run. The default takes about half an hour on two cores. --quick runs every
-section on small parts of the data, to see that it works; --full adds the sections and sets that take
-long. Scripts of the other benchmarks do the work, in processes of their own.
+section on small parts of the data, to see that it works; --full adds the sections and sets that
+take long. Scripts of the other benchmarks do the work, in processes of their own.
 """
 import argparse
 import datetime
