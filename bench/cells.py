@@ -1,10 +1,11 @@
-"""Which partition of the neurons lets a query look at the fewest of them: SimHash buckets or k-means cells.
+"""Which partition of the neurons needs the fewest per query: SimHash buckets or k-means cells.
 
 usage: python -P bench/cells.py LAYER.npz [LAYER.npz ...]
 
-A layer is what bench/make_layers.py writes. For each partition, cells in the order in which a query would probe them:
-the share of all neurons that stand in the cells up to that of a true neighbour, at quantiles 0.9, 0.95 and 0.98 over
-the five true neighbours of 300 queries. That share has to be looked at for such a recall.
+A layer is what bench/make_layers.py writes. For each partition, with cells in the order in which a
+query would probe them: the fraction of all neurons in the cells up to that of a true neighbour, at
+quantiles 0.9, 0.95 and 0.98 over the five true neighbours of 300 queries. So many neurons have to
+be examined for such a recall.
 """
 import sys
 
@@ -17,8 +18,8 @@ from sparselsh.index.transforms import Transform, second_moment
 QUANTILES = (0.9, 0.95, 0.98)
 
 
-def shares(cell, scores, truth):
-    """Share of the neurons to look at, for each quantile; cells of a query are probed by falling score."""
+def fractions(cell, scores, truth):
+    """Fraction of the neurons to examine, for each quantile; cells are probed by falling score."""
     sizes = np.bincount(cell, minlength=scores.shape[1])
     needed = []
     for score, ids in zip(scores, truth, strict=True):
@@ -30,8 +31,9 @@ def shares(cell, scores, truth):
 
 
 def simhash_cells(V, Q, n_bits, rng):
-    """Codes of n_bits orthogonal planes, and the scores that order buckets by the margins of the query."""
-    planes = np.linalg.qr(rng.standard_normal((V.shape[1], V.shape[1])))[0][:n_bits].astype(np.float32)
+    """Codes of n_bits orthogonal planes, and scores that order buckets by the query's margins."""
+    square = np.linalg.qr(rng.standard_normal((V.shape[1], V.shape[1])))[0]
+    planes = square[:n_bits].astype(np.float32)
     code = ((V @ planes.T > 0) << np.arange(n_bits)).sum(axis=1)
     signs = np.where(np.arange(2**n_bits)[:, None] >> np.arange(n_bits) & 1, 1, -1)
     return code, Q @ planes.T @ signs.T
@@ -46,7 +48,7 @@ def kmeans_cells(V, Q, n_cells, rng):
 
 
 def main(paths):
-    """Print a table for each layer."""
+    """Print a table per layer."""
     for path in paths:
         with np.load(path) as z:
             W, b, H, X = (np.ascontiguousarray(z[key]) for key in ("W", "b", "H", "Q"))
@@ -57,15 +59,16 @@ def main(paths):
             V, Q = transform.neurons(W, b, 2), transform.queries(X, 2)
             cosines = [(V[ids] @ q / np.linalg.norm(V[ids], axis=1) / np.linalg.norm(q)).mean()
                        for q, ids in zip(Q, truth, strict=True)]
-            print(f"{path}, scaling {scaling}: {np.degrees(np.arccos(np.mean(cosines))):.0f} degrees between a query "
-                  "and its neighbours")
+            angle = np.degrees(np.arccos(np.mean(cosines)))
+            print(f"{path}, scaling {scaling}: {angle:.0f} degrees between a query and its "
+                  "neighbours")
             rng = np.random.default_rng(0)
             for n_bits in (6, 8, 10):
-                found = shares(*simhash_cells(V, Q, n_bits, rng), truth)
-                print(f"  SimHash, {2**n_bits:5} buckets: " + "  ".join(f"{share:.3f}" for share in found))
+                found = fractions(*simhash_cells(V, Q, n_bits, rng), truth)
+                print(f"  SimHash, {2**n_bits:5} buckets: " + "  ".join(f"{f:.3f}" for f in found))
             for n_cells in (64, 256):
-                found = shares(*kmeans_cells(V, Q, n_cells, rng), truth)
-                print(f"  k-means, {n_cells:5} cells:   " + "  ".join(f"{share:.3f}" for share in found))
+                found = fractions(*kmeans_cells(V, Q, n_cells, rng), truth)
+                print(f"  k-means, {n_cells:5} cells:   " + "  ".join(f"{f:.3f}" for f in found))
 
 
 if __name__ == "__main__":

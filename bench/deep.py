@@ -1,23 +1,34 @@
 """Deep sparse networks: accuracy, seconds and multiply-adds, beside dense ones.
 
-usage: python -P bench/deep.py mnist TRAIN TEST         784-1000x5-10 at 7.5 %, and dense; loss curves, shares of a step
-       python -P bench/deep.py wide TRAIN TEST          784-8192-8192-10 at 5 % and 1 %, and PyTorch dense
-       python -P bench/deep.py slide TRAIN TEST         SLIDE's settings on XMC text: DWTA, K = 6, L = 50
-       options: --threads N --epochs N --lr LR --seed N --only NAMES --max-batches N --json FILE --plot FILE
+usage: python -P bench/deep.py mnist TRAIN TEST    784-1000x5-10 at a density of 7.5 %, and dense
+       python -P bench/deep.py wide TRAIN TEST     784-8192-8192-10 at 5 % and 1 %, and dense
+       python -P bench/deep.py slide TRAIN TEST    SLIDE's settings on XMC text: DWTA, K = 6, L = 50
+       options: --threads N --epochs N --lr LR --seed N --only NAMES --max-batches N
+                --json FILE --plot FILE
 
-TRAIN and TEST are XMC text; MNIST's values are divided by 255 and the mean of the training rows subtracted. Each
-contender runs in a process of its own with OMP_WAIT_POLICY=passive. --max-batches N measures N batches, after one
-that pays for new memory, and scales to an epoch: for contenders whose epoch would take minutes; such a line has no
-accuracy. Seconds are those of training alone. Behind the accuracies stand the multiply-adds of each layer over the
-training as a share of a dense one's, hashing and rebuilds included, and in brackets those of the products alone.
+TRAIN and TEST are XMC text; MNIST's values are divided by 255 and the mean of the training rows is
+subtracted. "dense" is PyTorch. Each contender runs in a process of its own with
+OMP_WAIT_POLICY=passive. --max-batches N measures N batches of the dense network, after one that
+pays for new memory, and scales to an epoch; such a line has no accuracy. Seconds are those of
+training alone.
+
+The multiply-adds of each layer are counted by `Network.profile` over an epoch of the trained
+network, as a fraction of those of a dense layer: with hashing and rebuilds, and in brackets the
+products alone.
 """
 import argparse
 import itertools
 import json
-import os
-import subprocess
 import sys
 import time
+from pathlib import Path
+
+import numpy as np
+
+import sparselsh as sl
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import child_environment, markdown_table, run_child, write_json
 
 WIDE = {"sparse 5 %": 0.05, "sparse 1 %": 0.01}
 CONTENDERS = {"mnist": ("sparse", "dense"), "wide": (*WIDE, "dense"), "slide": ("sparse",)}
@@ -26,157 +37,168 @@ LR = {"mnist": 8e-3, "wide": 2e-3, "slide": 7e-3}
 LR_DENSE = {"mnist": 2e-3, "wide": 5e-4}
 WEIGHT_DECAY = 0.05
 EPOCHS = {"mnist": 5, "wide": 3, "slide": 15}
+HIDDEN = {"mnist": [1000] * 5, "wide": [8192] * 2}
 
 
 def load(args):
-    """(X, Y) of both files; digits as class ids and dense rows, less the mean of the training rows."""
-    import numpy as np
-
-    from sparselsh import datasets
-
-    (X, Y), (X_test, Y_test) = (datasets.read_xmc(path) for path in (args.train, args.test))
+    """(X, Y, X_test, Y_test); digits as class ids and dense rows, less the mean training row."""
+    (X, Y), (X_test, Y_test) = (sl.datasets.read_xmc(path) for path in (args.train, args.test))
     if args.what == "slide":
         return X, Y, X_test, Y_test
-    to_dense = [np.ascontiguousarray(A.toarray(), np.float32) / 255 for A in (X, X_test)]
-    mean = to_dense[0].mean(axis=0)
-    return to_dense[0] - mean, Y.indices, to_dense[1] - mean, Y_test.indices
+    X, X_test = (np.ascontiguousarray(A.toarray(), np.float32) / 255 for A in (X, X_test))
+    mean = X.mean(axis=0)
+    return X - mean, Y.indices, X_test - mean, Y_test.indices
 
 
 def sparse_layers(what, name, n_in, n_out):
     """The layers of our contenders."""
-    import sparselsh as sl
-
     if what == "slide":
         return [sl.Linear(n_in, 128),
-                sl.LSHLinear(128, n_out, density=0.005, active="sample", family=sl.DWTA(bins=6, tables=50, bin_size=8),
-                             n_probes=8, rebuild=sl.rebuild.Exponential(50, 0.1))]
-    widths = [n_in, *([1000] * 5 if what == "mnist" else [8192] * 2)]
-    options = {"density": 1}
-    if what == "mnist" and name == "sparse":
+                sl.LSHLinear(128, n_out, density=0.005, active="sample",
+                             family=sl.DWTA(bins=6, tables=50, bin_size=8), n_probes=8,
+                             rebuild=sl.rebuild.Exponential(50, 0.1))]
+    if what == "mnist":
         options = {"density": 0.075, "oversample": 6, "rebuild": sl.rebuild.Exponential(15, 0.25)}
-    elif what == "wide":
+        # layers that are sparse on both sides hash, even where another plan would be faster:
+        # this benchmark counts their multiply-adds
+        first, later = "exact", "gather"
+    else:
         options = {"density": WIDE[name], "oversample": 6}
-    # layers that are sparse on both sides hash, whatever would be quickest: their multiply-adds are the question
-    later = "gather" if what == "mnist" and name == "sparse" else "auto"
-    plans = ["exact" if later == "gather" else "auto", *[later] * (len(widths) - 2)]
+        first = later = "auto"
+    widths = [n_in, *HIDDEN[what]]
+    plans = [first, *[later] * (len(widths) - 2)]
     hidden = [sl.LSHLinear(a, b, activation="relu", plan=plan, **options)
               for (a, b), plan in zip(itertools.pairwise(widths), plans, strict=True)]
     return [*hidden, sl.Linear(widths[-1], n_out)]
 
 
 def cycle():
-    """The one cycle of digits, ours and PyTorch's: a start at a fifth of the peak, as 235 steps are few to warm up."""
-    import sparselsh as sl
+    """The one cycle of digits, ours and PyTorch's.
 
+    It starts at a fifth of the peak, because 235 steps are few to warm up.
+    """
     return sl.schedules.OneCycle(start=0.2)
 
 
 def run_ours(name, args):
-    import sparselsh as sl
-    from sparselsh.profiling import Profile, Tally
-
     X, Y, X_test, Y_test = load(args)
     n_out = 10 if args.what != "slide" else Y.shape[1]
-    net = sl.Network(sparse_layers(args.what, name, X.shape[1], n_out), random_state=args.seed, n_threads=args.threads)
+    net = sl.Network(sparse_layers(args.what, name, X.shape[1], n_out), random_state=args.seed,
+                     n_threads=args.threads)
     if args.what == "slide":
         optimizer = sl.Adam(args.lr, schedule="linear", second_moment="row")
     else:
         optimizer = sl.Adam(args.lr, weight_decay=WEIGHT_DECAY, schedule=cycle())
-    if args.max_batches:
-        size = args.batch_size
-        net.fit(X[:size], Y[:size], optimizer=optimizer, epochs=1, batch_size=size, verbose=False)
-        n = args.max_batches * size
-        net.fit(X[:n], Y[:n], optimizer=optimizer, epochs=1, batch_size=size, verbose=False)
-        last = net.history[-1]
-        factor = X.shape[0] / n
-        return {"seconds": last["seconds"] * factor, "cpu": last["cpu_seconds"] * factor, "note": f"{n} rows, scaled"}
-    losses = []
-    step = net._train_step
-    tallies = [Tally(optimizer.n_states) for _ in net.layers] if args.what != "slide" and name != "dense" else None
-    net._train_step = lambda *a: losses.append(step(*a, tallies=tallies)) or losses[-1]
-    net.fit(X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size, validation=(X_test, Y_test),
-            verbose=False)
-    del net._train_step
-    result = {"seconds": sum(entry["seconds"] for entry in net.history) / args.epochs,
-              "cpu": sum(entry["cpu_seconds"] for entry in net.history) / args.epochs,
-              "accuracy": [entry["p_at_1"] for entry in net.history], "losses": [loss for loss, _ in losses]}
-    if tallies:
-        # of the whole training, first tables and rebuilds included
-        profile = Profile(net.layers, tallies, len(losses), args.batch_size, tallies[0].seconds["update"])
+    net.fit(X, Y, optimizer=optimizer, epochs=args.epochs, batch_size=args.batch_size,
+            validation=(X_test, Y_test), verbose=False)
+    result = {"seconds": [entry["seconds"] for entry in net.history],
+              "cpu": [entry["cpu_seconds"] for entry in net.history],
+              "accuracy": [entry["p_at_1"] for entry in net.history],
+              "loss": [entry["loss"] for entry in net.history]}
+    if args.what != "slide":
+        profile = net.profile(X, Y, batch_size=args.batch_size, steps=None)
         print(profile, file=sys.stderr, flush=True)
-        result["shares"] = [row["share"] for row in profile.rows]
-        result["products"] = [1 - row["multiply_adds"]["hashing"] / sum(row["multiply_adds"].values())
-                              for row in profile.rows]
-        if args.plot:
-            profile.plot().figure.savefig(f"{args.plot}.profile.png", dpi=120)
+        result["fractions"] = [row["share"] for row in profile.rows]
+        macs = [row["multiply_adds"] for row in profile.rows]
+        result["product_fractions"] = [
+            fraction * (1 - of["hashing"] / sum(of.values()))
+            for fraction, of in zip(result["fractions"], macs, strict=True)]
     return result
 
 
-def run_torch(name, args):
+def run_torch(args):
     """PyTorch dense, as one writes it: Linear, ReLU, cross entropy, AdamW and OneCycleLR."""
-    import numpy as np
     import torch
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     X, Y, X_test, Y_test = load(args)
-    widths = [X.shape[1], *([1000] * 5 if args.what == "mnist" else [8192] * 2), 10]
     modules = []
-    for a, b in itertools.pairwise(widths):
+    for a, b in itertools.pairwise([X.shape[1], *HIDDEN[args.what], 10]):
         modules += [torch.nn.Linear(a, b), torch.nn.ReLU()]
     net = torch.nn.Sequential(*modules[:-1])
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.lr, weight_decay=WEIGHT_DECAY)
     n_batches = -(-len(X) // args.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * n_batches + 1,
-                                                   div_factor=1 / cycle().start)
-    X, X_test, Y = torch.from_numpy(X), torch.from_numpy(X_test), torch.from_numpy(Y.astype(np.int64))
-    losses, accuracy, wall, cpu = [], [], 0.0, 0.0
-    for _ in range(args.epochs):
-        batches = torch.randperm(len(X)).split(args.batch_size)
-        if args.max_batches:
-            batches = batches[:args.max_batches + 1]
-        for number, rows in enumerate(batches):
-            if number == 1 and args.max_batches:
-                wall = cpu = 0.0
-            begin = time.perf_counter(), time.process_time()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, total_steps=args.epochs * n_batches + 1, div_factor=1 / cycle().start)
+    X, X_test = torch.from_numpy(X), torch.from_numpy(X_test)
+    Y = torch.from_numpy(Y.astype(np.int64))
+
+    def train(batches):
+        """Mean loss, wall and CPU seconds of some batches."""
+        losses, begin = [], (time.perf_counter(), time.process_time())
+        for rows in batches:
             loss = torch.nn.functional.cross_entropy(net(X[rows]), Y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-            wall, cpu = wall + time.perf_counter() - begin[0], cpu + time.process_time() - begin[1]
+        return (float(np.mean(losses)), time.perf_counter() - begin[0],
+                time.process_time() - begin[1])
+
+    result = {"seconds": [], "cpu": [], "accuracy": [], "loss": []}
+    for _ in range(args.epochs):
+        batches = torch.randperm(len(X)).split(args.batch_size)
         if args.max_batches:
-            factor = n_batches / args.max_batches
-            return {"seconds": wall * factor, "cpu": cpu * factor, "note": f"{args.max_batches} batches, scaled"}
+            batches = batches[:args.max_batches + 1]
+            train(batches[:1])
+            _, wall, cpu = train(batches[1:])
+            factor = n_batches / (len(batches) - 1)
+            return {"seconds": [wall * factor], "cpu": [cpu * factor],
+                    "note": f"scaled from {len(batches) - 1} batches to an epoch"}
+        loss, wall, cpu = train(batches)
         with torch.no_grad():
             best = torch.cat([net(part).argmax(1) for part in X_test.split(1000)]).numpy()
-        accuracy.append(float((best == Y_test).mean()))
-        print(f"  {name}: {accuracy[-1]:.4f}", file=sys.stderr, flush=True)
-    return {"seconds": wall / args.epochs, "cpu": cpu / args.epochs, "accuracy": accuracy, "losses": losses}
+        for key, value in (("seconds", wall), ("cpu", cpu), ("loss", loss),
+                           ("accuracy", float((best == Y_test).mean()))):
+            result[key].append(value)
+        print(f"  dense: {result['accuracy'][-1]:.4f}", file=sys.stderr, flush=True)
+    return result
 
 
-def plot(results, path):
-    """Loss curves of the contenders."""
+def table(document):
+    """The figures as Markdown."""
+    rows = []
+    for name, result in document["contenders"].items():
+        accuracy = ", ".join(f"{100 * a:.2f}" for a in result.get("accuracy", ()))
+        cpu, wall = result["cpu"], result["seconds"]
+        some = f"{min(cpu):.1f} to {max(cpu):.1f}" if len(cpu) > 1 else "-"
+        fractions = ", ".join(
+            f"{100 * all_:.2f} ({100 * products:.2f})" for all_, products in zip(
+                result.get("fractions", ()), result.get("product_fractions", ()), strict=True))
+        rows.append([name, f"{np.median(cpu):.1f}", some, f"{np.median(wall):.1f}",
+                     accuracy or result.get("note", "-"), fractions or "-"])
+    notes = [f"- {name}: {why}" for name, why in document["left_out"].items()]
+    header = ["network", "CPU s per epoch", "min to max", "wall s per epoch",
+              "test accuracy after each epoch, %",
+              "multiply-adds by layer, % of dense (products alone)"]
+    return "\n".join([markdown_table(header, rows), *([""] if notes else []), *notes])
+
+
+def plot(document, path):
+    """Test accuracy after each epoch against CPU seconds."""
     import matplotlib
 
-    matplotlib.use("agg")
+    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    import numpy as np
 
-    _, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for name, result in results.items():
-        if "losses" in result:
-            losses = np.convolve(result["losses"], np.ones(10) / 10, "valid")
-            ax.plot(losses, label=f"{name}, test {result['accuracy'][-1]:.1%}")
-    ax.set(xlabel="step", ylabel="training loss, mean of 10", yscale="log")
+    figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    for name, result in document["contenders"].items():
+        if "accuracy" in result:
+            ax.plot(np.cumsum(result["cpu"]), 100 * np.array(result["accuracy"]), marker="o",
+                    label=name)
+    ax.set(xlabel="CPU seconds of training", ylabel="test accuracy, %")
+    ax.grid(alpha=0.3)
     ax.legend()
-    ax.figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main():
     """Run the contenders one after the other and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=tuple(CONTENDERS))
     parser.add_argument("train")
     parser.add_argument("test")
@@ -186,35 +208,36 @@ def main():
     parser.add_argument("--lr", type=float, help="of all; else LR, and LR_DENSE for PyTorch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="names, separated by commas")
-    parser.add_argument("--max-batches", type=int)
-    parser.add_argument("--json")
-    parser.add_argument("--plot")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--max-batches", type=int, help="of the dense network")
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    for name, table in (("batch_size", BATCH), ("lr", LR_DENSE if args.worker == "dense" else LR), ("epochs", EPOCHS)):
+    rates = LR_DENSE if args.child == "dense" else LR
+    for name, values in (("batch_size", BATCH), ("lr", rates), ("epochs", EPOCHS)):
         if getattr(args, name) is None:
-            setattr(args, name, table[args.what])
-    if args.worker:
-        print(json.dumps((run_torch if args.worker == "dense" else run_ours)(args.worker, args)))
+            setattr(args, name, values[args.what])
+    if args.child:
+        report = run_torch(args) if args.child == "dense" else run_ours(args.child, args)
+        print(json.dumps(report))
         return
+
     names = args.only.split(",") if args.only else CONTENDERS[args.what]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(args.threads)}
-    environment.pop("OPENBLAS_CORETYPE", None)
-    results = {}
+    document = {"what": args.what, "threads": args.threads, "epochs": args.epochs,
+                "contenders": {}, "left_out": {}}
     for name in names:
-        command = [sys.executable, "-P", __file__, *sys.argv[1:], "--worker", name]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        results[name] = json.loads(done.stdout.splitlines()[-1])
-        r = results[name]
-        accuracy = " ".join(f"{a:.4f}" for a in r.get("accuracy", ())) or r.get("note", "")
-        shares = " ".join(f"{share:.2%} ({share * part:.2%})"
-                          for share, part in zip(r.get("shares", ()), r.get("products", ()), strict=True))
-        print(f"{name:12s} {r['cpu']:7.1f} CPU s {r['seconds']:7.1f} s an epoch | {accuracy} | {shares}", flush=True)
+        print(name, file=sys.stderr, flush=True)
+        try:
+            document["contenders"][name] = run_child(
+                [sys.executable, "-P", __file__, *sys.argv[1:], "--child", name],
+                child_environment(args.threads))
+        except RuntimeError as error:
+            document["left_out"][name] = str(error)
+    print(table(document))
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump(results, file)
+        write_json(args.json, document)
     if args.plot:
-        plot(results, args.plot)
+        plot(document, args.plot)
 
 
 if __name__ == "__main__":

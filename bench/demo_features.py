@@ -1,7 +1,7 @@
-"""What each part of the demo's features is worth: P@1 of a dense NumPy network on the same rows.
+"""What each part of the demo's features contributes: P@1 of a dense NumPy network.
 
-``python bench/demo_features.py`` takes about a minute a line on two cores. The network is written out here
-so that the figures depend on the task and on nothing else of the library.
+`python -P bench/demo_features.py` takes about a minute per line on two cores. The network is
+written in NumPy here, so that the figures depend on the task and on nothing else of the library.
 """
 import time
 
@@ -10,7 +10,7 @@ import numpy as np
 from sparselsh.cli import _demo
 
 VARIANTS = {
-    "as it is": {},
+    "all": {},
     "distances alone": {"AROUND_WEIGHT": 0.0},
     "around alone": {"NEAR": ()},
     "around within 60": {"AROUND": 60},
@@ -27,11 +27,12 @@ def adam(p, g, m, v, lr, step):
 
 
 def top_ids(task, hidden=_demo.HIDDEN, epochs=2, batch=256, lr=2e-2):
-    """Train X -> linear hidden layer -> softmax; return the best five labels of each test row."""
+    """Train X -> linear hidden layer -> softmax; return the best five labels per test row."""
     X, y = task.X_train, task.Y_train.indices
     rng = np.random.default_rng(1)
     e = (rng.standard_normal((X.shape[1], hidden)) / np.sqrt(hidden)).astype(np.float32)
-    w, b = np.zeros((len(task.labels), hidden), np.float32), np.zeros(len(task.labels), np.float32)
+    w = np.zeros((len(task.labels), hidden), np.float32)
+    b = np.zeros(len(task.labels), np.float32)
     state = [[np.zeros_like(p), np.zeros_like(p)] for p in (e, w, b)]
     n_batches = len(y) // batch
     for step in range(1, epochs * n_batches + 1):
@@ -50,7 +51,8 @@ def top_ids(task, hidden=_demo.HIDDEN, epochs=2, batch=256, lr=2e-2):
         dh = z @ w
         adam(w, z.T @ h, *state[1], rate, step)
         adam(b, z.sum(axis=0), *state[2], rate, step)
-        used = np.unique(x.indices)  # the features of the batch; the others keep value and state
+        # only the features of the batch change; the others keep value and state
+        used = np.unique(x.indices)
         parts = [a[used] for a in (e, *state[0])]
         adam(parts[0], x[:, used].T @ dh, *parts[1:], rate, step)
         for a, part in zip((e, *state[0]), parts, strict=True):
@@ -61,7 +63,7 @@ def top_ids(task, hidden=_demo.HIDDEN, epochs=2, batch=256, lr=2e-2):
 
 
 def main():
-    """Print P@1 and the share of answers in the top five for each variant."""
+    """Print P@1 and the fraction of the rows whose label is in the top five, per variant."""
     for name, settings in VARIANTS.items():
         before = {key: getattr(_demo, key) for key in settings}
         vars(_demo).update(settings)
@@ -69,7 +71,8 @@ def main():
         vars(_demo).update(before)
         start = time.process_time()
         hits = top_ids(task) == task.Y_test.indices[:, None]
-        print(f"{name:<18} P@1 {hits[:, 0].mean():6.1%}   top 5 {hits.any(axis=1).mean():6.1%}   "
+        print(f"{name:<18} P@1 {hits[:, 0].mean():6.1%}   "
+              f"top 5 {hits.any(axis=1).mean():6.1%}   "
               f"{len(hits):,} test rows, {time.process_time() - start:.0f} CPU s", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Run the benchmarks without asv, each once: a look at the figures, and a test that they run.
+"""Run each benchmark of bench/benchmarks once, without asv, and print its figure.
 
 usage: python -P bench/once.py [PART OF A NAME]
 """
@@ -16,8 +16,10 @@ MODULES = ("import_time", "kernels", "index", "train")
 
 def fresh(code, setup="pass"):
     """Seconds that `code` takes in a new process."""
-    timed = f"{setup}\nimport time\nstart = time.perf_counter()\n{code}\nprint(time.perf_counter() - start)"
-    return float(subprocess.run([sys.executable, "-P", "-c", timed], check=True, capture_output=True).stdout)
+    timed = (f"{setup}\nimport time\nstart = time.perf_counter()\n{code}\n"
+             "print(time.perf_counter() - start)")
+    done = subprocess.run([sys.executable, "-P", "-c", timed], check=True, capture_output=True)
+    return float(done.stdout)
 
 
 def run(name, call, args=()):
@@ -25,7 +27,8 @@ def run(name, call, args=()):
     kind = name.rpartition(".")[2].partition("_")[0]
     if kind == "timeraw":
         code = call()
-        figure = f"{1e3 * fresh(*(code if isinstance(code, tuple) else (code,))):12.2f} ms"
+        seconds = fresh(*(code if isinstance(code, tuple) else (code,)))
+        figure = f"{1e3 * seconds:12.2f} ms"
     elif kind == "track":
         figure = f"{call(*args):12.4g} {getattr(call, 'unit', '')}"
     else:
@@ -46,8 +49,8 @@ def main(wanted=""):
                 run(f"{module_name}.{name}", member)
             if not isinstance(member, type):
                 continue
-            benchmarks = [n for n in vars(member)
-                          if n.startswith(("time_", "track_")) and wanted in f"{module_name}.{name}.{n}"]
+            benchmarks = [n for n in vars(member) if n.startswith(("time_", "track_"))
+                          and wanted in f"{module_name}.{name}.{n}"]
             params = [member.params] if hasattr(member, "params") else []
             for args in itertools.product(*params) if benchmarks else ():
                 case = member()

@@ -1,12 +1,13 @@
-"""The plans of a hidden layer, measured: fits the constants of sparselsh/_plans.py and shows where its choice is wrong.
+"""The plans of a hidden layer, measured: fits the costs of sparselsh/_plans.py, checks its choices.
 
 usage: python -P bench/plans.py [--quick] [--check] [--json FILE]
 
-A training step (forward, backward, Adam, hashing with a build every 16 steps) of a layer of each shape, batch size,
-density and kind of input is timed under each plan, in turns, one thread, CPU seconds, the least of some. The costs are
-fitted by non-negative least squares of relative errors. Printed are the costs, and for each case the time of the plan
-that the fitted formula chooses over that of the dense one: above 1.1 the choice was bad. --check takes the costs that
-stand in _plans.py instead of fitting.
+A training step (forward, backward, Adam, hashing with a build every 16 steps) of a layer of each
+shape, batch size, density and kind of input is timed under each plan, in turns, on one thread: CPU
+seconds, the smallest of several. The costs are fitted by non-negative least squares of relative
+errors. It prints the costs, and for each case the time of the plan that the fitted formula chooses
+divided by that of the dense plan: above 1.1 the choice was bad. --check uses the costs of _plans.py
+instead of fitting.
 """
 import argparse
 import itertools
@@ -14,6 +15,7 @@ import json
 import time
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.optimize import nnls
 
 import sparselsh as sl
@@ -23,99 +25,109 @@ from sparselsh.layers import Step, _plans
 SHAPES = [(256, 512), (1000, 1000), (784, 4096), (2048, 2048), (4096, 4096)]
 BATCHES = [64, 512]
 DENSITIES = [0.01, 0.05, 0.15, 0.4]
-INPUTS = [None, 0.05, 0.25]  # None: dense; else the share of the entries
+INPUTS = [None, 0.05, 0.25]  # None: dense; else the fraction of non-zero entries
 BUILD_EVERY = 16
 
 
-def inputs(rng, n, n_in, share):
+def inputs(rng, n, n_in, fraction):
     """A batch of non-negative inputs, dense or sparse."""
-    import scipy.sparse as sp
-
     x = np.maximum(rng.standard_normal((n, n_in), np.float32), 0)
-    if share is None:
+    if fraction is None:
         return x
-    x[rng.random(x.shape) > 2 * share] = 0
+    x[rng.random(x.shape) > 2 * fraction] = 0
     return from_scipy(sp.csr_array(x))
 
 
 class Contender:
-    """A layer under one plan, and an optimizer: `step` trains once."""
+    """A layer under one plan, and an optimizer; `step` trains once."""
 
     def __init__(self, plan, x, n_out, density):
         self.x, self.plan = x, plan
-        self.layer = sl.LSHLinear(x.shape[1], n_out, density=density, active="sample", activation="relu", plan=plan,
+        self.layer = sl.LSHLinear(x.shape[1], n_out, density=density, active="sample",
+                                  activation="relu", plan=plan,
                                   rebuild=sl.rebuild.Every(BUILD_EVERY))
         self.layer.policy = "sketches"
         self.layer.initialize(np.random.default_rng(0))
         self.optimizer, self.n_steps, self.best = sl.Adam(1e-4), 0, np.inf
 
     def step(self):
-        """CPU seconds of a step; every 16th builds sketches, which the others share."""
+        """CPU seconds of a step; every 16th builds the sketches that the following ones use."""
         begin = time.process_time()
         self.layer.prepare(self.n_steps)
         out, backprop = self.layer.forward(self.x, Step(True, None, self.n_steps, True))
         d = np.full(out.nnz if hasattr(out, "nnz") else out.shape, 1e-3, np.float32)
         _, pairs = backprop(d)
         self.optimizer.step(pairs)
-        self.layer.updated(pairs)
+        self.layer.updated(pairs, 1)
         self.n_steps += 1
         return time.process_time() - begin
 
 
 def measure(x, n_out, density, n_rounds):
     """Seconds of a step by plan."""
-    plans = ("dense", "rows", "exact") if isinstance(x, np.ndarray) else ("dense", "rows", "gather", "exact")
+    plans = ["dense", "rows", "gather", "exact"]
+    if isinstance(x, np.ndarray):
+        plans.remove("gather")
     contenders = [Contender(plan, x, n_out, density) for plan in plans]
-    builds = [one.step() for one in contenders]  # with new memory and the first sketches
+    for one in contenders:
+        one.step()  # the first step pays for new memory and the first sketches
     for _ in range(n_rounds):
         for one in contenders:
             one.best = min(one.best, one.step())
     out = {}
-    for one, _ in zip(contenders, builds, strict=True):
+    for one in contenders:
         out[one.plan] = one.best
         if one.plan in ("rows", "gather"):
             begin = time.process_time()
-            one.layer._sets.rebuild(one.layer._w.value, one.layer.bias, one.layer._inputs, 1)
+            layer = one.layer
+            weight, bias = layer.weight, layer.bias
+            layer._finder.sketches.rebuild(weight, bias, layer._inputs, 1)
             out[one.plan] += (time.process_time() - begin) / BUILD_EVERY
     return out
 
 
 def measured(args):
-    """One case a dict: what it was, the counts of each plan and its seconds."""
+    """One dict per case: what it was, the counts of each plan and its seconds."""
     rng = np.random.default_rng(0)
     cases = []
-    for (n_in, n_out), n, share, density in itertools.product(SHAPES, BATCHES, INPUTS, DENSITIES):
+    kinds = itertools.product(SHAPES, BATCHES, INPUTS, DENSITIES)
+    for (n_in, n_out), n, fraction, density in kinds:
         if n * n_in * n_out * (density + 0.05) > (2e8 if args.quick else 1e10):
             continue
-        x = inputs(rng, n, n_in, share)
+        x = inputs(rng, n, n_in, fraction)
         n_active = max(1, round(density * n_out))
-        counts = _plans.counts(n, n_in, n_out, n_active, nnz=None if share is None else x.nnz / n, bits=128,
-                               oversample=2, need_dx=True, builds=1 / BUILD_EVERY)
-        seconds = measure(x, n_out, density, args.rounds)
-        cases.append({"case": f"{n_in} x {n_out}, batch {n}, {'dense' if share is None else f'{share:.0%}'} in, "
-                              f"{density:.0%} out", "counts": counts, "seconds": seconds})
+        nnz = None if fraction is None else x.nnz / n
+        counts = _plans.counts(n, n_in, n_out, n_active, nnz=nnz, bits=128, oversample=2,
+                               need_dx=True, builds=1 / BUILD_EVERY)
+        kind = "dense" if fraction is None else f"{fraction:.0%}"
+        cases.append({"case": f"{n_in} x {n_out}, batch {n}, {kind} in, {density:.0%} out",
+                      "counts": counts, "seconds": measure(x, n_out, density, args.rounds)})
     return cases
 
 
 def fit(cases):
     """Costs in nanoseconds."""
     names = list(_plans.COSTS)
-    rows = [(case["counts"][plan], 1e9 * s) for case in cases for plan, s in case["seconds"].items()]
+    rows = [(case["counts"][plan], 1e9 * s) for case in cases
+            for plan, s in case["seconds"].items()]
     A = np.array([[counts.get(name, 0) / ns for name in names] for counts, ns in rows])
     costs, _ = nnls(A, np.ones(len(rows)))
     errors = A @ costs
-    print(f"estimate over measured: median {np.median(errors):.2f}, 5 to 95 % {np.quantile(errors, 0.05):.2f} to "
-          f"{np.quantile(errors, 0.95):.2f}, {len(rows)} steps")
+    low, high = np.quantile(errors, (0.05, 0.95))
+    print(f"estimated / measured: median {np.median(errors):.2f}, 5 to 95 % {low:.2f} to "
+          f"{high:.2f}, {len(rows)} steps")
     return dict(zip(names, costs, strict=True))
 
 
 def main():
     """Measure, fit, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small cases only")
-    parser.add_argument("--check", action="store_true", help="the costs of _plans.py, not fitted")
+    parser.add_argument("--check", action="store_true",
+                        help="use the costs of _plans.py, without fitting")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="measured cases, written; or read, where the file exists")
+    parser.add_argument("--json", help="the measured cases; read where the file exists")
     args = parser.parse_args()
     try:
         with open(args.json or "") as file:
@@ -135,14 +147,16 @@ def main():
         estimates = _plans.estimates(case["counts"])
         chosen = _plans.choose(estimates, able=set(estimates))
         seconds = case["seconds"]
-        floor = estimates["dense"] < _plans.MIN_DENSE_NANOSECONDS
-        ratios.append((seconds[chosen] / seconds["dense"], min(seconds.values()) / seconds["dense"], floor))
+        floor = estimates["dense"] < _plans.FLOOR
+        ratios.append((seconds[chosen] / seconds["dense"],
+                       min(seconds.values()) / seconds["dense"], floor))
         times = ", ".join(f"{plan} {s * 1e3:.2f}" for plan, s in seconds.items())
-        print(f"{ratios[-1][0]:5.2f} {chosen:6s} {case['case']:45s} ms: {times}{' (under the floor)' if floor else ''}")
+        note = " (below the floor)" if floor else ""
+        print(f"{ratios[-1][0]:5.2f} {chosen:6s} {case['case']:45s} ms: {times}{note}")
     above = [ratio for ratio, _, floor in ratios if not floor]
-    print(f"chosen over dense: worst {max(above):.2f}, {sum(r > 1.1 for r in above)} of {len(above)} above 1.1; "
-          f"mean {np.mean(above):.2f}, of the best plan "
-          f"{np.mean([best for _, best, floor in ratios if not floor]):.2f}")
+    of_best = np.mean([best for _, best, floor in ratios if not floor])
+    print(f"chosen / dense: worst {max(above):.2f}, {sum(r > 1.1 for r in above)} of {len(above)} "
+          f"above 1.1; mean {np.mean(above):.2f}, of the best plan {of_best:.2f}")
 
 
 if __name__ == "__main__":

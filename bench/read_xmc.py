@@ -1,6 +1,6 @@
-"""CPU seconds to read an XMC text file: sparselsh, and scikit-learn's svmlight reader past the header.
+"""CPU seconds to read an XMC text file: sparselsh, and scikit-learn's svmlight reader.
 
-usage: python bench/read_xmc.py FILE [REPEATS]
+usage: python -P bench/read_xmc.py FILE [REPEATS]
 """
 import statistics
 import sys
@@ -24,7 +24,7 @@ def with_sklearn(path):
 
 def main(path, repeats=3):
     seconds = {with_sparselsh: [], with_sklearn: []}
-    for _ in range(repeats):  # taking turns, so that both meet the same state of a shared machine
+    for _ in range(repeats):  # in turns, so that both meet the same state of a shared machine
         for read, spent in seconds.items():
             start = time.process_time()
             X = read(path)

@@ -1,4 +1,4 @@
-"""What an import costs, each in a process of its own."""
+"""Seconds of an import, each in a process of its own."""
 
 
 def timeraw_import():
@@ -10,4 +10,4 @@ def timeraw_import_beyond_scipy():
 
 
 def timeraw_help():
-    return "from sparselsh._options import parser; parser()", "import sparselsh"
+    return "from sparselsh.cli._arguments import parser; parser()", "import sparselsh"

@@ -1,4 +1,4 @@
-"""Building, changing and asking an index of 20,000 neurons x 64, on one thread."""
+"""Building, updating and querying an index of 20,000 neurons x 64, on one thread."""
 import numpy as np
 
 import sparselsh as sl
@@ -19,10 +19,11 @@ class Index:
         self.Q = rng.standard_normal((N_QUERIES, D), np.float32)
         self.rows = rng.choice(N_NEURONS, 2_000, replace=False).astype(np.int32)
         self.index = self.new().fit(self.W)
-        self.index.search(self.Q, K)  # the sketches are made by the first search
+        self.index.search(self.Q, K)  # the first search makes the sketches
 
     def new(self):
-        return sl.LSHIndex(sl.SimHash(bits=9, tables=12), dynamic=True, random_state=0, n_threads=1)
+        family = sl.SimHash(bits=9, tables=12)
+        return sl.LSHIndex(family, dynamic=True, random_state=0, n_threads=1)
 
     def time_fit(self):
         self.new().fit(self.W)

@@ -1,4 +1,7 @@
-"""The kernels of a training step, on one thread: 256 samples, 128 hidden units, 2,048 of 20,000 neurons active."""
+"""The kernels of a training step, on one thread.
+
+256 samples, 128 hidden units, 2,048 of 20,000 neurons active.
+"""
 import numpy as np
 import scipy.sparse as sp
 
@@ -11,7 +14,7 @@ N, D, N_ACTIVE, N_NEURONS = 256, 128, 2048, 20_000
 
 
 class BatchActive:
-    """Products with the rows of one active set, and their update."""
+    """Products with the rows of an active set, and their update."""
 
     def setup(self):
         rng = np.random.default_rng(0)
@@ -45,7 +48,8 @@ class Matmul:
 
     def setup(self):
         rng = np.random.default_rng(0)
-        self.a, self.b = rng.standard_normal((N, D), np.float32), rng.standard_normal((N_ACTIVE, D), np.float32)
+        self.a = rng.standard_normal((N, D), np.float32)
+        self.b = rng.standard_normal((N_ACTIVE, D), np.float32)
         self.out = np.empty((N, N_ACTIVE), np.float32)
 
     def time_matmul(self):
@@ -62,14 +66,17 @@ class SparseInput:
 
     def setup(self):
         rng = np.random.default_rng(0)
-        self.X = sp.random(N, N_NEURONS, density=80 / N_NEURONS, format="csr", random_state=0, dtype=np.float32)
+        self.X = sp.random(N, N_NEURONS, density=80 / N_NEURONS, format="csr", random_state=0,
+                           dtype=np.float32)
         self.X.sort_indices()
         self.indptr, self.indices = self.X.indptr.astype(np.int64), self.X.indices.astype(np.int32)
         self.w = rng.standard_normal((N_NEURONS, D), np.float32)
         self.out = np.empty((N, D), np.float32)
 
     def time_forward(self):
-        _sparse_products.weighted_rows(self.indptr, self.indices, self.X.data, self.w, NO_BIAS, self.out, 1)
+        _sparse_products.weighted_rows(self.indptr, self.indices, self.X.data, self.w, NO_BIAS,
+                                       self.out,
+                                1)
 
     def track_forward_ratio(self):
         return ratio(lambda: self.X @ self.w, self.time_forward)

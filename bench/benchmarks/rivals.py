@@ -1,10 +1,10 @@
-"""What the ratios share."""
+"""How the ratios are measured."""
 import statistics
 import time
 
 
 def ratio(rival, ours, n_calls=3, repeats=7):
-    """CPU seconds of `rival` by those of `ours`: medians of runs that take turns."""
+    """CPU seconds of `rival` divided by those of `ours`: medians of runs that take turns."""
     spent = {rival: [], ours: []}
     for _ in range(repeats):
         for call, seconds in spent.items():

@@ -1,15 +1,15 @@
-"""The contenders of bench/retrieval.py, a class each.
+"""The contenders of bench/retrieval.py, one class each.
 
-    contender.py   the interface, and weights as the rivals see them
+    contender.py   the interface, and weights in the form that rivals take
     exact.py       NumPy and BLAS
     faiss_.py      faiss: flat, IVF, HNSW, product quantization, RaBitQ
     graphs.py      hnswlib and voyager
     scann_.py      ScaNN
     ours.py        sparselsh
     measure.py     recall, time, sweeps
-    report.py      tables and the plot
+    report.py      tables and the chart
 
-A package that is not installed leaves out its contenders.
+Contenders whose package is not installed are left out.
 """
 import importlib
 
@@ -17,15 +17,15 @@ MODULES = ("exact", "faiss_", "graphs", "scann_", "ours")
 
 
 def catalogue(threads, k, targets):
-    """(contenders, complaints): every contender whose package is there, and a line for each package that is not."""
-    contenders, complaints = [], []
+    """(contenders, {package: why it is left out})."""
+    contenders, left_out = [], {}
     for name in MODULES:
         module = importlib.import_module(f"rivals.{name}")
         for package, make in module.GROUPS.items():
             try:
                 importlib.import_module(package)
             except ImportError as error:
-                complaints.append(f"{package} is left out: {error}")
+                left_out[package] = f"not installed ({error})"
             else:
                 contenders += make(threads, k, targets)
-    return contenders, complaints
+    return contenders, left_out

@@ -3,14 +3,15 @@ import numpy as np
 
 from .contender import Contender, powers
 
-REORDER = (8, 16, 32, 64, 128, 256, 512, 1024)  # k_factor: candidates a neighbour that are computed exactly
+# k_factor: candidates per neighbour whose inner products are computed exactly
+REORDER = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 class Faiss(Contender):
-    """An index of faiss's factory; a subclass gives its string and its sweep."""
+    """An index of faiss's factory; a subclass defines its string and its sweep."""
 
     package = "faiss"
-    multiple = 1  # the dimension is filled up to a multiple of this with zeros
+    multiple = 1  # the dimension is padded with zeros to a multiple of this
 
     def __init__(self, name, view, threads, k):
         super().__init__(f"faiss {name}", view, threads, k)
@@ -75,12 +76,12 @@ class Flat(Faiss):
     def factory(self):
         return "Flat"
 
-    def share_computed(self, setting):
+    def fraction_computed(self, setting):
         return 1.0
 
 
 class IVF(Faiss):
-    """Cells of k-means, 4 sqrt(n) of them as faiss's guidelines say; the nearest nprobe are computed exactly."""
+    """4 sqrt(n) cells of k-means, as faiss's guidelines say; the nearest nprobe are searched."""
 
     def n_cells(self):
         return max(1, round(4 * self.n**0.5))
@@ -104,7 +105,10 @@ class HNSW(Faiss):
 
 
 class PQFastScan(Faiss):
-    """Four-bit product quantization scanned in registers, then exact products: what faiss's wiki advises on CPUs."""
+    """Four-bit product quantization scanned in registers, then exact products.
+
+    This is what faiss's wiki advises on CPUs.
+    """
 
     multiple = 2
 
@@ -117,17 +121,18 @@ class PQFastScan(Faiss):
 
 class IVFPQFastScan(PQFastScan):
     def n_cells(self):
-        return max(1, round(self.n**0.5))  # cells must be long for a fast scan to pay
+        return max(1, round(self.n**0.5))  # a fast scan needs long cells
 
     def factory(self):
         return f"IVF{self.n_cells()},{super().factory()}"
 
     def settings(self):
-        return [{"nprobe": n, "k_factor": f} for n in powers(4, self.n_cells()) for f in REORDER]
+        return [{"nprobe": n, "k_factor": f} for n in powers(4, self.n_cells())
+                for f in REORDER]
 
 
 class IVFRaBitQ(IVFPQFastScan):
-    """RaBitQ, whose estimator our sketches share, after the rotation that it asks for."""
+    """RaBitQ, whose estimator our sketches use too, after the rotation that it requires."""
 
     multiple = 8
 
@@ -136,7 +141,8 @@ class IVFRaBitQ(IVFPQFastScan):
 
         V = self._padded(V)
         self.n, self.d = V.shape
-        base = faiss.index_factory(self.d, f"RR{self.d},IVF{self.n_cells()},RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+        base = faiss.index_factory(self.d, f"RR{self.d},IVF{self.n_cells()},RaBitQfs",
+                                   faiss.METRIC_INNER_PRODUCT)
         self.index = faiss.IndexRefineFlat(base)
         self.index.train(V)
         self.index.add(V)

@@ -44,7 +44,7 @@ class Hnswlib(Contender):
 
 
 class Voyager(Contender):
-    """Its transform of inner products to angles takes more links than M=16 to find as much as the others."""
+    """Its transform of inner products to angles needs more links than M=16 for the same recall."""
 
     package = "voyager"
 
@@ -54,8 +54,8 @@ class Voyager(Contender):
     def build(self, V):
         import voyager
 
-        self.index = voyager.Index(voyager.Space.InnerProduct, num_dimensions=V.shape[1], M=32, ef_construction=200,
-                                   max_elements=len(V))
+        self.index = voyager.Index(voyager.Space.InnerProduct, num_dimensions=V.shape[1], M=32,
+                                   ef_construction=200, max_elements=len(V))
         self.index.add_items(V, num_threads=self.threads)
 
     def settings(self):
@@ -81,7 +81,14 @@ class Voyager(Contender):
 
 
 VIEWS = ("raw", "centred")
-GROUPS = {
-    "hnswlib": lambda threads, k, targets: [Hnswlib(m, view, threads, k) for m in (16, 32) for view in VIEWS],
-    "voyager": lambda threads, k, targets: [Voyager(view, threads, k) for view in VIEWS],
-}
+
+
+def make_hnswlib(threads, k, targets):
+    return [Hnswlib(m, view, threads, k) for m in (16, 32) for view in VIEWS]
+
+
+def make_voyager(threads, k, targets):
+    return [Voyager(view, threads, k) for view in VIEWS]
+
+
+GROUPS = {"hnswlib": make_hnswlib, "voyager": make_voyager}

@@ -1,41 +1,45 @@
-"""Tables and the plot of bench/retrieval.py."""
+"""Tables and the chart of bench/retrieval.py."""
+from common import log_x_axis, markdown_table, text_table
 
-HEAD = ["contender", "build s (CPU)", "B/neuron", "one: us (CPU)", "x ours", "exact x", "batch: us (CPU)", "x ours",
-        "exact x", "recall", "setting: one; batch", "computed"]
+HEAD = ["contender", "build, s (CPU)", "bytes per neuron", "single, µs", "x ours", "exact x",
+        "batch, µs per query", "x ours", "exact x", "recall", "setting: single; batch", "computed"]
 MODES = ("one", "batch")
 
 
 def cheapest(result, target, mode, by):
-    """The point of a contender that reaches the recall in least time, or None."""
+    """The point of a contender that reaches the recall in the least time, or None."""
     name = "recall_one" if mode == "one" else "recall"
     points = [p for p in result["points"] if p[name] >= target]
     return min(points, key=lambda p: p[mode][f"{by}_us"], default=None)
 
 
 def rows(results, target, by):
-    """The table of one layer at one recall, as lists of words."""
+    """The table of one layer at one recall, as lists of strings."""
     results = [r for r in results if "failed" not in r and r["target"] in (None, target)]
     ours, exact = (_times(results, name, target, by) for name in ("sparselsh ", "exact (NumPy"))
     lines = []
     for result in results:
         best = {mode: cheapest(result, target, mode, by) for mode in MODES}
-        reached = all(best.values())
-        if not reached and not any(best.values()) and result["name"].endswith("own setting"):
-            # it chose this setting for the target on other queries; what it gives on these is the news
-            best, reached = dict.fromkeys(MODES, result["points"][0]), True
-        line = [result["name"], f"{result['build']['wall']:.1f} ({result['build']['cpu']:.1f})",
-                _number(result["build"]["bytes"])]
+        if not any(best.values()) and result["name"].endswith("own setting"):
+            # it chose this setting for the target on other queries: show what it reaches on these
+            best = dict.fromkeys(MODES, result["points"][0])
+        build = result["build"]
+        line = [result["name"], f"{build['wall']:.1f} ({build['cpu']:.1f})",
+                "-" if build["bytes"] is None else f"{build['bytes']:.0f}"]
         for mode in MODES:
             if best[mode] is None:
                 line += ["not reached", "-", "-"]
                 continue
-            time = best[mode][mode][f"{by}_us"]
-            line += [f"{best[mode][mode]['wall_us']:.1f} ({best[mode][mode]['cpu_us']:.1f})",
-                     _ratio(time, ours[mode]), _ratio(exact[mode], time)]
+            figures = best[mode][mode]
+            time = figures[f"{by}_us"]
+            low, high = figures[f"{by}_us_spread"]
+            line += [f"{time:.1f} ({low:.1f} to {high:.1f})", _ratio(time, ours[mode]),
+                     _ratio(exact[mode], time)]
         if any(best.values()):
-            line += [_both([f"{best[m][k]:.3f}" if best[m] else "-" for m, k in zip(MODES, ("recall_one", "recall"),
-                                                                                     strict=True)]),
-                     _both([_setting(best[m]) for m in MODES]), _shares(best)]
+            recalls = [f"{best[mode][name]:.3f}" if best[mode] else "-"
+                       for mode, name in zip(MODES, ("recall_one", "recall"), strict=True)]
+            line += [_both(recalls), _both([_setting(best[mode]) for mode in MODES]),
+                     _fractions(best)]
         else:
             top = max(result["points"], key=lambda p: p["recall"], default=None)
             line += [f"at most {top['recall']:.3f}" if top else "none", _setting(top), "-"]
@@ -44,7 +48,7 @@ def rows(results, target, by):
 
 
 def _times(results, prefix, target, by):
-    # "sparselsh 0.95" comes before "sparselsh 0.95 own setting": rivals get their best setting too
+    # "sparselsh 0.95" precedes "sparselsh 0.95 own setting": rivals too get their best setting
     result = next((r for r in results if r["name"].startswith(prefix)), None)
     points = {mode: result and cheapest(result, target, mode, by) for mode in MODES}
     return {mode: point and point[mode][f"{by}_us"] for mode, point in points.items()}
@@ -52,10 +56,6 @@ def _times(results, prefix, target, by):
 
 def _ratio(a, b):
     return "-" if a is None or b is None else f"{a / b:.2f}"
-
-
-def _number(value):
-    return "-" if value is None else f"{value:.0f}"
 
 
 def _both(words):
@@ -68,42 +68,47 @@ def _setting(point):
     return " ".join(f"{name}={value}" for name, value in point["setting"].items()) or "-"
 
 
-def _shares(best):
-    shares = []
+def _fractions(best):
+    texts = []
     for i, mode in enumerate(MODES):
-        share = best[mode] and best[mode]["share"]
-        share = share[i] if isinstance(share, tuple | list) else share
-        shares.append("-" if share is None else f"{share:.2%}")
-    return _both(shares)
+        fraction = best[mode] and best[mode]["fraction"]
+        fraction = fraction[i] if isinstance(fraction, tuple | list) else fraction
+        texts.append("-" if fraction is None else f"{fraction:.2%}")
+    return _both(texts)
 
 
 def as_text(lines):
     """Aligned columns."""
-    table = [HEAD, *lines]
-    widths = [max(len(line[i]) for line in table) for i in range(len(HEAD))]
-    left = (0, len(HEAD) - 2)  # words; the rest are numbers
-    return "\n".join("  ".join(word.ljust(w) if i in left else word.rjust(w)
-                               for i, (word, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-                     for line in table)
+    return text_table(HEAD, lines)
 
 
 def as_markdown(lines):
-    """A table of GitHub's markdown, ours in bold."""
-    out = ["| " + " | ".join(HEAD) + " |", "|---" + "|--:" * (len(HEAD) - 3) + "|---|--:|"]
-    for line in lines:
-        line = [f"**{line[0]}**", *line[1:]] if line[0].startswith("sparselsh") else line
-        out.append("| " + " | ".join(line) + " |")
-    return "\n".join(out)
+    """A Markdown table, ours in bold."""
+    lines = [[f"**{line[0]}**", *line[1:]] if line[0].startswith("sparselsh") else line
+             for line in lines]
+    return markdown_table(HEAD, lines)
+
+
+def notes(results, rehash):
+    """What contenders say about themselves, and the time of `LSHIndex.update`, as list items."""
+    items = [f"- {r['name']}: {r.get('failed') or r['note']}"
+             for r in results if r.get("failed") or r.get("note")]
+    if rehash:
+        items.append(f"- `LSHIndex.update` of {rehash['rows']} rows, CPU ms: " + ", ".join(
+            f"{name} {ms:.1f}" for name, ms in rehash["cpu_ms"].items()))
+    return items
 
 
 def legend(k, by, threads):
     """What the columns mean."""
-    return (f"Microseconds a query are wall time, CPU in brackets (medians of the rounds), at the setting that "
-            f"reaches the recall@{k} in least {by} time; {threads} thread(s). \"x ours\" is that time over "
-            f"sparselsh's at its cheapest setting (above 1: slower than sparselsh), \"exact x\" how many times faster "
-            f"than NumPy with BLAS. B/neuron is the size beyond the weights: the saved index less one copy of the "
-            f"weights, for sparselsh `LSHIndex.nbytes`. \"computed\" is the share of the neurons whose inner product "
-            f"is computed in full.")
+    return (
+        f"Times are {by} microseconds per query, medians of the rounds with the smallest and the "
+        f"largest in brackets, at the setting that reaches the recall@{k} in the least time, with "
+        f'{threads} thread(s). "x ours" is that time divided by that of sparselsh at its fastest '
+        f'setting (above 1: slower than sparselsh), "exact x" how many times faster it is than '
+        f"NumPy with BLAS. Bytes per neuron are those beyond the weights: the saved index less one "
+        f'copy of the weights, for sparselsh `LSHIndex.nbytes`. "computed" is the fraction of the '
+        f"neurons whose inner product is computed in full.")
 
 
 def plot(path, layers, by, k):
@@ -113,23 +118,26 @@ def plot(path, layers, by, k):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = sorted({_family(r) for results in layers.values()
-                    for r in results if "points" in r})
+    results_of = {name: layer["contenders"] for name, layer in layers.items()}
+    names = sorted({_family(r) for results in results_of.values() for r in results
+                    if "points" in r})
     colours = {name: plt.get_cmap("tab20")(i % 20) for i, name in enumerate(names)}
-    figure, axes = plt.subplots(len(layers), 2, figsize=(15, 5.5 * len(layers)), squeeze=False)
-    for row, (layer, results) in zip(axes, layers.items(), strict=True):
+    figure, axes = plt.subplots(len(layers), 2, figsize=(11, 4.2 * len(layers)), squeeze=False,
+                                layout="constrained")
+    for row, (layer, results) in zip(axes, results_of.items(), strict=True):
         for panel, mode in zip(row, MODES, strict=True):
             for result in results:
                 if "points" in result:
                     _curve(panel, result, mode, by, colours)
-            panel.set(xscale="log", title=f"{layer}, {'one query at a time' if mode == 'one' else 'batches of 256'}",
-                      xlabel=f"microseconds a query ({by})", ylabel=f"recall@{k}", ylim=(0.5, 1.005))
-            panel.grid(alpha=0.3, which="both")
+            title = "single queries" if mode == "one" else "batches of 256"
+            panel.set(title=f"{layer}, {title}", ylim=(0.5, 1.005),
+                      xlabel=f"microseconds per query ({by})", ylabel=f"recall@{k}")
+            log_x_axis(panel)
     handles = {label: handle for panel in axes.flat
                for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def _family(result):
@@ -140,12 +148,12 @@ def _curve(panel, result, mode, by, colours):
     name = "recall_one" if mode == "one" else "recall"
     ordered = sorted(result["points"], key=lambda p: p[mode][f"{by}_us"])
     front = []
-    for point in ordered:  # only what no faster setting reaches
+    for point in ordered:  # only points whose recall no faster setting reaches
         if not front or point[name] > front[-1][name]:
             front.append(point)
     ours = result["package"] == "sparselsh"
     colour = colours[_family(result)]
-    panel.plot([p[mode][f"{by}_us"] for p in front], [p[name] for p in front], label=result["name"],
-               color="black" if ours else colour, linewidth=2.5 if ours else 1.2,
-               linestyle=":" if result["view"] == "raw" else "-",
+    panel.plot([p[mode][f"{by}_us"] for p in front], [p[name] for p in front],
+               label=result["name"], color="black" if ours else colour,
+               linewidth=2.5 if ours else 1.2, linestyle=":" if result["view"] == "raw" else "-",
                marker="*" if len(front) == 1 else ".", markersize=11 if len(front) == 1 else 4)
