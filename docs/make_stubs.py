@@ -1,8 +1,9 @@
-"""Write the stubs of the compiled modules, from the signatures that they carry: sparselsh/_core/*.pyi.
+"""Write the stubs of the compiled modules, sparselsh/_core/*.pyi, from their signatures.
 
     python -P docs/make_stubs.py
 
-Run it after a change to the signature of a kernel. What a kernel returns stands in RETURNS, if it is not None.
+Run it after a change to the signature of a kernel. RETURNS has the types of results that
+are not None.
 """
 import importlib
 import inspect
@@ -27,19 +28,23 @@ RETURNS = {
     "_updates.adam": "Rule",
     "_updates.sgd": "Rule",
 }
-SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int", "float": "float",
-           "double": "float", "str": "str", "Rule": "Rule", "SingleQuerySearch": "SingleQuerySearch",
-           "SingleRowMLP": "SingleRowMLP"}
-ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16", "int8_t": "int8",
-         "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
+SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int",
+           "float": "float", "double": "float", "str": "str", "Rule": "Rule",
+           "SingleQuerySearch": "SingleQuerySearch", "SingleRowMLP": "SingleRowMLP"}
+ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
+         "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_parse.text"}  # bytes or a mapped file
 OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a rule may not keep
             "_active.indices", "_projections.indices", "_winners.indices"}  # of dense rows
-UNTYPED = {"_quantized.scales": "NDArray[float32] | None",  # others are arrays of one of several types
-           "_select.ids": "NDArray[int32] | None", "_single_query_search.coarse": "NDArray[Any] | None",
-           "_single_query_search.coarse_scales": "NDArray[float32] | None",
-           "_single_row_mlp.layers": "list[tuple[Any, ...]]", "_single_row_mlp.search": "SingleQuerySearch | None",
-           "_sketches.scales": "NDArray[float32] | None"}
+UNTYPED = {  # other parameters without a type are arrays of one of several dtypes
+    "_quantized.scales": "NDArray[float32] | None",
+    "_select.ids": "NDArray[int32] | None",
+    "_single_query_search.coarse": "NDArray[Any] | None",
+    "_single_query_search.coarse_scales": "NDArray[float32] | None",
+    "_single_row_mlp.layers": "list[tuple[Any, ...]]",
+    "_single_row_mlp.search": "SingleQuerySearch | None",
+    "_sketches.scales": "NDArray[float32] | None",
+}
 
 
 def parameter(module, text):
@@ -61,7 +66,9 @@ def function(module, name, doc):
     parameters = [parameter(module, part) for part in re.split(r", (?![^\[]*\])", text) if part]
     head, end = f"def {name}(", f") -> {RETURNS.get(f'{module}.{name}', 'None')}: ..."
     line = head + ", ".join(parameters) + end
-    return line if len(line) <= 120 else head + "".join(f"\n    {p}," for p in parameters) + "\n" + end
+    if len(line) <= 100:
+        return line
+    return head + "".join(f"\n    {p}," for p in parameters) + "\n" + end
 
 
 def stub(module):
@@ -75,14 +82,17 @@ def stub(module):
         elif callable(value):
             lines.append(function(module, name, value.__doc__))
         else:
-            lines.append(f"{name}: {'tuple[str, ...]' if isinstance(value, tuple) else type(value).__name__}")
+            type_ = "tuple[str, ...]" if isinstance(value, tuple) else type(value).__name__
+            lines.append(f"{name}: {type_}")
     body = "\n".join(lines) + "\n"
+
     head = "# Made by docs/make_stubs.py.\n"
     if re.search(r"\bAny\b", body):
         head += "from typing import Any\n\n"
     if "ReadableBuffer" in body:
         head += "from _typeshed import ReadableBuffer\n"
-    used = sorted({item for item in ITEMS.values() if f"[{item}]" in body}, key=lambda item: (item[0], len(item), item))
+    used = sorted({item for item in ITEMS.values() if f"[{item}]" in body},
+                  key=lambda item: (item[0], len(item), item))
     if used:
         head += f"from numpy import {', '.join(used)}\nfrom numpy.typing import NDArray\n"
     if "Rule" in body and "class Rule" not in body:
@@ -98,7 +108,7 @@ def modules():
 
 
 def main():
-    """Write them all."""
+    """Write all stubs."""
     for name in modules():
         (CORE / f"{name}.pyi").write_text(stub(name), encoding="utf-8")
 

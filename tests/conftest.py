@@ -1,7 +1,8 @@
 """Fixtures of every test: the SIMD level in use, the number of threads, seeded random numbers."""
 import os
 
-# OpenMP reads it once: threads that wait for work sleep, so that more threads than free cores do no harm
+# OpenMP reads it once: threads that wait for work sleep, so that having more threads than free
+# cores does no harm
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Reference implementations of the kernels of sparselsh._core in plain NumPy: same names, same meaning.
+"""Reference implementations of the kernels of sparselsh._core, under the same names.
 
 Each follows the formula in the docstring of its kernel in the most obvious way, in float64 and with
 Python loops where they are plainer, and returns what the kernel writes into its outputs. A sparse
@@ -19,16 +19,18 @@ def pack_codes(projections, n_bits):
 
 
 def code_costs(digits, radix):
-    """{code: cost} of every code, a digit being {option: cost}: what cheapest_codes finds the cheapest of."""
+    """{code: cost} of every code, each digit given as {option: cost}; for cheapest_codes."""
     codes = {}
     for options in itertools.product(*(digit.items() for digit in digits)):
-        codes[sum(option * radix**k for k, (option, _) in enumerate(options))] = sum(cost for _, cost in options)
+        code = sum(option * radix**k for k, (option, _) in enumerate(options))
+        codes[code] = sum(cost for _, cost in options)
     return codes
 
 
 def probe_signs(projections, n_bits):
     p = projections.astype(float).reshape(-1, projections.shape[1] // n_bits, n_bits)
-    return [[code_costs([{int(x > 0): 0.0, int(x <= 0): x * x} for x in table], 2) for table in row] for row in p]
+    return [[code_costs([{int(x > 0): 0.0, int(x <= 0): x * x} for x in table],
+                        2) for table in row] for row in p]
 
 
 def nearest_vertices(projections, n_dims, n_polytopes):
@@ -87,9 +89,11 @@ def winners(v, places, bin_size, n_digits, n_tables, seed):
                 if place >= 0:
                     bins[place // bin_size][int(place % bin_size)] = row[c]
         full = [len(b) > 0 for b in bins]
-        costs = [{slot: (max(b.values()) - x) ** 2 for slot, x in b.items()} or {0: 0.0} for b in bins]
+        costs = [{slot: (max(b.values()) - x) ** 2 for slot,
+                  x in b.items()} or {0: 0.0} for b in bins]
         costs = [costs[lender(seed, b, full)] if any(full) else costs[b] for b in range(len(bins))]
-        out.append([code_costs(costs[t * n_digits : (t + 1) * n_digits], bin_size) for t in range(n_tables)])
+        out.append([code_costs(costs[t * n_digits : (t + 1) * n_digits],
+                               bin_size) for t in range(n_tables)])
     return out
 
 
@@ -116,7 +120,8 @@ def minima(v, n_digits, n_tables, n_bits, seed):
 def build(codes, n_buckets):
     """A neuron whose code is -1 is in no bucket of the table."""
     n, n_tables = codes.shape
-    return [[{j for j in range(n) if codes[j, t] == b} for b in range(n_buckets)] for t in range(n_tables)]
+    return [[{j for j in range(n) if codes[j, t] == b} for b in range(n_buckets)]
+            for t in range(n_tables)]
 
 
 def move(rows, new_codes, codes):
@@ -152,14 +157,15 @@ def table_order(n_tables, seed):
 
 
 def draw(query_codes, codes, seed, n_wanted):
-    """Sets of neurons: whole buckets, and of the last one those with the smallest random numbers."""
+    """Sets of neurons: whole buckets, and from the last one those with the least random numbers."""
     found = [set() for _ in query_codes]
     for i, probes in enumerate(query_codes):
         own_seed = random_at(seed, i)
         for t in table_order(len(probes), own_seed):
             for b in probes[t][probes[t] >= 0]:
                 bucket = set(np.flatnonzero(codes[:, t] == b).tolist()) - found[i]
-                by_chance = sorted(bucket, key=lambda j: (random_at(2**64 - 1 - own_seed, j) >> 32, j))
+                by_chance = sorted(bucket, key=lambda j: (random_at(2**64 - 1 - own_seed, j) >> 32,
+                                                          j))
                 found[i].update(by_chance[: n_wanted - len(found[i])])
     return found
 
@@ -195,14 +201,15 @@ def weighted_rows(indptr, indices, data, w, bias):
 
 def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
     dx = weighted_rows(indptr, indices, data, w, [])
-    return np.array([dx[i, c] for i in range(len(dx)) for c in x_indices[x_indptr[i] : x_indptr[i + 1]]])
+    return np.array([dx[i, c] for i in range(len(dx))
+                     for c in x_indices[x_indptr[i] : x_indptr[i + 1]]])
 
 
 # ---- _sparse_rows
 
 
 def group_columns(indptr, indices):
-    groups = {}  # a dict keeps the order in which columns are met
+    groups = {}  # a dict keeps the order in which columns first occur
     for i in range(len(indptr) - 1):
         for k in range(indptr[i], indptr[i + 1]):
             groups.setdefault(int(indices[k]), []).append((k, i))
@@ -218,7 +225,8 @@ def group_columns(indptr, indices):
 
 
 def block_sums(w, n_rows):
-    return np.array([w[start:start + n_rows].astype(float).sum(axis=0) for start in range(0, len(w), n_rows)])
+    return np.array([w[start:start + n_rows].astype(float).sum(axis=0)
+                     for start in range(0, len(w), n_rows)])
 
 
 # ---- _updates
@@ -271,7 +279,7 @@ def update_grouped(rule, w, m, v, indptr, indices, data, x):
 
 def update_grouped_csr(rule, w, m, v, indptr, indices, data, x_indptr, x_indices, x_data):
     dw = dense(indptr, indices, data, len(w)).T @ dense(x_indptr, x_indices, x_data, w.shape[1])
-    touched = dw != 0  # tests give values whose sums are exact
+    touched = dw != 0  # the sums of the tests' values are exact
     return update_at(rule, w, m, v, touched, dw[touched])
 
 
@@ -284,7 +292,8 @@ def sum_groups(starts, entries, data):
 
 
 def squares(a, run):
-    return np.array([(a[first : first + run].astype(float) ** 2).sum() for first in range(0, len(a), run)])
+    return np.array([(a[first : first + run].astype(float) ** 2).sum()
+                     for first in range(0, len(a), run)])
 
 
 def active_squares(dz, x):
@@ -324,14 +333,15 @@ def signs(rotated):
 
 
 def pack(rotated, rows, blocks, size):
-    """`blocks` with the signs of rotated[r] as those of neuron rows[r]; a block holds `size` neurons."""
+    """`blocks` with the signs of rotated[r] for neuron rows[r]; a block holds `size` neurons."""
     blocks = blocks.copy()
     for bits, j in zip(rotated > 0, rows, strict=True):
         for k, bit in enumerate(bits):
             # nibble k // 4 of neurons 0..15 is the low half of a byte, that of 16..31 the high half
             byte = k // 4 * (size // 2) + j % (size // 2)
             place = 1 << k % 4 + 4 * (j % size // (size // 2))
-            blocks[j // size, byte] = blocks[j // size, byte] & (255 - place) | (place if bit else 0)
+            others = blocks[j // size, byte] & (255 - place)
+            blocks[j // size, byte] = others | (place if bit else 0)
     return blocks
 
 
@@ -340,14 +350,14 @@ def sketch_scores(queries, rotated, factors):
 
 
 def sketch_error(queries, factors):
-    """How far the 8-bit table may be off: half a step of it for each group of four bits."""
+    """The error bound of the 8-bit table: half a step per group of four bits."""
     spread = np.abs(queries.astype(float)).reshape(len(queries), -1, 4).sum(axis=2)
     step = spread.max(axis=1) / 127.5
     return np.outer(step / 2 * spread.shape[1], np.abs(factors))
 
 
 def unpack(blocks, s, size):
-    """The bits of slot s, what `pack` has written."""
+    """The bits of slot s, as `pack` has written them."""
     half = blocks[s // size, s % (size // 2) :: size // 2] >> (4 if s % size >= size // 2 else 0)
     return (half[:, None] >> np.arange(4) & 1).ravel()
 
@@ -421,7 +431,7 @@ def top_k(scores, ids, k):
 
 
 def random_at(seed, counter):
-    """SplitMix64: the number at place `counter` of the stream `seed`."""
+    """SplitMix64: the number at position `counter` of the stream `seed`."""
     z = (seed + (counter + 1) * 0x9E3779B97F4A7C15) % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
@@ -475,6 +485,7 @@ def parse_rows(text, has_header):
         lines = lines[1 : 1 + n_rows]
     else:
         lines = [line for line in (line.split("#")[0] for line in lines) if line.strip()]
+
     rows = []
     for line in lines:
         labels, _, features = line.partition(" ")
@@ -483,6 +494,7 @@ def parse_rows(text, has_header):
         pairs = [pair.split(":") for pair in features.split()]
         rows.append(([int(label) for label in labels.split(",") if label.strip()],
                      [(int(j), np.float32(float(v))) for j, v in pairs]))
+
     if shape is None:
         shape = (1 + max((j for _, pairs in rows for j, _ in pairs), default=-1),
                  1 + max((label for labels, _ in rows for label in labels), default=-1))
@@ -500,7 +512,9 @@ def parse_rows(text, has_header):
 def metric_label_sets(Y):
     """Set of labels of each row, from a dense indicator or class ids."""
     Y = np.asarray(Y)
-    return [{int(y)} for y in Y] if Y.ndim == 1 else [set(np.flatnonzero(row).tolist()) for row in Y]
+    if Y.ndim == 1:
+        return [{int(y)} for y in Y]
+    return [set(np.flatnonzero(row).tolist()) for row in Y]
 
 
 def metric_precision_at_k(Y, ids, k):
@@ -517,7 +531,8 @@ def metric_ndcg_at_k(Y, ids, k):
     ratios = []
     for true, row in zip(metric_label_sets(Y), ids, strict=True):
         if true:
-            gain = sum(1 / np.log2(1 + rank) for rank, label in enumerate(row[:k], 1) if label in true)
+            gain = sum(1 / np.log2(1 + rank)
+                       for rank, label in enumerate(row[:k], 1) if label in true)
             ideal = sum(1 / np.log2(1 + rank) for rank in range(1, min(k, len(true)) + 1))
             ratios.append(gain / ideal)
     return np.mean(ratios)
@@ -559,13 +574,15 @@ def take_rows(indptr, values, rows):
 def best_entries(indptr, indices, data, n_best, positive):
     rows = []
     for i in range(len(indptr) - 1):
-        entries = [(value, j) for value, j in zip(data[indptr[i]:indptr[i + 1]], indices[indptr[i]:indptr[i + 1]],
+        entries = [(value, j) for value, j in zip(data[indptr[i]:indptr[i + 1]],
+                                                  indices[indptr[i]:indptr[i + 1]],
                                                   strict=True) if value > 0 or not positive]
         best = sorted(entries, key=lambda entry: (-entry[0], entry[1]))[:n_best]
         rows.append(sorted((j, value) for value, j in best))
     out_indptr = np.cumsum([0] + [len(row) for row in rows]).astype(np.int64)
     flat = [entry for row in rows for entry in row]
-    return out_indptr, np.array([j for j, _ in flat], np.int32), np.array([value for _, value in flat], np.float32)
+    indices = np.array([j for j, _ in flat], np.int32)
+    return out_indptr, indices, np.array([value for _, value in flat], np.float32)
 
 
 def drop(a, seed, rate):
@@ -577,7 +594,7 @@ def drop(a, seed, rate):
 
 
 def stored(rows, scales):
-    """What rows in float32, bfloat16 (uint16) or int8 stand for."""
+    """The values of rows in float32, bfloat16 (uint16) or int8."""
     if rows.dtype == np.uint16:
         return (rows.astype(np.uint32) << 16).view(np.float32).astype(float)
     return rows.astype(float) * (1 if scales is None else scales.astype(float)[:, None])
@@ -588,7 +605,8 @@ def quantize_int8(w):
     scales = largest / np.float32(127)
     scales[scales < 1.2e-38] = 0
     safe = np.where(scales > 0, largest, 1).astype(float)[:, None]
-    return np.where(scales[:, None] > 0, np.rint(w.astype(float) * 127 / safe), 0).astype(int), scales
+    return np.where(scales[:, None] > 0, np.rint(w.astype(float) * 127 / safe),
+                    0).astype(int), scales
 
 
 def squared_hinge(w, bias, x, y, costs):

@@ -1,4 +1,4 @@
-"""What the tests share: arrays to hand in, and comparisons with a bound that has a reason."""
+"""Shared by the tests: input arrays, and comparisons whose bound has a reason."""
 import numpy as np
 from hypothesis import strategies as st
 
@@ -6,7 +6,7 @@ from sparselsh import metrics
 
 # below, at and above one vector (16 floats), the unrolled run of four, and a power of two
 SIZES = (1, 3, 15, 16, 17, 63, 64, 65, 129)
-# active sets: samples, neurons, share of them active
+# active sets: samples, neurons, fraction of them active
 PATTERNS = {
     "usual": (9, 40, 0.3),
     "more than a chunk of neurons": (5, 70, 0.9),
@@ -19,7 +19,7 @@ UNIT = 2.0**-24  # the largest relative error of one float32 operation
 
 
 def read_only(*arrays):
-    """Copies that cannot be written to, C-contiguous: what a kernel takes as input."""
+    """Read-only C-contiguous copies: what a kernel takes as input."""
     copies = [np.array(a, order="C") for a in arrays]
     for a in copies:
         a.flags.writeable = False
@@ -27,7 +27,7 @@ def read_only(*arrays):
 
 
 def unwritten(shape, dtype):
-    """An output in which an entry that the kernel left alone shows."""
+    """An output array in which entries that a kernel does not write are recognized."""
     return np.full(shape, np.nan if np.dtype(dtype).kind == "f" else -77, dtype)
 
 
@@ -36,12 +36,12 @@ def gaussian(rng, *shape):
 
 
 def eighths(rng, *shape):
-    """Multiples of 1/8 up to 2: sums of products of them are exact in float32, in whatever order."""
+    """Multiples of 1/8 up to 2: sums of products of them are exact in float32, in any order."""
     return read_only((rng.integers(-16, 17, shape) / 8).astype(np.float32))
 
 
 def random_csr(rng, n, m, density, values=gaussian):
-    """indptr, indices (ascending, without repeats), data of an (n, m) matrix; every third row is empty."""
+    """indptr, indices (ascending, distinct), data of an (n, m) matrix; every third row is empty."""
     mask = rng.random((n, m)) < density
     mask[1::3] = False
     indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).astype(np.int64)
@@ -75,16 +75,17 @@ def on_threads(call):
 
 
 def assert_sums_close(got, want, magnitude, n_terms):
-    """A float32 sum of n products is within (n + 2) units of rounding of the sum of their magnitudes.
+    """A float32 sum of n products is off by at most n + 2 units of the sum of their magnitudes.
 
     That is the bound of any order of summation, with and without fused multiply-add.
     """
     bound = (n_terms + 2) * UNIT * np.asarray(magnitude)
     error = np.abs(np.asarray(got, float) - want)
-    assert np.all(error <= bound), f"error {np.max(error):.3g}, {np.max(error - bound):.3g} beyond its bound"
+    assert np.all(error <= bound), (
+        f"error {np.max(error):.3g}, {np.max(error - bound):.3g} beyond its bound")
 
 
-# ---- data for an index, and what brute force says of it
+# ---- data for an index, and brute-force results
 
 
 def clustered(rng, n=3000, d=64, n_clusters=60, n_queries=200):
@@ -92,13 +93,14 @@ def clustered(rng, n=3000, d=64, n_clusters=60, n_queries=200):
     centres = rng.standard_normal((n_clusters, d))
 
     def around(m):
-        return (centres[rng.integers(n_clusters, size=m)] + rng.standard_normal((m, d)) / 2).astype(np.float32)
+        centre = centres[rng.integers(n_clusters, size=m)]
+        return (centre + rng.standard_normal((m, d)) / 2).astype(np.float32)
 
     return around(n), around(n_queries)
 
 
 def trained(rng, n=3000, d=64, n_factors=30, n_queries=200):
-    """What a layer after a ReLU looks like: inputs of one sign, neurons that have a large mean in common."""
+    """A layer after a ReLU: inputs of one sign, neurons with a large common mean."""
     factors = rng.standard_normal((n_factors, d)) / np.sqrt(n_factors)
     X = np.maximum(rng.standard_normal((n_queries, n_factors)) @ factors + 0.5, 0)
     W = rng.standard_normal((n, d)) + 3 * rng.standard_normal(d)

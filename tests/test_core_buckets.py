@@ -27,7 +27,8 @@ class Tables:
         n, n_tables = codes.shape
         ids = unwritten((n_tables, _buckets.capacity(n, n_buckets, slack)), np.int32)
         start, count, room = (unwritten((n_tables, n_buckets), np.int32) for _ in range(3))
-        tables = cls(codes.copy(), ids, start, count, room, unwritten(n_tables, np.int32), n_threads)
+        tables = cls(codes.copy(), ids, start, count, room, unwritten(n_tables, np.int32),
+                     n_threads)
         _buckets.build(read_only(codes), slack, ids, start, count, room, tables.tail, n_threads)
         return tables
 
@@ -43,7 +44,7 @@ class Tables:
         return self.ids[t, self.start[t, b] : self.start[t, b] + self.count[t, b]].tolist()
 
     def contents(self):
-        """Every bucket as a set; asserts that no bucket reaches into another, or beyond the tail."""
+        """Every bucket as a set; asserts that no bucket overlaps another or exceeds the tail."""
         for t in range(len(self.tail)):
             end = 0
             for b in np.argsort(self.start[t], kind="stable"):
@@ -52,12 +53,13 @@ class Tables:
                     end = self.start[t, b] + self.room[t, b]
             assert end <= self.tail[t] <= self.ids.shape[1]
             assert np.all(self.count[t] <= self.room[t])
-        buckets = [[self.bucket(t, b) for b in range(self.count.shape[1])] for t in range(len(self.tail))]
+        n_tables, n_buckets = self.count.shape
+        buckets = [[self.bucket(t, b) for b in range(n_buckets)] for t in range(n_tables)]
         assert all(len(set(bucket)) == len(bucket) for table in buckets for bucket in table)
         return [[set(bucket) for bucket in table] for table in buckets]
 
     def collide(self, query_codes, min_count=1, n_best=10):
-        """query_codes is (n_queries, n_tables), or with one more axis for several probes of a table."""
+        """query_codes is (n_queries, n_tables), with one more axis for several probes per table."""
         n = len(self.codes)
         query_codes = query_codes if query_codes.ndim == 3 else query_codes[:, :, None]
         out_ids, out_counts = (unwritten((len(query_codes), n_best), np.int32) for _ in range(2))
@@ -65,7 +67,8 @@ class Tables:
         keys = np.empty((self.n_threads, n), np.uint64)
         tables = read_only(self.ids, self.start, self.count)
         _buckets.collide(
-            read_only(query_codes), *tables, min_count, seen, keys, out_ids, out_counts, self.n_threads)
+            read_only(query_codes), *tables, min_count, seen, keys, out_ids, out_counts,
+            self.n_threads)
         assert not seen.any(), "the scratch array is left as it was"
         return out_ids, out_counts
 
@@ -77,7 +80,8 @@ class Tables:
         keys = np.empty((self.n_threads, n), np.uint64)
         order = unwritten((self.n_threads, n_tables), np.int32)
         tables = read_only(self.ids, self.start, self.count)
-        _buckets.draw(read_only(query_codes), *tables, seed, seen, keys, order, out_ids, self.n_threads)
+        _buckets.draw(read_only(query_codes), *tables, seed, seen, keys, order, out_ids,
+                      self.n_threads)
         assert not seen.any(), "the scratch array is left as it was"
         return out_ids
 
@@ -97,7 +101,8 @@ SIZES = [(1, 1, 1), (1, 3, 8), (17, 1, 1), (65, 4, 2), (65, 4, 512), (400, 5, 32
 
 @pytest.mark.parametrize("slack", [True, False], ids=["slack", "no slack"])
 @pytest.mark.parametrize("n, n_tables, n_buckets", [(0, 3, 4), *SIZES])
-def test_build_puts_each_neuron_into_the_bucket_of_its_code(rng, n_threads, n, n_tables, n_buckets, slack):
+def test_build_puts_each_neuron_into_the_bucket_of_its_code(rng, n_threads, n, n_tables, n_buckets,
+                                                            slack):
     codes = random_codes(rng, n, n_tables, n_buckets)
     tables = Tables.build(codes, n_buckets, slack, n_threads)
     assert tables.contents() == reference.build(codes, n_buckets)
@@ -126,7 +131,7 @@ def test_tables_do_not_depend_on_the_number_of_threads(rng, n, n_tables, n_bucke
 
 
 def moves(rng, n, n_tables, n_buckets):
-    """Random moves, then everything into one bucket, and apart again: buckets outgrow any room."""
+    """Random moves, then all into one bucket, and apart again: buckets outgrow any room."""
     for _ in range(100):
         rows = rng.permutation(n)[: rng.integers(1, max(n // 10, 2))]
         yield rows, random_codes(rng, len(rows), n_tables, n_buckets)
@@ -143,6 +148,7 @@ def test_thousands_of_moves_leave_what_a_fresh_build_gives(rng, n_threads, n, n_
     codes = random_codes(rng, n, n_tables, n_buckets)
     tables = Tables.build(codes, n_buckets, n_threads=n_threads)
     moved_behind = sorted_anew = 0
+
     for step, (rows, new_codes) in enumerate(moves(rng, n, n_tables, n_buckets)):
         tail = tables.tail.copy()
         tables.move(rows, new_codes)
@@ -151,6 +157,7 @@ def test_thousands_of_moves_leave_what_a_fresh_build_gives(rng, n_threads, n, n_
         sorted_anew += np.sum(tables.tail < tail)
         if step % 50 == 0:
             assert tables.contents() == Tables.build(codes, n_buckets).contents()
+
     np.testing.assert_array_equal(tables.codes, codes)
     fresh = Tables.build(codes, n_buckets)
     assert tables.contents() == fresh.contents() == reference.build(codes, n_buckets)
@@ -168,7 +175,8 @@ def test_any_moves_leave_every_neuron_in_the_bucket_of_its_code(data):
     for _ in range(data.draw(st.integers(1, 5))):
         rows = data.draw(st.sets(st.integers(0, n - 1)).map(sorted))
         bucket = st.integers(0, n_buckets - 1)
-        new_codes = np.array([[data.draw(bucket), data.draw(bucket)]], np.int32).repeat(len(rows), axis=0)
+        new_codes = np.array([[data.draw(bucket), data.draw(bucket)]], np.int32)
+        new_codes = new_codes.repeat(len(rows), axis=0)
         tables.move(rows, new_codes)
         codes = reference.move(rows, new_codes, codes) if rows else codes
     assert tables.contents() == reference.build(codes, n_buckets)
@@ -177,7 +185,8 @@ def test_any_moves_leave_every_neuron_in_the_bucket_of_its_code(data):
 @pytest.mark.parametrize("n_best", [0, 1, 5, 40, 2000])
 @pytest.mark.parametrize("min_count", [1, 2, 4])
 @pytest.mark.parametrize("n, n_tables, n_buckets", SIZES)
-def test_collide_counts_the_shared_buckets(rng, n_threads, n, n_tables, n_buckets, min_count, n_best):
+def test_collide_counts_the_shared_buckets(rng, n_threads, n, n_tables, n_buckets, min_count,
+                                           n_best):
     codes, queries = (random_codes(rng, m, n_tables, n_buckets) for m in (n, 9))
     got = Tables.build(codes, n_buckets, n_threads=n_threads).collide(queries, min_count, n_best)
     assert_same_arrays(got, reference.collide(queries, codes, min_count, n_best))
@@ -185,10 +194,12 @@ def test_collide_counts_the_shared_buckets(rng, n_threads, n, n_tables, n_bucket
 
 @pytest.mark.parametrize("n_probes", [1, 2, 3, 8])
 @pytest.mark.parametrize("min_count", [1, 2])
-def test_a_neuron_in_any_probed_bucket_counts_once_for_its_table(rng, n_threads, n_probes, min_count):
+def test_a_neuron_in_any_probed_bucket_counts_once_for_its_table(rng, n_threads, n_probes,
+                                                                 min_count):
     n, n_tables, n_buckets = 300, 5, 8
     codes = random_codes(rng, n, n_tables, n_buckets)
-    probes = np.argsort(rng.random((20, n_tables, n_buckets)), axis=2)[:, :, :n_probes].astype(np.int32)
+    probes = np.argsort(rng.random((20, n_tables, n_buckets)), axis=2)[:, :, :n_probes]
+    probes = probes.astype(np.int32)
     probes[::3, :, n_probes - 1] = -1  # no bucket
     got = Tables.build(codes, n_buckets, n_threads=n_threads).collide(probes, min_count, n_best=n)
     assert_same_arrays(got, reference.collide(probes, codes, min_count, n))
@@ -204,14 +215,15 @@ def test_collide_counts_up_to_255_tables(rng, n_threads):
 
 def test_equal_counts_are_not_decided_in_favour_of_low_ids():
     n, n_best = 1000, 100
-    ids, _ = Tables.build(np.zeros((n, 1), np.int32), 1).collide(np.zeros((1, 1), np.int32), n_best=n_best)
+    tables = Tables.build(np.zeros((n, 1), np.int32), 1)
+    ids, _ = tables.collide(np.zeros((1, 1), np.int32), n_best=n_best)
     # five standard deviations of the mean of n_best distinct ids drawn at random
     band = 5 * n / np.sqrt(12 * n_best) * np.sqrt(1 - n_best / n)
     assert abs(ids.mean() - (n - 1) / 2) < band
 
 
 def test_ids_of_the_whole_range_survive_the_tie_break():
-    # one neuron far up: the key that breaks ties is taken back to the id
+    # one neuron with a large id: the key that breaks ties is converted back to the id
     codes = np.zeros((3_000_001, 1), np.int32)
     codes[-1] = 1
     ids, counts = Tables.build(codes, 2).collide(np.ones((1, 1), np.int32), n_best=2)
@@ -220,7 +232,8 @@ def test_ids_of_the_whole_range_survive_the_tie_break():
 
 @pytest.mark.parametrize("n, n_tables, n_queries", [(0, 3, 4), (5, 0, 4), (5, 3, 0)])
 @pytest.mark.parametrize("slack", [True, False], ids=["slack", "no slack"])
-def test_without_neurons_tables_or_queries_nothing_is_found(rng, n_threads, n, n_tables, n_queries, slack):
+def test_without_neurons_tables_or_queries_nothing_is_found(rng, n_threads, n, n_tables, n_queries,
+                                                            slack):
     tables = Tables.build(random_codes(rng, n, n_tables, 4), 4, slack, n_threads)
     queries = random_codes(rng, n_queries, n_tables, 4)
     assert_same_arrays(tables.collide(queries), reference.collide(queries, tables.codes, 1, 10))
@@ -235,7 +248,7 @@ def test_moving_nothing_changes_nothing(rng):
         assert_same_bits(a, b)
 
 
-# ---- neurons that are in no table: code -1
+# ---- neurons that are not in a table: code -1
 
 
 @pytest.mark.parametrize("slack", [True, False], ids=["slack", "no slack"])
@@ -252,7 +265,7 @@ def test_build_leaves_out_neurons_without_a_code(rng, n_threads, n, n_tables, n_
 @pytest.mark.parametrize("n, n_tables, n_buckets", SIZES)
 def test_neurons_leave_and_come_back(rng, n_threads, n, n_tables, n_buckets):
     codes = random_codes(rng, n, n_tables, n_buckets)
-    codes[::2] = -1  # half of them come late: the tables were built without room for them
+    codes[::2] = -1  # half of them are added later: the tables were built without room for them
     tables = Tables.build(codes, n_buckets, n_threads=n_threads)
     for step in range(300):
         rows = rng.permutation(n)[: rng.integers(1, max(n // 5, 2))]
@@ -286,20 +299,24 @@ def test_draw_takes_whole_buckets_of_tables_in_random_order(
         rng, n_threads, n, n_tables, n_buckets, n_probes, n_wanted):
     codes = random_codes(rng, n, n_tables, n_buckets)
     codes[rng.random(n) < 0.1] = -1
-    probes = np.argsort(rng.random((20, n_tables, n_buckets)), axis=2)[:, :, :n_probes].astype(np.int32)
+    probes = np.argsort(rng.random((20, n_tables, n_buckets)), axis=2)[:, :, :n_probes]
+    probes = probes.astype(np.int32)
     probes[::3, :, n_probes - 1] = -1  # no bucket
     for seed in (0, 2**31 - 1):
         got = Tables.build(codes, n_buckets, n_threads=n_threads).draw(probes, seed, n_wanted)
-        assert [set(row[row >= 0].tolist()) for row in got] == reference.draw(probes, codes, seed, n_wanted)
+        assert [set(row[row >= 0].tolist()) for row in got] == (
+            reference.draw(probes, codes, seed, n_wanted))
 
 
 def test_what_is_drawn_does_not_depend_on_how_the_tables_came_about(rng, n_threads):
     codes, queries = random_codes(rng, 400, 5, 8), random_codes(rng, 30, 5, 8)
-    moved, fresh = Tables.build(random_codes(rng, 400, 5, 8), 8, n_threads=n_threads), Tables.build(codes, 8, False)
+    moved, fresh = Tables.build(random_codes(rng, 400, 5, 8), 8,
+                                n_threads=n_threads), Tables.build(codes, 8, False)
     moved.move(rng.permutation(400), random_codes(rng, 400, 5, 8))
     moved.move(np.arange(400), codes)
     for n_wanted in (3, 30, 100):
-        got, want = (np.sort(tables.draw(queries, 1, n_wanted), axis=1) for tables in (moved, fresh))
+        got, want = (np.sort(tables.draw(queries, 1, n_wanted), axis=1)
+                     for tables in (moved, fresh))
         np.testing.assert_array_equal(got, want)
 
 
@@ -320,20 +337,23 @@ def test_drawn_neurons_are_distinct_and_share_a_bucket(rng, n_threads, n_wanted)
 
 
 def test_every_table_comes_first_equally_often():
-    # table t alone holds neuron t in the bucket that is asked for: the first neuron found tells the first table
+    # only table t has neuron t in the probed bucket: the first neuron found is that table
     n_tables, n_queries = 5, 4000
     codes = np.where(np.eye(n_tables, dtype=bool), 1, 0).astype(np.int32)
     first = Tables.build(codes, 2).draw(np.ones((n_queries, n_tables), np.int32), 7, 1)[:, 0]
     # five standard deviations of a binomial count
     p = 1 / n_tables
-    assert np.all(abs(np.bincount(first, minlength=n_tables) - n_queries * p) < 5 * np.sqrt(n_queries * p * (1 - p)))
+    band = 5 * np.sqrt(n_queries * p * (1 - p))
+    assert np.all(abs(np.bincount(first, minlength=n_tables) - n_queries * p) < band)
 
 
 def test_a_bucket_that_is_not_taken_whole_favours_no_neuron():
     n, n_queries = 40, 4000
-    drawn = Tables.build(np.zeros((n, 1), np.int32), 1).draw(np.zeros((n_queries, 1), np.int32), 7, 4)
+    drawn = Tables.build(np.zeros((n, 1), np.int32), 1).draw(np.zeros((n_queries, 1), np.int32), 7,
+                                                             4)
     p = 4 / n
-    assert np.all(abs(np.bincount(drawn.ravel(), minlength=n) - n_queries * p) < 5 * np.sqrt(n_queries * p * (1 - p)))
+    band = 5 * np.sqrt(n_queries * p * (1 - p))
+    assert np.all(abs(np.bincount(drawn.ravel(), minlength=n) - n_queries * p) < band)
 
 
 @pytest.mark.parametrize("n, n_tables, n_queries", [(0, 3, 4), (5, 0, 4), (5, 3, 0)])

@@ -16,14 +16,16 @@ from sparselsh._core import _gemm, _updates
 
 pytestmark = pytest.mark.usefixtures("simd_level")
 
-# nothing, one, around a vector and a tile, beyond one block of rows (256) and one of terms (256)
+# zero, one, around a vector and a tile, beyond one block of rows (256) and one of terms (256)
 LENGTHS = (0, 1, 7, 8, 31, 33, 257, 600)
-# each length in each place, and the long ones together
-SHAPES = sorted({(m, 33, 8) for m in LENGTHS} | {(7, n, 31) for n in LENGTHS} | {(9, 33, k) for k in LENGTHS}
+# each length in each position, and the long ones together
+SHAPES = sorted({(m, 33, 8) for m in LENGTHS} | {(7, n, 31) for n in LENGTHS}
+                | {(9, 33, k) for k in LENGTHS}
                 | {(600, 31, 257), (257, 600, 33), (1, 1, 1), (0, 0, 0), (33, 257, 600)})
 TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
-# samples, inputs, active rows of 80: an update sums 128 rows at a time
-ACTIVE = [(9, 17, 5), (1, 1, 1), (0, 17, 5), (9, 17, 0), (9, 0, 5), (33, 64, 79), (257, 31, 80), (7, 257, 33)]
+# samples, inputs, active rows of 80: an update sums 128 rows together
+ACTIVE = [(9, 17, 5), (1, 1, 1), (0, 17, 5), (9, 17, 0), (9, 0, 5), (33, 64, 79), (257, 31, 80),
+          (7, 257, 33)]
 
 
 def matmul(a, transpose_a, b, transpose_b, bias):
@@ -38,12 +40,14 @@ def matmul(a, transpose_a, b, transpose_b, bias):
 
 
 def operands(draw, rng, m, n, k, transpose_a, transpose_b):
-    return draw(rng, *((k, m) if transpose_a else (m, k))), draw(rng, *((n, k) if transpose_b else (k, n)))
+    return (draw(rng, *((k, m) if transpose_a else (m, k))),
+            draw(rng, *((n, k) if transpose_b else (k, n))))
 
 
 @pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
 @pytest.mark.parametrize("m, n, k", SHAPES)
-def test_matmul_takes_any_shape_transposed_or_not_with_a_bias_or_without(rng, m, n, k, transpose_a, transpose_b):
+def test_matmul_takes_any_shape_transposed_or_not_with_a_bias_or_without(rng, m, n, k, transpose_a,
+                                                                         transpose_b):
     a, b = operands(eighths, rng, m, n, k, transpose_a, transpose_b)
     for bias in (eighths(rng, n), eighths(rng, 0)):
         got = matmul(a, transpose_a, b, transpose_b, bias)
@@ -61,7 +65,7 @@ def test_matmul_rounds_like_a_sum_of_products(rng, transpose_a, transpose_b):
 
 
 def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(rng):
-    # three rows or fewer against neurons as rows are dot products, which round in another order
+    # products with up to three rows are computed as dot products, which round in another order
     a, b, bias = gaussian(rng, 300, 270), gaussian(rng, 90, 270), gaussian(rng, 90)
     whole = matmul(a, False, b, True, bias)
     for rows in (slice(0, 4), slice(37, 60), slice(296, 300)):
@@ -72,7 +76,7 @@ def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(rng):
 
 
 def active_rows(rng, n_active, n=80):
-    """Distinct ids in no order, the last one among them."""
+    """Distinct ids in random order, including the last one."""
     rows = np.concatenate([[n - 1], rng.permutation(n - 1)])[:n_active]
     return read_only(rows.astype(np.int32))
 
@@ -115,7 +119,7 @@ def test_active_input_gradient_of_many_neurons_is_summed_in_parts(rng, n, d, n_a
         return dx
 
     one = on_threads(call)
-    assert_same_bits(one, call(7))  # more threads than parts: rows are dealt out too
+    assert_same_bits(one, call(7))  # more threads than parts: rows are divided too
     np.testing.assert_array_equal(one, reference.active_input_gradient(dz, w, rows))
 
 
@@ -138,7 +142,8 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("n, d, n_active", [*ACTIVE, (5, 3, 300)])
-def test_active_update_applies_the_rule_to_the_active_rows_and_leaves_the_others(rng, rule, n, d, n_active):
+def test_active_update_applies_the_rule_to_the_active_rows_and_leaves_the_others(rng, rule, n, d,
+                                                                                 n_active):
     kind, arguments, moments = RULES[rule]
     n_rows = max(80, n_active + 20)
     w, x, dz = gaussian(rng, n_rows, d), eighths(rng, n, d), eighths(rng, n, n_active)
@@ -156,7 +161,7 @@ def test_active_update_applies_the_rule_to_the_active_rows_and_leaves_the_others
     idle = np.setdiff1d(np.arange(n_rows), rows)
     for new, exact, old in zip(got, want, (w, m, v), strict=True):
         if new is not None:
-            # some roundings a number (32), relative to the largest that takes part; v also carries that of
+            # some roundings per number (32), relative to the largest term; v also has the error of
             # 1 - 0.999, 1.3e-5 of it, which cancels in w
             tolerance = 32 * UNIT * (1 + abs(exact).max(initial=1))
             np.testing.assert_allclose(new, exact, rtol=2e-5 if old is v else 0, atol=tolerance)
@@ -164,7 +169,7 @@ def test_active_update_applies_the_rule_to_the_active_rows_and_leaves_the_others
 
 
 def test_rows_are_gathered_from_beyond_the_reach_of_32_bits(rng):
-    # rows * d passes 2^31 floats; the pages that are never touched cost no memory
+    # rows * d exceeds 2^31 floats; pages that are never touched need no memory
     d = 2**20
     w = np.zeros((2**11 + 2, d), np.float32)
     rows = read_only(np.array([len(w) - 1], np.int32))
@@ -176,5 +181,6 @@ def test_rows_are_gathered_from_beyond_the_reach_of_32_bits(rng):
     assert z == 15
     _gemm.active_input_gradient(np.ones((1, 1), np.float32), w, rows, dx, 1)
     assert dx[0, -1] == 3
-    _gemm.active_update(_updates.sgd(1, 0, False, 0), w, None, None, rows, np.ones((1, 1), np.float32), x, 1)
+    _gemm.active_update(_updates.sgd(1, 0, False, 0), w, None, None, rows,
+                        np.ones((1, 1), np.float32), x, 1)
     assert w[-1, -1] == -2

@@ -10,12 +10,13 @@ pytestmark = pytest.mark.usefixtures("simd_level")
 
 
 def assert_squares_close(got, want, largest, n_terms):
-    """|g|^2 of a float32 g: each entry is off by at most (n + 2) units of its largest possible value, d of them.
+    """|g|^2 of a float32 g: each of d entries is off by at most n + 2 units of its largest value.
 
-    `largest` is the squared norm with every product made positive, which no cancellation makes small.
+    `largest` is the squared norm with every product made positive, so that nothing cancels.
     """
     error = np.abs(got - want)
-    assert np.all(error <= 4 * (n_terms + 2) * UNIT * largest), f"off by {error.max()} of {largest.max()}"
+    bound = 4 * (n_terms + 2) * UNIT * largest
+    assert np.all(error <= bound), f"off by {error.max()} of {largest.max()}"
 
 
 @pytest.fixture(params=PATTERNS.values(), ids=PATTERNS)
@@ -42,7 +43,8 @@ def measured(kernel, n_rows, *arguments):
     return on_threads(call)
 
 
-@pytest.mark.parametrize("n", [0, 1, 17, _gradient_norms.RUN_LENGTH, 2 * _gradient_norms.RUN_LENGTH + 5])
+@pytest.mark.parametrize("n", [0, 1, 17, _gradient_norms.RUN_LENGTH,
+                               2 * _gradient_norms.RUN_LENGTH + 5])
 def test_squares_of_runs(rng, n):
     a = gaussian(rng, n)
     want = reference.squares(a, _gradient_norms.RUN_LENGTH)
@@ -54,7 +56,8 @@ def test_squares_of_runs(rng, n):
 def test_active_squares(rng, n, n_rows, d):
     dz, x = gaussian(rng, n, n_rows), gaussian(rng, n, d)
     got = measured("active_squares", n_rows, dz, x)
-    assert_squares_close(got, reference.active_squares(dz, x), reference.active_squares(abs(dz), abs(x)), n + d)
+    assert_squares_close(got, reference.active_squares(dz, x),
+                         reference.active_squares(abs(dz), abs(x)), n + d)
 
 
 @pytest.mark.parametrize("d", SIZES)
@@ -64,7 +67,8 @@ def test_grouped_squares(rng, pattern, d):
     rows, groups = grouped(indptr, indices, m)
     x = gaussian(rng, n, d)
     got = measured("grouped_squares", len(rows), *groups, data, x)
-    want, largest = (reference.grouped_squares(indptr, indices, f(data), m, f(x))[rows] for f in (np.array, abs))
+    want, largest = (reference.grouped_squares(indptr, indices, f(data), m,
+                                               f(x))[rows] for f in (np.array, abs))
     assert_squares_close(got, want, largest, n + d)
 
 
@@ -77,5 +81,6 @@ def test_grouped_squares_of_sparse_inputs(rng, pattern, d, x_density):
     x = random_csr(rng, n, d, x_density)
     plain = reference.dense(*x, d)
     got = measured("grouped_squares_csr", len(rows), *groups, data, *x, d)
-    want, largest = (reference.grouped_squares(indptr, indices, f(data), m, f(plain))[rows] for f in (np.array, abs))
+    want, largest = (reference.grouped_squares(indptr, indices, f(data), m,
+                                               f(plain))[rows] for f in (np.array, abs))
     assert_squares_close(got, want, largest, n + d)

@@ -35,7 +35,8 @@ def test_a_code_has_one_bit_per_positive_projection(rng, n_bits, n_tables, n):
 
 
 def test_only_numbers_above_zero_set_a_bit():
-    projections = read_only(np.array([[0.0, -0.0, np.nan, -np.inf, np.inf, 1e-45, -1e-45]], np.float32))
+    projections = read_only(np.array([[0.0, -0.0, np.nan, -np.inf, np.inf, 1e-45, -1e-45]],
+                                     np.float32))
     assert pack_codes(projections, 7, 1).item() == 0b0110000
 
 
@@ -44,16 +45,19 @@ def test_no_tables_give_no_codes(rng):
 
 
 @pytest.mark.parametrize("n", [0, 1, 3, 255, 257, 600])  # around a block of rows
-@pytest.mark.parametrize("d, n_bits, n_tables", [(1, 30, 1), (33, 5, 3), (129, 14, 12), (0, 4, 2), (7, 4, 0)])
+@pytest.mark.parametrize("d, n_bits, n_tables", [(1, 30, 1), (33, 5, 3), (129, 14, 12), (0, 4, 2),
+                                                 (7, 4, 0)])
 def test_sign_codes_are_those_of_the_projections(rng, n, d, n_bits, n_tables):
-    v, planes = read_only(eighths(rng, n, d), eighths(rng, d, n_bits * n_tables))  # products without rounding
+    # products without rounding
+    v, planes = read_only(eighths(rng, n, d), eighths(rng, d, n_bits * n_tables))
 
     def call(n_threads):
         codes = unwritten((n, n_tables), np.int32)
         _hashing.sign_codes(v, planes, n_bits, codes, n_threads)
         return codes
 
-    np.testing.assert_array_equal(on_threads(call), reference.pack_codes(v.astype(float) @ planes, n_bits))
+    want = reference.pack_codes(v.astype(float) @ planes, n_bits)
+    np.testing.assert_array_equal(on_threads(call), want)
 
 
 @pytest.mark.parametrize("degrees", [10, 45, 60, 90, 120, 170])
@@ -67,7 +71,8 @@ def test_bits_agree_with_the_probability_one_minus_angle_over_pi(rng, degrees, d
     a, b = pack_codes(x @ planes, n_bits, n_tables)
     equal = 1 - np.bitwise_count(a ^ b).sum() / planes.shape[1]
     p = 1 - angle / np.pi
-    band = 5 * np.sqrt(p * (1 - p) / planes.shape[1])  # five standard deviations of independent bits
+    # five standard deviations of independent bits
+    band = 5 * np.sqrt(p * (1 - p) / planes.shape[1])
     assert abs(equal - p) < band
 
 
@@ -83,7 +88,10 @@ def test_codes_do_not_depend_on_the_length_of_a_vector(rng, scale, d):
 
 
 def assert_cheapest_first(codes, costs):
-    """Each table's codes are distinct and the cheapest of {code: cost}, of equal first ones the lowest; then -1."""
+    """The codes of each table are distinct and the cheapest of {code: cost}; then -1.
+
+    Of equally cheap first codes the lowest is taken.
+    """
     for row, row_costs in zip(codes.tolist(), costs, strict=True):
         for found, cost in zip(row, row_costs, strict=True):
             n = min(len(found), len(cost))
@@ -91,7 +99,8 @@ def assert_cheapest_first(codes, costs):
             assert len(set(found)) == n + (len(found) > n), "a code comes twice"
             assert found[0] == min(cost, key=lambda code: (cost[code], code))
             # float64 sums in another order
-            np.testing.assert_allclose([cost[code] for code in found[:n]], sorted(cost.values())[:n], rtol=1e-14)
+            np.testing.assert_allclose([cost[code] for code in found[:n]],
+                                       sorted(cost.values())[:n], rtol=1e-14)
 
 
 def probed(kernel, *arguments, shape):
@@ -105,7 +114,8 @@ def probed(kernel, *arguments, shape):
 
 @pytest.mark.parametrize("n_bits, n_probes", [(1, 1), (1, 2), (4, 1), (4, 16), (7, 30), (7, 128)])
 @pytest.mark.parametrize("n, n_tables", [(0, 2), (1, 1), (20, 3)])
-def test_probes_of_signs_are_all_codes_in_order_of_squared_margin(rng, n, n_tables, n_bits, n_probes):
+def test_probes_of_signs_are_all_codes_in_order_of_squared_margin(rng, n, n_tables, n_bits,
+                                                                  n_probes):
     projections = gaussian(rng, n, n_tables * n_bits)
     codes = probed(_hashing.probe_signs, projections, n_bits, shape=(n, n_tables, n_probes))
     assert_cheapest_first(codes, reference.probe_signs(projections, n_bits))
@@ -127,16 +137,20 @@ def test_probes_of_many_bits_are_distinct_and_ascend(rng):
 def test_equal_margins_give_every_code_once(value):
     codes = probed(_hashing.probe_signs, np.full((1, 5), value, np.float32), 5, shape=(1, 1, 32))
     assert sorted(codes.ravel().tolist()) == list(range(32))
-    codes = probed(_hashing.nearest_vertices, np.full((1, 6), value, np.float32), 3, 2, shape=(1, 1, 36))
+    codes = probed(_hashing.nearest_vertices, np.full((1, 6), value, np.float32), 3, 2,
+                   shape=(1, 1, 36))
     assert sorted(codes.ravel().tolist()) == list(range(36)) and codes[0, 0, 0] == 0
 
 
 @pytest.mark.parametrize("n_dims, n_polytopes, n_probes",
-                         [(2, 1, 1), (2, 1, 4), (3, 2, 36), (17, 2, 1), (17, 2, 50), (64, 1, 128), (3, 4, 200)])
+                         [(2, 1, 1), (2, 1, 4), (3, 2, 36), (17, 2, 1), (17, 2, 50), (64, 1, 128),
+                          (3, 4, 200)])
 @pytest.mark.parametrize("n, n_tables", [(0, 2), (1, 1), (9, 3)])
-def test_vertices_and_their_probes_by_brute_force(rng, simd_level, n, n_tables, n_dims, n_polytopes, n_probes):
+def test_vertices_and_their_probes_by_brute_force(rng, simd_level, n, n_tables, n_dims, n_polytopes,
+                                                  n_probes):
     projections = gaussian(rng, n, n_tables * n_polytopes * n_dims)
-    codes = probed(_hashing.nearest_vertices, projections, n_dims, n_polytopes, shape=(n, n_tables, n_probes))
+    codes = probed(_hashing.nearest_vertices, projections, n_dims, n_polytopes,
+                   shape=(n, n_tables, n_probes))
     assert_cheapest_first(codes, reference.nearest_vertices(projections, n_dims, n_polytopes))
 
 
@@ -172,23 +186,29 @@ def projected(kernel, *arguments, shape):
 @pytest.mark.parametrize("d", SIZES)
 def test_signed_sums_of_dense_and_sparse_rows(rng, simd_level, n, d, n_planes):
     v, signs = sparse_rows(rng, n, d), read_only(rng.integers(-1, 2, (d, n_planes), dtype=np.int8))
-    lists = [np.flatnonzero(plane == sign).astype(np.int32) for plane in signs.T for sign in (1, -1)]
+    lists = [np.flatnonzero(plane == sign).astype(np.int32)
+             for plane in signs.T for sign in (1, -1)]
     starts = np.cumsum([0] + [len(ids) for ids in lists])
-    dense = projected(_projections.signed_sums, v, starts, np.concatenate(lists), shape=(n, n_planes))
+    dense = projected(_projections.signed_sums, v, starts, np.concatenate(lists),
+                      shape=(n, n_planes))
     sparse = projected(_projections.signed_sums_csr, *csr_of(v), signs, shape=(n, n_planes))
-    assert_sums_close(dense, reference.signed_sums(v, signs), reference.signed_sums(abs(v), abs(signs)), d)
+    want, magnitude = reference.signed_sums(v, signs), reference.signed_sums(abs(v), abs(signs))
+    assert_sums_close(dense, want, magnitude, d)
     np.testing.assert_array_equal(dense, sparse)
 
 
 @pytest.mark.parametrize("n", [0, 1, 9])
-@pytest.mark.parametrize("d, order, n_out", [(1, 1, 3), (2, 4, 4), (16, 16, 40), (65, 128, 7), (128, 128, 128)])
+@pytest.mark.parametrize("d, order, n_out",
+                         [(1, 1, 3), (2, 4, 4), (16, 16, 40), (65, 128, 7), (128, 128, 128)])
 def test_rotations_of_dense_and_sparse_rows(rng, simd_level, n, d, order, n_out):
     v = sparse_rows(rng, n, d, eighths)
-    signs = read_only((rng.integers(0, 2, (-(-n_out // order), 3, order)) * 2 - 1).astype(np.float32) / 8)
+    signs = rng.integers(0, 2, (-(-n_out // order), 3, order)) * 2 - 1
+    signs = read_only(signs.astype(np.float32) / 8)
     dense = projected(_projections.rotate, *dense_entries(v), signs, shape=(n, n_out))
-    # sums of up to 128^3 terms below 2 * 2^-9 in steps of 2^-12: few enough bits to be exact for these rows
+    # sums of up to 128^3 terms below 2 * 2^-9 in steps of 2^-12: few enough bits to be exact here
     want = reference.rotate(v, signs, n_out)
-    np.testing.assert_allclose(dense, want, rtol=0, atol=2.0**-20 * max(1, np.abs(want).max(initial=0)))
+    bound = 2.0**-20 * max(1, np.abs(want).max(initial=0))
+    np.testing.assert_allclose(dense, want, rtol=0, atol=bound)
     assert_same_bits(dense, projected(_projections.rotate, *csr_of(v), signs, shape=(n, n_out)))
 
 
@@ -196,7 +216,7 @@ def test_rotations_of_dense_and_sparse_rows(rng, simd_level, n, d, order, n_out)
 
 
 def random_places(rng, d, n_permutations, n_slots):
-    """Columns to slots: each slot has one column at most, some columns have none."""
+    """Columns to slots: each slot has at most one column; some columns have no slot."""
     places = np.full((d, n_permutations), -1, np.int32)
     for q, slots in enumerate(np.array_split(rng.permutation(n_slots), n_permutations)):
         columns = rng.permutation(d)[: len(slots)]
@@ -204,7 +224,8 @@ def random_places(rng, d, n_permutations, n_slots):
     return read_only(places)
 
 
-@pytest.mark.parametrize("bin_size, n_digits, n_probes", [(2, 1, 1), (2, 1, 2), (8, 2, 5), (3, 3, 27), (5, 2, 40)])
+@pytest.mark.parametrize("bin_size, n_digits, n_probes",
+                         [(2, 1, 1), (2, 1, 2), (8, 2, 5), (3, 3, 27), (5, 2, 40)])
 @pytest.mark.parametrize("n, d, n_tables", [(0, 5, 2), (7, 1, 1), (9, 40, 4), (6, 200, 3)])
 def test_winners_of_dense_and_sparse_rows(rng, n, d, n_tables, bin_size, n_digits, n_probes):
     v = sparse_rows(rng, n, d)
@@ -212,12 +233,14 @@ def test_winners_of_dense_and_sparse_rows(rng, n, d, n_tables, bin_size, n_digit
     rest = (places, bin_size, n_digits, 2**63 + 11)
     dense = probed(_winners.winners, *dense_entries(v), *rest, shape=(n, n_tables, n_probes))
     assert_cheapest_first(dense, reference.winners(v, *rest[:3], n_tables, rest[3]))
-    assert_same_bits(dense, probed(_winners.winners, *csr_of(v), *rest, shape=(n, n_tables, n_probes)))
+    sparse = probed(_winners.winners, *csr_of(v), *rest, shape=(n, n_tables, n_probes))
+    assert_same_bits(dense, sparse)
 
 
 def test_of_equal_entries_the_lowest_slot_wins():
     places = read_only(np.array([[2], [1], [0], [-1]], np.int32))
-    codes = probed(_winners.winners, *dense_entries(np.float32([[5, 5, 1, 9]])), places, 3, 1, 0, shape=(1, 1, 3))
+    codes = probed(_winners.winners, *dense_entries(np.float32([[5, 5, 1, 9]])), places, 3, 1, 0,
+                   shape=(1, 1, 3))
     assert codes.ravel().tolist() == [1, 2, 0]
 
 
@@ -225,13 +248,16 @@ def test_of_equal_entries_the_lowest_slot_wins():
 @pytest.mark.parametrize("n, d, n_tables", [(0, 5, 2), (7, 1, 1), (9, 40, 4), (6, 200, 70)])
 def test_minima_of_dense_and_sparse_rows(rng, n, d, n_tables, n_digits, n_bits):
     v = sparse_rows(rng, n, d)
-    dense = probed(_winners.minima, *dense_entries(v), n_digits, n_bits, 2**63 + 11, shape=(n, n_tables))
-    np.testing.assert_array_equal(dense, reference.minima(v, n_digits, n_tables, n_bits, 2**63 + 11))
-    assert_same_bits(dense, probed(_winners.minima, *csr_of(v), n_digits, n_bits, 2**63 + 11, shape=(n, n_tables)))
+    dense = probed(_winners.minima, *dense_entries(v), n_digits, n_bits, 2**63 + 11,
+                   shape=(n, n_tables))
+    np.testing.assert_array_equal(dense, reference.minima(v, n_digits, n_tables, n_bits,
+                                                          2**63 + 11))
+    assert_same_bits(dense, probed(_winners.minima, *csr_of(v), n_digits, n_bits, 2**63 + 11,
+                                   shape=(n, n_tables)))
 
 
 def test_a_single_entry_fills_every_bin(rng):
-    # one full bin of thousands: beyond the random draws an empty bin walks to it
+    # one full bin among thousands: after the random draws an empty bin searches for it in order
     v = np.zeros((1, 10), np.float32)
     v[0, 3] = 1
     codes = probed(_winners.minima, *csr_of(v), 1, 31, 5, shape=(1, 5000))

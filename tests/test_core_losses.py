@@ -18,7 +18,8 @@ def run(name, offsets, z, indptr, positions, *values, scale=1.0):
     """Return the losses and the gradient, the same bits for 1 and 2 threads."""
     def call(n_threads):
         losses, gradient = unwritten(len(offsets) - 1, np.float32), np.array(z)
-        getattr(_losses, name)(offsets, gradient, indptr, positions, *values, scale, losses, n_threads)
+        getattr(_losses, name)(offsets, gradient, indptr, positions, *values, scale, losses,
+                               n_threads)
         return losses, gradient
 
     return on_threads(call)
@@ -41,7 +42,7 @@ def random_targets(rng, offsets, most=4):
 
 
 def magnitudes(name, offsets, z, indptr, positions, *values):
-    """Sum of the absolute terms of each loss: what its rounding errors are relative to."""
+    """Sum of the absolute terms of each loss: its rounding errors are relative to it."""
     out = np.zeros(len(offsets) - 1)
     for i in range(len(out)):
         row, chosen = abs(z[slice(*offsets[i : i + 2])].astype(float)), slice(*indptr[i : i + 2])
@@ -65,12 +66,13 @@ def test_losses_and_gradients_are_those_of_the_formula(rng, name, width, n, scal
     indptr, positions = random_targets(rng, offsets)
     values = [gaussian(rng, len(positions))] if name == "squared_error" else []
     losses, gradient = run(name, offsets, z, indptr, positions, *values, scale=scale)
-    want_losses, want = getattr(reference, name)(offsets, z, indptr, positions, *values, scale=scale)
+    want_losses, want = getattr(reference, name)(offsets, z, indptr, positions, *values,
+                                                 scale=scale)
     # each term of a loss has its own error, and each addition one unit more
     n_units = max(widths, default=0) + SOFTMAX_UNITS
     bound = n_units * UNIT * magnitudes(name, offsets, z, indptr, positions, *values)
     assert np.all(abs(losses - want_losses) <= bound)
-    # probability less target: both at most 1, or the residual, here below 16
+    # probability minus target: both at most 1; or the residual, here below 16
     largest = 16 if name == "squared_error" else 1
     assert np.all(abs(gradient - want) <= 2 * SOFTMAX_UNITS * UNIT * scale * largest)
 
@@ -93,9 +95,11 @@ def test_softmax_passes_over_rows_without_labels(rng):
 @pytest.mark.parametrize("width", SIZES)
 def test_the_softmax_gradient_of_a_row_sums_to_zero(rng, width):
     offsets, z = logits(*gaussian(rng, 5, width))
-    _, gradient = run("softmax_cross_entropy", offsets, z, *targets(*[[0, width - 1][: min(width, 2)]] * 5))
-    # probabilities of a few units of error each, that sum to 1 with the rounding of `width` additions
-    assert np.all(abs(gradient.reshape(5, width).astype(float).sum(axis=1)) < (width + SOFTMAX_UNITS) * UNIT)
+    labels = [[0, width - 1][: min(width, 2)]] * 5
+    _, gradient = run("softmax_cross_entropy", offsets, z, *targets(*labels))
+    # probabilities with an error of a few units each; `width` additions round
+    sums = gradient.reshape(5, width).astype(float).sum(axis=1)
+    assert np.all(abs(sums) < (width + SOFTMAX_UNITS) * UNIT)
 
 
 @pytest.mark.parametrize("low", [-1e4, -1e30, -3e38])
@@ -107,8 +111,9 @@ def test_softmax_of_extreme_logits_is_finite(width, high, low):
     losses, gradient = run("softmax_cross_entropy", *logits(row, row), *targets([1], [0]))
     right, wrong = gradient.reshape(2, width)
     assert losses[0] == 0 and losses[1] == np.float32(high - np.float64(np.float32(low)))
-    # a probability below e^-87 is given as e^-87, about 1.6e-38
-    assert np.all(abs(right) < 2e-38) and wrong[0] == -1 and wrong[1] == 1 and np.all(abs(wrong[2:]) < 2e-38)
+    # a probability below e^-87 is returned as e^-87, about 1.6e-38
+    assert np.all(abs(right) < 2e-38)
+    assert wrong[0] == -1 and wrong[1] == 1 and np.all(abs(wrong[2:]) < 2e-38)
 
 
 @pytest.mark.parametrize("size", [100, 1e4, 1e30])
@@ -123,8 +128,9 @@ def test_sigmoids_of_extreme_logits_are_finite(size):
 
 
 def test_softmax_probabilities_keep_their_digits():
-    # exp alone: two outputs, whose second probability is e^x / (1 + e^x)
-    x = np.concatenate([-np.geomspace(1e-6, 86.9, 20_000), np.linspace(-86.9, 0, 20_000)]).astype(np.float32)
+    # only exp: two outputs, whose second probability is e^x / (1 + e^x)
+    x = np.concatenate([-np.geomspace(1e-6, 86.9, 20_000), np.linspace(-86.9, 0, 20_000)])
+    x = x.astype(np.float32)
     offsets, z = logits(*np.stack([np.zeros_like(x), x], axis=1))
     _, gradient = run("softmax_cross_entropy", offsets, z, *targets(*[[0]] * len(x)))
     want = expit(x.astype(float))
@@ -133,7 +139,8 @@ def test_softmax_probabilities_keep_their_digits():
 
 
 def test_sigmoids_keep_their_digits():
-    z = np.concatenate([np.linspace(-86.9, 86.9, 20_001), np.geomspace(1e-6, 1, 5000)]).astype(np.float32)
+    z = np.concatenate([np.linspace(-86.9, 86.9, 20_001), np.geomspace(1e-6, 1, 5000)])
+    z = z.astype(np.float32)
     z = np.concatenate([z, -z])
     losses, gradient = run("binary_cross_entropy", *logits(*z[:, None]), *targets(*[[]] * len(z)))
     sigmoid = np.max(abs(gradient / expit(z.astype(float)) - 1)) / UNIT
@@ -152,10 +159,11 @@ def test_gradients_are_the_slopes_of_the_loss(rng, name):
     h = 1e-5
 
     def loss(step):
-        return getattr(reference, name)(offsets, z + step, indptr, positions, *values, scale=1)[0][0]
+        return getattr(reference, name)(offsets, z + step, indptr, positions, *values,
+                                        scale=1)[0][0]
 
     slopes = [(loss(h * e) - loss(-h * e)) / (2 * h) for e in np.eye(17)]
-    # rounding of the gradient, which is below 16, and rounding of the differences of losses below 1000
+    # rounding of the gradient, which is below 16, and of differences of losses below 1000
     assert np.all(abs(slopes - gradient) < 16 * SOFTMAX_UNITS * UNIT + 1000 * 2.0**-52 / h)
 
 
@@ -171,9 +179,10 @@ def test_the_scale_multiplies_the_gradient_and_not_the_loss(rng):
 
 
 def test_locate_finds_labels_in_ascending_rows_and_says_where_there_are_none(rng):
-    rows = [np.flatnonzero(rng.random(50) < share) for share in (0, 0.1, 0.5, 1, 0.02)]
+    rows = [np.flatnonzero(rng.random(50) < fraction) for fraction in (0, 0.1, 0.5, 1, 0.02)]
     labels = [rng.permutation(50)[:n] for n in (3, 0, 20, 50, 7)]
-    indptr, label_indptr = (np.cumsum([0, *map(len, part)]).astype(np.int64) for part in (rows, labels))
+    indptr, label_indptr = (np.cumsum([0, *map(len, part)]).astype(np.int64)
+                            for part in (rows, labels))
     indices, label = (np.concatenate(part).astype(np.int32) for part in (rows, labels))
     positions = unwritten(len(label), np.int32)
     _losses.locate(*read_only(indptr, indices, label_indptr, label), positions)

@@ -18,7 +18,7 @@ def x(rng):
 
 @pytest.fixture
 def task(rng, x):
-    """Rows of 7 labels with their signs: one has none, one a single row, one rows of one sign."""
+    """Rows of 7 labels with their signs: one has no row, one a single row, one rows of one sign."""
     sizes = [12, 0, 1, 30, 7, 9, 40]
     samples = [rng.permutation(N)[:n] for n in sizes]
     signs = [rng.random(n) < 0.4 for n in sizes]
@@ -35,7 +35,7 @@ def dense(indptr, indices, data, n_columns=D):
 
 
 def fit(x, starts, samples, costs, threshold=0.0, n_passes=2000, tolerance=1e-6, seed=3):
-    """W dense and the bias."""
+    """W as a dense array, and the bias."""
     n_labels = len(starts) - 1
     norms = read_only((dense(*x) ** 2).sum(axis=1).astype(np.float32))
     counts = np.diff(x[0])[np.where(samples < 0, ~samples, samples)]
@@ -45,8 +45,8 @@ def fit(x, starts, samples, costs, threshold=0.0, n_passes=2000, tolerance=1e-6,
         work = np.zeros((n_threads, D), np.float32)
         ids, values = unwritten(places[-1], np.int32), unwritten(places[-1], np.float32)
         sizes, bias = np.zeros(n_labels, np.int32), np.zeros(n_labels, np.float32)
-        _one_vs_rest.fit(starts, samples, *x, norms, costs, n_passes, tolerance, threshold, seed, places, work, ids,
-                         values, sizes, bias, n_threads)
+        _one_vs_rest.fit(starts, samples, *x, norms, costs, n_passes, tolerance, threshold, seed,
+                         places, work, ids, values, sizes, bias, n_threads)
         assert not work.any()
         w = np.zeros((n_labels, D))
         for j, (first, n) in enumerate(zip(places, sizes, strict=False)):
@@ -58,7 +58,7 @@ def fit(x, starts, samples, costs, threshold=0.0, n_passes=2000, tolerance=1e-6,
 
 
 def least(x, y, costs):
-    """The least value of the objective, by another method."""
+    """The minimum of the objective, by another method."""
     def value(v):
         return reference.squared_hinge(v[:-1], v[-1], x, y, costs)
 
@@ -67,7 +67,8 @@ def least(x, y, costs):
         pull = -2 * costs * slack * y
         return v + np.append(x.T @ pull, pull.sum())
 
-    return minimize(value, np.zeros(x.shape[1] + 1), jac=slope, method="L-BFGS-B", options={"ftol": 1e-15}).fun
+    return minimize(value, np.zeros(x.shape[1] + 1), jac=slope, method="L-BFGS-B",
+                    options={"ftol": 1e-15}).fun
 
 
 def test_fit_reaches_the_least_objective(rng, x, task):
@@ -81,7 +82,7 @@ def test_fit_reaches_the_least_objective(rng, x, task):
         y = np.where(coded < 0, -1.0, 1.0)
         best = least(rows[mine], y, costs[mine])
         found = reference.squared_hinge(w[j], bias[j], rows[mine], y, costs[mine])
-        # some hundred float32 steps of a weight, none of them larger than it
+        # some hundred float32 steps per weight, none of them larger than the weight
         assert found <= best * (1 + 1000 * UNIT) + 1e-6, j
 
 
@@ -116,7 +117,8 @@ def test_rerank_matches_its_definition(rng, x, weights, k):
     ids = np.stack([rng.permutation(50)[:12] for _ in range(N)]).astype(np.int32)
     ids[::4, 5:] = -1
     ids[8] = -1
-    scores, bias = rng.standard_normal((N, 12), dtype=np.float32), rng.standard_normal(50, dtype=np.float32)
+    scores = rng.standard_normal((N, 12), dtype=np.float32)
+    bias = rng.standard_normal(50, dtype=np.float32)
     ids, scores, bias = read_only(ids, scores, bias)
 
     def call(n_threads):
@@ -144,12 +146,14 @@ def test_rerank_breaks_ties_by_the_smaller_id():
     weights = read_only(np.zeros(6, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
     ids, scores = np.array([[4, 1, 3]], np.int32), np.zeros((1, 3), np.float32)
     out = unwritten((1, 3), np.int32), unwritten((1, 3), np.float32)
-    _one_vs_rest.rerank(*x, *weights, np.zeros(5, np.float32), 1, ids, scores, np.zeros((1, 2), np.float32), *out, 1)
+    _one_vs_rest.rerank(*x, *weights, np.zeros(5, np.float32), 1, ids, scores,
+                        np.zeros((1, 2), np.float32), *out, 1)
     assert out[0].tolist() == [[1, 3, 4]]
 
 
 def test_add_all_matches_its_definition(rng, x, weights):
-    before, bias = rng.standard_normal((N, 50), dtype=np.float32), rng.standard_normal(50, dtype=np.float32)
+    before = rng.standard_normal((N, 50), dtype=np.float32)
+    bias = rng.standard_normal(50, dtype=np.float32)
 
     def call(n_threads):
         work, out = np.zeros((n_threads, D), np.float32), before.copy()

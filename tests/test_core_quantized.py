@@ -1,8 +1,17 @@
-"""Kernels over rows in float32, bfloat16 and int8 (sparselsh._core._quantized), and the rows themselves."""
+"""Kernels over rows in float32, bfloat16 and int8 (sparselsh._core._quantized), and the rows."""
 import numpy as np
 import pytest
 import reference
-from support import SIZES, assert_same_bits, assert_sums_close, gaussian, on_threads, random_csr, read_only, unwritten
+from support import (
+    SIZES,
+    assert_same_bits,
+    assert_sums_close,
+    gaussian,
+    on_threads,
+    random_csr,
+    read_only,
+    unwritten,
+)
 
 from sparselsh._core import _quantized, _sketches
 from sparselsh.index import QuantizedRows
@@ -12,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("simd_level")
 
 
 def stored(rng, n, d, storage):
-    """Rows as the kernels take them, read-only, and what they stand for in float64."""
+    """Rows as the kernels take them, read-only, and their values in float64."""
     rows = QuantizedRows.of(gaussian(rng, n, d), storage, 1)
     values, scales = read_only(rows.values), None if rows.scales is None else read_only(rows.scales)
     return values, scales, reference.stored(values, scales)
@@ -32,7 +41,8 @@ def test_weighted_rows_are_sums_of_what_the_rows_stand_for(rng, storage, d, with
         return out
 
     want = reference.weighted_rows(indptr, indices, data, meant, bias if with_bias else np.zeros(d))
-    magnitude = reference.weighted_rows(indptr, indices, abs(data), abs(meant), abs(bias) if with_bias else np.zeros(d))
+    magnitude = reference.weighted_rows(indptr, indices, abs(data), abs(meant),
+                                        abs(bias) if with_bias else np.zeros(d))
     assert_sums_close(on_threads(call), want, magnitude, 30 + 2)
 
 
@@ -41,8 +51,8 @@ def test_weighted_rows_are_sums_of_what_the_rows_stand_for(rng, storage, d, with
 def test_no_rows_and_no_columns_are_dealt_with(rng, storage, shape):
     values, scales, _ = stored(rng, *shape, storage)
     out = unwritten((2, shape[1]), np.float32)
-    _quantized.weighted_rows(np.zeros(3, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), values, scales,
-                          np.zeros(0, np.float32), out, 1)
+    _quantized.weighted_rows(np.zeros(3, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32),
+                             values, scales, np.zeros(0, np.float32), out, 1)
     assert np.all(out == 0)
 
 
@@ -50,7 +60,7 @@ def test_no_rows_and_no_columns_are_dealt_with(rng, storage, shape):
 def test_quantize_int8_equals_the_reference(rng, d):
     w = np.array(gaussian(rng, 9, d))
     w[3] = 0
-    w[4] = 1e-39  # too small for a scale that is a normal number
+    w[4] = 1e-39  # too small: its scale would not be a normal number
     w = read_only(w)
 
     def call(n_threads):
@@ -61,7 +71,7 @@ def test_quantize_int8_equals_the_reference(rng, d):
     rows, scales = on_threads(call)
     want_rows, want_scales = reference.quantize_int8(w)
     assert_same_bits(scales, want_scales.astype(np.float32))
-    # the kernel multiplies by a rounded 127 / max: a value half way between two steps may go to either
+    # the kernel multiplies by a rounded 127 / max: a value halfway between two steps takes either
     assert np.abs(rows.astype(int) - want_rows).max() <= 1
     assert np.abs(rows * scales[:, None].astype(float) - w)[:3].max() <= 0.501 * scales.max()
 
@@ -81,7 +91,8 @@ def test_rerank_ranks_by_what_the_rows_stand_for(rng, storage):
     got_ids, got_scores = on_threads(call)
     want_ids, want_scores = reference.rerank(ids, x, meant, bias, 6)
     np.testing.assert_array_equal(got_ids, want_ids)  # random scores: no ties
-    np.testing.assert_allclose(got_scores, want_scores, rtol=0, atol=1e-4)  # 35 terms below 30, at 2^-24 each
+    # 35 terms below 30, at 2^-24 each
+    np.testing.assert_allclose(got_scores, want_scores, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -11,7 +11,8 @@ from sparselsh._core import _select
 
 
 def top_k(scores, ids, k, n_threads=1):
-    out_ids, out_scores = unwritten((len(scores), k), np.int32), unwritten((len(scores), k), np.float32)
+    out_ids = unwritten((len(scores), k), np.int32)
+    out_scores = unwritten((len(scores), k), np.float32)
     _select.top_k(scores, ids, out_ids, out_scores, n_threads)
     return out_ids, out_scores
 
@@ -48,7 +49,8 @@ def test_top_k_passes_over_entries_without_an_id(rng, n_threads, m, k):
 def test_top_k_does_not_depend_on_the_order_of_the_scores(order, k):
     m = 2000  # longer than the buffer of any of these k
     up = np.arange(m, dtype=np.float32)
-    orders = {"ascending": up, "descending": -up, "equal": 0 * up, "organ pipe": np.minimum(up, m - up)}
+    orders = {"ascending": up, "descending": -up, "equal": 0 * up,
+              "organ pipe": np.minimum(up, m - up)}
     scores = read_only(orders[order][None])
     assert_top_k(scores, None, k)
     assert_top_k(scores, read_only(np.arange(m, dtype=np.int32)[::-1]), k)
@@ -63,7 +65,8 @@ def test_top_k_of_every_sign_and_size():
 
 
 def test_both_zeros_tie():
-    assert top_k(read_only(np.array([[-0.0, 0.0, -0.0]], np.float32)), None, 3)[0].tolist() == [[0, 1, 2]]
+    assert top_k(read_only(np.array([[-0.0, 0.0, -0.0]], np.float32)), None,
+                 3)[0].tolist() == [[0, 1, 2]]
 
 
 scores_with_ties = st.lists(st.integers(-3, 3), min_size=1, max_size=300)
@@ -83,7 +86,8 @@ def test_the_largest_id_is_kept():
 
 
 def batch_union(labels, candidates, n_wanted, fill, seed, n_neurons):
-    labels, candidates = read_only(np.asarray(labels, np.int32), np.atleast_2d(np.asarray(candidates, np.int32)))
+    labels, candidates = read_only(np.asarray(labels, np.int32),
+                                   np.atleast_2d(np.asarray(candidates, np.int32)))
     slot = np.full(n_neurons, -1, np.int32)
     room = max(n_wanted, len(labels))
     out, spare = unwritten(room, np.int32), unwritten(room, np.int32)
@@ -119,7 +123,7 @@ def union_arguments(draw):
 
 
 def assert_active_set(active, labels, candidates, n_wanted, fill, n_neurons):
-    """What holds of every active set."""
+    """What holds for every active set."""
     assert np.all(np.diff(active) > 0), "ascending, without duplicates"
     assert np.all((0 <= active) & (active < n_neurons))
     assert set(labels) <= set(active.tolist())
@@ -136,8 +140,9 @@ def test_batch_union_holds_labels_then_candidates_then_random_neurons(arguments,
     labels = [j for row in rows for j in row]
     active = batch_union(labels, candidates, n_wanted, fill, seed, n_neurons)
     assert_active_set(active, labels, candidates.ravel(), n_wanted, fill, n_neurons)
-    # every sample's first candidate before any sample's second
-    assert active.tolist() == reference.union(labels, candidates.T.ravel(), n_wanted, fill, seed, n_neurons)
+    # the first candidate of every sample before the second of any
+    assert active.tolist() == reference.union(labels, candidates.T.ravel(), n_wanted, fill, seed,
+                                              n_neurons)
 
 
 @given(union_arguments(), seeds, st.booleans(), st.integers(1, 2))
@@ -156,7 +161,8 @@ def test_candidates_are_taken_in_their_order():
     in_order = [5, 30, 10, 20]
     candidates = [30, -1, 5, 10, 20]
     for n_wanted in range(1, 5):
-        assert batch_union([5], candidates, n_wanted, False, 0, 100).tolist() == sorted(in_order[:n_wanted])
+        assert batch_union([5], candidates, n_wanted, False, 0,
+                           100).tolist() == sorted(in_order[:n_wanted])
         (active,) = sample_union([0, 1], [5], [candidates], n_wanted, False, 0, 100)
         assert active.tolist() == sorted(in_order[:n_wanted])
 
@@ -173,13 +179,15 @@ def test_unions_of_nothing_are_empty(n_threads):
     assert len(batch_union([], [], 0, True, 1, 10)) == 0
     assert len(batch_union([], [], 5, True, 1, 0)) == 0
     for n_wanted, n_neurons in [(0, 10), (5, 0)]:
-        rows = sample_union([0, 0, 0], [], np.zeros((2, 0)), n_wanted, True, 1, n_neurons, n_threads)
+        rows = sample_union([0, 0, 0], [], np.zeros((2, 0)), n_wanted, True, 1, n_neurons,
+                            n_threads)
         assert [len(row) for row in rows] == [0, 0]
     assert sample_union([0], [], np.zeros((0, 3)), 5, True, 1, 10, n_threads) == []
 
 
 def random_fills(n_draws, n_wanted, n_neurons, seed):
-    rows = sample_union([0] * (n_draws + 1), [], np.zeros((n_draws, 0)), n_wanted, True, seed, n_neurons)
+    rows = sample_union([0] * (n_draws + 1), [], np.zeros((n_draws, 0)), n_wanted, True, seed,
+                        n_neurons)
     return np.array(rows)
 
 
@@ -193,7 +201,8 @@ def test_the_seed_alone_decides_the_random_fill():
 
 
 def test_samples_and_neighbouring_seeds_share_no_random_fill():
-    # a batch a seed: were row i + 1 of a batch row i of the next, the network would see few new neurons
+    # one seed per batch: if row i + 1 of a batch equalled row i of the next, a network would see
+    # few new neurons
     rows = np.concatenate([random_fills(8, 10, 100_000, seed) for seed in range(50)])
     assert len(np.unique(rows, axis=0)) == len(rows)
 
@@ -208,7 +217,7 @@ def test_the_random_fill_takes_all_neurons_equally_often(n_wanted, by_sample):
         draws = [batch_union([], [], n_wanted, True, seed, n_neurons) for seed in range(n_draws)]
     counts = np.bincount(np.ravel(draws), minlength=n_neurons)
     p = n_wanted / n_neurons
-    # five standard deviations of a binomial: beyond them in one run of 17,000, and the seeds are fixed
+    # five standard deviations of a binomial: exceeded in one run of 17,000, and the seeds are fixed
     assert np.all(abs(counts - n_draws * p) < 5 * np.sqrt(n_draws * p * (1 - p)))
 
 

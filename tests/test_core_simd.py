@@ -17,7 +17,8 @@ def import_with(level):
     """Run a process that imports the core with SPARSELSH_SIMD set."""
     code = "from sparselsh._core import _sparse_products, _simd, _updates; print(_simd.level())"
     environment = {**os.environ, "SPARSELSH_SIMD": level}
-    return subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True,
+                          text=True)
 
 
 @pytest.mark.parametrize("level", _simd.available_levels())
@@ -63,8 +64,9 @@ def test_arrays_with_gaps_or_of_other_types_are_refused(rng):
         _sparse_products.weighted_rows(*row, w.astype(float), bias, out, 1)
     with pytest.raises(ValueError, match="read-only"):
         _sparse_products.weighted_rows(*row, w[:, :3].copy(), bias, read_only(out), 1)
-    with pytest.raises(ValueError, match="writable where it is updated"):
-        _updates.update_rows(_updates.sgd(1, 0, False, 0), read_only(w), None, None, row[1], w[:1].copy(), 1)
+    with pytest.raises(ValueError, match="writable if it is updated"):
+        _updates.update_rows(_updates.sgd(1, 0, False, 0), read_only(w), None, None, row[1],
+                             w[:1].copy(), 1)
 
 
 # ---- several Python threads in one kernel
@@ -123,7 +125,8 @@ def build(rng):
 
     def call(n_threads):
         ids = unwritten((4, 300), np.int32)
-        _buckets.build(codes, False, ids, *np.empty((3, 4, 8), np.int32), np.empty(4, np.int32), n_threads)
+        _buckets.build(codes, False, ids, *np.empty((3, 4, 8), np.int32), np.empty(4, np.int32),
+                       n_threads)
         return ids
 
     return call

@@ -9,11 +9,12 @@ from sparselsh.index import STORAGES, QuantizedRows
 
 
 def layers_of(rng, storage, sizes):
-    """Layers that are summed by inputs and by neurons in turn, and what NumPy gives for an input."""
+    """Layers that are alternately input-major and not, and what NumPy computes for an input."""
     steps, meant = [], []
     for i, (n_in, n_out) in enumerate(sizes):
         input_major, relu = i % 2 == 0, i < len(sizes) - 1
-        rows = QuantizedRows.of(gaussian(rng, *((n_in, n_out) if input_major else (n_out, n_in))), storage, 1)
+        rows = QuantizedRows.of(gaussian(rng, *((n_in, n_out) if input_major else (n_out, n_in))),
+                                storage, 1)
         bias = gaussian(rng, n_out)
         values = (to_float32(rows.values) if storage == "bfloat16" else rows.values).astype(float)
         values = values if rows.scales is None else values * rows.scales[:, None]
@@ -37,7 +38,8 @@ def answer(top_k, mlp, k, *given):
 
 @pytest.mark.usefixtures("simd_level")
 @pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("sizes", [[(1, 1)], [(33, 7)], [(20, 65), (65, 19)], [(5, 40), (40, 3), (3, 21)]], ids=str)
+@pytest.mark.parametrize("sizes", [[(1, 1)], [(33, 7)], [(20, 65), (65, 19)],
+                                   [(5, 40), (40, 3), (3, 21)]], ids=str)
 def test_the_network_is_its_layers_one_after_the_other(rng, storage, sizes):
     mlp, outputs = layers_of(rng, storage, sizes)
     x = np.array(gaussian(rng, 1, sizes[0][0]))
@@ -54,7 +56,7 @@ def test_the_network_is_its_layers_one_after_the_other(rng, storage, sizes):
         np.testing.assert_allclose(scores, z[best], rtol=1e-4, atol=1e-3)
 
 
-def test_fewer_outputs_than_are_asked_for_are_filled_up(rng):
+def test_fewer_outputs_than_k_are_filled_up(rng):
     mlp, outputs = layers_of(rng, "float32", [(4, 3)])
     empty_row = np.zeros(0, np.int32), np.zeros(0, np.float32)
     ids, scores = answer(_single_row_mlp.top_k_sparse, mlp, 5, *empty_row)
@@ -70,7 +72,7 @@ GOOD = [0, 3], [1, 4, 9], [1.0, -2.0, 0.0]
     (*GOOD, True),
     ([0, 0], [], [], True),
     ([0, 2], [0, 9], [1, 1], True),
-    ([0, 2], *GOOD[1:], False),  # spare room
+    ([0, 2], *GOOD[1:], False),  # more entries than the row has
     ([1, 3], *GOOD[1:], False),
     ([0, 1, 3], *GOOD[1:], False),  # two rows
     (GOOD[0], [1, 4, 10], GOOD[2], False),

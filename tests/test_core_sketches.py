@@ -25,15 +25,21 @@ def pack(rotated, rows=None, blocks=None):
 
 
 def scan(queries, blocks, factors, n, n_best, slot_ids=None):
-    """Ids and scores, the same bits for 1 and 2 threads; neuron s is in slot s unless `slot_ids` says which is."""
-    room = np.full(len(blocks) * BLOCK, np.nan, np.float32)  # factors beyond n are not to be looked at
+    """Ids and scores, the same bits for 1 and 2 threads.
+
+    Neuron s is in slot s, unless `slot_ids` says otherwise.
+    """
+    # factors beyond n must not be read
+    room = np.full(len(blocks) * BLOCK, np.nan, np.float32)
     room[:n] = factors
 
     def call(n_threads):
-        ids, scores = unwritten((len(queries), n_best), np.int32), unwritten((len(queries), n_best), np.float32)
+        shape = len(queries), n_best
+        ids, scores = unwritten(shape, np.int32), unwritten(shape, np.float32)
         slots = np.arange(max(n, 1), dtype=np.int32) if slot_ids is None else slot_ids
-        _sketches.scan(queries, read_only(blocks), read_only(room), read_only(slots), n, ids, scores, n_threads)
-        best_first = np.lexsort((ids, -scores))  # the order is no promise of the kernel: which they are, is
+        _sketches.scan(queries, read_only(blocks), read_only(room), read_only(slots), n, ids,
+                       scores, n_threads)
+        best_first = np.lexsort((ids, -scores))  # the kernel returns them in any order
         return np.take_along_axis(ids, best_first, 1), np.take_along_axis(scores, best_first, 1)
 
     return on_threads(call)
@@ -66,29 +72,35 @@ def test_pack_of_zero_is_the_sign_minus():
 @pytest.mark.usefixtures("simd_level")
 @pytest.mark.parametrize("n_bits", BITS)
 def test_scores_are_those_of_the_signs_within_the_steps_of_the_table(rng, n, n_bits):
-    rotated, queries, factors = gaussian(rng, n, n_bits), gaussian(rng, 3, n_bits), abs(gaussian(rng, n))
+    rotated, queries = gaussian(rng, n, n_bits), gaussian(rng, 3, n_bits)
+    factors = abs(gaussian(rng, n))
     ids, scores = scan(queries, pack(rotated), factors, n, n)
-    np.testing.assert_array_equal(np.sort(ids), np.tile(np.arange(n), (3, 1)), "every neuron is ranked once")
+    np.testing.assert_array_equal(np.sort(ids), np.tile(np.arange(n), (3, 1)),
+                                  "every neuron is ranked once")
     assert np.all(np.diff(scores) <= 0), "best first"
     want = reference.sketch_scores(queries, rotated, factors)
-    # beyond the table's error, some roundings of numbers as large as the sum of |q|
-    error = reference.sketch_error(queries, factors) + 8 * UNIT * np.outer(abs(queries).sum(axis=1), factors)
-    assert np.all(abs(scores - np.take_along_axis(want, ids, 1)) <= np.take_along_axis(error, ids, 1))
+    # besides the error of the table, some roundings of numbers as large as the sum of |q|
+    rounding = 8 * UNIT * np.outer(abs(queries).sum(axis=1), factors)
+    error = reference.sketch_error(queries, factors) + rounding
+    difference = abs(scores - np.take_along_axis(want, ids, 1))
+    assert np.all(difference <= np.take_along_axis(error, ids, 1))
 
 
 @pytest.mark.usefixtures("simd_level")
 def test_the_largest_sums_fit_into_16_bits(rng):
     # 256 groups, each at the top of the table: 65,280 of 65,535
     queries = np.ones((1, 1024), np.float32)
-    blocks = pack(read_only(np.concatenate([np.ones((40, 1024)), -np.ones((40, 1024))]).astype(np.float32)))
+    rotated = np.concatenate([np.ones((40, 1024)), -np.ones((40, 1024))]).astype(np.float32)
+    blocks = pack(read_only(rotated))
     _, scores = scan(queries, blocks, np.ones(80, np.float32), 80, 80)
     np.testing.assert_allclose(scores, [[1024] * 40 + [-1024] * 40], rtol=4 * UNIT)
 
 
 @pytest.mark.parametrize("n_bits", BITS)
 def test_every_simd_level_scores_alike(rng, n, n_bits):
-    # the sums of table entries are whole numbers; what may differ is the rounding of one multiplication and addition
-    rotated, queries, factors = gaussian(rng, n, n_bits), gaussian(rng, 3, n_bits), abs(gaussian(rng, n))
+    # sums of table entries are integers; only one multiplication and one addition round
+    rotated, queries = gaussian(rng, n, n_bits), gaussian(rng, 3, n_bits)
+    factors = abs(gaussian(rng, n))
     blocks = pack(rotated)
     bound = 4 * UNIT * np.outer(abs(queries).sum(axis=1), factors)
     by_level, before = [], _simd.level()
@@ -111,7 +123,8 @@ def test_the_best_are_the_head_of_the_full_ranking(rng, n, n_best):
     k = min(n, n_best)
     assert_same_bits(ids[:, :k], all_ids[:, :k])
     assert_same_bits(scores[:, :k], all_scores[:, :k])
-    assert np.all(ids[:, k:] == -1) and np.all(scores[:, k:] == -np.inf), "filled up where there are no more"
+    assert np.all(ids[:, k:] == -1), "filled up where there are no more"
+    assert np.all(scores[:, k:] == -np.inf), "filled up where there are no more"
 
 
 @pytest.mark.usefixtures("simd_level")
@@ -124,15 +137,17 @@ def test_ties_go_to_the_lower_id(rng):
 
 @pytest.mark.usefixtures("simd_level")
 def test_a_query_of_zeros_ties_all_neurons(rng):
-    ids, scores = scan(np.zeros((1, 64), np.float32), pack(gaussian(rng, 40, 64)), np.ones(40, np.float32), 40, 5)
+    ids, scores = scan(np.zeros((1, 64), np.float32), pack(gaussian(rng, 40, 64)),
+                       np.ones(40, np.float32), 40, 5)
     np.testing.assert_array_equal(ids, [range(5)])
     assert np.all(scores == 0)
 
 
 def rerank(ids, x, w, bias, k):
     def call(n_threads):
-        # what the call leaves alone stays as the caller has filled it
-        out_ids, out_scores = np.full((len(x), k), -1, np.int32), np.full((len(x), k), -np.inf, np.float32)
+        # what the call does not write stays as the caller has filled it
+        out_ids = np.full((len(x), k), -1, np.int32)
+        out_scores = np.full((len(x), k), -np.inf, np.float32)
         _sketches.rerank(ids, x, w, None, bias, out_ids, out_scores, n_threads)
         return out_ids, out_scores
 
@@ -177,7 +192,7 @@ def test_scan_finds_the_same_neurons_wherever_they_stand(rng, n, n_best):
 
 
 def rank(queries, candidates, blocks, factors, slot, n_best):
-    """Ids in ascending order, -1 first: which they are is the promise of the kernel."""
+    """Ids in ascending order, -1 first; the kernel returns them in any order."""
     def call(n_threads):
         ids = unwritten((len(queries), n_best), np.int32)
         _sketches.rank(queries, *read_only(candidates, blocks, factors, slot), ids, n_threads)
@@ -191,7 +206,8 @@ def rank(queries, candidates, blocks, factors, slot, n_best):
 @pytest.mark.parametrize("n_bits", BITS)
 def test_rank_takes_the_candidates_that_a_scan_of_them_alone_would(rng, n_bits, n_best):
     n = 257
-    rotated, queries, factors = gaussian(rng, n, n_bits), gaussian(rng, 6, n_bits), abs(gaussian(rng, n))
+    rotated, queries = gaussian(rng, n, n_bits), gaussian(rng, 6, n_bits)
+    factors = abs(gaussian(rng, n))
     slot_ids = rng.permutation(n).astype(np.int32)
     blocks = pack(read_only(rotated[slot_ids]))
     room = np.zeros(len(blocks) * BLOCK, np.float32)
@@ -202,6 +218,7 @@ def test_rank_takes_the_candidates_that_a_scan_of_them_alone_would(rng, n_bits, 
     candidates[rng.random(candidates.shape) < 0.3] = -1
     candidates[1] = -1
     got = rank(queries, candidates, blocks, room, slot, n_best)
+
     for i, row in enumerate(candidates):
         able = row[row >= 0]
         able = np.sort(able[slot[able] >= 0])
@@ -231,7 +248,8 @@ def test_copy_slots_copies_sketch_and_factor(rng, n_bits):
     n = 5 * BLOCK
     blocks, factors = read_only(pack(gaussian(rng, n, n_bits)), gaussian(rng, n))
     slots = rng.permutation(n).astype(np.int32)
-    sources, targets = slots[: n // 2], rng.permutation(n)[: n // 2].astype(np.int32)  # both halves of blocks
+    # both halves of blocks
+    sources, targets = slots[: n // 2], rng.permutation(n)[: n // 2].astype(np.int32)
     out_blocks, out_factors = pack(gaussian(rng, n, n_bits)), np.array(gaussian(rng, n))
     want = reference.copy_slots(sources, targets, blocks, factors, out_blocks, out_factors, BLOCK)
     _sketches.copy_slots(*read_only(sources, targets), blocks, factors, out_blocks, out_factors)
@@ -249,23 +267,24 @@ def test_scan_of_cells_is_a_scan_of_the_neurons_in_them(rng, n_probed, n_late):
     cell[: n - n_late].sort()
     cell_start = np.searchsorted(cell[: n - n_late], np.arange(n_cells + 1)).astype(np.int32)
     ids = rng.permutation(5 * n)[:n].astype(np.int32)
-    ids[::11] = -1  # slots that were given up
+    ids[::11] = -1  # slots that are no longer used
     blocks, cell_scores = pack(rotated), gaussian(rng, 6, n_cells)
     room = np.zeros(len(blocks) * BLOCK, np.float32)
     room[:n] = factors
 
     def call(n_threads):
         out = unwritten((6, n_best), np.int32)
-        _sketches.scan_cells(queries, cell_scores, n_probed, cell_start, read_only(cell), read_only(blocks), room,
-                             read_only(ids), n, out, n_threads)
+        _sketches.scan_cells(queries, cell_scores, n_probed, cell_start, read_only(cell),
+                             read_only(blocks), room, read_only(ids), n, out, n_threads)
         return np.sort(out, axis=1)
 
     found = on_threads(call)
     for i in range(6):
         probed = np.argsort(-cell_scores[i])[:n_probed]
         there = np.flatnonzero(np.isin(cell, probed) & (ids >= 0))
-        all_ids, all_scores = scan(queries[i:i + 1], pack(rotated[there]), factors[there], len(there), len(there))
-        # ties aside, which a scan breaks by the id of the neuron: these are no ties
+        all_ids, all_scores = scan(queries[i:i + 1], pack(rotated[there]), factors[there],
+                                   len(there), len(there))
+        # a scan breaks ties by the id of the neuron; here there are none
         want = ids[there][all_ids[0][:n_best]]
         cut = np.sort(all_scores[0])[::-1][:n_best + 1]
         assert len(cut) <= n_best or cut[-1] < cut[-2]
@@ -274,7 +293,7 @@ def test_scan_of_cells_is_a_scan_of_the_neurons_in_them(rng, n_probed, n_late):
 
 @pytest.mark.usefixtures("simd_level")
 def test_a_search_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
-    # everything in eighths: dot products and matrix products then give the same bits, and so the same table of sums
+    # all in eighths: dot products and matrix products then give the same bits, hence the same table
     n, d, n_bits, n_cells, n_best, k = 500, 24, 64, 7, 60, 4
     w, x, rows = eighths(rng, n, d), eighths(rng, 3, d), eighths(rng, n_bits + n_cells, d)
     bias, constant = eighths(rng, n), eighths(rng, n_bits + n_cells)
@@ -284,15 +303,20 @@ def test_a_search_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     blocks = pack(gaussian(rng, n, n_bits))
     factors = np.zeros(len(blocks) * BLOCK, np.float32)
     factors[:n] = abs(gaussian(rng, n))
+
     projected = (x @ rows.T + constant).astype(np.float32)
-    rotated, cells = (np.ascontiguousarray(part) for part in (projected[:, :n_bits], projected[:, n_bits:]))
+    rotated, cells = (np.ascontiguousarray(part) for part in (projected[:, :n_bits],
+                                                              projected[:, n_bits:]))
+
     found = unwritten((3, n_best), np.int32)
     _sketches.scan_cells(rotated, cells, 3, cell_start, cell, blocks, factors, ids, n, found, 1)
     want = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
     _sketches.rerank(found, x, w, None, bias, *want, 1)
+
     got = unwritten((3, k), np.int32), unwritten((3, k), np.float32)
-    search = _single_query_search.prepare(to_bfloat16(rows), constant, n_bits, 3, cell_start, cell, blocks, factors, ids, n,
-                                          w, bias, None, None, 0, n_best)
+    search = _single_query_search.prepare(to_bfloat16(rows), constant, n_bits, 3, cell_start, cell,
+                                          blocks, factors, ids, n, w, bias, None, None, 0, n_best)
     _single_query_search.top_k(search, x, *got)
+
     assert_same_bits(got[0], want[0])
     assert_same_bits(got[1], want[1])

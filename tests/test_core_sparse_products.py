@@ -44,7 +44,8 @@ def sampled_dots_csr(indptr, indices, x_indptr, x_indices, x_data, w, bias):
     def call(n_threads):
         out = unwritten(len(indices), np.float32)
         groups = groups_of(indptr, indices)
-        _sparse_products.sampled_dots_csr(*groups, x_indptr, x_indices, x_data, w, bias, out, n_threads)
+        _sparse_products.sampled_dots_csr(*groups, x_indptr, x_indices, x_data, w, bias, out,
+                                          n_threads)
         return out
 
     return on_threads(call)
@@ -62,7 +63,8 @@ def weighted_rows(indptr, indices, data, w, bias):
 def sampled_columns(indptr, indices, data, w, x_indptr, x_indices):
     def call(n_threads):
         out = unwritten(len(x_indices), np.float32)
-        _sparse_products.sampled_columns(*groups_of(indptr, indices), data, w, x_indptr, x_indices, out, n_threads)
+        _sparse_products.sampled_columns(*groups_of(indptr, indices), data, w, x_indptr, x_indices,
+                                         out, n_threads)
         return out
 
     return on_threads(call)
@@ -114,7 +116,8 @@ def test_weighted_rows_are_a_sparse_matrix_times_a_dense_one(rng, pattern, d, wi
 def test_weighted_rows_of_a_matrix_without_columns_are_the_bias(rng):
     indptr, indices, data = random_csr(rng, 4, 0, 0.5)
     bias = gaussian(rng, 17)
-    assert_same_bits(weighted_rows(indptr, indices, data, gaussian(rng, 0, 17), bias), np.tile(bias, (4, 1)))
+    assert_same_bits(weighted_rows(indptr, indices, data, gaussian(rng, 0, 17), bias),
+                     np.tile(bias, (4, 1)))
 
 
 @pytest.mark.parametrize("d", SIZES)
@@ -132,12 +135,13 @@ def test_sampled_columns_are_the_input_gradient_at_the_stored_inputs(rng, patter
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows commits memory that is never touched")
 def test_rows_are_found_beyond_the_reach_of_32_bits():
-    # rows * d passes 2^31 floats; the pages that are never touched cost no memory
+    # rows * d exceeds 2^31 floats; pages that are never touched need no memory
     d = 2**20
     w = np.zeros((2**11 + 2, d), np.float32)
     last = len(w) - 1
     w[last, -1] = 3
-    one = read_only(np.array([0, 1], np.int64), np.array([last], np.int32), np.array([2], np.float32))
+    one = read_only(np.array([0, 1], np.int64), np.array([last], np.int32),
+                    np.array([2], np.float32))
     x = np.zeros((1, d), np.float32)
     x[0, -1] = 5
     assert weighted_rows(*one, w, np.zeros(0, np.float32))[0, -1] == 6
@@ -148,9 +152,10 @@ def test_rows_are_found_beyond_the_reach_of_32_bits():
 def test_dots_of_numbers_of_very_different_sizes_keep_the_digits_of_the_largest(rng):
     n, m, d = 4, 30, 129
     indptr, indices, _ = random_csr(rng, n, m, 0.5)
-    x = read_only(gaussian(rng, n, d) * np.float32(10) ** rng.integers(-6, 7, (n, d)).astype(np.float32))
+    x = gaussian(rng, n, d)
+    x = read_only(x * np.float32(10) ** rng.integers(-6, 7, (n, d)).astype(np.float32))
     w, bias = gaussian(rng, m, d), read_only(np.zeros(m, np.float32))
     want = reference.sampled_dots(indptr, indices, x, w, bias)
     magnitude = reference.sampled_dots(indptr, indices, abs(x), abs(w), bias)
-    # far within the bound of 131 units: the sums run in many short chains
+    # far within the bound of 131 units: the sums are many short chains
     assert np.max(abs(sampled_dots(indptr, indices, x, w, bias) - want) / magnitude) < 8 * UNIT

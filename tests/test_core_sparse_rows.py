@@ -14,10 +14,12 @@ def group_columns(indptr, indices, n_columns):
     def call(n_threads):
         nnz = len(indices)
         slot = np.full(n_columns, -1, np.int32)
-        rows, starts = unwritten(min(nnz, n_columns), np.int32), unwritten(min(nnz, n_columns) + 1, np.int64)
+        room = min(nnz, n_columns)
+        rows, starts = unwritten(room, np.int32), unwritten(room + 1, np.int64)
         entries, samples = unwritten(nnz, np.int32), unwritten(nnz, np.int32)
         try:
-            n_rows = _sparse_rows.group_columns(indptr, indices, slot, rows, starts, entries, samples, n_threads)
+            n_rows = _sparse_rows.group_columns(indptr, indices, slot, rows, starts, entries,
+                                                samples, n_threads)
         finally:
             assert np.all(slot == -1), "the scratch array is left as it was"
         return rows[:n_rows], starts[: n_rows + 1], entries, samples
@@ -46,8 +48,9 @@ def test_group_columns_is_the_transposition_of_scipy(rng):
 
 
 def test_group_columns_returns_touched_columns_only(rng):
-    # ten million columns: only the scratch array, made once, is that long
-    indptr, indices = read_only(np.array([0, 2, 2, 3], np.int64), np.array([5, 9_999_999, 5], np.int32))
+    # ten million columns: only the scratch array, allocated once, is that long
+    indptr, indices = read_only(np.array([0, 2, 2, 3], np.int64),
+                                np.array([5, 9_999_999, 5], np.int32))
     groups = group_columns(indptr, indices, 10_000_000)
     assert [a.tolist() for a in groups] == [[5, 9_999_999], [0, 2, 3], [0, 2, 1], [0, 2, 0]]
 
@@ -72,8 +75,9 @@ def test_many_entries_are_grouped_in_parts_of_the_columns(rng, n, m, density):
 
 
 def test_most_entries_in_one_column_are_grouped_too(rng):
-    # the borders between the parts are one column then: parts are empty
-    columns = [np.union1d([7], rng.integers(0, 50_000, 1 if i % 8 == 0 else 0)) for i in range(8000)]
+    # all borders between the parts are then the same column: some parts are empty
+    columns = [np.union1d([7], rng.integers(0, 50_000,
+                                            1 if i % 8 == 0 else 0)) for i in range(8000)]
     indptr = np.cumsum([0, *map(len, columns)]).astype(np.int64)
     indices = np.concatenate(columns).astype(np.int32)
     got = group_columns(*read_only(indptr, indices), 50_000)
@@ -89,7 +93,9 @@ def test_take_rows_copies_rows_in_the_order_asked_for(pattern, data):
     out_indptr = unwritten(len(rows) + 1, np.int64)
     _sparse_rows.take_counts(*read_only(indptr, rows), out_indptr)
     assert out_indptr.tolist() == np.cumsum([0, *(indptr[rows + 1] - indptr[rows])]).tolist()
-    out_indices, out_values = unwritten(out_indptr[-1], np.int32), unwritten(out_indptr[-1], np.float32)
-    _sparse_rows.take_rows(indptr, indices, *read_only(values, rows, out_indptr), out_indices, out_values)
+    out_indices = unwritten(out_indptr[-1], np.int32)
+    out_values = unwritten(out_indptr[-1], np.float32)
+    _sparse_rows.take_rows(indptr, indices, *read_only(values, rows, out_indptr), out_indices,
+                           out_values)
     assert out_indices.tolist() == reference.take_rows(indptr, indices, rows)
     assert out_values.tolist() == reference.take_rows(indptr, values, rows)

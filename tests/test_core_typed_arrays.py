@@ -1,8 +1,18 @@
-"""Weights and optimizer state in bfloat16, and second moments of one number a row."""
+"""Weights and optimizer state in bfloat16, and second moments with one number per row."""
 import numpy as np
 import pytest
 import reference
-from support import SIZES, UNIT, assert_same_bits, eighths, gaussian, on_threads, random_csr, read_only, unwritten
+from support import (
+    SIZES,
+    UNIT,
+    assert_same_bits,
+    eighths,
+    gaussian,
+    on_threads,
+    random_csr,
+    read_only,
+    unwritten,
+)
 
 from sparselsh._core import _gemm, _sparse_products, _typed_arrays, _updates
 
@@ -22,10 +32,11 @@ def widen(x):
 
 
 def neighbours(x):
-    """The bfloat16 numbers below and above, by size, as float32."""
+    """The bfloat16 numbers below and above, by magnitude, as float32."""
     bits = np.asarray(x, np.float32).view(np.uint32)
     low = bits & np.uint32(0xFFFF0000)
-    return low.view(np.float32), np.where(bits == low, low, low + np.uint32(0x10000)).view(np.float32)
+    return low.view(np.float32), np.where(bits == low, low,
+                                          low + np.uint32(0x10000)).view(np.float32)
 
 
 @pytest.mark.parametrize("n", (0, *SIZES, 1000))
@@ -33,8 +44,9 @@ def test_narrow_rounds_to_the_nearest_and_widen_gives_it_back(rng, n):
     x = gaussian(rng, n) * np.float32(10) ** rng.integers(-30, 30, n).astype(np.float32)
     below, above = neighbours(x)
     got = widen(narrow(x))
-    np.testing.assert_array_equal(abs(got.astype(float) - x), np.minimum(abs(below.astype(float) - x),
-                                                                         abs(above.astype(float) - x)))
+    np.testing.assert_array_equal(abs(got.astype(float) - x),
+                                  np.minimum(abs(below.astype(float) - x),
+                                             abs(above.astype(float) - x)))
     assert_same_bits(widen(narrow(got)), got)
 
 
@@ -50,7 +62,7 @@ def test_narrow_breaks_ties_to_even_and_keeps_the_special_numbers():
 
 
 def both(w, call):
-    """The results for float32 weights and for the same in bfloat16; exact sums, so no order of them shows."""
+    """Results for float32 weights equal those for bfloat16; all sums are exact, in any order."""
     half = narrow(w)
     np.testing.assert_array_equal(widen(half), w)
     np.testing.assert_array_equal(on_threads(lambda n: call(read_only(half), n)), call(w, 1))
@@ -62,21 +74,25 @@ def returned(shape, kernel, *arguments):
     return out
 
 
-@pytest.mark.parametrize("transpose_a, transpose_b", [(False, False), (False, True), (True, False), (True, True)])
-@pytest.mark.parametrize("m, n, k", [(0, 5, 3), (1, 1, 1), (2, 300, 65), (9, 33, 0), (9, 31, 257), (300, 33, 17)])
+@pytest.mark.parametrize("transpose_a, transpose_b", [(False, False), (False, True), (True, False),
+                                                      (True, True)])
+@pytest.mark.parametrize("m, n, k", [(0, 5, 3), (1, 1, 1), (2, 300, 65), (9, 33, 0), (9, 31, 257),
+                                     (300, 33, 17)])
 def test_matmul(rng, m, n, k, transpose_a, transpose_b):
     a = eighths(rng, *((k, m) if transpose_a else (m, k)))
     b = eighths(rng, *((n, k) if transpose_b else (k, n)))
     for bias in (eighths(rng, n), eighths(rng, 0)):
-        both(b, lambda b, threads, bias=bias: returned((m, n), _gemm.matmul, a, transpose_a, b, transpose_b, bias,
-                                                       threads))
+        both(b, lambda b, threads, bias=bias: returned((m, n), _gemm.matmul, a, transpose_a, b,
+                                                       transpose_b, bias, threads))
 
 
-@pytest.mark.parametrize("n, d, n_active", [(9, 17, 5), (0, 17, 5), (9, 17, 0), (9, 0, 5), (9, 1, 33), (33, 300, 79)])
+@pytest.mark.parametrize("n, d, n_active", [(9, 17, 5), (0, 17, 5), (9, 17, 0), (9, 0, 5),
+                                            (9, 1, 33), (33, 300, 79)])
 def test_products_with_active_rows(rng, n, d, n_active):
     x, w, dz = eighths(rng, n, d), eighths(rng, 80, d), eighths(rng, n, n_active)
     rows, bias = read_only(rng.permutation(80)[:n_active].astype(np.int32)), eighths(rng, 80)
-    both(w, lambda w, threads: returned((n, n_active), _gemm.active_outputs, x, w, rows, bias, threads))
+    both(w, lambda w, threads: returned((n, n_active), _gemm.active_outputs, x, w, rows, bias,
+                                        threads))
     both(w, lambda w, threads: returned((n, d), _gemm.active_input_gradient, dz, w, rows, threads))
 
 
@@ -88,12 +104,14 @@ def test_products_with_active_sets(rng, d, density):
     x, w, bias = eighths(rng, 20, d), eighths(rng, 40, d), eighths(rng, 40)
     x_csr = random_csr(rng, 20, d, 0.5, eighths)
     nnz = len(indices)
-    both(w, lambda w, threads: returned(nnz, _sparse_products.sampled_dots, *groups, x, w, bias, threads))
-    both(w, lambda w, threads: returned(nnz, _sparse_products.sampled_dots_csr, *groups, *x_csr, w, bias, threads))
-    both(w, lambda w, threads: returned((20, d), _sparse_products.weighted_rows, indptr, indices, data, w,
-                                        np.zeros(0, np.float32), threads))
-    both(w, lambda w, threads: returned(len(x_csr[1]), _sparse_products.sampled_columns, *groups, data, w, x_csr[0],
-                                        x_csr[1], threads))
+    both(w, lambda w, threads: returned(nnz, _sparse_products.sampled_dots, *groups, x, w, bias,
+                                        threads))
+    both(w, lambda w, threads: returned(nnz, _sparse_products.sampled_dots_csr, *groups, *x_csr, w,
+                                        bias, threads))
+    both(w, lambda w, threads: returned((20, d), _sparse_products.weighted_rows, indptr, indices,
+                                        data, w, np.zeros(0, np.float32), threads))
+    both(w, lambda w, threads: returned(len(x_csr[1]), _sparse_products.sampled_columns, *groups,
+                                        data, w, x_csr[0], x_csr[1], threads))
 
 
 @pytest.mark.parametrize("rows", [[], [2], [4, 4, 0, 1, 3, 2, 0]], ids=len)
@@ -102,8 +120,10 @@ def test_centred_rows(rng, rows, d):
     w, bias, offset = eighths(rng, 5, d), eighths(rng, 5), eighths(rng, d + 1)
     rows = read_only(np.array(rows, np.int32))
     want = np.column_stack([w, bias])[rows] - offset
-    both(w, lambda w, threads: returned(want.shape, _typed_arrays.centred_rows, w, bias, offset, rows, threads))
-    np.testing.assert_array_equal(returned(want.shape, _typed_arrays.centred_rows, w, bias, offset, rows, 1), want)
+    both(w, lambda w, threads: returned(want.shape, _typed_arrays.centred_rows, w, bias, offset,
+                                        rows, threads))
+    np.testing.assert_array_equal(returned(want.shape, _typed_arrays.centred_rows, w, bias, offset,
+                                           rows, 1), want)
 
 
 @pytest.mark.parametrize("n, block", [(1, 1), (5, 2), (6, 2), (40, 64), (513, 64)])
@@ -142,7 +162,8 @@ def stepped(kernel, rule, state, *arguments):
 def updates(rng, n_rows, d):
     """name: (kernel, arguments) that touch all of n_rows rows, or some of their columns."""
     rows = read_only(rng.permutation(n_rows).astype(np.int32))
-    dense = read_only(np.arange(n_rows + 1) * n_rows, np.tile(np.arange(n_rows, dtype=np.int32), n_rows))
+    dense = read_only(np.arange(n_rows + 1) * n_rows, np.tile(np.arange(n_rows, dtype=np.int32),
+                                                              n_rows))
     data, x = eighths(rng, n_rows * n_rows), eighths(rng, n_rows, d)
     groups = read_only(*reference.group_columns(*dense))
     x_csr = random_csr(rng, n_rows, d, 0.3, eighths)
@@ -161,7 +182,8 @@ KERNELS = ("update_rows", "active_update", "update_grouped", "update_grouped_csr
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("stored", ["w", "mv", "wmv"])
 @pytest.mark.parametrize("d", [1, 17, 300])
-def test_what_is_stored_in_bfloat16_is_a_neighbour_of_the_float32_result(rng, kernel, rule, stored, d):
+def test_what_is_stored_in_bfloat16_is_a_neighbour_of_the_float32_result(rng, kernel, rule, stored,
+                                                                         d):
     name, arguments, moments = RULES[rule]
     kernel, inputs = updates(rng, 20, d)[kernel]
     rule = getattr(_updates, name)(*arguments, 3)
@@ -170,6 +192,7 @@ def test_what_is_stored_in_bfloat16_is_a_neighbour_of_the_float32_result(rng, ke
     want = stepped(kernel, rule, state, *inputs)
     got = stepped(kernel, rule, [narrow(a) if s in stored and a is not None else a
                                  for s, a in zip("wmv", state, strict=True)], *inputs)
+
     for s, new, exact, old in zip("wmv", got, want, state, strict=True):
         if new is None:
             continue
@@ -189,12 +212,14 @@ def test_what_is_stored_in_bfloat16_is_a_neighbour_of_the_float32_result(rng, ke
 def test_a_second_moment_a_row_is_the_mean_over_the_row(rng, kernel, stored, d):
     step = 7
     kernel, inputs = updates(rng, 20, d)[kernel]
-    sums = stepped(kernel, _updates.sgd(1.0, 0.0, False, 0.0), [np.zeros((20, d), np.float32), None, None], *inputs)
+    sums = stepped(kernel, _updates.sgd(1.0, 0.0, False, 0.0),
+                   [np.zeros((20, d), np.float32), None, None], *inputs)
     gradient, touched = -sums[0].astype(float), np.ones((20, d), bool)
     if len(inputs) == 8:  # sparse inputs: where the gradient is not zero
         touched[:] = gradient != 0
     beta1, beta2 = np.float32([0.9, 0.999]).astype(float)
-    w, m, v = eighths(rng, 20, d), eighths(rng, 20, d), read_only(eighths(rng, 20, 1) ** 2 + np.float32(0.125))
+    w, m = eighths(rng, 20, d), eighths(rng, 20, d)
+    v = read_only(eighths(rng, 20, 1) ** 2 + np.float32(0.125))
     state = [narrow(a) if s in stored else a for s, a in zip("wm", (w, m), strict=True)] + [v]
     rule = _updates.adam(0.02, 0.9, 0.999, 1e-8, 0.0, step)
     new_w, new_m, new_v = stepped(kernel, rule, state, *inputs)
@@ -204,8 +229,10 @@ def test_a_second_moment_a_row_is_the_mean_over_the_row(rng, kernel, stored, d):
     want_m = np.where(touched, beta1 * m + (1 - beta1) * gradient, m)
     root = np.sqrt(want_v / (1 - beta2**step)) + 1e-8
     want_w = np.where(touched, w - 0.02 * want_m / (1 - beta1**step) / root[:, None], w)
-    # a mean of d squares rounds like a sum; in bfloat16, with 8 digits, a number is off by one unit at most
+
+    # a mean of d squares rounds like a sum; a bfloat16 number has 8 bits, off by at most one unit
     np.testing.assert_allclose(new_v[:, 0], want_v, rtol=(d + 8) * UNIT)
+
     for got, want in ((new_w, want_w), (new_m, want_m)):
         half = got.dtype == np.uint16
         np.testing.assert_allclose(widen(got) if half else got, want, rtol=2.0**-7 if half else 0,
@@ -219,19 +246,20 @@ def test_update_all_rounds_at_random_too(rng):
     (new, _, _) = stepped(_updates.update_all, rule, [w, None, None], g)
     below = 1 - 2.0**-8  # the next number below 1; the step is a quarter of the way
     assert set(np.unique(widen(new))) == {np.float32(below), np.float32(1)}
-    share = (widen(new) < 1).mean()
-    assert abs(share - 0.25) < 5 * np.sqrt(0.25 * 0.75 / n)
+    fraction = (widen(new) < 1).mean()
+    assert abs(fraction - 0.25) < 5 * np.sqrt(0.25 * 0.75 / n)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16])
 def test_a_thousand_steps_below_half_a_unit_are_not_lost(dtype):
-    # to the nearest, 1 - 2^-12 is 1 in bfloat16, a thousand times over
+    # rounded to the nearest, 1 - 2^-12 is 1 in bfloat16, in each of a thousand steps
     n, n_steps, step = 4000, 1000, 2.0**-12
     w = np.ones((1, n), np.float32)
     w = narrow(w) if dtype == np.uint16 else w
     g = np.full((1, n), step, np.float32)
     for t in range(n_steps):
-        _updates.update_rows(_updates.sgd(1.0, 0.0, False, 0.0, t), w, None, None, np.zeros(1, np.int32), g, 1)
+        _updates.update_rows(_updates.sgd(1.0, 0.0, False, 0.0, t), w, None, None,
+                             np.zeros(1, np.int32), g, 1)
     values = widen(w) if dtype == np.uint16 else w
     # each step is rounded with a variance of at most ulp step; ulp is 2^-8 below 1
     sigma = np.sqrt(n_steps * 2.0**-8 * step / n)
@@ -243,7 +271,8 @@ def test_the_random_numbers_of_two_steps_differ(rng):
 
     def at(t):
         w = narrow(np.ones((1, 1000), np.float32))
-        _updates.update_rows(_updates.sgd(1.0, 0.0, False, 0.0, t), w, None, None, np.zeros(1, np.int32), g, 1)
+        _updates.update_rows(_updates.sgd(1.0, 0.0, False, 0.0, t), w, None, None,
+                             np.zeros(1, np.int32), g, 1)
         return widen(w) < 1
 
     one, two = at(1), at(2)

@@ -1,10 +1,11 @@
-"""The compiled core: arrays in, arrays out; it knows no class of the package and trusts its input.
+"""The compiled core: arrays in, arrays out. It knows no class of the package and trusts its input.
 
-Between our loops runs Python, on one thread, mostly for some tens of microseconds. A thread that spins until the next
-loop burns a core and takes it from whoever else would use it: by default libgomp's spin for milliseconds. One that
-goes to sleep at once is woken late, which costs a training step on two threads a tenth or more of its time. So libgomp
-is asked to let its threads spin for some 100 microseconds and then sleep. It reads the variable once, when it is
-loaded, which is here; neither the user's choice nor the environment of child processes is touched.
+Between two parallel loops Python runs on one thread, mostly for some tens of microseconds. A thread
+that spins until the next loop occupies a core that others could use; by default those of libgomp
+spin for milliseconds. A thread that sleeps at once wakes late, which costs a training step on two
+threads a tenth or more of its time. So libgomp is told to let its threads spin for some 100
+microseconds and then sleep. It reads the variable once, when it is loaded, which is here; neither
+the user's setting nor the environment of child processes is changed.
 """
 import os
 
@@ -14,11 +15,12 @@ if not _chosen:
 try:
     from . import _simd, _sparse_products  # noqa: F401
 except ImportError as error:
-    if error.path != __file__:  # a compiled module is there but does not load: its message says more
+    if error.path != __file__:  # a compiled module exists but does not load: its message says more
         raise
-    raise ImportError(f"{__path__[0]} holds no compiled modules: it is the source of sparselsh, not an installed copy. "
-                      "Start Python in another folder or with the option -P, type `pytest` for `python -m pytest`, "
-                      "or install the source in editable mode (CONTRIBUTING.md)") from None
+    raise ImportError(f"{__path__[0]} holds no compiled modules: it is the source of sparselsh, "
+                      "not an installed copy. Start Python in another folder or with the option "
+                      "-P, type `pytest` for `python -m pytest`, or install the source in "
+                      "editable mode (CONTRIBUTING.md)") from None
 finally:
     if not _chosen:
         del os.environ["GOMP_SPINCOUNT"]

@@ -1,10 +1,17 @@
-"""Checks of arrays that NumPy would make in several passes, for single rows: they must take less than the answer."""
+"""Checks of single rows in one pass, where NumPy needs several.
+
+They must take less time than the inference for the row.
+"""
 from libc.math cimport isfinite
 from libc.stdint cimport int32_t
 
 
-def is_row(const int32_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, Py_ssize_t n_columns):
-    """Whether these are one sparse row of n_columns: ids in range, ascending and distinct, finite values.   O(nnz)"""
+def is_row(const int32_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+           Py_ssize_t n_columns):
+    """Whether this is one sparse row: ids distinct, ascending and below n_columns; values finite.
+
+    O(nnz)
+    """
     cdef Py_ssize_t k, n = indices.shape[0]
     cdef int32_t before = -1
     cdef float sum_of_zeros = 0
@@ -14,5 +21,5 @@ def is_row(const int32_t[::1] indptr, const int32_t[::1] indices, const float[::
         if indices[k] <= before:
             return False
         before = indices[k]
-        sum_of_zeros += 0 * data[k]  # NaN for what is not finite
+        sum_of_zeros += 0 * data[k]  # NaN if the value is not finite
     return before < n_columns and isfinite(sum_of_zeros) != 0

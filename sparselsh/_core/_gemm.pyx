@@ -1,13 +1,13 @@
-"""Dense matrix products, among them those with the active rows of the weights, gathered while they are packed.
+"""Dense matrix products, also with the active rows of the weights, gathered while they are packed.
 
-Why not BLAS: its threads are its own, so that two pools contend for the cores in every training step, and it
-wants the active rows copied together first. Here the loops share one pool, a row is gathered where it is packed
-anyway, and the result is bitwise the same for any number of threads.
+Why not BLAS: it has threads of its own, so that two pools contend for the cores in every training
+step, and it needs the active rows copied together first. Here all loops share one pool, a row is
+gathered where it is packed anyway, and the result is bitwise the same for any number of threads.
 
     matmul                  c = a b
     active_outputs          z = x w[rows]^T + bias[rows]
     active_input_gradient   dx = dz w[rows]
-    active_update           w[rows] <- rule(w[rows], dz^T x), block by block: the gradient is never stored
+    active_update           w[rows] <- rule(w[rows], dz^T x), by blocks; the gradient is not stored
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t
@@ -21,9 +21,10 @@ from ._simd cimport (
 from ._typed_arrays cimport PREFETCH_DISTANCE, prefetch_row, row_dot, typed_array_of
 from ._updates cimport Rule
 
-cdef void _block(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first_column,
-                 Py_ssize_t n_columns, float *work) noexcept nogil:
-    # rows and columns of c, as a product of their own
+
+cdef void _block(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows,
+                 Py_ssize_t first_column, Py_ssize_t n_columns, float *work) noexcept nogil:
+    # a block of c as a product of its own
     cdef gemm_t g = whole[0]
     g.m, g.n = n_rows, n_columns
     g.a = g.a + first_row * g.a_row
@@ -38,18 +39,21 @@ cdef void _block(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize
 
 
 cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
-    """Compute g, its rows or columns dealt out to the threads in equal parts."""
+    """Compute g, its rows or columns divided equally among the threads."""
     cdef const loops_t *f = table()
     cdef Py_ssize_t total = g.n if by_columns else g.m
     cdef Py_ssize_t size = ((total + n_threads - 1) // n_threads + 31) // 32 * 32  # whole tiles
     cdef Py_ssize_t t, n_parts
     cdef float *work
+
     if g.m == 0 or g.n == 0:
         return 0
+
     n_parts = (total + size - 1) // size
     work = <float *>malloc_aligned(n_parts * GEMM_WORK_FLOATS * sizeof(float))
     if work == NULL:
         raise MemoryError()
+
     for t in prange(n_parts, nogil=True, schedule="static", chunksize=1, num_threads=n_threads):
         if by_columns:
             _block(f, g, 0, g.m, t * size, min(size, total - t * size), work + t * GEMM_WORK_FLOATS)
@@ -60,31 +64,34 @@ cdef int _run(gemm_t *g, bint by_columns, int n_threads) except -1:
 
 
 cdef enum:
-    MAX_ROWS_FOR_DOTS = 3  # of a; up to here dot products, which pack nothing, are faster than the product by panels
+    MAX_ROWS_FOR_DOTS = 3  # of a; up to here dot products, which pack nothing, beat packed panels
     COLUMNS_PER_TASK = 256  # of c, computed as dot products
 
 
-cdef void _dots(const loops_t *f, const float *a, Py_ssize_t m, Py_ssize_t k, const typed_array_t *b, Py_ssize_t first,
-                Py_ssize_t last, Py_ssize_t n, const float *bias, float *c) noexcept nogil:
+cdef void _dots(const loops_t *f, const float *a, Py_ssize_t m, Py_ssize_t k,
+                const typed_array_t *b, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n,
+                const float *bias, float *c) noexcept nogil:
     cdef Py_ssize_t i, j
     for j in range(first, last):
         for i in range(m):
             c[i * n + j] = row_dot(f, b, j, a + i * k, k) + (bias[j] if bias != NULL else 0)
 
 
-def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const float[::1] bias, float[:, ::1] c,
-           int n_threads):
+def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const float[::1] bias,
+           float[:, ::1] c, int n_threads):
     """c = op(a) op(b) + bias; bias may be empty, b may be bfloat16.   2 m n k operations
 
-    op(a) is (m, k), op(b) is (k, n), each the array or its transpose; c is (m, n).
+    op(a) is (m, k), op(b) is (k, n): each the array or its transpose; c is (m, n).
     """
     cdef gemm_t g
     cdef Py_ssize_t m = c.shape[0], n = c.shape[1], k = a.shape[0] if transpose_a else a.shape[1]
     cdef Py_ssize_t t, run = COLUMNS_PER_TASK
     cdef const loops_t *f
     cdef typed_array_t bs = typed_array_of(b, False)
+
     if m == 0 or n == 0:
         return
+
     g.m, g.n, g.k = m, n, k
     g.a = &a[0, 0] if k else NULL
     g.b, g.b_dtype, g.b_first = bs.data, bs.dtype, 0
@@ -100,11 +107,13 @@ def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const f
     g.c = &c[0, 0]
     g.c_row = n
     g.accumulate = 0
+
     if m <= MAX_ROWS_FOR_DOTS and transpose_b and not transpose_a and k:
         f = table()
         for t in prange((n + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):
             _dots(f, g.a, m, k, &bs, t * run, min((t + 1) * run, n), n, g.bias, g.c)
         return
+
     _run(&g, n >= m, n_threads)
 
 
@@ -115,13 +124,17 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
     cdef typed_array_t ws = typed_array_of(w, False)
     cdef Py_ssize_t r, d = x.shape[1]
     cdef float *gathered
+
     if z.shape[0] == 0 or z.shape[1] == 0:
         return
+
     gathered = <float *>malloc_aligned(z.shape[1] * sizeof(float))
     if gathered == NULL:
         raise MemoryError()
+
     for r in range(z.shape[1]):
         gathered[r] = bias[rows[r]]
+
     g.m, g.n, g.k = z.shape[0], z.shape[1], d
     g.a = &x[0, 0] if d else NULL
     g.a_row, g.a_column = d, 1
@@ -133,6 +146,7 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
     g.c = &z[0, 0]
     g.c_row = z.shape[1]
     g.accumulate = 0
+
     try:
         _run(&g, True, n_threads)
     finally:
@@ -140,13 +154,13 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
 
 
 cdef enum:
-    N_PARTIAL_SUMS = 4  # at most; fixed, so that the result does not depend on the number of threads
+    N_PARTIAL_SUMS = 4  # at most; fixed, so that the result does not depend on n_threads
     MAX_PARTIAL_SUM_FLOATS = 1 << 16  # of dx; larger sums would not stay in the second-level cache
 
 
-cdef void _partial(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first,
-                   Py_ssize_t k, float *c, float *work) noexcept nogil:
-    # rows of the product, of terms first:first + k
+cdef void _partial(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssize_t n_rows,
+                   Py_ssize_t first, Py_ssize_t k, float *c, float *work) noexcept nogil:
+    # some rows of the product, over the terms first : first + k
     cdef gemm_t g = whole[0]
     g.m, g.k = n_rows, k
     g.a = g.a + first_row * g.a_row + first * g.a_column
@@ -155,11 +169,13 @@ cdef void _partial(const loops_t *f, gemm_t *whole, Py_ssize_t first_row, Py_ssi
     f.gemm(&g, work)
 
 
-def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, float[:, ::1] dx, int n_threads):
+def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, float[:, ::1] dx,
+                          int n_threads):
     """dx = dz w[rows].   2 n len(rows) d operations
 
-    From 1,024 neurons on and for a small dx, threads take parts of the neurons, and rows of dz where there are more
-    threads than parts: where only the rows of dz are dealt out, each thread packs all of w[rows].
+    From 1,024 neurons on, and for a small dx, the threads take parts of the neurons, and rows of dz
+    if there are more threads than parts: if only the rows of dz were divided, each thread would
+    pack all of w[rows].
     """
     cdef gemm_t g
     cdef typed_array_t ws = typed_array_of(w, False)
@@ -168,8 +184,10 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     cdef const loops_t *f = table()
     cdef float *work
     cdef float *sums
+
     if n == 0 or d == 0:
         return
+
     g.m, g.n, g.k = n, d, k
     g.a = &dz[0, 0] if k else NULL
     g.a_row, g.a_column = k, 1
@@ -181,33 +199,39 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     g.c = &dx[0, 0]
     g.c_row = d
     g.accumulate = 0
+
     if k < N_PARTIAL_SUMS * GEMM_K or n * d > MAX_PARTIAL_SUM_FLOATS:
         _run(&g, False, n_threads)
         return
+
     part = (k + N_PARTIAL_SUMS * GEMM_K - 1) // (N_PARTIAL_SUMS * GEMM_K) * GEMM_K  # whole panels
     n_parts = (k + part - 1) // part
     n_bands = (n_threads + n_parts - 1) // n_parts
     band = ((n + n_bands - 1) // n_bands + 7) // 8 * 8
     n_bands = (n + band - 1) // band
+
     work = <float *>malloc_aligned(n_threads * size * sizeof(float))
     sums = <float *>malloc_aligned(n_parts * aligned_size(n * d) * sizeof(float))
     if work == NULL or sums == NULL:
         free_aligned(work)
         free_aligned(sums)
         raise MemoryError()
-    for t in prange(n_parts * n_bands, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+
+    for t in prange(n_parts * n_bands, nogil=True, schedule="dynamic", chunksize=1,
+                    num_threads=n_threads):
         _partial(f, &g, t % n_bands * band, min(band, n - t % n_bands * band), t // n_bands * part,
                  min(part, k - t // n_bands * part), sums + t // n_bands * aligned_size(n * d),
                  work + threadid() * size)
+
     for t in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         add_partial_sums(f, sums + t * d, n_parts, aligned_size(n * d), d, &dx[t, 0])
     free_aligned(work)
     free_aligned(sums)
 
 
-cdef void _update_block(const loops_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first, Py_ssize_t n,
-                        const int32_t *rows, const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
-                        float *work) noexcept nogil:
+cdef void _update_block(const loops_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first,
+                        Py_ssize_t n, const int32_t *rows, const typed_array_t *w,
+                        const typed_array_t *m, const typed_array_t *v, float *work) noexcept nogil:
     cdef gemm_t g = whole[0]
     cdef Py_ssize_t r, d = g.n
     cdef float *dw = work + GEMM_WORK_FLOATS
@@ -223,8 +247,8 @@ cdef void _update_block(const loops_t *f, const rule_t *rule, gemm_t *whole, Py_
         f.update(rule, w, m, v, rows[r], rows[r] * d, dw + (r - first) * d, d)
 
 
-def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1] dz, const float[:, ::1] x,
-                  int n_threads):
+def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1] dz,
+                  const float[:, ::1] x, int n_threads):
     """Apply the gradient dz^T x to the rows (distinct) of w.   2 n len(rows) d operations
 
     dz is (n, len(rows)), x (n, d).
@@ -232,13 +256,17 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     cdef gemm_t g
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1]
     cdef Py_ssize_t size = aligned_size(GEMM_WORK_FLOATS + NEURONS_PER_BLOCK * x.shape[1])
-    cdef Py_ssize_t n_blocks = (n_rows + NEURONS_PER_BLOCK - 1) // NEURONS_PER_BLOCK, block = NEURONS_PER_BLOCK
-    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
+    cdef Py_ssize_t n_blocks = (n_rows + NEURONS_PER_BLOCK - 1) // NEURONS_PER_BLOCK
+    cdef Py_ssize_t block = NEURONS_PER_BLOCK
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True)
+    cdef typed_array_t vs = typed_array_of(v, True, d)
     cdef const loops_t *f = table()
     cdef float *work
     cdef int thread
+
     if n_rows == 0 or d == 0:
         return
+
     g.n, g.k = d, dz.shape[0]
     g.a = &dz[0, 0] if g.k else NULL
     g.a_row, g.a_column = 1, n_rows
@@ -249,11 +277,13 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     g.bias = NULL
     g.c_row = d
     g.accumulate = 0
+
     work = <float *>malloc_aligned(n_threads * size * sizeof(float))
     if work == NULL:
         raise MemoryError()
+
     for t in prange(n_blocks, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         thread = threadid()
-        _update_block(f, &rule.rule, &g, t * block, min(block, n_rows - t * block), &rows[0], &ws, &ms, &vs,
-                      work + thread * size)
+        _update_block(f, &rule.rule, &g, t * block, min(block, n_rows - t * block), &rows[0], &ws,
+                      &ms, &vs, work + thread * size)
     free_aligned(work)

@@ -1,7 +1,7 @@
-"""Losses over logits of dense or active outputs, their gradients written in place of the logits.
+"""Losses over logits of dense or active outputs; gradients are written in place of the logits.
 
-Row i of the logits is z[offsets[i]:offsets[i + 1]]: of equal lengths for dense outputs and for a set shared
-by the batch, ragged for one set a sample. The targets of row i are the entries
+Row i of the logits is z[offsets[i]:offsets[i + 1]]: of equal length for dense outputs and for one
+active set per batch, of any length for one set per sample. The targets of row i are the entries
 positions[indptr[i]:indptr[i + 1]], counted from the start of the row.
 """
 from cython.parallel cimport prange
@@ -11,8 +11,8 @@ from libc.stdint cimport int32_t, int64_t
 from ._simd cimport loops_t, table
 
 
-cdef float _softmax_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target, Py_ssize_t n_targets,
-                        float scale) noexcept nogil:
+cdef float _softmax_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target,
+                        Py_ssize_t n_targets, float scale) noexcept nogil:
     cdef Py_ssize_t k
     cdef float shift, total, wanted = 0
     if n_targets == 0 or n == 0:
@@ -29,22 +29,24 @@ cdef float _softmax_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t 
 
 
 def softmax_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] indptr,
-                          const int32_t[::1] positions, float scale, float[::1] losses, int n_threads):
-    """losses[i] = log sum_j exp(z_ij) - mean over the targets of z_it;   z <- scale * (softmax(z) - target)
+                          const int32_t[::1] positions, float scale, float[::1] losses,
+                          int n_threads):
+    """losses[i] = log sum_j exp(z_ij) - sum_j y_ij z_ij;   z <- scale * (softmax(z) - y)
 
-    The target is uniform over the labels of the row. A row without labels has loss and gradient 0.
+    y is 1 / (number of targets) at the targets of the row, else 0. A row without targets has loss
+    and gradient 0.
     """
     cdef Py_ssize_t i, n = losses.shape[0]
     cdef const loops_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
     cdef float *row = &z[0] if z.shape[0] else NULL
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        losses[i] = _softmax_row(f, row + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
-                                 indptr[i + 1] - indptr[i], scale)
+        losses[i] = _softmax_row(f, row + offsets[i], offsets[i + 1] - offsets[i],
+                                 target + indptr[i], indptr[i + 1] - indptr[i], scale)
 
 
-cdef float _sigmoid_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target, Py_ssize_t n_targets,
-                        float scale) noexcept nogil:
+cdef float _sigmoid_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target,
+                        Py_ssize_t n_targets, float scale) noexcept nogil:
     cdef Py_ssize_t k
     cdef float wanted = 0, loss
     for k in range(n_targets):
@@ -57,19 +59,23 @@ cdef float _sigmoid_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t 
 
 
 def binary_cross_entropy(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] indptr,
-                         const int32_t[::1] positions, float scale, float[::1] losses, int n_threads):
-    """losses[i] = sum_j log(1 + exp(z_ij)) - sum over the targets of z_it;   z <- scale * (sigmoid(z) - target)"""
+                         const int32_t[::1] positions, float scale, float[::1] losses,
+                         int n_threads):
+    """losses[i] = sum_j log(1 + exp(z_ij)) - sum_j y_ij z_ij;   z <- scale * (sigmoid(z) - y)
+
+    y is 1 at the targets, else 0.
+    """
     cdef Py_ssize_t i, n = losses.shape[0]
     cdef const loops_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
     cdef float *row = &z[0] if z.shape[0] else NULL
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        losses[i] = _sigmoid_row(f, row + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
-                                 indptr[i + 1] - indptr[i], scale)
+        losses[i] = _sigmoid_row(f, row + offsets[i], offsets[i + 1] - offsets[i],
+                                 target + indptr[i], indptr[i + 1] - indptr[i], scale)
 
 
-cdef float _squared_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target, const float *value,
-                        Py_ssize_t n_targets, float scale) noexcept nogil:
+cdef float _squared_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t *target,
+                        const float *value, Py_ssize_t n_targets, float scale) noexcept nogil:
     cdef Py_ssize_t k
     cdef float loss
     for k in range(n_targets):
@@ -80,24 +86,28 @@ cdef float _squared_row(const loops_t *f, float *z, Py_ssize_t n, const int32_t 
 
 
 def squared_error(const int64_t[::1] offsets, float[::1] z, const int64_t[::1] indptr,
-                  const int32_t[::1] positions, const float[::1] values, float scale, float[::1] losses,
-                  int n_threads):
-    """losses[i] = sum_j (z_ij - y_ij)^2;   z <- 2 * scale * (z - y), y zero but for `values` at the targets"""
+                  const int32_t[::1] positions, const float[::1] values, float scale,
+                  float[::1] losses, int n_threads):
+    """losses[i] = sum_j (z_ij - y_ij)^2;   z <- 2 * scale * (z - y)
+
+    y is `values` at the targets, else 0.
+    """
     cdef Py_ssize_t i, n = losses.shape[0]
     cdef const loops_t *f = table()
     cdef const int32_t *target = &positions[0] if positions.shape[0] else NULL
     cdef const float *value = &values[0] if positions.shape[0] else NULL
     cdef float *row = &z[0] if z.shape[0] else NULL
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-        losses[i] = _squared_row(f, row + offsets[i], offsets[i + 1] - offsets[i], target + indptr[i],
-                                 value + indptr[i], indptr[i + 1] - indptr[i], scale)
+        losses[i] = _squared_row(f, row + offsets[i], offsets[i + 1] - offsets[i],
+                                 target + indptr[i], value + indptr[i], indptr[i + 1] - indptr[i],
+                                 scale)
 
 
 def locate(const int64_t[::1] indptr, const int32_t[::1] indices, const int64_t[::1] label_indptr,
            const int32_t[::1] labels, int32_t[::1] positions):
-    """indices[indptr[i] + positions[k]] == labels[k] for the labels k of row i; -1 where a label is not there.
+    """indices[indptr[i] + positions[k]] == labels[k] for the labels k of row i.
 
-    Rows are ascending. O(n_labels * log(row length))
+    positions[k] is -1 if the row lacks the label. Rows are ascending. O(n_labels * log(row length))
     """
     cdef Py_ssize_t i, k, low, high, middle
     with nogil:
@@ -110,16 +120,20 @@ def locate(const int64_t[::1] indptr, const int32_t[::1] indices, const int64_t[
                         low = middle + 1
                     else:
                         high = middle
-                positions[k] = <int32_t>(low - indptr[i]) if low < indptr[i + 1] and indices[low] == labels[k] else -1
+                positions[k] = (<int32_t>(low - indptr[i])
+                                if low < indptr[i + 1] and indices[low] == labels[k] else -1)
 
 
 def locate_shared(const int32_t[::1] ids, const int32_t[::1] labels, int32_t[::1] positions):
-    """ids[positions[k]] == labels[k]; ids ascend and hold every label.   O(n_labels * log(len(ids)))"""
+    """ids[positions[k]] == labels[k].   O(n_labels * log(len(ids)))
+
+    ids are ascending and contain every label.
+    """
     cdef Py_ssize_t k, low, length
     with nogil:
         for k in range(labels.shape[0]):
             low, length = 0, ids.shape[0]
-            while length > 1:  # no branch on what the search meets: it would be guessed wrong every other time
+            while length > 1:  # no branch on a comparison: every other prediction would be wrong
                 low += (length // 2) * (ids[low + length // 2] <= labels[k])
                 length -= length // 2
             positions[k] = <int32_t>low

@@ -1,8 +1,8 @@
-"""Linear classifiers of sparse rows, one a label, each trained on a few of the rows.
+"""Linear classifiers of sparse rows, one per label, each trained on a few of the rows.
 
     fit         squared hinge loss, by dual coordinate descent; most weights are dropped
-    rerank      candidates in the order of their scores plus those of their classifiers
-    add_all     the scores of every classifier
+    rerank      candidates by their scores plus those of their classifiers
+    add_all     the scores of all classifiers
 
 X is CSR. So is W, (n_labels, n_features): what fit writes.
 """
@@ -20,7 +20,8 @@ ctypedef struct rows_t:
     const float *data
 
 
-cdef inline rows_t _rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data) noexcept:
+cdef inline rows_t _rows(const int64_t[::1] indptr, const int32_t[::1] indices,
+                         const float[::1] data) noexcept:
     cdef rows_t rows
     rows.indptr = &indptr[0]
     rows.indices = &indices[0] if indices.shape[0] else NULL
@@ -28,7 +29,8 @@ cdef inline rows_t _rows(const int64_t[::1] indptr, const int32_t[::1] indices, 
     return rows
 
 
-cdef inline void _scatter(float a, const int32_t *indices, const float *data, Py_ssize_t n, float *y) noexcept nogil:
+cdef inline void _scatter(float a, const int32_t *indices, const float *data, Py_ssize_t n,
+                          float *y) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(n):
         y[indices[k]] += a * data[k]
@@ -40,23 +42,29 @@ cdef inline void _clear(const int32_t *indices, Py_ssize_t n, float *y) noexcept
         y[indices[k]] = 0
 
 
-cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows_t x, const float *norms,
-                    const float *costs, Py_ssize_t n_passes, float tolerance, uint64_t seed, float *alpha,
-                    int32_t *order, char *touched, float *w) noexcept nogil:
-    """Minimize over alpha; w becomes sum_i alpha_i y_i x_i. The bias, which is returned, is the weight of a constant 1.
-    touched says which samples have been added to w; one that is taken away again may leave a rounding error there.
+cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows_t x,
+                    const float *norms, const float *costs, Py_ssize_t n_passes, float tolerance,
+                    uint64_t seed, float *alpha, int32_t *order, char *touched,
+                    float *w) noexcept nogil:
+    """Minimize over alpha; w becomes sum_i alpha_i y_i x_i. Returns the bias.
 
-    Samples whose alpha is 0 and whose gradient says that it stays so are left out of the passes that follow; when the
-    others are done, all are looked at once more.
+    The bias is the weight of a constant 1. touched marks the samples that were added to w; one that
+    was subtracted again may leave a rounding error there.
+
+    Samples whose alpha is 0 and whose gradient says that it stays 0 are left out of the passes that
+    follow. When the others have converged, all samples are visited once more.
     """
     cdef Py_ssize_t q, other, n_active = n, _pass
     cdef int32_t e, i
     cdef int64_t first, count, drawn = 0
-    cdef float y, diagonal, gradient, projected, a, step, bias = 0, largest, smallest, bar = INFINITY
+    cdef float y, diagonal, gradient, projected, a, step, largest, smallest
+    cdef float bias = 0, bar = INFINITY
+
     for q in range(n):
         order[q] = <int32_t>q
         alpha[q] = 0
         touched[q] = 0
+
     for _pass in range(n_passes):
         largest = -INFINITY
         smallest = INFINITY
@@ -64,6 +72,7 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
             other = q + <Py_ssize_t>(random_at(seed, drawn) % <uint64_t>(n_active - q))
             drawn += 1
             order[q], order[other] = order[other], order[q]
+
         q = 0
         while q < n_active:
             e = order[q]
@@ -75,7 +84,8 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
             first = x.indptr[i]
             count = x.indptr[i + 1] - first
             diagonal = 0.5 / costs[i]
-            gradient = y * (bias + f.gather_dot(x.data + first, x.indices + first, count, w)) - 1 + diagonal * alpha[e]
+            gradient = (y * (bias + f.gather_dot(x.data + first, x.indices + first, count, w))
+                        - 1 + diagonal * alpha[e])
             projected = gradient
             if alpha[e] == 0 and gradient > 0:
                 projected = 0
@@ -83,6 +93,7 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
                     n_active -= 1
                     order[q], order[n_active] = order[n_active], order[q]
                     continue
+
             largest = max(largest, projected)
             smallest = min(smallest, projected)
             if fabsf(projected) > 1e-12:
@@ -93,6 +104,7 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
                 bias += step
                 _scatter(step, x.indices + first, x.data + first, count, w)
             q += 1
+
         bar = largest if largest > 0 else INFINITY
         if largest - smallest <= tolerance:
             if n_active == n:
@@ -102,9 +114,9 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
     return bias
 
 
-cdef int32_t _take(const int32_t *samples, Py_ssize_t n, rows_t x, const char *touched, float threshold, float *w,
-                   int32_t *ids, float *values) noexcept nogil:
-    """Move the weights out of w, which is zero again then, those of at least the threshold into ids and values."""
+cdef int32_t _take(const int32_t *samples, Py_ssize_t n, rows_t x, const char *touched,
+                   float threshold, float *w, int32_t *ids, float *values) noexcept nogil:
+    """Move the weights of w that reach the threshold to ids and values; w is zero afterwards."""
     cdef Py_ssize_t e
     cdef int64_t k
     cdef int32_t i, j, size = 0
@@ -121,19 +133,22 @@ cdef int32_t _take(const int32_t *samples, Py_ssize_t n, rows_t x, const char *t
     return size
 
 
-def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1] indptr, const int32_t[::1] indices,
-        const float[::1] data, const float[::1] norms, const float[::1] costs, Py_ssize_t n_passes, float tolerance,
-        float threshold, uint64_t seed, const int64_t[::1] places, float[:, ::1] work, int32_t[::1] ids,
+def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1] indptr,
+        const int32_t[::1] indices, const float[::1] data, const float[::1] norms,
+        const float[::1] costs, Py_ssize_t n_passes, float tolerance, float threshold,
+        uint64_t seed, const int64_t[::1] places, float[:, ::1] work, int32_t[::1] ids,
         float[::1] values, int32_t[::1] sizes, float[::1] bias, int n_threads):
-    """For each label min_w |w|^2 / 2 + sum_i costs[i] max(0, 1 - y_i (w . x_i + bias))^2, over its own samples.
+    """min_w |w|^2 / 2 + sum_i costs[i] max(0, 1 - y_i (w . x_i + bias))^2 for each label.
 
-    The samples of label j are samples[starts[j]:starts[j + 1]]: i with y = 1 where i >= 0, else ~i with y = -1.
-    norms (n,) are the squares of the rows' norms. What is left of w goes to ids and values from places[j] on, which
-    has room for every feature of its samples, in any order, and its size to sizes[j]. work is (n_threads, n_features)
-    and zero, and is so again afterwards. The bias is the weight of a constant feature, as such a part of |w|.
+    The samples of label j are samples[starts[j]:starts[j + 1]]: an i >= 0 has y = 1, an i < 0 is
+    sample ~i with y = -1. norms, (n,), are the squared norms of the rows. The weights that are kept
+    go to ids and values from places[j] on, in any order, where there is room for every feature of
+    the samples, and their number to sizes[j]. work, (n_threads, n_features), is zero before and
+    after. The bias is the weight of a constant feature and as such a part of |w|.
 
-    Dual coordinate descent with shrinking (Hsieh et al., ICML 2008, algorithm 3 and section 3.3), until the projected
-    gradients span no more than the tolerance, at most n_passes.   O(n_passes * nnz of a label's samples)
+    Dual coordinate descent with shrinking (Hsieh et al., ICML 2008, algorithm 3 and section 3.3),
+    until the projected gradients span no more than the tolerance, at most n_passes. Per label
+    O(n_passes * nnz of its samples)
     """
     cdef Py_ssize_t j, n_labels = sizes.shape[0], most = 1
     cdef const loops_t *f = table()
@@ -142,10 +157,12 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     cdef int32_t *order
     cdef char *touched
     cdef int thread
+
     for j in range(n_labels):
         most = max(most, starts[j + 1] - starts[j])
     if n_labels == 0:
         return
+
     alpha = <float *>malloc(n_threads * most * sizeof(float))
     order = <int32_t *>malloc(n_threads * most * sizeof(int32_t))
     touched = <char *>malloc(n_threads * most)
@@ -154,47 +171,54 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
         free(order)
         free(touched)
         raise MemoryError()
+
     if samples.shape[0] and work.shape[1] and ids.shape[0]:
-        for j in prange(n_labels, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
+        for j in prange(n_labels, nogil=True, schedule="dynamic", chunksize=1,
+                        num_threads=n_threads):
             thread = threadid()
             bias[j] = _descend(f, &samples[0] + starts[j], starts[j + 1] - starts[j], x, &norms[0],
                                &costs[0], n_passes, tolerance, random_at(seed, j),
                                alpha + thread * most, order + thread * most,
                                touched + thread * most, &work[thread, 0])
-            sizes[j] = _take(&samples[0] + starts[j], starts[j + 1] - starts[j], x, touched + thread * most, threshold,
-                             &work[thread, 0], &ids[0] + places[j], &values[0] + places[j])
+            sizes[j] = _take(&samples[0] + starts[j], starts[j + 1] - starts[j], x,
+                             touched + thread * most, threshold, &work[thread, 0],
+                             &ids[0] + places[j], &values[0] + places[j])
     free(alpha)
     free(order)
     free(touched)
 
 
-cdef void _rerank_row(const loops_t *f, rows_t w, const float *bias, float scale, const float *x, const int32_t *ids,
-                      const float *scores, Py_ssize_t n, uint64_t *keys, Py_ssize_t k_best, int32_t *out_ids,
-                      float *out_scores) noexcept nogil:
+cdef void _rerank_row(const loops_t *f, rows_t w, const float *bias, float scale, const float *x,
+                      const int32_t *ids, const float *scores, Py_ssize_t n, uint64_t *keys,
+                      Py_ssize_t k_best, int32_t *out_ids, float *out_scores) noexcept nogil:
     cdef Py_ssize_t k, size = 0
     cdef int64_t first
     cdef float score
+
     for k in range(n):
         if ids[k] >= 0:
             first = w.indptr[ids[k]]
-            score = scores[k] + scale * (bias[ids[k]] + f.gather_dot(w.data + first, w.indices + first,
-                                                                     w.indptr[ids[k] + 1] - first, x))
+            score = scores[k] + scale * (bias[ids[k]]
+                                         + f.gather_dot(w.data + first, w.indices + first,
+                                                        w.indptr[ids[k] + 1] - first, x))
             keys[size] = score_key(score, ids[k])
             size += 1
+
     insertion_sort(keys, size)
     for k in range(k_best):
         out_ids[k] = key_id(keys[k]) if k < size else -1
         out_scores[k] = key_score(keys[k]) if k < size else -INFINITY
 
 
-def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] w_indptr,
-           const int32_t[::1] w_indices, const float[::1] w_data, const float[::1] bias, float scale,
-           const int32_t[:, ::1] ids, const float[:, ::1] scores, float[:, ::1] work, int32_t[:, ::1] out_ids,
+def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+           const int64_t[::1] w_indptr, const int32_t[::1] w_indices, const float[::1] w_data,
+           const float[::1] bias, float scale, const int32_t[:, ::1] ids,
+           const float[:, ::1] scores, float[:, ::1] work, int32_t[:, ::1] out_ids,
            float[:, ::1] out_scores, int n_threads):
-    """The k candidates of each row with the largest scores[i, q] + scale (W x_i + bias)[ids[i, q]], best first.
+    """The k best candidates of each row by scores[i, q] + scale (W x_i + bias)[ids[i, q]].
 
-    ids (n, n_candidates), -1 for none; out (n, k). work (n_threads, n_features) is zero, and is so again afterwards.
-    O(nnz of the rows of W that are candidates)
+    ids is (n, n_candidates), -1 for none; the outputs are (n, k), best first. work, (n_threads,
+    n_features), is zero before and after. O(nnz of the rows of W that are candidates)
     """
     cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
     cdef const loops_t *f = table()
@@ -202,33 +226,38 @@ def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
     cdef uint64_t *keys
     cdef float *dense
     cdef int thread
+
     if n == 0 or k == 0 or n_candidates == 0 or work.shape[1] == 0:
         return
+
     keys = <uint64_t *>malloc(n_threads * n_candidates * sizeof(uint64_t))
     if keys == NULL:
         raise MemoryError()
+
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=8, num_threads=n_threads):
         thread = threadid()
         dense = &work[thread, 0]
-        _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
+        _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i],
+                 dense)
         _rerank_row(f, w, &bias[0], scale, dense, &ids[i, 0], &scores[i, 0], n_candidates,
                     keys + thread * n_candidates, k, &out_ids[i, 0], &out_scores[i, 0])
         _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
     free(keys)
 
 
-cdef void _add_row(const loops_t *f, rows_t w, const float *bias, float scale, const float *x, float *out,
-                   Py_ssize_t n_labels) noexcept nogil:
+cdef void _add_row(const loops_t *f, rows_t w, const float *bias, float scale, const float *x,
+                   float *out, Py_ssize_t n_labels) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n_labels):
         out[j] += scale * (bias[j] + f.gather_dot(w.data + w.indptr[j], w.indices + w.indptr[j],
                                                   w.indptr[j + 1] - w.indptr[j], x))
 
 
-def add_all(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] w_indptr,
-            const int32_t[::1] w_indices, const float[::1] w_data, const float[::1] bias, float scale,
-            float[:, ::1] work, float[:, ::1] out, int n_threads):
-    """out[i] += scale (W x_i + bias), work as in rerank.   O(n * nnz of W)"""
+def add_all(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+            const int64_t[::1] w_indptr, const int32_t[::1] w_indices, const float[::1] w_data,
+            const float[::1] bias, float scale, float[:, ::1] work, float[:, ::1] out,
+            int n_threads):
+    """out[i] += scale (W x_i + bias); work as in rerank.   O(n * nnz of W)"""
     cdef Py_ssize_t i, n = out.shape[0], n_labels = out.shape[1]
     cdef const loops_t *f = table()
     cdef rows_t x = _rows(indptr, indices, data), w = _rows(w_indptr, w_indices, w_data)
@@ -237,6 +266,7 @@ def add_all(const int64_t[::1] indptr, const int32_t[::1] indices, const float[:
         return
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
         dense = &work[threadid(), 0]
-        _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
+        _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i],
+                 dense)
         _add_row(f, w, &bias[0], scale, dense, &out[i, 0], n_labels)
         _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)

@@ -1,4 +1,5 @@
-# The declaration of order.h: keys that sort scores, selection and sorting of small runs, random numbers by counter.
+# The declaration of order.h: keys that sort scores, selection and sorting of small runs, random
+# numbers by counter.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 cdef extern from "order.h" nogil:

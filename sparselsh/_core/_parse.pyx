@@ -1,14 +1,14 @@
-"""Text of sparse rows into CSR arrays: ``label,label id:value id:value ...``, one row a line.
+"""Text of sparse rows to CSR arrays: ``label,label id:value id:value ...``, one row per line.
 
 Design
 ------
-A. :func:`count` reads the bytes once and bounds the size of every array by what is there, so that no
-   number written in a file decides how much memory is taken.
-B. :func:`parse` reads them a second time and fills the arrays. The text ends in a newline and no token
-   contains one, so no loop has to compare with the end of the buffer.
-C. A failure is a kind and a place. The words for it, which need the token, are made in Python.
-D. A value is ``float32(float64(token))``, rounded as Python and NumPy do. Nearly all tokens need one
-   division of doubles for that (`_value`); the others are handed to Python's own ``float``.
+A. :func:`count` reads the bytes once and bounds the size of every array by the content, so that no
+   number written in a file decides how much memory is allocated.
+B. :func:`parse` reads them a second time and fills the arrays. The text ends in a newline and no
+   token contains one, so no loop has to compare with the end of the buffer.
+C. A failure is a kind and a position. The message, which needs the token, is made in Python.
+D. A value is ``float32(float64(token))``, rounded as Python and NumPy do. Nearly all tokens need
+   one division of doubles for that (`_value`); the others are passed to Python's own ``float``.
 """
 from libc.math cimport isinf
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
@@ -16,13 +16,14 @@ from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t, uint64_t
 cdef enum:
     OK, LABEL, FEATURE, VALUE, DUPLICATE, ROWS
 
-# What `kind` means: the label or the feature at that place is not an id below the limit; the value is no
-# finite float32; the row that begins there has a feature twice; there are more rows than the header says.
+# The meaning of `kind`: the label or the feature at that position is not an id below the limit; the
+# value is not a finite float32; the row that begins there has a feature twice; there are more rows
+# than the header says.
 KINDS = ("ok", "label", "feature", "value", "duplicate", "rows")
 
 # The powers of ten that a double holds exactly.
-cdef double[23] POW10 = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14,
-                         1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22]
+cdef double[23] POW10 = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13,
+                         1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22]
 
 
 def count(const uint8_t[::1] text):
@@ -31,9 +32,10 @@ def count(const uint8_t[::1] text):
     cdef int64_t lines = 0, colons = 0, commas = 0
     cdef uint8_t some_lines, some_colons, some_commas
     cdef const uint8_t *p = &text[0] if n else NULL
+
     with nogil:
         while i < n:
-            # Byte-wide counters, emptied before they can overflow, take 16 characters an instruction.
+            # Byte-wide counters, emptied before they overflow, count 16 characters per instruction.
             stop = min(i + 240, n)
             some_lines = some_colons = some_commas = 0
             while i < stop:
@@ -51,16 +53,17 @@ def parse(const uint8_t[::1] text, Py_ssize_t start, int64_t line, bint header, 
           int64_t n_features, int64_t n_labels,
           int64_t[::1] x_indptr, int32_t[::1] x_indices, float[::1] x_data,
           int64_t[::1] y_indptr, int32_t[::1] y_indices):
-    """Fill two CSR matrices from ``text[start:]``, which begins line number `line` and ends in a newline.
+    """Fill two CSR matrices from ``text[start:]``, which begins line number `line`.
 
-    With `header` (XMC text) every line is a row, an empty one too, and at most `max_rows` rows may come.
-    Without it (svmlight text) blank lines are passed over, and so is what follows a ``#``.
-    Ids are below `n_features` and `n_labels`, themselves below 2**31. Rows come out sorted; a label twice
-    in a row is kept once. The arrays have the lengths that :func:`count` bounds: (lines + 1), (colons),
-    (lines + 1), (lines + commas).
+    The text ends in a newline. With `header` (XMC text) every line is a row, even an empty one, and
+    at most `max_rows` rows may follow. Without it (svmlight text) blank lines are skipped, and so
+    is everything from a ``#`` on. Ids are below `n_features` and `n_labels`, themselves below
+    2**31. Rows come out sorted; a repeated label of a row is kept once. The arrays have the lengths
+    that :func:`count` bounds: (lines + 1), (colons), (lines + 1), (lines + commas).
 
-    Returns (kind, line, offset, n_rows): `kind` indexes ``KINDS``; on failure `offset` is where the
-    offending token begins, or its row for a duplicate.   O(bytes), O(n log n) for an unsorted row of n
+    Returns (kind, line, offset, n_rows): `kind` indexes ``KINDS``; on failure `offset` is the
+    position of the offending token, or of its row for a duplicate.   O(bytes), O(n log n) for an
+    unsorted row of n
     """
     cdef const uint8_t *text0 = &text[0]
     cdef const uint8_t *p = text0 + start
@@ -71,6 +74,7 @@ def parse(const uint8_t[::1] text, Py_ssize_t start, int64_t line, bint header, 
     cdef int32_t *y_ids = &y_indices[0] if y_indices.shape[0] else NULL
     cdef int64_t row = 0, x_nnz = 0, y_nnz = 0, x_size = 0, y_size = 0
     cdef int kind = OK
+
     x_indptr[0] = y_indptr[0] = 0
     with nogil:
         while p < end:
@@ -87,13 +91,16 @@ def parse(const uint8_t[::1] text, Py_ssize_t start, int64_t line, bint header, 
                     kind = ROWS
                     break
                 p = begin
+
             kind = _labels(&p, n_labels, y_ids + y_nnz, &y_size)
             if kind == OK:
-                kind = _features(&p, n_features, not header, x_ids + x_nnz, x_values + x_nnz, &x_size)
+                kind = _features(&p, n_features, not header, x_ids + x_nnz, x_values + x_nnz,
+                                 &x_size)
             if kind != OK:
                 if kind == DUPLICATE:
                     p = begin
                 break
+
             x_nnz += x_size
             y_nnz += y_size
             row += 1
@@ -105,21 +112,23 @@ def parse(const uint8_t[::1] text, Py_ssize_t start, int64_t line, bint header, 
 
 
 cdef int _labels(const uint8_t **cursor, int64_t limit, int32_t *ids, int64_t *size) noexcept nogil:
-    """Labels of one row, sorted and distinct; the cursor then stands on what ended them."""
+    """Labels of one row, sorted and distinct; the cursor is then at the character after them."""
     cdef const uint8_t *p = cursor[0]
     cdef const uint8_t *token
     cdef int64_t label, previous = -1
     cdef Py_ssize_t n = 0, k
     cdef bint is_sorted = True
+
     if not _is_blank(p[0]) and p[0] != c"\n":
         while True:
             token = p
             p += p[0] == c"+"
             label = _id(&p)
-            if p[0] == c":" and n == 0:  # no labels, and no blank in their place: the first feature
+            if p[0] == c":" and n == 0:  # no labels and no blank: the first feature
                 return _done(cursor, cursor[0], size, 0, OK)
             if label < 0 or label >= limit or not (p[0] == c"," or _ends_token(p[0])):
                 return _done(cursor, token, size, 0, LABEL)
+
             is_sorted &= label > previous
             previous = label
             ids[n] = <int32_t>label
@@ -127,6 +136,7 @@ cdef int _labels(const uint8_t **cursor, int64_t limit, int32_t *ids, int64_t *s
             if p[0] != c",":
                 break
             p += 1
+
     if not is_sorted:
         _sort(ids, NULL, n)
         k = 0
@@ -140,12 +150,13 @@ cdef int _labels(const uint8_t **cursor, int64_t limit, int32_t *ids, int64_t *s
 
 cdef int _features(const uint8_t **cursor, int64_t limit, bint comments,
                    int32_t *ids, float *values, int64_t *size) noexcept nogil:
-    """Features of one row, sorted; the cursor then stands on the newline."""
+    """Features of one row, sorted; the cursor is then at the newline."""
     cdef const uint8_t *p = cursor[0]
     cdef const uint8_t *token
     cdef int64_t feature, previous = -1
     cdef Py_ssize_t n = 0, i
     cdef bint is_sorted = True
+
     while True:
         p = _skip_blanks(p)
         if p[0] == c"\n":
@@ -153,6 +164,7 @@ cdef int _features(const uint8_t **cursor, int64_t limit, bint comments,
         if p[0] == c"#" and comments:
             p = _skip_line(p)
             break
+
         token = p
         feature = _id(&p)
         if feature < 0 or feature >= limit or p[0] != c":":
@@ -160,15 +172,18 @@ cdef int _features(const uint8_t **cursor, int64_t limit, bint comments,
         p += 1
         if not _value(&p, &values[n]) or not (_ends_token(p[0]) or (comments and p[0] == c"#")):
             return _done(cursor, token, size, 0, VALUE)
+
         is_sorted &= feature > previous
         previous = feature
         ids[n] = <int32_t>feature
         n += 1
+
     if not is_sorted:
         _sort(ids, values, n)
         for i in range(1, n):
             if ids[i] == ids[i - 1]:
                 return _done(cursor, p, size, 0, DUPLICATE)
+
     return _done(cursor, p, size, n, OK)
 
 
@@ -180,7 +195,7 @@ cdef inline int _done(const uint8_t **cursor, const uint8_t *p, int64_t *size, i
 
 
 cdef inline bint _is_blank(uint8_t c) noexcept nogil:
-    return c == c" " or c == c"\t" or c == c"\r"  # the last: lines that end as on Windows
+    return c == c" " or c == c"\t" or c == c"\r"  # the last one: line ends of Windows
 
 
 cdef inline bint _ends_token(uint8_t c) noexcept nogil:
@@ -200,7 +215,7 @@ cdef inline const uint8_t *_skip_line(const uint8_t *p) noexcept nogil:
 
 
 cdef inline int64_t _id(const uint8_t **cursor) noexcept nogil:
-    """The digits here as a number, INT32_MAX where there are over 18; -1: not a digit."""
+    """The digits at the cursor as a number, INT32_MAX for more than 18; -1 if there is no digit."""
     cdef const uint8_t *p = cursor[0]
     cdef const uint8_t *begin = p
     cdef uint64_t number = 0
@@ -216,12 +231,12 @@ cdef inline int64_t _id(const uint8_t **cursor) noexcept nogil:
 
 
 cdef inline bint _value(const uint8_t **cursor, float *value) noexcept nogil:
-    """Decimal number to ``float32(float64(token))``; False: no number, or too large for float32.
+    """Decimal number to ``float32(float64(token))``; False: not a number, or too large for float32.
 
-    With d the digits as an integer and s their scale, the token is d * 10**s. If d < 2**53 and |s| <= 22,
-    both factors are exact doubles and one operation rounds correctly (Clinger, "How to read floating point
-    numbers accurately", PLDI 1990). If d is longer, the result is within 2**-52 of the token, relatively;
-    where both ends of a wider interval round to one float32, so does the token.
+    With d the digits as an integer and s their scale, the token is d * 10**s. If d < 2**53 and |s|
+    <= 22, both factors are exact doubles and one operation rounds correctly (Clinger, "How to read
+    floating point numbers accurately", PLDI 1990). If d is longer, the relative error of the result
+    is within 2**-52; if both ends of a wider interval round to one float32, so does the token.
     """
     cdef const uint8_t *p = cursor[0]
     cdef const uint8_t *begin = p
@@ -233,6 +248,7 @@ cdef inline bint _value(const uint8_t **cursor, float *value) noexcept nogil:
     cdef uint8_t digit
     cdef double number
     cdef float low, high
+
     p += negative or p[0] == c"+"
     point = p
     digit = <uint8_t>(p[0] - c"0")
@@ -240,6 +256,7 @@ cdef inline bint _value(const uint8_t **cursor, float *value) noexcept nogil:
         digits = digits * 10 + digit
         p += 1
         digit = <uint8_t>(p[0] - c"0")
+
     n_digits = p - point
     if p[0] == c".":
         p += 1
@@ -251,8 +268,10 @@ cdef inline bint _value(const uint8_t **cursor, float *value) noexcept nogil:
             digit = <uint8_t>(p[0] - c"0")
         scale = point - p
         n_digits -= scale
+
     if n_digits == 0:
         return False
+
     if p[0] == c"e" or p[0] == c"E":
         p += 1
         small = p[0] == c"-"
@@ -261,6 +280,7 @@ cdef inline bint _value(const uint8_t **cursor, float *value) noexcept nogil:
         if exponent < 0:
             return False
         scale += -exponent if small else exponent
+
     cursor[0] = p
     if n_digits <= 19 and -22 <= scale <= 22:
         number = <double>digits
@@ -273,20 +293,25 @@ cdef inline bint _value(const uint8_t **cursor, float *value) noexcept nogil:
         if low == high:
             value[0] = -low if negative else low
             return not isinf(low)
+
     value[0] = <float>_value_by_python(begin, p - begin)
     return not isinf(value[0])
 
 
 cdef double _value_by_python(const uint8_t *token, Py_ssize_t n) noexcept with gil:
-    # Correctly rounded whatever the length and the scale, and deaf to the locale, which strtod is not.
+    # Correctly rounded for any length and scale, and independent of the locale, unlike strtod.
     return float((<const char *>token)[:n])
 
 
 cdef void _sort(int32_t *ids, float *values, Py_ssize_t n) noexcept nogil:
-    """Heap sort by id, in place, the values (if any) alongside: no scratch, and O(n log n) on any input."""
+    """Heap sort by id, in place, together with the values, if any.
+
+    Needs no extra memory and is O(n log n) for any input.
+    """
     cdef Py_ssize_t start = n // 2, end = n, root, child
     cdef int32_t id_
     cdef float value = 0
+
     while end > 1:
         if start > 0:
             start -= 1
@@ -295,10 +320,12 @@ cdef void _sort(int32_t *ids, float *values, Py_ssize_t n) noexcept nogil:
             ids[0], ids[end] = ids[end], ids[0]
             if values != NULL:
                 values[0], values[end] = values[end], values[0]
+
         root = start
         id_ = ids[root]
         if values != NULL:
             value = values[root]
+
         while True:
             child = 2 * root + 1
             if child >= end:
@@ -310,6 +337,7 @@ cdef void _sort(int32_t *ids, float *values, Py_ssize_t n) noexcept nogil:
             if values != NULL:
                 values[root] = values[child]
             root = child
+
         ids[root] = id_
         if values != NULL:
             values[root] = value

@@ -1,20 +1,21 @@
-# Rows of weights as they are served: float32, bfloat16, or int8 with a scale a row.
+# Rows of weights for inference: float32, bfloat16, or int8 with a scale per row.
 from libc.stdint cimport int8_t, int32_t, uint16_t
 
 from ._simd cimport DTYPE_BFLOAT16, DTYPE_FLOAT32, DTYPE_INT8, loops_t
 
 cdef enum:
-    OUTPUTS_PER_TASK = 1024  # summed together: they and as many of each of eight rows stay in the first-level cache
+    OUTPUTS_PER_TASK = 1024  # they and these entries of eight rows stay in the first-level cache
 
 ctypedef struct quantized_rows_t:
     int dtype
     Py_ssize_t n, d
     const void *rows
-    const float *scales  # of int8 rows: row j stands for scales[j] times its integers
+    const float *scales  # for int8: row j stands for scales[j] times its integers
 
 
-cdef inline void quantized_sums(const loops_t *f, const quantized_rows_t *s, const int32_t *rows, const float *a,
-                                Py_ssize_t n_rows, Py_ssize_t first, Py_ssize_t n, float *out) noexcept nogil:
+cdef inline void quantized_sums(const loops_t *f, const quantized_rows_t *s, const int32_t *rows,
+                                const float *a, Py_ssize_t n_rows, Py_ssize_t first, Py_ssize_t n,
+                                float *out) noexcept nogil:
     # out += a[k] times the entries first .. first + n of row rows[k], for k in order
     if s.dtype == DTYPE_FLOAT32:
         f.sums(<const float *>s.rows, rows, a, n_rows, s.d, first, n, out)
@@ -26,7 +27,7 @@ cdef inline void quantized_sums(const loops_t *f, const quantized_rows_t *s, con
 
 cdef inline void quantized_dots(const loops_t *f, const quantized_rows_t *s, const int32_t *rows,
                                 Py_ssize_t n, const float *x, float *out) noexcept nogil:
-    # out[k] = row rows[k] times x, or row k where rows is NULL
+    # out[k] = row rows[k] times x, or row k times x if rows is NULL
     cdef Py_ssize_t k
     if s.dtype == DTYPE_FLOAT32:
         f.dots(<const float *>s.rows, rows, n, x, s.d, out)
@@ -39,11 +40,13 @@ cdef inline void quantized_dots(const loops_t *f, const quantized_rows_t *s, con
 
 
 cdef inline int quantized_rows_of(object rows, object scales, quantized_rows_t *out) except -1:
-    # rows: float32, uint16 (bfloat16) or int8, (n, d); scales: (n,) float32, for int8 only. Both must outlive `out`.
+    # rows: float32, uint16 (bfloat16) or int8, (n, d); scales: (n,) float32, for int8 only. Both
+    # must outlive `out`.
     cdef const float[:, ::1] floats
     cdef const uint16_t[:, ::1] halves
     cdef const int8_t[:, ::1] bytes_
     cdef const float[::1] factors
+
     out.n, out.d = rows.shape
     out.rows = NULL
     out.scales = NULL

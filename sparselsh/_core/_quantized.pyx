@@ -1,7 +1,7 @@
-"""Products with rows of weights kept in float32, bfloat16 or int8 (with a scale a row), for networks that are served.
+"""Products with rows of weights in float32, bfloat16 or int8 (with a scale per row), for inference.
 
-`rows` is float32, uint16 (the upper halves of floats: bfloat16) or int8, (n_rows, d); `scales`, (n_rows,), is read for
-int8 only, whose row j stands for scales[j] rows[j]. Sums are in float32.
+`rows` is float32, uint16 (bfloat16: the upper halves of floats) or int8, (n_rows, d). `scales`,
+(n_rows,), is read for int8 only, where row j stands for scales[j] rows[j]. Sums are in float32.
 """
 from cython.parallel cimport prange
 from libc.math cimport fabsf
@@ -15,9 +15,9 @@ cdef extern from "math.h" nogil:
 
 
 def quantize_int8(const float[:, ::1] w, int8_t[:, ::1] rows, float[::1] scales, int n_threads):
-    """scales[j] = max |w[j]| / 127, rows[j] = w[j] / scales[j] rounded to even.   O(n d)
+    """scales[j] = max |w[j]| / 127, rows[j] = w[j] / scales[j], rounded half to even.   O(n d)
 
-    A row of zeros, or one so small that the scale is no normal number, has scale 0 and zeros.
+    A row of zeros, or one so small that its scale is not a normal number, has scale 0 and zeros.
     """
     cdef Py_ssize_t j, n = w.shape[0], d = w.shape[1]
     if n == 0 or d == 0:
@@ -53,12 +53,13 @@ cdef void _sum_run(const loops_t *f, const quantized_rows_t *s, const int32_t *i
     quantized_sums(f, s, indices, data, n, first, size, out)
 
 
-def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, rows, scales,
-                  const float[::1] bias, float[:, ::1] out, int n_threads):
-    """out[i] = bias + sum_k data[k] rows[indices[k]] over the entries k of row i; bias may be empty.   O(nnz d)
+def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+                  rows, scales, const float[::1] bias, float[:, ::1] out, int n_threads):
+    """out[i] = bias + sum_k data[k] rows[indices[k]] over the entries k of row i.
 
-    As _sparse_products.weighted_rows, for rows of these dtypes, and with the outputs of each sample dealt
-    out to the threads in runs. The order of each sum is that of the entries, whatever the number of threads.
+    bias may be empty. As _sparse_products.weighted_rows, for rows of these dtypes, and with the
+    outputs of each sample divided among the threads. Each sum is in the order of the entries, for
+    any number of threads. O(nnz d)
     """
     cdef quantized_rows_t s
     cdef Py_ssize_t t, i, first, n = out.shape[0], d = out.shape[1], run = OUTPUTS_PER_TASK
@@ -67,9 +68,11 @@ def weighted_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const f
     cdef const int32_t *index = &indices[0] if indices.shape[0] else NULL
     cdef const float *value = &data[0] if indices.shape[0] else NULL
     cdef const float *b = &bias[0] if bias.shape[0] else NULL
+
     quantized_rows_of(rows, scales, &s)
     if n == 0 or d == 0:
         return
+
     for t in prange(n * n_runs, nogil=True, schedule="static", num_threads=n_threads):
         i = t // n_runs
         first = t % n_runs * run

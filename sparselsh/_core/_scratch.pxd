@@ -1,4 +1,4 @@
-# Memory that threads work in, a part each (scratch.h).
+# Aligned memory for the work of threads (scratch.h).
 cdef extern from "scratch.h" nogil:
     Py_ssize_t aligned_size(Py_ssize_t n) noexcept
     void *malloc_aligned(size_t size) noexcept

@@ -1,4 +1,4 @@
-"""Top k per row, and the union of labels, candidates and a random fill that makes an active set."""
+"""The k best per row, and active sets: the union of labels, candidates and a random fill."""
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint64_t
@@ -8,8 +8,9 @@ from ._order cimport random_at, random_below, sort_ids, top_begin, top_end, top_
 from ._simd cimport prefetch_run
 
 
-cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssize_t k, Py_ssize_t n_buffer,
-                   uint64_t *keys, int32_t *out_ids, float *out_scores) noexcept nogil:
+cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssize_t k,
+                   Py_ssize_t n_buffer, uint64_t *keys, int32_t *out_ids,
+                   float *out_scores) noexcept nogil:
     cdef Py_ssize_t j
     cdef top_t top = top_begin(keys, n_buffer, k)
     for j in range(n):
@@ -20,12 +21,13 @@ cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssi
     top_end(&top, True, out_ids, out_scores)
 
 
-def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
-    """The k largest scores of each row, best first; ties by ascending id; -1 and -inf where there are fewer.
+def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores,
+          int n_threads):
+    """The k largest scores of each row, best first; ties by ascending id.
 
-    scores is (n, m); ids is None (column j has id j), or an int32 array: (m,) for ids shared by all
-    rows, or (n, m), where an entry of -1 is passed over. out_ids and out_scores are (n, k).
-    O(m) a row for k << m.
+    scores is (n, m). ids is None (column j has id j) or an int32 array: (m,) for ids shared by all
+    rows, or (n, m), where an entry of -1 is skipped. out_ids and out_scores are (n, k), filled up
+    with -1 and -inf. Per row O(m) for k << m.
     """
     cdef Py_ssize_t i, n = scores.shape[0], m = scores.shape[1], k = out_ids.shape[1]
     cdef Py_ssize_t n_buffer = 4 * k + 64, id_stride = 0
@@ -33,23 +35,27 @@ def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1
     cdef const int32_t *first_id = NULL
     cdef uint64_t *keys
     cdef int thread
+
     if n == 0 or k == 0:
         return
     if m == 0:
         out_ids[:, :] = -1
         out_scores[:, :] = -INFINITY
         return
+
     if ids is not None:
         id_table = ids.reshape(-1, m)
         first_id = &id_table[0, 0]
         id_stride = m if ids.ndim == 2 else 0
+
     keys = <uint64_t *>malloc(n_threads * n_buffer * sizeof(uint64_t))
     if keys == NULL:
         raise MemoryError()
+
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         thread = threadid()
-        _top_row(&scores[i, 0], first_id + i * id_stride if first_id != NULL else NULL, m, k, n_buffer,
-                 keys + thread * n_buffer, &out_ids[i, 0], &out_scores[i, 0])
+        _top_row(&scores[i, 0], first_id + i * id_stride if first_id != NULL else NULL, m, k,
+                 n_buffer, keys + thread * n_buffer, &out_ids[i, 0], &out_scores[i, 0])
     free(keys)
 
 
@@ -59,12 +65,14 @@ cdef enum:
 
 cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_wanted, uint64_t seed,
                                 int32_t *slot, Py_ssize_t n_neurons) noexcept nogil:
-    # Drawing until enough are new is quick while at most half are taken. Beyond, whoever comes next after
-    # a drawn one serves: the fill is then a little clustered, which does no harm.
+    # Drawing until enough neurons are new is fast while at most half are taken. Beyond that, take
+    # the next free neuron after the drawn one: the fill is slightly clustered, which does no harm.
     cdef int32_t j
     cdef uint64_t counter = 0
+
     while size < n_wanted:
-        prefetch_run(slot + random_below(seed, counter + SLOT_PREFETCH_DISTANCE, <int32_t>n_neurons), sizeof(int32_t))
+        prefetch_run(slot + random_below(seed, counter + SLOT_PREFETCH_DISTANCE,
+                                         <int32_t>n_neurons), sizeof(int32_t))
         j = random_below(seed, counter, <int32_t>n_neurons)
         counter += 1
         if slot[j] >= 0 and 2 * size < n_neurons:
@@ -77,12 +85,14 @@ cdef Py_ssize_t _fill_at_random(int32_t *out, Py_ssize_t size, Py_ssize_t n_want
     return size
 
 
-cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *candidates, Py_ssize_t n,
-                    Py_ssize_t n_candidates, Py_ssize_t n_wanted, bint fill, uint64_t seed, Py_ssize_t n_neurons,
-                    int32_t *slot, int32_t *spare, int32_t *out) noexcept nogil:
-    # candidates is (n, n_candidates): every sample's best comes before any sample's second best
+cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *candidates,
+                    Py_ssize_t n, Py_ssize_t n_candidates, Py_ssize_t n_wanted, bint fill,
+                    uint64_t seed, Py_ssize_t n_neurons, int32_t *slot, int32_t *spare,
+                    int32_t *out) noexcept nogil:
+    # candidates is (n, n_candidates): the best of every sample comes before the second best of any.
     cdef Py_ssize_t k, c, i, size = 0
     cdef int32_t j
+
     for k in range(n_labels):
         if k + SLOT_PREFETCH_DISTANCE < n_labels:
             prefetch_run(slot + labels[k + SLOT_PREFETCH_DISTANCE], sizeof(int32_t))
@@ -91,17 +101,21 @@ cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *c
             slot[j] = 0
             out[size] = j
             size += 1
+
     for c in range(n_candidates):
         for i in range(n):
             if size >= n_wanted:
                 break
-            if i + SLOT_PREFETCH_DISTANCE < n and candidates[(i + SLOT_PREFETCH_DISTANCE) * n_candidates + c] >= 0:
-                prefetch_run(slot + candidates[(i + SLOT_PREFETCH_DISTANCE) * n_candidates + c], sizeof(int32_t))
+            if (i + SLOT_PREFETCH_DISTANCE < n
+                    and candidates[(i + SLOT_PREFETCH_DISTANCE) * n_candidates + c] >= 0):
+                prefetch_run(slot + candidates[(i + SLOT_PREFETCH_DISTANCE) * n_candidates + c],
+                             sizeof(int32_t))
             j = candidates[i * n_candidates + c]
             if j >= 0 and slot[j] < 0:
                 slot[j] = 0
                 out[size] = j
                 size += 1
+
     if fill and size < n_wanted:
         size = _fill_at_random(out, size, n_wanted, seed, slot, n_neurons)
     sort_ids(out, spare, size, n_neurons)
@@ -110,51 +124,58 @@ cdef int32_t _union(const int32_t *labels, Py_ssize_t n_labels, const int32_t *c
     return <int32_t>size
 
 
-def batch_union(const int32_t[::1] labels, const int32_t[:, ::1] candidates, Py_ssize_t n_wanted, bint fill,
-                uint64_t seed, int32_t[::1] slot, int32_t[::1] spare, int32_t[::1] out):
+def batch_union(const int32_t[::1] labels, const int32_t[:, ::1] candidates, Py_ssize_t n_wanted,
+                bint fill, uint64_t seed, int32_t[::1] slot, int32_t[::1] spare, int32_t[::1] out):
     """One active set for the whole batch: out[:size], ascending; returns size.
 
-    First all labels, then the candidates, (n, n_candidates) with -1 for none, while there are fewer than n_wanted,
-    every sample's first before any sample's second, then, if `fill`, neurons at random until there are. slot,
-    (n_neurons,), is all -1 and is left so; spare and out hold max(n_wanted, n_labels) entries.
-    O(n_labels + n n_candidates + n_wanted), whatever the number of neurons.
+    First all labels; then candidates, (n, n_candidates) with -1 for none, while there are fewer
+    than n_wanted, the first of every sample before the second of any; then, if `fill`, random
+    neurons up to n_wanted. slot, (n_neurons,), is all -1 before and after; spare and out hold
+    max(n_wanted, n_labels) entries. O(n_labels + n n_candidates + n_wanted), whatever the number of
+    neurons.
     """
-    cdef Py_ssize_t n_neurons = slot.shape[0], n = candidates.shape[0], n_candidates = candidates.shape[1]
+    cdef Py_ssize_t n_neurons = slot.shape[0]
+    cdef Py_ssize_t n = candidates.shape[0], n_candidates = candidates.shape[1]
     if n_neurons == 0 or out.shape[0] == 0:
         return 0
     return _union(&labels[0] if labels.shape[0] else NULL, labels.shape[0],
-                  &candidates[0, 0] if n and n_candidates else NULL, n, n_candidates, min(n_wanted, n_neurons), fill,
-                  seed, n_neurons, &slot[0], &spare[0], &out[0])
+                  &candidates[0, 0] if n and n_candidates else NULL, n, n_candidates,
+                  min(n_wanted, n_neurons), fill, seed, n_neurons, &slot[0], &spare[0], &out[0])
 
 
-def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels, const int32_t[:, ::1] candidates,
-                 Py_ssize_t n_wanted, bint fill, uint64_t seed, int32_t[:, ::1] slot, int32_t[:, ::1] spare,
-                 int32_t[:, ::1] out, int32_t[::1] sizes, int n_threads):
-    """One active set for each sample: out[i, :sizes[i]], ascending.
+def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels,
+                 const int32_t[:, ::1] candidates, Py_ssize_t n_wanted, bint fill, uint64_t seed,
+                 int32_t[:, ::1] slot, int32_t[:, ::1] spare, int32_t[:, ::1] out,
+                 int32_t[::1] sizes, int n_threads):
+    """One active set per sample: out[i, :sizes[i]], ascending.
 
-    As batch_union, row by row: the labels of the row, its candidates in their order, then (if `fill`) neurons at
-    random, up to n_wanted. out is (n, max(n_wanted, most labels in a row)); slot, (n_threads, n_neurons), is all
-    -1 and is left so; spare, (n_threads, out.shape[1]). Row i draws from a stream of its own, so that batches may
-    number their seeds 0, 1, 2, ...: seed + i would give row i + 1 of a batch to row i of the next.
+    As batch_union, per row: the labels of the row, its candidates in their order, then, if `fill`,
+    random neurons, up to n_wanted. out is (n, max(n_wanted, most labels in a row)); slot,
+    (n_threads, n_neurons), is all -1 before and after; spare is (n_threads, out.shape[1]). Row i
+    draws from a random stream of its own, so that batches may number their seeds 0, 1, 2, ...: with
+    seed + i, row i + 1 of a batch would equal row i of the next.
     """
     cdef Py_ssize_t i, n = out.shape[0], n_neurons = slot.shape[1]
     cdef Py_ssize_t n_candidates = candidates.shape[1]
     cdef const int32_t *label = &labels[0] if labels.shape[0] else NULL
     cdef const int32_t *candidate = &candidates[0, 0] if n and n_candidates else NULL
     cdef int thread
+
     if n == 0 or n_neurons == 0 or out.shape[1] == 0:
         sizes[:] = 0
         return
+
     n_wanted = min(n_wanted, n_neurons)
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=4, num_threads=n_threads):
         thread = threadid()
         sizes[i] = _union(label + label_indptr[i], label_indptr[i + 1] - label_indptr[i],
                           candidate + i * n_candidates, 1, n_candidates, n_wanted, fill,
-                          random_at(seed, <uint64_t>i), n_neurons, &slot[thread, 0], &spare[thread, 0], &out[i, 0])
+                          random_at(seed, <uint64_t>i), n_neurons, &slot[thread, 0],
+                          &spare[thread, 0], &out[i, 0])
 
 
 def compact(const int32_t[:, ::1] padded, const int64_t[::1] indptr, int32_t[::1] indices):
-    """indices[indptr[i]:indptr[i + 1]] = the first entries of padded[i]"""
+    """indices[indptr[i]:indptr[i + 1]] = the first entries of padded[i]."""
     cdef Py_ssize_t i, k
     for i in range(padded.shape[0]):
         for k in range(indptr[i + 1] - indptr[i]):

@@ -1,4 +1,4 @@
-# The table of inner loops (simd/loops.h), shared by every kernel module: each takes it by table().
+# The table of inner loops (simd/loops.h), which every kernel module gets by table().
 from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "simd/loops.h" nogil:
@@ -41,23 +41,27 @@ cdef extern from "simd/loops.h" nogil:
 
     ctypedef struct loops_t:
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
-        void (*dots)(const float *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
-                     float *out) noexcept nogil
+        void (*dots)(const float *w, const int32_t *rows, Py_ssize_t n_rows, const float *x,
+                     Py_ssize_t d, float *out) noexcept nogil
         void (*axpy)(float a, const float *x, float *y, Py_ssize_t n) noexcept nogil
-        float (*gather_dot)(const float *data, const int32_t *indices, Py_ssize_t n, const float *dense) noexcept nogil
-        void (*gather_axpy)(float a, const float *dense, const int32_t *indices, float *y, Py_ssize_t n) noexcept nogil
+        float (*gather_dot)(const float *data, const int32_t *indices, Py_ssize_t n,
+                            const float *dense) noexcept nogil
+        void (*gather_axpy)(float a, const float *dense, const int32_t *indices, float *y,
+                            Py_ssize_t n) noexcept nogil
         float (*max)(const float *x, Py_ssize_t n) noexcept nogil
         float (*exp_sum)(float *x, Py_ssize_t n, float shift) noexcept nogil
         float (*sigmoid_sum)(float *z, Py_ssize_t n) noexcept nogil
         void (*scale)(float a, float *x, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*sketch_scan)(const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
-                                  const uint8_t *lut, float a, float b, const float *factors, float floor,
-                                  int32_t *ids, float *scores) noexcept nogil
+                                  const uint8_t *lut, float a, float b, const float *factors,
+                                  float floor, int32_t *ids, float *scores) noexcept nogil
         void (*gemm)(const gemm_t *g, float *work) noexcept nogil
-        void (*signed_sums)(const float *columns, const int32_t *ids, Py_ssize_t n_plus, Py_ssize_t n_minus,
-                            float *out) noexcept nogil
-        void (*pack_signs)(const float *p, int n_bits, Py_ssize_t n_codes, int32_t *codes) noexcept nogil
-        void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, Py_ssize_t n) noexcept nogil
+        void (*signed_sums)(const float *columns, const int32_t *ids, Py_ssize_t n_plus,
+                            Py_ssize_t n_minus, float *out) noexcept nogil
+        void (*pack_signs)(const float *p, int n_bits, Py_ssize_t n_codes,
+                           int32_t *codes) noexcept nogil
+        void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus,
+                           Py_ssize_t n) noexcept nogil
         void (*hadamard)(const float *signs, float *x, float *spare, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*largest_magnitude)(const float *x, Py_ssize_t n) noexcept nogil
         void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
@@ -68,17 +72,19 @@ cdef extern from "simd/loops.h" nogil:
         void (*to_float32)(const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
         void (*to_bfloat16)(const float *x, uint16_t *y, Py_ssize_t n) noexcept nogil
         float (*dot_bfloat16)(const uint16_t *a, const float *b, Py_ssize_t n) noexcept nogil
-        void (*dots_bfloat16)(const uint16_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
-                              float *out) noexcept nogil
+        void (*dots_bfloat16)(const uint16_t *w, const int32_t *rows, Py_ssize_t n_rows,
+                              const float *x, Py_ssize_t d, float *out) noexcept nogil
         void (*axpy_bfloat16)(float a, const uint16_t *x, float *y, Py_ssize_t n) noexcept nogil
-        void (*sums)(const float *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
-                     Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
-        void (*sums_bfloat16)(const uint16_t *w, const int32_t *rows, const float *a, Py_ssize_t n_rows, Py_ssize_t d,
-                              Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
+        void (*sums)(const float *w, const int32_t *rows, const float *a, Py_ssize_t n_rows,
+                     Py_ssize_t d, Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
+        void (*sums_bfloat16)(const uint16_t *w, const int32_t *rows, const float *a,
+                              Py_ssize_t n_rows, Py_ssize_t d, Py_ssize_t first, Py_ssize_t n,
+                              float *y) noexcept nogil
         void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a,
-                          Py_ssize_t n_rows, Py_ssize_t d, Py_ssize_t first, Py_ssize_t n, float *y) noexcept nogil
-        void (*dots_int8)(const int8_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x, Py_ssize_t d,
-                          float *out) noexcept nogil
+                          Py_ssize_t n_rows, Py_ssize_t d, Py_ssize_t first, Py_ssize_t n,
+                          float *y) noexcept nogil
+        void (*dots_int8)(const int8_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x,
+                          Py_ssize_t d, float *out) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 

@@ -1,7 +1,8 @@
-"""Which instruction set the inner loops use.
+"""The instruction set of the inner loops.
 
-The fastest one that the processor runs is taken at import; the environment variable SPARSELSH_SIMD
-(``baseline``, ``v3`` or ``v4``) or :func:`set_level` forces another, so that tests can run each.
+The fastest level that the processor supports is taken at import. The environment variable
+SPARSELSH_SIMD (``baseline``, ``v3`` or ``v4``) or :func:`set_level` selects another, so that tests
+can run each level.
 """
 import os
 
@@ -20,7 +21,7 @@ cdef const loops_t *table() noexcept nogil:
 
 
 def available_levels():
-    """Names of the levels that this processor runs, from the slowest to the fastest."""
+    """Names of the levels that this processor supports, from the slowest to the fastest."""
     cdef const char *name
     cdef int i = 0, runs
     levels = []
@@ -50,7 +51,8 @@ def set_level(str name):
     cdef int status = loops_select(encoded)
     if status < 0:
         reason = "is unknown" if status == -1 else "is not supported by this processor"
-        raise ValueError(f"SIMD level {name!r} {reason}; available: {', '.join(available_levels())}")
+        raise ValueError(f"SIMD level {name!r} {reason}; "
+                         f"available: {', '.join(available_levels())}")
 
 
 if os.environ.get("SPARSELSH_SIMD"):

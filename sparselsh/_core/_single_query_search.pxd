@@ -1,4 +1,4 @@
-# A prepared search, for the module that asks it at the end of a network (_single_row_mlp).
+# A prepared search, for the module that runs it at the end of a network (_single_row_mlp).
 from libc.stdint cimport int32_t, uint8_t, uint16_t
 
 from ._quantized cimport quantized_rows_t
@@ -16,5 +16,5 @@ cdef class SingleQuerySearch:
     cdef const float *bias
     cdef quantized_rows_t exact, rough
 
-cdef int search_queries(SingleQuerySearch s, const float *x, Py_ssize_t n, Py_ssize_t k, int32_t *out_ids,
-                        float *out_scores) except -1 nogil
+cdef int search_queries(SingleQuerySearch s, const float *x, Py_ssize_t n, Py_ssize_t k,
+                        int32_t *out_ids, float *out_scores) except -1 nogil

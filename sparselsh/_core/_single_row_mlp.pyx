@@ -1,7 +1,8 @@
-"""A lone question through all layers of a network, from its input to the best outputs, in one call.
+"""A single row through all layers of a network, from the input to the best outputs, in one call.
 
-What such a question costs in a small network is the calls: a layer computes for one or two microseconds, and to hand
-its arrays from Python to a kernel takes as long. Arrays are handed over once, as a SingleRowMLP. One thread.
+In a small network the calls are the cost: a layer computes for one or two microseconds, and to pass
+its arrays from Python to a kernel takes as long. So arrays are passed once, as a SingleRowMLP. One
+thread.
 """
 from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -17,13 +18,13 @@ from ._single_query_search cimport SingleQuerySearch, search_queries
 ctypedef struct step_t:
     quantized_rows_t w
     const float *bias
-    bint input_major  # w is (n_in, n_out): the rows of the inputs are summed; else (n_out, n_in)
+    bint input_major  # w is (n_in, n_out), and rows of inputs are summed; else (n_out, n_in)
     bint relu
     Py_ssize_t n_in, n_out
 
 
 cdef class SingleRowMLP:
-    """Layers, whose arrays it keeps alive, and the SingleQuerySearch that stands for the last one, if there is one."""
+    """Layers, whose arrays it keeps alive; a SingleQuerySearch may stand for the last one."""
     cdef list arrays
     cdef step_t *steps
     cdef Py_ssize_t n_steps, widest
@@ -34,19 +35,22 @@ cdef class SingleRowMLP:
 
 
 def prepare(layers, search):
-    """A SingleRowMLP of tuples (w, scales, bias, input_major, relu), and a SingleQuerySearch or None.
+    """A SingleRowMLP from tuples (w, scales, bias, input_major, relu).
 
-    w is float32, or bfloat16 or int8 with scales as in _quantized; bias is (n_out,).
+    search is a SingleQuerySearch or None. w is float32, or bfloat16 or int8 with scales as in
+    _quantized; bias is (n_out,).
     """
     cdef SingleRowMLP mlp = SingleRowMLP()
     cdef const float[::1] bias
     cdef step_t *step
     cdef Py_ssize_t i
+
     mlp.arrays, mlp.search = list(layers), search
     mlp.n_steps = len(mlp.arrays)
     mlp.steps = <step_t *>calloc(max(mlp.n_steps, 1), sizeof(step_t))
     if mlp.steps == NULL:
         raise MemoryError()
+
     for i in range(mlp.n_steps):
         step = &mlp.steps[i]
         w, scales, biases, input_major, relu = mlp.arrays[i]
@@ -59,13 +63,13 @@ def prepare(layers, search):
     return mlp
 
 
-cdef void _sum_rows(const loops_t *f, const step_t *s, const int32_t *indices, const float *data, Py_ssize_t n,
-                    float *out) noexcept nogil:
+cdef void _sum_rows(const loops_t *f, const step_t *s, const int32_t *indices, const float *data,
+                    Py_ssize_t n, float *out) noexcept nogil:
     cdef Py_ssize_t first = 0
     memcpy(out, s.bias, s.n_out * sizeof(float))
     while first < s.n_out:
-        quantized_sums(f, &s.w, indices, data, n, first, min(<Py_ssize_t>OUTPUTS_PER_TASK,
-                                                             s.n_out - first), out + first)
+        quantized_sums(f, &s.w, indices, data, n, first,
+                       min(<Py_ssize_t>OUTPUTS_PER_TASK, s.n_out - first), out + first)
         first += OUTPUTS_PER_TASK
 
 
@@ -93,16 +97,19 @@ cdef void _clip(const step_t *s, float *out) noexcept nogil:
 
 cdef int _run(SingleRowMLP mlp, const int32_t *indices, const float *data, Py_ssize_t nnz,
               const float *x, Py_ssize_t k, int32_t *out_ids, float *out_scores) except -1 nogil:
-    # the input is x, or where that is NULL the sparse row of indices and data
+    # the input is x, or, if x is NULL, the sparse row of indices and data
     cdef const loops_t *f = table()
     cdef Py_ssize_t i, j, n_keys = 4 * k + 64, size = mlp.widest
-    cdef uint64_t *keys = <uint64_t *>malloc(n_keys * sizeof(uint64_t) + size * (3 * sizeof(float) + sizeof(int32_t)))
+    cdef uint64_t *keys = <uint64_t *>malloc(n_keys * sizeof(uint64_t)
+                                             + size * (3 * sizeof(float) + sizeof(int32_t)))
     cdef float *first = <float *>(keys + n_keys)
     cdef float *out = first
     cdef top_t top
+
     if keys == NULL:
         with gil:
             raise MemoryError()
+
     for i in range(mlp.n_steps):
         if x == NULL:
             _sum_rows(f, &mlp.steps[i], indices, data, nnz, out)
@@ -111,6 +118,7 @@ cdef int _run(SingleRowMLP mlp, const int32_t *indices, const float *data, Py_ss
         _clip(&mlp.steps[i], out)
         x = out
         out = first + size if out == first else first
+
     if mlp.search is not None:
         search_queries(mlp.search, x, 1, k, out_ids, out_scores)
     else:
@@ -122,20 +130,22 @@ cdef int _run(SingleRowMLP mlp, const int32_t *indices, const float *data, Py_ss
     return 0
 
 
-def top_k(SingleRowMLP mlp, const float[:, ::1] x, int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
-    """The k best outputs for x, (1, n_in): ids and scores (1, k), best first, filled up with -1 and -inf.
+def top_k(SingleRowMLP mlp, const float[:, ::1] x, int32_t[:, ::1] out_ids,
+          float[:, ::1] out_scores):
+    """The k best outputs for x, (1, n_in), best first.
 
-    O(weights of the layers), where a layer that is summed by its inputs passes over those that are zero, and that of
-    the SingleQuerySearch. k is above 0, and there is a layer or a SingleQuerySearch.
+    out_ids and out_scores are (1, k), filled up with -1 and -inf. O(weights of the layers), where
+    an input-major layer skips inputs that are zero, and the cost of the SingleQuerySearch. k > 0,
+    and there is a layer or a SingleQuerySearch.
     """
     with nogil:
         _run(mlp, NULL, NULL, 0, &x[0, 0], out_ids.shape[1], &out_ids[0, 0], &out_scores[0, 0])
 
 
-def top_k_sparse(SingleRowMLP mlp, const int32_t[::1] indices, const float[::1] data, int32_t[:, ::1] out_ids,
-                 float[:, ::1] out_scores):
-    """`top_k` for a sparse row. There is a first layer, and it is summed by its inputs."""
+def top_k_sparse(SingleRowMLP mlp, const int32_t[::1] indices, const float[::1] data,
+                 int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
+    """`top_k` for a sparse row. There is a first layer, and it is input-major."""
     cdef Py_ssize_t n = indices.shape[0]
     with nogil:
-        _run(mlp, &indices[0] if n else NULL, &data[0] if n else NULL, n, NULL, out_ids.shape[1], &out_ids[0, 0],
-             &out_scores[0, 0])
+        _run(mlp, &indices[0] if n else NULL, &data[0] if n else NULL, n, NULL, out_ids.shape[1],
+             &out_ids[0, 0], &out_scores[0, 0])

@@ -1,11 +1,12 @@
-"""One-bit sketches of the neurons and the scan that ranks them (the estimator of RaBitQ, Gao and Long 2024).
+"""One-bit sketches of the neurons and the scan that ranks them.
 
-The sketch of a vector v is the signs s of a rotation R v; the query stays real. Up to a factor,
+The estimator is that of RaBitQ (Gao and Long 2024). The sketch of a vector v is the signs s of a
+rotation R v; the query stays real. Up to a factor,
 
     <q, v>  ~  f * <R q, s>,   f = |v|^2 / <R v, s>
 
-The signs of 32 neurons stand nibble by nibble (sketch_scan in simd/loops.h), so that a table of the
-16 sums that a nibble can give, in 8 bits, is looked up for 16 neurons by one shuffle.
+The signs of 32 neurons are stored nibble by nibble (sketch_scan in simd/loops.h), so that one byte
+shuffle looks up, for 16 neurons, a table of the 16 sums that a nibble can give, in 8 bits.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabs
@@ -19,14 +20,16 @@ from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
 from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
 
 NEURONS_PER_BLOCK = SKETCH_BLOCK_NEURONS
+
 cdef enum:
-    N_SORTED_CELLS = 16  # scanned best first; the others follow in any order
+    N_SORTED_CELLS = 16  # scanned best first; the other cells in any order
 
 
 def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] blocks):
-    """Write the signs of rotated[r], (n_bits,), as the sketch of neuron rows[r].   O(len(rows) * n_bits)
+    """Write the signs of rotated[r], (n_bits,), as the sketch of neuron rows[r].
 
-    blocks is (n_blocks, n_bits // 4 * 16), n_bits a multiple of 16. Neighbours share bytes: one thread.
+    blocks is (n_blocks, n_bits // 4 * 16), n_bits a multiple of 16. Neighbours share bytes, hence
+    one thread. O(len(rows) * n_bits)
     """
     cdef Py_ssize_t r, _g, n_groups = rotated.shape[1] // 4
     cdef int32_t place
@@ -34,6 +37,7 @@ def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] b
     cdef uint8_t *byte
     cdef const float *v
     cdef int shift
+
     with nogil:
         for r in range(rows.shape[0]):
             place = rows[r] % SKETCH_BLOCK_NEURONS
@@ -48,34 +52,40 @@ def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] b
                 v += 4
 
 
-cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a, float *b) noexcept nogil:
+cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
+                    float *b) noexcept nogil:
     # lut[g][nibble] = round((sum of +-q over the nibble + spread_g) * scale), 0..255;
     # <R q, s> = sum_g lut / scale - sum_g spread_g
     cdef Py_ssize_t g
     cdef int nibble
     cdef float spread, widest = 0, total = 0, scale, low, high
     cdef float pair[2][4]
+
     for g in range(n_groups):
-        spread = <float>(fabs(q[4 * g]) + fabs(q[4 * g + 1]) + fabs(q[4 * g + 2]) + fabs(q[4 * g + 3]))
+        spread = <float>(fabs(q[4 * g]) + fabs(q[4 * g + 1]) + fabs(q[4 * g + 2])
+                         + fabs(q[4 * g + 3]))
         total += spread
         widest = spread if spread > widest else widest
+
     scale = 127.5 / widest if widest > 0 else 0
     for g in range(n_groups):
-        spread = <float>(fabs(q[4 * g]) + fabs(q[4 * g + 1]) + fabs(q[4 * g + 2]) + fabs(q[4 * g + 3]))
+        spread = <float>(fabs(q[4 * g]) + fabs(q[4 * g + 1]) + fabs(q[4 * g + 2])
+                         + fabs(q[4 * g + 3]))
         for nibble in range(4):
             low, high = 2 * (nibble & 1) - 1, 2 * (nibble >> 1) - 1
             pair[0][nibble] = low * q[4 * g] + high * q[4 * g + 1]
             pair[1][nibble] = low * q[4 * g + 2] + high * q[4 * g + 3] + spread
         for nibble in range(16):
-            lut[16 * g + nibble] = <uint8_t>((pair[0][nibble & 3] + pair[1][nibble >> 2]) * scale + 0.5)
+            lut[16 * g + nibble] = <uint8_t>((pair[0][nibble & 3] + pair[1][nibble >> 2]) * scale
+                                             + 0.5)
     a[0] = 1 / scale if scale > 0 else 0
     b[0] = -total
 
 
-cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
-                const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found,
-                uint64_t *keys, Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids,
-                float *out_scores) noexcept nogil:
+cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks,
+                Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t n,
+                uint8_t *lut, float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys,
+                Py_ssize_t n_best, int32_t *out_ids, float *out_scores) noexcept nogil:
     cdef Py_ssize_t block = 0, first, n_chunk, k, n_found
     cdef float a, b
     cdef top_t top = top_begin(keys, n_keys, n_best)
@@ -83,8 +93,8 @@ cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssiz
     while block < n_blocks:
         first = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS
         n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, n_blocks - block)
-        n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b, factors + first,
-                                top_floor(&top), found, scores)
+        n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b,
+                                factors + first, top_floor(&top), found, scores)
         for k in range(n_found):
             if first + found[k] < n and ids[first + found[k]] >= 0:
                 top_push(&top, scores[k], ids[first + found[k]])
@@ -93,15 +103,17 @@ cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssiz
 
 
 def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[::1] factors,
-         const int32_t[::1] ids, Py_ssize_t n, int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
-    """The neurons with the largest approximate scores for each rotated query, in no particular order.
+         const int32_t[::1] ids, Py_ssize_t n, int32_t[:, ::1] out_ids, float[:, ::1] out_scores,
+         int n_threads):
+    """The neurons with the largest approximate scores for each rotated query, in any order.
 
-    queries is (n_queries, n_bits), rotated. Slot s < n of blocks and factors, (n_blocks * 32,), holds neuron
-    ids[s], or nothing where that is -1. out_ids and out_scores are (n_queries, n_best), filled up with -1 and -inf.
-    Which neurons are found does not depend on their order. O(n * n_bits / 128) byte shuffles a query.
+    queries is (n_queries, n_bits), rotated. Slot s < n of blocks and factors, (n_blocks * 32,),
+    holds neuron ids[s], or none if that is -1. out_ids and out_scores are (n_queries, n_best),
+    filled up with -1 and -inf. Which neurons are found does not depend on their order. Per query
+    O(n * n_bits / 128) byte shuffles.
     """
-    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
-    cdef Py_ssize_t n_keys = 3 * n_best + 64
+    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1]
+    cdef Py_ssize_t n_groups = queries.shape[1] // 4, n_keys = 3 * n_best + 64
     cdef const loops_t *f = table()
     cdef int thread
     cdef uint8_t *luts
@@ -109,16 +121,19 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     cdef int32_t *found
     cdef uint64_t *keys
     cdef Py_ssize_t n_blocks = (n + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
+
     if n_queries == 0 or n_best == 0:
         return
     if n == 0:
         out_ids[:, :] = -1
         out_scores[:, :] = -INFINITY
         return
+
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
     scores = <float *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(float))
     found = <int32_t *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(int32_t))
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
+
     try:
         if luts == NULL or scores == NULL or found == NULL or keys == NULL:
             raise MemoryError()
@@ -136,10 +151,10 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         free(keys)
 
 
-cdef void best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const float *x, const quantized_rows_t *w,
-                  const float *bias, int32_t *known, float *scores, uint64_t *keys, Py_ssize_t k, int32_t *out_ids,
-                  float *out_scores) noexcept nogil:
-    # the best k of the ids, -1 for none; known and scores hold n, keys n + k + 1
+cdef void best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const float *x,
+                  const quantized_rows_t *w, const float *bias, int32_t *known, float *scores,
+                  uint64_t *keys, Py_ssize_t k, int32_t *out_ids, float *out_scores) noexcept nogil:
+    # the best k of the ids, -1 for none; known and scores hold n numbers, keys n + k + 1
     cdef Py_ssize_t c, n_known = 0
     cdef top_t top = top_begin(keys, n + k + 1, k)
     for c in range(n):
@@ -155,9 +170,9 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
            int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
     """The k candidates with the largest w[j] . x[i] + bias[j], best first; ties by ascending id.
 
-    ids is (n_queries, n_candidates), -1 for none; out_ids and out_scores are (n_queries, k). w is (n_neurons, d),
-    float32, or bfloat16 or int8 with scales as in _quantized.
-    O(n_candidates * d) a query, bound by reading random rows of w.
+    ids is (n_queries, n_candidates), -1 for none; out_ids and out_scores are (n_queries, k). w is
+    (n_neurons, d): float32, or bfloat16 or int8 with scales as in _quantized. Per query
+    O(n_candidates * d), bound by reading random rows of w.
     """
     cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
     cdef Py_ssize_t n_keys = n_candidates + k + 1
@@ -167,6 +182,7 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
     cdef float *products
     cdef int32_t *known
     cdef int thread
+
     quantized_rows_of(w, scales, &s)
     if n == 0 or k == 0:
         return
@@ -174,16 +190,19 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
         out_ids[:, :] = -1
         out_scores[:, :] = -INFINITY
         return
+
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
     products = <float *>malloc(n_threads * n_candidates * sizeof(float))
     known = <int32_t *>malloc(n_threads * n_candidates * sizeof(int32_t))
+
     try:
         if keys == NULL or products == NULL or known == NULL:
             raise MemoryError()
         for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            best_of(f, &ids[i, 0], n_candidates, &x[i, 0], &s, &bias[0], known + thread * n_candidates,
-                    products + thread * n_candidates, keys + thread * n_keys, k, &out_ids[i, 0], &out_scores[i, 0])
+            best_of(f, &ids[i, 0], n_candidates, &x[i, 0], &s, &bias[0],
+                    known + thread * n_candidates, products + thread * n_candidates,
+                    keys + thread * n_keys, k, &out_ids[i, 0], &out_scores[i, 0])
     finally:
         free(keys)
         free(products)
@@ -191,17 +210,18 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
 
 
 cdef void _scan_range(const loops_t *f, const uint8_t *lut, float a, float b, const uint8_t *blocks,
-                      Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t start, Py_ssize_t stop,
-                      const int32_t *cell, const uint8_t *probed, float *scores, int32_t *found,
-                      top_t *top) noexcept nogil:
-    # Slots start .. stop; with `cell` only those of cells that are probed
+                      Py_ssize_t n_groups, const float *factors, const int32_t *ids,
+                      Py_ssize_t start, Py_ssize_t stop, const int32_t *cell, const uint8_t *probed,
+                      float *scores, int32_t *found, top_t *top) noexcept nogil:
+    # Slots start .. stop; with `cell`, only those of probed cells.
     cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS
     cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
     cdef Py_ssize_t n_chunk, k, n_found, s
     while block < last:
         n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
         n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b,
-                                factors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS, top_floor(top), found, scores)
+                                factors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS, top_floor(top),
+                                found, scores)
         for k in range(n_found):
             s = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS + found[k]
             if start <= s and s < stop and ids[s] >= 0 and (cell == NULL or probed[cell[s]]):
@@ -209,29 +229,36 @@ cdef void _scan_range(const loops_t *f, const uint8_t *lut, float a, float b, co
         block += n_chunk
 
 
-cdef void best_in_cells(const loops_t *f, const float *q, const float *cell_scores, Py_ssize_t n_cells,
-                        Py_ssize_t n_probed, const int32_t *cell_start, const int32_t *cell, const uint8_t *blocks,
-                        Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut,
-                        float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys, uint64_t *cell_keys,
-                        uint8_t *probed, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
-    # ids of the n_best of n_probed cells, -1 for none. Memory to work in: lut, 4 n_bits bytes; scores and found,
-    # SCAN_BUFFER_LENGTH each; keys, n_keys = 3 n_best + 64 at least; cell_keys, n_cells; probed, n_cells zeros, left so
+cdef void best_in_cells(const loops_t *f, const float *q, const float *cell_scores,
+                        Py_ssize_t n_cells, Py_ssize_t n_probed, const int32_t *cell_start,
+                        const int32_t *cell, const uint8_t *blocks, Py_ssize_t n_groups,
+                        const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut,
+                        float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys,
+                        uint64_t *cell_keys, uint8_t *probed, Py_ssize_t n_best,
+                        int32_t *out_ids) noexcept nogil:
+    # The ids of the n_best neurons of n_probed cells, -1 for none. Work memory: lut, 4 n_bits
+    # bytes; scores and found, SCAN_BUFFER_LENGTH each; keys, n_keys, at least 3 n_best + 64;
+    # cell_keys, n_cells; probed, n_cells, zero before and after.
     cdef Py_ssize_t c, k, n_first = min(n_probed, <Py_ssize_t>N_SORTED_CELLS)
     cdef float a, b
     cdef top_t top = top_begin(keys, n_keys, n_best)
+
     for c in range(n_cells):
         cell_keys[c] = score_key(cell_scores[c], <int32_t>c)
     select_smallest(cell_keys, n_cells, n_probed)
-    select_smallest(cell_keys, n_probed, n_first)  # the best first: the floor is high before most slots are looked at
+
+    # the best cells first, so that the floor is high before most slots are scanned
+    select_smallest(cell_keys, n_probed, n_first)
     sort_keys(cell_keys, n_first)
     _tabulate(q, n_groups, lut, &a, &b)
     for k in range(n_probed):
         c = key_id(cell_keys[k])
         probed[c] = 1
-        _scan_range(f, lut, a, b, blocks, n_groups, factors, ids, cell_start[c], cell_start[c + 1], NULL, NULL,
-                    scores, found, &top)
-    _scan_range(f, lut, a, b, blocks, n_groups, factors, ids, cell_start[n_cells], n, cell, probed, scores, found,
-                &top)
+        _scan_range(f, lut, a, b, blocks, n_groups, factors, ids, cell_start[c], cell_start[c + 1],
+                    NULL, NULL, scores, found, &top)
+
+    _scan_range(f, lut, a, b, blocks, n_groups, factors, ids, cell_start[n_cells], n, cell, probed,
+                scores, found, &top)
     for k in range(n_probed):
         probed[key_id(cell_keys[k])] = 0
     top_end(&top, False, out_ids, NULL)
@@ -239,15 +266,17 @@ cdef void best_in_cells(const loops_t *f, const float *q, const float *cell_scor
 
 def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_ssize_t n_probed,
                const int32_t[::1] cell_start, const int32_t[::1] cell, const uint8_t[:, ::1] blocks,
-               const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n, int32_t[:, ::1] out_ids,
-               int n_threads):
-    """`scan` over the n_probed cells with the largest cell_scores, (n_queries, n_cells), of each query.
+               const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n,
+               int32_t[:, ::1] out_ids, int n_threads):
+    """`scan` over the n_probed cells with the largest cell_scores, (n_queries, n_cells), per query.
 
-    Cell c holds the slots cell_start[c] .. cell_start[c + 1]; slots from cell_start[n_cells] to n came later and
-    belong to the cells that `cell`, one entry a slot, says. O(n_cells + slots of the probed cells + late slots).
+    Cell c holds the slots cell_start[c] .. cell_start[c + 1]. Slots from cell_start[n_cells] to n
+    came later and belong to the cells in `cell`, one entry per slot. O(n_cells + slots of the
+    probed cells + late slots).
     """
-    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
-    cdef Py_ssize_t n_cells = cell_scores.shape[1], n_keys = 3 * n_best + 64, room = SCAN_BUFFER_LENGTH
+    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1]
+    cdef Py_ssize_t n_groups = queries.shape[1] // 4, n_cells = cell_scores.shape[1]
+    cdef Py_ssize_t n_keys = 3 * n_best + 64, room = SCAN_BUFFER_LENGTH
     cdef const loops_t *f = table()
     cdef int thread
     cdef uint8_t *luts
@@ -256,27 +285,32 @@ def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_
     cdef int32_t *found
     cdef uint64_t *keys
     cdef uint64_t *cell_keys
+
     if n_queries == 0 or n_best == 0:
         return
     if n == 0:
         out_ids[:, :] = -1
         return
+
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
     probed = <uint8_t *>calloc(n_threads * n_cells, 1)
     scores = <float *>malloc(n_threads * room * sizeof(float))
     found = <int32_t *>malloc(n_threads * room * sizeof(int32_t))
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
     cell_keys = <uint64_t *>malloc(n_threads * n_cells * sizeof(uint64_t))
+
     try:
         if (luts == NULL or probed == NULL or scores == NULL or found == NULL or keys == NULL
                 or cell_keys == NULL):
             raise MemoryError()
         for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            best_in_cells(f, &queries[i, 0], &cell_scores[i, 0], n_cells, n_probed, &cell_start[0], &cell[0],
-                          &blocks[0, 0], n_groups, &factors[0], &ids[0], n, luts + thread * n_groups * 16,
-                          scores + thread * room, found + thread * room, keys + thread * n_keys, n_keys,
-                          cell_keys + thread * n_cells, probed + thread * n_cells, n_best, &out_ids[i, 0])
+            best_in_cells(f, &queries[i, 0], &cell_scores[i, 0], n_cells, n_probed, &cell_start[0],
+                          &cell[0], &blocks[0, 0], n_groups, &factors[0], &ids[0], n,
+                          luts + thread * n_groups * 16, scores + thread * room,
+                          found + thread * room, keys + thread * n_keys, n_keys,
+                          cell_keys + thread * n_cells, probed + thread * n_cells, n_best,
+                          &out_ids[i, 0])
     finally:
         free(luts)
         free(probed)
@@ -288,20 +322,22 @@ def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_
 
 def copy_slots(const int32_t[::1] sources, const int32_t[::1] targets, const uint8_t[:, ::1] blocks,
                const float[::1] factors, uint8_t[:, ::1] out_blocks, float[::1] out_factors):
-    """Sketch and factor of slot sources[r] to slot targets[r] of out_blocks and out_factors, which are others.
+    """Copy sketch and factor of slot sources[r] to slot targets[r] of out_blocks and out_factors.
 
-    O(len(sources) * n_bits)
+    The outputs are other arrays than the inputs. O(len(sources) * n_bits)
     """
     cdef Py_ssize_t r, g, n_groups = blocks.shape[1] // 16
     cdef const uint8_t *source
     cdef uint8_t *target
     cdef uint8_t nibble
+
     with nogil:
         for r in range(sources.shape[0]):
             source = &blocks[sources[r] // SKETCH_BLOCK_NEURONS, sources[r] % 16]
             target = &out_blocks[targets[r] // SKETCH_BLOCK_NEURONS, targets[r] % 16]
             for g in range(n_groups):
-                nibble = source[16 * g] >> 4 if sources[r] % SKETCH_BLOCK_NEURONS >= 16 else source[16 * g] & 0x0F
+                nibble = (source[16 * g] >> 4 if sources[r] % SKETCH_BLOCK_NEURONS >= 16
+                          else source[16 * g] & 0x0F)
                 if targets[r] % SKETCH_BLOCK_NEURONS >= 16:
                     target[16 * g] = <uint8_t>((target[16 * g] & 0x0F) | nibble << 4)
                 else:
@@ -309,15 +345,17 @@ def copy_slots(const int32_t[::1] sources, const int32_t[::1] targets, const uin
             out_factors[targets[r]] = factors[sources[r]]
 
 
-cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidates, const uint8_t *blocks,
-                Py_ssize_t n_groups, const float *factors, const int32_t *slot, uint8_t *lut, uint64_t *keys,
-                Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
+cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidates,
+                const uint8_t *blocks, Py_ssize_t n_groups, const float *factors,
+                const int32_t *slot, uint8_t *lut, uint64_t *keys, Py_ssize_t n_keys,
+                Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
     cdef Py_ssize_t c, g
     cdef int32_t s, total
     cdef int shift
     cdef float a, b
     cdef const uint8_t *byte
     cdef top_t top = top_begin(keys, n_keys, n_best)
+
     _tabulate(q, n_groups, lut, &a, &b)
     for c in range(n_candidates):
         s = slot[candidates[c]] if candidates[c] >= 0 else -1
@@ -332,33 +370,40 @@ cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidat
     top_end(&top, False, out_ids, NULL)
 
 
-def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates, const uint8_t[:, ::1] blocks,
-         const float[::1] factors, const int32_t[::1] slot, int32_t[:, ::1] out_ids, int n_threads):
-    """The candidates with the largest approximate scores for each rotated query, in no particular order.
+def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates,
+         const uint8_t[:, ::1] blocks, const float[::1] factors, const int32_t[::1] slot,
+         int32_t[:, ::1] out_ids, int n_threads):
+    """The candidates with the largest approximate scores for each rotated query, in any order.
 
-    candidates is (n_queries, n_candidates), distinct in a row, -1 for none; slot[j] is the slot of neuron j, or -1: it
-    is then passed over. out_ids is (n_queries, n_best), filled up with -1. The scores are those of `scan`.
-    O(n_candidates * n_bits / 4) look-ups a query: 20 times those of a scan, for each neuron.
+    candidates is (n_queries, n_candidates), distinct per row, -1 for none; slot[j] is the slot of
+    neuron j, or -1: the neuron is then skipped. out_ids is (n_queries, n_best), filled up with -1.
+    The scores are those of `scan`. Per query O(n_candidates * n_bits / 4) look-ups: 20 times those
+    of a scan, per neuron.
     """
-    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1], n_groups = queries.shape[1] // 4
+    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1]
+    cdef Py_ssize_t n_groups = queries.shape[1] // 4
     cdef Py_ssize_t n_candidates = candidates.shape[1], n_keys = 3 * n_best + 64
     cdef uint8_t *luts
     cdef uint64_t *keys
     cdef int thread
+
     if n_queries == 0 or n_best == 0:
         return
     if n_candidates == 0 or blocks.shape[0] == 0:
         out_ids[:, :] = -1
         return
+
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
+
     try:
         if luts == NULL or keys == NULL:
             raise MemoryError()
         for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            _rank(&queries[i, 0], &candidates[i, 0], n_candidates, &blocks[0, 0], n_groups, &factors[0], &slot[0],
-                  luts + thread * n_groups * 16, keys + thread * n_keys, n_keys, n_best, &out_ids[i, 0])
+            _rank(&queries[i, 0], &candidates[i, 0], n_candidates, &blocks[0, 0], n_groups,
+                  &factors[0], &slot[0], luts + thread * n_groups * 16, keys + thread * n_keys,
+                  n_keys, n_best, &out_ids[i, 0])
     finally:
         free(luts)
         free(keys)

@@ -1,7 +1,7 @@
-"""Patterns of sparse matrices: the rows of a batch, and the transpose of what they touch.
+"""Rows of sparse matrices: those of a batch, and the transpose of their pattern.
 
     take_counts, take_rows   rows in another order: a batch
-    group_columns            the transpose, touched columns only: who walks weights row by row
+    group_columns            the transpose, touched columns only, to process weights row by row
 
 Sparse rows are CSR: indptr (n + 1,), indices and data (nnz,), indices ascending within a row.
 """
@@ -14,7 +14,7 @@ from ._order cimport sort_ids
 from ._simd cimport prefetch_run
 
 cdef enum:
-    MAX_PARTS = 4  # of the columns, grouped apart; fixed, so that the order of the groups does not depend on n_threads
+    MAX_PARTS = 4  # of the columns; fixed, so that the order of groups does not depend on n_threads
     MIN_ENTRIES_FOR_PARTS = 4096  # fewer are grouped as one part
     N_SAMPLED_ENTRIES = 64  # whose quantiles are the borders of the parts
     LENGTH_PREFETCH_DISTANCE = 16  # rows
@@ -22,7 +22,10 @@ cdef enum:
 
 
 def take_counts(const int64_t[::1] indptr, const int64_t[::1] rows, int64_t[::1] out_indptr):
-    """out_indptr[i + 1] - out_indptr[i] is the length of row rows[i]; the first is 0.   O(len(rows))"""
+    """out_indptr[i + 1] - out_indptr[i] is the length of row rows[i]; out_indptr[0] is 0.
+
+    O(len(rows))
+    """
     cdef Py_ssize_t i, distance = LENGTH_PREFETCH_DISTANCE
     out_indptr[0] = 0
     for i in range(rows.shape[0]):
@@ -31,14 +34,19 @@ def take_counts(const int64_t[::1] indptr, const int64_t[::1] rows, int64_t[::1]
         out_indptr[i + 1] = out_indptr[i] + indptr[rows[i] + 1] - indptr[rows[i]]
 
 
-def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, const int64_t[::1] rows,
-              const int64_t[::1] out_indptr, int32_t[::1] out_indices, float[::1] out_data):
-    """Row i of the output is row rows[i] of the input; out_indptr says where it begins.   O(nnz of the rows)"""
+def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+              const int64_t[::1] rows, const int64_t[::1] out_indptr, int32_t[::1] out_indices,
+              float[::1] out_data):
+    """Row i of the output, from out_indptr[i] on, is row rows[i] of the input.
+
+    O(nnz of the rows)
+    """
     cdef Py_ssize_t i, n, first, distance = ROW_PREFETCH_DISTANCE
     with nogil:
         for i in range(rows.shape[0]):
             if i + distance < rows.shape[0]:
-                first, n = indptr[rows[i + distance]], out_indptr[i + distance + 1] - out_indptr[i + distance]
+                first = indptr[rows[i + distance]]
+                n = out_indptr[i + distance + 1] - out_indptr[i + distance]
                 if n > 0:
                     prefetch_run(&indices[first], n * sizeof(int32_t))
                     prefetch_run(&data[first], n * sizeof(float))
@@ -48,10 +56,11 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
                 memcpy(&out_data[out_indptr[i]], &data[first], n * sizeof(float))
 
 
-cdef inline int64_t _first_from(const int32_t *indices, int64_t low, int64_t high, int32_t column) noexcept nogil:
+cdef inline int64_t _first_from(const int32_t *indices, int64_t low, int64_t high,
+                                int32_t column) noexcept nogil:
     # the first entry in low:high that is not below `column`
     cdef int64_t length = high - low, half
-    while length > 0:  # no branch on what the search meets: it would be guessed wrong every other time
+    while length > 0:  # no branch on a comparison: every other prediction would be wrong
         half = (length + 1) // 2
         low += half * (indices[low + half - 1] < column)
         length -= half
@@ -60,7 +69,7 @@ cdef inline int64_t _first_from(const int32_t *indices, int64_t low, int64_t hig
 
 cdef void _borders(const int32_t *indices, int64_t nnz, int64_t n_columns, Py_ssize_t n_parts,
                    int32_t *borders) noexcept nogil:
-    # columns that cut the entries into about equal parts, n_parts + 1 of them
+    # n_parts + 1 columns that divide the entries into about equal parts
     cdef int32_t drawn[N_SAMPLED_ENTRIES]
     cdef int32_t spare[N_SAMPLED_ENTRIES]
     cdef Py_ssize_t k, p
@@ -73,13 +82,14 @@ cdef void _borders(const int32_t *indices, int64_t nnz, int64_t n_columns, Py_ss
             borders[p] = drawn[p * N_SAMPLED_ENTRIES // n_parts]
 
 
-cdef Py_ssize_t _group_part(const int32_t *indices, const int64_t *limits, Py_ssize_t n, Py_ssize_t n_limits,
-                            int64_t total, int32_t *slot, int32_t *rows, int64_t *starts, int32_t *entries,
-                            int32_t *samples) noexcept nogil:
-    # A counting sort whose counters are found through `slot`. Row i has the entries
-    # limits[i * n_limits]:limits[i * n_limits + 1] in this part; its first group starts at `total`.
+cdef Py_ssize_t _group_part(const int32_t *indices, const int64_t *limits, Py_ssize_t n,
+                            Py_ssize_t n_limits, int64_t total, int32_t *slot, int32_t *rows,
+                            int64_t *starts, int32_t *entries, int32_t *samples) noexcept nogil:
+    # A counting sort whose counters are found through `slot`. In this part row i has the entries
+    # limits[i * n_limits]:limits[i * n_limits + 1]. The first group starts at `total`.
     cdef Py_ssize_t i, k, r, n_rows = 0
     cdef int64_t first = total, count
+
     for i in range(n):
         for k in range(limits[i * n_limits], limits[i * n_limits + 1]):
             r = slot[indices[k]]
@@ -90,17 +100,20 @@ cdef Py_ssize_t _group_part(const int32_t *indices, const int64_t *limits, Py_ss
                 starts[r] = 0
                 n_rows += 1
             starts[r] += 1
+
     for r in range(n_rows):
         count = starts[r]
         starts[r] = total
         total += count
+
     for i in range(n):
         for k in range(limits[i * n_limits], limits[i * n_limits + 1]):
             r = slot[indices[k]]
             entries[starts[r]] = <int32_t>k
             samples[starts[r]] = <int32_t>i
             starts[r] += 1
-    # every start has moved to its group's end, which is the next group's start
+
+    # every start has moved to the end of its group, which is the start of the next one
     for r in range(n_rows - 1, 0, -1):
         starts[r] = starts[r - 1]
     if n_rows:
@@ -110,50 +123,62 @@ cdef Py_ssize_t _group_part(const int32_t *indices, const int64_t *limits, Py_ss
     return n_rows
 
 
-def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot, int32_t[::1] rows,
-                  int64_t[::1] starts, int32_t[::1] entries, int32_t[::1] samples, int n_threads):
-    """Transpose the pattern of S, touched columns only; returns how many there are.
+def group_columns(const int64_t[::1] indptr, const int32_t[::1] indices, int32_t[::1] slot,
+                  int32_t[::1] rows, int64_t[::1] starts, int32_t[::1] entries,
+                  int32_t[::1] samples, int n_threads):
+    """Transpose the pattern of S, touched columns only; returns their number.
 
-    Group r is column rows[r]; its entries e in starts[r]:starts[r + 1] stand at place entries[e] of the CSR, in row
-    samples[e], ascending. Groups come in the order in which their columns are met; from 4,096 entries on, the columns
-    are cut into four parts, which come one after the other.
-    slot, one entry a column, is all -1 and is left so. rows holds min(nnz, n_columns) entries, starts one more,
-    entries and samples nnz.   O(nnz), independent of the number of columns
+    Group r is column rows[r]; its entries e in starts[r]:starts[r + 1] are at position entries[e]
+    of the CSR, in row samples[e], ascending. Groups are in the order in which their columns first
+    occur; from 4,096 entries on, the columns are divided into four parts, one after the other.
+    slot, one entry per column, is all -1 before and after. rows holds min(nnz, n_columns) entries,
+    starts one more, entries and samples nnz.   O(nnz), independent of the number of columns
     """
     cdef Py_ssize_t i, p, n = indptr.shape[0] - 1, n_rows = 0, n_columns = slot.shape[0]
     cdef int64_t nnz = indptr[n], first = indptr[0]
-    cdef Py_ssize_t n_parts = MAX_PARTS if nnz - first >= MIN_ENTRIES_FOR_PARTS else 1, n_limits = n_parts + 1
+    cdef Py_ssize_t n_parts = MAX_PARTS if nnz - first >= MIN_ENTRIES_FOR_PARTS else 1
+    cdef Py_ssize_t n_limits = n_parts + 1
     cdef int32_t borders[MAX_PARTS + 1]
-    cdef int64_t n_entries[MAX_PARTS + 1]  # of the parts before
-    cdef Py_ssize_t row_at[MAX_PARTS + 1]  # where a part's rows have room
+    cdef int64_t n_entries[MAX_PARTS + 1]  # in the parts before
+    cdef Py_ssize_t row_at[MAX_PARTS + 1]  # where the rows of a part are written
     cdef Py_ssize_t n_found[MAX_PARTS]
     cdef int64_t *limits
+
     if nnz == first:
         starts[0] = 0
         return 0
+
     limits = <int64_t *>malloc(n * n_limits * sizeof(int64_t))
     if limits == NULL:
         raise MemoryError()
+
     with nogil:
         _borders(&indices[first], nnz - first, n_columns, n_parts, borders)
         for p in range(n_limits):
             n_entries[p] = row_at[p] = 0
+
         for i in range(n):
             limits[i * n_limits], limits[i * n_limits + n_parts] = indptr[i], indptr[i + 1]
             for p in range(1, n_parts):
-                limits[i * n_limits + p] = _first_from(&indices[0], limits[i * n_limits + p - 1], indptr[i + 1],
-                                                       borders[p])
+                limits[i * n_limits + p] = _first_from(&indices[0], limits[i * n_limits + p - 1],
+                                                       indptr[i + 1], borders[p])
             for p in range(n_parts):
                 n_entries[p + 1] += limits[i * n_limits + p + 1] - limits[i * n_limits + p]
+
         for p in range(n_parts):
-            row_at[p + 1] = row_at[p] + min(n_entries[p + 1], <int64_t>(borders[p + 1] - borders[p]))
+            row_at[p + 1] = row_at[p] + min(n_entries[p + 1],
+                                            <int64_t>(borders[p + 1] - borders[p]))
             n_entries[p + 1] += n_entries[p]
-    for p in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1, num_threads=min(n_threads, n_parts)):
-        n_found[p] = _group_part(&indices[0], limits + p, n, n_limits, n_entries[p], &slot[0], &rows[0] + row_at[p],
-                                 &starts[0] + row_at[p], &entries[0], &samples[0])
+
+    for p in prange(n_parts, nogil=True, schedule="dynamic", chunksize=1,
+                    num_threads=min(n_threads, n_parts)):
+        n_found[p] = _group_part(&indices[0], limits + p, n, n_limits, n_entries[p], &slot[0],
+                                 &rows[0] + row_at[p], &starts[0] + row_at[p], &entries[0],
+                                 &samples[0])
     free(limits)
+
     for p in range(n_parts):
-        if row_at[p] > n_rows:  # close the gap behind the part before
+        if row_at[p] > n_rows:  # close the gap behind the previous part
             memmove(&rows[n_rows], &rows[row_at[p]], n_found[p] * sizeof(int32_t))
             memmove(&starts[n_rows], &starts[row_at[p]], n_found[p] * sizeof(int64_t))
         n_rows += n_found[p]

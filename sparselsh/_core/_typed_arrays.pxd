@@ -1,4 +1,4 @@
-# Arrays that may be float32 or bfloat16, for the kernels that read weights or update them.
+# Arrays that may be float32 or bfloat16, for kernels that read or update weights.
 from libc.stdint cimport uint16_t
 
 from ._simd cimport (
@@ -13,8 +13,9 @@ cdef enum:
 
 
 cdef inline Py_ssize_t rows_per_task(Py_ssize_t n_rows, int n_threads) noexcept nogil:
-    # Tasks are long, so that a thread prefetches rows of its own task: with 16 rows per task, every third row was
-    # prefetched by one core and written by another, and two threads took as long as one.
+    # Tasks are long, so that a thread prefetches rows of its own task: with 16 rows per task, every
+    # third row was prefetched by one core and written by another, and two threads took as long as
+    # one.
     return min(<Py_ssize_t>MAX_ROWS_PER_TASK,
                max(<Py_ssize_t>MIN_ROWS_PER_TASK, n_rows // (TASKS_PER_THREAD * n_threads)))
 
@@ -22,9 +23,9 @@ cdef inline Py_ssize_t rows_per_task(Py_ssize_t n_rows, int n_threads) noexcept 
 cdef typed_array_t typed_array_of(object a, bint writable, Py_ssize_t d=*) except *
 
 
-cdef inline const float *row_of(const loops_t *f, const typed_array_t *w, Py_ssize_t row, Py_ssize_t d,
-                                float *wide) noexcept nogil:
-    # row `row` in float32: where it stands, or widened into `wide`
+cdef inline const float *row_of(const loops_t *f, const typed_array_t *w, Py_ssize_t row,
+                                Py_ssize_t d, float *wide) noexcept nogil:
+    # row `row` in float32: in place, or converted into `wide`
     if w.dtype == DTYPE_BFLOAT16:
         f.to_float32(<const uint16_t *>w.data + row * d, wide, d)
         return wide
@@ -48,5 +49,5 @@ cdef inline void prefetch_row(const typed_array_t *s, Py_ssize_t row, Py_ssize_t
 
 
 cdef inline float *offset_or_null(float *p, Py_ssize_t first) noexcept nogil:
-    # a thread's part of memory that is there only where it is needed
+    # the part of a thread, of memory that is allocated only if it is needed
     return p + first if p != NULL else NULL

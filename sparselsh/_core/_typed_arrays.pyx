@@ -1,7 +1,7 @@
-"""How weights and the state of optimizers are stored: float32, or bfloat16 as the uint16 of its bits.
+"""Weights and optimizer state in float32, or in bfloat16 as the uint16 of its bits.
 
-bfloat16 is the upper half of a float32. It halves the memory that a row takes on its way to the processor; arithmetic
-stays in float32.
+bfloat16 is the upper half of a float32. It halves the memory that is read and written per row;
+arithmetic stays in float32.
 """
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, uint16_t
@@ -13,16 +13,18 @@ from ._simd cimport (
 
 
 cdef typed_array_t typed_array_of(object a, bint writable, Py_ssize_t d=-1) except *:
-    # The address and the dtype of a C-contiguous array. With d given, one of shape (n, 1) holds one number for d of w.
+    # Address and dtype of a C-contiguous array; for d > 1, shape (n, 1) is one number per row.
     cdef typed_array_t s
     cdef const float[::1] single
     cdef const uint16_t[::1] half
+
     s.data = NULL
     s.dtype = DTYPE_NONE
     if a is None:
         return s
     if not a.flags.c_contiguous or (writable and not a.flags.writeable):
-        raise ValueError("the array must be C-contiguous, and writable where it is updated")
+        raise ValueError("the array must be C-contiguous, and writable if it is updated")
+
     if a.dtype.char == "H":
         half = a.reshape(-1)
         s.dtype = DTYPE_BFLOAT16
@@ -30,14 +32,15 @@ cdef typed_array_t typed_array_of(object a, bint writable, Py_ssize_t d=-1) exce
             s.data = <void *>&half[0]
     else:
         single = a.reshape(-1)
-        s.dtype = DTYPE_FLOAT32_PER_ROW if d > 1 and a.ndim == 2 and a.shape[1] == 1 else DTYPE_FLOAT32
+        s.dtype = (DTYPE_FLOAT32_PER_ROW if d > 1 and a.ndim == 2 and a.shape[1] == 1
+                   else DTYPE_FLOAT32)
         if single.shape[0]:
             s.data = <void *>&single[0]
     return s
 
 
 def to_float32(const uint16_t[::1] x, float[::1] y):
-    """y = x, from bfloat16 to float32."""
+    """y = x, converted from bfloat16 to float32."""
     if x.shape[0]:
         table().to_float32(&x[0], &y[0], x.shape[0])
 
@@ -48,8 +51,8 @@ def to_bfloat16(const float[::1] x, uint16_t[::1] y):
         table().to_bfloat16(&x[0], &y[0], x.shape[0])
 
 
-cdef void _sum_block(const loops_t *f, const typed_array_t *w, Py_ssize_t first, Py_ssize_t last, Py_ssize_t d,
-                     float *out) noexcept nogil:
+cdef void _sum_block(const loops_t *f, const typed_array_t *w, Py_ssize_t first, Py_ssize_t last,
+                     Py_ssize_t d, float *out) noexcept nogil:
     cdef Py_ssize_t r
     memset(out, 0, d * sizeof(float))
     for r in range(first, last):
@@ -60,7 +63,10 @@ cdef void _sum_block(const loops_t *f, const typed_array_t *w, Py_ssize_t first,
 
 
 def block_sums(w, Py_ssize_t n_rows, float[:, ::1] out, int n_threads):
-    """out[b] = the sum of rows b n_rows to (b + 1) n_rows of w, fewer of the last block, in their order.   O(w.size)"""
+    """out[b] = the sum of the rows b * n_rows : (b + 1) * n_rows of w, in their order.   O(w.size)
+
+    The last block may have fewer rows.
+    """
     cdef Py_ssize_t b, n = w.shape[0], d = out.shape[1]
     cdef typed_array_t ws = typed_array_of(w, False)
     cdef const loops_t *f = table()
@@ -70,8 +76,8 @@ def block_sums(w, Py_ssize_t n_rows, float[:, ::1] out, int n_threads):
         _sum_block(f, &ws, b * n_rows, min((b + 1) * n_rows, n), d, &out[b, 0])
 
 
-cdef void _centred_row(const loops_t *f, const typed_array_t *w, Py_ssize_t row, Py_ssize_t d, float bias,
-                       const float *offset, float *out) noexcept nogil:
+cdef void _centred_row(const loops_t *f, const typed_array_t *w, Py_ssize_t row, Py_ssize_t d,
+                       float bias, const float *offset, float *out) noexcept nogil:
     cdef Py_ssize_t k
     cdef const float *values = row_of(f, w, row, d, out)
     for k in range(d):
@@ -79,8 +85,8 @@ cdef void _centred_row(const loops_t *f, const typed_array_t *w, Py_ssize_t row,
     out[d] = bias - offset[d]
 
 
-def centred_rows(w, const float[::1] bias, const float[::1] offset, const int32_t[::1] rows, float[:, ::1] out,
-                 int n_threads):
+def centred_rows(w, const float[::1] bias, const float[::1] offset, const int32_t[::1] rows,
+                 float[:, ::1] out, int n_threads):
     """out[r] = (w[rows[r]], bias[rows[r]]) - offset, (len(rows), d + 1).   O(len(rows) d)"""
     cdef Py_ssize_t r, n = rows.shape[0], d = out.shape[1] - 1
     cdef typed_array_t ws = typed_array_of(w, False)

@@ -1,9 +1,11 @@
-"""Optimizer steps on the rows that a batch touched: the row's gradient is summed and applied at once.
+"""Optimizer steps on the rows that a batch touched.
 
-Weights and moments of a row are read and written once a batch, and no gradient matrix exists. One thread
-owns a row and sums it in a fixed order: the result does not depend on the number of threads.
-`m` and `v` have the shape of w, or are None where the rule keeps no such state; a `v` of shape (n, 1) keeps the mean
-over each row. Each of the three is float32 or, as uint16, bfloat16 (_typed_arrays), which is rounded at random.
+The gradient of a row is summed and applied at once: weights and moments of a row are read and
+written once per batch, and no gradient matrix exists. A row is processed by one thread and summed
+in a fixed order, so that the result does not depend on the number of threads. `m` and `v` have the
+shape of w, or are None if the rule keeps no such state; a `v` of shape (n, 1) keeps the mean over
+each row. Each of the three is float32 or, as uint16, bfloat16 (_typed_arrays), which is rounded at
+random.
 """
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
@@ -20,7 +22,7 @@ from ._typed_arrays cimport PREFETCH_DISTANCE, prefetch_row, rows_per_task, type
 
 
 cdef class Rule:
-    """What an optimizer does to a row, with everything worked out that does not depend on the row."""
+    """The parts of an optimizer's step that do not depend on the row, computed in advance."""
 
 
 def sgd(float lr, float momentum, bint nesterov, float decay, int64_t step=0):
@@ -33,21 +35,22 @@ def sgd(float lr, float momentum, bint nesterov, float decay, int64_t step=0):
 
 
 cdef uint32_t _key(int64_t step) noexcept:
-    # steps far apart: the random numbers of a step are a mix of key + place
+    # Keys of successive steps are far apart: random numbers are a mix of key + position.
     return <uint32_t>step * 0x9E3779B1u
 
 
 def adam(double lr, double beta1, double beta2, double eps, double decay, int64_t step):
-    """m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  w = (1 - lr decay) w - lr m^ / (sqrt(v^) + eps)
+    """m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
+    w = (1 - lr decay) w - lr m^ / (sqrt(v^) + eps)
 
-    m^ = m / (1 - b1^step), v^ = v / (1 - b2^step) with the step of the whole network, also for rows that
-    were not touched before: torch.optim.SparseAdam's semantics. The decay is AdamW's.
+    m^ = m / (1 - b1^step), v^ = v / (1 - b2^step) with the step of the whole network, also for rows
+    that were not touched before: the semantics of torch.optim.SparseAdam. The decay is AdamW's.
     """
     cdef Rule r = Rule()
     r.rule.kind = RULE_ADAM
     r.rule.beta1, r.rule.beta2, r.rule.eps, r.rule.decay = beta1, beta2, eps, lr * decay
-    # The inner loops hold the betas in float32: corrected by the ones asked for, v^ would be off by 1.3e-5 for
-    # beta2 = 0.999 and by 1.4e-3 for 0.99999.
+    # The inner loops hold the betas in float32: corrected by the given ones, v^ would be off by
+    # 1.3e-5 for beta2 = 0.999 and by 1.4e-3 for 0.99999.
     beta1, beta2 = r.rule.beta1, r.rule.beta2
     r.rule.lr = lr / (1 - beta1 ** step)
     r.rule.root_scale = 1 / (1 - beta2 ** step) ** 0.5
@@ -55,8 +58,8 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
     return r
 
 
-cdef inline void _prefetch(const typed_array_t *w, const typed_array_t *m, const typed_array_t *v, Py_ssize_t row,
-                           Py_ssize_t d) noexcept nogil:
+cdef inline void _prefetch(const typed_array_t *w, const typed_array_t *m, const typed_array_t *v,
+                           Py_ssize_t row, Py_ssize_t d) noexcept nogil:
     prefetch_row(w, row, d)
     prefetch_row(m, row, d)
     prefetch_row(v, row, d)
@@ -65,7 +68,8 @@ cdef inline void _prefetch(const typed_array_t *w, const typed_array_t *m, const
 def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1] dw, int n_threads):
     """Apply the gradient dw[r] to row rows[r] (distinct).   O(len(rows) * d)"""
     cdef Py_ssize_t r, n = rows.shape[0], d = dw.shape[1]
-    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True)
+    cdef typed_array_t vs = typed_array_of(v, True, d)
     cdef const loops_t *f = table()
     if n == 0 or d == 0:
         return
@@ -76,9 +80,10 @@ def update_rows(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::1]
 
 
 def update_all(Rule rule, w, m, v, const float[::1] dw, int n_threads):
-    """Apply a dense gradient to all of a parameter, seen as one run of numbers.   O(len(w))"""
+    """Apply a dense gradient to a whole parameter, given as one run of numbers.   O(len(w))"""
     cdef Py_ssize_t r, n = dw.shape[0], chunk = 4096, n_chunks = (n + 4095) // 4096
-    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True)
+    cdef typed_array_t vs = typed_array_of(v, True)
     cdef const loops_t *f = table()
     for r in prange(n_chunks, nogil=True, schedule="static", num_threads=n_threads):
         f.update(&rule.rule, &ws, &ms, &vs, r, r * chunk, &dw[r * chunk], min(chunk, n - r * chunk))
@@ -95,36 +100,44 @@ cdef void _update_groups(const loops_t *f, const rule_t *rule, const typed_array
     for r in range(n_rows):
         if r + PREFETCH_DISTANCE < n_rows:
             _prefetch(w, m, v, rows[r + PREFETCH_DISTANCE], d)
-        sum_rows(f, entries + starts[r], samples + starts[r], starts[r + 1] - starts[r], data, x, d, buffer)
+        sum_rows(f, entries + starts[r], samples + starts[r], starts[r + 1] - starts[r], data, x, d,
+                 buffer)
         f.update(rule, w, m, v, rows[r], rows[r] * d, buffer, d)
 
 
-def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::1] starts, const int32_t[::1] entries,
-                   const int32_t[::1] samples, const float[::1] data, const float[:, ::1] x, int n_threads):
+def update_grouped(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::1] starts,
+                   const int32_t[::1] entries, const int32_t[::1] samples, const float[::1] data,
+                   const float[:, ::1] x, int n_threads):
     """Apply the gradient S^T x: row rows[r] gets sum_e data[entries[e]] x[samples[e]].   O(nnz * d)
 
-    The groups are those of _sparse_rows.group_columns. S holds d_out over active sets and x the layer's input,
-    or S is the sparse input and x holds d_out.
+    The groups are those of _sparse_rows.group_columns. Either S holds d_out over active sets and x
+    is the input of the layer, or S is the sparse input and x holds d_out.
     """
     cdef Py_ssize_t t, n_rows = rows.shape[0], d = x.shape[1], size = aligned_size(d)
     cdef Py_ssize_t run = rows_per_task(n_rows, n_threads)
-    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True)
+    cdef typed_array_t vs = typed_array_of(v, True, d)
     cdef float *buffers
     cdef const loops_t *f = table()
+
     if n_rows == 0 or d == 0:
         return
+
     buffers = <float *>malloc_aligned(n_threads * size * sizeof(float))
     if buffers == NULL:
         raise MemoryError()
-    for t in prange((n_rows + run - 1) // run, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
-        _update_groups(f, &rule.rule, &ws, &ms, &vs, d, &rows[t * run], &starts[t * run], min(run, n_rows - t * run),
-                       &entries[0], &samples[0], &data[0], &x[0, 0], buffers + threadid() * size)
+
+    for t in prange((n_rows + run - 1) // run, nogil=True, schedule="dynamic", chunksize=1,
+                    num_threads=n_threads):
+        _update_groups(f, &rule.rule, &ws, &ms, &vs, d, &rows[t * run], &starts[t * run],
+                       min(run, n_rows - t * run), &entries[0], &samples[0], &data[0], &x[0, 0],
+                       buffers + threadid() * size)
     free_aligned(buffers)
 
 
-cdef inline void _gather(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
-                         void *out) noexcept nogil:
-    # a row's numbers at some columns, as they are stored; of a row that has one number for all, that one
+cdef inline void _gather(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d,
+                         const int32_t *columns, Py_ssize_t n, void *out) noexcept nogil:
+    # The numbers of a row at some columns, in their dtype; if it has one number for all, that one.
     cdef Py_ssize_t c
     if s.dtype == DTYPE_BFLOAT16:
         for c in range(n):
@@ -136,8 +149,8 @@ cdef inline void _gather(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d, c
         (<float *>out)[0] = (<const float *>s.data)[row]
 
 
-cdef inline void _scatter(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d, const int32_t *columns, Py_ssize_t n,
-                          const void *values) noexcept nogil:
+cdef inline void _scatter(const typed_array_t *s, Py_ssize_t row, Py_ssize_t d,
+                          const int32_t *columns, Py_ssize_t n, const void *values) noexcept nogil:
     cdef Py_ssize_t c
     if s.dtype == DTYPE_BFLOAT16:
         for c in range(n):
@@ -163,14 +176,15 @@ cdef void _update_row_csr(const loops_t *f, const rule_t *rule, const typed_arra
                           Py_ssize_t n, const float *data, const int64_t *x_indptr,
                           const int32_t *x_indices, const float *x_data,
                           float *buffer) noexcept nogil:
-    # most cache lines of the row are touched: all of it is read and written, without looking for columns
+    # Most cache lines of the row are touched: read and write all of it, without collecting columns.
     sum_rows_csr(entries, samples, n, data, x_indptr, x_indices, x_data, d, buffer)
     f.update_touched(rule, _run(w, row * d), _run(m, row * d), _run(v, row * d), buffer, d)
 
 
-cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
-                              const typed_array_t *v, Py_ssize_t row, Py_ssize_t d, const int32_t *entries,
-                              const int32_t *samples, Py_ssize_t n, const float *data, const int64_t *x_indptr,
+cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_array_t *w,
+                              const typed_array_t *m, const typed_array_t *v, Py_ssize_t row,
+                              Py_ssize_t d, const int32_t *entries, const int32_t *samples,
+                              Py_ssize_t n, const float *data, const int64_t *x_indptr,
                               const int32_t *x_indices, const float *x_data, float *buffer,
                               int32_t *columns) noexcept nogil:
     # buffer: the gradient by column (d), then packed g, w, m, v (d each); columns: d marks, d ids
@@ -180,12 +194,15 @@ cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_
     cdef float a
     cdef int32_t *mark = columns
     cdef int32_t *touched = columns + d
+
     for e in range(n):
         most += x_indptr[samples[e] + 1] - x_indptr[samples[e]]
     if most > d // 8 and _is_float(w) and _is_float(m) and _is_float(v):
-        # a line of cache holds 16 floats: by then nearly every other one is touched
-        _update_row_csr(f, rule, w, m, v, row, d, entries, samples, n, data, x_indptr, x_indices, x_data, buffer)
+        # a cache line holds 16 floats: from here on nearly every other line is touched
+        _update_row_csr(f, rule, w, m, v, row, d, entries, samples, n, data, x_indptr, x_indices,
+                        x_data, buffer)
         return
+
     for e in range(n):
         a = data[entries[e]]
         for p in range(x_indptr[samples[e]], x_indptr[samples[e] + 1]):
@@ -196,6 +213,7 @@ cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_
                 n_columns += 1
                 buffer[column] = 0
             buffer[column] += a * x_data[p]
+
     for c in range(n_columns):
         column = touched[c]
         mark[column] = 0
@@ -203,6 +221,7 @@ cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_
             buffer[d + n_kept] = buffer[column]
             touched[n_kept] = column
             n_kept += 1
+
     if n_kept:
         _step_packed(f, rule, w, m, v, row, d, touched, n_kept, buffer + d)
 
@@ -210,7 +229,7 @@ cdef void _update_grouped_csr(const loops_t *f, const rule_t *rule, const typed_
 cdef void _step_packed(const loops_t *f, const rule_t *rule, const typed_array_t *w,
                        const typed_array_t *m, const typed_array_t *v, Py_ssize_t row, Py_ssize_t d,
                        const int32_t *touched, Py_ssize_t n, float *buffer) noexcept nogil:
-    # one step on some columns of a row: their numbers are packed, as they are stored, and written back
+    # One step on some columns of a row: their numbers are packed, in their dtype, and written back.
     cdef const typed_array_t *arrays[3]
     cdef typed_array_t packed[3]
     cdef Py_ssize_t k
@@ -225,41 +244,46 @@ cdef void _step_packed(const loops_t *f, const rule_t *rule, const typed_array_t
 
 
 def update_grouped_csr(Rule rule, w, m, v, const int32_t[::1] rows, const int64_t[::1] starts,
-                       const int32_t[::1] entries, const int32_t[::1] samples, const float[::1] data,
-                       const int64_t[::1] x_indptr, const int32_t[::1] x_indices, const float[::1] x_data,
-                       int n_threads):
-    """update_grouped for a sparse x: only the weights (active output) x (active input) are read or written.
+                       const int32_t[::1] entries, const int32_t[::1] samples,
+                       const float[::1] data, const int64_t[::1] x_indptr,
+                       const int32_t[::1] x_indices, const float[::1] x_data, int n_threads):
+    """update_grouped for a sparse x: only the weights (active output) x (active input) are touched.
 
-    A weight whose gradient is zero, as it is where its input was active for no sample of the row, keeps its value and
-    its moments, as a row does that no sample touched; a v of one number a row takes the mean over the others.
-    O(sum nnz_i * nnz(x_i)), and O(d) for a row with d / 8 of them
+    A weight whose gradient is zero, as it is if its input was active for no sample of the row,
+    keeps its value and its moments, like a row that no sample touched; a v of one number per row
+    takes the mean over the others. O(sum nnz_i * nnz(x_i)), and O(d) for a row with d / 8 of them
     """
     cdef Py_ssize_t r, n_rows = rows.shape[0], d = w.shape[1]
-    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True), vs = typed_array_of(v, True, d)
+    cdef typed_array_t ws = typed_array_of(w, True), ms = typed_array_of(m, True)
+    cdef typed_array_t vs = typed_array_of(v, True, d)
     cdef float *buffers
     cdef int32_t *columns
     cdef const loops_t *f = table()
     cdef const int32_t *x_index = &x_indices[0] if x_indices.shape[0] else NULL
     cdef const float *x_value = &x_data[0] if x_indices.shape[0] else NULL
     cdef int thread
+
     if n_rows == 0 or d == 0:
         return
+
     buffers = <float *>calloc(n_threads * 5 * d, sizeof(float))
     columns = <int32_t *>calloc(n_threads * 2 * d, sizeof(int32_t))
     if buffers == NULL or columns == NULL:
         free(buffers)
         free(columns)
         raise MemoryError()
+
     for r in prange(n_rows, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
         thread = threadid()
-        _update_grouped_csr(f, &rule.rule, &ws, &ms, &vs, rows[r], d, &entries[starts[r]], &samples[starts[r]],
-                            starts[r + 1] - starts[r], &data[0], &x_indptr[0], x_index, x_value,
-                            buffers + thread * 5 * d, columns + thread * 2 * d)
+        _update_grouped_csr(f, &rule.rule, &ws, &ms, &vs, rows[r], d, &entries[starts[r]],
+                            &samples[starts[r]], starts[r + 1] - starts[r], &data[0], &x_indptr[0],
+                            x_index, x_value, buffers + thread * 5 * d, columns + thread * 2 * d)
     free(buffers)
     free(columns)
 
 
-def sum_groups(const int64_t[::1] starts, const int32_t[::1] entries, const float[::1] data, float[::1] out):
+def sum_groups(const int64_t[::1] starts, const int32_t[::1] entries, const float[::1] data,
+               float[::1] out):
     """out[r] = sum_e data[entries[e]]: the bias gradient of the touched rows.   O(nnz)"""
     cdef Py_ssize_t r
     cdef int64_t e
@@ -272,8 +296,8 @@ def sum_groups(const int64_t[::1] starts, const int32_t[::1] entries, const floa
             out[r] = s
 
 
-cdef void _sum_run(const loops_t *f, const float *d_out, Py_ssize_t n, Py_ssize_t n_out, Py_ssize_t first,
-                   Py_ssize_t width, float *out) noexcept nogil:
+cdef void _sum_run(const loops_t *f, const float *d_out, Py_ssize_t n, Py_ssize_t n_out,
+                   Py_ssize_t first, Py_ssize_t width, float *out) noexcept nogil:
     cdef Py_ssize_t i
     memset(out, 0, width * sizeof(float))
     for i in range(n):
@@ -287,7 +311,10 @@ cdef enum:
 
 
 def sum_columns(const float[:, ::1] d_out, float[::1] out, int n_threads):
-    """out[j] = sum_i d_out[i, j]: the bias gradient of outputs that the batch shares.   O(n * n_out)"""
+    """out[j] = sum_i d_out[i, j]: the bias gradient of outputs that the batch shares.
+
+    O(n * n_out)
+    """
     cdef Py_ssize_t t, n_out = out.shape[0], run = COLUMNS_PER_TASK
     cdef const loops_t *f = table()
     for t in prange((n_out + run - 1) // run, nogil=True, schedule="static", num_threads=n_threads):

@@ -1,11 +1,13 @@
-"""Hashes that take the best of each bin: winner-take-all and minwise hashing, both densified.
+"""Hashes of the best entry of each bin: winner-take-all and minwise hashing, both densified.
 
-    winners   the largest value of each bin of coordinates (Yagnik et al. 2011; Chen and Shrivastava 2018)
+    winners   the largest value of each bin of coordinates
+              (Yagnik et al. 2011; Chen and Shrivastava 2018)
     minima    the smallest hash value of each bin of features (Li et al. 2012; Shrivastava 2017)
 
-Both see the entries that are not zero: the same for sparse and for dense rows. Rows are CSR arrays; `indices` is
-None for dense rows, whose entries are all columns in order. A bin in which a row has no entry copies a bin in which
-it has one (`lender` in hashing.h). A row without entries gets code 0 everywhere.
+Both use the nonzero entries only, so that sparse and dense rows get the same codes. Rows are CSR
+arrays; `indices` is None for dense rows, whose entries are all columns in order. A bin in which a
+row has no entry copies a bin in which it has one (`lender` in hashing.h). A row without entries
+gets code 0 everywhere.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
@@ -15,7 +17,7 @@ from libc.stdlib cimport free, malloc
 from ._order cimport key_id, key_score, random_at, score_key, select_smallest, sort_keys
 from ._probes cimport cheapest_codes, lender, scratch_at, scratch_size, scratch_t
 
-cdef uint64_t EMPTY_BIN = 0xFFFFFFFFFFFFFFFF  # above every hash value of a feature, which has 32 bits
+cdef uint64_t EMPTY_BIN = 0xFFFFFFFFFFFFFFFF  # above every hash value, which has 32 bits
 
 
 cdef inline Py_ssize_t column(const int32_t *indices, Py_ssize_t k) noexcept nogil:
@@ -23,14 +25,14 @@ cdef inline Py_ssize_t column(const int32_t *indices, Py_ssize_t k) noexcept nog
 
 
 cdef const int32_t *address(const int32_t[::1] indices) noexcept:
-    # NULL for dense rows only: a kernel reads nothing through it where no row has an entry
+    # NULL for dense rows, and if no row has an entry: a kernel then reads nothing through it
     return &indices[0] if indices is not None and indices.shape[0] else NULL
 
 
 # ---- winner-take-all
 
 cdef int32_t _largest(const float *values, Py_ssize_t n) noexcept nogil:
-    # -1 where all are -inf
+    # -1 if all are -inf
     cdef Py_ssize_t k
     cdef int32_t best = -1
     cdef float largest = -INFINITY
@@ -41,7 +43,7 @@ cdef int32_t _largest(const float *values, Py_ssize_t n) noexcept nogil:
 
 
 cdef int _runners_up(const float *values, Py_ssize_t n, int width, uint64_t *keys) noexcept nogil:
-    # the keys of the `width` largest that are there, best first; returns how many
+    # the keys of the `width` largest entries above -inf, best first; returns their number
     cdef Py_ssize_t k, n_keys = 0
     for k in range(n):
         if values[k] > -INFINITY:
@@ -54,10 +56,11 @@ cdef int _runners_up(const float *values, Py_ssize_t n, int width, uint64_t *key
     return <int>n_keys
 
 
-cdef void _winners_row(const int32_t *indices, const float *data, Py_ssize_t n, const int32_t *places,
-                       Py_ssize_t n_permutations, Py_ssize_t bin_size, Py_ssize_t n_bins, Py_ssize_t n_digits,
-                       uint64_t seed, float *values, int32_t *winner, uint8_t *full, char *work,
-                       Py_ssize_t n_probes, int32_t *codes) noexcept nogil:
+cdef void _winners_row(const int32_t *indices, const float *data, Py_ssize_t n,
+                       const int32_t *places, Py_ssize_t n_permutations, Py_ssize_t bin_size,
+                       Py_ssize_t n_bins, Py_ssize_t n_digits, uint64_t seed, float *values,
+                       int32_t *winner, uint8_t *full, char *work, Py_ssize_t n_probes,
+                       int32_t *codes) noexcept nogil:
     cdef Py_ssize_t k, q, b, t, i, width = min(bin_size, n_probes)
     cdef const int32_t *place
     cdef scratch_t s = scratch_at(work, n_digits, width, bin_size, n_probes)
@@ -65,18 +68,22 @@ cdef void _winners_row(const int32_t *indices, const float *data, Py_ssize_t n, 
     cdef int n_keys
     cdef double gap
     cdef bint any_full = False
+
     for k in range(n_bins * bin_size):
         values[k] = -INFINITY
+
     for k in range(n):
         if data[k] != 0:
             place = places + column(indices, k) * n_permutations
             for q in range(n_permutations):
                 if place[q] >= 0:
                     values[place[q]] = data[k]
+
     for b in range(n_bins):
         winner[b] = _largest(values + b * bin_size, bin_size)
         full[b] = winner[b] >= 0
         any_full |= full[b]
+
     for t in range(n_bins // n_digits):
         code, radix = 0, 1
         for k in range(n_digits):
@@ -91,23 +98,26 @@ cdef void _winners_row(const int32_t *indices, const float *data, Py_ssize_t n, 
                         gap = <double>key_score(s.keys[0]) - key_score(s.keys[i])
                         s.cost[k * width + i] = gap * gap
                         s.delta[k * width + i] = radix * (key_id(s.keys[i]) - winner[source])
+
             for i in range(n_keys, width):
                 s.cost[k * width + i] = INFINITY
             radix *= <int32_t>bin_size
-        cheapest_codes(code, <int>n_digits, <int>width, s.cost, s.delta, s.order, s.heap, n_probes, codes)
+        cheapest_codes(code, <int>n_digits, <int>width, s.cost, s.delta, s.order, s.heap, n_probes,
+                       codes)
         codes += n_probes
 
 
 def winners(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
             const int32_t[:, ::1] places, Py_ssize_t bin_size, Py_ssize_t n_digits, uint64_t seed,
             int32_t[:, :, ::1] codes, int n_threads):
-    """codes[i, t, 0] = sum_k w_k bin_size^k, w_k the slot of the largest entry of row i in bin t * n_digits + k.
+    """codes[i, t, 0] = sum_k w_k bin_size^k, w_k the best slot of bin t * n_digits + k.
 
-    Column c lies in slot places[c, q] % bin_size of bin places[c, q] // bin_size for each permutation q, and in no
-    bin of it where that is -1; of equal entries the lowest slot wins. Further codes ascend by
-    sum_k (largest - taken)^2 over entries of the bins; -1 where there are no more. places is
-    (d, n_permutations), codes (n, n_tables, n_probes), n_bins = n_tables * n_digits, bin_size^n_digits < 2^31.
-    O(entries * n_permutations + n_bins * bin_size) a row, and O(n_probes log n_probes) a table.
+    The best slot of a bin is that of its largest entry. Column c is in slot places[c, q] % bin_size
+    of bin places[c, q] // bin_size for each permutation q, and in no bin of it if places[c, q] is
+    -1; of equal entries the lowest slot wins. Further codes ascend by sum_k (largest - taken)^2
+    over entries of the bins; -1 where there are no more. places is (d, n_permutations), codes (n,
+    n_tables, n_probes), n_bins = n_tables * n_digits, bin_size^n_digits < 2^31. Per row O(entries *
+    n_permutations + n_bins * bin_size), and per table O(n_probes log n_probes).
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_probes = codes.shape[2]
     cdef Py_ssize_t n_bins = n_tables * n_digits, n_slots = n_bins * bin_size
@@ -118,40 +128,49 @@ def winners(const int64_t[::1] indptr, const int32_t[::1] indices, const float[:
     cdef const int32_t *place = &places[0, 0] if places.shape[0] and places.shape[1] else NULL
     cdef char *work
     cdef char *mine
+
     if n == 0 or n_tables == 0:
         return
+
     work = <char *>malloc(n_threads * size)
     if work == NULL:
         raise MemoryError()
+
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         mine = work + threadid() * size
-        _winners_row(index + indptr[i] if index != NULL else NULL, value + indptr[i], indptr[i + 1] - indptr[i],
-                     place, places.shape[1], bin_size, n_bins, n_digits, seed, <float *>(mine + probing),
-                     <int32_t *>(mine + probing) + n_slots, <uint8_t *>(mine + probing + 4 * (n_slots + n_bins)),
-                     mine, n_probes, &codes[i, 0, 0])
+        _winners_row(index + indptr[i] if index != NULL else NULL, value + indptr[i],
+                     indptr[i + 1] - indptr[i], place, places.shape[1], bin_size, n_bins, n_digits,
+                     seed, <float *>(mine + probing), <int32_t *>(mine + probing) + n_slots,
+                     <uint8_t *>(mine + probing + 4 * (n_slots + n_bins)), mine, n_probes,
+                     &codes[i, 0, 0])
     free(work)
 
 
 # ---- minwise hashing
 
 cdef void _minima_row(const int32_t *indices, const float *data, Py_ssize_t n, Py_ssize_t n_bins,
-                      Py_ssize_t n_digits, int n_bits, uint64_t seed, uint64_t *least, uint8_t *full,
-                      int32_t *codes) noexcept nogil:
+                      Py_ssize_t n_digits, int n_bits, uint64_t seed, uint64_t *least,
+                      uint8_t *full, int32_t *codes) noexcept nogil:
     cdef Py_ssize_t k, b, t
     cdef uint64_t h, value
     cdef bint any_full = False
+
     for b in range(n_bins):
         least[b] = EMPTY_BIN
+
     for k in range(n):
         if data[k] != 0:
             h = random_at(seed, <uint64_t>column(indices, k))
-            b = <Py_ssize_t>((h >> 32) * <uint64_t>n_bins >> 32)  # the upper half picks the bin,
-            value = <uint32_t>h                                   # the lower half is the feature's rank in it
+            # the upper half of h selects the bin, the lower half is the value in it
+            b = <Py_ssize_t>((h >> 32) * <uint64_t>n_bins >> 32)
+            value = <uint32_t>h
             if value < least[b]:
                 least[b] = value
+
     for b in range(n_bins):
         full[b] = least[b] != EMPTY_BIN
         any_full |= full[b]
+
     for t in range(n_bins // n_digits):
         h = 0
         for k in range(n_digits):
@@ -161,13 +180,14 @@ cdef void _minima_row(const int32_t *indices, const float *data, Py_ssize_t n, P
         codes[t] = <int32_t>(h >> (64 - n_bits))
 
 
-def minima(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data, Py_ssize_t n_digits,
-           int n_bits, uint64_t seed, int32_t[:, ::1] codes, int n_threads):
+def minima(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+           Py_ssize_t n_digits, int n_bits, uint64_t seed, int32_t[:, ::1] codes, int n_threads):
     """codes[i, t] = the top n_bits of a hash of the smallest feature hashes of n_digits bins.
 
-    With (r, v) the upper and lower 32 bits of random_at(seed, c), feature c lies in bin r * n_bins >> 32 and has
-    value v; h <- random_at(h, smallest value) over the bins of a table, from h = 0. codes is (n, n_tables),
-    n_bins = n_tables * n_digits, 1 <= n_bits <= 31.   O(entries + n_bins) a row
+    With (r, v) the upper and lower 32 bits of random_at(seed, c), feature c is in bin r * n_bins >>
+    32 and has value v; h <- random_at(h, smallest value) over the bins of a table, from h = 0.
+    codes is (n, n_tables), n_bins = n_tables * n_digits, 1 <= n_bits <= 31. Per row O(entries +
+    n_bins)
     """
     cdef Py_ssize_t i, n = codes.shape[0], n_tables = codes.shape[1], n_bins = n_tables * n_digits
     cdef Py_ssize_t size = (n_bins * 9 + 7) // 8
@@ -175,13 +195,17 @@ def minima(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
     cdef const float *value = &data[0] if data.shape[0] else NULL
     cdef uint64_t *work
     cdef uint64_t *mine
+
     if n == 0 or n_tables == 0:
         return
+
     work = <uint64_t *>malloc(n_threads * size * sizeof(uint64_t))
     if work == NULL:
         raise MemoryError()
+
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         mine = work + threadid() * size
-        _minima_row(index + indptr[i] if index != NULL else NULL, value + indptr[i], indptr[i + 1] - indptr[i],
-                    n_bins, n_digits, n_bits, seed, mine, <uint8_t *>(mine + n_bins), &codes[i, 0])
+        _minima_row(index + indptr[i] if index != NULL else NULL, value + indptr[i],
+                    indptr[i + 1] - indptr[i], n_bins, n_digits, n_bits, seed, mine,
+                    <uint8_t *>(mine + n_bins), &codes[i, 0])
     free(work)

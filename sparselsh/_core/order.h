@@ -1,6 +1,6 @@
 /* Selecting and sorting small runs of integer keys; a smaller key is better.
 
-   A score and its id travel in one 64-bit key, so that a tie is broken by the id and the result
+   A score and its id form one 64-bit key, so that ties are broken by the id and the result
    depends on neither the order of the input nor the number of threads. */
 #ifndef SPARSELSH_ORDER_H
 #define SPARSELSH_ORDER_H
@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Descending by score, then ascending by id. Flipping the bits of a float makes it sort as an integer.
+/* Descending by score, then ascending by id. A float with its bits flipped sorts as an integer.
    Adding 0 turns -0 into 0, which it ties with. */
 static inline uint64_t score_key(float score, int32_t id)
 {
@@ -31,8 +31,9 @@ static inline float key_score(uint64_t key)
     return score;
 }
 
-/* Descending by count, ties in an order that looks random (a bijection of the id): candidates with
-   equal counts would otherwise favour the low ids, which many data sets give to frequent classes. */
+/* Descending by count, ties in an order that looks random (a bijection of the id): otherwise
+   candidates with equal counts would favour the low ids, which many data sets give to frequent
+   classes. */
 static inline uint64_t count_key(int count, int32_t id)
 {
     return (uint64_t)(255 - count) << 32 | (uint32_t)id * 0x9E3779B1u;
@@ -53,25 +54,30 @@ static inline void insertion_sort(uint64_t *a, ptrdiff_t n)
     }
 }
 
-/* Bring the k smallest keys to the front, in any order. Quickselect, O(n) on average. The partition moves every
-   key and has no branch on a comparison: those cannot be predicted, and cost five times as much. */
+/* Bring the k smallest keys to the front, in any order. Quickselect, O(n) on average. The partition
+   moves every key and has no branch on a comparison: such branches cannot be predicted and cost
+   five times as much. */
 static inline void select_smallest(uint64_t *a, ptrdiff_t n, ptrdiff_t k)
 {
     ptrdiff_t lo = 0, hi = n - 1;
     if (k <= 0 || k >= n)
         return;
+
     while (hi - lo > 16) {
         ptrdiff_t mid = lo + (hi - lo) / 2, store = lo;
         uint64_t x = a[lo], y = a[mid], z = a[hi];
-        ptrdiff_t median = x < y ? (y < z ? mid : (x < z ? hi : lo)) : (x < z ? lo : (y < z ? hi : mid));
+        ptrdiff_t median = x < y ? (y < z ? mid : (x < z ? hi : lo))
+                                 : (x < z ? lo : (y < z ? hi : mid));
         uint64_t pivot = a[median];
         a[median] = a[hi];
+
         for (ptrdiff_t i = lo; i < hi; i++) {
             uint64_t t = a[i];
             a[i] = a[store];
             a[store] = t;
             store += t < pivot;
         }
+
         a[hi] = a[store];
         a[store] = pivot;
         if (k - 1 < store) hi = store - 1;
@@ -81,13 +87,15 @@ static inline void select_smallest(uint64_t *a, ptrdiff_t n, ptrdiff_t k)
     insertion_sort(a + lo, hi - lo + 1);
 }
 
-/* Ascending. Quicksort by halves of select_smallest would do; heapsort is short and never quadratic. */
+/* Ascending. Quicksort by halves of select_smallest would do as well; heapsort is short and never
+   quadratic. */
 static inline void sort_keys(uint64_t *a, ptrdiff_t n)
 {
     if (n <= 32) {
         insertion_sort(a, n);
         return;
     }
+
     for (ptrdiff_t start = n / 2 - 1, end = n;;) {
         ptrdiff_t root = start;
         if (start < 0) {
@@ -99,6 +107,7 @@ static inline void sort_keys(uint64_t *a, ptrdiff_t n)
             root = 0;
         } else
             start--;
+
         for (ptrdiff_t child; (child = 2 * root + 1) < end; root = child) {
             if (child + 1 < end && a[child] < a[child + 1])
                 child++;
@@ -115,6 +124,7 @@ static inline void sort_keys(uint64_t *a, ptrdiff_t n)
 static inline void sort_ids(int32_t *a, int32_t *spare, ptrdiff_t n, int64_t bound)
 {
     int32_t *from = a, *to = spare;
+
     for (int shift = 0; shift < 32 && (bound - 1) >> shift; shift += 8) {
         ptrdiff_t count[257] = {0};
         for (ptrdiff_t i = 0; i < n; i++)
@@ -123,16 +133,18 @@ static inline void sort_ids(int32_t *a, int32_t *spare, ptrdiff_t n, int64_t bou
             count[b + 1] += count[b];
         for (ptrdiff_t i = 0; i < n; i++)
             to[count[((uint32_t)from[i] >> shift) & 255]++] = from[i];
+
         int32_t *t = from;
         from = to;
         to = t;
     }
+
     if (from != a)
         memcpy(a, from, (size_t)n * sizeof *a);
 }
 
-/* The k best of a stream of scores: what beats the k-th best so far is kept in a buffer a few times k long,
-   which is cut back when it is full. */
+/* The k best of a stream of scores: what beats the k-th best so far is kept in a buffer a few times
+   as long as k, which is cut back when it is full. */
 typedef struct {
     uint64_t *keys;          /* capacity entries, capacity > k */
     ptrdiff_t n, k, capacity;
@@ -184,7 +196,7 @@ static inline void top_end(top_t *top, int sorted, int32_t *ids, float *scores)
     }
 }
 
-/* A counter-based random number: the same for the same (seed, counter), whoever asks, in any order. */
+/* A counter-based random number: the same for the same (seed, counter), in any order of calls. */
 static inline uint64_t random_at(uint64_t seed, uint64_t counter)
 {
     uint64_t z = seed + (counter + 1) * 0x9E3779B97F4A7C15u;

@@ -1,4 +1,4 @@
-/* Chooses the instruction set of the inner loops at run time. */
+/* Selects the instruction set of the inner loops at run time. */
 #include "loops.h"
 #include <string.h>
 
@@ -9,14 +9,16 @@ extern const loops_t loops_v3, loops_v4;
 
 static int runs_baseline(void) { return 1; }
 #ifdef HAVE_v3
-/* GCC 12 knows the levels by name; before, the features that tell the processors of a level from older ones */
+/* GCC 12 knows the levels by name; for older compilers, the features that distinguish the
+   processors of a level */
 static int runs_v3(void)
 {
     __builtin_cpu_init();
 #if !defined(__clang__) && __GNUC__ >= 12
     return __builtin_cpu_supports("x86-64-v3");
 #else
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+        && __builtin_cpu_supports("bmi2");
 #endif
 }
 static int runs_v4(void)

@@ -1,9 +1,9 @@
-/* The inner loops of one instruction set; LEVEL names it. See loops.h for what each computes. Products, hashing and
-   sketches stand in files of their own, which only this one includes.
+/* The inner loops of one instruction set; LEVEL is its name. loops.h says what each computes.
+   Products, hashing and sketches have files of their own, which only this file includes.
 
-   Sums are reassociated by `omp simd reduction`, here only and never by -ffast-math, which would
-   flush denormals in the whole process. Several independent accumulators hide the latency of the FMA:
-   one vector at a time waits four cycles for each addition. */
+   Sums are reassociated by `omp simd reduction`, only here and never by -ffast-math, which would
+   flush denormals in the whole process. Several independent accumulators hide the latency of the
+   FMA: with a single one, each addition waits four cycles. */
 #include "loops.h"
 #include <math.h>
 #include <string.h>
@@ -39,6 +39,7 @@ static float dot(const float *a, const float *b, ptrdiff_t n)
 {
     ptrdiff_t k = 0;
     vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+
     for (; k + 4 * FLOATS_PER_VEC <= n; k += 4 * FLOATS_PER_VEC) {
         s0 += load(a + k) * load(b + k);
         s1 += load(a + k + FLOATS_PER_VEC) * load(b + k + FLOATS_PER_VEC);
@@ -47,6 +48,7 @@ static float dot(const float *a, const float *b, ptrdiff_t n)
     }
     for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC)
         s0 += load(a + k) * load(b + k);
+
     float s = sum((s0 + s1) + (s2 + s3));
     for (; k < n; k++)
         s += a[k] * b[k];
@@ -68,7 +70,8 @@ static float gather_dot(const float *data, const int32_t *indices, ptrdiff_t n, 
     return s;
 }
 
-static void gather_axpy(float a, const float *dense, const int32_t *indices, float *restrict y, ptrdiff_t n)
+static void gather_axpy(float a, const float *dense, const int32_t *indices, float *restrict y,
+                        ptrdiff_t n)
 {
 #pragma omp simd
     for (ptrdiff_t k = 0; k < n; k++)
@@ -90,9 +93,10 @@ static void scale(float a, float *x, ptrdiff_t n)
         x[k] *= a;
 }
 
-/* exp(x) for x <= 0 within 2 units in the last place; below -87 it is 0 for all that follows.
-   x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r keeps its digits), a polynomial
-   in r, then n goes into the exponent. Adding 1.5 * 2^23 rounds to an integer that stands in the low bits. */
+/* exp(x) for x <= 0 within 2 units in the last place; below -87 it is 0 for all that follows. x = n
+   ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, so that r keeps its digits); a polynomial in r;
+   then n is added to the exponent. Adding 1.5 * 2^23 rounds to an integer, which is then in the low
+   bits. */
 static inline float exp_negative(float x)
 {
     const float magic = 12582912.0f;
@@ -100,9 +104,12 @@ static inline float exp_negative(float x)
     float shifted = x * 1.44269504f + magic;
     float n = shifted - magic;
     float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+
     float p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1666502e-2f
             + r * (8.3333741e-3f + r * 1.3981999e-3f)))));
-    uint32_t bits;  // unsigned: a NaN, of weights that a hostile file brings, would shift a negative number
+
+    uint32_t bits;  /* unsigned: for a NaN, from the weights of a malicious file, a negative number
+                       would be shifted */
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits - 0x4B400000u + 127u) << 23;
     float power;
@@ -121,7 +128,7 @@ static float exp_sum(float *x, ptrdiff_t n, float shift)
     return s;
 }
 
-/* log(1 + u), u in [0, 1], as 2 artanh(u / (2 + u)); the series' ninth term is below 1e-9 */
+/* log(1 + u), u in [0, 1], as 2 artanh(u / (2 + u)); the ninth term of the series is below 1e-9 */
 static inline float log1p_unit(float u)
 {
     float s = u / (2.0f + u), q = s * s;
@@ -142,7 +149,8 @@ static float sigmoid_sum(float *z, ptrdiff_t n)
     return s;
 }
 
-static void sgd(const rule_t *rule, float *restrict w, float *restrict m, const float *restrict g, ptrdiff_t n)
+static void sgd(const rule_t *rule, float *restrict w, float *restrict m, const float *restrict g,
+                ptrdiff_t n)
 {
     const float lr = rule->lr, momentum = rule->momentum, decay = rule->decay;
     if (!m)
@@ -173,9 +181,9 @@ static void adam(const rule_t *rule, float *restrict w, float *restrict m, float
     }
 }
 
-/* Adam where the root of the second moment is one number for the row */
-static void adam_row(const rule_t *rule, float *restrict w, float *restrict m, float lr, const float *restrict g,
-                     ptrdiff_t n)
+/* Adam with one root of the second moment for the whole row */
+static void adam_row(const rule_t *rule, float *restrict w, float *restrict m, float lr,
+                     const float *restrict g, ptrdiff_t n)
 {
     const float b1 = rule->beta1, keep = 1.0f - rule->decay;
     for (ptrdiff_t k = 0; k < n; k++) {
@@ -184,7 +192,7 @@ static void adam_row(const rule_t *rule, float *restrict w, float *restrict m, f
     }
 }
 
-enum { FLOATS_PER_CHUNK = 256 };  /* converted from bfloat16 together: they stay in the first-level cache */
+enum { FLOATS_PER_CHUNK = 256 };  /* converted together; stay in the first-level cache */
 
 static float *float32_run(const typed_array_t *s, ptrdiff_t first, ptrdiff_t n, float *wide)
 {
@@ -200,23 +208,28 @@ static void update(const rule_t *rule, const typed_array_t *w, const typed_array
                    ptrdiff_t n)
 {
     float wide[3][FLOATS_PER_CHUNK], lr_row = 0;
-    const int has_bfloat16 = w->dtype == DTYPE_BFLOAT16 || m->dtype == DTYPE_BFLOAT16 || v->dtype == DTYPE_BFLOAT16;
+    const int has_bfloat16 = w->dtype == DTYPE_BFLOAT16 || m->dtype == DTYPE_BFLOAT16
+                             || v->dtype == DTYPE_BFLOAT16;
+
     if (v->dtype == DTYPE_FLOAT32_PER_ROW) {
         float *mean = (float *)v->data + row;
         *mean = rule->beta2 * *mean + (1.0f - rule->beta2) * (dot(g, g, n) / n);
         lr_row = rule->lr / (sqrtf(*mean) * rule->root_scale + rule->eps);
     }
+
     for (ptrdiff_t k = 0, count; k < n; k += count) {
         count = has_bfloat16 && n - k > FLOATS_PER_CHUNK ? FLOATS_PER_CHUNK : n - k;
         float *wk = float32_run(w, first + k, count, wide[0]);
         float *mk = float32_run(m, first + k, count, wide[1]);
         float *vk = float32_run(v, first + k, count, wide[2]);
+
         if (rule->kind == RULE_SGD)
             sgd(rule, wk, mk, g + k, count);
         else if (v->dtype == DTYPE_FLOAT32_PER_ROW)
             adam_row(rule, wk, mk, lr_row, g + k, count);
         else
             adam(rule, wk, mk, vk, g + k, count);
+
         const uint32_t key = rule->key + (uint32_t)(first + k);
         if (w->dtype == DTYPE_BFLOAT16)
             to_bfloat16_random(wk, (uint16_t *)w->data + first + k, count, key, 0);
@@ -227,25 +240,31 @@ static void update(const rule_t *rule, const typed_array_t *w, const typed_array
     }
 }
 
-enum { FLOATS_PER_TOUCHED_CHUNK = 64 };  /* computed before the nonzero ones are selected: three copies of 256 bytes */
+enum { FLOATS_PER_TOUCHED_CHUNK = 64 };  /* three copies of 256 bytes */
 
-/* update of float32 where g is not zero; elsewhere weight and state are written as they were, which costs less than a
-   branch */
-static void update_touched(const rule_t *rule, float *restrict w, float *restrict m, float *restrict v,
-                           const float *restrict g, ptrdiff_t n)
+/* `update` of float32 where g is not zero. Elsewhere weight and state are written unchanged, which
+   costs less than a branch. */
+static void update_touched(const rule_t *rule, float *restrict w, float *restrict m,
+                           float *restrict v, const float *restrict g, ptrdiff_t n)
 {
-    float w_new[FLOATS_PER_TOUCHED_CHUNK], m_new[FLOATS_PER_TOUCHED_CHUNK], v_new[FLOATS_PER_TOUCHED_CHUNK];
+    float w_new[FLOATS_PER_TOUCHED_CHUNK], m_new[FLOATS_PER_TOUCHED_CHUNK];
+    float v_new[FLOATS_PER_TOUCHED_CHUNK];
+
     for (ptrdiff_t first = 0; first < n; first += FLOATS_PER_TOUCHED_CHUNK) {
-        const ptrdiff_t size = n - first < FLOATS_PER_TOUCHED_CHUNK ? n - first : FLOATS_PER_TOUCHED_CHUNK;
+        const ptrdiff_t size =
+            n - first < FLOATS_PER_TOUCHED_CHUNK ? n - first : FLOATS_PER_TOUCHED_CHUNK;
+
         memcpy(w_new, w + first, size * sizeof(float));
         if (m)
             memcpy(m_new, m + first, size * sizeof(float));
         if (v)
             memcpy(v_new, v + first, size * sizeof(float));
+
         if (rule->kind == RULE_SGD)
             sgd(rule, w_new, m ? m_new : 0, g + first, size);
         else
             adam(rule, w_new, m_new, v_new, g + first, size);
+
         for (ptrdiff_t k = 0; k < size; k++)
             w[first + k] = g[first + k] != 0 ? w_new[k] : w[first + k];
         if (m)
@@ -257,8 +276,9 @@ static void update_touched(const rule_t *rule, float *restrict w, float *restric
     }
 }
 
-/* Rows of 8-bit integers and of bfloat16. Sixteen entries become a vec of float; loads, not arithmetic, are the cost.
-   GCC 12 takes the generic conversion of vectors apart, hence the intrinsics. */
+/* Rows of 8-bit integers and of bfloat16. Sixteen entries become a vec of float; the cost is in the
+   loads, not in the arithmetic. GCC 12 splits the generic conversion of vectors, hence the
+   intrinsics. */
 #if defined(__AVX512F__)
 
 static inline vec load_int8(const int8_t *p)
@@ -268,7 +288,8 @@ static inline vec load_int8(const int8_t *p)
 
 static inline vec load_bfloat16(const uint16_t *p)
 {
-    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)),
+                                  16);
 }
 
 #elif defined(__AVX2__)
@@ -277,7 +298,8 @@ static inline vec load_int8(const int8_t *p)
 {
     __m256 halves[2];
     for (int k = 0; k < 2; k++)
-        halves[k] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * k))));
+        halves[k] = _mm256_cvtepi32_ps(
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * k))));
     vec v;
     memcpy(&v, halves, sizeof v);
     return v;
@@ -287,7 +309,8 @@ static inline vec load_bfloat16(const uint16_t *p)
 {
     __m256i halves[2];
     for (int k = 0; k < 2; k++)
-        halves[k] = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * k))), 16);
+        halves[k] = _mm256_slli_epi32(
+            _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * k))), 16);
     vec v;
     memcpy(&v, halves, sizeof v);
     return v;
@@ -312,7 +335,7 @@ static inline vec load_bfloat16(const uint16_t *p)
 
 #endif
 
-/* sixteen numbers of a row from number k on */
+/* sixteen numbers of a row from number k on, as float32 */
 static inline vec load_typed(const void *row, ptrdiff_t k, int dtype)
 {
     if (dtype == DTYPE_INT8)
@@ -325,15 +348,18 @@ static inline vec load_typed(const void *row, ptrdiff_t k, int dtype)
 static inline float typed_element(const void *row, ptrdiff_t k, int dtype)
 {
     return dtype == DTYPE_INT8 ? ((const int8_t *)row)[k]
-        : dtype == DTYPE_BFLOAT16 ? float32_of(((const uint16_t *)row)[k]) : ((const float *)row)[k];
+        : dtype == DTYPE_BFLOAT16 ? float32_of(((const uint16_t *)row)[k])
+        : ((const float *)row)[k];
 }
 
-/* Four rows at a time, so that x is loaded once for all and four sums run beside each other; the last row stands for
-   those that are missing to four, so that the sum of a row does not depend on its place. */
-static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptrdiff_t n_rows, const float *x,
-                              ptrdiff_t d, float *out)
+/* Four rows at a time, so that x is loaded once for all and four sums run in parallel. The last row
+   is repeated if fewer than four are left, so that the sum of a row does not depend on its
+   position. */
+static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptrdiff_t n_rows,
+                              const float *x, ptrdiff_t d, float *out)
 {
     const ptrdiff_t size = d * (dtype == DTYPE_INT8 ? 1 : dtype == DTYPE_BFLOAT16 ? 2 : 4);
+
     for (ptrdiff_t r = 0; r < n_rows; r += 4) {
         const char *a[4];
         for (ptrdiff_t i = 0; i < 4; i++) {
@@ -342,6 +368,7 @@ static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptr
             if (rows && k + 4 < n_rows)
                 prefetch_run((const char *)w + rows[k + 4] * size, size);
         }
+
         const char *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
         vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
         ptrdiff_t k = 0;
@@ -352,46 +379,54 @@ static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptr
             s2 += load_typed(a2, k, dtype) * v;
             s3 += load_typed(a3, k, dtype) * v;
         }
+
         float s[4] = { sum(s0), sum(s1), sum(s2), sum(s3) };
         for (; k < d; k++)
             for (int i = 0; i < 4; i++)
                 s[i] += typed_element(a[i], k, dtype) * x[k];
+
         for (ptrdiff_t i = 0; i < 4 && r + i < n_rows; i++)
             out[r + i] = s[i];
     }
 }
 
-static void dots(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out)
+static void dots(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                 float *out)
 {
     dots_typed(w, DTYPE_FLOAT32, rows, n_rows, x, d, out);
 }
 
-static void dots_bfloat16(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
-                          float *out)
+static void dots_bfloat16(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x,
+                          ptrdiff_t d, float *out)
 {
     dots_typed(w, DTYPE_BFLOAT16, rows, n_rows, x, d, out);
 }
 
-static void dots_int8(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out)
+static void dots_int8(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x,
+                      ptrdiff_t d, float *out)
 {
     dots_typed(w, DTYPE_INT8, rows, n_rows, x, d, out);
 }
 
-/* Four rows at a time, so that y is loaded and stored once for all and memory delivers four rows at once; the next four
-   are asked for as these are read. The order of each sum is that of the rows. */
-static inline void sums_typed(const void *w, int dtype, const float *scales, const int32_t *rows, const float *a,
-                              ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *restrict y)
+/* Four rows at a time, so that y is loaded and stored once for all and memory delivers four rows at
+   once; the next four are prefetched as these are read. Each sum is in the order of the rows. */
+static inline void sums_typed(const void *w, int dtype, const float *scales, const int32_t *rows,
+                              const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
+                              ptrdiff_t n, float *restrict y)
 {
     const ptrdiff_t size = dtype == DTYPE_INT8 ? 1 : dtype == DTYPE_BFLOAT16 ? 2 : 4;
+
     for (ptrdiff_t r = 0; r < n_rows; r += 4) {
         const char *x[4], *next[4];
         float c[4];
         for (ptrdiff_t i = 0; i < 4; i++) {
-            ptrdiff_t k = r + i < n_rows ? r + i : n_rows - 1, then = r + i + 4 < n_rows ? r + i + 4 : k;
+            ptrdiff_t k = r + i < n_rows ? r + i : n_rows - 1;
+            ptrdiff_t then = r + i + 4 < n_rows ? r + i + 4 : k;
             x[i] = (const char *)w + (rows[k] * d + first) * size;
             next[i] = (const char *)w + (rows[then] * d + first) * size;
             c[i] = scales ? a[k] * scales[rows[k]] : a[k];
         }
+
         if (n_rows - r < 4) {
             for (ptrdiff_t i = 0; r + i < n_rows; i++) {
                 ptrdiff_t k = 0;
@@ -404,9 +439,11 @@ static inline void sums_typed(const void *w, int dtype, const float *scales, con
             }
             return;
         }
+
         const char *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
         const char *p0 = next[0], *p1 = next[1], *p2 = next[2], *p3 = next[3];
         const float c0 = c[0], c1 = c[1], c2 = c[2], c3 = c[3];
+
         ptrdiff_t k = 0;
         for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC) {
             if (k * size % 64 == 0) {
@@ -422,32 +459,34 @@ static inline void sums_typed(const void *w, int dtype, const float *scales, con
             v += c3 * load_typed(x3, k, dtype);
             memcpy(y + k, &v, sizeof v);
         }
+
         for (; k < n; k++)
             for (int i = 0; i < 4; i++)
                 y[k] += c[i] * typed_element(x[i], k, dtype);
     }
 }
 
-static void sums(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
-                 ptrdiff_t n, float *y)
+static void sums(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                 ptrdiff_t first, ptrdiff_t n, float *y)
 {
     sums_typed(w, DTYPE_FLOAT32, 0, rows, a, n_rows, d, first, n, y);
 }
 
-static void sums_bfloat16(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
-                          ptrdiff_t first, ptrdiff_t n, float *y)
+static void sums_bfloat16(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows,
+                          ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y)
 {
     sums_typed(w, DTYPE_BFLOAT16, 0, rows, a, n_rows, d, first, n, y);
 }
 
-static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
-                      ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y)
+static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows, const float *a,
+                      ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y)
 {
     sums_typed(w, DTYPE_INT8, scales, rows, a, n_rows, d, first, n, y);
 }
 
 const loops_t PASTE(loops_, LEVEL) = {
     STRING(LEVEL), dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
-    sketch_scan, gemm, signed_sums, pack_signs, add_signed, hadamard, largest_magnitude, update, update_touched,
-    to_float32, to_bfloat16, dot_bfloat16, dots_bfloat16, axpy_bfloat16, sums, sums_bfloat16, sums_int8, dots_int8,
+    sketch_scan, gemm, signed_sums, pack_signs, add_signed, hadamard, largest_magnitude,
+    update, update_touched, to_float32, to_bfloat16, dot_bfloat16, dots_bfloat16, axpy_bfloat16,
+    sums, sums_bfloat16, sums_int8, dots_int8,
 };

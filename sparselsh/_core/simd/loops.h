@@ -1,15 +1,16 @@
 /* The inner loops: plain C over contiguous runs, compiled once per instruction set.
 
    loops.c is built as loops_baseline, loops_v3 and loops_v4 (x86-64-v3: AVX2 and FMA; x86-64-v4:
-   AVX-512); dispatch.c picks the best one the processor runs. A kernel takes the table once, by
-   `const loops_t *f = loops()`, and calls through it: one indirect call per row, none per element. */
+   AVX-512); dispatch.c selects the best one that the processor supports. A kernel gets the table
+   once, by `const loops_t *f = loops()`, and calls through it: one indirect call per row, none per
+   element. */
 #ifndef SPARSELSH_LOOPS_H
 #define SPARSELSH_LOOPS_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* One optimizer step, with everything that does not depend on the row worked out beforehand. */
+/* One optimizer step: everything that does not depend on the row, computed in advance. */
 typedef struct {
     int kind;             /* RULE_SGD or RULE_ADAM */
     int nesterov;         /* SGD */
@@ -18,14 +19,16 @@ typedef struct {
     float beta1, beta2;   /* Adam */
     float eps;            /* Adam */
     float root_scale;     /* Adam: 1 / sqrt(1 - beta2^t) */
-    float decay;          /* SGD: added to the gradient, times w.  Adam: w is multiplied by 1 - decay first */
-    uint32_t key;         /* for random rounding; another one each step */
+    float decay;          /* SGD: decay * w is added to the gradient.  Adam: w *= 1 - decay first */
+    uint32_t key;         /* for random rounding; differs from step to step */
 } rule_t;
 
-/* Element types of an array: no array; float32; bfloat16, the upper half of a float32; one float32 per row (the second
-   moment of an optimizer); 8-bit integers with a float32 scale per row (weights for inference only). All arithmetic is
-   in float32. */
-enum { DTYPE_NONE = 0, DTYPE_FLOAT32 = 1, DTYPE_BFLOAT16 = 2, DTYPE_FLOAT32_PER_ROW = 3, DTYPE_INT8 = 4 };
+/* Element types of an array: no array; float32; bfloat16, the upper half of a float32; one float32
+   per row (the second moment of an optimizer); 8-bit integers with a float32 scale per row (weights
+   for inference only). All arithmetic is in float32. */
+enum {
+    DTYPE_NONE = 0, DTYPE_FLOAT32 = 1, DTYPE_BFLOAT16 = 2, DTYPE_FLOAT32_PER_ROW = 3, DTYPE_INT8 = 4
+};
 
 /* An array of weights or of optimizer state; never DTYPE_INT8. */
 typedef struct {
@@ -34,18 +37,18 @@ typedef struct {
 } typed_array_t;
 
 enum {
-    SKETCH_BLOCK_NEURONS = 32,  /* neurons whose sketches stand together: two half bytes in each of 16 bytes */
+    SKETCH_BLOCK_NEURONS = 32,  /* stored together: a nibble each, two in each of 16 bytes */
     SIGN_LANES = 32             /* rows whose signed sums are computed together */
 };
 
 enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
-/* A matrix product on one thread. Entry (i, p) of a is a[i * a_row + p * a_column]; entry (p, j) of b is
-   b[p * b_row + j * b_column], or with `rows` the matrix is gathered: along j (gather 1) row rows[j] of b
-   stands for j, along p (gather 2) row rows[p] for p. c is row-major. b is float32 or, with b_dtype DTYPE_BFLOAT16,
-   bfloat16; the first number of it that counts is b_first.
-   Each entry of c is summed over p in an order that depends on k alone, so that a product may be cut into
-   blocks of c, among threads or not, without changing a bit of the result. */
+/* A matrix product on one thread. Entry (i, p) of a is a[i * a_row + p * a_column]; entry (p, j) of
+   b is b[p * b_row + j * b_column]. With `rows` b is gathered: row rows[j] stands for j (gather 1,
+   along j) or row rows[p] for p (gather 2, along p). c is row-major. b is float32 or, with b_dtype
+   DTYPE_BFLOAT16, bfloat16; b_first is the index of its first number. Each entry of c is summed
+   over p in an order that depends on k alone, so that a product may be divided into blocks of c,
+   among threads or not, without changing a bit of the result. */
 typedef struct {
     ptrdiff_t m, n, k;
     const float *a;
@@ -63,16 +66,17 @@ typedef struct {
 
 enum {
     GEMM_M = 256, GEMM_K = 256,  /* rows and columns of a panel of a */
-    GEMM_WORK_FLOATS = GEMM_K * (GEMM_M + 8 + 2 * 32)  /* a panel of a, a sliver of b, and one of b that is bfloat16
-                                                          before it is packed */
+    /* a panel of a, a sliver of b, and a sliver of a bfloat16 b before it is packed */
+    GEMM_WORK_FLOATS = GEMM_K * (GEMM_M + 8 + 2 * 32)
 };
 
 typedef struct {
     const char *name;
     /* sum_k a[k] b[k] */
     float (*dot)(const float *a, const float *b, ptrdiff_t n);
-    /* out[r] = w[rows[r]] . x, or w[r] . x where rows is NULL; w has rows of d numbers */
-    void (*dots)(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
+    /* out[r] = w[rows[r]] . x, or w[r] . x if rows is NULL; w has rows of d numbers */
+    void (*dots)(const float *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
+                 float *out);
     /* y[k] += a x[k] */
     void (*axpy)(float a, const float *x, float *y, ptrdiff_t n);
     /* sum_k data[k] dense[indices[k]] */
@@ -88,69 +92,80 @@ typedef struct {
     /* x[k] *= a */
     void (*scale)(float a, float *x, ptrdiff_t n);
     /* Neurons whose approximate score reaches `floor`, from the sign sketches of
-       n_blocks * SKETCH_BLOCK_NEURONS of them:
+       n_blocks * SKETCH_BLOCK_NEURONS neurons:
        score[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b).
-       Byte g * 16 + k of a block holds nibble g of neuron k (low half) and of neuron k + 16 (high half).
-       Places, counted from the first block, and scores go to ids and scores; returns how many. */
-    ptrdiff_t (*sketch_scan)(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
-                             float a, float b, const float *factors, float floor, int32_t *ids, float *scores);
+       Byte g * 16 + k of a block holds nibble g of neuron k (low half) and of neuron k + 16 (high
+       half). Places, counted from the first block, and scores go to ids and scores; returns their
+       number. */
+    ptrdiff_t (*sketch_scan)(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                             const uint8_t *lut, float a, float b, const float *factors,
+                             float floor, int32_t *ids, float *scores);
     /* c (m, n) = a b + bias, or c += a b; see gemm_t */
     void (*gemm)(const gemm_t *g, float *work);
-    /* Sums with signs of SIGN_LANES rows at once: out[lane] = sum_k columns[ids[k] * SIGN_LANES + lane] over the
-       first n_plus ids, less the same over the n_minus ids after them, each in the order of the ids */
-    void (*signed_sums)(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out);
+    /* Signed sums of SIGN_LANES rows at once: out[lane] = sum_k columns[ids[k] * SIGN_LANES + lane]
+       over the first n_plus ids, minus the same over the n_minus ids after them, each in the order
+       of the ids */
+    void (*signed_sums)(const float *columns, const int32_t *ids, ptrdiff_t n_plus,
+                        ptrdiff_t n_minus, float *out);
     /* bit b of codes[t] = [p[t * n_bits + b] > 0] for t < n_codes; n_bits <= 30 */
     void (*pack_signs)(const float *p, int n_bits, ptrdiff_t n_codes, int32_t *codes);
     /* plus[k] += x where signs[k] > 0, minus[k] += x where signs[k] < 0 */
     void (*add_signed)(float x, const int8_t *signs, float *plus, float *minus, ptrdiff_t n);
-    /* x <- H (signs * x), H the Hadamard matrix of order n (entries +-1), n a power of two; spare holds n */
+    /* x <- H (signs * x), H the Hadamard matrix of order n (entries +-1), n a power of two; spare
+       holds n */
     void (*hadamard)(const float *signs, float *x, float *spare, ptrdiff_t n);
     /* the lowest k with the largest |x[k]|; n >= 1 */
     ptrdiff_t (*largest_magnitude)(const float *x, ptrdiff_t n);
-    /* One optimizer step on n numbers of row `row`, the first of which is number `first` of the arrays. m and v are
-       DTYPE_NONE where the rule keeps no such state. Of a v that is DTYPE_FLOAT32_PER_ROW number `row` is
-       the mean over the n numbers. What is stored in bfloat16 is rounded at random, m to the nearest. */
+    /* One optimizer step on n numbers of row `row`, which begin at number `first` of the arrays. m
+       and v are DTYPE_NONE if the rule keeps no such state. If v is DTYPE_FLOAT32_PER_ROW, its
+       number `row` is the mean over the n numbers. bfloat16 is rounded at random, but m to the
+       nearest. */
     void (*update)(const rule_t *rule, const typed_array_t *w, const typed_array_t *m,
                    const typed_array_t *v, ptrdiff_t row, ptrdiff_t first, const float *g,
                    ptrdiff_t n);
-    /* the same on float32 for the entries whose g is not zero; the others keep weight and state */
-    void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g, ptrdiff_t n);
+    /* the same on float32, where g is not zero; other entries keep weight and state */
+    void (*update_touched)(const rule_t *rule, float *w, float *m, float *v, const float *g,
+                           ptrdiff_t n);
     /* y[k] = x[k], x bfloat16 */
     void (*to_float32)(const uint16_t *x, float *y, ptrdiff_t n);
     /* y[k] = x[k] rounded to the nearest, ties to even, y bfloat16 */
     void (*to_bfloat16)(const float *x, uint16_t *y, ptrdiff_t n);
     /* dot, dots and axpy for bfloat16 rows */
     float (*dot_bfloat16)(const uint16_t *a, const float *b, ptrdiff_t n);
-    void (*dots_bfloat16)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d,
-                          float *out);
+    void (*dots_bfloat16)(const uint16_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x,
+                          ptrdiff_t d, float *out);
     void (*axpy_bfloat16)(float a, const uint16_t *x, float *y, ptrdiff_t n);
-    /* y[k] += sum_r a[r] w[rows[r]][first + k], k < n, in the order of r; w has rows of d numbers */
-    void (*sums)(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first,
-                 ptrdiff_t n, float *y);
-    void (*sums_bfloat16)(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
-                          ptrdiff_t first, ptrdiff_t n, float *y);
-    /* sums and dots for rows of 8-bit integers; row j of sums stands for scales[j] times its integers */
-    void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a, ptrdiff_t n_rows,
-                      ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
-    void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x, ptrdiff_t d, float *out);
+    /* y[k] += sum_r a[r] w[rows[r]][first + k], k < n, in the order of r; w has rows of d
+       numbers */
+    void (*sums)(const float *w, const int32_t *rows, const float *a, ptrdiff_t n_rows, ptrdiff_t d,
+                 ptrdiff_t first, ptrdiff_t n, float *y);
+    void (*sums_bfloat16)(const uint16_t *w, const int32_t *rows, const float *a, ptrdiff_t n_rows,
+                          ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
+    /* sums and dots for rows of 8-bit integers; row j of sums stands for scales[j] times its
+       integers */
+    void (*sums_int8)(const int8_t *w, const float *scales, const int32_t *rows, const float *a,
+                      ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
+    void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x,
+                      ptrdiff_t d, float *out);
 } loops_t;
 
-const loops_t *loops(void);            /* the level in use */
-int loops_select(const char *name);     /* 0; -1: unknown name; -2: not on this processor */
-/* names level i, returns whether this processor runs it; -1 past the end */
+const loops_t *loops(void);          /* the level in use */
+int loops_select(const char *name);  /* 0; -1: unknown name; -2: not on this processor */
+/* the name of level i; returns whether this processor supports it, -1 past the end */
 int loops_available(int i, const char **name);
 
-/* Ask for a run of memory that is needed soon. A random row costs a cache miss per line otherwise:
-   the hardware prefetcher does not know where the next row is. */
+/* Prefetch a run of memory. Otherwise a random row costs a cache miss per line: the hardware
+   prefetcher does not know where the next row is. */
 static inline void prefetch_run(const void *p, ptrdiff_t bytes)
 {
     const char *c = (const char *)p;
     for (ptrdiff_t k = 0; k < bytes; k += 64)
         __builtin_prefetch(c + k, 0, 3);
     if (bytes > 0)
-        __builtin_prefetch(c + bytes - 1, 0, 3);  /* a run that does not begin on a line ends on one more */
-    /* GCC takes a function that only prefetches for one without effect and removes the calls of it, and of those that
-       do nothing but call it. A volatile statement, empty as it is, keeps them. */
+        __builtin_prefetch(c + bytes - 1, 0, 3);  /* an unaligned run ends on one more line */
+    /* GCC considers a function that only prefetches to have no effect and removes calls of it, and
+       of functions that do nothing but call it. A volatile statement, even an empty one, keeps
+       them. */
     __asm__ volatile("");
 }
 

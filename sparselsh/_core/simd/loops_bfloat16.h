@@ -1,4 +1,5 @@
-/* bfloat16, the upper half of a float32: the same range, eight digits of the mantissa; part of loops.c. */
+/* bfloat16, the upper half of a float32: the same range, eight significant bits. Part of
+   loops.c. */
 #include "loops.h"
 #include <string.h>
 
@@ -31,11 +32,13 @@ static void to_bfloat16(const float *restrict x, uint16_t *restrict y, ptrdiff_t
     }
 }
 
-/* Round up with the probability of what is cut off, so that many steps below half a unit in the last place are not
-   lost: an average over bfloat16 then has no bias. What bfloat16 holds exactly stays.
-   The random number of place k is a mix of key + k, so that no order of the loop changes it; `shift` takes one or the
-   other half of it. The constants of the mix are lowbias32's (C. Wellons, 2018). */
-static void to_bfloat16_random(const float *restrict x, uint16_t *restrict y, ptrdiff_t n, uint32_t key, int shift)
+/* Round up with the probability of the part that is cut off, so that many steps below half a unit
+   in the last place are not lost: an average over bfloat16 then has no bias. Numbers that bfloat16
+   represents exactly stay. The random number of position k is a mix of key + k, so that it does not
+   depend on the order of the loop; `shift` selects one half of it. The constants of the mix are
+   those of lowbias32 (C. Wellons, 2018). */
+static void to_bfloat16_random(const float *restrict x, uint16_t *restrict y, ptrdiff_t n,
+                               uint32_t key, int shift)
 {
     for (ptrdiff_t k = 0; k < n; k++) {
         uint32_t r = key + (uint32_t)k;

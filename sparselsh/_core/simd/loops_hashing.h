@@ -5,29 +5,36 @@
 #include <immintrin.h>
 #endif
 
-/* plus and minus side by side: their chains of additions do not wait for each other */
-static void signed_sums(const float *columns, const int32_t *ids, ptrdiff_t n_plus, ptrdiff_t n_minus, float *out)
+/* plus and minus in parallel: their chains of additions do not wait for each other */
+static void signed_sums(const float *columns, const int32_t *ids, ptrdiff_t n_plus,
+                        ptrdiff_t n_minus, float *out)
 {
     enum { REGS_PER_LANES = SIGN_LANES / FLOATS_PER_REG };
     reg plus[REGS_PER_LANES] = {{0}}, minus[REGS_PER_LANES] = {{0}};
     const int32_t *minus_ids = ids + n_plus;
     ptrdiff_t k = 0, both = n_plus < n_minus ? n_plus : n_minus;
+
     for (; k < both; k++) {
-        const float *p = columns + (ptrdiff_t)ids[k] * SIGN_LANES, *m = columns + (ptrdiff_t)minus_ids[k] * SIGN_LANES;
+        const float *p = columns + (ptrdiff_t)ids[k] * SIGN_LANES;
+        const float *m = columns + (ptrdiff_t)minus_ids[k] * SIGN_LANES;
 #pragma GCC unroll 8
         for (int j = 0; j < REGS_PER_LANES; j++) {
             plus[j] += load_reg(p + j * FLOATS_PER_REG);
             minus[j] += load_reg(m + j * FLOATS_PER_REG);
         }
     }
+
     for (ptrdiff_t i = k; i < n_plus; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < REGS_PER_LANES; j++)
             plus[j] += load_reg(columns + (ptrdiff_t)ids[i] * SIGN_LANES + j * FLOATS_PER_REG);
+
     for (ptrdiff_t i = k; i < n_minus; i++)
 #pragma GCC unroll 8
         for (int j = 0; j < REGS_PER_LANES; j++)
-            minus[j] += load_reg(columns + (ptrdiff_t)minus_ids[i] * SIGN_LANES + j * FLOATS_PER_REG);
+            minus[j] += load_reg(columns + (ptrdiff_t)minus_ids[i] * SIGN_LANES
+                                 + j * FLOATS_PER_REG);
+
 #pragma GCC unroll 8
     for (int j = 0; j < REGS_PER_LANES; j++) {
         plus[j] -= minus[j];
@@ -47,7 +54,8 @@ static inline uint32_t signs16(const float *p, ptrdiff_t n)
     if (n == 16) {
         const __m256 zero = _mm256_setzero_ps();
         return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), zero, _CMP_GT_OQ))
-             | (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), zero, _CMP_GT_OQ)) << 8;
+             | (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p + 8), zero,
+                                                          _CMP_GT_OQ)) << 8;
     }
 #endif
     for (ptrdiff_t k = 0; k < n; k++)
@@ -56,7 +64,7 @@ static inline uint32_t signs16(const float *p, ptrdiff_t n)
 #endif
 }
 
-/* The signs become one string of bits, sixteen at a time, of which each code is the next n_bits */
+/* The signs form one string of bits, appended sixteen at a time; each code is its next n_bits. */
 static void pack_signs(const float *p, int n_bits, ptrdiff_t n_codes, int32_t *codes)
 {
     uint64_t string = 0;
@@ -71,7 +79,8 @@ static void pack_signs(const float *p, int n_bits, ptrdiff_t n_codes, int32_t *c
     }
 }
 
-static void add_signed(float x, const int8_t *restrict signs, float *restrict plus, float *restrict minus, ptrdiff_t n)
+static void add_signed(float x, const int8_t *restrict signs, float *restrict plus,
+                       float *restrict minus, ptrdiff_t n)
 {
     for (ptrdiff_t k = 0; k < n; k++) {
         plus[k] += signs[k] > 0 ? x : 0.0f;
@@ -79,17 +88,20 @@ static void add_signed(float x, const int8_t *restrict signs, float *restrict pl
     }
 }
 
-/* Magnitudes of floats sort as integers, whose maximum needs no care for NaN and becomes one instruction */
+/* Magnitudes of floats sort as integers; their maximum needs no care for NaN and is one
+   instruction. */
 static ptrdiff_t largest_magnitude(const float *x, ptrdiff_t n)
 {
     uint32_t most = 0, bits;
     int32_t where = INT32_MAX;
+
 #pragma omp simd reduction(max : most) private(bits)
     for (ptrdiff_t k = 0; k < n; k++) {
         memcpy(&bits, x + k, sizeof bits);
         bits &= 0x7FFFFFFFu;
         most = bits > most ? bits : most;
     }
+
 #pragma omp simd reduction(min : where) private(bits)
     for (int32_t k = 0; k < (int32_t)n; k++) {
         memcpy(&bits, x + k, sizeof bits);
@@ -99,8 +111,8 @@ static ptrdiff_t largest_magnitude(const float *x, ptrdiff_t n)
     return where;
 }
 
-/* Each stage reads its pairs from the two halves and writes them side by side, so that every stage is the same
-   loop over contiguous memory; log2(n) such shuffles of the index undo each other. */
+/* Each stage reads its pairs from the two halves and writes them side by side, so that every stage
+   is the same loop over contiguous memory; log2(n) such shuffles of the index cancel. */
 static inline void butterflies(const float *restrict from, float *restrict to, ptrdiff_t half)
 {
     for (ptrdiff_t k = 0; k < half; k++) {
@@ -115,12 +127,14 @@ static void hadamard(const float *signs, float *x, float *spare, ptrdiff_t n)
     float *from = x, *to = spare;
     for (ptrdiff_t k = 0; k < n; k++)
         x[k] *= signs[k];
+
     for (ptrdiff_t h = 1; h < n; h *= 2) {
         butterflies(from, to, n / 2);
         float *t = from;
         from = to;
         to = t;
     }
+
     if (from != x)
         memcpy(x, from, n * sizeof *x);
 }

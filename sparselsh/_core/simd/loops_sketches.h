@@ -4,20 +4,21 @@
 #include <immintrin.h>
 #endif
 
-/* A byte shuffle looks 16 nibbles up at once. Sums are kept in 16 bits: adding a register of bytes as 16-bit
-   numbers adds low + 256 high; the sum of the high bytes, kept beside it, is taken off at the end.
-   A score is stored only if it reaches the floor, which few do. */
+/* A byte shuffle looks up 16 nibbles at once. Sums are kept in 16 bits: adding a register of bytes
+   as 16-bit numbers adds low + 256 high; the sum of the high bytes, kept separately, is subtracted
+   at the end. A score is stored only if it reaches the floor, which few do. */
 #if defined(__AVX512BW__)
 
 static inline __m256i sum_lanes(__m512i lo, __m512i hi)
 {
     __m256i a = _mm256_add_epi16(_mm512_castsi512_si256(lo), _mm512_extracti64x4_epi64(lo, 1));
     __m256i b = _mm256_add_epi16(_mm512_castsi512_si256(hi), _mm512_extracti64x4_epi64(hi, 1));
-    return _mm256_add_epi16(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+    return _mm256_add_epi16(_mm256_permute2x128_si256(a, b, 0x20),
+                            _mm256_permute2x128_si256(a, b, 0x31));
 }
 
-static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const float *factors, float floor,
-                             int32_t first, int32_t *ids, float *scores)
+static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const float *factors,
+                             float floor, int32_t first, int32_t *ids, float *scores)
 {
     even = _mm512_sub_epi16(even, _mm512_slli_epi16(odd, 8));
     __m256i sums = sum_lanes(_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
@@ -27,31 +28,39 @@ static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const 
     __mmask16 mask = _mm512_cmp_ps_mask(s, _mm512_set1_ps(floor), _CMP_GE_OQ);
     if (!mask)
         return 0;
+
     const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     _mm512_storeu_ps(scores, _mm512_maskz_compress_ps(mask, s));
-    _mm512_storeu_si512(ids, _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(places, _mm512_set1_epi32(first))));
+    _mm512_storeu_si512(ids, _mm512_maskz_compress_epi32(
+                                 mask, _mm512_add_epi32(places, _mm512_set1_epi32(first))));
     return __builtin_popcount(mask);
 }
 
-static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
-                             float a, float b, const float *factors, float floor, int32_t *ids, float *scores)
+static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                             const uint8_t *lut, float a, float b, const float *factors,
+                             float floor, int32_t *ids, float *scores)
 {
     const __m512i nibble = _mm512_set1_epi8(15);
     ptrdiff_t found = 0;
+
     for (ptrdiff_t k = 0; k < n_blocks; k++) {
         __m512i even0 = _mm512_setzero_si512(), odd0 = even0, even1 = even0, odd1 = even0;
         for (ptrdiff_t g = 0; g < n_groups; g += 4) {
-            __m512i codes = _mm512_loadu_si512(blocks + g * 16), t = _mm512_loadu_si512(lut + g * 16);
+            __m512i codes = _mm512_loadu_si512(blocks + g * 16);
+            __m512i t = _mm512_loadu_si512(lut + g * 16);
             __m512i lo = _mm512_shuffle_epi8(t, _mm512_and_si512(codes, nibble));
-            __m512i hi = _mm512_shuffle_epi8(t, _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble));
+            __m512i hi = _mm512_shuffle_epi8(
+                t, _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble));
             even0 = _mm512_add_epi16(even0, lo);
             odd0 = _mm512_add_epi16(odd0, _mm512_srli_epi16(lo, 8));
             even1 = _mm512_add_epi16(even1, hi);
             odd1 = _mm512_add_epi16(odd1, _mm512_srli_epi16(hi, 8));
         }
+
         int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
         found += keep(even0, odd0, a, b, factors, floor, first, ids + found, scores + found);
-        found += keep(even1, odd1, a, b, factors + 16, floor, first + 16, ids + found, scores + found);
+        found += keep(even1, odd1, a, b, factors + 16, floor, first + 16, ids + found,
+                      scores + found);
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
     }
@@ -60,14 +69,17 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
 
 #elif defined(__AVX2__)
 
-static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const float *factors, float floor,
-                             int32_t first, int32_t *ids, float *scores)
+static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const float *factors,
+                             float floor, int32_t first, int32_t *ids, float *scores)
 {
     even = _mm256_sub_epi16(even, _mm256_slli_epi16(odd, 8));
     __m256i lo = _mm256_unpacklo_epi16(even, odd), hi = _mm256_unpackhi_epi16(even, odd);
-    __m128i sums[2] = { _mm_add_epi16(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1)),
-                        _mm_add_epi16(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1)) };
+    __m128i sums[2] = {
+        _mm_add_epi16(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1)),
+        _mm_add_epi16(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1)),
+    };
     ptrdiff_t found = 0;
+
     for (int k = 0; k < 2; k++) {
         float s[8];
         __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums[k]));
@@ -84,26 +96,31 @@ static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const 
     return found;
 }
 
-static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
-                             float a, float b, const float *factors, float floor, int32_t *ids, float *scores)
+static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                             const uint8_t *lut, float a, float b, const float *factors,
+                             float floor, int32_t *ids, float *scores)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
     ptrdiff_t found = 0;
+
     for (ptrdiff_t k = 0; k < n_blocks; k++) {
         __m256i even0 = _mm256_setzero_si256(), odd0 = even0, even1 = even0, odd1 = even0;
         for (ptrdiff_t g = 0; g < n_groups; g += 2) {
             __m256i codes = _mm256_loadu_si256((const __m256i *)(blocks + g * 16));
             __m256i t = _mm256_loadu_si256((const __m256i *)(lut + g * 16));
             __m256i lo = _mm256_shuffle_epi8(t, _mm256_and_si256(codes, nibble));
-            __m256i hi = _mm256_shuffle_epi8(t, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
+            __m256i hi = _mm256_shuffle_epi8(
+                t, _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble));
             even0 = _mm256_add_epi16(even0, lo);
             odd0 = _mm256_add_epi16(odd0, _mm256_srli_epi16(lo, 8));
             even1 = _mm256_add_epi16(even1, hi);
             odd1 = _mm256_add_epi16(odd1, _mm256_srli_epi16(hi, 8));
         }
+
         int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
         found += keep(even0, odd0, a, b, factors, floor, first, ids + found, scores + found);
-        found += keep(even1, odd1, a, b, factors + 16, floor, first + 16, ids + found, scores + found);
+        found += keep(even1, odd1, a, b, factors + 16, floor, first + 16, ids + found,
+                      scores + found);
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
     }
@@ -112,10 +129,12 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
 
 #else
 
-static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups, const uint8_t *lut,
-                             float a, float b, const float *factors, float floor, int32_t *ids, float *scores)
+static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                             const uint8_t *lut, float a, float b, const float *factors,
+                             float floor, int32_t *ids, float *scores)
 {
     ptrdiff_t found = 0;
+
     for (ptrdiff_t k = 0; k < n_blocks; k++) {
         uint16_t sums[SKETCH_BLOCK_NEURONS] = {0};
         for (ptrdiff_t g = 0; g < n_groups; g++)
@@ -123,6 +142,7 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
                 sums[j] += lut[g * 16 + (blocks[g * 16 + j] & 15)];
                 sums[j + 16] += lut[g * 16 + (blocks[g * 16 + j] >> 4)];
             }
+
         for (int j = 0; j < SKETCH_BLOCK_NEURONS; j++) {
             ids[found] = (int32_t)(k * SKETCH_BLOCK_NEURONS) + j;
             scores[found] = factors[j] * (a * sums[j] + b);
