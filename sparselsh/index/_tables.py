@@ -125,7 +125,8 @@ class Tables:
     def insert(self, Q: Floats, samples: Ids, neurons: Ids, n_threads: int) -> None:
         """Add neurons[k] to the buckets of Q[samples[k]] in all tables.
 
-        It stays in the bucket of its own code. When a table is full, all get half as much room again. `build` discards these additions.
+        They stay in the buckets of their own codes. When a table is full, all get half as much room
+        again. `build` discards these additions.
         """
         codes = self.family.hash(Q, n_threads=n_threads)
         full = np.empty(len(self.ids), np.uint8)
