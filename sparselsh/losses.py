@@ -85,7 +85,8 @@ class SoftmaxCrossEntropy(_Loss):
 
     def _apply(self, offsets: Offsets, z: Floats, labels: CSR, positions: Ids, scale: float,
                losses: Floats, n_threads: int) -> None:
-        _losses.softmax_cross_entropy(offsets, z, labels.indptr, positions, scale, losses, n_threads)
+        _losses.softmax_cross_entropy(offsets, z, labels.indptr, positions, scale, losses,
+                                      n_threads)
 
 
 class BinaryCrossEntropy(_Loss):

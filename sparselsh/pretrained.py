@@ -41,7 +41,7 @@ def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.
         rows, that hidden layers may cause by passing on only the important activations, at least 0
         and below 1. 0 keeps them exact.
     k : int
-        Number of best outputs that calls of `topk` will ask for.
+        Number of best outputs that `topk` will return.
     storage : {"float32", "bfloat16", "int8"}
         Weights that the plans "rows" and "lsh" read. With fewer bits, indexes of the last layer
         score the best candidates again by the float32 weights; the effect on hidden layers is part

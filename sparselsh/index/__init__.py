@@ -20,7 +20,7 @@ The structure of an index, and the modules of the package:
     _table_choice    K and L of SimHash tables
     _tables          hash tables over the neurons
     _sketches        sign sketches, and the scan over them
-    _cells           a coarse partition of the neurons, so that a scan looks at a part
+    _cells           a coarse partition of the neurons, so that a scan reads a part
     _quantized_rows  rows in bfloat16 or int8
     _file            an engine as arrays and plain values
     transforms       transforms of the vectors that keep the ranking

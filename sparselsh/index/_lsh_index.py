@@ -206,7 +206,7 @@ class LSHIndex:
         -------
         list of dict
             The trials: method, n_candidates, recall and microseconds (per query, all of them in one
-            batch); for the method "sketches" also n_cells, the cells looked at, and for "probes"
+            batch); for the method "sketches" also n_cells, the cells scanned, and for "probes"
             n_probes and, where the family is "auto", bits and tables. The trial that was chosen is
             the last of its method.
 

@@ -45,7 +45,7 @@ class Tables:
 
     def __init__(self, family: HashFamily, n_neurons: int, n_dims: int, slack: bool,
                  seed: int) -> None:
-        self.family = copy.copy(family).fit(n_dims, seed)  # one family may serve several indexes
+        self.family = copy.copy(family).fit(n_dims, seed)  # indexes may share a family
         self.slack = slack
         self._drawn = n_dims, seed
 

@@ -415,7 +415,7 @@ class _Conversion:
 
 
 class _Trial(NamedTuple):
-    """A way to serve a layer, and what was measured of it."""
+    """A layer with a plan, and what was measured of it."""
 
     layer: ServedLayer
     times: Times  # seconds per row

@@ -416,10 +416,10 @@ class LSHLinear(Linear):
         best = []
         for nnz in (None, float(n_active)):
             costs = self._estimates(n, nnz, True, place)
-            asked = self.plan
-            if asked == "gather" and nnz is None:
-                asked = "rows"
-            best.append(costs.get(asked, min(costs.values())))
+            plan = self.plan
+            if plan == "gather" and nnz is None:
+                plan = "rows"
+            best.append(costs.get(plan, min(costs.values())))
         return max(0.0, best[0] - best[1])
 
     # -- one set per batch --------------------------------------------------------------------
