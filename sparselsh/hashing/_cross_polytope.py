@@ -56,7 +56,23 @@ class CrossPolytope(HtmlRepr):
         return (2 * self.dims) ** self.polytopes
 
     def fit(self, n_dims: int, random_state: RandomState = None) -> Self:
-        """Draw the rotations for rows of `n_dims` dimensions."""
+        """Draw the rotations for rows of `n_dims` dimensions.
+
+        Parameters
+        ----------
+        n_dims : int
+        random_state : None, int or numpy.random.Generator
+
+        Returns
+        -------
+        CrossPolytope
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
         self.n_dims_ = check.integer(n_dims, "n_dims")
         # polytopes take different coordinates of one rotation, then of the next
         self._rotations = Rotations(self.tables * self.polytopes * self.dims, self.n_dims_,

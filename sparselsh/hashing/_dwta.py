@@ -66,6 +66,21 @@ class DWTA(HtmlRepr):
         """Draw the bins for rows of `n_dims` dimensions.
 
         A permutation of the coordinates is cut into bins; when it is used up, the next is drawn.
+
+        Parameters
+        ----------
+        n_dims : int
+        random_state : None, int or numpy.random.Generator
+
+        Returns
+        -------
+        DWTA
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
         """
         self.n_dims_ = check.integer(n_dims, "n_dims")
         rng = check.generator(random_state)

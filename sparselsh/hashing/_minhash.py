@@ -55,7 +55,23 @@ class MinHash(HtmlRepr):
         return 1 << self.bits
 
     def fit(self, n_dims: int, random_state: RandomState = None) -> Self:
-        """Draw the hash function for rows of `n_dims` features."""
+        """Draw the hash function for rows of `n_dims` features.
+
+        Parameters
+        ----------
+        n_dims : int
+        random_state : None, int or numpy.random.Generator
+
+        Returns
+        -------
+        MinHash
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
         self.n_dims_ = check.integer(n_dims, "n_dims")
         self._seed = int(check.generator(random_state).integers(2**63))
         return self

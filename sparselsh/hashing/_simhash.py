@@ -70,7 +70,23 @@ class SimHash(HtmlRepr):
         return 1 << self.bits
 
     def fit(self, n_dims: int, random_state: RandomState = None) -> Self:
-        """Draw the hyperplanes for rows of `n_dims` dimensions."""
+        """Draw the hyperplanes for rows of `n_dims` dimensions.
+
+        Parameters
+        ----------
+        n_dims : int
+        random_state : None, int or numpy.random.Generator
+
+        Returns
+        -------
+        SimHash
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
         self.n_dims_ = check.integer(n_dims, "n_dims")
         rng = check.generator(random_state)
         self._projections = PROJECTIONS[self.projection](self.tables * self.bits, self.n_dims_, rng)
