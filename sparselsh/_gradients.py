@@ -1,8 +1,8 @@
-"""What layers hand to optimizers: parameters, and gradients that know the rows they touch.
+"""Parameters and gradients, which layers pass to optimizers; a gradient lists the rows it touches.
 
-A gradient's `apply` calls the kernel that sums it and updates the rows in one go, so that layers need not
-know optimizers nor optimizers layers. For clipping, `squared_norm` sums it once without touching a weight, and `scale`
-multiplies one of its two factors.
+The method `apply` of a gradient calls the kernel that sums it and updates the rows in one pass, so
+that layers and optimizers do not depend on each other. For clipping, `squared_norm` sums the
+gradient without changing a weight, and `scale` multiplies one of its two factors.
 """
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Parameter:
 
     Attributes
     ----------
-    value : ndarray of shape (n_rows, n_columns), float32 or (as uint16) bfloat16, C-contiguous
-        A bias of n neurons is (n, 1).
+    value : ndarray of shape (n_rows, n_columns), float32, or bfloat16 as uint16
+        C-contiguous. A bias of n neurons is (n, 1).
     input_major : bool
         Whether rows are inputs instead of neurons. Optimizer state has the same layout.
     """
@@ -58,8 +58,9 @@ class DenseGradient(NamedTuple):
     def rows(self) -> None:
         return None
 
-    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
-        if v is not None and v.shape != w.shape:  # one number a row
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None,
+              n_threads: int) -> None:
+        if v is not None and v.shape != w.shape:  # one second moment per row
             rows = np.arange(len(w), dtype=np.int32)
             _updates.update_rows(rule, w, m, v, rows, self.value.reshape(w.shape), n_threads)
             return
@@ -79,7 +80,8 @@ class RowGradient(NamedTuple):
     rows: np.ndarray
     value: np.ndarray
 
-    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None,
+              n_threads: int) -> None:
         _updates.update_rows(rule, w, m, v, self.rows, self.value, n_threads)
 
     def squared_norm(self, n_threads: int) -> float:
@@ -96,7 +98,8 @@ class ActiveGradient(NamedTuple):
     d_out: np.ndarray
     x: np.ndarray
 
-    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None,
+              n_threads: int) -> None:
         _gemm.active_update(rule, w, m, v, self.rows, self.d_out, self.x, n_threads)
 
     def squared_norm(self, n_threads: int) -> float:
@@ -109,7 +112,10 @@ class ActiveGradient(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The transposed pattern of a sparse matrix, touched columns only (see _sparse_rows.group_columns)."""
+    """The transposed pattern of the touched columns of a sparse matrix.
+
+    See `_core._sparse_rows.group_columns`.
+    """
 
     rows: np.ndarray
     starts: np.ndarray
@@ -118,18 +124,19 @@ class Groups(NamedTuple):
 
     @classmethod
     def of(cls, s: CSR, slot: Ids, n_threads: int) -> Groups:
-        """The groups of s; `slot`, (n_columns,) int32, is all -1 and is left so."""
+        """The groups of s; `slot`, (n_columns,) int32, is all -1 before and after the call."""
         rows = np.empty(min(s.nnz, len(slot)), np.int32)
         starts = np.empty(len(rows) + 1, np.int64)
         entries, samples = np.empty((2, s.nnz), np.int32)
-        n_rows = _sparse_rows.group_columns(s.indptr, s.indices, slot, rows, starts, entries, samples, n_threads)
+        n_rows = _sparse_rows.group_columns(s.indptr, s.indices, slot, rows, starts, entries,
+                                            samples, n_threads)
         return cls(rows[:n_rows], starts[:n_rows + 1], entries, samples)
 
 
 class ProductGradient(NamedTuple):
     """S^T x, never stored: S as groups and data, x dense (n, d) or CSR.
 
-    One of the factors is the gradient of the outputs, the other the input: `x_is_gradient` says which.
+    One factor is the gradient of the outputs, the other the input; `x_is_gradient` tells which.
     """
 
     groups: Groups
@@ -141,10 +148,11 @@ class ProductGradient(NamedTuple):
     def rows(self) -> Ids:
         return self.groups.rows
 
-    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None, n_threads: int) -> None:
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None,
+              n_threads: int) -> None:
         if isinstance(self.x, CSR):
-            _updates.update_grouped_csr(rule, w, m, v, *self.groups, self.data, self.x.indptr, self.x.indices,
-                                        self.x.data, n_threads)
+            _updates.update_grouped_csr(rule, w, m, v, *self.groups, self.data, self.x.indptr,
+                                        self.x.indices, self.x.data, n_threads)
         else:
             _updates.update_grouped(rule, w, m, v, *self.groups, self.data, self.x, n_threads)
 
@@ -152,8 +160,8 @@ class ProductGradient(NamedTuple):
         out = np.empty(len(self.groups.rows))
         groups = self.groups[1:]
         if isinstance(self.x, CSR):
-            _gradient_norms.grouped_squares_csr(*groups, self.data, self.x.indptr, self.x.indices, self.x.data,
-                                       self.x.n_columns, out, n_threads)
+            _gradient_norms.grouped_squares_csr(*groups, self.data, self.x.indptr, self.x.indices,
+                                                self.x.data, self.x.n_columns, out, n_threads)
         else:
             _gradient_norms.grouped_squares(*groups, self.data, self.x, out, n_threads)
         return out.sum()

@@ -1,4 +1,4 @@
-"""Trained dense networks, converted to be served faster: from PyTorch, ONNX and files of weights."""
+"""Conversion of trained dense networks for fast inference: from PyTorch, ONNX and weight files."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -18,59 +18,67 @@ if TYPE_CHECKING:
 __all__ = ["from_file", "from_onnx", "from_torch"]
 
 
-def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.99, error: float = 0.02, k: int = 5,
-               storage: str = "float32", upcast: bool = False, random_state: RandomState = None,
+def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.99,
+               error: float = 0.02, k: int = 5, storage: str = "float32", upcast: bool = False,
+               random_state: RandomState = None,
                n_threads: int | None = None) -> InferenceNetwork:
     """Convert an MLP of PyTorch.
 
     Parameters
     ----------
     module : torch.nn.Module
-        A chain of Linear, ReLU, Dropout, Identity and Flatten, with an Embedding or EmbeddingBag ("sum" or "mean") at
-        its head or not: an ``nn.Sequential``, or a module whose forward torch.fx can trace. It is not changed.
+        A chain of Linear, ReLU, Dropout, Identity and Flatten, which may begin with an Embedding or
+        an EmbeddingBag ("sum" or "mean"): an ``nn.Sequential``, or a module whose forward torch.fx
+        can trace. It is not changed.
     calibration : array, sparse matrix, tensor or None
-        Inputs like those that will be asked, some hundreds. Half of them set the plans, the other half measures what
-        became of it. Without, all layers stay dense.
+        Some hundreds of typical inputs. The plans are chosen on one half of them, and the result is
+        measured on the other. Without calibration, all layers stay dense.
     recall : float
-        Share of the k best outputs that an index of the last layer is to find.
+        Fraction of the k best outputs that an index of the last layer is to find, above 0 and below
+        1.
     error : float
-        Largest relative error of the network's outputs, ``|z' - z| / |z|`` over the calibration rows, that hidden
-        layers may bring about by passing on the activations that matter only. 0 leaves them exact.
+        Largest relative error of the network's outputs, ``|z' - z| / |z|`` over the calibration
+        rows, that hidden layers may cause by passing on only the important activations, at least 0
+        and below 1. 0 keeps them exact.
     k : int
-        Best outputs that are asked for.
+        Number of best outputs that `topk` will return.
     storage : {"float32", "bfloat16", "int8"}
-        Weights that the plans "rows" and "lsh" read. With fewer bits, indexes of the last layer score the best
-        candidates again by the float32 weights; the hidden layers' part is in the `error`.
+        Weights that the plans "rows" and "lsh" read. With fewer bits, indexes of the last layer
+        score the best candidates again by the float32 weights; the effect on hidden layers is part
+        of the `error`.
     upcast : bool
-        Convert weights of other types to float32; else they are refused.
+        Convert weights of other dtypes to float32; else they are refused.
     random_state : None, int or numpy.random.Generator
-        Of the indexes. Plans are chosen by the clock and may differ from run to run.
+        Of the indexes. Plans are chosen by measured times and may differ from run to run.
     n_threads : int or None
 
     Returns
     -------
     InferenceNetwork
-        Its `report` says what became of each layer.
+        Its `report` gives the plan of each layer and the reason.
 
     Raises
     ------
     ImportError
         If torch is missing.
     TypeError, ValueError
-        If the module has an operator that is not supported, which is named, or an argument does not fit.
+        If the module has an operator that is not supported, which is named, or an argument does not
+        fit.
 
     Examples
     --------
-    >>> net = sl.from_torch(model, X[:1000])                    # doctest: +SKIP
-    >>> print(net.report)                                       # doctest: +SKIP
-    >>> ids, scores = net.topk(X_new, k=5)                      # doctest: +SKIP
+    >>> net = sl.from_torch(model, X[:1000])  # doctest: +SKIP
+    >>> print(net.report)  # doctest: +SKIP
+    >>> ids, scores = net.topk(X_new, k=5)  # doctest: +SKIP
     """
     options = _options(recall, error, k, storage, random_state, n_threads)
-    return convert(read_module(module, upcast=bool(upcast)), to_numpy(calibration, "calibration"), **options)
+    layers = read_module(module, upcast=bool(upcast))
+    return convert(layers, to_numpy(calibration, "calibration"), **options)
 
 
-def from_onnx(path: PathLike, calibration: Any = None, *, recall: float = 0.99, error: float = 0.02, k: int = 5,
-              storage: str = "float32", upcast: bool = False, random_state: RandomState = None,
+def from_onnx(path: PathLike, calibration: Any = None, *, recall: float = 0.99,
+              error: float = 0.02, k: int = 5, storage: str = "float32", upcast: bool = False,
+              random_state: RandomState = None,
               n_threads: int | None = None) -> InferenceNetwork:
     """Convert an MLP in an ONNX file: a chain of Gemm, or MatMul and Add, with Relu between.
 
@@ -89,29 +97,33 @@ def from_onnx(path: PathLike, calibration: Any = None, *, recall: float = 0.99, 
     ImportError
         If the package onnx is missing.
     FileNotFoundError, TypeError, ValueError
-        If the file is missing or damaged, or has an operator that is not supported, which is named with its node.
+        If the file is missing or damaged, has an operator that is not supported, which is named
+        with its node, or an argument does not fit.
     """
     options = _options(recall, error, k, storage, random_state, n_threads)
     return convert(read_onnx(path, upcast=bool(upcast)), calibration, source=str(path), **options)
 
 
-def from_file(path: PathLike, calibration: Any = None, *, layers: str | Sequence[str | tuple[str, str]] | None = None,
-              activation: str | None = "relu", recall: float = 0.99, error: float = 0.02, k: int = 5,
-              storage: str = "float32", upcast: bool = False, random_state: RandomState = None,
+def from_file(path: PathLike, calibration: Any = None, *,
+              layers: str | Sequence[str | tuple[str, str]] | None = None,
+              activation: str | None = "relu", recall: float = 0.99, error: float = 0.02,
+              k: int = 5, storage: str = "float32", upcast: bool = False,
+              random_state: RandomState = None,
               n_threads: int | None = None) -> InferenceNetwork:
-    """Convert an MLP whose weights stand in a safetensors or .npz file.
+    """Convert an MLP whose weights are in a safetensors or .npz file.
 
     Parameters
     ----------
     path : str or path-like
     calibration
-        As for :func:`from_torch`; inputs of the first layer named.
+        As for :func:`from_torch`; inputs of the first named layer.
     layers : None, str or sequence of str
-        The layers in the order of the network: NAME for the arrays NAME.weight, (n_out, n_in), and NAME.bias if it is
-        there; WEIGHT:BIAS for arrays that are called otherwise. A pattern such as ``"head.fc*"`` takes all that match,
-        and None all matrices NAME.weight, in natural order: fc2 before fc10.
+        The layers in the order of the network: NAME for the arrays NAME.weight, (n_out, n_in), and
+        NAME.bias if the file has it; WEIGHT:BIAS for arrays with other names. A pattern such as
+        ``"head.fc*"`` takes all that match, and None all matrices NAME.weight, in natural order:
+        fc2 before fc10.
     activation : None or "relu"
-        What stands between two layers.
+        The activation between two layers.
     recall, error, k, storage, upcast, random_state, n_threads
         As for :func:`from_torch`.
 
@@ -124,11 +136,13 @@ def from_file(path: PathLike, calibration: Any = None, *, layers: str | Sequence
     ImportError
         If the package safetensors is missing.
     FileNotFoundError, TypeError, ValueError
-        If the file is missing or damaged, has no such layers, or they do not fit each other.
+        If the file is missing or damaged, has no such layers, they do not fit each other, or an
+        argument does not fit.
     """
     options = _options(recall, error, k, storage, random_state, n_threads)
     activation = None if activation is None else check.choice(activation, "activation", ("relu",))
-    return convert(read_layers(path, layers, activation, bool(upcast)), calibration, source=str(path), **options)
+    affine = read_layers(path, layers, activation, bool(upcast))
+    return convert(affine, calibration, source=str(path), **options)
 
 
 def _options(recall: float, error: float, k: int, storage: str, random_state: RandomState,

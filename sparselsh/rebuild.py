@@ -1,9 +1,10 @@
-"""When the hash tables of a layer are built anew: one small class each policy.
+"""Rebuild policies: when the hash tables of a layer are rebuilt.
 
-Weights change at every step, and hashing them costs as much as some of the products that hashing spares. A policy
-says whether rows are hashed again as soon as they were touched (``at_once``), and ``start()`` gives a clock, which a
-layer asks before each step whether to build its tables anew. A policy holds no state and may serve many layers.
-``typical_interval``, in steps, is what the choice of a plan reckons with.
+Weights change at every step, and hashing them costs as much as some of the products that hashing
+saves. A policy defines whether rows are hashed again as soon as a step has touched them
+(``at_once``), and ``start()`` gives a clock, which decides before each step whether a layer
+rebuilds its tables. A policy holds no state and may be shared by many layers. The choice of a plan
+assumes ``typical_interval`` steps between builds.
 """
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ __all__ = ["AtOnce", "Every", "Exponential", "Frozen", "OnDrift"]
 
 
 class Clock:
-    """Says when to build anew: at the first step, then at intervals that grow by a factor."""
+    """Decides when to rebuild: at the first step, then at intervals that grow by a factor."""
 
     def __init__(self, interval: float, growth: float) -> None:
         self._interval, self._growth = interval, growth
@@ -34,7 +35,12 @@ class Clock:
         step, epoch : int
             Steps and whole epochs trained so far.
         drift : callable
-            Gives the share of the hash codes that a sample of neurons has changed since the last build.
+            Gives the fraction of the hash codes of a sample of neurons that have changed since the
+            last build.
+
+        Returns
+        -------
+        bool
         """
         if step < self._next:
             return False
@@ -43,33 +49,42 @@ class Clock:
         return True
 
     def inserts(self, epoch: int) -> bool:
-        """Whether labels that were not found are put into the buckets where their inputs look."""
+        """Whether labels that were not found are added to the buckets that their inputs read."""
         return False
 
     def state(self) -> dict[str, Any]:
-        """Where the clock stands, as plain values, for a checkpoint."""
+        """The state of the clock, as plain values, for a checkpoint."""
         return {"interval": self._interval, "next": None if self._next == -math.inf else self._next}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take what `state` gave."""
+        """Take what `state` gave; it is checked."""
         self._interval = check.number(state["interval"], "interval", above=0)
         following = state["next"]
-        self._next = -math.inf if following is None else check.integer(following, "next", minimum=0, maximum=2**62)
+        if following is None:
+            self._next = -math.inf
+        else:
+            self._next = check.integer(following, "next", minimum=0, maximum=2**62)
 
 
 @dataclass(frozen=True)
 class AtOnce:
-    """Rows that a step has touched are hashed again at once; all are, with a new mean neuron, ever more rarely.
+    """Rows that a step has touched are hashed again at once.
 
-    The tables are never behind the weights. A step hashes as many rows as it touches: cheap for an output layer on
-    few inputs, dear for a wide layer on a wide one.
+    All rows, with a new mean neuron, are hashed again at growing intervals. The tables always match
+    the weights. A step hashes as many rows as it touches: that is cheap for an output layer with
+    few inputs, and expensive for a wide layer with many.
 
     Parameters
     ----------
     first : int
-        Steps to the first build of the whole.
+        Steps between the first build and the first rebuild of all rows.
     growth : float
-        Factor by which the interval grows after each, at least 1.
+        Factor by which the interval grows after each rebuild, at least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
     """
 
     first: int = 32
@@ -89,20 +104,27 @@ class AtOnce:
 
 @dataclass(frozen=True)
 class Exponential:
-    """SLIDE's: the t-th interval between builds has ``first * exp(rate * t)`` steps, t = 0, 1, ...
+    """The policy of SLIDE: the t-th interval between builds has ``first * exp(rate * t)`` steps.
 
-    Weights change less and less, so that tables may grow older.
+    t counts from 0. Weights change less and less in the course of training, so that tables may grow
+    older.
 
     Parameters
     ----------
     first : int
-        N0, steps to the first build.
+        N0, steps between the first build and the next.
     rate : float
         lambda, at least 0.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+
     References
     ----------
-    Chen et al., SLIDE, arXiv 1903.03129, section 4.2: the t-th build comes after ``sum_i N0 exp(lambda i)`` steps.
+    Chen et al., SLIDE, arXiv 1903.03129, section 4.2: the t-th build comes after
+    ``sum_i N0 exp(lambda i)`` steps.
     """
 
     first: int = 8
@@ -126,11 +148,16 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Every:
-    """After every `steps` steps.
+    """Rebuild after every `steps` steps.
 
     Parameters
     ----------
     steps : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `steps` is not an integer of at least 1.
     """
 
     steps: int = 50
@@ -170,22 +197,29 @@ class _DriftClock(Clock):
 
 @dataclass(frozen=True)
 class OnDrift:
-    """When the codes of a sample of neurons have changed by more than a threshold, as MONGOOSE's scheduler does.
+    """Rebuild when the codes of a sample of neurons have changed by more than a threshold.
 
-    Every `check_every` steps 256 neurons are hashed again. If more than `threshold` of their codes (of the bits of
-    their sketches) are not those of the last build, all neurons are.
+    Every `check_every` steps 256 neurons are hashed again. If more than the fraction `threshold` of
+    their codes, or of the bits of their sketches, differ from those of the last build, all neurons
+    are hashed. The scheduler of MONGOOSE is similar.
 
     Parameters
     ----------
     threshold : float
-        Share of changed codes, in [0, 1).
+        Fraction of changed codes, in [0, 1).
     check_every : int
+        Steps between two checks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
 
     References
     ----------
-    Chen et al., "MONGOOSE: a learnable LSH framework for efficient neural network training", ICLR 2021:
-    the observation that weights change slowly, and rebuilding only after a large change. What is measured here is the
-    change of codes, theirs is a bound on that of weights.
+    Chen et al., "MONGOOSE: a learnable LSH framework for efficient neural network training", ICLR
+    2021: the observation that weights change slowly, and rebuilding only after a large change. Here
+    the change of codes is measured; MONGOOSE bounds the change of weights.
     """
 
     threshold: float = 0.1
@@ -195,7 +229,7 @@ class OnDrift:
 
     @property
     def typical_interval(self) -> float:
-        """Steps between builds, for the choice of a plan: two looks."""
+        """Steps between builds, for the choice of a plan: two checks."""
         return 2.0 * self.check_every
 
     def __post_init__(self) -> None:
@@ -226,23 +260,29 @@ class _FrozenClock(Clock):
 
 @dataclass(frozen=True)
 class Frozen:
-    """Another policy for some epochs, then the tables stay; labels are put into the buckets where inputs look for them.
+    """Another policy for some epochs; then the tables are frozen, and labels are added to buckets.
 
-    Once the tables stay, a label that its input does not find is added to the buckets which that input looks into,
-    beside those of its own code, so that the next input like it does find it. In hidden layers, and in sketches, the
-    tables only stay.
+    Once the tables are frozen, a label that its input does not find is added to the buckets which
+    that input reads, in addition to those of its own code, so that the next similar input finds it.
+    In hidden layers, and with sketches, nothing is added.
 
     Parameters
     ----------
     epochs : int
-        Whole epochs of `fit` after which the tables stay; 0 freezes the first ones.
+        Whole epochs of `fit` after which the tables are frozen; 0 freezes the first ones.
     before : policy
-        How they are built until then.
+        The policy until then.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
 
     References
     ----------
-    Meisburger et al., "BOLT: an automated deep learning framework for training and deploying large-scale search and
-    recommendation models on commodity CPU hardware", CIKM 2023, arXiv 2303.17727.
+    Meisburger et al., "BOLT: an automated deep learning framework for training and deploying
+    large-scale search and recommendation models on commodity CPU hardware", CIKM 2023, arXiv
+    2303.17727.
     """
 
     epochs: int = 1
@@ -255,7 +295,7 @@ class Frozen:
 
     @property
     def at_once(self) -> bool:
-        """Never: a neuron that is hashed again would leave the buckets it was put into."""
+        """False: a neuron that is hashed again would leave the buckets to which it was added."""
         return False
 
     @property
@@ -274,9 +314,10 @@ POLICIES: dict[str, type[Policy]] = {
 
 
 def checked(policy: Policy | None, name: str = "rebuild") -> Policy | None:
-    """The policy if it is one, or None."""
+    """The policy, or None; TypeError for anything else."""
     if policy is not None and not isinstance(policy, Policy):
-        raise TypeError(f"{name} must be a policy such as AtOnce() or Every(50), or None, got {policy!r}")
+        raise TypeError(f"{name} must be a policy such as AtOnce() or Every(50), or None, "
+                        f"got {policy!r}")
     return policy
 
 

@@ -1,8 +1,9 @@
-"""Schedules: the learning rate, and the momentum, as functions of the progress of a training.
+"""Schedules: the learning rate and the momentum as functions of the progress of training.
 
-An optimizer asks ``schedule(t)`` for a factor of its learning rate, t the share of the training that is done, in
-[0, 1). Any function of t serves. The classes here are such functions that print and compare; one that also has
-``momentum_at(t)`` sets the momentum (beta1 of Adam) at each step.
+An optimizer multiplies its learning rate by ``schedule(t)``; t in [0, 1) is the completed fraction
+of the training. Any function of t is a schedule. The classes here are such functions that can be
+printed and compared; one that also has ``momentum_at(t)`` sets the momentum (beta1 of Adam) at each
+step.
 """
 from __future__ import annotations
 
@@ -33,12 +34,17 @@ SHAPES = {"cosine": _cosine, "linear": _linear}
 
 @dataclass(frozen=True)
 class Linear:
-    """From 1 to `end` along a line: ``1 + (end - 1) t``.
+    """Linear decay from 1 to `end`: ``1 + (end - 1) t``.
 
     Parameters
     ----------
     end : float
         The last factor, in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `end` does not fit.
     """
 
     end: float = 0.0
@@ -52,16 +58,22 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """From 1 to `end` along half a cosine: ``end + (1 - end) (1 + cos(pi t)) / 2``.
+    """Cosine decay from 1 to `end`: ``end + (1 - end) (1 + cos(pi t)) / 2``.
 
     Parameters
     ----------
     end : float
         The last factor, in [0, 1].
 
+    Raises
+    ------
+    TypeError, ValueError
+        If `end` does not fit.
+
     References
     ----------
-    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, equation 5, one cycle of it.
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts", 2017, equation 5,
+    for one cycle.
     """
 
     end: float = 0.0
@@ -75,14 +87,19 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Step:
-    """Multiplied by `factor` at each of some points: ``factor ** (number of points at or before t)``.
+    """A decay by `factor` at each of some points: ``factor ** (number of points at or before t)``.
 
     Parameters
     ----------
     at : tuple of float
-        Shares of the training, rising, each above 0 and below 1.
+        The points, as fractions of the training: increasing, each above 0 and below 1.
     factor : float
         In (0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
     """
 
     at: tuple[float, ...] = (0.5, 0.75)
@@ -92,8 +109,10 @@ class Step:
         try:
             points = tuple(self.at)
         except TypeError:
-            raise TypeError(f"at must be a sequence of shares of the training, got {self.at!r}") from None
-        points = tuple(check.number(point, f"at[{i}]", above=0, below=1) for i, point in enumerate(points))
+            raise TypeError(f"at must be a sequence of fractions of the training, "
+                            f"got {self.at!r}") from None
+        points = tuple(check.number(point, f"at[{i}]", above=0, below=1)
+                       for i, point in enumerate(points))
         if list(points) != sorted(set(points)):
             raise ValueError(f"at must rise, got {self.at!r}")
         check.number(self.factor, "factor", above=0, maximum=1)
@@ -105,20 +124,27 @@ class Step:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """A rise from `start` to 1 along a line, then another schedule over the rest.
+    """A linear rise from `start` to 1, then another schedule over the rest of the training.
 
     Parameters
     ----------
     share : float
-        Share of the training that the rise takes, above 0 and below 1.
+        Fraction of the training that the rise takes, above 0 and below 1.
     then : None, "linear", "cosine", schedule or function
-        What follows; it runs from 0 to 1 over the rest of the training. None stays at 1.
+        The schedule after the rise; its t runs from 0 to 1 over the rest of the training. None
+        stays at 1.
     start : float
         The first factor, in [0, 1].
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
+
     References
     ----------
-    Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2, gradual warm-up.
+    Goyal et al., "Accurate, large minibatch SGD: training ImageNet in 1 hour", 2017, section 2.2,
+    gradual warm-up.
     """
 
     share: float = 0.05
@@ -131,10 +157,22 @@ class WarmUp:
         object.__setattr__(self, "then", checked(self.then, "then"))
 
     def __call__(self, t: float) -> float:
-        return _linear(self.start, 1.0, t / self.share) if t < self.share else factor(self.then, self._rest(t))
+        if t < self.share:
+            return _linear(self.start, 1.0, t / self.share)
+        return factor(self.then, self._rest(t))
 
     def momentum_at(self, t: float) -> float | None:
-        """That of `then`, which does not begin before the rise is over; None where it leaves the momentum alone."""
+        """The momentum of `then`, at its start during the rise; None where `then` does not set it.
+
+        Parameters
+        ----------
+        t : float
+            The completed fraction of the training.
+
+        Returns
+        -------
+        float or None
+        """
         return momentum(self.then, max(0.0, self._rest(t)))
 
     def _rest(self, t: float) -> float:
@@ -143,26 +181,33 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Up to the optimizer's learning rate and down again, far below the start; the momentum goes the other way.
+    """One cycle: the learning rate rises and then falls far below its start.
 
-    The factor rises from `start` to 1 until the share `peak` of the training is done, then falls to `end`. With the
-    defaults these are the factors of torch's OneCycleLR with the optimizer's `lr` as its `max_lr`.
+    The momentum falls and rises. The factor of the learning rate rises from `start` to 1 until the
+    fraction `peak` of the training is done, then falls to `end`. With the defaults these are the
+    factors of torch's OneCycleLR with the optimizer's `lr` as its `max_lr`.
 
     Parameters
     ----------
     peak : float
-        Share of the training at which the factor is 1, above 0 and below 1.
+        Fraction of the training at which the factor is 1, above 0 and below 1.
     start, end : float
         First and last factor, in [0, 1].
     momentum : pair of float or None
-        The momentum at the peak, and that at both ends: beta1 of Adam, `momentum` of an SGD that has one. None leaves
-        it alone.
+        The momentum at the peak, and that at both ends, each in [0, 1): beta1 of Adam, `momentum`
+        of an SGD that has one. None does not change it.
     shape : {"cosine", "linear"}
+        How the values change between these points.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit.
 
     References
     ----------
-    Smith and Topin, "Super-convergence: very fast training of neural networks using large learning rates", 2017,
-    section 3.
+    Smith and Topin, "Super-convergence: very fast training of neural networks using large learning
+    rates", 2017, section 3.
     """
 
     peak: float = 0.3
@@ -176,11 +221,13 @@ class OneCycle:
         for name in ("start", "end"):
             check.number(getattr(self, name), name, minimum=0, maximum=1)
         check.choice(self.shape, "shape", tuple(SHAPES))
+
         if self.momentum is not None:
             try:
                 low, high = self.momentum
             except (TypeError, ValueError):
-                raise ValueError(f"momentum must be a pair of numbers or None, got {self.momentum!r}") from None
+                raise ValueError("momentum must be a pair of numbers or None, "
+                                 f"got {self.momentum!r}") from None
             pair = (check.number(low, "momentum[0]", minimum=0, below=1),
                     check.number(high, "momentum[1]", minimum=0, below=1))
             object.__setattr__(self, "momentum", pair)
@@ -189,8 +236,20 @@ class OneCycle:
         return self._at(t, self.start, 1.0, self.end)
 
     def momentum_at(self, t: float) -> float | None:
-        """The momentum at the progress t, or None."""
-        return None if self.momentum is None else self._at(t, self.momentum[1], self.momentum[0], self.momentum[1])
+        """The momentum at t, or None.
+
+        Parameters
+        ----------
+        t : float
+            The completed fraction of the training.
+
+        Returns
+        -------
+        float or None
+        """
+        if self.momentum is None:
+            return None
+        return self._at(t, self.momentum[1], self.momentum[0], self.momentum[1])
 
     def _at(self, t: float, first: float, middle: float, last: float) -> float:
         between = SHAPES[self.shape]
@@ -199,16 +258,17 @@ class OneCycle:
         return between(middle, last, min(1.0, (t - self.peak) / (1 - self.peak)))
 
 
-NAMED: dict[str | None, Callable[[float], float] | None] = {None: None, "linear": Linear(), "cosine": Cosine()}
+NAMED: dict[str | None, Callable[[float], float] | None] = {
+    None: None, "linear": Linear(), "cosine": Cosine()}
 
 
 def checked(schedule: Schedule, name: str = "schedule") -> Schedule:
-    """The schedule if it is one: None, a name or something to call."""
+    """The schedule: None, a name or a callable; ValueError for anything else."""
     if callable(schedule) or schedule is None or (isinstance(schedule, str) and schedule in NAMED):
         return schedule
     names = ", ".join(repr(known) for known in NAMED)
-    raise ValueError(f"{name} must be one of {names}, a schedule such as OneCycle() or a function of the progress in "
-                     f"[0, 1], got {schedule!r}")
+    raise ValueError(f"{name} must be one of {names}, a schedule such as OneCycle() or a function "
+                     f"of the progress in [0, 1], got {schedule!r}")
 
 
 def factor(schedule: Schedule, t: float) -> float:
@@ -218,6 +278,6 @@ def factor(schedule: Schedule, t: float) -> float:
 
 
 def momentum(schedule: Schedule, t: float) -> float | None:
-    """The momentum at the progress t, or None where the schedule leaves it alone."""
+    """The momentum at the progress t, or None where the schedule does not set it."""
     at = getattr(schedule, "momentum_at", None)
     return None if at is None else at(t)

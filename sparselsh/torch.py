@@ -1,7 +1,6 @@
-"""PyTorch models: layers of them that an index serves, and networks as modules.
+"""PyTorch models: wide layers accelerated by an index, and networks as modules.
 
-``import sparselsh.torch`` needs torch only when a function is called; it is not part of
-``import sparselsh``.
+Torch is needed only when a function is called. ``import sparselsh`` does not import this module.
 """
 from __future__ import annotations
 
@@ -44,7 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["accelerate", "restore", "to_torch"]
 
-MAX_CALIBRATION_ROWS = 2048  # inputs of a layer that are kept
+MAX_CALIBRATION_ROWS = 2048  # kept per layer
+MIN_CALIBRATION_ROWS = 2  # per layer: one to choose by and one to measure
+N_TIMED_QUERIES = 8  # single queries that are timed one after the other
 
 
 def to_torch(network: InferenceNetwork | Network) -> nn.Sequential:
@@ -63,23 +64,26 @@ def to_torch(network: InferenceNetwork | Network) -> nn.Sequential:
     ------
     ImportError
         If torch is missing.
+    TypeError
+        If the argument is no such network.
     """
     if not hasattr(network, "architecture"):
         raise TypeError(f"network must be a Network or an InferenceNetwork, got {network!r}")
     return build_module(network.architecture())
 
 
-# -- layers inside any model -------------------------------------------------------------------------------------
+# -- layers inside any model ---------------------------------------------------------------------
 
 
-def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *, recall: float = 0.99, k: int = 5,
-               n_logits: int | None = None, fill: float = float("-inf"), storage: str = "float32",
+def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *,
+               recall: float = 0.99, k: int = 5, n_logits: int | None = None,
+               fill: float = float("-inf"), storage: str = "float32",
                random_state: RandomState = None, n_threads: int | None = None) -> ConversionReport:
-    """Let an index serve wide ``nn.Linear`` layers of a model, in place, where that is faster.
+    """Replace wide ``nn.Linear`` layers of a model, in place, where an index is faster.
 
-    The layers become ``AcceleratedLinear``: their forward computes the logits of the neurons that an index finds
-    and gives all others `fill`, without autograd; their ``topk`` skips the fill. Parameters stay where they are, under
-    the same names. :func:`restore` undoes it.
+    The layers become ``AcceleratedLinear``: their forward computes the logits of the neurons that
+    an index finds and sets all others to `fill`, without autograd; their ``topk`` does without the
+    fill. Parameters are not copied and keep their names. :func:`restore` undoes it.
 
     Parameters
     ----------
@@ -88,15 +92,16 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     names : str or sequence of str
         Names of layers as in ``model.named_modules()``, or a pattern such as ``"decoder.*"``.
     calibration : Tensor, tuple, dict, or iterable of them
-        What the model is called with: a tensor, a tuple of arguments or a dict of keyword arguments; or an iterable of
-        such batches. Some hundreds of rows should reach each layer.
+        Inputs of the model: a tensor, a tuple of arguments or a dict of keyword arguments; or an
+        iterable of such batches. Some hundreds of rows should reach each layer.
     recall : float
-        Share of the k largest logits that the index is to find.
+        Fraction of the k largest logits that the index is to find, above 0 and below 1.
     k : int
     n_logits : int or None
         Logits that forward computes; None for as many as the index computes anyway.
     fill : float
-        Logit of a neuron that was not found: minus infinity, which softmax makes 0; 0.0 before a ReLU.
+        Logit of a neuron that was not found: minus infinity, which softmax maps to 0; use 0.0
+        before a ReLU.
     storage : {"float32", "bfloat16", "int8"}
         As for :class:`sparselsh.LSHIndex`.
     random_state : None, int or numpy.random.Generator
@@ -106,15 +111,16 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     Returns
     -------
     ConversionReport
-        Of the layers named. A layer for which the index gains less than a tenth, alone and in batches of 256, is left
-        as it is, and the report says so.
+        Of the named layers. A layer for which the index gains less than a tenth, for single queries
+        and in batches of 256, is not replaced, and the report says so.
 
     Raises
     ------
     ImportError
         If torch is missing.
     TypeError, ValueError
-        If a name is none of the model's or no Linear, or its weights are not finite float32 on the CPU.
+        If a name is not that of a Linear layer of the model, its weights are not finite float32 on
+        the CPU, or another argument does not fit.
     """
     torch = require_torch()
     _require_module(torch, model)
@@ -127,24 +133,28 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
         n_logits = check.integer(n_logits, "n_logits")
     if isinstance(fill, bool) or not isinstance(fill, (int, float)) or np.isnan(fill):
         raise ValueError(f"fill must be a number or minus infinity, got {fill!r}")
+
     layers = {name: _linear(torch, model, name) for name in _layer_names(torch, model, names)}
     weights = {name: _weights(torch, linear, name) for name, linear in layers.items()}
     inputs = _inputs(torch, model, layers, calibration)
+
     reports, replaced = [], {}
     for name, linear in layers.items():
         W, b = weights[name]
-        accelerated, report = _accelerated(torch, name, linear, W, b, inputs[name], recall, min(k, len(W)), n_logits,
-                                           float(fill), storage, random_state, n_threads)
+        accelerated, report = _accelerated(torch, name, linear, W, b, inputs[name], recall,
+                                           min(k, len(W)), n_logits, float(fill), storage,
+                                           random_state, n_threads)
         reports.append(report)
         if accelerated is not None:
             replaced[name] = accelerated
-    for name, module in replaced.items():  # all or, after an error, none
+
+    for name, module in replaced.items():  # after an error, none is replaced
         _swap(model, name, module)
     return ConversionReport(reports, storage=storage)
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Put plain ``nn.Linear`` layers, with the same parameters, back into a model that :func:`accelerate` changed.
+    """Undo :func:`accelerate`: put back ``nn.Linear`` layers, with the same parameters.
 
     Parameters
     ----------
@@ -154,6 +164,13 @@ def restore(model: nn.Module) -> nn.Module:
     -------
     torch.nn.Module
         The model itself.
+
+    Raises
+    ------
+    ImportError
+        If torch is missing.
+    TypeError
+        If the argument is no module.
     """
     _require_module(require_torch(), model)
     for name, module in list(model.named_modules()):
@@ -173,7 +190,8 @@ def _layer_names(torch: ModuleType, model: nn.Module, names: str | Sequence[str]
     for name in [names] if isinstance(names, str) else list(names):
         found = fnmatch.filter(known, name) if any(c in name for c in "*?[") else [name]
         if not found:
-            raise ValueError(f"names: no Linear layer matches {name!r}; the model has {', '.join(known) or 'none'}")
+            raise ValueError(f"names: no Linear layer matches {name!r}; the model has "
+                             f"{', '.join(known) or 'none'}")
         chosen += [new for new in found if new not in chosen]
     if not chosen:
         raise ValueError("names must hold at least one name, got none")
@@ -186,7 +204,8 @@ def _linear(torch: ModuleType, model: nn.Module, name: str) -> nn.Linear:
     if name not in modules or name == "":
         raise ValueError(f"names: the model has no layer {name!r}; its Linear layers are {linears}")
     if type(modules[name]) is not torch.nn.Linear:
-        raise TypeError(f"names: {name!r} is a {type(modules[name]).__name__}, not a Linear; Linear are {linears}")
+        raise TypeError(f"names: {name!r} is a {type(modules[name]).__name__}, not a Linear; "
+                        f"Linear are {linears}")
     return modules[name]
 
 
@@ -194,22 +213,25 @@ def _weights(torch: ModuleType, linear: nn.Linear, name: str) -> tuple[Floats, F
     """Weight and bias as arrays that share the memory of the parameters."""
     for what, tensor in (("weight", linear.weight), ("bias", linear.bias)):
         if tensor is not None and (tensor.dtype != torch.float32 or tensor.device.type != "cpu"):
-            raise TypeError(f"{name}.{what} must be float32 on the CPU, got {str(tensor.dtype).removeprefix('torch.')} "
-                            f"on {tensor.device}; call model.float().cpu() first")
+            raise TypeError(f"{name}.{what} must be float32 on the CPU, got "
+                            f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}; "
+                            "call model.float().cpu() first")
     W = check.dense(linear.weight.detach().numpy(), f"{name}.weight")
     bias = np.zeros(len(W), np.float32) if linear.bias is None else linear.bias.detach().numpy()
     return W, check.vector(bias, f"{name}.bias", len(W))
 
 
-def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear], calibration: Any) -> dict[str, Floats]:
-    """Up to MAX_CALIBRATION_ROWS inputs of each layer, while the model answers the calibration."""
+def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear],
+            calibration: Any) -> dict[str, Floats]:
+    """Up to MAX_CALIBRATION_ROWS inputs of each layer, recorded while the model runs."""
     kept: dict[str, list[Floats]] = {name: [] for name in layers}
 
     def keep(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(_: nn.Module, args: Any) -> None:
             if not args or not isinstance(args[0], torch.Tensor):
-                raise TypeError("calibration must be a tensor, a tuple of arguments, a dict of keyword arguments, or "
-                                f"an iterable of such batches; layer {name!r} was given {args}")
+                raise TypeError("calibration must be a tensor, a tuple of arguments, a dict of "
+                                "keyword arguments, or an iterable of such batches; layer "
+                                f"{name!r} was given {args}")
             if sum(map(len, kept[name])) < MAX_CALIBRATION_ROWS:
                 rows = args[0].detach().reshape(-1, args[0].shape[-1])
                 kept[name].append(np.array(rows.float().numpy()))
@@ -218,9 +240,10 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear], c
     hooks = [linear.register_forward_pre_hook(keep(name)) for name, linear in layers.items()]
     training = model.training
     model.eval()
+    is_batch = isinstance(calibration, (torch.Tensor, tuple, dict))
     try:
         with torch.inference_mode():
-            for batch in [calibration] if isinstance(calibration, (torch.Tensor, tuple, dict)) else calibration:
+            for batch in [calibration] if is_batch else calibration:
                 if isinstance(batch, dict):
                     model(**batch)
                 elif isinstance(batch, (tuple, list)):
@@ -231,16 +254,21 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear], c
         model.train(training)
         for hook in hooks:
             hook.remove()
+
     for name, parts in kept.items():
-        if sum(map(len, parts)) < 2:
-            raise ValueError(f"calibration gives layer {name!r} fewer than two rows; give some hundreds")
-    return {name: check.dense(np.concatenate(parts)[:MAX_CALIBRATION_ROWS], f"the inputs of {name}") for name, parts in kept.items()}
+        if sum(map(len, parts)) < MIN_CALIBRATION_ROWS:
+            raise ValueError(f"calibration gives layer {name!r} fewer than two rows; "
+                             "give some hundreds")
+    return {name: check.dense(np.concatenate(parts)[:MAX_CALIBRATION_ROWS],
+                              f"the inputs of {name}")
+            for name, parts in kept.items()}
 
 
-def _accelerated(torch: ModuleType, name: str, linear: nn.Linear, W: Floats, b: Floats, inputs: Floats, recall: float,
-                 k: int, n_logits: int | None, fill: float, storage: str, random_state: RandomState,
+def _accelerated(torch: ModuleType, name: str, linear: nn.Linear, W: Floats, b: Floats,
+                 inputs: Floats, recall: float, k: int, n_logits: int | None, fill: float,
+                 storage: str, random_state: RandomState,
                  n_threads: int) -> tuple[nn.Module | None, LayerReport]:
-    """The module that takes the place of a layer, or None, and the report of the choice."""
+    """The module that replaces a layer, or None, and the report of the choice."""
     from .inference import AcceleratedLinear
 
     settings, held = np.ascontiguousarray(inputs[::2]), np.ascontiguousarray(inputs[1::2])
@@ -250,26 +278,30 @@ def _accelerated(torch: ModuleType, name: str, linear: nn.Linear, W: Floats, b: 
         tune(engine, settings, min(k, len(W)), recall, resolve(n_threads))
     module = AcceleratedLinear(linear, engine, n_logits or engine.default_candidates(k), fill,
                                n_threads)
+
     times = {}
     with torch.inference_mode():
         for n, kind in zip(TIMED_ROWS, module.plan, strict=True):
-            parts = [torch.from_numpy(settings[np.arange(i, i + n) % len(settings)]) for i in range(8 if n == 1 else 1)]
+            parts = [torch.from_numpy(settings[np.arange(i, i + n) % len(settings)])
+                     for i in range(N_TIMED_QUERIES if n == 1 else 1)]
             dense, found = (fastest(call, parts, 1) for call in (linear, module))
             times[n] = dense, found
             module.plan[kind] = "lsh" if found * MIN_GAIN < dense else "dense"
+
     report = LayerReport(name, W.shape, dict(module.plan), "", bytes_dense=W.nbytes + b.nbytes,
                          bytes=W.nbytes + b.nbytes + engine.nbytes)
     figures = " and ".join(f"{dense * 1e6 / n:.1f} dense, {found * 1e6 / n:.1f} by the index at {n}"
                            for n, (dense, found) in times.items())
     gains = "lsh" in module.plan.values()
-    report.reason = (f"{'lsh' if gains else 'kept dense: the index does not gain a tenth'} (us a row: {figures}; "
-                     f"{module.n_logits} logits)")
+    choice = "lsh" if gains else "kept dense: the index does not gain a tenth"
+    report.reason = f"{choice} (us per row: {figures}; {module.n_logits} logits)"
     report.microseconds_dense = {n: dense * 1e6 / n for n, (dense, _) in times.items()}
     report.microseconds = {n: times[n][module.plan[kind] == "lsh"] * 1e6 / n
                            for n, kind in zip(TIMED_ROWS, module.plan, strict=True)}
     if not gains:
         report.bytes = report.bytes_dense
         return None, report
+
     truth, _ = exact_topk(held, W, b, k, resolve(n_threads))
     report.recall = recall_of(engine.search(held, k, None, resolve(n_threads))[0], truth)
     return module, report

@@ -92,7 +92,7 @@ def test_a_family_that_a_file_asks_for_takes_no_more_memory_than_its_neurons_are
     rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(
         config=metadata["config"].replace('"bits": 3, "tables": 2', '"bits": 24, "tables": 255')))
     net = sl.load(model)  # its tables are not made yet
-    with pytest.raises(ValueError, match=r"SimHash\(bits=24.*16777216 buckets a table for 9 neurons.*fewer buckets"):
+    with pytest.raises(ValueError, match=r"SimHash\(bits=24.*16777216 buckets per table for 9 neurons.*fewer buckets"):
         net.partial_fit(np.eye(9, 4), np.arange(9))
 
 

@@ -258,7 +258,7 @@ def test_an_embedding_puts_its_rows_side_by_side(rng):
     net = _conversion.convert(layers, None)
     ids = rng.integers(0, 50, (7, 3))
     np.testing.assert_allclose(net.decision_function(ids), E[ids].reshape(7, -1) @ W.T, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="X must have 3 ids a row, got 2"):
+    with pytest.raises(ValueError, match="X must have 3 ids per row, got 2"):
         net.topk(ids[:, :2], 1)
     with pytest.raises(ValueError, match=r"X must lie in 0\.\.49, got 50"):
         net.topk(np.where(np.arange(7)[:, None] == 2, 50, ids), 1)

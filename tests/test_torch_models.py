@@ -233,7 +233,7 @@ def test_a_small_layer_stays_as_it_is():
     model.forward = lambda ids: small(model.rnn(model.embed(ids))[0])
     report = slt.accelerate(model, "head.small", torch.randint(0, 50, (40, 12)))
     assert model.head["small"] is small
-    assert report.layers[0].reason.startswith("kept dense: the index does not gain a tenth (us a row: ")
+    assert report.layers[0].reason.startswith("kept dense: the index does not gain a tenth (us per row: ")
     assert set(report.layers[0].plan.values()) == {"dense"}
 
 

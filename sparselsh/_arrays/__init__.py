@@ -1,4 +1,6 @@
-"""What arrays are here: the ground of the Python side.
+"""Array types and layouts, on which the other Python modules build.
+
+The kernels of `_core` read and write these arrays.
 
     csr           CSR, sparse rows as a tuple of arrays that the kernels read
     batch_active  BatchActive, outputs of one active set that a batch shares

@@ -1,8 +1,8 @@
 """Arrays that begin on a cache line, so that rows of whole lines do too.
 
-NumPy's arrays begin 16 bytes behind a line. Each 64-byte vector of a row then stands across two
-lines and costs two reads, and the ends of a row share their lines with other rows, which another
-thread may be writing.
+NumPy's arrays begin 16 bytes after a line. Each 64-byte vector of a row then crosses two lines and
+costs two reads, and the ends of a row share their lines with other rows, to which another thread
+may be writing.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
 
 
 def aligned(array: np.ndarray, copy: bool = False) -> np.ndarray:
-    """The array itself if it is C-contiguous and aligned and no copy is asked for, else a copy."""
+    """The array itself if it is C-contiguous and aligned and `copy` is False, else a copy."""
     if not copy and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
         return array
     out = empty(array.shape, array.dtype)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class BatchActive(NamedTuple):
-    """Outputs of the neurons `ids` for each sample; all other outputs are not computed."""
+    """Outputs of the neurons `ids` for each sample; no other outputs are computed."""
 
     ids: Ids  # (n_active,) int32, ascending
     values: Floats  # (n_samples, n_active) float32

@@ -1,4 +1,4 @@
-"""bfloat16 numbers, as the uint16 of their bits: NumPy has no such type."""
+"""bfloat16 numbers, stored as the uint16 of their bits, because NumPy has no such type."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ def to_float32(halves: NDArray[np.uint16]) -> Floats:
 
 
 def as_float32(stored: np.ndarray) -> Floats:
-    """Weights or optimizer state in float32: a copy of bfloat16, float32 as it is."""
+    """Weights or optimizer state in float32: bfloat16 as a copy, float32 itself."""
     return to_float32(stored) if stored.dtype == np.uint16 else stored
 
 

@@ -1,7 +1,7 @@
 """Sparse rows as the kernels read them: int64 offsets, int32 column ids, float32 values.
 
-scipy.sparse uses one integer type for offsets and ids, and checks much on every slice. Inside the library
-rows travel as this tuple; scipy comes in and goes out at the border.
+scipy.sparse uses one integer type for offsets and ids, and every slice of it runs many checks.
+Inside the library rows are passed as this tuple; only public functions convert from and to scipy.
 """
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class CSR(NamedTuple):
         """The given rows, in that order."""
         indptr = np.empty(len(rows) + 1, np.int64)
         _sparse_rows.take_counts(self.indptr, rows, indptr)
+
         indices = np.empty(indptr[-1], np.int32)
         data = np.empty(indptr[-1], np.float32)
         _sparse_rows.take_rows(self.indptr, self.indices, self.data, rows, indptr, indices, data)
@@ -48,13 +49,15 @@ class CSR(NamedTuple):
     def slice(self, start: int, stop: int) -> CSR:
         """Rows start to stop, as views where that is possible."""
         first, last = self.indptr[start], self.indptr[stop]
-        return CSR(self.indptr[start:stop + 1] - first, self.indices[first:last], self.data[first:last],
-                   self.n_columns)
+        return CSR(self.indptr[start:stop + 1] - first, self.indices[first:last],
+                   self.data[first:last], self.n_columns)
 
     def squared_norms(self) -> Floats:
         """The sum of squares of each row, (n,)."""
-        squares = np.add.reduceat(np.append(self.data * self.data, np.float32(0)), self.indptr[:-1], dtype=np.float32)
-        return np.where(np.diff(self.indptr) > 0, squares, np.float32(0))  # of an empty row it is the next number
+        squares = np.add.reduceat(np.append(self.data * self.data, np.float32(0)),
+                                  self.indptr[:-1], dtype=np.float32)
+        # for an empty row, reduceat gives the next number
+        return np.where(np.diff(self.indptr) > 0, squares, np.float32(0))
 
     def to_scipy(self) -> csr_array:
         """The same rows as a csr_array."""
@@ -73,23 +76,25 @@ class CSR(NamedTuple):
         return dense.ravel()[self._places()]
 
     def _places(self) -> np.ndarray:
-        return np.repeat(np.arange(self.shape[0]) * self.n_columns, np.diff(self.indptr)) + self.indices
+        starts = np.repeat(np.arange(self.shape[0]) * self.n_columns, np.diff(self.indptr))
+        return starts + self.indices
 
 
 def concatenate(parts: Sequence[CSR]) -> CSR:
     """The rows of all parts, one below the other."""
     ends = np.cumsum([part.nnz for part in parts])
-    indptr = [parts[0].indptr, *(part.indptr[1:] + end for part, end in zip(parts[1:], ends, strict=False))]
+    indptr = [parts[0].indptr,
+              *(part.indptr[1:] + end for part, end in zip(parts[1:], ends, strict=False))]
     return CSR(np.concatenate(indptr), np.concatenate([part.indices for part in parts]),
                np.concatenate([part.data for part in parts]), parts[0].n_columns)
 
 
 def from_scipy(matrix: Any) -> CSR:
-    """Any scipy sparse matrix as :class:`CSR`; ids sorted, duplicates summed."""
+    """Any scipy sparse matrix as :class:`CSR`; ids are sorted, duplicates summed."""
     matrix = sp.csr_array(matrix)
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
-    nnz = matrix.indptr[-1]  # there may be spare room beyond
+    nnz = matrix.indptr[-1]  # the arrays may be longer
     return CSR(matrix.indptr.astype(np.int64), matrix.indices[:nnz].astype(np.int32, copy=False),
                matrix.data[:nnz].astype(np.float32, copy=False), matrix.shape[1])

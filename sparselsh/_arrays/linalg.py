@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from .types import Floats, Ids
 
 NO_BIAS = np.zeros(0, np.float32)
-EXACT_CHUNK = 1 << 24  # scores computed at a time by an exact search: 64 MB
+MAX_SCORES_PER_CHUNK = 1 << 24  # scores that an exact search computes at a time: 64 MB
 
 
-def matmul(a: Floats, b: Floats, n_threads: int, *, transpose_a: bool = False, transpose_b: bool = False,
-           bias: Floats = NO_BIAS, out: Floats | None = None) -> Floats:
-    """``op(a) @ op(b) + bias`` for C-contiguous float32 arrays; op transposes where asked to."""
+def matmul(a: Floats, b: Floats, n_threads: int, *, transpose_a: bool = False,
+           transpose_b: bool = False, bias: Floats = NO_BIAS, out: Floats | None = None) -> Floats:
+    """``op(a) @ op(b) + bias`` for C-contiguous float32 arrays; op transposes where requested."""
     m = a.shape[1] if transpose_a else a.shape[0]
     n = b.shape[0] if transpose_b else b.shape[1]
     if out is None:
@@ -33,13 +33,16 @@ def column_sums(a: Floats, n_threads: int) -> Floats:
 
 
 def row_chunks(n_rows: int, n_columns: int) -> list[tuple[int, int]]:
-    """Pairs (start, stop) that cut the rows of a matrix of scores into parts of at most EXACT_CHUNK entries."""
-    step = max(1, EXACT_CHUNK // max(n_columns, 1))
+    """Pairs (start, stop) of row ranges, each of at most MAX_SCORES_PER_CHUNK scores."""
+    step = max(1, MAX_SCORES_PER_CHUNK // max(n_columns, 1))
     return [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
 def exact_topk(X: Floats, W: Floats, bias: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
-    """Ids and scores of the k largest entries of each row of ``X W^T + bias``, (n, k) each, -1 and -inf for none."""
+    """Ids and scores of the k largest entries of each row of ``X W^T + bias``.
+
+    Both are (n, k); where there is no entry, the id is -1 and the score -inf.
+    """
     ids = np.full((len(X), k), -1, np.int32)
     scores = np.full((len(X), k), -np.inf, np.float32)
     for start, stop in row_chunks(len(X), len(W)):

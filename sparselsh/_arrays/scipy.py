@@ -1,11 +1,14 @@
-"""scipy.sparse, imported when it is first used: it takes as long to import as the rest of the library with NumPy."""
+"""scipy.sparse, imported when it is first used.
+
+Importing it takes as long as importing the rest of the library with NumPy.
+"""
 from __future__ import annotations
 
 from typing import Any
 
 
 class _Sparse:
-    """Stands for the module until one of its names is asked for."""
+    """A proxy that imports the module when one of its names is first used."""
 
     def __getattr__(self, name: str) -> Any:
         import scipy.sparse

@@ -1,4 +1,4 @@
-"""Names for types, for annotations only: nothing here is needed when the package runs."""
+"""Names for types, for annotations only: no module imports them at run time."""
 from __future__ import annotations
 
 import os
@@ -19,7 +19,7 @@ MatrixLike: TypeAlias = "ArrayLike | sparray | spmatrix"
 
 
 class HashFamily(Protocol):
-    """What an index asks of a family of hash functions; sparselsh/hashing/__init__.py says what each call gives."""
+    """What an index uses of a hash family; sparselsh/hashing/__init__.py describes each call."""
 
     tables: int
 

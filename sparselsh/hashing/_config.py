@@ -20,12 +20,12 @@ def family_config(family: HashFamily | None) -> dict[str, Any] | None:
         return None
     if FAMILIES.get(type(family).__name__) is not type(family):
         raise TypeError(f"family must be one of {', '.join(FAMILIES)} to be saved, got {family!r}; "
-                        "pickle keeps others")
+                        "use pickle for others")
     return {"type": type(family).__name__} | family.config()
 
 
 def family_from(config: dict[str, Any] | None) -> HashFamily | None:
-    """The family of `family_config`, not fitted."""
+    """The family that `family_config` describes, not fitted."""
     if config is None:
         return None
     arguments = {name: value for name, value in config.items() if name != "type"}

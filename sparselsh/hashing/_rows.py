@@ -1,4 +1,4 @@
-"""The rows that a family is given, and checks that cost nothing beside the hashing."""
+"""Limits of hash families, and the rows that they hash: cheap checks and chunks."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -13,17 +13,23 @@ if TYPE_CHECKING:
 
     from .._arrays.types import Floats, HashFamily, Ids, Offsets
 
-LARGEST_TABLE = 2**24  # buckets: start, count and room of a table are then 200 MB together
+MAX_TABLES = 255
+MAX_BITS = 24  # per bucket number
+MAX_BUCKETS = 2**24  # per table: its start, count and room then take 200 MB together
+ROWS_PER_CHUNK = 1024  # projected at a time: they stay in cache until they are packed
 
 
 def checked_rows(family: HashFamily, V: Floats | CSR) -> Floats | CSR:
-    """V as rows that the family can hash: a C-contiguous float32 array or CSR, as wide as those given to fit.
+    """V as rows that the family can hash: C-contiguous float32 or CSR, with the fitted width.
 
-    Rows that are such already are taken as finite: training hashes thousands of them a step.
+    The values of rows in this form are not checked to be finite, because training hashes thousands
+    of them per step.
     """
     if not hasattr(family, "n_dims_"):
-        raise ValueError(f"this {type(family).__name__} has drawn no hash functions yet; call fit(n_dims) first")
-    ready = isinstance(V, np.ndarray) and V.ndim == 2 and V.dtype == np.float32 and V.flags.c_contiguous
+        raise ValueError(f"this {type(family).__name__} has drawn no hash functions yet; "
+                         "call fit(n_dims) first")
+    ready = (isinstance(V, np.ndarray) and V.ndim == 2 and V.dtype == np.float32
+             and V.flags.c_contiguous)
     if not ready or V.shape[1] != family.n_dims_:
         V = check.matrix(V, "V", n_columns=family.n_dims_, what="columns")
     return V
@@ -31,12 +37,13 @@ def checked_rows(family: HashFamily, V: Floats | CSR) -> Floats | CSR:
 
 def check_table(n_buckets: int, what: str) -> None:
     """Raise ValueError if a table would have too many buckets."""
-    if n_buckets > LARGEST_TABLE:
-        raise ValueError(f"{what} must give at most {LARGEST_TABLE} buckets a table, got {n_buckets}; lower it")
+    if n_buckets > MAX_BUCKETS:
+        raise ValueError(f"{what} must give at most {MAX_BUCKETS} buckets per table, "
+                         f"got {n_buckets}; lower it")
 
 
 def entries(V: Floats | CSR) -> tuple[Offsets, Ids | None, Floats]:
-    """(indptr, indices, data) of rows; indices is None where V is dense: each row has all columns, in order."""
+    """(indptr, indices, data) of rows; indices is None where V is dense, as it has all columns."""
     if isinstance(V, CSR):
         return V.indptr, V.indices, V.data
     n, n_dims = V.shape

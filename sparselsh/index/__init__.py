@@ -1,8 +1,10 @@
 """LSHIndex: the neurons with the largest inner products with an input.
 
-                      LSHIndex          checks what users give, locks, reports
+The structure of an index, and the modules of the package:
+
+                      LSHIndex          checks arguments, locks, reports
                           │
-    _build ─► _tuning ─► IndexEngine ◄─ layers hold one without a shell
+    _build ─► _tuning ─► IndexEngine ◄─ layers use one directly
                           │
          ┌────────────────┼──────────────────┬──────────────────┐
       Transform        Tables             Sketches        QuantizedRows
@@ -11,20 +13,25 @@
                        probing
 
     _lsh_index       LSHIndex: arguments, documentation, locking, report, plot
-    _options         what a user asks for, checked once
+    _options         the options of an index, checked once
     _engine          IndexEngine: search, candidates, changes, for trusted arrays
     _build           weights and queries to a tuned engine
     _tuning          trials on queries: recall, cost, the plan
     _table_choice    K and L of SimHash tables
     _tables          hash tables over the neurons
     _sketches        sign sketches, and the scan over them
-    _cells           a coarse partition of the neurons, so that a scan looks at a part
+    _cells           a coarse partition of the neurons, so that a scan reads a part
     _quantized_rows  rows in bfloat16 or int8
     _file            an engine as arrays and plain values
-    transforms       changes of the vectors that leave the ranking alone
+    transforms       transforms of the vectors that keep the ranking
 """
 from ._build import N_NEIGHBOURS, build, drawn_seed
-from ._engine import BATCH_PLAN_MIN_ROWS, FOUND_PER_CANDIDATE, IndexEngine
+from ._engine import (
+    BATCH_PLAN_MIN_ROWS,
+    FOUND_PER_CANDIDATE,
+    MIN_NEURONS_PER_CANDIDATE,
+    IndexEngine,
+)
 from ._file import engine_of_layer, engine_of_state, state
 from ._lsh_index import LSHIndex
 from ._options import IndexOptions

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from .._arrays.types import Floats, HashFamily, Ids, RandomState
     from ._options import IndexOptions
 
-CELLS_MIN_NEURONS = 4096  # a scan of fewer sketches takes no longer than one by cells
-MAX_SKETCH_BYTES = 40  # per neuron that sketches take by default,
+CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells
+MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
 MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
 NORM_SAMPLE = 4096  # neurons whose norms decide on the norm floor
 N_NEIGHBOURS = 5  # the k that an index is tuned for when it is built
 
 
 def drawn_seed(random_state: RandomState) -> int:
-    """The seed of an index: a generator that is given moves on with each fit."""
+    """The seed of an index; a generator gives another one at each fit."""
     return int(check.generator(random_state).integers(2**31))
 
 
 def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None, seed: int,
           n_threads: int, spare: Tables | NoTables | None = None) -> IndexEngine:
-    """The engine over W and bias, both known to be good.
+    """The engine over W and bias, both checked by the caller.
 
     Parameters
     ----------
@@ -46,7 +46,11 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
         Without queries nothing is tuned, and every neuron has a sketch.
     n_threads : int
     spare : Tables, NoTables or None
-        Tables that are not needed any more, whose memory is used again where it fits.
+        Tables that are no longer needed, whose memory is used again where it fits.
+
+    Returns
+    -------
+    IndexEngine
     """
     moment = None if queries is None else second_moment(queries, n_threads)
     transform = Transform(options.center, 0.0 if options.scaling == "auto" else options.scaling)
@@ -75,7 +79,7 @@ def _first_family(engine: IndexEngine, queries: Floats | None, n_threads: int) -
     if family != "auto":
         return family
 
-    similarity = choice.SIMILARITY
+    similarity = choice.DEFAULT_SIMILARITY
     if queries is not None:
         sample = tuning.sample(queries)
         ids, _ = exact_topk(sample, engine.W, engine.bias, min(N_NEIGHBOURS, n), n_threads)

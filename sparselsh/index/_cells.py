@@ -1,8 +1,8 @@
-"""Cells: a coarse partition of the neurons by direction, so that a query looks at some of them only.
+"""Cells: a coarse partition of the neurons by direction, so that a query scans only some of them.
 
-A neuron belongs to the centroid that it has the smallest angle to (spherical k-means: Dhillon and Modha 2001). A query
-probes the cells with the largest inner product with the *mean* of their neurons, long ones counting more: that is the
-inner product a query has with them on average.
+A neuron belongs to the centroid to which it has the smallest angle (spherical k-means: Dhillon and
+Modha 2001). A query probes the cells whose *mean* neuron has the largest inner product with it.
+That is the query's average inner product with the neurons of the cell; long neurons count more.
 """
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .._arrays.linalg import matmul
 if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
 
-SAMPLE_PER_CELL = 48  # vectors that the centroids are made from, for each
-ROUNDS = 8
+SAMPLE_PER_CELL = 48  # vectors per cell from which the centroids are computed
+N_ITERATIONS = 8  # of k-means
 
 
 class Cells:
@@ -36,10 +36,11 @@ class Cells:
         """Centroids of a sample V of the vectors."""
         U = V / np.maximum(np.linalg.norm(V, axis=1, keepdims=True), np.float32(1e-30))
         cells = cls(np.ascontiguousarray(U[rng.permutation(len(U))[:n_cells]]))
-        for _ in range(ROUNDS):
+        for _ in range(N_ITERATIONS):
             sums = _sums(U, cells.assign(U, n_threads), cells.n)
             lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-            cells.centroids = np.where(lengths > 0, sums / np.maximum(lengths, np.float32(1e-30)), cells.centroids)
+            directions = sums / np.maximum(lengths, np.float32(1e-30))
+            cells.centroids = np.where(lengths > 0, directions, cells.centroids)
         return cells
 
     @classmethod
@@ -47,15 +48,18 @@ class Cells:
         """The cells of a file, checked."""
         centroids, means = tensors["cell_centroids"], tensors["cell_means"]
         for name, array in (("cell_centroids", centroids), ("cell_means", means)):
-            if array.dtype != np.float32 or array.shape != (len(centroids), n_dims) or not np.isfinite(array).all():
-                raise ValueError(f"{name} must be finite float32 of shape {(len(centroids), n_dims)}")
+            fits = array.dtype == np.float32 and array.shape == (len(centroids), n_dims)
+            if not fits or not np.isfinite(array).all():
+                raise ValueError(f"{name} must be finite float32 of shape "
+                                 f"{(len(centroids), n_dims)}")
         if not len(centroids):
             raise ValueError("cell_centroids must have at least one row")
         return cls(centroids, means)
 
     def assign(self, V: Floats, n_threads: int) -> Ids:
         """The cell of each row of V: (n,), int32."""
-        return matmul(V, self.centroids, n_threads, transpose_b=True).argmax(axis=1).astype(np.int32)
+        products = matmul(V, self.centroids, n_threads, transpose_b=True)
+        return products.argmax(axis=1).astype(np.int32)
 
 
 def _sums(V: Floats, cell: Ids, n_cells: int) -> Floats:
@@ -63,12 +67,13 @@ def _sums(V: Floats, cell: Ids, n_cells: int) -> Floats:
     order = np.argsort(cell, kind="stable")
     starts = np.searchsorted(cell[order], np.arange(n_cells))
     totals = np.add.reduceat(V[order], np.minimum(starts, len(V) - 1), axis=0)
-    totals[np.bincount(cell, minlength=n_cells) == 0] = 0  # reduceat gives the next row for an empty run
+    # for an empty cell, reduceat gives the next row
+    totals[np.bincount(cell, minlength=n_cells) == 0] = 0
     return totals
 
 
 def add_to_means(cells: Cells, counts: np.ndarray, V: Floats, cell: Ids) -> None:
-    """Add the rows of V to the running means of their cells; counts, (n,), is kept along."""
+    """Add the rows of V to the running means of their cells, and to their counts, (n,)."""
     new = np.bincount(cell, minlength=cells.n)
     totals = cells.means * counts[:, None] + _sums(V, cell, cells.n)
     counts += new

@@ -6,8 +6,8 @@
     candidates                neurons that share buckets with an input, for training
     refresh, add, remove      neurons that changed, are new, are gone
 
-`LSHIndex` checks what a user gives and hands it on; layers hold an engine and call it directly.
-Whoever calls says how many threads to use.
+`LSHIndex` checks the arguments of users and calls an engine; layers hold an engine and call it
+directly. The caller sets the number of threads.
 """
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 ROWS_PER_CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
 SINGLE_CALL_MAX_QUERIES = 3  # up to here one single-threaded call beats three multi-threaded ones
 BATCH_PLAN_MIN_ROWS = 32  # queries from which on the plan for batches is used
-FOUND_PER_CANDIDATE = 4  # neurons that probing hands to the sketches per inner product
+FOUND_PER_CANDIDATE = 4  # neurons that probing passes to the sketches, per inner product
+MIN_NEURONS_PER_CANDIDATE = 8  # a search that computes more of them is slower than computing all
 
 
 class IndexEngine:
@@ -59,9 +60,9 @@ class IndexEngine:
     methods : dict of str to str
         "sketches", "probes" or "exact" for "single" queries and for a "batch".
     n_candidates : int
-        Inner products per search, or 0 to go by k (`default_candidates`).
+        Inner products per search, or 0 to derive it from k (`default_candidates`).
     n_probes : int
-        Buckets per table that probing looks into.
+        Buckets per table that probing reads.
     trials : list of dict
         What tuning measured.
     times : dict of str to dict
@@ -120,8 +121,8 @@ class IndexEngine:
     def hash_all(self, family: HashFamily, n_threads: int) -> None:
         """Make the tables of all neurons by a family.
 
-        The memory of the tables at hand is used again where it fits, because new memory is paid
-        for page by page.
+        The memory of the present tables is used again where it fits, because new memory costs a
+        page fault per page.
         """
         wanted = (family, len(self.W), self.W.shape[1] + 1, self.options.dynamic, self.seed)
         if not self.tables.serves(*wanted):
@@ -142,7 +143,7 @@ class IndexEngine:
         `n_candidates` is the number of inner products, or None for the plan that was chosen.
         """
         if len(X) <= 1:
-            n_threads = 1  # to wake a thread takes as long as a search
+            n_threads = 1  # waking a thread takes as long as a search
         method = self.methods["batch" if len(X) >= BATCH_PLAN_MIN_ROWS else "single"]
         if method == "exact" and n_candidates is None:
             return self.exact(X, k, n_threads)
@@ -150,7 +151,7 @@ class IndexEngine:
         return by(X, k, n_candidates or self.default_candidates(k), n_threads)
 
     def default_candidates(self, k: int) -> int:
-        """Inner products per search where the call does not say."""
+        """Inner products per search where the call does not give a number."""
         n = len(self.W)
         if not self.n_candidates:
             return min(n, max(20 * k, min(max(128, n // 100), 1024)))
@@ -190,9 +191,9 @@ class IndexEngine:
         return self._rerank(candidates, X, k, n_threads)
 
     def single_query_search(self, k: int) -> Any:
-        """What the core needs to answer a single query, or None where another plan answers it.
+        """The search that the core runs for single queries, or None where another plan is used.
 
-        It holds for the index as it is now.
+        It is valid until the index changes.
         """
         if self.methods["single"] != "sketches" or not self.has_sketches:
             return None
@@ -228,7 +229,7 @@ class IndexEngine:
         return (ids, counts) if policy == "top" else self._rerank(ids, X, n, n_threads)
 
     def insert(self, X: Floats, samples: Ids, neurons: Ids, n_threads: int) -> None:
-        """Add neuron neurons[k] to the buckets that the input X[samples[k]] looks into."""
+        """Add neuron neurons[k] to the buckets that the input X[samples[k]] reads."""
         self.tables.insert(self.transform.queries(X, n_threads), samples, neurons, n_threads)
 
     def drift(self, rows: Ids, n_threads: int) -> float:
@@ -246,7 +247,7 @@ class IndexEngine:
         self.rows.rebind(W)
 
     def refresh(self, rows: Ids, n_threads: int) -> None:
-        """Take in that the neurons `rows` have changed in W."""
+        """Hash and quantize again the neurons `rows`, which have changed in W."""
         if not len(rows):
             return
         V = self.vectors(rows, n_threads)
@@ -255,7 +256,7 @@ class IndexEngine:
         self.sketches.update(rows, V, n_threads)
 
     def add(self, W: Floats, bias: Floats, n_threads: int) -> None:
-        """Take in the rows of W from n_neurons on; those before are as they were."""
+        """Add the rows of W from n_neurons on; those before have not changed."""
         n, n_new = len(self.W), len(W) - len(self.W)
         self.W, self.bias = W, bias
         self.removed = np.concatenate([self.removed, np.zeros(n_new, bool)])
@@ -265,14 +266,14 @@ class IndexEngine:
         self.refresh(np.arange(n, len(W), dtype=np.int32), n_threads)
 
     def remove(self, rows: Ids, n_threads: int) -> None:
-        """Let the neurons `rows` be found no more."""
+        """Remove the neurons `rows`, so that no search finds them."""
         self.removed[rows] = True
         if len(rows):
             self.tables.remove(rows, n_threads)
         self.sketches.remove(rows)
 
     def set_candidates(self, n_candidates: int) -> None:
-        """Compute so many inner products per search, of neurons in all cells: for large k."""
+        """Compute `n_candidates` inner products per search, in all cells: for large k."""
         self.n_candidates = min(n_candidates, len(self.W))
         if self.sketches.cells is not None:
             self.sketches.n_probed = self.sketches.cells.n

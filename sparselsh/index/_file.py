@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from .._arrays.types import Floats, PathLike
 
 FORMAT = "sparselsh.index"
-DAMAGES = (KeyError, TypeError, IndexError, AttributeError, ValueError)  # of a state that is wrong
+DAMAGES = (KeyError, TypeError, IndexError, AttributeError, ValueError)  # that a bad state raises
 
 
 def fingerprint(W: Floats, bias: Floats) -> int:
-    """A checksum of some rows: enough to tell other weights."""
+    """A checksum of some rows: enough to detect other weights."""
     step = max(1, len(W) // 256)
     return zlib.crc32(np.ascontiguousarray(bias[::step]).tobytes(), zlib.crc32(W[::step].tobytes()))
 
@@ -84,7 +84,7 @@ def engine_of_state(W: Floats, bias: Floats, tensors: dict[str, np.ndarray], con
         raise ValueError("it was saved over other weights than the W and bias given")
     family = family_from(config["family"])
     if config["auto_family"] and family is None:
-        raise ValueError("it says nothing of the family that was chosen")
+        raise ValueError("the family that was chosen is missing")
 
     options = IndexOptions.checked("auto" if config["auto_family"] else family,
                                    **config["arguments"])
@@ -149,7 +149,7 @@ def read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     tensors, metadata = _files.read(path, FORMAT)
     try:
         if metadata["checksum"] != _files.checksum(tensors, metadata["config"]):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum does not match")
         return tensors, json.loads(metadata["config"])
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the index in this file is damaged ({error}); "

@@ -1,4 +1,4 @@
-"""LSHIndex: what users call; it checks what it is given and hands it on to an IndexEngine."""
+"""LSHIndex: the public class; it checks its arguments and passes them to an IndexEngine."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -25,66 +25,78 @@ if TYPE_CHECKING:
 class LSHIndex:
     """An index of neurons for maximum inner product search.
 
-    Neurons are centred and scaled (`sparselsh.transforms`). Hash tables give active sets for training
-    (:meth:`query`). For :meth:`search` the signs of a rotation of each neuron, a bit a dimension, rank those whose
-    norm is large enough to matter, and the best `n_candidates` of them get their inner products computed.
+    Neurons are centred and scaled (`sparselsh.index.transforms`). Hash tables give active sets for
+    training (:meth:`query`). For :meth:`search`, each neuron whose norm is large enough to matter
+    has a sketch: the signs of a rotation of its vector, one bit per dimension of the rotation. The
+    sketches rank the neurons, and the inner products of the best `n_candidates` are computed.
 
     Parameters
     ----------
     family : hash family, "auto" or None
-        The family of the tables, such as ``SimHash()``; None for no tables, where only `search` is wanted. "auto" is
-        SimHash whose bits K and tables L come from :func:`choose_bits_and_tables`, at the similarity of the queries of
-        `fit` and their neighbours; `tune` then tries others around them.
+        The family of the tables, such as ``SimHash()``; None for no tables, where only `search` is
+        needed. "auto" is SimHash whose bits K and tables L come from
+        :func:`choose_bits_and_tables`, at the similarity of the queries of `fit` and their
+        neighbours; `tune` then tries others around them.
     center : bool
         Subtract the mean neuron before hashing.
     scaling : float or "auto"
-        Exponent p of the query-aware scaling, in [0, 1], which needs queries in `fit`. "auto" takes 0 or 0.5,
-        whichever finds more on them, and 0 for an index with tables.
+        Exponent p of the query-aware scaling, in [0, 1], which needs queries in `fit`. "auto" takes
+        0 or 0.5, whichever finds more on them, and 0 for an index with tables.
     sketch_bits : int or None
-        Bits of a sketch, a multiple of 64 and at most 1024. None for the multiple at or above 3/4 of the dimension, at
-        least 128, and up to 512 if, of neurons that reach the norm floor, that takes at most 40 bytes a neuron of all,
-        or a sixteenth of its weights: longer sketches need fewer candidates. 0 for no sketches.
+        Bits per sketch, a multiple of 64 and at most 1024; 0 for no sketches. None for the multiple
+        at or above 3/4 of the dimension, at least 128. Longer sketches need fewer candidates:
+        None takes up to 512 bits, as long as the sketches of the neurons that reach the norm floor
+        take, per neuron of all, at most 40 bytes or a sixteenth of its weights.
     recall : float
-        Share of the true neighbours that `search` is to find; `fit` sets `n_candidates` and the norm floor by it
-        where it is given queries.
+        Fraction of the true neighbours that `search` is to find, above 0 and below 1. With queries,
+        `fit` sets `n_candidates` and the norm floor by it.
     plan : {"auto", "sketches", "probes", "exact"}
-        How `search` works: scan the sketches of all neurons; probe buckets of the tables and look at the sketches
-        of the neurons in them; or compute every inner product. "auto" measures once, in `fit`, for single queries and
-        for batches, and takes the fastest that reaches the recall: the choice may then differ from run to run.
+        How `search` works: "sketches" scans the sketches of all neurons; "probes" probes buckets of
+        the tables and ranks the neurons in them by their sketches; "exact" computes every inner
+        product. "auto" measures once, in `fit`, for single queries and for batches, and takes the
+        fastest that reaches the recall: the choice may then differ from run to run.
     storage : {"float32", "bfloat16", "int8"}
-        How `search` reads the rows of its candidates. With fewer bits it reads a copy of 2 or 1 bytes a weight, and the
-        weights themselves for the best 4 k + 12 alone: scores stay exact, and weights that are mapped from a file
-        (``np.memmap``) take next to no memory.
+        How `search` reads the rows of its candidates. With fewer bits it reads a copy of 2 or 1
+        bytes per weight, and the weights themselves only for the best 4 k + 12: scores stay exact,
+        and weights that are mapped from a file (``np.memmap``) take almost no memory.
     dynamic : bool
         Leave room in the buckets, so that `update` moves a neuron without sorting the tables again.
     random_state : None, int or numpy.random.Generator
     n_threads : int or None
+        None for the threads of :func:`sparselsh.set_num_threads`.
 
     Attributes
     ----------
     n_candidates : int or None
-        Neurons whose inner product a search computes, as `tune` set it; None before: then max(128, 20 k,
-        n_neurons / 100), and at most 1024 unless k asks for more.
+        Neurons whose inner product a search computes, as `tune` set it; None before: then
+        max(128, 20 k, n_neurons / 100), and at most 1024 unless 20 k is larger.
     n_probes : int
-        Buckets of each table that the plan "probes" looks into.
+        Buckets per table that the plan "probes" reads.
     family_ : hash family or None
         The family in use, after `fit`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit; the message names it.
 
     Notes
     -----
     Python threads may share an index: a call waits until that of another thread has ended.
 
-    The weights are kept by reference and read by every search. Memory beyond them, for each neuron: 4 bytes, and
-    12 + `sketch_bits` / 8 if its norm reaches the floor; for each table 8 bytes a neuron and 12 a bucket, if `dynamic`
-    about 10 and 22. Tables that are asked need 9 bytes a neuron and thread besides.
+    The weights are kept by reference and read by every search. Memory beyond them: 4 bytes per
+    neuron, and 12 + `sketch_bits` / 8 bytes per neuron whose norm reaches the floor; per table, 8
+    bytes per neuron and 12 per bucket, or about 10 and 22 if `dynamic`. A search of the tables
+    needs 9 more bytes per neuron and thread.
 
-    Neurons whose norm stays below the floor have no sketch: no plan but "exact" finds them, for whatever query. An
-    input unlike the `queries` of `fit` may so miss its best neuron.
+    Neurons whose norm stays below the floor have no sketch: only the plan "exact" finds them,
+    whatever the query. An input unlike the `queries` of `fit` may therefore miss its best neuron.
 
     References
     ----------
-    Neyshabur and Srebro, arXiv 1410.5518; Chen et al., SLIDE, arXiv 1903.03129; Gao and Long, RaBitQ, 2024 (the
-    estimator); Yan et al., "Norm-ranging LSH for maximum inner product search", 2018 (the part of the norms).
+    Neyshabur and Srebro, arXiv 1410.5518; Chen et al., SLIDE, arXiv 1903.03129; Gao and Long,
+    RaBitQ, 2024 (the estimator); Yan et al., "Norm-ranging LSH for maximum inner product search",
+    2018 (the use of the norms).
     """
 
     def __init__(self, family: HashFamily | Literal["auto"] | None = None, *, center: bool = True,
@@ -95,6 +107,7 @@ class LSHIndex:
         options = IndexOptions.checked(
             family, center=center, scaling=scaling, sketch_bits=sketch_bits, recall=recall,
             plan=plan, storage=storage, dynamic=dynamic)
+
         self.family = options.family
         self.center = options.center
         self.scaling = options.scaling
@@ -103,6 +116,7 @@ class LSHIndex:
         self.plan = options.plan
         self.storage = options.storage
         self.dynamic = options.dynamic
+
         self.random_state = random_state
         self.n_threads = check.threads(n_threads)
         self._engine: IndexEngine | None = None
@@ -192,7 +206,7 @@ class LSHIndex:
         -------
         list of dict
             The trials: method, n_candidates, recall and microseconds (per query, all of them in one
-            batch); for the method "sketches" also n_cells, the cells looked at, and for "probes"
+            batch); for the method "sketches" also n_cells, the cells scanned, and for "probes"
             n_probes and, where the family is "auto", bits and tables. The trial that was chosen is
             the last of its method.
 
@@ -223,7 +237,7 @@ class LSHIndex:
 
     @one_at_a_time
     def update(self, W: ArrayLike, rows: ArrayLike) -> None:
-        """Take in that rows of W have changed. Transform, norm floor and plan stay those of `fit`.
+        """Hash changed rows of W again. Transform, norm floor and plan stay those of `fit`.
 
         Parameters
         ----------
@@ -250,7 +264,7 @@ class LSHIndex:
 
     @one_at_a_time
     def add(self, W: ArrayLike, bias: ArrayLike | None = None) -> None:
-        """Take in new neurons at the end of W.
+        """Add new neurons at the end of W.
 
         Parameters
         ----------
@@ -276,7 +290,7 @@ class LSHIndex:
 
     @one_at_a_time
     def remove(self, rows: ArrayLike) -> None:
-        """Let neurons be found no more. Their ids stay taken; `update` brings one back.
+        """Remove neurons from the index. Their ids stay reserved; `update` restores one.
 
         Parameters
         ----------
@@ -311,9 +325,9 @@ class LSHIndex:
             Minimum number of tables in which a neuron must share the bucket ("hard
             thresholding"); not for "vanilla".
         n_probes : int
-            Buckets per table that are looked into.
+            Buckets per table that are read.
         seed : int
-            Draws the order of the tables, for "vanilla".
+            Seed of the order of the tables, for "vanilla".
 
         Returns
         -------
@@ -378,7 +392,7 @@ class LSHIndex:
             n_candidates = check.integer(n_candidates, "n_candidates", minimum=k)
         return engine.search(X, k, n_candidates, resolve(self.n_threads))
 
-    # -- what it is ---------------------------------------------------------------------------
+    # -- report -------------------------------------------------------------------------------
 
     @property
     def nbytes(self) -> int:
@@ -461,7 +475,7 @@ class LSHIndex:
         Raises
         ------
         ValueError
-            If no queries were given, neither here nor to `fit`, or the index has no sketches.
+            If queries were given neither here nor to `fit`, or the index has no sketches.
         ImportError
             If matplotlib is missing.
         """
@@ -496,7 +510,7 @@ class LSHIndex:
         ImportError
             If the package safetensors is missing.
         TypeError
-            If the family is not one of this package: `load` would not know it.
+            If the family is not one of this package, because `load` could not restore it.
         ValueError
             If the index has no neurons.
         OSError
@@ -525,7 +539,7 @@ class LSHIndex:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file is damaged or holds no index, or the weights are others.
+            If the file is damaged or holds no index, or it was saved over other weights.
         ImportError
             If the package safetensors is missing.
         """

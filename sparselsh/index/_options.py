@@ -1,4 +1,4 @@
-"""What a user asks of an index, checked once."""
+"""The options of an index, checked once."""
 from __future__ import annotations
 
 from dataclasses import dataclass

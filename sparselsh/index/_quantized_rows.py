@@ -37,14 +37,15 @@ class QuantizedRows:
         return cls(storage, values, scales)
 
     @classmethod
-    def restored(cls, storage: str, shape: tuple[int, ...], values: np.ndarray, scales: Floats | None) -> Self:
+    def restored(cls, storage: str, shape: tuple[int, ...], values: np.ndarray,
+                 scales: Floats | None) -> Self:
         """Rows of a file, checked."""
         dtype = {"bfloat16": np.uint16, "int8": np.int8}[storage]
         if values.dtype != dtype or values.shape != shape:
-            raise ValueError(f"its {storage} rows must be {np.dtype(dtype)} of shape {shape}, got {values.dtype} "
-                             f"{values.shape}")
-        if storage == "int8" and (scales is None or scales.dtype != np.float32 or scales.shape != shape[:1]
-                                  or not np.isfinite(scales).all()):
+            raise ValueError(f"its {storage} rows must be {np.dtype(dtype)} of shape {shape}, "
+                             f"got {values.dtype} {values.shape}")
+        if storage == "int8" and (scales is None or scales.dtype != np.float32
+                                  or scales.shape != shape[:1] or not np.isfinite(scales).all()):
             raise ValueError(f"its scales must be finite float32 of shape {shape[:1]}")
         return cls(storage, values, scales)
 
@@ -59,7 +60,7 @@ class QuantizedRows:
             self.values = W
 
     def refresh(self, W: Floats, rows: Ids, n_threads: int) -> None:
-        """Quantize the rows again that have changed in W."""
+        """Quantize again the rows that have changed in W."""
         if not self.is_quantized:
             self.values = W
             return
@@ -72,7 +73,8 @@ class QuantizedRows:
         """The arrays of a file; none where the values are the weights themselves."""
         if not self.is_quantized:
             return {}
-        return {prefix: self.values} | ({} if self.scales is None else {f"{prefix}_scales": self.scales})
+        tensors = {prefix: self.values}
+        return tensors if self.scales is None else tensors | {f"{prefix}_scales": self.scales}
 
     @property
     def nbytes(self) -> int:

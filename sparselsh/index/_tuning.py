@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
     from ._engine import IndexEngine
 
-MAX_QUERIES = 256  # of those given are used
-CELL_FRACTIONS = (0.6, 0.4, 0.25, 0.18, 0.12, 0.08, 0.05)  # of the cells, that a scan may look at
-SCALINGS = (0.0, 0.5)  # what "auto" tries: which is better depends on the network
-N_BISECTIONS = 3  # trials between the last number of candidates too few and the first enough
+MAX_QUERIES = 256  # that are used of those given
+CELL_FRACTIONS = (0.6, 0.4, 0.25, 0.18, 0.12, 0.08, 0.05)  # of the cells, that trials scan
+SCALINGS = (0.0, 0.5)  # that "auto" tries: which is better depends on the network
+N_BISECTIONS = 3  # trials between too few candidates and the first number that suffices
 MAX_PROBES = 64  # buckets per table that are tried
 
 
@@ -32,7 +32,7 @@ def sample(queries: Floats) -> Floats:
 
 
 def recall_of(ids: Ids, truth: Ids) -> float:
-    """Share of the true ids, -1 aside, that stand in the same row of `ids`; 1 where there are none."""
+    """Fraction of the true ids, -1 aside, that are in the same row of `ids`; 1 without true ids."""
     found = (truth[:, :, None] == ids[:, None, :]).any(axis=2)[truth >= 0]
     return float(found.mean()) if found.size else 1.0
 
@@ -47,13 +47,13 @@ def timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 def norm_floor(true_norms: Floats, norms: Floats, wanted_recall: float) -> float:
     """The norm below which neurons are left out, 0 for none.
 
-    A tenth of the misses that the recall allows may come from the floor; it is not worth having where it would
-    leave out less than a third.
+    A tenth of the misses that the recall allows may come from the floor. Where it would leave out
+    less than a third of the neurons, there is no floor.
 
     Parameters
     ----------
     true_norms : ndarray
-        Norms of the true neighbours of the sample, each as often as it is one.
+        Norms of the true neighbours of the sample, each as often as it is a neighbour.
     norms : ndarray
         Norms of a sample of all neurons.
     wanted_recall : float
@@ -71,31 +71,33 @@ def curve(search: Callable[..., Any], queries: Floats, truth: Ids, wanted_recall
     Returns
     -------
     list of dict
-        n_candidates, recall and microseconds (a query, all of them in one batch) of each trial.
+        n_candidates, recall and microseconds (per query, all of them in one batch) of each trial.
     """
     trials = []
     n = min(start, limit)
     while True:
         (ids, _), seconds = timed(search, queries, truth.shape[1], n)
-        trials.append({"n_candidates": n, "recall": recall_of(ids, truth), "microseconds": seconds / len(queries) * 1e6})
+        trials.append({"n_candidates": n, "recall": recall_of(ids, truth),
+                       "microseconds": seconds / len(queries) * 1e6})
         if trials[-1]["recall"] >= wanted_recall or n == limit:
             return trials
         n = min(limit, -(-n * 3 // 2))
 
 
 def cost(trial: dict[str, Any], n_cells: int, n_sketched: int, n_bits: int, n_in: int) -> float:
-    """Nanoseconds of a search, about: a rule and not a clock decides, so that the same fit chooses the same.
+    """Estimated nanoseconds per search, by a formula, so that the same fit makes the same choice.
 
-    Measured on one core with AVX-512: 0.37 ns a sketch of 128 bits; 25 ns for the inner product with a row of 128
-    weights that is not in the first-level cache, and its part of the selection.
+    Measured on one core with AVX-512: 0.37 ns per sketch of 128 bits; 25 ns for the inner product
+    with a row of 128 weights that is not in the first-level cache, and its part of the selection.
     """
-    share = trial["n_cells"] / n_cells if n_cells else 1
-    cells = n_cells * n_in / 128 * 4 if share < 1 else 0  # their inner products
-    return cells + share * n_sketched * n_bits / 128 * 0.37 + trial["n_candidates"] * (10 + 15 * n_in / 128)
+    fraction = trial["n_cells"] / n_cells if n_cells else 1
+    cells = n_cells * n_in / 128 * 4 if fraction < 1 else 0  # their inner products
+    scan = fraction * n_sketched * n_bits / 128 * 0.37
+    return cells + scan + trial["n_candidates"] * (10 + 15 * n_in / 128)
 
 
 def one_by_one(search: Callable[..., Any], queries: Floats, k: int) -> float:
-    """Microseconds of a search with one query, the least of a few."""
+    """Microseconds of a search with one query, the fastest of up to eight."""
     return min(timed(search, queries[i:i + 1], k)[1] for i in range(min(8, len(queries)))) * 1e6
 
 
@@ -182,7 +184,7 @@ def _probe_trials(engine: IndexEngine, queries: Floats, truth: Ids, recall: floa
         })
         engine.n_probes *= 2
 
-    # too many probes find less again: neurons in the probed buckets of every table look all alike
+    # too many probes find fewer neighbours: neurons in a probed bucket of every table tie
     engine.n_probes = max(trials, key=lambda trial: trial["recall"])["n_probes"]
     return trials
 

@@ -1,11 +1,12 @@
-"""Changes of the vectors that leave the ranking by inner product alone and make the angles small.
+"""Transforms of the vectors that keep the ranking by inner product and make the angles small.
 
 A neuron (w, bias) and an input x become v = A ((w, bias) - c) and q = B (x, 1) with A B = 1. Then
-<v, q> = w.x + bias - <c, (x, 1)>: for one input all neurons shift alike.
+<v, q> = w.x + bias - <c, (x, 1)>: for one input, all inner products shift by the same amount.
 
-Centring (c, the mean neuron) takes away what all neurons share, which otherwise makes every neuron look
-alike to a hash. Scaling (A = S^(p/2), B = S^(-p/2), S the second moment of the inputs) takes length from the
-directions that most inputs share and gives it to those that tell them apart.
+Centring (c is the mean neuron) removes what all neurons have in common, which would otherwise give
+all of them similar codes. Scaling (A = S^(p/2), B = S^(-p/2), S is the second moment of the inputs)
+shortens queries in the directions that most inputs share, relative to the directions in which
+inputs differ.
 """
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from .._core import _typed_arrays
 if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
 
-BLOCK = 512  # rows summed at a time in float32
+ROWS_PER_BLOCK = 512  # that are summed in float32
 
 
 class Transform:
@@ -37,19 +38,25 @@ class Transform:
         self.center = center
         self.scaling = scaling
 
-    def fit(self, W: Floats, bias: Floats, moment: Floats | None = None, n_threads: int = 1) -> Self:
-        """Take the mean neuron from (W, bias) and the scaling from `moment`, S of shape (n_in + 1, n_in + 1)."""
+    def fit(self, W: Floats, bias: Floats, moment: Floats | None = None,
+            n_threads: int = 1) -> Self:
+        """Take the mean neuron from (W, bias) and the scaling from `moment`.
+
+        `moment` is S, (n_in + 1, n_in + 1) float32, or None for no scaling.
+        """
         n_in = W.shape[1]
         self.offset_ = np.zeros(n_in + 1, np.float32)
         if self.center and len(W):
             self.offset_[:n_in] = mean_row(W, n_threads)
             self.offset_[n_in] = bias.mean(dtype=np.float64)
+
         self.neuron_map_ = self.query_map_ = None
         if moment is not None and self.scaling:
-            from scipy.linalg import eigh  # a tenth of a second to import, for those who scale
+            from scipy.linalg import eigh  # takes a tenth of a second to import
 
-            values, vectors = eigh(moment.astype(np.float64), driver="evr")  # five times as fast as numpy's
-            # directions that the sample hardly has would be blown up without limit
+            # five times as fast as numpy's
+            values, vectors = eigh(moment.astype(np.float64), driver="evr")
+            # bounds the scale of directions that hardly occur in the sample
             values = np.maximum(values, max(values[-1], 1e-30) * 1e-6) + values.mean() * 1e-2
             values /= values.mean()
             root = values ** (self.scaling / 2)
@@ -62,19 +69,27 @@ class Transform:
                  tensors: dict[str, np.ndarray]) -> Self:
         """The transform of a file, checked."""
         transform = cls(center, scaling)
-        for name, shape in (("offset", (n_in + 1,)), ("neuron_map", (n_in + 1,) * 2), ("query_map", (n_in + 1,) * 2)):
+        square = (n_in + 1,) * 2
+        for name, shape in (("offset", (n_in + 1,)), ("neuron_map", square),
+                            ("query_map", square)):
             array = tensors.get(name)
             if array is not None and (array.dtype != np.float32 or array.shape != shape):
-                raise ValueError(f"{name} must be float32 of shape {shape}, got {array.dtype} {array.shape}")
+                raise ValueError(f"{name} must be float32 of shape {shape}, "
+                                 f"got {array.dtype} {array.shape}")
             if array is not None and not np.isfinite(array).all():
                 raise ValueError(f"{name} must be finite")
             setattr(transform, name + "_", array)
-        if transform.offset_ is None or (transform.neuron_map_ is None) != (transform.query_map_ is None):
-            raise ValueError("its transform is not whole")
+
+        has_one_map = (transform.neuron_map_ is None) != (transform.query_map_ is None)
+        if transform.offset_ is None or has_one_map:
+            raise ValueError("its transform is incomplete")
         return transform
 
     def neurons(self, W: Floats, bias: Floats, n_threads: int, rows: Ids | None = None) -> Floats:
-        """v for rows of W, all unless they are named: (n, n_in + 1), float32. W is float32, or (uint16) bfloat16."""
+        """v for the given rows of W, or for all: (n, n_in + 1), float32.
+
+        W is float32, or bfloat16 as uint16.
+        """
         rows = np.arange(len(W), dtype=np.int32) if rows is None else rows
         V = np.empty((len(rows), W.shape[1] + 1), np.float32)
         _typed_arrays.centred_rows(W, bias, self.offset_, rows, V, n_threads)
@@ -91,9 +106,12 @@ class Transform:
 
 
 def mean_row(W: np.ndarray, n_threads: int) -> Any:
-    """The mean of the rows of W, float32 or (uint16) bfloat16, summed by blocks so that float32 stays exact enough."""
-    sums = np.empty((-(-len(W) // BLOCK), W.shape[1]), np.float32)
-    _typed_arrays.block_sums(W, BLOCK, sums, n_threads)
+    """The mean of the rows of W, float32, or bfloat16 as uint16: (n_in,), float64.
+
+    Rows are summed in float32 within blocks, and the blocks in float64, to limit the rounding.
+    """
+    sums = np.empty((-(-len(W) // ROWS_PER_BLOCK), W.shape[1]), np.float32)
+    _typed_arrays.block_sums(W, ROWS_PER_BLOCK, sums, n_threads)
     return sums.sum(axis=0, dtype=np.float64) / len(W)
 
 
@@ -109,18 +127,19 @@ def second_moment(X: Floats, n_threads: int) -> Floats:
 
 
 def simple_lsh_neurons(W: Floats, *, largest_norm: float | None = None) -> Floats:
-    """Neurons on the unit sphere, so that for unit queries the cosine ranks them as the inner product does.
+    """Neurons on the unit sphere, where the cosine ranks them as the inner product does.
 
-    A neuron w becomes (w / M, sqrt(1 - |w / M|^2)) with M the largest norm, a query x becomes (x / |x|, 0)
-    (:func:`simple_lsh_queries`): both have length one, and their inner product is <w, x> / (M |x|). A hash for the
-    angle, such as `SimHash`, then finds neurons by inner product.
+    A neuron w becomes (w / M, sqrt(1 - |w / M|^2)) with M the largest norm, a query x becomes
+    (x / |x|, 0) (:func:`simple_lsh_queries`): both have length one, and their inner product is
+    <w, x> / (M |x|). A hash for the angle, such as `SimHash`, then finds neurons by inner product.
 
     Parameters
     ----------
     W : ndarray of shape (n, n_in), float32
         Append the bias as a column, and 1 to the queries, to rank by w.x + bias.
     largest_norm : float or None
-        M where the neurons come in parts; None for the largest norm in W. Longer neurons are shortened to it.
+        M, for neurons that are passed in parts; None for the largest norm in W. Longer neurons are
+        shortened to it.
 
     Returns
     -------
@@ -128,20 +147,21 @@ def simple_lsh_neurons(W: Floats, *, largest_norm: float | None = None) -> Float
 
     Notes
     -----
-    With SimHash on top, a neuron with <w, x> = S M |x| agrees with the query in a bit with probability
-    1 - arccos(S) / pi, exactly. For a threshold S in (0, 1) and 0 < c < 1 the hash is therefore
-    (S, cS, p1, p2)-sensitive with p1 = 1 - arccos(S) / pi and p2 = 1 - arccos(cS) / pi, and a search over n neurons
-    takes O(n^rho log n) with
+    With SimHash on top, a neuron with <w, x> = S M |x| agrees with the query in a bit with
+    probability 1 - arccos(S) / pi, exactly. For a threshold S in (0, 1) and 0 < c < 1 the hash is
+    therefore (S, cS, p1, p2)-sensitive with p1 = 1 - arccos(S) / pi and p2 = 1 - arccos(cS) / pi,
+    and a search over n neurons takes O(n^rho log n) with
 
         rho = log(1 - arccos(S) / pi) / log(1 - arccos(c S) / pi) < 1.
 
-    One hash serves all S and c. The weak spot is one very long neuron: it makes S small for all others, whose last
-    coordinate is then near one and whose angles to a query are all near a right angle.
+    One hash serves all S and c. Its weakness is a single very long neuron: it makes S small for all
+    others, whose last coordinate is then near one and whose angles to a query are all near a right
+    angle.
 
     References
     ----------
-    Neyshabur and Srebro, "On symmetric and asymmetric LSHs for inner product search", ICML 2015, arXiv 1410.5518:
-    the hash that is called SIMPLE-LSH there.
+    Neyshabur and Srebro, "On symmetric and asymmetric LSHs for inner product search", ICML 2015,
+    arXiv 1410.5518: the hash that is called SIMPLE-LSH there.
     """
     norms = np.sqrt(np.einsum("ij,ij->i", W, W, dtype=np.float64))
     longest = norms.max(initial=0) if largest_norm is None else largest_norm
@@ -155,7 +175,9 @@ def simple_lsh_neurons(W: Floats, *, largest_norm: float | None = None) -> Float
 
 
 def simple_lsh_queries(X: Floats) -> Floats:
-    """Queries for :func:`simple_lsh_neurons`: of length one, with a zero appended; a zero query stays zero.
+    """Queries for :func:`simple_lsh_neurons`: scaled to length one, with a zero appended.
+
+    A zero query stays zero.
 
     Parameters
     ----------

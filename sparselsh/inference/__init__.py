@@ -1,23 +1,33 @@
-"""InferenceNetwork: trained networks, converted to answer faster.
+"""InferenceNetwork: trained networks, converted for faster inference.
 
-    readers ─► Affine ─► _conversion ─► InferenceNetwork ─► answers
+The path of a network, and the modules of the package:
+
+    readers ─► Affine ─► _conversion ─► InferenceNetwork ─► outputs
     torch, onnx,         measures       ServedLayers, each
     weight files         plans          with a plan
 
     _network            InferenceNetwork: inference by the plans of its layers
     _layer              ServedLayer: a layer, forward only, by one of three plans
     _conversion         chooses the plan of each layer by measurement
-    _report             ConversionReport: what was chosen, why, and what it gains
+    _report             ConversionReport: what was chosen, why, and the gain
     _file               a converted network as a file
     _timing             how long calls take
-    _accelerated_linear a layer inside a PyTorch model that an index serves
-    readers             trained networks of others as chains of affine layers
+    _accelerated_linear a layer of a PyTorch model whose outputs an index finds
+    readers             networks of other libraries as chains of affine layers
 """
 from ._conversion import MIN_GAIN, convert
 from ._network import InferenceNetwork
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
 from ._timing import fastest, seconds_of_rounds
-from .readers import Affine, build_module, read_layers, read_module, read_onnx, require_torch, to_numpy
+from .readers import (
+    Affine,
+    build_module,
+    read_layers,
+    read_module,
+    read_onnx,
+    require_torch,
+    to_numpy,
+)
 
 
 def __getattr__(name: str) -> object:

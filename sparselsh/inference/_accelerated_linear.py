@@ -1,6 +1,6 @@
-"""AcceleratedLinear: an ``nn.Linear`` of a PyTorch model that an index serves.
+"""AcceleratedLinear: an ``nn.Linear`` of a PyTorch model whose outputs an index finds.
 
-This module needs torch and is imported by :func:`sparselsh.torch.accelerate` alone.
+This module needs torch; only :func:`sparselsh.torch.accelerate` imports it.
 """
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class AcceleratedLinear(nn.Module):
         self.train(linear.training)
 
     def extra_repr(self) -> str:
-        return (f"in_features={self.in_features}, out_features={self.out_features}, n_logits={self.n_logits}, "
-                f"fill={self.fill}")
+        return (f"in_features={self.in_features}, out_features={self.out_features}, "
+                f"n_logits={self.n_logits}, fill={self.fill}")
 
     def plain_linear(self) -> nn.Linear:
-        """The layer as it was."""
+        """An ``nn.Linear`` with the same parameters."""
         linear = torch.nn.utils.skip_init(torch.nn.Linear, self.in_features, self.out_features,
                                           bias=self.bias is not None)
         linear.weight, linear.bias = self.weight, self.bias
@@ -54,13 +54,13 @@ class AcceleratedLinear(nn.Module):
 
     def _rows(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-1] != self.in_features:
-            raise ValueError(f"the input must be float32 on the CPU with {self.in_features} columns, got {x.dtype} "
-                             f"{tuple(x.shape)} on {x.device}")
+            raise ValueError(f"the input must be float32 on the CPU with {self.in_features} "
+                             f"columns, got {x.dtype} {tuple(x.shape)} on {x.device}")
         return x.detach().reshape(-1, self.in_features).contiguous()
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (..., out_features): of the neurons found, `fill` for all others."""
+        """Logits (..., out_features) of the neurons found; `fill` for all others."""
         rows = self._rows(x)
         if not self._finds(rows):
             return torch.nn.functional.linear(x, self.weight, self.bias)
@@ -74,7 +74,7 @@ class AcceleratedLinear(nn.Module):
 
     @torch.no_grad()
     def topk(self, x: Tensor, k: int = 5) -> Any:
-        """The k largest logits and their ids, (..., k) each, best first, as ``torch.topk`` gives them."""
+        """The k largest logits and their ids, (..., k) each, best first, as from ``torch.topk``."""
         rows = self._rows(x)
         if not self._finds(rows):
             return torch.topk(torch.nn.functional.linear(x, self.weight, self.bias), k)

@@ -1,11 +1,13 @@
-"""Choosing how each layer of a trained network is served: by measurement, within an error and a recall.
+"""Conversion: chooses the plan of each layer by measurement, within an error and a recall.
 
-Layers are taken in their order. For each the plans that may serve it are timed on calibration inputs as the layers
-before it give them; a plan other than "dense" is taken where it is faster by more than a tenth.
+Layers are converted in their order. For each, the possible plans are timed on calibration inputs as
+the layers before it give them; a plan other than "dense" is taken where it is faster by more than a
+tenth.
 
-Hidden layers may pass on fewer activations than they have: those with the largest product of activation and the norm of
-the weights that leave it. How many is set by the error of the network's outputs. Choices are made on one half of the
-calibration rows, and error, agreement and recall are measured on the other.
+Hidden layers may pass on only some of their activations: those with the largest product of
+activation and the norm of the weights that leave it. Their number is set by the error of the
+network's outputs. Choices are made on one half of the calibration rows; error, agreement and recall
+are measured on the other.
 """
 from __future__ import annotations
 
@@ -18,8 +20,16 @@ from .._arrays.csr import CSR
 from .._arrays.linalg import exact_topk, matmul
 from .._core import _select
 from .._threads import resolve
-from ..index import N_NEIGHBOURS, IndexOptions, build, drawn_seed, recall_of, tune
-from ._layer import MIN_NEURONS_PER_CANDIDATE, ServedLayer
+from ..index import (
+    MIN_NEURONS_PER_CANDIDATE,
+    N_NEIGHBOURS,
+    IndexOptions,
+    build,
+    drawn_seed,
+    recall_of,
+    tune,
+)
+from ._layer import ServedLayer
 from ._network import InferenceNetwork
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
 from ._timing import fastest
@@ -31,28 +41,29 @@ if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids, RandomState
     from .readers.affine import Affine
 
-Times: TypeAlias = dict[int, float]  # by the number of questions asked at once
+Times: TypeAlias = dict[int, float]  # by the number of queries per call
 
-MAX_HALF_ROWS = 256  # of each half of the calibration that are used for errors and times
-MAX_QUERIES = 2048  # that an index is set up with, at most
-MAX_QUERY_PRODUCTS = 1 << 36  # products that may be spent on computing these
-MAX_INDEX_INPUTS = 2048  # of a hidden layer with an index: a question's rotation reads up to 1,024 rows of them
-MIN_WEIGHTS = 1 << 18  # a megabyte: of fewer the calls, not the weights, are the cost of a question
-MIN_INDEX_NEURONS = 4096  # from which on an index may be of use
-KEPT_FRACTIONS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5)  # shares that are tried
-MAX_ERROR_OUTPUTS = 4096  # of a wide last layer, whose error stands for that of all
-MAX_NONZERO_FRACTION = 0.9  # share of the inputs that are not zero from which on to pick them out is not tried
-MIN_GAIN = 1.1  # how much faster than dense a plan must be
-HIDDEN_RECALL = 0.9  # of an index over hidden neurons, whose candidates the error decides on
-N_SINGLE_QUERIES = 8  # rows that are asked one after the other for a time
+MAX_HALF_ROWS = 256  # of each half of the calibration, used for errors and times
+MAX_QUERIES = 2048  # by which an index is tuned
+MAX_QUERY_PRODUCTS = 1 << 36  # multiply-adds spent on computing these queries
+MAX_INDEX_INPUTS = 2048  # of a hidden layer with an index; a query reads up to 1,024 rows of them
+MIN_WEIGHTS = 1 << 18  # a megabyte; with fewer, a query costs the calls and not the weights
+MIN_INDEX_NEURONS = 4096  # with fewer, an index is not tried
+KEPT_FRACTIONS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5)
+MAX_ERROR_OUTPUTS = 4096  # of a wide last layer, by which the error is estimated
+MAX_NONZERO_FRACTION = 0.9  # of the inputs; with more, reading only these is not tried
+MIN_GAIN = 1.1  # of a plan, in speed over dense
+HIDDEN_RECALL = 0.9  # of an index over hidden neurons; the error decides on its candidates
+N_SINGLE_QUERIES = 8  # single queries that are timed one after the other
 
 
-def convert(layers: Sequence[Affine], calibration: Any, *, recall: float = 0.99, error: float = 0.02, k: int = 5,
-            storage: str = "float32", random_state: RandomState = None, n_threads: int | None = None,
+def convert(layers: Sequence[Affine], calibration: Any, *, recall: float = 0.99,
+            error: float = 0.02, k: int = 5, storage: str = "float32",
+            random_state: RandomState = None, n_threads: int | None = None,
             source: str = "") -> InferenceNetwork:
-    """The network to serve `layers`, a list of Affine, of the file `source`; `calibration` is its input or None.
+    """The converted network of `layers`, from the file `source`.
 
-    All but the layers is checked by the caller.
+    `calibration` holds its inputs, or is None. The caller checks all arguments but the layers.
     """
     layers = [ServedLayer(layer, storage) for layer in checked(layers, source)]
     network = InferenceNetwork(layers, ConversionReport([]), n_threads)
@@ -60,50 +71,58 @@ def convert(layers: Sequence[Affine], calibration: Any, *, recall: float = 0.99,
         return _without_calibration(network)
     x = network._validated_queries(calibration)
     if x.shape[0] < 2:
-        raise ValueError(f"calibration must have at least two rows, and should have some hundreds; got {x.shape[0]}")
+        raise ValueError("calibration must have at least two rows, and should have some hundreds; "
+                         f"got {x.shape[0]}")
     return _Conversion(network, x, recall, error, k, random_state).run()
 
 
 def _without_calibration(network: InferenceNetwork) -> InferenceNetwork:
+    reports = []
     for layer in network.layers:
         layer.lay_out(resolve(network.n_threads))
-    network.report = ConversionReport([
-        LayerReport(layer.name, (layer.n_out, layer.n_in), dict(layer.plan),
-                    "dense: there are no calibration inputs to choose by" if layer.plan["single"] == "dense"
-                    else "rows: a table", bytes_dense=_dense_bytes(layer), bytes=layer.nbytes)
-        for layer in network.layers], storage=network.layers[0].storage)
+        reason = "rows: a table"
+        if layer.plan["single"] == "dense":
+            reason = "dense: there are no calibration inputs to choose by"
+        reports.append(LayerReport(layer.name, (layer.n_out, layer.n_in), dict(layer.plan), reason,
+                                   bytes_dense=_dense_bytes(layer), bytes=layer.nbytes))
+    network.report = ConversionReport(reports, storage=network.layers[0].storage)
     return network
 
 
 class _Conversion:
-    """One run: its inputs, and what has been measured so far."""
+    """One conversion: its inputs, and what has been measured so far."""
 
-    def __init__(self, network: InferenceNetwork, x: np.ndarray | CSR, recall: float, error: float, k: int,
-                 random_state: RandomState) -> None:
+    def __init__(self, network: InferenceNetwork, x: np.ndarray | CSR, recall: float, error: float,
+                 k: int, random_state: RandomState) -> None:
         self.network, self.layers = network, network.layers
         self.last = len(self.layers) - 1
         self.recall, self.budget, self.k = recall, error, min(k, network.n_labels)
         self.random_state, self.n_threads = random_state, resolve(network.n_threads)
+
         every = np.arange(x.shape[0])
         self.halves = [_take(x, _spaced(every[i::2])) for i in (0, 1)]
-        # an index learns from more of them how its inputs are spread
-        n_queries = min(MAX_QUERIES, MAX_QUERY_PRODUCTS // sum(layer.values.size for layer in self.layers if layer.kind == "linear"))
+
+        # more queries than rows of a half describe the distribution of an index's inputs better
+        n_weights = sum(layer.values.size for layer in self.layers if layer.kind == "linear")
+        n_queries = min(MAX_QUERIES, MAX_QUERY_PRODUCTS // n_weights)
         self.queries = None
         if n_queries > len(every[::2][:MAX_HALF_ROWS]) and network.n_labels >= MIN_INDEX_NEURONS:
             some = _take(x, _spaced(every[::2], n_queries))
             self.queries = network._hidden(some, exact=True)
-        rng = np.random.default_rng(0)
-        wide = network.n_labels > MAX_ERROR_OUTPUTS
-        self.columns = np.sort(rng.permutation(network.n_labels)[:MAX_ERROR_OUTPUTS]) if wide else None
-        # inputs of each layer, every neuron computed
+
+        self.columns = None
+        if network.n_labels > MAX_ERROR_OUTPUTS:
+            columns = np.random.default_rng(0).permutation(network.n_labels)[:MAX_ERROR_OUTPUTS]
+            self.columns = np.sort(columns)
+        # inputs of each layer, with every neuron computed
         self.dense_inputs = [[network._hidden(half, i, exact=True) for i in range(len(self.layers))]
                              for half in self.halves]
         self.reference = self._outputs(self.last, self.dense_inputs[0][-1])
-        # of each layer: how many inputs are read, their importance, and the output error
+        # per layer: how many inputs are read, their importance, and the output error
         self.kept_of: list[tuple[int, Floats, float] | None] = [None] * len(self.layers)
 
     def run(self) -> InferenceNetwork:
-        """Plan every layer, tighten what is passed on until the error is reached, and measure."""
+        """Plan every layer, pass on more activations until the error is reached, and measure."""
         for layer in self.layers:  # before any plan
             layer.lay_out(self.n_threads)
         network_dense = self._network_times()
@@ -125,10 +144,10 @@ class _Conversion:
         self.network.report = self._whole(reports, network_dense)
         return self.network
 
-    # -- outputs and errors -----------------------------------------------------------------------------------
+    # -- outputs and errors -------------------------------------------------------------------
 
     def _outputs(self, i: int, x: np.ndarray | CSR) -> Floats:
-        """The network's outputs, those of `columns`, from the input x of layer i on, every neuron of later layers."""
+        """The network's outputs `columns`, by every neuron from layer i on, whose input is x."""
         for layer in self.layers[i:-1]:
             x = layer.outputs(x, "batch", self.n_threads, exact=True)
         last = self.layers[-1]
@@ -137,17 +156,18 @@ class _Conversion:
         if last.input_major:
             return last.outputs(x, "batch", self.n_threads, exact=True)[:, self.columns]
         x = x.to_dense() if isinstance(x, CSR) else x
-        return matmul(x, last.values[self.columns], self.n_threads, transpose_b=True, bias=last.bias[self.columns])
+        return matmul(x, last.values[self.columns], self.n_threads, transpose_b=True,
+                      bias=last.bias[self.columns])
 
     def _error(self, outputs: Floats, reference: Floats | None = None) -> float:
         reference = self.reference if reference is None else reference
         size = np.linalg.norm(reference)
         return float(np.linalg.norm(outputs - reference) / size) if size else 0.0
 
-    # -- one layer --------------------------------------------------------------------------------------------
+    # -- one layer ----------------------------------------------------------------------------
 
     def _plan(self, i: int, inputs: dict[str, Any]) -> LayerReport:
-        """Choose how layer i is served, and say why."""
+        """Choose the plan of layer i, and report why."""
         layer = self.layers[i]
         report = LayerReport(layer.name, (layer.n_out, layer.n_in), layer.plan, "",
                              bytes_dense=_dense_bytes(layer))
@@ -208,7 +228,8 @@ class _Conversion:
         report.reason = _reason(chosen, trials)
         self._time(report.microseconds, layer, i, inputs)
 
-    def _try_lsh_output(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> _Trial | None:
+    def _try_lsh_output(self, layer: ServedLayer, i: int,
+                        inputs: dict[str, Any]) -> _Trial | None:
         """An index over the outputs; None where it would compute too many of them."""
         queries = self.queries if self.queries is not None else self.dense_inputs[0][i]
         queries = np.ascontiguousarray(_dense_array(queries))
@@ -225,8 +246,9 @@ class _Conversion:
         candidate.index, candidate.plan = engine, {"single": "lsh", "batch": "lsh"}
         return _Trial(candidate, self._times(candidate, i, inputs))
 
-    def _try_lsh_hidden(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> _Trial | None:
-        """An index over the hidden neurons that matter; None where the error is not reached."""
+    def _try_lsh_hidden(self, layer: ServedLayer, i: int,
+                        inputs: dict[str, Any]) -> _Trial | None:
+        """An index over the important hidden neurons; None where the error is not reached."""
         if layer.activation != "relu" or self.budget == 0 or layer.n_in > MAX_INDEX_INPUTS:
             return None
         importance = self._importance(i)
@@ -260,7 +282,7 @@ class _Conversion:
         return _Trial(candidate, self._times(candidate, i, inputs), note, error)
 
     def _try_rows(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> _Trial | None:
-        """Reading the rows of the inputs that matter; None where all inputs do."""
+        """Reading the rows of the important inputs; None where all inputs are important."""
         found = i > 0 and self.layers[i - 1].index is not None  # an index chooses the inputs then
         note = None if found else self._inputs_that_matter(i)
         if note is None and not found:
@@ -279,37 +301,44 @@ class _Conversion:
         return _Trial(candidate, times, note)
 
     def _inputs_that_matter(self, i: int) -> str | None:
-        """Set `kept_of` by the error of the outputs, where that reads less than the inputs that are not zero."""
+        """Set `kept_of` by the error of the outputs, if that reads fewer than the nonzero inputs.
+
+        Returns what is read, in words, or None where too few inputs are zero.
+        """
         x = self.dense_inputs[0][i]
-        nonzero = (x.nnz if isinstance(x, CSR) else np.count_nonzero(x)) / (x.shape[0] * x.shape[1])
+        n_nonzero = x.nnz if isinstance(x, CSR) else np.count_nonzero(x)
+        nonzero = n_nonzero / (x.shape[0] * x.shape[1])
         if i and self.budget and not isinstance(x, CSR):
             before, importance = self.layers[i - 1], self._importance(i - 1)
 
-            def error_of(share: float) -> float:
-                return self._error(self._outputs(i, _largest(x, importance, share, self.n_threads)))
+            def error_of(fraction: float) -> float:
+                largest = _largest(x, importance, fraction, self.n_threads)
+                return self._error(self._outputs(i, largest))
 
             least = _least(error_of, self._error_per_layer(), KEPT_FRACTIONS)
             if least is not None and least[0] < nonzero:
-                share, error = least
-                kept = max(1, round(share * before.n_out))
+                fraction, error = least
+                kept = max(1, round(fraction * before.n_out))
                 self.kept_of[i] = (kept, importance, error)
-                return (f"{kept} of {before.n_out} activations of {before.name} are read ({nonzero:.0%} are not zero), "
-                        f"output error {error:.2%}")
-        return f"{nonzero:.0%} of its inputs are not zero, which is exact" if nonzero <= MAX_NONZERO_FRACTION else None
+                return (f"{kept} of {before.n_out} activations of {before.name} are read "
+                        f"({nonzero:.0%} are not zero), output error {error:.2%}")
+        if nonzero > MAX_NONZERO_FRACTION:
+            return None
+        return f"{nonzero:.0%} of its inputs are not zero, which is exact"
 
     def _importance(self, i: int) -> Floats:
-        """How much each output of layer i matters: the norm of the weights that leave it."""
+        """The importance of each output of layer i: the norm of the weights that leave it."""
         after = self.layers[i + 1]
         weight = after.values if after.input_major else after.values.T
         return np.sqrt(np.einsum("ij,ij->i", weight, weight, dtype=np.float64)).astype(np.float32)
 
     def _error_per_layer(self) -> float:
-        # errors of layers add up like independent ones
+        # the errors of layers add up like independent ones
         n = max(1, sum(layer.values.size >= MIN_WEIGHTS for layer in self.layers[1:]))
         return self.budget / np.sqrt(n)
 
     def _tighten(self) -> None:
-        """More activations while all layers together, with fewer bits too, miss the error."""
+        """Pass on more activations while the error of all layers, as stored, is too large."""
         while self.budget:
             outputs = self._planned_outputs(0)
             if self._error(outputs) <= self.budget:
@@ -325,7 +354,7 @@ class _Conversion:
                 return
 
     def _planned_outputs(self, half: int) -> Floats:
-        """Outputs from the hidden activations of single questions as planned."""
+        """Outputs from the hidden activations, as planned for single queries."""
         x = self.halves[half]
         for i in range(self.last):
             x = self._forward(i, x, "single")
@@ -339,7 +368,7 @@ class _Conversion:
         keep = self.layers[i + 1].plan[kind] == "rows"
         return self.layers[i].forward(x, kind, self.n_threads, keep=keep)
 
-    # -- measures on rows that no choice has seen, and times ------------------------------------------------------
+    # -- measures on rows that no choice has used, and times ----------------------------------
 
     def _recall(self) -> float:
         last = self.layers[-1]
@@ -354,14 +383,17 @@ class _Conversion:
         reference = self._outputs(len(self.layers) - 1, self.dense_inputs[1][-1])
         singles = [self.network._answers(_take(held, np.array([row])), self.k)[0][0, 0]
                    for row in range(held.shape[0])]
-        truth = self.layers[-1].topk(self.dense_inputs[1][-1], 1, "single", self.n_threads, exact=True)[0][:, 0]
+        truth, _ = self.layers[-1].topk(self.dense_inputs[1][-1], 1, "single", self.n_threads,
+                                        exact=True)
         return ConversionReport(
-            reports, self._error(self._planned_outputs(1), reference), float(np.mean(np.array(singles) == truth)),
+            reports, self._error(self._planned_outputs(1), reference),
+            float(np.mean(np.array(singles) == truth[:, 0])),
             held.shape[0], dense, self._network_times(), self.layers[0].storage)
 
     def _network_times(self) -> Times:
         self.network._plans_changed()
-        return {n: 1e6 * _seconds_of(lambda x: self.network._answers(x, self.k), self.halves[0], n) for n in TIMED_ROWS}
+        return {n: 1e6 * _seconds_of(lambda x: self.network._answers(x, self.k), self.halves[0], n)
+                for n in TIMED_ROWS}
 
     def _times(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> Times:
         return {n: self._seconds(layer, i, inputs[kind], kind, n) for n, kind in _kinds()}
@@ -383,7 +415,7 @@ class _Conversion:
 
 
 class _Trial(NamedTuple):
-    """A way to serve a layer, and what was measured of it."""
+    """A layer with a plan, and what was measured of it."""
 
     layer: ServedLayer
     times: Times  # seconds per row
@@ -392,7 +424,7 @@ class _Trial(NamedTuple):
 
 
 class _Selected:
-    """Inputs of a layer, of which the largest are taken while the clock runs."""
+    """Inputs of a layer; the selection of the largest is part of the time."""
 
     def __init__(self, before: ServedLayer, x: np.ndarray | CSR, kept: int,
                  importance: Floats) -> None:
@@ -436,7 +468,7 @@ def _spaced(rows: np.ndarray, n: int = MAX_HALF_ROWS) -> np.ndarray:
 
 
 def _scaling(layer: ServedLayer) -> float | Literal["auto"]:
-    """That of an index: of many inputs the eigenvectors would take minutes."""
+    """The scaling of an index; with many inputs the eigenvectors would take minutes."""
     return "auto" if layer.n_in <= MAX_INDEX_INPUTS else 0
 
 
@@ -450,9 +482,9 @@ def _seconds_of(call: Callable[[Any], object], x: np.ndarray | CSR, n: int) -> f
     return fastest(call, parts, n)
 
 
-def _largest(x: Floats, importance: Floats, share: float, n_threads: int) -> Floats:
-    """x (n, d) with all but the inputs that matter most set to zero, as CSR."""
-    kept = max(1, round(share * x.shape[1]))
+def _largest(x: Floats, importance: Floats, fraction: float, n_threads: int) -> Floats:
+    """x (n, d) with all but the most important `fraction` of the inputs of each row set to zero."""
+    kept = max(1, round(fraction * x.shape[1]))
     ids, values = np.empty((len(x), kept), np.int32), np.empty((len(x), kept), np.float32)
     _select.top_k(x * importance, None, ids, values, n_threads)
     out = np.zeros_like(x)
@@ -460,21 +492,25 @@ def _largest(x: Floats, importance: Floats, share: float, n_threads: int) -> Flo
     return out
 
 
-def _least(error_of: Callable[[float], float], budget: float, shares: Sequence[float]) -> tuple[float, float] | None:
-    """The least share whose error is within the budget, and its error, by bisection; None without one."""
-    low, high, best = 0, len(shares), None
+def _least(error_of: Callable[[float], float], budget: float,
+           fractions: Sequence[float]) -> tuple[float, float] | None:
+    """The least fraction whose error is within the budget, and its error, or None; by bisection."""
+    low, high, best = 0, len(fractions), None
     while low < high:
         middle = (low + high) // 2
-        error = error_of(shares[middle])
+        error = error_of(fractions[middle])
         if error <= budget:
-            best, high = (shares[middle], error), middle
+            best, high = (fractions[middle], error), middle
         else:
             low = middle + 1
     return best
 
 
 def _scaled_exactly(layer: ServedLayer, importance: Floats) -> Ids:
-    """Exponents of the powers of two nearest to the importance, all zero if that would lose a bit of a weight."""
+    """Exponents of the powers of two nearest to the importance, (n_out,) int32.
+
+    They are all zero if the scaling would not be exact for every weight.
+    """
     typical = np.median(importance[importance > 0]) if (importance > 0).any() else 1.0
     exponents = np.round(np.log2(np.clip(importance / typical, 2.0**-12, 2.0**12))).astype(np.int32)
     there = np.ldexp(layer.values, exponents[:, None])

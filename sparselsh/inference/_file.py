@@ -44,6 +44,7 @@ def read(path: PathLike, mmap: bool,
     """Layers and report of a file; with `mmap` the float32 weights stay in it."""
     mapped = (lambda name: name.endswith(".weight")) if mmap else None
     tensors, metadata = _files.read(path, FORMAT, mapped=mapped)
+
     try:
         config = json.loads(metadata["config"])
         layers = [
@@ -55,13 +56,14 @@ def read(path: PathLike, mmap: bool,
             is_whole = layer.kept is not None and layer.exponents is not None
             if "lsh" in layer.plan.values() and not is_whole:
                 raise ValueError(f"kept or exponents of {layer.name} are missing")
+
         return layers, _restored_report(config["report"])
     except DAMAGES as error:
         raise _files.damaged(path, "network", error) from error
 
 
 def _restored_report(report: dict[str, Any]) -> ConversionReport:
-    for part in (report, *report["layers"]):  # JSON has no integers as keys
+    for part in (report, *report["layers"]):  # keys of JSON are strings
         for key in ("microseconds", "microseconds_dense"):
             part[key] = {int(n): us for n, us in part[key].items()}
     layers = [LayerReport(**part | {"shape": tuple(part["shape"])}) for part in report["layers"]]
@@ -72,10 +74,11 @@ def _restored_report(report: dict[str, Any]) -> ConversionReport:
 
 
 def _layer_state(layer: ServedLayer) -> tuple[dict[str, Any], dict[str, Any]]:
-    tensors = {"weight": layer.values, "bias": layer.bias, "importance": layer.importance, "exponents": layer.exponents}
+    tensors = {"weight": layer.values, "bias": layer.bias, "importance": layer.importance,
+               "exponents": layer.exponents}
     config = {name: getattr(layer, name) for name in
-              ("name", "kind", "activation", "mode", "padding", "width", "has_bias", "input_major", "plan", "kept",
-               "storage")}
+              ("name", "kind", "activation", "mode", "padding", "width", "has_bias", "input_major",
+               "plan", "kept", "storage")}
     if layer.rows is not None:
         tensors |= layer.rows.tensors("rows")
     if layer.index is not None:
@@ -86,24 +89,31 @@ def _layer_state(layer: ServedLayer) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapped: bool,
                     n_threads: int | None) -> ServedLayer:
-    """The layer of `_layer_state`, checked: kernels trust it."""
+    """The layer of `_layer_state`, checked, because kernels do not check it."""
     weight, bias = tensors["weight"], tensors["bias"]
     linear = check.choice(config["kind"], "kind", KINDS) == "linear"
     input_major = bool(config["input_major"]) and linear
     if weight.ndim != 2 or weight.dtype != np.float32:
-        raise ValueError(f"weight must be a float32 matrix, got {weight.dtype} of shape {weight.shape}")
+        raise ValueError(f"weight must be a float32 matrix, got {weight.dtype} of shape "
+                         f"{weight.shape}")
     if not mapped:
         check.dense(weight, "weight")
-    activation = None if config["activation"] is None else check.choice(config["activation"], "activation", ("relu",))
-    layer = ServedLayer(Affine(
+
+    activation = config["activation"]
+    if activation is not None:
+        activation = check.choice(activation, "activation", ("relu",))
+    affine = Affine(
         str(config["name"]), weight.T if input_major else weight, bias, activation, config["kind"],
         check.choice(config["mode"], "mode", ("sum", "mean")), config["padding"],
-        check.integer(config["width"], "width")), check.choice(config["storage"], "storage", STORAGES))
+        check.integer(config["width"], "width"))
+    layer = ServedLayer(affine, check.choice(config["storage"], "storage", STORAGES))
     layer.values, layer.input_major = weight, bool(config["input_major"]) or not linear
-    layer.bias, layer.has_bias = check.vector(bias, "bias", layer.n_out), bool(config["has_bias"])
+    layer.bias = check.vector(bias, "bias", layer.n_out)
+    layer.has_bias = bool(config["has_bias"])
     layer.plan = {kind: check.choice(config["plan"][kind], "plan", PLANS) for kind in layer.plan}
     if layer.input_major and "lsh" in layer.plan.values():
         raise ValueError("its plans contradict each other")
+
     if "importance" in tensors:
         layer.importance = check.vector(tensors["importance"], "importance", layer.n_out)
     if "exponents" in tensors:
@@ -113,8 +123,10 @@ def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapp
         layer.kept = check.integer(config["kept"], "kept", maximum=layer.n_out)
         if layer.importance is None:
             raise ValueError("importance is missing")
+
     if "rows" in tensors:
-        layer.rows = QuantizedRows.restored(layer.storage, weight.shape, tensors["rows"], tensors.get("rows_scales"))
+        layer.rows = QuantizedRows.restored(layer.storage, weight.shape, tensors["rows"],
+                                            tensors.get("rows_scales"))
     if "index" in config:
         arrays = _files.with_prefix(tensors, "index.")
         layer.index = engine_of_state(layer.values, layer.bias, arrays, config["index"],

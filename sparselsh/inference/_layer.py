@@ -1,10 +1,11 @@
-"""A layer of a network that is served: forward only, by one of three plans.
+"""ServedLayer: a layer of a converted network, forward only, by one of three plans.
 
     dense   every neuron, by a matrix product
-    rows    every neuron, from the inputs that are not zero, or from those that matter: weights input-major
+    rows    every neuron, from the inputs that are not zero, or from the most important ones; the
+            weights are input-major
     lsh     the neurons that an index finds
 
-Plans are named for two kinds of question, "single" and "batch".
+A layer has one plan for "single" queries and one for a "batch".
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import numpy as np
 from .._arrays.csr import CSR
 from .._arrays.linalg import matmul, row_chunks
 from .._core import _quantized, _select
-from ..index import QuantizedRows
+from ..index import MIN_NEURONS_PER_CANDIDATE, QuantizedRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
     from .readers.affine import Affine
 
 PLANS = ("dense", "rows", "lsh")
-MIN_NEURONS_PER_CANDIDATE = 8  # a search that computes more of them is slower than computing all
 
 
 class ServedLayer:
     """``activation(x W^T + b)``.
 
-    `kept` says how many of the outputs the next layer gets in the plan "rows", or None for all, by activation times
-    `importance`, (n_out,). A hidden layer with an `index` keeps as many as it finds. The index stands over neurons that
-    are scaled by 2^`exponents`, so that it ranks them by importance; powers of two lose no bit.
+    `kept` is the number of outputs that the next layer gets in the plan "rows", or None for all:
+    those with the largest activation times `importance`, (n_out,). A hidden layer with an `index`
+    keeps the `kept` outputs that it finds. The index holds neurons scaled by 2^`exponents`, so that
+    it ranks them by importance; scaling by powers of two is exact.
     """
 
     bias: Floats
@@ -56,14 +57,16 @@ class ServedLayer:
         self.rows = None  # `values` in fewer bits, where the plan "rows" reads them
         self.kept = self.importance = self.index = self.exponents = None
 
-    # -- weights ----------------------------------------------------------------------------------------------
+    # -- weights ------------------------------------------------------------------------------
 
     @property
     def weight(self) -> Floats:
         """As it was given: (n_out, n_in), or the table of an embedding."""
         if self.exponents is not None:
             return np.ldexp(self.values, -self.exponents[:, None])
-        return np.ascontiguousarray(self.values.T) if self.input_major and self.kind == "linear" else self.values
+        if self.input_major and self.kind == "linear":
+            return np.ascontiguousarray(self.values.T)
+        return self.values
 
     @property
     def true_bias(self) -> Floats | None:
@@ -83,20 +86,22 @@ class ServedLayer:
         if self.input_major and self.kind != "embedding" and self.storage != "float32":
             self.rows = QuantizedRows.of(self.values, self.storage, n_threads)
 
-    # -- forward ----------------------------------------------------------------------------------------------
+    # -- forward ------------------------------------------------------------------------------
 
     def forward(self, x: np.ndarray | CSR, kind: str, n_threads: int, keep: bool = False,
                 exact: bool = False) -> Floats | CSR:
         """Outputs (n, n_out) of x: an array, or a CSR of the outputs that are kept."""
         if self.kind == "embedding":
             return self.outputs(x, kind, n_threads)
-        if self.plan[kind] == "lsh" and not exact and not (isinstance(x, CSR) and self.input_major):
+        reads_rows = isinstance(x, CSR) and self.input_major
+        if self.plan[kind] == "lsh" and not exact and not reads_rows:
             return self.found(x, n_threads)
         out = self.outputs(x, kind, n_threads, exact)
         return self.largest(out, n_threads) if keep and self.kept is not None else out
 
-    def outputs(self, x: np.ndarray | CSR, kind: str, n_threads: int, exact: bool = False) -> Floats:
-        """All outputs (n, n_out) of x, by a matrix product where the plan is to find some."""
+    def outputs(self, x: np.ndarray | CSR, kind: str, n_threads: int,
+                exact: bool = False) -> Floats:
+        """All outputs (n, n_out) of x, by a matrix product where the plan is "lsh"."""
         if self.kind == "embedding":
             out = self.values[x].reshape(len(x), self.n_out)
         elif self.plan[kind] == "rows" or (isinstance(x, CSR) and self.input_major):
@@ -110,9 +115,12 @@ class ServedLayer:
         return out if self.exponents is None else np.ldexp(out, -self.exponents)
 
     def _from_rows(self, s: CSR, exact: bool, n_threads: int) -> Floats:
-        rows = self.rows if self.rows is not None and not exact else QuantizedRows("float32", self.values)
+        rows = self.rows
+        if rows is None or exact:
+            rows = QuantizedRows("float32", self.values)
         out = np.empty((s.shape[0], self.n_out), np.float32)
-        _quantized.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias, out, n_threads)
+        _quantized.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias,
+                                 out, n_threads)
         return out
 
     def largest(self, out: Floats, n_threads: int) -> CSR:
@@ -143,8 +151,10 @@ class ServedLayer:
         return _csr(ids, values, known, self.n_out)
 
     def step(self) -> tuple[Any, ...] | None:
-        """Weights, scales, bias, whether input-major, and whether a ReLU follows: a step of a chain that answers
-        single questions (_core/_chain.pyx). None where the layer looks ids up or finds neurons.
+        """The layer as a step of the kernel for single queries (_core/_single_row_mlp.pyx).
+
+        Weights, scales, bias, whether they are input-major, and whether a ReLU follows; None where
+        the layer is an embedding or has the plan "lsh".
         """
         if self.kind == "embedding" or self.plan["single"] == "lsh" or self.exponents is not None:
             return None
@@ -152,36 +162,40 @@ class ServedLayer:
         rows = self.rows if reads_rows else QuantizedRows("float32", self.values)
         return rows.values, rows.scales, self.bias, self.input_major, self.activation == "relu"
 
-    # -- the last layer ---------------------------------------------------------------------------------------
+    # -- the last layer -----------------------------------------------------------------------
 
-    def topk(self, x: np.ndarray | CSR, k: int, kind: str, n_threads: int, exact: bool = False) -> tuple[Ids, Floats]:
+    def topk(self, x: np.ndarray | CSR, k: int, kind: str, n_threads: int,
+             exact: bool = False) -> tuple[Ids, Floats]:
         """Ids and scores (n, k) of the largest outputs."""
         n = x.shape[0]
         if self.plan[kind] == "lsh" and not exact and k <= self.n_out // MIN_NEURONS_PER_CANDIDATE:
             x = x.to_dense() if isinstance(x, CSR) else x
             return self.index.search(x, k, None, n_threads)
+
         ids, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
         for start, stop in row_chunks(n, self.n_out):
-            part = x if stop - start == n else x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
+            part = x
+            if stop - start != n:
+                part = x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
             out = self.outputs(part, kind, n_threads, exact or self.plan[kind] == "lsh")
             _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
         return ids, scores
 
-    # -- what it takes ----------------------------------------------------------------------------------------
+    # -- size ---------------------------------------------------------------------------------
 
     @property
     def density(self) -> float:
-        """Share of the outputs that the next layer gets."""
+        """Fraction of the outputs that the next layer gets."""
         return 1.0 if self.kept is None else self.kept / self.n_out
 
     @property
     def nbytes(self) -> int:
-        """Bytes that answers are computed from; float32 weights that only rank the last few again not included."""
+        """Bytes that inference reads, without float32 weights that only rank the last few again."""
         index = self.index.nbytes if self.index is not None else 0
         rows = self.rows.nbytes if self.rows is not None else 0
-        plans = set(self.plan.values())
-        only_few_bits = (self.rows is not None or reads_quantized_rows(self.index)) and "dense" not in plans
-        return index + rows + self.bias.nbytes + (0 if only_few_bits else self.values.nbytes)
+        is_quantized = self.rows is not None or reads_quantized_rows(self.index)
+        reads_weights = not is_quantized or "dense" in self.plan.values()
+        return index + rows + self.bias.nbytes + (self.values.nbytes if reads_weights else 0)
 
 
 def reads_quantized_rows(index: IndexEngine | None) -> bool:
@@ -201,7 +215,7 @@ def nonzeros(x: Floats) -> CSR:
 
 
 def _csr(ids: Ids, values: Floats, known: NDArray[np.bool_], n_columns: int) -> CSR:
-    """The known entries, in the order of their rank."""
+    """The known entries (ids, values) as CSR, best first in each row."""
     indptr = np.zeros(len(ids) + 1, np.int64)
     np.cumsum(np.count_nonzero(known, axis=1), out=indptr[1:])
     return CSR(indptr, ids[known], values[known], n_columns)

@@ -1,4 +1,4 @@
-"""InferenceNetwork: a trained network that answers questions and does not learn."""
+"""InferenceNetwork: a trained network, for inference only."""
 from __future__ import annotations
 
 import itertools
@@ -11,9 +11,8 @@ from .._arrays.csr import CSR
 from .._arrays.scipy import sp
 from .._core import _single_row_mlp
 from .._threads import resolve
-from ..index import BATCH_PLAN_MIN_ROWS
+from ..index import BATCH_PLAN_MIN_ROWS, MIN_NEURONS_PER_CANDIDATE
 from . import _file
-from ._layer import MIN_NEURONS_PER_CANDIDATE
 from .readers.affine import Affine
 from .readers.torch import build_module
 
@@ -25,16 +24,18 @@ if TYPE_CHECKING:
     from ._report import ConversionReport
 
 ROWS_PER_CHUNK = 1024  # that go through the hidden layers together
-SINGLE_THREAD_MAX_WEIGHTS = 1 << 18  # of a layer, and
-SINGLE_THREAD_MAX_OUTPUTS = 2048  # of one that is summed by inputs, that one thread computes before others are awake
+# Up to here one thread computes a layer for one row before other threads are awake:
+SINGLE_THREAD_MAX_WEIGHTS = 1 << 18  # of a neuron-major layer
+SINGLE_THREAD_MAX_OUTPUTS = 2048  # of an input-major layer
 
 
 class InferenceNetwork:
-    """A trained network, converted: made by :func:`from_torch`, :func:`from_onnx`, :func:`from_file` or :meth:`load`.
+    """A trained network, converted for inference.
 
-    Each layer works by a plan, one for few rows and one for batches (32 rows or more): "dense" computes every neuron;
-    "rows" reads the weights of active inputs only; "lsh" computes the neurons that an index finds. `report` says which,
-    why, and what was measured.
+    It is made by :func:`from_torch`, :func:`from_onnx`, :func:`from_file` or :meth:`load`. Each
+    layer has a plan for few rows and a plan for batches (32 rows or more): "dense" computes every
+    neuron; "rows" reads the weights of active inputs only; "lsh" computes the neurons that an index
+    finds. `report` says which plans were chosen, why, and what was measured.
 
     Attributes
     ----------
@@ -42,7 +43,8 @@ class InferenceNetwork:
     n_threads : int or None
     """
 
-    def __init__(self, layers: list[ServedLayer], report: ConversionReport, n_threads: int | None = None) -> None:
+    def __init__(self, layers: list[ServedLayer], report: ConversionReport,
+                 n_threads: int | None = None) -> None:
         self.layers = layers
         self.report = report
         self.n_threads = n_threads
@@ -61,7 +63,7 @@ class InferenceNetwork:
         """Number of outputs."""
         return self.layers[-1].n_out
 
-    # -- asking -----------------------------------------------------------------------------------------------
+    # -- inference ----------------------------------------------------------------------------
 
     def topk(self, X: MatrixLike | CSR, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores.
@@ -69,8 +71,8 @@ class InferenceNetwork:
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features), or array of ids
-            Where the first layer is an embedding: ids of shape (n_samples, n_ids), or for an EmbeddingBag also a sparse
-            matrix whose values are the weights of the ids.
+            Where the first layer is an embedding: ids of shape (n_samples, n_ids), or for an
+            EmbeddingBag also a sparse matrix whose values are the weights of the ids.
         k : int
         exact : bool
             Compute every neuron of every layer in float32.
@@ -80,7 +82,13 @@ class InferenceNetwork:
         ids : ndarray of shape (n_samples, k), int32
             Best first; -1 where the network has fewer outputs.
         scores : ndarray of shape (n_samples, k), float32
-            For the ids given these are the outputs for the activations that reach the last layer, computed in float32.
+            The outputs of these ids, computed in float32 from the activations that reach the last
+            layer; -inf where there is none.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit; the message names it.
         """
         return self._answers(self._validated_queries(X), check.integer(k, "k"), exact)
 
@@ -103,11 +111,14 @@ class InferenceNetwork:
         return self.layers[-1].topk(h, k, _kind(h), n_threads, exact)
 
     def _plans_changed(self) -> None:
-        """To be called when plans have changed: nothing that was made for others is used any more."""
+        """Discard what was prepared for earlier plans; to be called when plans have changed."""
         self._chain = None
 
     def _single_row(self, x: Any, k: int) -> tuple[Ids, Floats] | None:
-        """`topk` of one row by one call to the core, as calls take longer than small layers; None where it cannot."""
+        """`topk` of one row by one call to the core, or None where that is not possible or slower.
+
+        A call takes longer than a small layer.
+        """
         if self._chain is None or self._chain[0] != k:
             self._chain = k, *self._new_chain(k)
         _, chain, is_large = self._chain
@@ -115,6 +126,7 @@ class InferenceNetwork:
         if (chain is None or (is_large and resolve(self.n_threads) > 1)
                 or (is_sparse and not self.layers[0].input_major)):
             return None
+
         ids, scores = np.empty((1, k), np.int32), np.empty((1, k), np.float32)
         if is_sparse:
             _single_row_mlp.top_k_sparse(chain, x.indices, x.data, ids, scores)
@@ -123,31 +135,64 @@ class InferenceNetwork:
         return ids, scores
 
     def _new_chain(self, k: int) -> tuple[Any, bool]:
-        """The layers as the core asks them for one row, or None, and whether they are worth several threads."""
+        """The layers as the core takes them for one row, or None; whether threads pay off."""
         last, search = self.layers[-1], None
         is_searched = k <= last.n_out // MIN_NEURONS_PER_CANDIDATE
         if last.plan["single"] == "lsh":
             search = last.index.single_query_search(k) if is_searched else None
             if search is None:
                 return None, False
+
         layers = self.layers if search is None else self.layers[:-1]
-        cut = any(before.kept is not None and after.plan["single"] == "rows"  # not all activations are passed on
-                  for before, after in itertools.pairwise(self.layers))
+        is_cut = any(before.kept is not None and after.plan["single"] == "rows"
+                     for before, after in itertools.pairwise(self.layers))
         steps: list[Any] = [layer.step() for layer in layers]
-        if cut or None in steps or (not steps and last.input_major):
+        if is_cut or None in steps or (not steps and last.input_major):
             return None, False
-        is_large = any(layer.n_out > SINGLE_THREAD_MAX_OUTPUTS if layer.input_major else layer.values.size > SINGLE_THREAD_MAX_WEIGHTS
+
+        is_large = any(layer.n_out > SINGLE_THREAD_MAX_OUTPUTS if layer.input_major
+                       else layer.values.size > SINGLE_THREAD_MAX_WEIGHTS
                        for layer in layers)
         return _single_row_mlp.prepare(steps, search), is_large
 
     def predict(self, X: MatrixLike | CSR, *, exact: bool = False) -> Ids:
-        """The output with the largest score for each row: ids, (n_samples,), int32."""
+        """The output with the largest score for each row.
+
+        Parameters
+        ----------
+        X, exact
+            As for :meth:`topk`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int32
+            Ids.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X does not fit.
+        """
         return self.topk(X, 1, exact=exact)[0][:, 0]
 
     def decision_function(self, X: MatrixLike | CSR, *, exact: bool = False) -> Floats:
-        """All outputs, (n_samples, n_labels), float32: every output neuron, of the hidden activations as planned.
+        """All outputs: every output neuron, from the hidden activations as planned.
 
-        With `exact` every hidden neuron is computed too, in float32.
+        Parameters
+        ----------
+        X
+            As for :meth:`topk`.
+        exact : bool
+            Compute every hidden neuron too, in float32.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels), float32
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X does not fit.
         """
         x = self._validated_queries(X)
         n_threads = resolve(self.n_threads)
@@ -167,27 +212,32 @@ class InferenceNetwork:
             return check.matrix(X, n_columns=first.n_in)
         if first.kind == "embedding_bag" and (isinstance(X, CSR) or sp.issparse(X)):
             weighted = check.matrix(X, n_columns=first.n_in, what="ids")
-            return _means(weighted) if isinstance(weighted, CSR) and first.mode == "mean" else weighted
+            is_mean = isinstance(weighted, CSR) and first.mode == "mean"
+            return _means(weighted) if is_mean else weighted
+
         ids = np.asarray(X)
         if ids.ndim == 1 and first.width == 1 and first.kind == "embedding":
             ids = ids[:, None]
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             wanted = "a sparse matrix or " if first.kind == "embedding_bag" else ""
-            raise ValueError(f"X must be {wanted}an array of ids of shape (n_samples, n_ids), got shape {ids.shape} "
-                             f"and dtype {ids.dtype}")
+            raise ValueError(f"X must be {wanted}an array of ids of shape (n_samples, n_ids), "
+                             f"got shape {ids.shape} and dtype {ids.dtype}")
         if first.kind == "embedding" and ids.shape[1] != first.width:
-            raise ValueError(f"X must have {first.width} ids a row, got {ids.shape[1]}")
+            raise ValueError(f"X must have {first.width} ids per row, got {ids.shape[1]}")
+
         flat = check.ids(ids.ravel(), "X", first.n_in)
         if first.kind == "embedding":
             return flat.reshape(ids.shape)
+
         kept = np.ones(ids.shape, bool) if first.padding is None else ids != first.padding
         indptr = np.zeros(len(ids) + 1, np.int64)
         np.cumsum(kept.sum(axis=1), out=indptr[1:])
         rows = CSR(indptr, flat[kept.ravel()], np.ones(indptr[-1], np.float32), first.n_in)
         return rows if first.mode == "sum" else _means(rows)
 
-    def _hidden(self, x: np.ndarray | CSR, upto: int = -1, *, exact: bool = False) -> np.ndarray | CSR:
-        """What layer number `upto` takes, for checked input: an array, or a CSR of the activations kept."""
+    def _hidden(self, x: np.ndarray | CSR, upto: int = -1, *,
+                exact: bool = False) -> np.ndarray | CSR:
+        """The input of layer number `upto`, for checked x: an array, or CSR of activations kept."""
         n_threads = resolve(self.n_threads)
         upto = upto % len(self.layers)
         kind = _kind(x)
@@ -196,15 +246,20 @@ class InferenceNetwork:
             x = layer.forward(x, kind, n_threads, keep=keep, exact=exact)
         return x
 
-    # -- back to others ---------------------------------------------------------------------------------------
+    # -- export -------------------------------------------------------------------------------
 
     def architecture(self) -> list[Affine]:
         """The layers with the weights as they were given, bit by bit."""
-        return [Affine(layer.name, layer.weight, layer.true_bias, layer.activation, layer.kind, layer.mode,
-                       layer.padding, layer.width) for layer in self.layers]
+        return [Affine(layer.name, layer.weight, layer.true_bias, layer.activation, layer.kind,
+                       layer.mode, layer.padding, layer.width) for layer in self.layers]
 
     def to_torch(self) -> nn.Sequential:
-        """The network as a ``torch.nn.Sequential``, its weights bit by bit those that were converted.
+        """The network as a ``torch.nn.Sequential``, with the weights as converted, bit by bit.
+
+        Returns
+        -------
+        torch.nn.Sequential
+            In evaluation mode.
 
         Raises
         ------
@@ -213,7 +268,7 @@ class InferenceNetwork:
         """
         return build_module(self.architecture())
 
-    # -- files ------------------------------------------------------------------------------------------------
+    # -- files --------------------------------------------------------------------------------
 
     def save(self, path: PathLike) -> None:
         """Write weights, plans, indexes and report as one safetensors file, whole or not at all.
@@ -239,8 +294,9 @@ class InferenceNetwork:
         ----------
         path : str or path-like
         mmap : bool
-            Leave the float32 weights in the file and map them into memory: only what is read of them takes room, which
-            with a `storage` of fewer bits is little. The file must then stay as it is.
+            Leave the float32 weights in the file and map them into memory: only the parts that are
+            read take memory, which with a `storage` of fewer bits is little. The file must then not
+            change.
         n_threads : int or None
 
         Returns
@@ -262,7 +318,8 @@ class InferenceNetwork:
 
     def __repr__(self) -> str:
         lines = [f"{layer.name}: {layer.kind} {layer.n_in} -> {layer.n_out}"
-                 + (", relu" if layer.activation else "") + f", {' and '.join(dict.fromkeys(layer.plan.values()))}"
+                 + (", relu" if layer.activation else "")
+                 + f", {' and '.join(dict.fromkeys(layer.plan.values()))}"
                  for layer in self.layers]
         return "InferenceNetwork(\n  " + "\n  ".join(lines) + ")"
 
@@ -278,6 +335,6 @@ def _part(x: np.ndarray | CSR, start: int, stop: int) -> np.ndarray | CSR:
 
 
 def _means(rows: CSR) -> CSR:
-    """Each row over the number of its entries."""
+    """Each row divided by the number of its entries."""
     counts = np.diff(rows.indptr)
     return rows._replace(data=rows.data / np.repeat(counts, counts).astype(np.float32))

@@ -1,4 +1,4 @@
-"""ConversionReport: what became of each layer of a converted network, and why."""
+"""ConversionReport: the plan of each layer of a converted network, and why it was chosen."""
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConversionReport"]
 
-TIMED_ROWS = (1, 256)
+TIMED_ROWS = (1, 256)  # per call: a single query and a batch
 
 
 @dataclass
@@ -24,20 +24,21 @@ class LayerReport:
     shape : tuple of int
         (n_out, n_in).
     plan : dict
-        For "single" questions and a "batch": "dense", "rows" or "lsh".
+        For "single" queries and a "batch": "dense", "rows" or "lsh".
     reason : str
         Why the plan was chosen, with the figures that decided.
     density : float
-        Share of the outputs that the next layer gets from a single question.
+        Fraction of the outputs that the next layer gets for a single query.
     recall : float or None
-        Share of the true neighbours that the index finds for held-out inputs; None without an index.
+        Fraction of the true neighbours that the index finds for held-out inputs; None without an
+        index.
     output_error : float or None
-        Relative error of the network's outputs that this layer's plan alone brings about, on the rows the plan was set
-        by; None where it brings about none.
+        Relative error of the network's outputs that this layer's plan alone causes, on the rows by
+        which the plan was chosen; None where it causes none.
     microseconds_dense, microseconds : dict of int to float
-        A question, by the number of questions asked together: every neuron computed, and as planned.
+        Per query, by the number of queries per call: with every neuron computed, and as planned.
     bytes_dense, bytes : int
-        Of the weights, and of all that the plans read.
+        Of the weights, and of everything that the plans read.
     """
 
     name: str
@@ -61,15 +62,16 @@ class ConversionReport:
     ----------
     layers : list of LayerReport
     output_error : float or None
-        ``|z' - z| / |z|`` of the network's outputs z' from the hidden layers as planned, z from all neurons, on rows
-        that no choice has seen; None where nothing was measured.
+        ``|z' - z| / |z|`` of the network's outputs z' with the hidden layers as planned and z from
+        all neurons, on rows that no choice has used; None where nothing was measured.
     agreement : float or None
-        Share of those rows whose best output is the same.
+        Fraction of those rows whose best output is the same.
     n_rows : int
-        How many rows these are.
+        Number of those rows.
     microseconds_dense, microseconds : dict of int to float
-        The k best outputs of a row, with the whole network, by the number of rows asked together.
+        For the k best outputs, per row, with the whole network, by the number of rows per call.
     storage : str
+        "float32", "bfloat16" or "int8".
     """
 
     layers: list[LayerReport]
@@ -81,33 +83,38 @@ class ConversionReport:
     storage: str = "float32"
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values, such as JSON takes.
+        """The report as plain values that JSON can hold.
 
         Returns
         -------
         dict
+            The attributes by name; layers are dicts too.
         """
         return asdict(self)
 
     def __str__(self) -> str:
-        rows: list[tuple[str, ...]] = [("layer", "shape", "plan 1; 256", "density", "recall", "error", "us 1", "dense",
-                                        "us 256", "dense", "MB", "dense")]
+        rows: list[tuple[str, ...]] = [("layer", "shape", "plan 1; 256", "density", "recall",
+                                        "error", "us 1", "dense", "us 256", "dense", "MB",
+                                        "dense")]
         for layer in self.layers:
             plans = list(layer.plan.values())
             rows.append((layer.name, " x ".join(map(str, layer.shape)),
-                         plans[0] if len(set(plans)) == 1 else "; ".join(plans), f"{layer.density:.1%}",
-                         _share(layer.recall), _share(layer.output_error), *self._times(layer),
+                         plans[0] if len(set(plans)) == 1 else "; ".join(plans),
+                         f"{layer.density:.1%}", _percent(layer.recall),
+                         _percent(layer.output_error), *self._times(layer),
                          f"{layer.bytes / 1e6:.1f}", f"{layer.bytes_dense / 1e6:.1f}"))
-        rows.append(("all", "", "", "", "", _share(self.output_error), *self._times(self),
+        rows.append(("all", "", "", "", "", _percent(self.output_error), *self._times(self),
                      f"{sum(layer.bytes for layer in self.layers) / 1e6:.1f}",
                      f"{sum(layer.bytes_dense for layer in self.layers) / 1e6:.1f}"))
+
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) if i < 3 else cell.rjust(w)
-                           for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+                           for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+                 for row in rows]
         lines.insert(1, "-" * max(map(len, lines)))
         if self.agreement is not None:
-            lines.append(f"the best output is the same for {self.agreement:.2%} of {self.n_rows} rows that no choice "
-                         "has seen")
+            lines.append(f"the best output is the same for {self.agreement:.2%} of {self.n_rows} "
+                         "rows that no choice has seen")
         lines += [f"{layer.name}: {layer.reason}" for layer in self.layers]
         return "\n".join(lines)
 
@@ -120,7 +127,7 @@ class ConversionReport:
             yield _microseconds(part.microseconds_dense.get(n))
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the microseconds a question of each layer, dense and as planned, as bars.
+        """Draw the microseconds per query of each layer, dense and as planned, as bars.
 
         Parameters
         ----------
@@ -138,19 +145,22 @@ class ConversionReport:
         """
         ax = axes(ax, figsize=(7, 3.5))
         parts = [(layer.name, layer) for layer in self.layers] + [("all", self)]
+        kinds = (("dense", "microseconds_dense"), ("as planned", "microseconds"))
         series = [(f"{kind}, {n} at once", [getattr(part, key).get(n, 0.0) for _, part in parts])
-                  for n in TIMED_ROWS for kind, key in (("dense", "microseconds_dense"), ("as planned", "microseconds"))]
+                  for n in TIMED_ROWS for kind, key in kinds]
+
         colours = ("#9ecae1", "#08519c", "#fdd0a2", "#d94801")
         for i, ((label, values), colour) in enumerate(zip(series, colours, strict=True)):
-            ax.bar([x + 0.2 * (i - 1.5) for x in range(len(parts))], values, 0.2, label=label, color=colour)
+            ax.bar([x + 0.2 * (i - 1.5) for x in range(len(parts))], values, 0.2, label=label,
+                   color=colour)
         ax.set_xticks(range(len(parts)), [name for name, _ in parts])
         ax.set_yscale("log")
-        ax.set(xlabel="layer", ylabel="microseconds a question")
+        ax.set(xlabel="layer", ylabel="microseconds per query")
         ax.legend(frameon=False, fontsize="small")
         return ax
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.2%}"
 
 

@@ -1,4 +1,4 @@
-"""How long calls take: the fastest of a few rounds, which other work on the machine disturbs least."""
+"""Times of calls: the fastest of a few rounds, which other work on the machine disturbs least."""
 from __future__ import annotations
 
 import time
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 N_ROUNDS = 5
-MAX_SECONDS = 2.0  # a call that takes so long in all is not decided by noise: no more rounds
+MAX_SECONDS = 2.0  # of all rounds; noise matters little in longer ones
 
 
 def seconds_of_rounds(call: Callable[[Any], object], parts: Sequence[Any], n_rows: int,
                       max_seconds: float = MAX_SECONDS) -> list[float]:
-    """Seconds per row of each round, in which `call` takes every part, of n_rows rows, once."""
-    call(parts[0])  # pays for what is built or read at the first call
+    """Seconds per row of each round, which calls `call` once per part; a part has n_rows rows."""
+    call(parts[0])  # what the first call builds or reads is not timed
     times: list[float] = []
     n = n_rows * len(parts)
     while len(times) < N_ROUNDS and sum(times) * n <= max_seconds:

@@ -1,5 +1,7 @@
 """Layers: parameters, forward and backward, and which neurons are computed.
 
+The classes, and the modules of the package:
+
     Linear        every neuron
     LSHLinear     the neurons that hashing finds
       ├─ TableFinder or SketchFinder   which neurons a training step computes
@@ -8,7 +10,7 @@
 
     _linear           Linear
     _lsh_linear       LSHLinear
-    _step             Step, what a network hands a layer; Place, where the layer stands
+    _step             Step, the arguments of a forward pass; Place, the position of a layer
     _active_sets      the two finders
     _active_sketches  the sketches of a SketchFinder
     _topk_search      TopKSearch

@@ -1,9 +1,9 @@
-"""Which neurons a training step computes, and when they are hashed anew.
+"""Which neurons a training step computes, and when they are hashed again.
 
     TableFinder    hash tables: neurons that share buckets with the input
     SketchFinder   sign sketches: neurons whose estimated output is largest
 
-Both have a clock, which says when they are built anew (`sparselsh.rebuild`), and follow the weights
+Both have a clock, which decides when they are rebuilt (`sparselsh.rebuild`), and follow the weights
 between builds. A finder exists from the first step on; its index is built by the first search.
 """
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .._arrays.csr import CSR
 from .._threads import resolve
 from ..hashing import CrossPolytope, SimHash
 from ..index import IndexOptions, build, drawn_seed, engine_of_layer, state
-from ._active_sketches import ActiveSketches
+from ._active_sketches import DRIFT_SAMPLE_NEURONS, ActiveSketches
 
 if TYPE_CHECKING:
     from .._arrays.types import Floats, HashFamily, Ids
@@ -26,11 +26,9 @@ if TYPE_CHECKING:
     from ._step import Step
     from ._tally import Tally
 
-DRIFT_SAMPLE = 256  # neurons that are hashed again to see how far the tables are behind
-
 
 class Finder:
-    """What both finders share: the clock, and what is due.
+    """The base class of both finders: the clock, and what is due.
 
     Parameters
     ----------
@@ -47,7 +45,7 @@ class Finder:
         self._is_due = self._inserts = False
 
     def prepare(self, step_number: int, epoch: int) -> None:
-        """Ask the clock whether this step builds anew; `find` does it."""
+        """Ask the clock whether this step rebuilds; `find` then does it."""
         if self._clock is None:
             self._clock = self.rebuild.start()
         self._is_due = self._clock.due(step_number, epoch, self.drift)
@@ -58,7 +56,7 @@ class Finder:
         raise NotImplementedError
 
     def clock_state(self) -> dict[str, Any] | None:
-        """Where the clock stands, or None before the first step."""
+        """The state of the clock, or None before the first step."""
         return None if self._clock is None else self._clock.state()
 
     def restore_clock(self, state: dict[str, Any]) -> None:
@@ -95,14 +93,14 @@ class TableFinder(Finder):
     def drift(self) -> float:
         if self.engine is None:
             return 1.0
-        every = max(1, self.n_out // DRIFT_SAMPLE)
+        every = max(1, self.n_out // DRIFT_SAMPLE_NEURONS)
         return self.engine.drift(np.arange(0, self.n_out, every, dtype=np.int32), resolve(None))
 
     def find(self, W: np.ndarray, bias: Floats, x: Floats | CSR, n: int, step: Step,
              inputs: Floats) -> Ids:
-        """Ids of n neurons per input, (n_samples, n), -1 for none.
+        """Ids of n neurons per input, (n_samples, n) int32, -1 for none.
 
-        `inputs`, a sample of those of the last steps, are for the finder by sketches.
+        `inputs` is used by `SketchFinder` only.
         """
         engine = self._built(W, bias, step)
         x = x.to_dense() if isinstance(x, CSR) else x
@@ -116,7 +114,7 @@ class TableFinder(Finder):
         return ids
 
     def _built(self, W: np.ndarray, bias: Floats, step: Step) -> IndexEngine:
-        """The engine, built anew where that is due."""
+        """The engine, rebuilt where that is due."""
         if self.engine is None or self._is_due:
             spare = None if self.engine is None else self.engine.tables
             self.engine = None  # an interrupted build leaves none, not a half-built one
@@ -128,9 +126,9 @@ class TableFinder(Finder):
         return self.engine
 
     def insert(self, x: Floats | CSR, labels: CSR, found: Ids, n_threads: int) -> None:
-        """Put labels that their input did not find into the buckets where it looked.
+        """Add labels that their input did not find to the buckets that it read.
 
-        Only where the policy says so: see :class:`sparselsh.rebuild.Frozen`.
+        Only with a policy that inserts: see :class:`sparselsh.rebuild.Frozen`.
         """
         if not self._inserts or self.engine is None:
             return
@@ -140,7 +138,7 @@ class TableFinder(Finder):
         self.engine.insert(x, samples[missed], labels.indices[missed], n_threads)
 
     def refresh(self, rows: Ids, n_threads: int, tally: Tally | None) -> None:
-        """Hash the neurons `rows` again, which a step has changed, if the policy does so at once."""
+        """Hash the changed neurons `rows` again, if the policy does so at once."""
         if not self.rebuild.at_once or self.engine is None:
             return
         self.engine.refresh(rows, n_threads)
@@ -148,7 +146,7 @@ class TableFinder(Finder):
             tally.hashing(len(rows) * self.n_in * self.n_projections, 4 * len(rows) * self.n_in)
 
     def drop(self) -> None:
-        """Forget the tables; the clock goes on."""
+        """Discard the tables; the clock continues."""
         self.engine = None
 
     def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:
@@ -191,10 +189,10 @@ class SketchFinder(Finder):
 
     def find(self, W: np.ndarray, bias: Floats, x: Floats | CSR, n: int, step: Step,
              inputs: Floats) -> Ids:
-        """Ids of n neurons per input, (n_samples, n).
+        """Ids of n neurons per input, (n_samples, n) int32.
 
-        `inputs`, a sample of those of the last steps, (n_inputs, n_in), set the scaling of sketches
-        that are built.
+        `inputs`, (n_inputs, n_in), is a sample of the inputs of the last steps, by which sketches
+        are scaled when they are built.
         """
         sketches = self._built(W, bias, step, inputs)
         if step.tally is not None:
@@ -204,7 +202,7 @@ class SketchFinder(Finder):
         return sketches.best(x, n, step.n_threads)
 
     def _built(self, W: np.ndarray, bias: Floats, step: Step, inputs: Floats) -> ActiveSketches:
-        """The sketches, built anew where that is due."""
+        """The sketches, rebuilt where that is due."""
         if self.sketches is None or self._is_due:
             sketches = self.sketches or self._new_sketches()
             self.sketches = None  # an interrupted build leaves none, not half-built ones
@@ -222,7 +220,7 @@ class SketchFinder(Finder):
         """Do nothing: sketches have no buckets."""
 
     def refresh(self, rows: Ids, n_threads: int, tally: Tally | None) -> None:
-        """Hash the neurons `rows` again, which a step has changed, if the policy does so at once."""
+        """Hash the changed neurons `rows` again, if the policy does so at once."""
         if not self.rebuild.at_once or self.sketches is None:
             return
         self.sketches.refresh(rows, n_threads)
@@ -230,7 +228,7 @@ class SketchFinder(Finder):
             tally.hashing(len(rows) * self.n_in * self.sketch_bits, 4 * len(rows) * self.n_in)
 
     def drop(self) -> None:
-        """Forget the sketches; the clock goes on."""
+        """Discard the sketches; the clock continues."""
         self.sketches = None
 
     def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:

@@ -1,8 +1,8 @@
 """Linear: a layer whose neurons are all computed.
 
-`forward(x, step)` returns `(output, backprop)`. `backprop(d_output)` returns the gradient of x, or None
-where it is not needed, and the list of (parameter, gradient) pairs. The closure keeps only what it
-needs. An output is one of
+`forward(x, step)` returns `(output, backprop)`. `backprop(d_output)` returns the gradient of x, or
+None where it is not needed, and the list of (parameter, gradient) pairs. The closure keeps only
+what it needs. An output is one of
 
     ndarray (n_samples, n_out)   every neuron;
     BatchActive                  the neurons of one set that the batch shares;
@@ -181,7 +181,7 @@ class Linear(HtmlRepr):
     # -- forward ------------------------------------------------------------------------------
 
     def forward(self, x: Floats | CSR, step: Step) -> tuple[Any, Backprop]:
-        """The outputs of x, (n_samples, n_in), and their backward pass: see the module's text."""
+        """The outputs of x, (n_samples, n_in), and `backprop`; see the module docstring."""
         return self._forward_all(x, step)
 
     def all_outputs(self, x: Floats | CSR, n_threads: int) -> Floats:
@@ -237,7 +237,7 @@ class Linear(HtmlRepr):
             self._w.transpose()
         out = self._buffer("out", (x.shape[0], self.n_out))
         _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out,
-                                step.n_threads)
+                                       step.n_threads)
         if step.tally is not None:
             step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out,
                                 len(np.unique(x.indices)) * self.n_out, step.training,
@@ -250,7 +250,8 @@ class Linear(HtmlRepr):
                 # dX at the entries of X: the dot products of d_out with the input-major rows
                 dx = np.empty(x.nnz, np.float32)
                 no_bias = np.zeros(self.n_in, np.float32)
-                _sparse_products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx, step.n_threads)
+                _sparse_products.sampled_dots(*groups, d_out, self._w.value, no_bias, dx,
+                                              step.n_threads)
             dw = ProductGradient(groups, x.data, d_out, x_is_gradient=True)
             db = column_sums(d_out, step.n_threads)
             return dx, [(self._w, dw), (self._b, DenseGradient(db))]
@@ -265,7 +266,7 @@ class Linear(HtmlRepr):
         return Groups.of(s, self._slot, n_threads)
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> Floats:
-        """Memory that is used again at the next step: new arrays are paid for page by page."""
+        """Memory that is used again at the next step: a new array costs a page fault per page."""
         size = math.prod(shape)
         if name not in self._buffers or self._buffers[name].size < size:
             self._buffers[name] = aligned.empty((size + size // 8,))
@@ -310,7 +311,7 @@ class Linear(HtmlRepr):
     # -- state --------------------------------------------------------------------------------
 
     def drop_indexes(self) -> None:
-        """Forget what can be built anew from the weights, as a file without indexes does."""
+        """Discard what can be rebuilt from the weights, as a file without indexes does."""
 
     def index_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The indexes of the layer as they are: arrays by name, and plain values."""
@@ -348,7 +349,7 @@ class Linear(HtmlRepr):
         return cls(**config)
 
     def config(self, place: Place = Place()) -> dict[str, Any]:
-        """What makes the layer again, but for its weights: plain numbers, strings and dicts."""
+        """What restores the layer, but for its weights: plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
                 "init_scale": self.init_scale, "dropout": self.dropout, "dtype": self.dtype}
 
@@ -371,5 +372,5 @@ def _second_moment_of_best(fraction: float) -> float:
     from statistics import NormalDist  # needed for stacked sparse layers only
 
     normal = NormalDist()
-    t = normal.inv_cdf(1 - min(fraction, 0.5))  # of an output below zero a ReLU leaves nothing
+    t = normal.inv_cdf(1 - min(fraction, 0.5))  # a ReLU sets outputs below zero to zero
     return min(fraction, 0.5) + t * normal.pdf(t)

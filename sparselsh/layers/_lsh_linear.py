@@ -14,7 +14,7 @@ from .._core import _active, _gemm, _select, _sparse_products, _updates
 from .._files import with_prefix
 from .._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
 from ..hashing import FAMILIES, MinHash, family_config, family_from
-from ..index import default_family
+from ..index import MIN_NEURONS_PER_CANDIDATE, default_family
 from . import _plans
 from ._active_sets import new_finder
 from ._linear import Linear
@@ -39,11 +39,10 @@ TABLE_OPTIONS = {"family": None, "min_count": 1, "n_probes": 1}  # and their def
 SKETCH_OPTIONS = {"sketch_bits": 128, "oversample": 2}
 NO_LABELS = np.zeros(0, np.int32)
 NO_CANDIDATES = np.zeros((0, 0), np.int32)
-MAX_SAMPLED_INPUTS = 1024  # of the last steps, that are kept to calibrate the search with
-SAMPLED_ROWS = 64  # of a batch that are kept
+MAX_SAMPLED_INPUTS = 1024  # inputs of the last steps, kept to calibrate the search
+SAMPLED_ROWS = 64  # kept per sampled batch
 SAMPLING_INTERVAL = 8  # steps between two batches that are sampled
-SEARCH_MIN_NEURONS = 4096  # of fewer, computing all outputs is as fast as a search
-MIN_NEURONS_PER_CANDIDATE = 8  # a search that computes more of them is slower than computing all
+SEARCH_MIN_NEURONS = 4096  # with fewer, computing all outputs is as fast as a search
 
 
 class LSHLinear(Linear):
@@ -71,27 +70,27 @@ class LSHLinear(Linear):
         for twelve tables of SimHash with about forty neurons per bucket. Not with the policy
         "sketches".
     candidates : int
-        Neurons that are looked up for each sample of a batch that shares its set.
+        Neurons that are looked up per sample of a batch that shares its set.
     policy : None, "sketches", "top", "score" or "vanilla"
         How active neurons are found. "sketches": sign sketches rank all neurons for each input, the
         outputs of the best ``oversample * n_active`` are computed, and the largest n_active of them
-        stay. The others look into hash tables: see :meth:`LSHIndex.query`. None for "sketches" in
-        hidden layers and "top" in the output layer.
+        stay. The others read hash tables: see :meth:`LSHIndex.query`. None for "sketches" in hidden
+        layers and "top" in the output layer.
     sketch_bits : int
         Bits per sketch, a multiple of 64 and at most 1024; for the policy "sketches".
     oversample : int
         See the policy "sketches".
     min_count, n_probes : int
         Minimum number of tables in which a neuron must share the bucket; buckets per table that are
-        looked into. Not with the policy "sketches".
+        read. Not with the policy "sketches".
     fill : bool
         Fill the set up with random neurons where too few are found.
     rebuild : rebuild policy or None
-        When the tables or sketches are built anew: see :mod:`sparselsh.rebuild`. None for
+        When the tables or sketches are rebuilt: see :mod:`sparselsh.rebuild`. None for
         ``Exponential()`` with "sketches" and ``AtOnce()`` with tables.
     plan : {"auto", "dense", "exact", "rows", "gather"}
         How a layer with one set per sample is computed. "auto" takes the cheapest by a formula at
-        the first batch and keeps to it. "dense" computes every neuron, where that costs less than
+        the first batch and keeps it. "dense" computes every neuron, where that costs less than
         finding the active ones. "exact" computes every output, of which the largest n_active stay,
         and only these backward. The other two hash; "rows" reads inputs as dense and "gather" as
         sparse. :meth:`Network.profile` shows the choice and the costs.
@@ -101,6 +100,11 @@ class LSHLinear(Linear):
         Fraction of the five best outputs that `topk` is to find.
     init_scale, dtype
         As in :class:`Linear`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit, or the policy has no use for it; the message names it.
 
     References
     ----------
@@ -379,14 +383,15 @@ class LSHLinear(Linear):
         return self.chosen_plan, f"estimated ms per step on one core{next_too}: {costs}{small}"
 
     def _plan(self, x: Floats | CSR, step: Step) -> str:
-        """How to compute a batch; chosen once, so that sets do not depend on the batch size."""
+        """The plan of a batch; chosen once, so that sets do not depend on the batch size."""
         if self.plan != "auto":
             return self.plan
         if self.chosen_plan is None:
             n = x.shape[0]
             nnz = x.nnz / max(1, n) if isinstance(x, CSR) else None
             self.plan_costs = self._estimates(n, nnz, step.need_input_gradient, step.place)
-            self.plan_costs["dense"] += step.place.dense_output_cost(n, self.n_active_at(step.place))
+            n_active = self.n_active_at(step.place)
+            self.plan_costs["dense"] += step.place.dense_output_cost(n, n_active)
             able = {"dense", "rows", "gather"}
             if self._by_sketches(step) and step.labels is None:
                 able.add("exact")
@@ -411,10 +416,10 @@ class LSHLinear(Linear):
         best = []
         for nnz in (None, float(n_active)):
             costs = self._estimates(n, nnz, True, place)
-            asked = self.plan
-            if asked == "gather" and nnz is None:
-                asked = "rows"
-            best.append(costs.get(asked, min(costs.values())))
+            plan = self.plan
+            if plan == "gather" and nnz is None:
+                plan = "rows"
+            best.append(costs.get(plan, min(costs.values())))
         return max(0.0, best[0] - best[1])
 
     # -- one set per batch --------------------------------------------------------------------
@@ -424,6 +429,7 @@ class LSHLinear(Linear):
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
         _gemm.active_outputs(x, w, ids, self.bias, out, n_threads)
+
         if step.tally is not None:
             size = len(ids) * self.n_in
             step.tally.products(len(x) * size, size, size, step.training,
@@ -581,12 +587,12 @@ class LSHLinear(Linear):
     def _input_gradient(self, s: CSR, groups: Groups, x: Floats | CSR, step: Step) -> Floats:
         if isinstance(x, CSR):
             dx = np.empty(x.nnz, np.float32)
-            _sparse_products.sampled_columns(*groups, s.data, self._w.value, x.indptr, x.indices, dx,
-                                      step.n_threads)
+            _sparse_products.sampled_columns(*groups, s.data, self._w.value, x.indptr, x.indices,
+                                             dx, step.n_threads)
         else:
             dx = np.empty_like(x)
             _sparse_products.weighted_rows(s.indptr, s.indices, s.data, self._w.value, NO_BIAS, dx,
-                                    step.n_threads)
+                                           step.n_threads)
         return dx
 
     # -- inference ----------------------------------------------------------------------------
@@ -690,7 +696,7 @@ class LSHLinear(Linear):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for part in (self._finder, self._search):  # copying has made arrays of their own of views
+        for part in (self._finder, self._search):  # copying has turned views into separate arrays
             if part is not None:
                 part.rebind_weights(self._w.value, self.bias)
 

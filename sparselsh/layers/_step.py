@@ -1,4 +1,4 @@
-"""What a network hands a layer beside its input."""
+"""The arguments, besides the input, that a network passes to a layer."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
@@ -15,14 +15,14 @@ Backprop: TypeAlias = "Callable[[Floats], tuple[Floats | None, list[Pair]]]"
 
 
 class Following(Protocol):
-    """What a layer asks of the layer that takes its outputs."""
+    """What a layer uses of the layer that takes its outputs."""
 
     def dense_input_cost(self, n: int, n_active: int, place: Place) -> float:
         """Nanoseconds that n samples with every input take longer than with n_active inputs."""
 
 
 class Place(NamedTuple):
-    """Where a layer stands in its network: its defaults and the cost of its plans depend on it."""
+    """The position of a layer in its network, on which its defaults and plan costs depend."""
 
     is_output: bool = True
     following: Following | None = None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
     from ..index import IndexEngine
 
-MIN_NEURONS_PER_CHANGE = 4  # where more of the neurons have changed, the index is built anew
+MIN_NEURONS_PER_CHANGE = 4  # with fewer neurons per changed one, the index is rebuilt
 
 
 class TopKSearch:
@@ -38,7 +38,8 @@ class TopKSearch:
     def ready(self, W: np.ndarray, bias: Floats, inputs: Floats, n_threads: int) -> IndexEngine:
         """The engine, up to date with the weights.
 
-        `inputs`, a sample of the layer's, (n_inputs, n_in), calibrate an index that is built.
+        `inputs`, (n_inputs, n_in), is a sample of the layer's inputs, by which an index is
+        calibrated when it is built.
         """
         n_changed = np.count_nonzero(self._has_changed)
         if self.engine is None or n_changed > self.n_out // MIN_NEURONS_PER_CHANGE:
@@ -56,7 +57,7 @@ class TopKSearch:
         self._has_changed[rows] = True
 
     def drop(self) -> None:
-        """Forget the index."""
+        """Discard the index."""
         self.engine = None
 
     def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:

@@ -1,4 +1,6 @@
-"""Trained networks, from where they come, as chains of affine layers.
+"""Readers of trained networks, which give chains of affine layers.
+
+One module per source:
 
     affine        Affine, and the checks that the layers of a chain fit each other
     torch         PyTorch modules, and back

@@ -1,4 +1,4 @@
-"""What a trained network is made of, whatever file or framework it comes from: a chain of affine layers."""
+"""Affine: a layer of a trained network from any file or framework; a network is a chain of them."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,8 +25,8 @@ class Affine(NamedTuple):
     activation: str | None = None  # or "relu"
     kind: str = "linear"
     mode: str = "sum"  # of an embedding bag, or "mean"
-    padding: int | None = None  # the id that a bag passes over
-    width: int = 1  # ids a row that an embedding looks up and puts side by side
+    padding: int | None = None  # the id that a bag skips
+    width: int = 1  # ids per row that an embedding looks up and concatenates
 
     @property
     def n_in(self) -> int:
@@ -38,39 +38,45 @@ class Affine(NamedTuple):
 
 
 def float32(array: np.ndarray | BFloat16, name: str, upcast: bool) -> Floats:
-    """A weight as float32: other types of float are refused, or converted where `upcast` says so."""
+    """A weight as float32; other dtypes are refused, or converted with `upcast`."""
     if isinstance(array, np.ndarray) and array.dtype == np.float32:
         return array
     if array.dtype.kind not in "fiu" or array.dtype == bool:
-        raise TypeError(f"{name} must hold float32, got {array.dtype}; give the weights of a network that is not "
-                        "quantized")
+        raise TypeError(f"{name} must hold float32, got {array.dtype}; give the weights of a "
+                        "network that is not quantized")
     if not upcast:
-        raise TypeError(f"{name} must be float32, got {array.dtype}; convert the network to float32 first, or give "
-                        "upcast=True")
+        raise TypeError(f"{name} must be float32, got {array.dtype}; convert the network to "
+                        "float32 first, or give upcast=True")
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
 
 
 def checked(layers: Sequence[Affine], source: str = "") -> list[Affine]:
-    """The layers, if each is whole and takes what the one before gives; `source` is the file that they stand in."""
+    """The layers, if each is valid and its inputs are the outputs of the one before.
+
+    `source` is the file that holds them, for messages.
+    """
     where = f"{source}: " if source else ""
     if not layers:
         raise ValueError(f"{where}the network has no linear layer; give one that has")
+
     out: list[Affine] = []
     for i, layer in enumerate(layers):
         name = f"{where}{layer.name}"
         weight = check.dense(layer.weight, f"{name}.weight")
         if 0 in weight.shape:
-            raise ValueError(f"{name}.weight must have at least one row and one column, got shape {weight.shape}")
+            raise ValueError(f"{name}.weight must have at least one row and one column, "
+                             f"got shape {weight.shape}")
         layer = layer._replace(weight=weight)
         if layer.bias is not None:
             layer = layer._replace(bias=check.vector(layer.bias, f"{name}.bias", len(weight)))
+
         if i and layer.kind != "linear":
             raise ValueError(f"{name}: an embedding must be the first layer, but is layer {i}")
         if i and out[-1].kind == "embedding" and layer.n_in % out[-1].n_out == 0:
             out[-1] = out[-1]._replace(width=layer.n_in // out[-1].weight.shape[1])
         if i and out[-1].n_out != layer.n_in:
-            raise ValueError(f"{name} takes {layer.n_in} inputs but {out[-1].name} gives {out[-1].n_out}; "
-                             "give the layers in the order of the network")
+            raise ValueError(f"{name} takes {layer.n_in} inputs but {out[-1].name} gives "
+                             f"{out[-1].n_out}; give the layers in the order of the network")
         out.append(layer)
     return out

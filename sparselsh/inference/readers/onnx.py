@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["read_onnx"]
 
-PASSED = {"Identity", "Dropout", "Flatten", "Cast"}  # change nothing of a row at inference
-LAST = {"Softmax", "LogSoftmax", "Sigmoid"}
+SKIPPED_OPERATORS = {"Identity", "Dropout", "Flatten", "Cast"}  # no effect on a row at inference
+OUTPUT_OPERATORS = {"Softmax", "LogSoftmax", "Sigmoid"}
 
 
 def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
@@ -37,7 +37,11 @@ def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
     Raises
     ------
     ValueError
-        If the file is damaged, or an operator is not supported: it is named, with its node.
+        If the file is damaged, or an operator is not supported; the message names it and its node.
+    TypeError
+        If weights are not float32 and `upcast` is False.
+    FileNotFoundError
+        If there is no such file.
     ImportError
         If the package onnx is missing.
     """
@@ -47,6 +51,7 @@ def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
     except ImportError as error:
         raise ImportError('reading ONNX files needs the package onnx; '
                           'type: pip install "sparselsh-nn[onnx]"') from error
+
     path = existing(path)
     try:
         model = onnx.load(path)
@@ -56,15 +61,17 @@ def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
         for node in graph.node:
             if node.op_type == "Constant":
                 constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    except Exception as error:  # protobuf, the checker and missing external data each raise their own
+    except Exception as error:  # protobuf, the checker and missing data raise different types
         text = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: not a readable ONNX file ({text}); it may be cut short: export it again") from error
+        raise ValueError(f"{path}: not a readable ONNX file ({text}); it may be cut short: "
+                         "export it again") from error
+
     inputs = [value.name for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
-        raise ValueError(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; give a network with "
-                         "one of each")
-    return _Chain(path, constants, upcast).layers([n for n in graph.node if n.op_type != "Constant"], inputs[0],
-                                                  graph.output[0].name)
+        raise ValueError(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; "
+                         "give a network with one of each")
+    nodes = [n for n in graph.node if n.op_type != "Constant"]
+    return _Chain(path, constants, upcast).layers(nodes, inputs[0], graph.output[0].name)
 
 
 class _Chain:
@@ -75,31 +82,32 @@ class _Chain:
         self.out: list[Affine] = []
 
     def layers(self, nodes: Iterable[NodeProto], value: str, result: str) -> list[Affine]:
-        for node in nodes:  # in the order of their use, as ONNX has them
+        for node in nodes:  # ONNX stores them in topological order
             label = f"{node.op_type} (node {node.name or node.output[0]!r})"
             if value not in node.input:
-                raise ValueError(f"{self.path}: {label} does not take what the node before gives; only chains of "
-                                 "layers are supported")
+                raise ValueError(f"{self.path}: {label} does not take what the node before gives; "
+                                 "only chains of layers are supported")
             getattr(self, f"_{node.op_type}".lower(), self._other)(node, value, label)
             value = node.output[0]
         if value != result:
-            raise ValueError(f"{self.path}: its output {result!r} is not what its last node gives; only chains of "
-                             "layers are supported")
+            raise ValueError(f"{self.path}: its output {result!r} is not what its last node gives; "
+                             "only chains of layers are supported")
         return self.out
 
     def _other(self, node: NodeProto, value: str, label: str) -> None:
-        if node.op_type in PASSED:
+        if node.op_type in SKIPPED_OPERATORS:
             return
-        if node.op_type in LAST:
-            raise ValueError(f"{self.path}: {label} is not supported; export the network without it and apply it to "
-                             "the scores")
-        raise ValueError(f"{self.path}: {label} is not supported; networks of Gemm, MatMul, Add and Relu are")
+        if node.op_type in OUTPUT_OPERATORS:
+            raise ValueError(f"{self.path}: {label} is not supported; export the network without "
+                             "it and apply it to the scores")
+        raise ValueError(f"{self.path}: {label} is not supported; networks of Gemm, MatMul, Add "
+                         "and Relu are")
 
     def _constant(self, node: NodeProto, value: str, label: str) -> Floats:
         names = [name for name in node.input if name != value]
         if len(names) != 1 or names[0] not in self.constants:
-            raise ValueError(f"{self.path}: {label} must have one constant beside its input; only chains of layers are "
-                             "supported")
+            raise ValueError(f"{self.path}: {label} must have one constant beside its input; "
+                             "only chains of layers are supported")
         return self._float32(names[0])
 
     def _float32(self, name: str) -> Floats:
@@ -107,32 +115,38 @@ class _Chain:
 
     def _gemm(self, node: NodeProto, value: str, label: str) -> None:
         options = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
-        if options.get("transA", 0) or options.get("alpha", 1.0) != 1.0 or options.get("beta", 1.0) != 1.0:
-            raise ValueError(f"{self.path}: {label} has transA, alpha or beta, which are not supported; export it "
-                             "without")
+        if (options.get("transA", 0) or options.get("alpha", 1.0) != 1.0
+                or options.get("beta", 1.0) != 1.0):
+            raise ValueError(f"{self.path}: {label} has transA, alpha or beta, which are not "
+                             "supported; export it without")
         if node.input[0] != value or node.input[1] not in self.constants:
-            raise ValueError(f"{self.path}: {label} must multiply its input by a constant; only chains of layers are "
-                             "supported")
+            raise ValueError(f"{self.path}: {label} must multiply its input by a constant; "
+                             "only chains of layers are supported")
+
         W = self._float32(node.input[1])
-        bias = self._float32(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
+        bias = None
+        if len(node.input) > 2 and node.input[2]:
+            bias = self._float32(node.input[2]).ravel()
         self._add_layer(node, W if options.get("transB", 0) else W.T, bias)
 
     def _matmul(self, node: NodeProto, value: str, label: str) -> None:
         if node.input[0] != value:
-            raise ValueError(f"{self.path}: {label} must have its input on the left; only chains of layers are "
-                             "supported")
+            raise ValueError(f"{self.path}: {label} must have its input on the left; "
+                             "only chains of layers are supported")
         self._add_layer(node, self._constant(node, value, label).T, None)
 
     def _add_layer(self, node: NodeProto, W: Floats, bias: Floats | None) -> None:
         name = node.name or node.output[0]
         if W.ndim != 2:
-            raise ValueError(f"{self.path}: the weights of {name!r} must be a matrix, got shape {W.shape}")
+            raise ValueError(f"{self.path}: the weights of {name!r} must be a matrix, "
+                             f"got shape {W.shape}")
         self.out.append(Affine(name, np.ascontiguousarray(W), bias))
 
     def _add(self, node: NodeProto, value: str, label: str) -> None:
         bias = self._constant(node, value, label).ravel()
         last = self.out[-1] if self.out else None
-        if last is None or last.bias is not None or last.activation or len(bias) != len(last.weight):
+        if (last is None or last.bias is not None or last.activation
+                or len(bias) != len(last.weight)):
             raise ValueError(f"{self.path}: {label} must add a bias to the MatMul before it")
         self.out[-1] = last._replace(bias=bias)
 

@@ -20,40 +20,41 @@ if TYPE_CHECKING:
 
 
 def require_torch() -> ModuleType:
-    """The package, or an error that says how to get it."""
+    """The package torch, or an ImportError that says how to install it."""
     try:
         import torch
     except ImportError as error:
-        raise ImportError('converting PyTorch models needs the package torch; type: pip install "sparselsh-nn[torch]"'
-                          ) from error
+        raise ImportError('converting PyTorch models needs the package torch; '
+                          'type: pip install "sparselsh-nn[torch]"') from error
     return torch
 
 
 def to_numpy(array: Any, name: str) -> Any:
-    """A tensor as an array; whatever else as it is."""
+    """A tensor as an array; anything else unchanged."""
     if type(array).__module__.partition(".")[0] != "torch":
         return array
     torch = require_torch()
     if array.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got layout {array.layout}; give a scipy.sparse matrix")
+        raise TypeError(f"{name} must be a dense tensor, got layout {array.layout}; "
+                        "give a scipy.sparse matrix")
     array = array.detach().cpu()
     return (array.float() if array.is_floating_point() else array).numpy()
 
 
-# -- modules as layers and back ----------------------------------------------------------------------------------
+# -- modules as affine layers --------------------------------------------------------------------
 
 
 def read_module(module: nn.Module, upcast: bool = False) -> list[Affine]:
-    """The affine layers of a module, in order; what it is made of is traced, not guessed."""
+    """The affine layers of a module, in order, as torch.fx traces them."""
     torch = require_torch()
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {module!r}")
     whole = torch.nn.Sequential(module)  # tracing does not look into a single layer
     try:
         graph = torch.fx.symbolic_trace(whole).graph
-    except Exception as error:  # whatever the module's own code raises for a proxy
-        raise ValueError(f"module cannot be traced by torch.fx ({error}); give a torch.nn.Sequential of its layers"
-                         ) from error
+    except Exception as error:  # the module's code may raise anything for a proxy
+        raise ValueError(f"module cannot be traced by torch.fx ({error}); "
+                         "give a torch.nn.Sequential of its layers") from error
     return _ModuleChain(torch, dict(whole.named_modules()), upcast).layers(graph.nodes)
 
 
@@ -69,19 +70,21 @@ class _ModuleChain:
         self.out: list[Affine] = []
 
     def layers(self, nodes: Iterable[fx.Node]) -> list[Affine]:
-        value = None  # the node whose value is that of the chain so far
+        value = None  # the node that gives the value of the chain so far
         for node in nodes:
             if node.op == "placeholder" or node.op == "get_attr":
                 continue
+
             given = [arg for arg in node.all_input_nodes if arg.op != "placeholder"]
             if node.op == "output":
                 if given != [value]:
                     raise ValueError("module must return the output of its last layer alone")
                 return self.out
+
             label = self._label(node)
             if given not in ([value], []) or (not given and value is not None):
-                raise ValueError(f"{label} takes other values than that of the layer before; only chains of layers are "
-                                 "supported")
+                raise ValueError(f"{label} takes other values than that of the layer before; "
+                                 "only chains of layers are supported")
             self._take(node, label)
             value = node
         return self.out
@@ -103,42 +106,48 @@ class _ModuleChain:
             if node.target in self.relus:
                 self._relu(label)
             elif node.target not in self.passed_functions:
-                raise ValueError(f"{label} is not supported; networks of Linear, Embedding, EmbeddingBag, ReLU and "
-                                 "Dropout are")
+                raise ValueError(f"{label} is not supported; networks of Linear, Embedding, "
+                                 "EmbeddingBag, ReLU and Dropout are")
             return
+
         module, name = self.modules[node.target], self._name(node)
         if type(module) is nn.Linear:
-            self.out.append(Affine(name, self._array(module.weight, f"{name}.weight"),
-                                   None if module.bias is None else self._array(module.bias, f"{name}.bias")))
+            weight = self._array(module.weight, f"{name}.weight")
+            bias = None if module.bias is None else self._array(module.bias, f"{name}.bias")
+            self.out.append(Affine(name, weight, bias))
         elif type(module) in (nn.Embedding, nn.EmbeddingBag):
             self._table(module, name, label)
         elif type(module) is nn.ReLU:
             self._relu(label)
         elif not isinstance(module, self.passed):
-            raise ValueError(f"{label} is not supported; networks of Linear, Embedding, EmbeddingBag, ReLU and Dropout "
-                             "are")
+            raise ValueError(f"{label} is not supported; networks of Linear, Embedding, "
+                             "EmbeddingBag, ReLU and Dropout are")
 
     def _relu(self, label: str) -> None:
         if not self.out:
-            raise ValueError(f"{label} stands before the first layer; leave it out and apply it to the input")
-        self.out[-1] = self.out[-1]._replace(activation="relu")  # twice is as good as once
+            raise ValueError(f"{label} stands before the first layer; leave it out and apply it "
+                             "to the input")
+        self.out[-1] = self.out[-1]._replace(activation="relu")  # a second ReLU changes nothing
 
     def _table(self, module: nn.Module, name: str, label: str) -> None:
         if module.max_norm is not None:
-            raise ValueError(f"{label} has max_norm, which is not supported; renormalize its weight and set it to None")
+            raise ValueError(f"{label} has max_norm, which is not supported; renormalize its "
+                             "weight and set it to None")
         bag = type(module) is self.torch.nn.EmbeddingBag
         if bag and module.mode not in ("sum", "mean"):
             raise ValueError(f"{label} has mode={module.mode!r}; 'sum' and 'mean' are supported")
         self.out.append(Affine(name, self._array(module.weight, f"{name}.weight"), None, None,
-                               "embedding_bag" if bag else "embedding", module.mode if bag else "sum",
+                               "embedding_bag" if bag else "embedding",
+                               module.mode if bag else "sum",
                                module.padding_idx if bag else None))
 
     def _array(self, parameter: nn.Parameter, name: str) -> Floats:
         tensor = parameter.detach().cpu()
         if tensor.dtype != self.torch.float32:
             if not (self.upcast and tensor.is_floating_point()):
-                raise TypeError(f"{name} must be float32, got {str(tensor.dtype).removeprefix('torch.')}; convert the "
-                                "module with module.float(), or give upcast=True")
+                raise TypeError(f"{name} must be float32, got "
+                                f"{str(tensor.dtype).removeprefix('torch.')}; convert the module "
+                                "with module.float(), or give upcast=True")
             tensor = tensor.float()
         return tensor.contiguous().numpy()
 
@@ -158,6 +167,7 @@ def build_module(layers: Sequence[Affine]) -> nn.Sequential:
 def _modules(torch: ModuleType, layer: Affine) -> list[nn.Module]:
     nn, skip_init = torch.nn, torch.nn.utils.skip_init
     n, d = layer.weight.shape
+
     if layer.kind == "linear":
         module = skip_init(nn.Linear, d, n, bias=layer.bias is not None)
         if layer.bias is not None:
@@ -167,6 +177,7 @@ def _modules(torch: ModuleType, layer: Affine) -> list[nn.Module]:
     else:
         module = skip_init(nn.Embedding, n, d)
     module.weight.data.copy_(torch.from_numpy(np.array(layer.weight, order="C")))
+
     out = [module]
     if layer.kind == "embedding" and layer.width > 1:
         out.append(nn.Flatten())

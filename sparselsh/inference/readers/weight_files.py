@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from ..._arrays.types import PathLike
 
 
-def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | None, activation: str | None,
-                upcast: bool) -> list[Affine]:
+def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | None,
+                activation: str | None, upcast: bool) -> list[Affine]:
     """Affine layers of a file.
 
-    `layers` is None for all, a pattern, or a list of names; NAME stands for NAME.weight and, where it is there,
-    NAME.bias; WEIGHT:BIAS, or a pair, names two arrays. The activation stands after all but the last.
+    `layers` is None for all, a pattern, or a list of names. NAME stands for NAME.weight and, if the
+    file has it, NAME.bias; WEIGHT:BIAS, or a pair, names two arrays. The activation follows all
+    layers but the last.
     """
     path = _files.existing(path)
     with _opened(path) as arrays:
@@ -34,8 +35,8 @@ def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | 
             W = float32(arrays.get(weight), f"{path}: {weight}", upcast)
             b = None if bias is None else float32(arrays.get(bias), f"{path}: {bias}", upcast)
             if W.ndim != 2:
-                raise ValueError(f"{path}: {weight} must be a matrix (n_out, n_in), got shape {W.shape}; leave "
-                                 f"{name!r} out of layers")
+                raise ValueError(f"{path}: {weight} must be a matrix (n_out, n_in), "
+                                 f"got shape {W.shape}; leave {name!r} out of layers")
             out.append(Affine(name, W, b, activation if i < len(pairs) - 1 else None))
     return out
 
@@ -45,42 +46,49 @@ def _chosen(arrays: _Zipped | _Safe, layers: str | Sequence[str | tuple[str, str
     """The layers in order, each a name or a pair (weight, bias)."""
     known = sorted({name[:-len(".weight")] for name in arrays.names
                     if name.endswith(".weight") and len(arrays.shape(name)) == 2}, key=natural)
+
     if layers is None or (isinstance(layers, str) and any(c in layers for c in "*?[")):
         chosen = fnmatch.filter(known, layers or "*")
         if not chosen:
-            raise ValueError(f"{path}: no layer matches {layers or '*'!r}; it has {listed(known or arrays.names)}; "
-                             "name two arrays as WEIGHT:BIAS where they are called otherwise")
+            raise ValueError(f"{path}: no layer matches {layers or '*'!r}; it has "
+                             f"{listed(known or arrays.names)}; name two arrays as WEIGHT:BIAS "
+                             "where they are called otherwise")
         return chosen
     return [layers] if isinstance(layers, str) else list(layers)
 
 
-def _pair(arrays: _Zipped | _Safe, layer: str | tuple[str, str], path: PathLike) -> tuple[str, str, str | None]:
-    """(name, name of the weight, name of the bias or None)"""
+def _pair(arrays: _Zipped | _Safe, layer: str | tuple[str, str],
+          path: PathLike) -> tuple[str, str, str | None]:
+    """The names of a layer, of its weight and of its bias, which is None where there is none."""
     if not isinstance(layer, str):
         weight, bias = layer
     elif ":" in layer:
         weight, bias = layer.split(":", 1)
     elif f"{layer}.weight" in arrays.names:
-        return layer, f"{layer}.weight", f"{layer}.bias" if f"{layer}.bias" in arrays.names else None
+        has_bias = f"{layer}.bias" in arrays.names
+        return layer, f"{layer}.weight", f"{layer}.bias" if has_bias else None
     else:
         weight, bias = layer, None
+
     for name in (weight, bias or None):
         if name is not None and name not in arrays.names:
+            is_plain = isinstance(layer, str) and ":" not in layer
             raise ValueError(f"{path}: holds no {name!r}"
-                             + (f" and no '{name}.weight'" if isinstance(layer, str) and ":" not in layer else "")
+                             + (f" and no '{name}.weight'" if is_plain else "")
                              + f"; it has {listed(arrays.names)}")
     return weight.removesuffix(".weight"), weight, bias or None
 
 
 def natural(name: str) -> list[int | str]:
-    """Sorts fc10 behind fc9."""
+    """A sort key in natural order: fc9 before fc10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """Some names, for a message."""
+    """At most `most` of the names, for a message."""
     names = sorted(names, key=natural)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "nothing"
 
 
 def _opened(path: PathLike) -> _Zipped | _Safe:
@@ -89,7 +97,8 @@ def _opened(path: PathLike) -> _Zipped | _Safe:
     if start[:2] == b"PK":
         return _Zipped(path)
     if str(path).endswith(".npz"):
-        raise ValueError(f"{path}: not a readable .npz file; it may be cut short or of another kind: save it again")
+        raise ValueError(f"{path}: not a readable .npz file; it may be cut short or of another "
+                         "kind: save it again")
     return _Safe(path)
 
 
@@ -113,9 +122,9 @@ class _Zipped:
         self._handle.close()
 
     def _damaged(self, error: Exception | str) -> ValueError:
-        text = str(error)[:200]  # zipfile quotes what stands in place of a name
-        return ValueError(f"{self.path}: not a readable .npz file ({text}); it may be cut short or hold Python "
-                          "objects: save it again with numpy.savez")
+        text = str(error)[:200]  # zipfile quotes the bytes of a damaged name
+        return ValueError(f"{self.path}: not a readable .npz file ({text}); it may be cut short "
+                          "or hold Python objects: save it again with numpy.savez")
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.get(name).shape
@@ -123,16 +132,17 @@ class _Zipped:
     def get(self, name: str) -> np.ndarray:
         try:
             array = self._file[name]
-        # what zipfile raises for an entry that says of itself that it is encrypted, or packed in an unknown way, too
-        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # zipfile raises RuntimeError for encrypted entries and unknown compressions
+        except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile,
+                zlib.error) as error:
             raise self._damaged(error) from error
-        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what does not begin like an array
+        if not isinstance(array, np.ndarray):  # NumPy returns bytes without an array header
             raise self._damaged(f"{name} is no array")
         return array
 
 
 class _Safe:
-    """The arrays of a safetensors file; bfloat16, which NumPy lacks, is refused or widened here."""
+    """The arrays of a safetensors file; bfloat16, which NumPy lacks, as :class:`BFloat16`."""
 
     def __init__(self, path: PathLike) -> None:
         _files.require_safetensors()
@@ -144,8 +154,8 @@ class _Safe:
         try:
             self._file = safe_open(self.path, framework="numpy").__enter__()
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.path}: not a readable safetensors file ({error}); it may be cut short or of "
-                             "another kind: save it again") from error
+            raise ValueError(f"{self.path}: not a readable safetensors file ({error}); it may be "
+                             "cut short or of another kind: save it again") from error
         self._places = _files.places_of(self.path)
         self.names = list(self._places)
         return self
@@ -161,7 +171,9 @@ class _Safe:
         if dtype != "BF16":
             try:
                 return self._file.get_tensor(name)
-            except (AttributeError, TypeError, ValueError) as error:  # a type or a shape that NumPy does not have
-                raise ValueError(f"{self.path}: {name} is {dtype} of shape {shape}, which cannot be read ({error}); "
-                                 "save it as float32") from error
-        return BFloat16(np.fromfile(self.path, np.uint16, int(np.prod(shape)), offset=start).reshape(shape))
+            # a dtype or a shape that NumPy does not have
+            except (AttributeError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.path}: {name} is {dtype} of shape {shape}, which cannot "
+                                 f"be read ({error}); save it as float32") from error
+        halves = np.fromfile(self.path, np.uint16, int(np.prod(shape)), offset=start)
+        return BFloat16(halves.reshape(shape))
