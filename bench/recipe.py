@@ -58,7 +58,7 @@ def main():
         net, seconds = trained(weights, epochs)
         line(f"{weights} | {epochs} | no", seconds, net)
         line(f"{weights} | {epochs} | yes", seconds + refined(net), net)
-    net, _ = trained("data", _recipe.EPOCHS)
+    net, _ = trained("data", _recipe.EPOCHS_FROM_DATA)
     print("\n| negatives a row | P@1 | P@5 | PSP@5 | CPU s of refining |\n|--:|--:|--:|--:|--:|")
     for n in args.negatives:
         seconds = refined(net, n_negatives=n)

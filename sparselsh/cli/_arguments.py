@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 # The recipe of `sparselsh train`. A learning rate of None leaves the optimizer to the network.
 HIDDEN = 256
 ACTIVATION = "none"
-EPOCHS = 5  # from random weights; _recipe.EPOCHS from those made of the data
+EPOCHS = 5  # from random weights
 BATCH_SIZE = 256
 LR = None
 SCHEDULE = "linear"  # of the learning rate, where one is given

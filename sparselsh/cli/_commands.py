@@ -135,7 +135,7 @@ def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any)
     from_labels = args.init == "labels" or (args.init == "auto" and _recipe.suits(net, X))
     epochs, lr = args.epochs, args.lr
     if from_labels:
-        epochs = epochs or _recipe.EPOCHS
+        epochs = epochs or _recipe.EPOCHS_FROM_DATA
         n_steps = _recipe.steps(X.shape[0], args.batch_size, epochs)
         lr = lr or _recipe.rate(n_steps)
         _recipe.begin(net, X, Y, n_steps, dropout=args.dropout, shared_ids=SHARED_IDS[args.shared_ids])
