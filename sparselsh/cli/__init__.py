@@ -1,5 +1,7 @@
 """The command ``sparselsh``: train, predict, evaluate, convert, serve-bench and demo.
 
+
+
     main ─► parser ─► a command ─► the library
 
     _arguments  the parser: commands, options, help texts and defaults

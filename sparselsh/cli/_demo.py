@@ -319,7 +319,7 @@ def _read_tokens(files: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def _thinned(count: np.ndarray, max_rows: int) -> np.ndarray:
-    """Rows that each class keeps: about s * sqrt(count), at least 1; in total at most `max_rows`."""
+    """Rows that each class keeps: about s * sqrt(count), at least 1; at most `max_rows`."""
     low, high = 0.0, float(np.sqrt(count.max()))
     for _ in range(N_BISECTIONS):
         s = (low + high) / 2
