@@ -72,6 +72,7 @@ def refine(network: Network, X: Any, Y: Any = None, *, sample_weight: Any = None
         Whether the classifiers were kept.
     """
     network.refine(X, Y, sample_weight=sample_weight, verbose=verbose)
+
     n_rows = X.shape[0]
     rows = np.linspace(0, n_rows - 1, min(MAX_CHECKED_ROWS, n_rows)).astype(np.int64)
     x, y = X[rows] if isinstance(X, CSRFile) else (X.tocsr()[rows], _rows_of(Y, rows))

@@ -35,7 +35,8 @@ class _Optimizer(HtmlRepr):
     n_states = 0
     second_moment = "element"
 
-    def __init__(self, lr: float, schedule: Schedule, clip_norm: float | None, state_dtype: str) -> None:
+    def __init__(self, lr: float, schedule: Schedule, clip_norm: float | None,
+                 state_dtype: str) -> None:
         self.lr = check.number(lr, "lr", above=0)
         self.schedule = schedules.checked(schedule)
         self.clip_norm = (None if clip_norm is None
@@ -75,7 +76,8 @@ class _Optimizer(HtmlRepr):
     def _clip(self, gradients: list[Gradient], limit: float, n_threads: int) -> None:
         # Gradients of rows are summed where they are applied and are not stored: one pass sums them
         # only for the norm, and scaling d_out, a factor of each of them, scales them all.
-        self.grad_norm = norm = float(sum(gradient.squared_norm(n_threads) for gradient in gradients)) ** 0.5
+        squares = (gradient.squared_norm(n_threads) for gradient in gradients)
+        self.grad_norm = norm = float(sum(squares)) ** 0.5
         if norm > limit:
             for gradient in gradients:
                 gradient.scale(limit / norm)

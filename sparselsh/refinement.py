@@ -36,8 +36,9 @@ class Refinement:
 
     The outputs of the network become ``z + scale (W x + b)``, where z are the outputs of its
     layers. W and b minimize, for each label j,
-    ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j . x_i + b_j))^2`` over the rows that have
-    the label (y = 1) and the rows without it for which the network ranks it among the best (y = -1).
+    ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j . x_i + b_j))^2`` over the rows that
+    have the label (y = 1) and the rows without it for which the network ranks it among its best
+    labels (y = -1).
 
     Attributes
     ----------

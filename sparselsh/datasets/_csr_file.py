@@ -245,6 +245,7 @@ class CSRFile:
         if ids.min() < 0 or ids.max() >= part.n_columns:
             bad = ids.min() if ids.min() < 0 else ids.max()
             raise self._damaged(f"the {what} id {bad} is outside 0..{part.n_columns - 1}")
+
         ascends = ids[1:] > ids[:-1]
         starts = part.indptr[1:-1]
         ascends[starts[(starts > 0) & (starts < len(ids))] - 1] = True  # between two rows

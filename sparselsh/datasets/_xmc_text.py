@@ -387,6 +387,7 @@ def _explain(source: _Source, kind: str, offset: int, n_features: int | None,
     end = text.find(b"\n", offset)
     if kind == "duplicate":
         return _explain_duplicate(text[offset:end])
+
     separator = rb"[,\s]" if kind == "label" else rb"\s"
     token = re.split(separator, text[offset : min(end, offset + _MAX_TOKEN_BYTES)])[0]
     if re.search(rb"[\0-\x08\x0e-\x1f]", token):

@@ -212,6 +212,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             raise ValueError("class_weight='balanced' needs all rows, which partial_fit does not "
                              "see; give the weights as a dict, or sample_weight")
         self._check_parameters()
+
         first = not hasattr(self, "network_")
         if first:
             self._given_classes = None if classes is None else np.unique(classes)
@@ -231,6 +232,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             raise ValueError(f"refine must be True, False or 'auto', got {self.refine!r}")
         if self.threshold != "auto":
             check.number(self.threshold, "threshold", above=0, below=1)
+
         if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
             raise ValueError("class_weight must be None, 'balanced' or a dict, "
                              f"got {self.class_weight!r}")

@@ -151,6 +151,7 @@ class _Chunks:
                 kinds = "sparse", "dense"
                 raise TypeError(f"{x_name} must be {kinds[not self.is_sparse]} as in chunk 0, "
                                 f"got a {kinds[self.is_sparse]} one; convert it")
+
             block = self._check(X, Y, x_name, y_name)
             del X, Y
             n_rows += block[0].shape[0]
