@@ -12,8 +12,8 @@ from sparselsh.cli import _demo
 VARIANTS = {
     "all": {},
     "distances alone": {"AROUND_WEIGHT": 0.0},
-    "around alone": {"NEAR": ()},
-    "around within 60": {"AROUND": 60},
+    "around alone": {"NEAR_DISTANCES": ()},
+    "around within 60": {"AROUND_DISTANCE": 60},
     "one weight": {"AROUND_WEIGHT": 1.0},
     "without rarity": {"_rarity": lambda entries: np.ones(len(entries))},
 }
@@ -26,7 +26,7 @@ def adam(p, g, m, v, lr, step):
     p -= lr * np.sqrt(1 - 0.999**step) / (1 - 0.9**step) * m / (np.sqrt(v) + 1e-8)
 
 
-def top_ids(task, hidden=_demo.HIDDEN, epochs=2, batch=256, lr=2e-2):
+def top_ids(task, hidden=_demo.N_HIDDEN, epochs=2, batch=256, lr=2e-2):
     """Train X -> linear hidden layer -> softmax; return the best five labels per test row."""
     X, y = task.X_train, task.Y_train.indices
     rng = np.random.default_rng(1)

@@ -89,7 +89,7 @@ def main():
         document["cases"].append(case | {"refined": False} | bench.scores(net, seconds))
         seconds += bench.refined(net)
         document["cases"].append(case | {"refined": True} | bench.scores(net, seconds))
-    net, _ = bench.trained("data", _recipe.EPOCHS)
+    net, _ = bench.trained("data", _recipe.EPOCHS_FROM_DATA)
     for n in args.negatives:
         seconds = bench.refined(net, n_negatives=n)
         document["negatives"].append({"negatives": n} | bench.scores(net, seconds))

@@ -1,4 +1,4 @@
-"""Neural networks on CPUs that compute only the neurons locality-sensitive hashing finds.
+"""Neural networks on CPUs that compute only the neurons that locality-sensitive hashing finds.
 
     network ---- layers, losses ---- index ---- hashing, transforms ---- _core (compiled)
        |                                                                    |
@@ -21,7 +21,7 @@ from .refinement import Refinement
 
 
 def __getattr__(name: str) -> object:
-    # sparselsh.estimators needs scikit-learn, which takes long to import
+    # imported on first use: scikit-learn takes long to import
     if name == "estimators":
         import importlib
 

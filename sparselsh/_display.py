@@ -1,7 +1,8 @@
-"""What users see of an object: an HTML table in a notebook, a plot with matplotlib.
+"""Display of objects: HTML tables in notebooks, plots with matplotlib.
 
-Tables are plain HTML and take on the style of the notebook. Plots need ``pip install "sparselsh-nn[plot]"``; users
-call them as methods: ``network.plot_history()``, ``index.plot_recall(queries)``.
+Tables are plain HTML and take the style of the notebook. Plots need
+``pip install "sparselsh-nn[plot]"``; users call them as methods: ``network.plot_history()``,
+``index.plot_recall(queries)``.
 """
 from __future__ import annotations
 
@@ -14,18 +15,19 @@ if TYPE_CHECKING:
 
 
 def table(title: str, rows: Iterable[Sequence[object]], header: Sequence[str] | None = None) -> str:
-    """A table of cells, which are escaped; the title stands above it."""
+    """An HTML table with a title above it; the text of the cells is escaped."""
     def line(cells: Iterable[object], tag: str) -> str:
         return "<tr>" + "".join(f'<{tag} style="text-align: left">{escape(str(cell))}</{tag}>'
                                 for cell in cells) + "</tr>"
 
     head = f"<thead>{line(header, 'th')}</thead>" if header else ""
-    return (f"<div><strong>{escape(title)}</strong><table>{head}<tbody>{''.join(line(row, 'td') for row in rows)}"
+    body = "".join(line(row, "td") for row in rows)
+    return (f"<div><strong>{escape(title)}</strong><table>{head}<tbody>{body}"
             "</tbody></table></div>")
 
 
 def size(n_bytes: float) -> str:
-    """Bytes as people read them."""
+    """A number of bytes with a decimal unit, such as '1.5 MB'."""
     if n_bytes < 1000:
         return f"{n_bytes:.0f} bytes"
     for unit in ("kB", "MB"):
@@ -36,12 +38,13 @@ def size(n_bytes: float) -> str:
 
 
 class HtmlRepr:
-    """Shows itself in notebooks: the arguments of its constructor, or what a subclass gives."""
+    """Base class with an HTML table for notebooks: by default, the constructor's arguments."""
 
     def _shown(self) -> tuple[str, list[tuple[str, str]]]:
         """Title and (name, value) rows."""
         rows = [(name, getattr(self, name)) for name in inspect.signature(type(self)).parameters]
-        return type(self).__name__, [(name, value if isinstance(value, str) else repr(value)) for name, value in rows]
+        return type(self).__name__, [(name, value if isinstance(value, str) else repr(value))
+                                     for name, value in rows]
 
     def _repr_html_(self) -> str:
         return table(*self._shown())
@@ -49,19 +52,21 @@ class HtmlRepr:
 
 # -- plots ----------------------------------------------------------------------
 
-# colours that stay apart for colour-blind readers (Okabe and Ito 2008), and marks that stay apart in grey
-COLOURS = {"loss": "#0072B2", "val_loss": "#D55E00", "p_at_1": "#009E73", "sketches": "#0072B2", "probes": "#D55E00"}
+# Colours that colour-blind readers can distinguish (Okabe and Ito 2008), and marks for greyscale.
+COLOURS = {"loss": "#0072B2", "val_loss": "#D55E00", "p_at_1": "#009E73", "sketches": "#0072B2",
+           "probes": "#D55E00"}
 MARKS = {"loss": "o", "val_loss": "s", "p_at_1": "^", "sketches": "o", "probes": "s"}
 NAMES = {"loss": "training loss", "val_loss": "validation loss", "p_at_1": "P@1 of validation",
          "sketches": "scan of sketches", "probes": "probing of tables"}
 
 
 def axes(ax: Any, figsize: tuple[float, float] = (6, 4)) -> Any:
-    """The axes, where they are some, or those of a new figure; or an error that says how to get matplotlib."""
+    """The given axes, or those of a new figure for None; ImportError without matplotlib."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError('plotting needs the package matplotlib; type: pip install "sparselsh-nn[plot]"') from error
+        raise ImportError('plotting needs the package matplotlib; '
+                          'type: pip install "sparselsh-nn[plot]"') from error
     if ax is None:
         return plt.subplots(figsize=figsize, layout="constrained")[1]
     if not isinstance(ax, plt.Axes):
@@ -70,7 +75,7 @@ def axes(ax: Any, figsize: tuple[float, float] = (6, 4)) -> Any:
 
 
 def plot_history(history: Sequence[dict[str, Any]], ax: Any = None) -> Any:
-    """Losses by epoch and, on an axis of its own at the right, P@1.
+    """Plot losses per epoch and, on a second axis at the right, P@1.
 
     Parameters
     ----------
@@ -86,7 +91,8 @@ def plot_history(history: Sequence[dict[str, Any]], ax: Any = None) -> Any:
     if not history:
         raise ValueError("there is no history to plot; call fit first")
     ax = axes(ax)
-    lines = [_line(ax, history, key) for key in ("loss", "val_loss") if any(key in entry for entry in history)]
+    lines = [_line(ax, history, key) for key in ("loss", "val_loss")
+             if any(key in entry for entry in history)]
     ax.set(xlabel="epoch", ylabel="loss", title="Training")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
@@ -100,18 +106,20 @@ def plot_history(history: Sequence[dict[str, Any]], ax: Any = None) -> Any:
 
 def _line(ax: Any, history: Sequence[dict[str, Any]], key: str) -> Any:
     points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
-    return ax.plot(*zip(*points, strict=True), color=COLOURS[key], marker=MARKS[key], label=NAMES[key])[0]
+    return ax.plot(*zip(*points, strict=True), color=COLOURS[key], marker=MARKS[key],
+                   label=NAMES[key])[0]
 
 
-def plot_recall(trials: Sequence[dict[str, Any]], wanted: float | None = None, ax: Any = None) -> Any:
-    """Recall by number of candidates.
+def plot_recall(trials: Sequence[dict[str, Any]], wanted: float | None = None,
+                ax: Any = None) -> Any:
+    """Plot recall by number of candidates.
 
     Parameters
     ----------
     trials : list of dict
-        As :meth:`LSHIndex.tune` gives them: method, n_candidates, recall.
+        As returned by :meth:`LSHIndex.tune`: method, n_candidates, recall.
     wanted : float or None
-        A recall to mark by a line.
+        A recall to mark with a line.
     ax : matplotlib Axes or None
         None for a new figure.
 
@@ -121,13 +129,16 @@ def plot_recall(trials: Sequence[dict[str, Any]], wanted: float | None = None, a
     """
     ax = axes(ax)
     for method in dict.fromkeys(trial["method"] for trial in trials):
-        points = sorted((trial["n_candidates"], trial["recall"]) for trial in trials if trial["method"] == method)
-        ax.plot(*zip(*points, strict=True), color=COLOURS[method], marker=MARKS[method], label=NAMES[method],
-                linestyle="-" if method == "sketches" else "none")
+        points = sorted((trial["n_candidates"], trial["recall"]) for trial in trials
+                        if trial["method"] == method)
+        ax.plot(*zip(*points, strict=True), color=COLOURS[method], marker=MARKS[method],
+                label=NAMES[method], linestyle="-" if method == "sketches" else "none")
     if wanted is not None:
         ax.axhline(wanted, color="0.4", linestyle="--", linewidth=1, label=f"wanted: {wanted:.1%}")
-    ax.set(xlabel="candidates: neurons whose inner product is computed", ylabel="recall", title="Search", xscale="log")
-    for which in ("major", "minor"):  # 20 and 30, not powers of ten
+
+    ax.set(xlabel="candidates: neurons whose inner product is computed", ylabel="recall",
+           title="Search", xscale="log")
+    for which in ("major", "minor"):  # labels such as 20 and 30, not only powers of ten
         ax.tick_params(axis="x", which=which, labelrotation=45)
         getattr(ax.xaxis, f"set_{which}_formatter")("{x:,.0f}")
     ax.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and safetensors files among them."""
+"""Files that are written as a whole or not at all; safetensors files."""
 from __future__ import annotations
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def require_safetensors() -> ModuleType:
-    """The package's NumPy functions, or an error that says how to get them."""
+    """The module safetensors.numpy; ImportError with the remedy if it is missing."""
     try:
         import safetensors.numpy as st
     except ImportError as error:
@@ -31,7 +31,7 @@ def require_safetensors() -> ModuleType:
 
 
 def existing(path: PathLike) -> str:
-    """The path of a file to read, or an error that says what is there instead."""
+    """The checked path of a file to read."""
     path = check.path(path)
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path!r} is a directory; give the path of a file in it")
@@ -41,7 +41,7 @@ def existing(path: PathLike) -> str:
 
 
 def place(path: PathLike) -> str:
-    """The path to write to, or an error that says what stands in the way. A link stays one: its target is written."""
+    """The checked path of a file to write; for a symbolic link, its target."""
     real = os.path.realpath(check.path(path))
     folder = os.path.dirname(real)
     if not os.path.isdir(folder):
@@ -53,9 +53,9 @@ def place(path: PathLike) -> str:
 
 @contextmanager
 def replacing(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
-    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Open a temporary file that replaces `path` if the block succeeds and is deleted otherwise.
 
-    It stands in the same folder, so that the renaming is one atomic step, and is flushed to the disk before.
+    It is in the same folder, so that the renaming is atomic, and is flushed to disk before.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -82,7 +82,7 @@ def write(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, st
 
 
 def checksum(tensors: dict[str, np.ndarray], config: str) -> str:
-    """A checksum of all that a file holds: a flipped bit would spoil a training or a recall silently."""
+    """Checksum of arrays and config: a flipped bit would silently spoil training or recall."""
     value = zlib.crc32(config.encode())
     for name, a in sorted(tensors.items()):
         head = f"{name} {a.dtype} {a.shape}".encode()
@@ -107,9 +107,12 @@ def damaged(path: PathLike, what: str, error: Exception) -> ValueError:
                       f"({type(error).__name__}: {error}); save it again")
 
 
-def read(path: PathLike, kind: str,
-         mapped: Callable[[str], bool] | None = None) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Named arrays and metadata of a file whose metadata say format = `kind`; those that `mapped` names are mapped."""
+def read(path: PathLike, kind: str, mapped: Callable[[str], bool] | None = None
+         ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Named arrays and metadata of a file whose metadata have format = `kind`.
+
+    Arrays for whose names `mapped` returns True are memory-mapped, the others are copied.
+    """
     require_safetensors()
     from safetensors import SafetensorError, safe_open
 
@@ -118,34 +121,38 @@ def read(path: PathLike, kind: str,
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != kind:
-                raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one first")
+                raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one "
+                                 "first")
+
             places = places_of(path) if mapped is not None else {}
             tensors = {name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
                        else _copied(path, file, name) for name in file.keys()}
         for name, array in tensors.items():
-            if array.dtype.kind not in "fiub":  # of ml_dtypes, where that is installed
+            if array.dtype.kind not in "fiub":  # types of ml_dtypes, where that is installed
                 raise TypeError(f"{name} is {array.dtype}")
         return tensors, metadata
-    except (AttributeError, TypeError) as error:  # of NumPy, which lacks some of the format's types
-        raise ValueError(f"{path}: a safetensors file with a type of numbers that no {kind} has ({error}); "
-                         "save it again") from error
+    except (AttributeError, TypeError) as error:  # NumPy lacks some types of the format
+        raise ValueError(f"{path}: a safetensors file with a type of numbers that no {kind} has "
+                         f"({error}); save it again") from error
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short or of another "
-                         "kind: save it again") from error
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short "
+                         "or of another kind: save it again") from error
 
 
 def _copied(path: PathLike, file: Any, name: str) -> np.ndarray:
     try:
         return file.get_tensor(name)
-    except ValueError as error:  # of NumPy, where a length of zero hides that the others are beyond all memory
-        raise ValueError(f"{path}: not a readable safetensors file ({name}: {error}); save it again") from error
+    except ValueError as error:  # from NumPy, for a shape that is too large but contains a zero
+        raise ValueError(f"{path}: not a readable safetensors file ({name}: {error}); "
+                         "save it again") from error
 
 
 def places_of(path: PathLike) -> dict[str, Any]:
-    """{name: (dtype, shape, first byte)} of a safetensors file that the package has opened, and so checked.
+    """{name: (dtype, shape, first byte)} of a file that the package safetensors has opened.
 
-    The format: 8 bytes with the length of a JSON header, the header, the arrays. The package copies arrays and knows no
-    bfloat16 in NumPy; who maps or widens them needs their places.
+    Opening has checked the file. The format is 8 bytes with the length of a JSON header, the
+    header, the arrays. The package copies arrays and does not support bfloat16 in NumPy, so mapping
+    or converting them needs their positions.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -156,5 +163,6 @@ def places_of(path: PathLike) -> dict[str, Any]:
 
 def _mapped(path: PathLike, dtype: str, shape: tuple[int, ...], start: int) -> np.ndarray:
     if dtype != "F32" or 0 in shape or start % 4:
-        raise ValueError(f"{path}: holds {dtype} of shape {shape} where float32 weights should be mapped")
+        raise ValueError(f"{path}: holds {dtype} of shape {shape} where float32 weights should be "
+                         "mapped")
     return np.memmap(path, np.float32, "r", start, shape).view(np.ndarray)

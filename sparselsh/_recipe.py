@@ -1,7 +1,8 @@
-"""How `sparselsh train` and LSHClassifier train a network whose inputs are sparse and whose labels are many.
+"""The recipe by which `sparselsh train` and LSHClassifier train on sparse inputs and many labels.
 
-First weights from the data, few epochs at a rate that goes by the number of steps, in long trainings with some of the
-hidden units left out, then classifiers of the inputs, if they learn their rows. docs/accuracy.md has what was tried.
+Initial weights from the data; few epochs at a rate that depends on the number of steps; dropout of
+hidden units in long trainings; then classifiers of the inputs, if they learn their rows.
+docs/accuracy.md lists the experiments.
 """
 from __future__ import annotations
 
@@ -15,63 +16,74 @@ from .layers import Linear, LSHLinear
 from .losses import SoftmaxCrossEntropy
 from .network import Network
 
-MANY_LABELS = 1000  # a hidden layer of some hundred units has room for fewer
-EPOCHS = 2  # that are worth their time from weights made of the data
-PATH = 3.3  # rate times steps: twice the way that Adam can move a weight under a linear schedule
-RATES = 5e-4, 2e-2
-DROPOUT = 0.2  # of hidden units, in
-LONG = 2000  # steps and more: long enough to learn rows by heart; in short ones it takes from what there is to learn
-CHECKED_ROWS = 2048
-LEARNT = 0.5  # P@1 on rows of the training below which classifiers have found nothing
+MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units
+EPOCHS_FROM_DATA = 2  # from weights computed from the data, more epochs are not worth their time
+# Learning rate times steps: twice the distance that Adam can move a weight under a linear schedule.
+RATE_TIMES_STEPS = 3.3
+MIN_RATE, MAX_RATE = 5e-4, 2e-2
+DROPOUT = 0.2  # fraction of the hidden units, from DROPOUT_MIN_STEPS on
+# Long enough to memorize the rows; in shorter trainings dropout lowers the accuracy.
+DROPOUT_MIN_STEPS = 2000
+MAX_CHECKED_ROWS = 2048  # training rows on which classifiers are checked
+MIN_TRAINING_PRECISION = 0.5  # P@1 on these rows; classifiers below it are removed
 
 
 def suits(network: Network, X: Any) -> bool:
-    """Whether the recipe is for this network and these inputs."""
-    return (len(network.layers) == 2 and type(network.layers[0]) is Linear and isinstance(network.layers[1], LSHLinear)
-            and network.n_labels >= MANY_LABELS and isinstance(network.loss, SoftmaxCrossEntropy)
+    """Whether the recipe applies to this network and these inputs."""
+    return (len(network.layers) == 2 and type(network.layers[0]) is Linear
+            and isinstance(network.layers[1], LSHLinear)
+            and network.n_labels >= MIN_LABELS and isinstance(network.loss, SoftmaxCrossEntropy)
             and (isinstance(X, CSRFile) or hasattr(X, "tocsr")))
 
 
 def begin(network: Network, X: Any, Y: Any, n_steps: int, *, dropout: float | None = None,
           shared_ids: bool | Literal["auto"] = "auto") -> None:
-    """Give a network its first weights, and its hidden layer a dropout for so many steps unless one is asked for."""
+    """Set the initial weights, and the dropout of the hidden layer: by n_steps if it is None."""
     network.initialize(X, Y, shared_ids=shared_ids)
     if dropout is None:
-        dropout = DROPOUT if n_steps >= LONG else 0.0
+        dropout = DROPOUT if n_steps >= DROPOUT_MIN_STEPS else 0.0
     network.layers[0].dropout = dropout
 
 
 def steps(n_rows: int, batch_size: int, epochs: int) -> int:
-    """Steps of a training."""
+    """Number of steps of a training."""
     return epochs * -(-n_rows // batch_size)
 
 
 def rate(n_steps: int) -> float:
-    """The learning rate at the first step: the more steps, the smaller."""
-    return float(np.clip(PATH / n_steps, *RATES))
+    """The learning rate at the first step; smaller for more steps."""
+    return float(np.clip(RATE_TIMES_STEPS / n_steps, MIN_RATE, MAX_RATE))
 
 
-def refine(network: Network, X: Any, Y: Any = None, *, sample_weight: Any = None, verbose: bool = True) -> bool:
-    """Add classifiers of the inputs to a trained network; take them away, and return False, if they do harm.
+def refine(network: Network, X: Any, Y: Any = None, *, sample_weight: Any = None,
+           verbose: bool = True) -> bool:
+    """Add classifiers of the inputs to a trained network; remove them if they do harm.
 
-    Classifiers learn to tell rows apart. Where a row's labels follow from its features, as those of a text do, they
-    rank nearly all the rows right that they have learnt from, and others better than the network alone. Where the same
-    features come with other labels each time, as in sessions of a shop, there is nothing to tell apart, and what they
-    have learnt is noise. The rows of the training tell these cases apart: 77 to 99 % right in five sets of data where
-    classifiers help, 31 % in the one where they do not (docs/accuracy.md).
+    Classifiers learn to tell rows apart. Where the labels of a row follow from its features, as
+    those of a text do, they rank nearly all of their training rows correctly, and other rows better
+    than the network alone. Where the same features occur with other labels each time, as in
+    sessions of a shop, there is nothing to tell apart, and they learn noise. P@1 on the training
+    rows distinguishes these cases: it is 77 to 99 % on five data sets where classifiers help, and
+    31 % on the one where they do not (docs/accuracy.md).
+
+    Returns
+    -------
+    bool
+        Whether the classifiers were kept.
     """
     network.refine(X, Y, sample_weight=sample_weight, verbose=verbose)
+
     n_rows = X.shape[0]
-    rows = np.linspace(0, n_rows - 1, min(CHECKED_ROWS, n_rows)).astype(np.int64)
+    rows = np.linspace(0, n_rows - 1, min(MAX_CHECKED_ROWS, n_rows)).astype(np.int64)
     x, y = X[rows] if isinstance(X, CSRFile) else (X.tocsr()[rows], _rows_of(Y, rows))
     computed_share = network.computed_share
     best, _ = network.topk(x, 1)
-    network.computed_share = computed_share  # it is still that of the training
-    if metrics.precision_at_k(y, best, 1) < LEARNT:
+    network.computed_share = computed_share  # `topk` has overwritten that of the training
+    if metrics.precision_at_k(y, best, 1) < MIN_TRAINING_PRECISION:
         network.refinement = None
     return network.refinement is not None
 
 
 def _rows_of(Y: Any, rows: np.ndarray) -> Any:
-    """Some rows of class ids, or of an indicator."""
+    """The given rows of class ids or of an indicator."""
     return Y.tocsr()[rows] if hasattr(Y, "tocsr") else np.asarray(Y)[rows]

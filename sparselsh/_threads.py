@@ -1,7 +1,8 @@
-"""How many threads the kernels use where a call does not say, and one Python thread at a time where state is shared.
+"""The default number of threads of the kernels, and locks for objects shared by Python threads.
 
-A forked child has none of the threads that the kernels of its parent had started, and GNU OpenMP would wait for them
-for ever. One thread needs no others: so that is what the kernels use there. Results do not depend on it.
+A forked child process has none of the threads that the kernels of its parent had started, and GNU
+OpenMP would wait for them forever. Kernels therefore use one thread there, which needs no others.
+Results do not depend on the number of threads.
 """
 from __future__ import annotations
 
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 _default = None
-_several_used = False  # whether kernels may have started threads in this process, or had in a parent that forked it
-_forked = False  # whether this process was forked from one where they had
+_several_used = False  # whether kernels may have started threads here or in a parent process
+_forked = False  # whether this process was forked after that
 _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 def get_num_threads() -> int:
-    """Number of threads a kernel uses by default.
+    """Number of threads that kernels use by default.
 
     The number given to :func:`set_num_threads`, or else OMP_NUM_THREADS, or else the number of
-    processors this process may run on. Always 1 in a process that was forked after kernels had run with several.
+    processors on which this process may run. Always 1 in a process that was forked after kernels
+    had run with several threads.
 
     Returns
     -------
@@ -48,25 +50,27 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(n: int | None) -> None:
-    """Set the number of threads for all later calls that do not say; None goes back to the default.
+    """Set the number of threads for all later calls that do not specify one.
 
-    The kernels, dense products among them, use these; numpy's BLAS, which the library hardly calls, has its own.
+    All kernels use these threads, including dense products. NumPy's BLAS, which the library hardly
+    calls, has its own setting.
 
     Parameters
     ----------
     n : int or None
+        Number of threads, from 1 to 1024; None restores the default.
 
     Raises
     ------
     TypeError, ValueError
-        If n is no integer from 1 to 1024.
+        If n is not an integer from 1 to 1024.
     """
     global _default
     _default = check.threads(n, "n")
 
 
 def resolve(n_threads: int | None) -> int:
-    """The number of threads for one call."""
+    """The number of threads of a call; None for the default."""
     global _several_used
     n_threads = get_num_threads() if n_threads is None else n_threads
     if n_threads > 1:
@@ -77,7 +81,7 @@ def resolve(n_threads: int | None) -> int:
 
 
 class Lock:
-    """Held by the Python thread that uses an object; copies and pickles have one of their own."""
+    """Lock of the Python thread that uses an object; copies and pickles get their own."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -94,20 +98,20 @@ class Lock:
 
 
 def one_at_a_time(method: Callable[P, R]) -> Callable[P, R]:
-    """Let a method of an object with a `_lock` wait until no other Python thread is in one."""
+    """Make a method hold the `_lock` of its object while it runs."""
 
     @functools.wraps(method)
     def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             return method(self, *args, **kwargs)
 
-    return locked  # type: ignore[return-value]  # the same arguments, of which the first is named
+    return locked  # type: ignore[return-value]  # same arguments, the first named
 
 
 def _after_fork() -> None:
     global _forked
     _forked = _several_used
-    for lock in list(_locks):  # a thread that held one does not exist here
+    for lock in list(_locks):  # the thread that held one does not exist here
         lock._lock = threading.RLock()
 
 

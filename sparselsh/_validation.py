@@ -1,6 +1,6 @@
-"""Every check of what a user hands in. Below this module input is trusted.
+"""Checks of the arguments of users. Modules below this one trust their input.
 
-Each message names the argument, the value that was given and what to do instead.
+Each message names the argument, the given value and the remedy.
 """
 from __future__ import annotations
 
@@ -16,21 +16,18 @@ from ._arrays.scipy import sp
 from ._core import _checks
 
 if TYPE_CHECKING:
-    from scipy.sparse import sparray, spmatrix
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from scipy.sparse import csr_array
+    from numpy.typing import ArrayLike
+    from scipy.sparse import csr_array, sparray, spmatrix
 
     from ._arrays.csr import CSR
     from ._arrays.types import Floats, Ids
 
 INT32_MAX = np.iinfo(np.int32).max
-FEW = 4096  # values of an array that is not worth checking twice
+SHORT_CHECK_MAX_VALUES = 4096  # larger arrays are not worth a second pass where the first fails
+MAX_THREADS = 1024
+SIMILARITY_TOLERANCE = 1e-5  # by which rounding may exceed the bounds
 
 
 def integer(value: Any, name: str, *, minimum: int = 1, maximum: int = INT32_MAX) -> int:
@@ -44,17 +41,18 @@ def integer(value: Any, name: str, *, minimum: int = 1, maximum: int = INT32_MAX
     return value
 
 
-def number(value: Any, name: str, *, minimum: float = -np.inf, maximum: float = np.inf, above: float | None = None,
-           below: float | None = None) -> float:
+def number(value: Any, name: str, *, minimum: float = -np.inf, maximum: float = np.inf,
+           above: float | None = None, below: float | None = None) -> float:
     """A finite real number within bounds, as float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     try:
         value = float(value)
-    except OverflowError:  # of an integer of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         value = -math.inf if str(value).startswith("-") else math.inf
-    limits = {"at least": minimum if minimum > -np.inf else None, "at most": maximum if maximum < np.inf else None,
-              "above": above, "below": below}
+
+    limits = {"at least": minimum if minimum > -np.inf else None,
+              "at most": maximum if maximum < np.inf else None, "above": above, "below": below}
     bounds = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]
     inside = (np.isfinite(value) and minimum <= value <= maximum
               and (above is None or value > above) and (below is None or value < below))
@@ -79,11 +77,13 @@ def path(value: Any, name: str = "path") -> str:
 
 
 def similarity(values: Any, least: float) -> np.ndarray:
-    """Similarities from `least` to 1, float64, of any shape; what rounding puts outside is put on the bound."""
+    """Similarities from `least` to 1, float64, of any shape; rounding errors are clipped."""
     array = numeric(values, "similarity").astype(np.float64)
-    inside = (array >= least - 1e-5) & (array <= 1 + 1e-5)  # false for NaN
+    inside = ((array >= least - SIMILARITY_TOLERANCE)
+              & (array <= 1 + SIMILARITY_TOLERANCE))  # false for NaN
     if not inside.all():
-        raise ValueError(f"similarity must be at least {least:g} and at most 1, got {array[~inside].ravel()[0]:g}")
+        raise ValueError(f"similarity must be at least {least:g} and at most 1, "
+                         f"got {array[~inside].ravel()[0]:g}")
     return np.clip(array, least, 1)
 
 
@@ -94,25 +94,25 @@ def generator(random_state: Any) -> np.random.Generator:
     try:
         return np.random.default_rng(random_state)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"random_state must be None, an integer of at least 0 or a numpy random generator, "
-                         f"got {random_state!r}") from error
+        raise ValueError("random_state must be None, an integer of at least 0 or a numpy random "
+                         f"generator, got {random_state!r}") from error
 
 
 def threads(n_threads: Any, name: str = "n_threads") -> int | None:
     """A number of threads, or None for the default."""
-    return None if n_threads is None else integer(n_threads, name, maximum=1024)
+    return None if n_threads is None else integer(n_threads, name, maximum=MAX_THREADS)
 
 
 def _check_finite(values: np.ndarray, name: str, describe: Callable[[int], str]) -> None:
-    # a sum is finite if all terms are, save for overflow: one pass without a temporary in the usual case
+    # A sum of finite terms is finite, except for overflow: usually one pass without a temporary.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(values.sum(dtype=np.float64)):
             return
     bad = np.flatnonzero(~np.isfinite(values).ravel())
     if bad.size:
         where, value = describe(bad[0]), values.ravel()[bad[0]]
-        raise ValueError(f"{name} must be finite, got {value} at {where} ({bad.size} such values in all); "
-                         "replace or remove them")
+        raise ValueError(f"{name} must be finite, got {value} at {where} ({bad.size} such values "
+                         "in all); replace or remove them")
 
 
 def _check_width(n: int, n_columns: int | None, name: str, what: str) -> None:
@@ -127,8 +127,8 @@ def _check_numeric(dtype: np.dtype[Any], name: str) -> None:
 
 def _array(values: Any, name: str) -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray) and values.mask.any():
-        raise ValueError(f"{name} is masked at {np.count_nonzero(values.mask)} entries; fill them with "
-                         f"{name}.filled(value)")
+        raise ValueError(f"{name} is masked at {np.count_nonzero(values.mask)} entries; fill them "
+                         f"with {name}.filled(value)")
     try:
         return np.asarray(values)
     except ValueError as error:
@@ -145,14 +145,17 @@ def numeric(values: Any, name: str) -> np.ndarray:
 def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | None = None,
           what: str = "columns") -> Floats:
     """A finite two-dimensional array as C-contiguous float32."""
-    if (type(array) is np.ndarray and array.dtype == np.float32 and array.ndim == 2 and array.flags.c_contiguous
-            and array.size <= FEW and n_rows is None and n_columns in (None, array.shape[1])):
+    if (type(array) is np.ndarray and array.dtype == np.float32 and array.ndim == 2
+            and array.flags.c_contiguous and array.size <= SHORT_CHECK_MAX_VALUES
+            and n_rows is None and n_columns in (None, array.shape[1])):
+        # Shortcut for a valid single query, for which the checks below take as long as a search.
         flat = array.ravel()
-        # a single query as it should be: the checks below take as long as a search; `dot` would warn of large values
-        if math.isfinite(np.vdot(flat, flat)):
+        if math.isfinite(np.vdot(flat, flat)):  # `dot` would warn of large values
             return array
+
     if sp.issparse(array):
-        raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with {name}.toarray()")
+        raise TypeError(f"{name} must be a dense array, got a sparse matrix; convert it with "
+                        f"{name}.toarray()")
     array = numeric(array, name)
     if array.ndim != 2:
         hint = f"; use {name}.reshape(1, -1) for a single row" if array.ndim == 1 else ""
@@ -160,6 +163,7 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
     _check_width(array.shape[1], n_columns, name, what)
     if n_rows is not None and array.shape[0] != n_rows:
         raise ValueError(f"{name} must have {n_rows} rows, got {array.shape[0]}")
+
     with np.errstate(over="ignore"):
         out = np.ascontiguousarray(array, dtype=np.float32)
     _check_finite(out, name, lambda k: f"row {k // out.shape[1]}, column {k % out.shape[1]}")
@@ -167,9 +171,10 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
 
 
 def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = "columns") -> CSR:
-    """A finite scipy sparse matrix as CSR with sorted, distinct ids."""
-    if (row := _lone_row(matrix, n_columns)) is not None:
+    """A finite SciPy sparse matrix as CSR with sorted, distinct ids."""
+    if (row := _single_row(matrix, n_columns)) is not None:
         return row
+
     _check_numeric(matrix.dtype, name)
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, got shape {matrix.shape}")
@@ -188,8 +193,8 @@ def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = 
     return rows
 
 
-def _lone_row(matrix: Any, n_columns: int | None) -> CSR | None:
-    """A single sparse query as it should be, or None: the checks of any matrix take longer than its answer."""
+def _single_row(matrix: Any, n_columns: int | None) -> CSR | None:
+    """A valid single sparse query, else None: the general checks take longer than a search."""
     if n_columns is None or matrix.format != "csr" or matrix.shape != (1, n_columns):
         return None
     ids, data = matrix.indices, matrix.data
@@ -202,17 +207,19 @@ def _lone_row(matrix: Any, n_columns: int | None) -> CSR | None:
 
 
 def _check_compressed(matrix: sparray | spmatrix, name: str) -> None:
-    # scipy does not check hand-made arrays; the kernels, and its own conversions, would read outside of them
+    # SciPy does not check arrays from users; its conversions and the kernels would read outside of
+    # them.
     indptr, indices = matrix.indptr, matrix.indices
     n_lines, n_ids = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]
     if matrix.format == "bsr":
         n_lines, n_ids = n_lines // matrix.blocksize[0], n_ids // matrix.blocksize[1]
     if len(indptr) != n_lines + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
-        raise ValueError(f"{name}.indptr must begin with 0, never fall and have {n_lines + 1} entries")
+        raise ValueError(f"{name}.indptr must begin with 0, never fall and have {n_lines + 1} "
+                         "entries")
     if indptr[-1] > len(indices) or len(indices) != len(matrix.data):
-        raise ValueError(f"{name}.indices and {name}.data must have indptr[-1] = {indptr[-1]} entries, "
-                         f"got {len(indices)} and {len(matrix.data)}")
-    _check_range(indices[:indptr[-1]], f"{name}.indices", n_ids)  # the rest is spare room
+        raise ValueError(f"{name}.indices and {name}.data must have indptr[-1] = {indptr[-1]} "
+                         f"entries, got {len(indices)} and {len(matrix.data)}")
+    _check_range(indices[:indptr[-1]], f"{name}.indices", n_ids)  # the rest is unused
 
 
 def _check_range(ids: np.ndarray, name: str, bound: int) -> None:
@@ -221,7 +228,8 @@ def _check_range(ids: np.ndarray, name: str, bound: int) -> None:
         raise ValueError(f"{name} must lie in 0..{bound - 1}, got {bad}")
 
 
-def matrix(X: Any, name: str = "X", *, n_columns: int | None = None, what: str = "features") -> Floats | CSR:
+def matrix(X: Any, name: str = "X", *, n_columns: int | None = None,
+           what: str = "features") -> Floats | CSR:
     """Input rows: a float32 array, or :class:`CSR` where X is sparse."""
     if isinstance(X, csr.CSR):
         _check_width(X.n_columns, n_columns, name, what)
@@ -232,11 +240,11 @@ def matrix(X: Any, name: str = "X", *, n_columns: int | None = None, what: str =
 
 
 def chunks(X: Any, name: str = "X") -> Iterator[tuple[Any, Any, str, str]]:
-    """Yield (X, Y, name of X, name of Y) of an iterable of pairs (X, Y); X and Y as they come."""
+    """Yield (X, Y, name of X, name of Y) of an iterable of pairs (X, Y); X and Y unchecked."""
     for i, chunk in enumerate(X):
         if not isinstance(chunk, (tuple, list)) or len(chunk) != 2:
-            raise TypeError(f"{name} without Y must be an iterable of pairs (X, Y), got {type(chunk).__name__} as "
-                            f"chunk {i}; give Y, or chunks as tuples")
+            raise TypeError(f"{name} without Y must be an iterable of pairs (X, Y), got "
+                            f"{type(chunk).__name__} as chunk {i}; give Y, or chunks as tuples")
         yield *chunk, f"{name} of chunk {i}", f"Y of chunk {i}"
 
 
@@ -252,14 +260,15 @@ def vector(values: Any, name: str, length: int) -> Floats:
 
 
 def sample_weight(values: ArrayLike | None, n_rows: int) -> Floats | None:
-    """Weights of the rows, finite and not below zero, as float32; None for none."""
+    """Weights of the rows, finite and at least zero, as float32; None for None."""
     if values is None:
         return None
     values = vector(values, "sample_weight", n_rows)
     if values.size and values.min() < 0:
-        raise ValueError(f"sample_weight must be at least 0, got {values.min():g} at entry {values.argmin()}")
+        raise ValueError(f"sample_weight must be at least 0, got {values.min():g} at entry "
+                         f"{values.argmin()}")
     if values.size and not values.any():
-        raise ValueError("sample_weight must be above 0 for one row at least, got zeros alone")
+        raise ValueError("sample_weight must be above 0 for at least one row, got only zeros")
     return values
 
 
@@ -267,8 +276,8 @@ def ids(values: ArrayLike, name: str, bound: int, *, unique: bool = False) -> Id
     """One-dimensional int32 ids in 0..bound-1."""
     values = _array(values, name)
     if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
-        raise ValueError(f"{name} must be a one-dimensional array of integers, got shape {values.shape} and dtype "
-                         f"{values.dtype}")
+        raise ValueError(f"{name} must be a one-dimensional array of integers, got shape "
+                         f"{values.shape} and dtype {values.dtype}")
     _check_range(values, name, bound)
     values = np.ascontiguousarray(values, dtype=np.int32)
     if unique and len(np.unique(values)) != len(values):
@@ -276,34 +285,22 @@ def ids(values: ArrayLike, name: str, bound: int, *, unique: bool = False) -> Id
     return values
 
 
-def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: str = "Y", x_name: str = "X") -> CSR:
-    """Targets as CSR over labels: from class ids (n,), a sparse indicator matrix, or a dense matrix.
+def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: str = "Y",
+            x_name: str = "X") -> CSR:
+    """Targets as CSR over labels: from class ids (n,), a sparse indicator matrix or a dense matrix.
 
-    Entries stored as zero are dropped unless `values` (regression) is true.
+    Stored zeros are dropped unless `values` (regression) is true.
     """
     if isinstance(Y, csr.CSR):
         out = Y
     elif sp.issparse(Y):
         out = sparse(Y, name, n_columns=n_labels, what="labels")
     else:
-        Y = _array(Y, name)
-        if Y.ndim == 1 and values:
-            Y = Y[:, None]
-        elif Y.ndim == 2 and Y.shape[1] == 1 < n_labels and not values:
-            raise ValueError(f"{name} has one column, but a matrix needs one for each of the {n_labels} labels; for "
-                             f"class ids use {name}.ravel()")
-        if Y.ndim == 1:
-            if Y.dtype.kind == "f" and Y.size and np.isfinite(Y).all() and (Y == np.floor(Y)).all():
-                Y = Y.astype(np.int64)
-            labels = ids(Y, name, n_labels)
-            out = csr.CSR(np.arange(len(labels) + 1, dtype=np.int64), labels,
-                           np.ones(len(labels), np.float32), n_labels)
-        else:
-            array = dense(Y, name, n_columns=n_labels, what="labels")
-            out = csr.CSR(np.arange(len(array) + 1, dtype=np.int64) * n_labels,
-                           np.tile(np.arange(n_labels, dtype=np.int32), len(array)), array.ravel(), n_labels)
+        out = _dense_targets(Y, n_labels, values, name)
+
     if out.shape[0] != n_rows:
-        raise ValueError(f"{name} must have as many rows as {x_name}, got {out.shape[0]} and {n_rows}")
+        raise ValueError(f"{name} must have as many rows as {x_name}, got {out.shape[0]} and "
+                         f"{n_rows}")
     if not values and out.nnz and not out.data.all():
         kept = out.to_scipy().copy()  # its arrays may be the caller's
         kept.eliminate_zeros()
@@ -311,44 +308,71 @@ def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: s
     return out
 
 
+def _dense_targets(Y: Any, n_labels: int, values: bool, name: str) -> CSR:
+    Y = _array(Y, name)
+    if Y.ndim == 1 and values:
+        Y = Y[:, None]
+    elif Y.ndim == 2 and Y.shape[1] == 1 < n_labels and not values:
+        raise ValueError(f"{name} has one column, but a matrix needs one for each of the "
+                         f"{n_labels} labels; for class ids use {name}.ravel()")
+
+    if Y.ndim == 1:
+        if Y.dtype.kind == "f" and Y.size and np.isfinite(Y).all() and (Y == np.floor(Y)).all():
+            Y = Y.astype(np.int64)
+        labels = ids(Y, name, n_labels)
+        return csr.CSR(np.arange(len(labels) + 1, dtype=np.int64), labels,
+                       np.ones(len(labels), np.float32), n_labels)
+
+    array = dense(Y, name, n_columns=n_labels, what="labels")
+    return csr.CSR(np.arange(len(array) + 1, dtype=np.int64) * n_labels,
+                   np.tile(np.arange(n_labels, dtype=np.int32), len(array)), array.ravel(),
+                   n_labels)
+
+
 def rank(k: Any, n_columns: int, name: str) -> int:
     """`k` as an int from 1 to the number of columns of the array called `name`."""
     k = integer(k, "k")
     if k > n_columns:
-        raise ValueError(f"k={k} exceeds the {n_columns} columns of {name}; lower k or retrieve more ids")
+        raise ValueError(f"k={k} exceeds the {n_columns} columns of {name}; lower k or retrieve "
+                         "more ids")
     return k
 
 
 def indicator(Y: Any, name: str) -> csr_array:
-    """True labels, an indicator matrix or 1-D class ids, as a csr_array of ones.
+    """True labels, given as an indicator matrix or 1-D class ids, as a csr_array of ones.
 
     Returns
     -------
     csr_array of float32, shape (n_rows, n_labels)
-        Sorted, without duplicates or stored zeros; a new object. Class ids give one label a row, and as
-        many columns as the largest id asks for.
+        Sorted, without duplicates or stored zeros; a new object. Class ids give one label per row,
+        and the largest id plus one columns.
     """
     if sp.issparse(Y):
         if Y.ndim != 2:
-            raise ValueError(f"{name} has shape {Y.shape}; give a matrix of shape (n_rows, n_labels)")
+            raise ValueError(f"{name} has shape {Y.shape}; give a matrix of shape "
+                             "(n_rows, n_labels)")
         Y = sp.csr_array(Y, copy=True)
     else:
         Y = np.asarray(Y)
         if Y.dtype.kind not in "biuf":
-            raise TypeError(f"{name} has dtype {Y.dtype}; give a CSR indicator matrix or integer class ids")
+            raise TypeError(f"{name} has dtype {Y.dtype}; give a CSR indicator matrix or integer "
+                            "class ids")
         if Y.ndim == 1:
-            return _one_label_a_row(Y, name)
+            return _one_label_per_row(Y, name)
         if Y.ndim != 2:
-            raise ValueError(f"{name} has shape {Y.shape}; give (n_rows, n_labels), or (n_rows,) class ids")
+            raise ValueError(f"{name} has shape {Y.shape}; give (n_rows, n_labels), or (n_rows,) "
+                             "class ids")
         Y = sp.csr_array(Y)
+
     Y.sum_duplicates()
     Y.eliminate_zeros()
     return sp.csr_array((np.ones(Y.nnz, np.float32), Y.indices, Y.indptr), shape=Y.shape)
 
 
-def _one_label_a_row(ids: np.ndarray, name: str) -> csr_array:
+def _one_label_per_row(ids: np.ndarray, name: str) -> csr_array:
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {ids.dtype}; class ids are integers: convert with astype(int)")
+        raise TypeError(f"{name} has dtype {ids.dtype}; class ids are integers: convert with "
+                        "astype(int)")
     if ids.size and (ids.min() < 0 or ids.max() >= INT32_MAX):
         bad = ids[(ids < 0) | (ids >= INT32_MAX)][0]
         raise ValueError(f"{name} holds the class id {bad}; give ids from 0 to {INT32_MAX - 1}")
@@ -363,7 +387,7 @@ def id_table(ids: Any, n_rows: int, name: str) -> np.ndarray:
     Raises
     ------
     TypeError
-        The dtype is no integer.
+        The dtype is not an integer type.
     ValueError
         The shape is wrong, or an id is below -1.
     """
@@ -371,7 +395,8 @@ def id_table(ids: Any, n_rows: int, name: str) -> np.ndarray:
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {ids.dtype}; give integer ids, -1 for none")
     if ids.ndim != 2 or ids.shape[0] != n_rows:
-        raise ValueError(f"{name} has shape {ids.shape}; give ({n_rows}, k), one row of ids for each row")
+        raise ValueError(f"{name} has shape {ids.shape}; give ({n_rows}, k), one row of ids "
+                         "for each row")
     ids = ids.astype(np.int64, copy=False)
     if ids.size and ids.min() < -1:
         raise ValueError(f"{name} holds the id {ids.min()}; ids are 0 or more, -1 for none")
@@ -379,9 +404,10 @@ def id_table(ids: Any, n_rows: int, name: str) -> np.ndarray:
 
 
 def distinct(ids: np.ndarray, name: str) -> None:
-    """Raise ValueError if a row of a table of ids holds one twice, -1 aside."""
+    """Raise ValueError if an id other than -1 occurs twice in one row of a table of ids."""
     in_order = np.sort(ids, axis=1)
     twice = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)
     if twice.any():
         row, column = np.argwhere(twice)[0]
-        raise ValueError(f"{name} holds {in_order[row, column]} twice in row {row}; give each id once")
+        raise ValueError(f"{name} holds {in_order[row, column]} twice in row {row}; give each id "
+                         "once")

@@ -1,8 +1,8 @@
-"""What happens beside the steps of a training: stopping early, files, what Ctrl-C does.
+"""Callbacks of a training: early stopping, files, handling of Ctrl-C.
 
 ``net.fit(X, Y, callbacks=[EarlyStopping(patience=2), Checkpoint("run.safetensors")])``
 
-A callback of your own is a subclass of :class:`Callback` with the methods that it needs.
+A user-defined callback is a subclass of :class:`Callback` that overrides the methods it needs.
 """
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BestModel", "Callback", "Checkpoint", "EarlyStopping", "Log", "StopOnInterrupt"]
 
-LARGER_IS_BETTER = ("p_at_1",)  # of the keys of the history that `monitor` knows by itself
+MAXIMIZED_KEYS = ("p_at_1",)  # keys of the history for which mode="auto" is "max"
 
 
 class TrainedNetwork(Protocol):
-    """What callbacks may use of the :class:`~sparselsh.Network` that is trained."""
+    """The part of a :class:`~sparselsh.Network` that callbacks may use."""
 
     optimizer: SGD | Adam | None
 
@@ -48,44 +48,48 @@ class TrainedNetwork(Protocol):
 
 
 class Callback(HtmlRepr):
-    """Does nothing, at every occasion. A subclass overrides the occasions that it is for."""
+    """Base class, whose methods do nothing. A subclass overrides the ones it needs."""
 
-    runs_last = False  # whether it wants to see what the other callbacks have done
+    runs_last = False  # whether it is called after the other callbacks
 
     def on_begin(self, network: TrainedNetwork) -> None:
-        """`fit` or `resume` begins."""
+        """Called when `fit` or `resume` begins."""
 
     def on_step(self, network: TrainedNetwork) -> None:
-        """A step is done. It is called often: be quick."""
+        """Called after each step, so it should be fast."""
 
     def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> bool | None:
-        """An epoch is done and `entry` stands in the history. True ends the training."""
+        """Called after each epoch, with its history entry. Returning True ends the training."""
 
     def on_interrupt(self, network: TrainedNetwork) -> bool | None:
-        """Ctrl-C was pressed; the step at hand is done. True lets `fit` return, else KeyboardInterrupt is raised."""
+        """Called on Ctrl-C, after the current step.
+
+        `fit` returns if this returns True, and raises KeyboardInterrupt otherwise.
+        """
 
     def on_end(self, network: TrainedNetwork) -> None:
-        """The training is complete: its last epoch is done, or a callback has ended it."""
+        """Called when the training is complete: after its last epoch, or ended by a callback."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: a dict of plain values and of lists of arrays."""
+        """State for a checkpoint: a dict of plain values and lists of arrays."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take what `state` gave, before `on_begin` of a training that is resumed."""
+        """Restore what `state` returned; called before `on_begin` when a training is resumed."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
 class _Monitor(Callback):
-    """Knows whether the epoch at hand is the best one."""
+    """Tracks the best epoch by a measure of the history."""
 
     best: float | None
 
     def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
         if not isinstance(monitor, str):
-            raise TypeError(f"monitor must be a key of the history, such as 'p_at_1', or 'auto', got {monitor!r}")
+            raise TypeError("monitor must be a key of the history, such as 'p_at_1', or 'auto', "
+                            f"got {monitor!r}")
         self.monitor = monitor
         self.mode = check.choice(mode, "mode", ("auto", "min", "max"))
         self.min_delta = check.number(min_delta, "min_delta", minimum=0)
@@ -104,9 +108,11 @@ class _Monitor(Callback):
         if key == "auto":
             key = next(key for key in ("p_at_1", "val_loss", "loss") if key in entry)
         if not isinstance(entry.get(key), (int, float)):
-            raise ValueError(f"monitor={key!r} is no number of the history, which has {', '.join(entry)}; p_at_1 and "
-                             "val_loss are there if fit is given validation=(X, Y)")
-        mode = self.mode if self.mode != "auto" else "max" if key in LARGER_IS_BETTER else "min"
+            raise ValueError(f"monitor={key!r} is no number of the history, which has "
+                             f"{', '.join(entry)}; p_at_1 and val_loss are there if fit is given "
+                             "validation=(X, Y)")
+
+        mode = self.mode if self.mode != "auto" else "max" if key in MAXIMIZED_KEYS else "min"
         value = entry[key] if mode == "max" else -entry[key]
         if self.best is not None and not value > self.best + self.min_delta:
             return False
@@ -124,20 +130,21 @@ class _Monitor(Callback):
 
 
 class EarlyStopping(_Monitor):
-    """End the training when nothing has become better for some epochs.
+    """End the training when the monitored value has not improved for some epochs.
 
     Parameters
     ----------
     monitor : str
-        A key of the history. "auto" for p_at_1 or val_loss where `fit` is given validation data, else loss.
+        A key of the history. "auto" is p_at_1 or val_loss if `fit` is given validation data, and
+        loss otherwise.
     patience : int
-        Epochs without a new best after which the training ends.
+        Number of epochs without a new best after which the training ends.
     min_delta : float
-        A new best is better by more than this.
+        A new best must be better by more than this.
     restore_best : bool
-        At the end, give the network the weights of the best epoch. They are kept in memory meanwhile.
+        At the end, set the weights of the best epoch. They are kept in memory until then.
     mode : {"auto", "min", "max"}
-        Which is better; "auto" for "max" with p_at_1 and "min" else.
+        Whether smaller or larger values are better; "auto" is "max" for p_at_1 and "min" otherwise.
 
     Attributes
     ----------
@@ -145,8 +152,8 @@ class EarlyStopping(_Monitor):
         Number of the best epoch in the history, from 1.
     """
 
-    def __init__(self, monitor: str = "auto", *, patience: int = 3, min_delta: float = 0.0, restore_best: bool = True,
-                 mode: str = "auto") -> None:
+    def __init__(self, monitor: str = "auto", *, patience: int = 3, min_delta: float = 0.0,
+                 restore_best: bool = True, mode: str = "auto") -> None:
         super().__init__(monitor, mode, min_delta)
         self.patience = check.integer(patience, "patience")
         self.restore_best = bool(restore_best)
@@ -179,8 +186,9 @@ class EarlyStopping(_Monitor):
         self._weights = list(state["weights"])
 
     def __repr__(self) -> str:
-        return (f"EarlyStopping({self.monitor!r}, patience={self.patience}, min_delta={self.min_delta:g}, "
-                f"restore_best={self.restore_best}, mode={self.mode!r})")
+        return (f"EarlyStopping({self.monitor!r}, patience={self.patience}, "
+                f"min_delta={self.min_delta:g}, restore_best={self.restore_best}, "
+                f"mode={self.mode!r})")
 
 
 class BestModel(_Monitor):
@@ -189,12 +197,13 @@ class BestModel(_Monitor):
     Parameters
     ----------
     path : str or path-like
-        A safetensors file that `sparselsh.load` reads; replaced whole or not at all.
+        A safetensors file for `sparselsh.load`; replaced as a whole or not at all.
     monitor, mode, min_delta
         As for :class:`EarlyStopping`.
     """
 
-    def __init__(self, path: PathLike, monitor: str = "auto", *, mode: str = "auto", min_delta: float = 0.0) -> None:
+    def __init__(self, path: PathLike, monitor: str = "auto", *, mode: str = "auto",
+                 min_delta: float = 0.0) -> None:
         super().__init__(monitor, mode, min_delta)
         self.path = _path(path)
 
@@ -207,28 +216,30 @@ class BestModel(_Monitor):
             network.save(self.path, indexes=True)
 
     def __repr__(self) -> str:
-        return f"BestModel({self.path!r}, {self.monitor!r}, mode={self.mode!r}, min_delta={self.min_delta:g})"
+        return (f"BestModel({self.path!r}, {self.monitor!r}, mode={self.mode!r}, "
+                f"min_delta={self.min_delta:g})")
 
 
 class Checkpoint(Callback):
-    """Save the network with the state of its training, so that `resume` goes on with it, bit for bit.
+    """Save the network and its training state, so that `resume` continues with the same bits.
 
-    The file is written after each epoch, when Ctrl-C is pressed and when the training is complete: whole or not at all,
-    so that a process that is killed leaves the last one.
+    The file is written after each epoch, on Ctrl-C and when the training is complete. It is
+    replaced as a whole or not at all: a process that is killed leaves the previous file.
 
     Parameters
     ----------
     path : str or path-like
         A safetensors file: ``sparselsh.load(path).resume(X, Y)``.
     every_steps : int or None
-        Save after as many steps too.
+        Also save after every this many steps.
     """
 
     runs_last = True
 
     def __init__(self, path: PathLike, *, every_steps: int | None = None) -> None:
         self.path = _path(path)
-        self.every_steps = None if every_steps is None else check.integer(every_steps, "every_steps")
+        self.every_steps = (None if every_steps is None
+                            else check.integer(every_steps, "every_steps"))
         self._n_steps = 0
 
     def on_begin(self, network: TrainedNetwork) -> None:
@@ -261,8 +272,13 @@ class Log(Callback):
     Parameters
     ----------
     path : str or path-like
-        ``.csv`` for a table with a row an epoch, ``.json`` for a list of objects. The file is replaced whole, and so is
-        right after `resume` too.
+        ``.csv`` for a table with one row per epoch, ``.json`` for a list of objects. The file is
+        rewritten as a whole, so it is also correct after `resume`.
+
+    Raises
+    ------
+    ValueError
+        If `path` ends in neither of them.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -278,7 +294,7 @@ class Log(Callback):
             if self.path.endswith(".json"):
                 json.dump(network.history, file, indent=1)
             else:
-                import csv  # for those who log: it takes longer to import than this module
+                import csv  # here, because it takes longer to import than this module
 
                 columns = dict.fromkeys(key for row in network.history for key in row)
                 table = csv.DictWriter(file, columns, lineterminator="\n")
@@ -290,12 +306,12 @@ class Log(Callback):
 
 
 class StopOnInterrupt(Callback):
-    """Let Ctrl-C end the training as if it were complete: `fit` returns, and no KeyboardInterrupt is raised.
+    """Let Ctrl-C end the training as if it were complete: `fit` returns without KeyboardInterrupt.
 
     Attributes
     ----------
     interrupted : bool
-        Whether that has happened.
+        Whether Ctrl-C ended the last training.
     """
 
     def __init__(self) -> None:
@@ -310,17 +326,18 @@ class StopOnInterrupt(Callback):
 
 
 def checked(callbacks: Sequence[Callback]) -> list[Callback]:
-    """A list of callbacks."""
+    """The callbacks as a checked list."""
     if isinstance(callbacks, Callback):
         return [callbacks]
     try:
         callbacks = list(callbacks)
     except TypeError:
-        raise TypeError(f"callbacks must be a list of Callback objects, such as [EarlyStopping()], got {callbacks!r}"
-                        ) from None
+        raise TypeError("callbacks must be a list of Callback objects, such as [EarlyStopping()], "
+                        f"got {callbacks!r}") from None
     for i, callback in enumerate(callbacks):
         if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks[{i}] must be a Callback object, such as EarlyStopping(), got {callback!r}")
+            raise TypeError(f"callbacks[{i}] must be a Callback object, such as EarlyStopping(), "
+                            f"got {callback!r}")
         if any(callback is other for other in callbacks[:i]):
             raise ValueError(f"callbacks[{i}] is in the list twice; give each once")
     return callbacks
@@ -331,7 +348,7 @@ def _path(path: PathLike) -> str:
 
 
 def _check_writable(path: PathLike) -> None:
-    """Raise before the training what saving would raise after its first epoch."""
+    """Raise, before the training, the error that saving would raise after its first epoch."""
     if not path.endswith((".csv", ".json")):
         _files.require_safetensors()
     _files.place(path)

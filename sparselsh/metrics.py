@@ -1,11 +1,11 @@
-"""How good a ranking of labels is, and how much of the exact answer a search finds.
+"""Metrics of rankings of labels, and of approximate nearest-neighbour search.
 
-The label metrics take the true labels of n rows and, for each row, ids in the order of their scores, best
-first: what ``Network.topk`` and ``LSHIndex.search`` return. Each gives the mean over rows, in [0, 1].
+The label metrics take the true labels of n rows and, per row, ids in the order of their scores,
+best first, as ``Network.topk`` and ``LSHIndex.search`` return them. Each metric is in [0, 1].
 
-A row without true labels counts 0 in :func:`precision_at_k`, where whatever is predicted for it is wrong,
-as the programs of the extreme classification repository have it. In the others it would be 0 / 0: no list
-of ids, good or bad, could change it, so they leave it out.
+A row without true labels counts as 0 in :func:`precision_at_k`, where every prediction for it is
+wrong, as in the programs of the extreme classification repository. The other metrics leave such a
+row out, because its value would be 0 / 0 for any list of ids.
 """
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ __all__ = [
 
 
 def precision_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
-    """Share of the first k ids that are true labels.
+    """Fraction of the first k ids that are true labels.
 
     ``P@k = mean_i |{ids[i, :k]} & labels(i)| / k``
 
     Parameters
     ----------
     Y_true : sparse or dense matrix of shape (n, n_labels), or int array of shape (n,)
-        Indicator of the true labels (what is not zero), or one class id for each row.
+        Indicator, whose nonzero entries are the true labels, or one class id per row.
     ids : int array of shape (n, >= k)
-        Labels in the order of their scores, best first, distinct in a row; -1 for none, a miss.
+        Labels in the order of their scores, best first, distinct within each row; -1 for none,
+        which counts as a miss.
     k : int
-        How many of them to look at.
+        Number of ids per row that are used.
 
     Returns
     -------
@@ -52,16 +53,16 @@ def precision_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type, shape or range, `Y_true` has no rows, or `ids` has a label twice
-        in a row.
+        An argument has the wrong type, shape or range, `Y_true` has no rows, or a label occurs
+        twice in one row of `ids`.
     """
     return float(_hits(Y_true, ids, k)[1].mean())
 
 
 def recall_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
-    """Share of the true labels that are among the first k ids.
+    """Fraction of the true labels that are among the first k ids.
 
-    ``R@k = mean_i |{ids[i, :k]} & labels(i)| / |labels(i)|``, over the rows that have labels
+    ``R@k = mean_i |{ids[i, :k]} & labels(i)| / |labels(i)|``, over the rows that have labels.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def recall_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
     Raises
     ------
     TypeError, ValueError
-        As in :func:`precision_at_k`; ValueError too if no row has a label.
+        As in :func:`precision_at_k`; also ValueError if no row has a label.
     """
     Y, hits = _hits(Y_true, ids, k)
     labelled, n_true = _labelled(Y)
@@ -83,11 +84,15 @@ def recall_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
 
 
 def ndcg_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
-    """Normalised discounted cumulative gain: early hits count more, by 1 / log2(1 + rank).
+    """Normalised discounted cumulative gain: a hit at rank r counts 1 / log2(1 + r).
 
-    nDCG@k = mean_i DCG(i) / DCG of an ideal list, over the rows that have labels, where
-    DCG(i) = sum_{r=1..k} [ids[i, r] in labels(i)] / log2(1 + r), and the ideal list begins with
-    min(k, number of labels) hits [1]_.
+    ::
+
+        nDCG@k = mean_i DCG(i) / DCG of an ideal list
+        DCG(i) = sum_{r=1..k} [ids[i, r] in labels(i)] / log2(1 + r)
+
+    The mean is over the rows that have labels; an ideal list begins with min(k, number of labels)
+    hits [1]_.
 
     Parameters
     ----------
@@ -101,12 +106,12 @@ def ndcg_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
     Raises
     ------
     TypeError, ValueError
-        As in :func:`precision_at_k`; ValueError too if no row has a label.
+        As in :func:`precision_at_k`; also ValueError if no row has a label.
 
     References
     ----------
-    .. [1] K. Järvelin, J. Kekäläinen: Cumulated gain-based evaluation of IR techniques. ACM Transactions
-       on Information Systems 20(4), 2002.
+    .. [1] K. Järvelin, J. Kekäläinen: Cumulated gain-based evaluation of IR techniques. ACM
+       Transactions on Information Systems 20(4), 2002.
     """
     Y, hits = _hits(Y_true, ids, k)
     labelled, n_true = _labelled(Y)
@@ -116,12 +121,15 @@ def ndcg_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
 
 
 def propensities(Y_train: MatrixLike, a: float = 0.55, b: float = 1.5) -> np.ndarray:
-    """How likely each label was assigned where it is true, from how often it occurs.
+    """Probability that a true label was assigned, estimated from its number of occurrences.
 
-    p_l = 1 / (1 + C (n_l + b)^-a),  C = (log n - 1) (b + 1)^a
+    ::
 
-    with n rows and n_l of them with label l: the model of [1]_. The defaults are theirs for most data
-    sets; they use a=0.5, b=0.4 for Wikipedia and a=0.6, b=2.6 for Amazon.
+        p_l = 1 / (1 + C (n_l + b)^-a),  C = (log n - 1) (b + 1)^a
+
+    n is the number of rows and n_l the number of rows with label l. The model is that of [1]_, and
+    the defaults are its values for most data sets; it uses a=0.5, b=0.4 for Wikipedia and a=0.6,
+    b=2.6 for Amazon.
 
     Parameters
     ----------
@@ -141,12 +149,13 @@ def propensities(Y_train: MatrixLike, a: float = 0.55, b: float = 1.5) -> np.nda
 
     References
     ----------
-    .. [1] H. Jain, Y. Prabhu, M. Varma: Extreme multi-label loss functions for recommendation, tagging,
-       ranking and other missing label applications. KDD 2016, section 4.
+    .. [1] H. Jain, Y. Prabhu, M. Varma: Extreme multi-label loss functions for recommendation,
+       tagging, ranking and other missing label applications. KDD 2016, section 4.
     """
     Y = check.indicator(Y_train, "Y_train")
     if Y.shape[0] < 3:
-        raise ValueError(f"Y_train has {Y.shape[0]} rows; the model needs 3 or more, where log(n) > 1")
+        raise ValueError(f"Y_train has {Y.shape[0]} rows; the model needs 3 or more, where "
+                         "log(n) > 1")
     for name, value in (("a", a), ("b", b)):
         check.number(value, name, above=0)
     n_l = np.bincount(Y.indices, minlength=Y.shape[1])
@@ -157,17 +166,20 @@ def propensities(Y_train: MatrixLike, a: float = 0.55, b: float = 1.5) -> np.nda
 def psp_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int, propensities: ArrayLike) -> float:
     """Propensity-scored precision: a hit counts 1 / propensity, so that rare labels count more.
 
-    PSP@k = sum_i sum_{l in ids[i, :k] & labels(i)} 1 / p_l  /  sum_i (the k largest 1 / p_l of labels(i))
+    ::
 
-    the sum over all rows over the best that any ids could reach, as the extreme classification repository
-    reports it [1]_ [2]_. Rows without labels add 0 to both sums.
+        PSP@k = sum_i (sum of 1 / p_l over l in ids[i, :k] & labels(i))
+              / sum_i (sum of the k largest 1 / p_l over l in labels(i))
+
+    The sum over all rows is divided by the largest sum that any ids could reach, as the extreme
+    classification repository reports it [1]_ [2]_. Rows without labels add 0 to both sums.
 
     Parameters
     ----------
     Y_true, ids, k
         As in :func:`precision_at_k`.
     propensities : float array of shape (n_labels,)
-        From :func:`propensities` of the training labels.
+        Result of :func:`propensities` for the training labels.
 
     Returns
     -------
@@ -176,29 +188,33 @@ def psp_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int, propensities: ArrayLike
     Raises
     ------
     TypeError, ValueError
-        As in :func:`precision_at_k`; ValueError too if no row has a label, or `propensities` has the wrong
-        length or is not in (0, 1].
+        As in :func:`precision_at_k`; also ValueError if no row has a label, or `propensities` has
+        the wrong length or is not in (0, 1].
 
     References
     ----------
-    .. [1] H. Jain, Y. Prabhu, M. Varma: Extreme multi-label loss functions for recommendation, tagging,
-       ranking and other missing label applications. KDD 2016.
-    .. [2] K. Bhatia et al.: The extreme classification repository: multi-label datasets and code, 2016.
-       http://manikvarma.org/downloads/XC/XMLRepository.html
+    .. [1] H. Jain, Y. Prabhu, M. Varma: Extreme multi-label loss functions for recommendation,
+       tagging, ranking and other missing label applications. KDD 2016.
+    .. [2] K. Bhatia et al.: The extreme classification repository: multi-label datasets and code,
+       2016. http://manikvarma.org/downloads/XC/XMLRepository.html
     """
     Y, hits = _hits(Y_true, ids, k)
     n_true = _labelled(Y)[1]
     p = check.numeric(propensities, "propensities").astype(np.float64)
     n_labels = Y.shape[1]
-    # Class ids do not say how many labels there are; an indicator does.
+    # Class ids do not determine the number of labels; an indicator does.
     if p.ndim != 1 or len(p) < n_labels or (len(p) > n_labels and _ndim(Y_true) != 1):
-        raise ValueError(f"propensities has shape {p.shape}; give one for each of the {n_labels} labels")
+        raise ValueError(f"propensities has shape {p.shape}; give one for each of the {n_labels} "
+                         "labels")
     if not np.all((p > 0) & (p <= 1)):
-        raise ValueError("propensities holds values outside (0, 1]; take them from metrics.propensities")
+        raise ValueError("propensities holds values outside (0, 1]; take them from "
+                         "metrics.propensities")
+
     weight = 1 / p
     # Hits are true labels, so their ids are in range; the other ids may be -1.
     gained = weight[np.asarray(ids)[:, :k][hits]].sum()
-    # The k largest weights of each row: sort by row, then by falling weight; keep ranks below k.
+
+    # The k largest weights of each row: sort by row, then by descending weight; keep ranks below k.
     weights = weight[Y.indices]
     row = np.repeat(np.arange(len(n_true)), n_true)
     weights = weights[np.lexsort((-weights, row))]
@@ -207,17 +223,17 @@ def psp_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int, propensities: ArrayLike
 
 
 def neighbour_recall(ids: ArrayLike, true_ids: ArrayLike) -> float:
-    """Share of the true neighbours that a search found, wherever they stand in its list.
+    """Fraction of the true neighbours that a search found, at any rank.
 
-    ``mean_i |{ids[i]} & {true_ids[i]}| / |{true_ids[i]}|``, over the rows that have true neighbours:
-    "recall k@n" of nearest-neighbour search for tables of n and of k columns.
+    ``mean_i |{ids[i]} & {true_ids[i]}| / |{true_ids[i]}|``, over the rows that have true
+    neighbours: "recall k@n" of nearest-neighbour search for tables of n and of k columns.
 
     Parameters
     ----------
     ids : int array of shape (n_rows, n)
-        What was found; -1 for none.
+        Ids that the search found; -1 for none.
     true_ids : int array of shape (n_rows, k)
-        The exact answer, distinct in a row; -1 for none.
+        Ids of the true neighbours, distinct within each row; -1 for none.
 
     Returns
     -------
@@ -226,25 +242,26 @@ def neighbour_recall(ids: ArrayLike, true_ids: ArrayLike) -> float:
     Raises
     ------
     TypeError, ValueError
-        A table has the wrong dtype or shape or an id below -1, `true_ids` has an id twice in a row, or no
-        row has a true id.
+        A table has the wrong dtype or shape or an id below -1, an id occurs twice in one row of
+        `true_ids`, or no row has a true id.
     """
     true_ids = np.asarray(true_ids)
     true_ids = check.id_table(true_ids, len(true_ids) if true_ids.ndim else 0, "true_ids")
     ids = check.id_table(ids, len(true_ids), "ids")
     check.distinct(true_ids, "true_ids")
-    there = true_ids >= 0
-    n_true = there.sum(axis=1)
+    is_id = true_ids >= 0
+    n_true = is_id.sum(axis=1)
     if not n_true.any():
         raise ValueError("true_ids holds no id; give the exact neighbours of one row or more")
+
     width = max(ids.max(initial=0), true_ids.max(initial=0)) + 1
-    found = np.isin(_keys(true_ids, width), _keys(ids, width)) & there
+    found = np.isin(_keys(true_ids, width), _keys(ids, width)) & is_id
     rows = n_true > 0
     return float(np.mean(found.sum(axis=1)[rows] / n_true[rows]))
 
 
 def _hits(Y_true: MatrixLike, ids: Any, k: int) -> tuple[csr_array, np.ndarray]:
-    """(Y, hits): the labels as CSR, and whether each of the first k ids is one of them, bool (n, k)."""
+    """The labels as csr_array, and which of the first k ids are true labels, bool (n, k)."""
     Y = check.indicator(Y_true, "Y_true")
     if Y.shape[0] == 0:
         raise ValueError("Y_true has no rows; give the labels of one row or more")
@@ -252,13 +269,16 @@ def _hits(Y_true: MatrixLike, ids: Any, k: int) -> tuple[csr_array, np.ndarray]:
     k = check.rank(k, ids.shape[1], "ids")
     ids = ids[:, :k]
     check.distinct(ids, "ids")
+
     n_labels = Y.shape[1]
-    if _ndim(Y_true) == 1:  # class ids: the true ones do not show how many labels there are
+    if _ndim(Y_true) == 1:  # class ids do not determine the number of labels
         n_labels = max(n_labels, int(ids.max()) + 1)
     elif ids.max() >= n_labels:
-        raise ValueError(f"ids holds {ids.max()}, but Y_true has {n_labels} labels; give ids below that")
+        raise ValueError(f"ids holds {ids.max()}, but Y_true has {n_labels} labels; give ids below "
+                         "that")
+
     row = np.repeat(np.arange(Y.shape[0]), np.diff(Y.indptr))
-    true_keys = row * n_labels + Y.indices  # rising, as rows are sorted
+    true_keys = row * n_labels + Y.indices  # ascending, as rows are sorted
     if not len(true_keys):
         return Y, np.zeros(ids.shape, dtype=bool)
     keys = _keys(ids, n_labels)
@@ -267,16 +287,17 @@ def _hits(Y_true: MatrixLike, ids: Any, k: int) -> tuple[csr_array, np.ndarray]:
 
 
 def _keys(ids: np.ndarray, width: int) -> np.ndarray:
-    """One int64 for each (row, id): row * width + id, and -1 for none."""
+    """One int64 key per (row, id): row * width + id, or -1 for none."""
     return np.where(ids >= 0, np.arange(len(ids))[:, None] * width + ids, -1)
 
 
 def _labelled(Y: csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows have labels, bool (n,), and how many those have."""
+    """Which rows have labels, bool (n,), and the numbers of labels of those rows."""
     n_true = np.diff(Y.indptr)
     labelled = n_true > 0
     if not labelled.any():
-        raise ValueError("Y_true has no labels in any row; the metric is a mean over the rows that have some")
+        raise ValueError("Y_true has no labels in any row; the metric is a mean over the rows that "
+                         "have some")
     return labelled, n_true[labelled]
 
 

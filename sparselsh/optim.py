@@ -1,8 +1,8 @@
 """SGD and Adam over dense and row-sparse gradients.
 
-Both are *lazy*: a row that no sample of the batch touched keeps its value and its state. The step in Adam's
-bias correction is the network's (torch.optim.SparseAdam does the same). With dense gradients they are
-torch.optim.SGD and torch.optim.AdamW.
+Both are *lazy*: a row that no sample of the batch has touched keeps its value and its state. The
+step number in Adam's bias correction is that of the network, as in torch.optim.SparseAdam. With
+dense gradients they compute the same as torch.optim.SGD and torch.optim.AdamW.
 """
 from __future__ import annotations
 
@@ -28,31 +28,33 @@ __all__ = ["SGD", "Adam"]
 
 
 class _Optimizer(HtmlRepr):
-    """Walks (parameter, gradient) pairs; a subclass says which rule applies and how much state it keeps."""
+    """Applies a rule to (parameter, gradient) pairs; a subclass defines the rule and its state."""
 
     _rule: Callable[[float, float | None], Rule]
 
     n_states = 0
     second_moment = "element"
 
-    def __init__(self, lr: float, schedule: Schedule, clip_norm: float | None, state_dtype: str) -> None:
+    def __init__(self, lr: float, schedule: Schedule, clip_norm: float | None,
+                 state_dtype: str) -> None:
         self.lr = check.number(lr, "lr", above=0)
         self.schedule = schedules.checked(schedule)
-        self.clip_norm = None if clip_norm is None else check.number(clip_norm, "clip_norm", above=0)
+        self.clip_norm = (None if clip_norm is None
+                          else check.number(clip_norm, "clip_norm", above=0))
         self.grad_norm: float | None = None
-        self.missing_schedule: str | None = None  # from a file: what the schedule was, if that was a function
+        self.missing_schedule: str | None = None  # repr of a function, which a file does not keep
         self.state_dtype = check.choice(state_dtype, "state_dtype", bfloat16.DTYPES)
         self.n_steps = 0
         self._state: dict[int, Any] = {}
 
     def step(self, pairs: list[Pair], *, progress: float = 0.0, n_threads: int = 1) -> None:
-        """Apply one step.
+        """Update parameters by one step.
 
         Parameters
         ----------
-        pairs : iterable of (Parameter, gradient)
+        pairs : list of (Parameter, gradient)
         progress : float
-            Share of the training that is done, for the schedule.
+            Fraction of the training that is done, in [0, 1], for the schedule.
         n_threads : int
         """
         self.n_steps += 1
@@ -66,55 +68,63 @@ class _Optimizer(HtmlRepr):
             gradient.apply(rule, parameter.value, m, v, n_threads)
 
     def fresh(self) -> Self:
-        """The same optimizer without state, as before its first step."""
-        twin = copy.copy(self)
-        twin.n_steps, twin._state = 0, {}
-        return twin
+        """A copy without state, as before its first step."""
+        optimizer = copy.copy(self)
+        optimizer.n_steps, optimizer._state = 0, {}
+        return optimizer
 
     def _clip(self, gradients: list[Gradient], limit: float, n_threads: int) -> None:
-        # Rows' gradients are summed where they are applied and exist nowhere else: one pass sums them for the norm
-        # alone, and scaling d_out, one factor of each, scales them all.
-        self.grad_norm = norm = float(sum(gradient.squared_norm(n_threads) for gradient in gradients)) ** 0.5
+        # Gradients of rows are summed where they are applied and are not stored: one pass sums them
+        # only for the norm, and scaling d_out, a factor of each of them, scales them all.
+        squares = (gradient.squared_norm(n_threads) for gradient in gradients)
+        self.grad_norm = norm = float(sum(squares)) ** 0.5
         if norm > limit:
             for gradient in gradients:
                 gradient.scale(limit / norm)
 
-    def _storage(self) -> str:
-        """The end of a repr: what is not the default."""
+    def _other_options(self) -> str:
+        """End of the repr: the options that differ from their defaults."""
         row = ", second_moment='row'" if self.second_moment == "row" else ""
         clip = f", clip_norm={self.clip_norm:g}" if self.clip_norm is not None else ""
-        return clip + row + (f", state_dtype={self.state_dtype!r}" if self.state_dtype != "float32" else "")
+        dtype = f", state_dtype={self.state_dtype!r}" if self.state_dtype != "float32" else ""
+        return clip + row + dtype
 
     def _states_of(self, parameter: Parameter) -> tuple[np.ndarray | None, np.ndarray | None]:
         entry = self._state.get(id(parameter))
         if entry is None:
             entry = (parameter, parameter.input_major, self._new_states(*parameter.value.shape))
         elif entry[1] != parameter.input_major:
-            entry = (parameter, parameter.input_major, [_transposed(a, parameter.value.shape) for a in entry[2]])
+            states = [_transposed(a, parameter.value.shape) for a in entry[2]]
+            entry = (parameter, parameter.input_major, states)
         self._state[id(parameter)] = entry
         return (*entry[2], None, None)[:2]
 
     def _new_states(self, n_rows: int, n_columns: int) -> list[np.ndarray]:
         half = self.state_dtype == "bfloat16" and n_columns > 1
-        states = [aligned.zeros((n_rows, n_columns), np.uint16 if half else np.float32) for _ in range(self.n_states)]
+        dtype = np.uint16 if half else np.float32
+        states = [aligned.zeros((n_rows, n_columns), dtype) for _ in range(self.n_states)]
         if self.second_moment == "row" and n_columns > 1:
             states[1] = np.zeros((n_rows, 1), np.float32)
         return states
 
     def arrays_of(self, parameter: Parameter) -> list[np.ndarray]:
-        """The state that is kept for a parameter, for a file; none where it was not stepped yet."""
-        return [a for a in self._states_of(parameter) if a is not None] if id(parameter) in self._state else []
+        """The state arrays of a parameter, for a file; empty before its first step."""
+        if id(parameter) not in self._state:
+            return []
+        return [a for a in self._states_of(parameter) if a is not None]
 
     def take_arrays(self, parameter: Parameter, arrays: Sequence[np.ndarray]) -> None:
-        """What `arrays_of` gave."""
+        """Restore the arrays that `arrays_of` returned."""
         wanted = [(a.dtype, a.shape) for a in self._new_states(*parameter.value.shape)]
         if [(a.dtype, a.shape) for a in arrays] != wanted:
-            raise ValueError(f"the state of the optimizer must be {', '.join(f'{d} {s}' for d, s in wanted)}, got "
+            raise ValueError("the state of the optimizer must be "
+                             f"{', '.join(f'{d} {s}' for d, s in wanted)}, got "
                              f"{', '.join(f'{a.dtype} {a.shape}' for a in arrays)}")
-        self._state[id(parameter)] = (parameter, parameter.input_major, [aligned.aligned(a, copy=True) for a in arrays])
+        self._state[id(parameter)] = (parameter, parameter.input_major,
+                                      [aligned.aligned(a, copy=True) for a in arrays])
 
     def __getstate__(self) -> dict[str, Any]:
-        # ids are others in a copy or after pickling; the parameters come along
+        # a copy or an unpickled optimizer has parameters with other ids
         return self.__dict__ | {"_state": list(self._state.values())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -123,7 +133,10 @@ class _Optimizer(HtmlRepr):
 
 
 def _transposed(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """State of a parameter that is stored transposed from now on; numbers a row are of other rows then: their mean."""
+    """State of a parameter whose layout has changed to the transposed one.
+
+    One number per row belongs to other rows then: all rows get the mean.
+    """
     if state.shape != shape[::-1]:
         return np.full((shape[0], 1), state.mean(), np.float32)
     return aligned.aligned(state.T)
@@ -141,25 +154,38 @@ class SGD(_Optimizer):
     momentum : float
         In [0, 1).
     nesterov : bool
-        Look ahead along the momentum (Sutskever et al. 2013); needs momentum > 0.
+        Use Nesterov's momentum [1]_; needs momentum > 0.
     weight_decay : float
-        Added to the gradient, times the weight (L2).
+        Factor of the weight that is added to the gradient (L2).
     schedule : None, "linear", "cosine" or callable
-        Factor of the learning rate as a function of the progress in [0, 1]: see :mod:`sparselsh.schedules`.
+        Factor of the learning rate as a function of the progress in [0, 1]; see
+        :mod:`sparselsh.schedules`.
     clip_norm : float or None
-        Where the norm of all gradients of a step together is larger, they are scaled down to it. Costs a second
-        summing of the gradients, about a third of the products of a step, but no access to weights or state.
+        If the norm of all gradients of a step together is larger, they are scaled down to it. This
+        sums the gradients a second time, which costs about a third of the products of a step, but
+        accesses neither weights nor state.
     state_dtype : {"float32", "bfloat16"}
-        How the momentum of weights is stored.
+        Data type in which the momentum of weights is stored.
 
     Attributes
     ----------
     grad_norm : float or None
         With `clip_norm`, the norm in the last step, before scaling.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is invalid; the message names it.
+
+    References
+    ----------
+    .. [1] I. Sutskever et al.: On the importance of initialization and momentum in deep learning.
+       ICML 2013.
     """
 
-    def __init__(self, lr: float = 0.1, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0,
-                 schedule: Schedule = None, clip_norm: float | None = None, state_dtype: str = "float32") -> None:
+    def __init__(self, lr: float = 0.1, *, momentum: float = 0.0, nesterov: bool = False,
+                 weight_decay: float = 0.0, schedule: Schedule = None,
+                 clip_norm: float | None = None, state_dtype: str = "float32") -> None:
         super().__init__(lr, schedule, clip_norm, state_dtype)
         self.momentum = check.number(momentum, "momentum", minimum=0, below=1)
         self.nesterov = bool(nesterov)
@@ -167,24 +193,28 @@ class SGD(_Optimizer):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs momentum above 0, got momentum=0; 0.9 is usual")
         if self.momentum == 0 and schedules.momentum(self.schedule, 0.0) is not None:
-            raise ValueError(f"schedule={self.schedule!r} sets the momentum, but momentum=0 keeps none; give a "
-                             "momentum, 0.9 is usual, or OneCycle(momentum=None)")
+            raise ValueError(f"schedule={self.schedule!r} sets the momentum, but momentum=0 keeps "
+                             "none; give a momentum, 0.9 is usual, or OneCycle(momentum=None)")
         self.n_states = 1 if self.momentum else 0
 
     def _rule(self, lr: float, momentum: float | None) -> Rule:
-        return _updates.sgd(lr, self.momentum if momentum is None else momentum, self.nesterov, self.weight_decay,
-                            self.n_steps)
+        return _updates.sgd(lr, self.momentum if momentum is None else momentum, self.nesterov,
+                            self.weight_decay, self.n_steps)
 
     def __repr__(self) -> str:
         return (f"SGD(lr={self.lr:g}, momentum={self.momentum:g}, nesterov={self.nesterov}, "
-                f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r}{self._storage()})")
+                f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r}"
+                f"{self._other_options()})")
 
 
 class Adam(_Optimizer):
-    """Adam with decoupled weight decay, over the rows that a batch touches.
+    """Adam with decoupled weight decay, over the rows that a batch touches [1]_.
 
-    ``m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2``
-    ``w = (1 - lr weight_decay) w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)``
+    ::
+
+        m = b1 m + (1 - b1) g
+        v = b2 v + (1 - b2) g^2
+        w = (1 - lr weight_decay) w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
     Parameters
     ----------
@@ -195,36 +225,48 @@ class Adam(_Optimizer):
     eps : float
         Added to the root of the second moment.
     weight_decay : float
-        Decoupled from the gradient (AdamW, Loshchilov and Hutter 2019); touched rows only.
+        Decoupled from the gradient (AdamW [2]_); applied only to the rows that a step touches.
     schedule : None, "linear", "cosine" or callable
-        Factor of the learning rate as a function of the progress in [0, 1]: see :mod:`sparselsh.schedules`.
+        Factor of the learning rate as a function of the progress in [0, 1]; see
+        :mod:`sparselsh.schedules`.
     clip_norm : float or None
-        Where the norm of all gradients of a step together is larger, they are scaled down to it. Costs a second
-        summing of the gradients, about a third of the products of a step, but no access to weights or state.
+        If the norm of all gradients of a step together is larger, they are scaled down to it. This
+        sums the gradients a second time, which costs about a third of the products of a step, but
+        accesses neither weights nor state.
     second_moment : {"element", "row"}
-        "row" keeps one v for the weights of a neuron (or, where the input is sparse, of a feature), the mean over
-        them of g^2: a third less state and memory traffic. As Adafactor and row-wise AdaGrad do.
+        "row" keeps one v per neuron (or, where the input is sparse, per feature), from the mean of
+        g^2 over its weights: a third less state and memory traffic. As Adafactor [3]_ and row-wise
+        AdaGrad do.
     state_dtype : {"float32", "bfloat16"}
-        How the moments of weights are stored, but for a v a row: bfloat16 takes half the memory. m is rounded to the
-        nearest, v at random, as 1 - b2 is less than half a unit.
+        Data type in which the moments of weights are stored, except for a v per row: bfloat16 takes
+        half the memory. m is rounded to nearest, v stochastically [4]_, because 1 - b2 is less than
+        half a unit in the last place.
 
     Attributes
     ----------
     grad_norm : float or None
         With `clip_norm`, the norm in the last step, before scaling.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is invalid; the message names it.
+
     References
     ----------
-    Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. Shazeer and Stern, "Adafactor",
-    2018, section 3 (moments of rows). Gupta et al., "Deep learning with limited numerical precision", 2015, section 3
-    (random rounding).
+    .. [1] D. Kingma and J. Ba: Adam: a method for stochastic optimization. ICLR 2015, algorithm 1.
+    .. [2] I. Loshchilov and F. Hutter: Decoupled weight decay regularization. ICLR 2019.
+    .. [3] N. Shazeer and M. Stern: Adafactor. ICML 2018, section 3 (moments of rows).
+    .. [4] S. Gupta et al.: Deep learning with limited numerical precision. ICML 2015, section 3
+       (stochastic rounding).
     """
 
     n_states = 2
 
-    def __init__(self, lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0, schedule: Schedule = None, clip_norm: float | None = None,
-                 second_moment: str = "element", state_dtype: str = "float32") -> None:
+    def __init__(self, lr: float = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0, schedule: Schedule = None,
+                 clip_norm: float | None = None, second_moment: str = "element",
+                 state_dtype: str = "float32") -> None:
         super().__init__(lr, schedule, clip_norm, state_dtype)
         self.second_moment = check.choice(second_moment, "second_moment", ("element", "row"))
         try:
@@ -242,4 +284,5 @@ class Adam(_Optimizer):
 
     def __repr__(self) -> str:
         return (f"Adam(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "
-                f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r}{self._storage()})")
+                f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r}"
+                f"{self._other_options()})")

@@ -308,13 +308,13 @@ class Rows:
     def make(self, rng, seeds):
         """Damaged, half of the time with a header whose checksum is right."""
         data = bytearray(damaged(rng, seeds))
-        front, counts = _csr_file._FRONT.size, _csr_file._COUNTS.size
+        front, counts = _csr_file._HEADER_START.size, _csr_file._HEADER_COUNTS.size
         if rng.random() < 0.5 and len(data) >= front + counts:
             if rng.random() < 0.5:
                 begin = front + 8 * rng.randrange(5)
                 number = rng.choice((rng.choice(NUMBERS), int.from_bytes(data[begin:begin + 8], "little") + 1))
                 data[begin:begin + 8] = struct.pack("<Q", number % 2**64)
-            data[:front] = _csr_file._FRONT.pack(_csr_file.MAGIC, _csr_file.VERSION, _csr_file.zlib.crc32(
+            data[:front] = _csr_file._HEADER_START.pack(_csr_file.MAGIC, _csr_file.VERSION, _csr_file.zlib.crc32(
                 data[front:front + counts]))
         return bytes(data)
 

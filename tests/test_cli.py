@@ -259,14 +259,14 @@ def test_an_interrupted_training_says_how_to_go_on(folder, tmp_path, monkeypatch
     run = tmp_path / "run.safetensors"
     assert _commands.main(["train", str(folder / "train.txt"), "--checkpoint", str(run), *RUN]) == 130
     assert run.exists()
-    assert capsys.readouterr().err == f"sparselsh: interrupted; go on with --resume {run}\n"
+    assert capsys.readouterr().err == f"sparselsh: interrupted; continue with --resume {run}\n"
 
 
 @pytest.mark.parametrize("args, named", [
     (["--hidden", 16], ["--hidden: a training that is resumed keeps"]),
     (["--seed", 0], ["--seed: a training that is resumed keeps"]),
     (["--model", "run.safetensors"], ["'run.safetensors': is also given as"]),
-    (["--resume", "model.safetensors"], ["model.safetensors", "no training to go on with", "--checkpoint"]),
+    (["--resume", "model.safetensors"], ["model.safetensors", "no training to continue", "--checkpoint"]),
     (["--resume", "none.safetensors"], ["none.safetensors: no such file"]),
 ])
 def test_what_does_not_go_with_resume_ends_in_one_line(folder, left, args, named):

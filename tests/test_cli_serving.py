@@ -32,7 +32,7 @@ def test_weights_are_converted_and_timed(folder):
     figures = json.loads((folder / "f.json").read_text())
     assert {f"{kind}_microseconds_{n}" for kind in ("dense", "planned") for n in (1, 32)} <= set(figures)
     assert figures["n_queries"] == 200 and figures["recall"] > 0.9  # asked for 0.99 of the five best of 200 rows
-    assert "recall@5" in done.stdout and "32 at once" in done.stdout
+    assert "recall@5" in done.stdout and "32 per call" in done.stdout
 
 
 def test_a_lone_layer_is_timed_on_random_inputs(folder):

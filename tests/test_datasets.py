@@ -260,7 +260,7 @@ def test_write_in_many_chunks(tmp_path, monkeypatch):
     Y = sp.csr_array(np.random.default_rng(3).random((500, 7)) < 0.2, dtype=np.float32)
     whole, parts = tmp_path / "whole.txt", tmp_path / "parts.txt"
     write_xmc(whole, X, Y)
-    monkeypatch.setattr("sparselsh.datasets._xmc_text._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("sparselsh.datasets._xmc_text._WRITE_CHUNK_BYTES", 1000)
     write_xmc(parts, X, Y)
     assert whole.read_bytes() == parts.read_bytes()
 

@@ -413,7 +413,7 @@ def test_changed_targets_are_refused(rng):
         clf.fit(X, Y[:, :59])
     with pytest.raises(ValueError, match="y must be an indicator matrix as before"):
         clf.fit(X, Y[:, 0])
-    with pytest.raises(ValueError, match="several classes a row"):
+    with pytest.raises(ValueError, match="several classes per row"):
         LSHClassifier().fit(X, Y[:, :2] + np.arange(50)[:, None] % 3)
 
 

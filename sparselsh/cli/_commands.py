@@ -1,10 +1,11 @@
-"""The command ``sparselsh``: train, predict and evaluate on XMC text files or converted ones, and a demo.
+"""The command ``sparselsh``: training, prediction and evaluation with XMC files, and a demo.
 
-Whatever a person can get wrong ends in one line on stderr that names the file and the remedy, and exit
-code 2. Outputs appear whole or not at all: they are written beside their place and moved there. Places that
-cannot be written and packages that are missing are found before the training, not after it.
+An error of the user ends in one line on stderr, which names the file and the remedy, and exit code
+2. Output files appear whole or not at all: they are written to a temporary file and then renamed.
+Paths that cannot be written and missing packages are detected before the training.
 
-NumPy and the compiled core are imported inside the commands: ``sparselsh --help`` answers at once.
+NumPy and the compiled core are imported inside the commands, so that ``sparselsh --help`` starts
+fast.
 """
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._arguments import EPOCHS, SCHEDULE, parser
+from ._arguments import EPOCHS_FROM_RANDOM, SCHEDULE, parser
 from ._files import (
     UserError,
     check_outputs,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ..callbacks import Callback
     from ..network import Network
 
-ROWS_A_WRITE = 4096
+ROWS_PER_WRITE = 4096  # predictions that are formatted at a time
 SHARED_IDS: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 
@@ -42,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         COMMANDS[args.command](args)
-        sys.stdout.flush()  # a reader that has gone shows here and not when the interpreter ends
+        sys.stdout.flush()  # reports a closed pipe here and not at interpreter exit
     except KeyboardInterrupt as interrupt:
-        print("; ".join(["sparselsh: interrupted", *filter(None, map(str, interrupt.args))]), file=sys.stderr)
+        print("; ".join(["sparselsh: interrupted", *filter(None, map(str, interrupt.args))]),
+              file=sys.stderr)
         return 130
     except BrokenPipeError:
         _drop_stdout()  # `sparselsh predict ... | head`
@@ -60,28 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drop_stdout() -> None:
-    """Send what remains in the buffer nowhere: it could not be written, and would fail again at exit."""
+    """Discard what remains in the buffer: writing it has failed, and would fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-# --- the commands -----------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def train(args: argparse.Namespace) -> None:
     """Train a network on a file, measure it on another, save it."""
     if args.resume and getattr(args, "given", []):
-        raise UserError(f"{args.given[0]}: a training that is resumed keeps what it began with; leave it out")
+        raise UserError(f"{args.given[0]}: a resumed training keeps the options it was started "
+                        "with; leave it out")
     checkpoint = args.checkpoint or args.resume
-    goes_on = checkpoint and args.resume and os.path.realpath(checkpoint) == os.path.realpath(args.resume)
-    check_outputs([args.model, args.json, None if goes_on else checkpoint],
-                   inputs=[args.train, args.test, args.resume])
-    from .. import _files
+    _check_train_outputs(args, checkpoint)
     from . import _measure
-
-    for path in filter(None, (args.model, checkpoint)):
-        _files.require_safetensors()
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise UserError(f"{path!r}: is a device or a pipe; give the name of a file")
 
     say = _silent if args.quiet else print
     resumed = _resumed(args) if args.resume else None
@@ -95,25 +90,46 @@ def train(args: argparse.Namespace) -> None:
     options = {"callbacks": _checkpoints(checkpoint), "verbose": not args.quiet}
     try:
         if resumed:
-            say(f"{len(net.history)} epochs are done" + (": the training is complete" if net.training_progress.is_done else ""))
+            is_done = net.training_progress.is_done
+            say(f"{len(net.history)} epochs are done"
+                + (": the training is complete" if is_done else ""))
             wall, cpu = _measure.seconds(net.resume, X, Y, **options)
         else:
             wall, cpu = _measure.seconds(partial(_fit, net, args), X, Y, **options)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with --resume {checkpoint}" if checkpoint else "") from None
-    more = _measure.seconds(partial(_refine, net, args), X, Y)
-    report: dict[str, Any] = {"train_seconds": wall + more[0], "train_cpu_seconds": cpu + more[1],
-                              "refined": net.refinement is not None, "computed_share": float(net.computed_share)}
-    if args.model:  # before the test: a trained network is worth more than its score
+        remedy = f"continue with --resume {checkpoint}" if checkpoint else ""
+        raise KeyboardInterrupt(remedy) from None
+
+    refining = _measure.seconds(partial(_refine, net, args), X, Y)
+    report: dict[str, Any] = {"train_seconds": wall + refining[0],
+                              "train_cpu_seconds": cpu + refining[1],
+                              "refined": net.refinement is not None,
+                              "computed_share": float(net.computed_share)}
+    if args.model:  # before the test, in case that fails
         try:
-            net.save(os.path.realpath(args.model))  # a symbolic link stays one
+            net.save(os.path.realpath(args.model))  # does not replace a symbolic link
         except OSError as error:
             raise unwritable(args.model, error) from error
+
     if args.test:
         report |= _measure.quality(net, X_test, Y_test)[0]
     report["peak_rss_bytes"] = _measure.peak_rss()
     say(_summary(report))
     write_json(args.json, report)
+
+
+def _check_train_outputs(args: argparse.Namespace, checkpoint: str | None) -> None:
+    """Refuse, before any work, outputs that cannot be written."""
+    overwrites = (checkpoint and args.resume
+                  and os.path.realpath(checkpoint) == os.path.realpath(args.resume))
+    check_outputs([args.model, args.json, None if overwrites else checkpoint],
+                  inputs=[args.train, args.test, args.resume])
+    from .. import _files
+
+    for path in filter(None, (args.model, checkpoint)):
+        _files.require_safetensors()
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UserError(f"{path!r}: is a device or a pipe; give the name of a file")
 
 
 def _new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Network:
@@ -128,20 +144,22 @@ def _new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Ne
 
 
 def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any) -> None:
-    """Train a new network, by the recipe for many labels where that suits."""
+    """Train a new network, by the recipe for many labels where it applies."""
     from .. import _recipe
     from ..optim import Adam
 
     from_labels = args.init == "labels" or (args.init == "auto" and _recipe.suits(net, X))
     epochs, lr = args.epochs, args.lr
     if from_labels:
-        epochs = epochs or _recipe.EPOCHS
+        epochs = epochs or _recipe.EPOCHS_FROM_DATA
         n_steps = _recipe.steps(X.shape[0], args.batch_size, epochs)
         lr = lr or _recipe.rate(n_steps)
-        _recipe.begin(net, X, Y, n_steps, dropout=args.dropout, shared_ids=SHARED_IDS[args.shared_ids])
-    optimizer = None if lr is None else Adam(lr, schedule=SCHEDULE, second_moment="row" if from_labels else "element")
-    net.fit(X, Y, optimizer=optimizer, epochs=epochs or EPOCHS, batch_size=args.batch_size, window=args.window,
-            **options)
+        _recipe.begin(net, X, Y, n_steps, dropout=args.dropout,
+                      shared_ids=SHARED_IDS[args.shared_ids])
+    optimizer = None if lr is None else Adam(
+        lr, schedule=SCHEDULE, second_moment="row" if from_labels else "element")
+    net.fit(X, Y, optimizer=optimizer, epochs=epochs or EPOCHS_FROM_RANDOM,
+            batch_size=args.batch_size, window=args.window, **options)
 
 
 def _refine(net: Network, args: argparse.Namespace, X: Any, Y: Any) -> None:
@@ -154,11 +172,11 @@ def _refine(net: Network, args: argparse.Namespace, X: Any, Y: Any) -> None:
 
 
 def _resumed(args: argparse.Namespace) -> Network:
-    """The network of a checkpoint, whose training can be gone on with."""
+    """The network of a checkpoint, whose training can be continued."""
     net = load_network(args.resume, args.threads)
     if net.training_progress is None:
-        raise UserError(f"{args.resume!r}: holds a network, but no training to go on with; give a file that "
-                        "`sparselsh train --checkpoint` has written")
+        raise UserError(f"{args.resume!r}: holds a network, but no training to continue; give a "
+                        "file that `sparselsh train --checkpoint` has written")
     return net
 
 
@@ -169,7 +187,7 @@ def _checkpoints(path: str | None) -> list[Callback]:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Make a CSR file of an XMC text file, or a network to serve of weights."""
+    """Convert an XMC text file to a CSR file, or weights to a network for inference."""
     from ._serving import convert_weights, is_weights
 
     if is_weights(args.input, args.layer):
@@ -180,8 +198,10 @@ def convert(args: argparse.Namespace) -> None:
         check_outputs([args.output], inputs=[args.input, args.calibration])
         convert_weights(args)
         return
+
     if args.csr is None or args.output is not None or args.calibration is not None:
-        raise UserError("convert: text needs OUT.csr and no more; weights need --layer NAME and -o OUT.safetensors")
+        raise UserError("convert: text needs OUT.csr and no more; weights need --layer NAME and "
+                        "-o OUT.safetensors")
     check_outputs([args.csr], inputs=[args.input])
     from .. import datasets
 
@@ -193,7 +213,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def serve_bench(args: argparse.Namespace) -> None:
-    """Time a converted network."""
+    """Time the inference of a converted network."""
     check_outputs([args.json], inputs=[args.model, args.queries])
     from ._serving import serve_bench
 
@@ -205,7 +225,9 @@ def predict(args: argparse.Namespace) -> None:
     check_outputs([args.output], inputs=[args.model, args.test])
     net = load_network(args.model, args.threads)
     if args.k > net.n_labels:
-        raise UserError(f"-k {args.k}: {args.model!r} has {net.n_labels} labels; ask for no more than that")
+        raise UserError(f"-k {args.k}: {args.model!r} has {net.n_labels} labels; give at most that "
+                        "many")
+
     X, _ = read_matching(args.test, net.n_features, None, of=args.model, labelled=False)
     ids, scores = net.topk(X, k=args.k, exact=args.exact)
     lines = _lines(ids, scores if args.scores else None)
@@ -230,6 +252,7 @@ def evaluate(args: argparse.Namespace) -> None:
         if Y_train.shape[0] < 3:
             raise UserError(f"{args.train!r}: {Y_train.shape[0]} rows; propensities need 3 or more")
         propensities = metrics.propensities(Y_train)
+
     report, ids = _measure.quality(net, X, Y, args.exact)
     report |= _measure.ranking(Y, ids, propensities)
     report["peak_rss_bytes"] = _measure.peak_rss()
@@ -244,46 +267,48 @@ def demo(args: argparse.Namespace) -> None:
     from ._demo import run_demo
 
     report = run_demo(rows=args.rows, epochs=args.epochs, dense=args.dense, seed=args.seed,
-                      n_threads=args.threads, verbose=not args.quiet, say=_silent if args.quiet else print)
+                      n_threads=args.threads, verbose=not args.quiet,
+                      say=_silent if args.quiet else print)
     write_json(args.json, report)
 
 
-COMMANDS = {"train": train, "convert": convert, "serve-bench": serve_bench, "predict": predict, "evaluate": evaluate,
-            "demo": demo}
+COMMANDS = {"train": train, "convert": convert, "serve-bench": serve_bench, "predict": predict,
+            "evaluate": evaluate, "demo": demo}
 
 
-# --- text -------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def _lines(ids: Ids, scores: Floats | None) -> Iterator[str]:
-    """Yield the text of the predictions, some thousand rows at a time; an id of -1 stands for none."""
-    for start in range(0, len(ids), ROWS_A_WRITE):
-        rows = ids[start:start + ROWS_A_WRITE].tolist()
+    """Yield the text of the predictions, ROWS_PER_WRITE rows at a time; ids of -1 are left out."""
+    for start in range(0, len(ids), ROWS_PER_WRITE):
+        rows = ids[start:start + ROWS_PER_WRITE].tolist()
         if scores is None:
             words = [[str(j) for j in row if j >= 0] for row in rows]
         else:
-            values = scores[start:start + ROWS_A_WRITE].tolist()
+            values = scores[start:start + ROWS_PER_WRITE].tolist()
             words = [[f"{j}:{s:.6g}" for j, s in zip(row, value, strict=True) if j >= 0]
                      for row, value in zip(rows, values, strict=True)]
         yield "".join(" ".join(row) + "\n" for row in words)
 
 
 def _describe(name: str, X: Any, Y: Any) -> str:
-    """Return a line about matrices, or about a CSR file, where Y is None."""
+    """Describe two matrices or, where Y is None, a CSR file in one line."""
     n = max(X.shape[0], 1)
     n_labels, label_nnz = (X.n_labels, X.label_nnz) if Y is None else (Y.shape[1], Y.nnz)
-    return (f"{name:<6}{X.shape[0]:,} rows, {X.shape[1]:,} features ({X.nnz / n:.1f} a row), "
-            f"{n_labels:,} labels ({label_nnz / n:.1f} a row)")
+    return (f"{name:<6}{X.shape[0]:,} rows, {X.shape[1]:,} features ({X.nnz / n:.1f} per row), "
+            f"{n_labels:,} labels ({label_nnz / n:.1f} per row)")
 
 
 def _summary(report: dict[str, Any]) -> str:
-    """Return the lines of a report for a person; keys that are missing or None leave no line."""
+    """Format a report as lines of text; keys that are missing or None are left out."""
     lines = []
     for name, key in (("P", "p_at_"), ("nDCG", "ndcg_at_"), ("PSP", "psp_at_")):
         if f"{key}1" in report:
             lines.append("   ".join(f"{name}@{k} {report[f'{key}{k}']:6.2%}" for k in (1, 3, 5)))
     if "train_seconds" in report:
-        lines.append(f"training {report['train_seconds']:.1f} s, {report['train_cpu_seconds']:.1f} CPU s")
+        lines.append(f"training {report['train_seconds']:.1f} s, "
+                     f"{report['train_cpu_seconds']:.1f} CPU s")
     if report.get("peak_rss_bytes"):
         lines.append(f"peak memory {report['peak_rss_bytes'] / 2**20:,.0f} MiB")
     if "microseconds_per_query" in report:
@@ -293,7 +318,7 @@ def _summary(report: dict[str, Any]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return the text of an error without line breaks, with the file an OSError is about."""
+    """Format an error without line breaks; that of an OSError names the file."""
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{error.filename!r}: no such file; check the path"
     if isinstance(error, OSError) and error.filename:
@@ -301,7 +326,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, MemoryError):
-        return f"not enough memory ({error}); try a smaller --hidden or --batch-size, or fewer rows"
+        return (f"not enough memory ({error}); try a smaller --hidden or --batch-size, or fewer "
+                "rows")
     return " ".join(str(error).split())
 
 

@@ -1,7 +1,7 @@
-"""Files that commands read and write.
+"""Input and output files of the commands.
 
-Whatever a person can get wrong becomes a `UserError` of one line that names the file and the remedy.
-Outputs that cannot be written are found before any work.
+Errors of the user become a `UserError` of one line that names the file and the remedy. Outputs
+that cannot be written are detected before any work.
 """
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one line that says how."""
+    """An error that the user can correct; the message is one line that says how."""
 
 
 def read_rows(path: str, labelled: bool = True) -> tuple[csr_array, csr_array]:
-    """Read a file that must have rows and, where they are to be learnt or compared, labels."""
+    """Read (X, Y) of a file that must have rows and, if `labelled`, labels."""
     from .. import datasets
 
     if datasets.is_csr_file(path):
@@ -36,15 +36,18 @@ def read_rows(path: str, labelled: bool = True) -> tuple[csr_array, csr_array]:
     return X, Y
 
 
-def read_or_open(path: str, net: Network | None = None, of: str = "") -> tuple[Any, csr_array | None, int]:
-    """X, Y and the number of labels of a file; of a CSR file, the file itself, None and the number.
+def read_or_open(path: str, net: Network | None = None,
+                 of: str = "") -> tuple[Any, csr_array | None, int]:
+    """X, Y and the number of labels of a text file; for a CSR file, X is the open file, Y is None.
 
-    With a network, of the file `of`, the numbers of features and labels are to be those of the network.
+    If a network is given, which was read from the file `of`, the numbers of features and labels
+    must be those of the network.
     """
     from .. import datasets
 
     if not datasets.is_csr_file(path):
-        X, Y = read_rows(path) if net is None else read_matching(path, net.n_features, net.n_labels, of)
+        X, Y = (read_rows(path) if net is None
+                else read_matching(path, net.n_features, net.n_labels, of))
         return X, Y, Y.shape[1]
     file = datasets.open_csr(path)
     _check_rows_and_labels(path, file.shape, file.label_nnz)
@@ -55,14 +58,15 @@ def _check_rows_and_labels(path: str, shape: tuple[int, ...], n_labels: int) -> 
     if 0 in shape:
         raise UserError(f"{path!r}, line 1: {shape[0]} rows of {shape[1]} features; give some")
     if n_labels == 0:
-        raise UserError(f"{path!r}: no row has a label; give a file with labels at the start of its lines")
+        raise UserError(f"{path!r}: no row has a label; give a file with labels at the start of "
+                        "its lines")
 
 
 def read_matching(path: str, n_features: int, n_labels: int | None, of: str,
-                   labelled: bool = True) -> tuple[csr_array, csr_array]:
-    """Read a file whose features and labels must be numbered as those of the file or model `of`.
+                  labelled: bool = True) -> tuple[csr_array, csr_array]:
+    """Read a file whose features and labels must be numbered as in the file or model `of`.
 
-    `n_labels` is None where labels do not matter.
+    `n_labels` is None where the number of labels does not matter.
     """
     from .. import datasets
 
@@ -70,11 +74,13 @@ def read_matching(path: str, n_features: int, n_labels: int | None, of: str,
     if X.shape[1] == n_features and n_labels in (None, Y.shape[1]):
         return X, Y
     try:
-        # svmlight text does not say its counts: ids below ours will do. XMC text, which does, fails here.
+        # svmlight text does not contain its counts: ids below the given ones are enough. XMC text
+        # contains them, and fails here.
         return datasets.read_xmc(path, n_features=n_features, n_labels=n_labels, format="svmlight")
     except datasets.FileFormatError as error:
         if error.line != 1:
             raise
+
     what, found, expected = ("features", X.shape[1], n_features)
     if found == expected:
         what, found, expected = ("labels", Y.shape[1], n_labels)
@@ -86,7 +92,8 @@ def load_network(path: str, n_threads: int | None) -> Network:
     import sparselsh as sl
 
     if os.path.isdir(path):
-        raise UserError(f"{path!r}: is a folder; give the file that `sparselsh train --model` has written")
+        raise UserError(f"{path!r}: is a folder; give the file that `sparselsh train --model` has "
+                        "written")
     return sl.load(path, n_threads=n_threads)
 
 
@@ -96,7 +103,8 @@ def check_outputs(paths: Iterable[str | None], inputs: Iterable[str | None]) -> 
     for path in filter(None, paths):
         real = os.path.realpath(path)
         if real in taken:
-            raise UserError(f"{path!r}: is also given as {taken[real]!r}; choose another name for the output")
+            raise UserError(f"{path!r}: is also given as {taken[real]!r}; choose another name for "
+                            "the output")
         taken[real] = path
         if os.path.isdir(real):
             raise UserError(f"{path!r}: is a folder; give the name of a file in it")
@@ -109,10 +117,10 @@ def check_outputs(paths: Iterable[str | None], inputs: Iterable[str | None]) -> 
 
 @contextmanager
 def writing(path: str) -> Iterator[IO[str]]:
-    """Open a text file that appears whole or not at all. A device or a pipe is written as it is."""
+    """Open a text file that appears whole or not at all; a device or a pipe is opened directly."""
     from .._files import replacing
 
-    place = os.path.realpath(path)  # a symbolic link stays one
+    place = os.path.realpath(path)  # does not replace a symbolic link
     is_device = os.path.exists(place) and not os.path.isfile(place)
     try:
         with (open if is_device else replacing)(place, "w", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """Data sets in files: sparse rows with labels, as text and as arrays.
 
     read_xmc, write_xmc   XMC or svmlight text, which other programs read too
-    write_csr, open_csr   CSR arrays in a file: no parsing, and training on more than memory holds
+    write_csr, open_csr   CSR arrays in a file: no parsing, and no need to fit into memory
     convert_xmc           text into such a file, some thousand rows in memory at a time
 
     _xmc_text  the text formats
@@ -18,4 +18,5 @@ from ._csr_file import (
 )
 from ._xmc_text import FileFormatError, read_xmc, write_xmc
 
-__all__ = ["CSRFile", "FileFormatError", "convert_xmc", "open_csr", "read_xmc", "write_csr", "write_xmc"]
+__all__ = ["CSRFile", "FileFormatError", "convert_xmc", "open_csr", "read_xmc", "write_csr",
+           "write_xmc"]

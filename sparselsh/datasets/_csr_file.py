@@ -1,18 +1,19 @@
-"""CSR files: sparse rows with labels as arrays in a file that is mapped into memory, not read.
+"""CSR files: sparse rows with labels as arrays in a file that is mapped into memory.
 
 Layout, all numbers little-endian, each array at a multiple of 64 bytes, zeros between them::
 
     header      64 bytes: magic (16), version, CRC-32 of what follows in the header (uint32 each),
-                n_rows, n_features, n_labels, number of values, number of label entries (uint64 each)
+                n_rows, n_features, n_labels, number of values, number of label entries
+                (uint64 each)
     x_indptr    int64    n_rows + 1       row i of X is x_indices[x_indptr[i] : x_indptr[i + 1]]
     y_indptr    int64    n_rows + 1
     x_indices   int32    values           ascending in a row
     x_data      float32  values
     y_indices   int32    label entries    ascending in a row
 
-What is trusted: nothing. Opening compares the header with the size of the file and looks through the offsets, 16
-bytes a row; so no number in a file decides how much memory is taken beyond what the file has. Ids and values are
-looked at when their rows are read, in the copy that is handed out.
+Files are not trusted. Opening compares the header with the size of the file and checks the offsets,
+16 bytes per row; so no number in a file can cause more memory to be allocated than the file has.
+Ids and values are checked when their rows are read, in the copy that is returned.
 """
 from __future__ import annotations
 
@@ -45,13 +46,16 @@ if TYPE_CHECKING:
 
 __all__ = ["CSRFile", "convert_xmc", "is_csr_file", "open_csr", "write_csr"]
 
-MAGIC = b"\x89sparselsh.csr\r\n"  # neither text nor left as it was by a transfer that changes the ends of lines
+# Not valid text, and damaged by a transfer that changes line ends.
+MAGIC = b"\x89sparselsh.csr\r\n"
 VERSION = 1
-ALIGNMENT = 64
-_FRONT = struct.Struct("<16sII")
-_COUNTS = struct.Struct("<5Q")
-_CHUNK_ROWS = 16_384
-_CHECKED_AT_ONCE = 1 << 20  # offsets
+ALIGNMENT = 64  # bytes
+_HEADER_START = struct.Struct("<16sII")  # magic, version, checksum
+_HEADER_COUNTS = struct.Struct("<5Q")
+_MAX_COUNT = 2**56  # exclusive; keeps byte offsets within int64
+_DEFAULT_CHUNK_ROWS = 16_384
+_OFFSETS_PER_CHECK = 1 << 20  # that are compared at a time
+_COPY_BUFFER_BYTES = 1 << 20
 
 
 class _Section(NamedTuple):
@@ -66,26 +70,27 @@ class _Section(NamedTuple):
         return self.offset + self.length * self.dtype.itemsize
 
 
-DTYPES = {"x_indptr": "<i8", "y_indptr": "<i8", "x_indices": "<i4", "x_data": "<f4", "y_indices": "<i4"}
+DTYPES = {"x_indptr": "<i8", "y_indptr": "<i8", "x_indices": "<i4", "x_data": "<f4",
+          "y_indices": "<i4"}
 
 
 def _sections(n_rows: int, x_nnz: int, y_nnz: int) -> dict[str, _Section]:
-    """Where the arrays stand, by name."""
+    """Positions of the arrays in the file, by name."""
     lengths = {"x_indptr": n_rows + 1, "y_indptr": n_rows + 1, "x_indices": x_nnz, "x_data": x_nnz,
                "y_indices": y_nnz}
-    sections, end = {}, _FRONT.size + _COUNTS.size
+    sections, end = {}, _HEADER_START.size + _HEADER_COUNTS.size
     for name, dtype in DTYPES.items():
         sections[name] = _Section(np.dtype(dtype), -(-end // ALIGNMENT) * ALIGNMENT, lengths[name])
         end = sections[name].end
     return sections
 
 
-# --- reading ----------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def is_csr_file(path: PathLike) -> bool:
-    """Whether a file begins as CSR files do."""
-    if not os.path.isfile(path):  # a pipe must keep its first bytes for who reads it
+    """Whether a file begins with the magic bytes of CSR files."""
+    if not os.path.isfile(path):  # reading from a pipe would consume its first bytes
         return False
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
@@ -105,7 +110,7 @@ def open_csr(path: PathLike) -> CSRFile:
     Raises
     ------
     FileFormatError
-        The file is of another kind, cut short, damaged, or of a version to come.
+        The file has another format or a later version, is truncated or damaged.
     FileNotFoundError, IsADirectoryError, OSError
         The file cannot be opened.
     """
@@ -113,10 +118,11 @@ def open_csr(path: PathLike) -> CSRFile:
 
 
 class CSRFile:
-    """Sparse rows with labels in a file, mapped into memory: :func:`open_csr` makes it.
+    """Sparse rows with labels in a file that is mapped into memory; made by :func:`open_csr`.
 
-    Rows are copied out of the file when they are asked for: ``file[10:20]``, ``file[[3, 1, 2]]`` or ``file[mask]``
-    give (X, Y), both csr_array of float32. ``len(file)`` is the number of rows. It is a context manager.
+    Indexing copies rows out of the file: ``file[10:20]``, ``file[[3, 1, 2]]`` or ``file[mask]``
+    return (X, Y), both csr_array of float32. ``len(file)`` is the number of rows. A CSRFile is a
+    context manager.
 
     Attributes
     ----------
@@ -125,13 +131,20 @@ class CSRFile:
         (n_rows, n_features).
     n_labels : int
     nnz, label_nnz : int
-        Values stored, and labels of all rows together.
+        Number of stored values, and number of labels, summed over all rows.
+
+    Raises
+    ------
+    FileFormatError
+        Rows are read whose ids or values are damaged.
+    ValueError
+        Rows are read from a closed file.
 
     Notes
     -----
-    Parts of a mapped file that were read may stay in memory as long as there is room; the system counts them to the
-    process and takes them back when it needs them. Do not write into a file that is open: replace it, as `write_csr`
-    does.
+    Parts of a mapped file that were read may stay in memory while there is room; the operating
+    system counts them as memory of the process and frees them when needed. Do not write into an
+    open file: replace it, as `write_csr` does.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -139,11 +152,15 @@ class CSRFile:
         with _xmc_text.explained(path), open(path, "rb") as file:
             n_rows, n_features, n_labels, x_nnz, y_nnz = _read_header(path, file)
             raw = np.memmap(file, np.uint8, "r")
-        self.shape, self.n_labels, self.nnz, self.label_nnz = (n_rows, n_features), n_labels, x_nnz, y_nnz
-        self._arrays: dict[str, np.ndarray] | None = {name: np.asarray(raw[s.offset:s.end]).view(s.dtype)
-                                                     for name, s in _sections(n_rows, x_nnz, y_nnz).items()}
+
+        self.shape, self.n_labels = (n_rows, n_features), n_labels
+        self.nnz, self.label_nnz = x_nnz, y_nnz
+        self._arrays: dict[str, np.ndarray] | None = {
+            name: np.asarray(raw[s.offset:s.end]).view(s.dtype)
+            for name, s in _sections(n_rows, x_nnz, y_nnz).items()}
         for part in "xy":
-            self._check_offsets(self._arrays[f"{part}_indptr"], len(self._arrays[f"{part}_indices"]))
+            n_entries = len(self._arrays[f"{part}_indices"])
+            self._check_offsets(self._arrays[f"{part}_indptr"], n_entries)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -156,29 +173,33 @@ class CSRFile:
                 X, Y = read_window(self, start, max(start, stop))
                 return X.to_scipy(), Y.to_scipy()
             rows = np.arange(start, stop, step)
+
         rows = np.asarray(rows) if np.ndim(rows) == 1 else None
         if rows is None or not (rows.dtype.kind in "iub" or rows.size == 0):
-            raise TypeError("rows must be a slice, or a one-dimensional array of integers or truth values; for one "
-                            "row write file[i:i + 1]")
+            raise TypeError("rows must be a slice, or a one-dimensional array of integers or truth "
+                            "values; for one row write file[i:i + 1]")
         if rows.dtype == bool:
             if len(rows) != n:
-                raise ValueError(f"rows must have a truth value for each of the {n} rows, got {len(rows)}")
+                raise ValueError(f"rows must have a truth value for each of the {n} rows, "
+                                 f"got {len(rows)}")
             rows = np.flatnonzero(rows)
         rows = rows.astype(np.int64)
         if rows.size and not (-n <= rows.min() and rows.max() < n):
-            raise IndexError(f"rows must lie in {-n}..{n - 1}, got {rows.min() if rows.min() < -n else rows.max()}")
+            bad = rows.min() if rows.min() < -n else rows.max()
+            raise IndexError(f"rows must lie in {-n}..{n - 1}, got {bad}")
         rows[rows < 0] += n
+
         X, Y = (part.take(rows) for part in self._mapped())
         return _as_scipy(self._checked(X, Y))
 
-    def chunks(self, n_rows: int = _CHUNK_ROWS) -> Iterator[tuple[csr_array, csr_array]]:
-        """All rows in order, as (X, Y) of `n_rows` rows at a time; the last may have fewer."""
+    def chunks(self, n_rows: int = _DEFAULT_CHUNK_ROWS) -> Iterator[tuple[csr_array, csr_array]]:
+        """Yield all rows in order, as (X, Y) of `n_rows` rows each; the last may have fewer."""
         n_rows = check.integer(n_rows, "n_rows")
         for start in range(0, len(self), n_rows):
             yield self[start:start + n_rows]
 
     def close(self) -> None:
-        """Let go of the file. What was read from it stays."""
+        """Close the file. Rows that were read from it remain valid."""
         self._arrays = None
 
     def __enter__(self) -> Self:
@@ -191,16 +212,18 @@ class CSRFile:
         return CSRFile, (self.path,)  # another process maps the file itself
 
     def __repr__(self) -> str:
-        return (f"<CSRFile {self.path!r}: {len(self):,} rows, {self.shape[1]:,} features, {self.n_labels:,} labels"
-                f"{', closed' if self._arrays is None else ''}>")
+        return (f"<CSRFile {self.path!r}: {len(self):,} rows, {self.shape[1]:,} features, "
+                f"{self.n_labels:,} labels{', closed' if self._arrays is None else ''}>")
 
     def _repr_html_(self) -> str:
-        rows = [("rows", f"{len(self):,}"), ("features", f"{self.shape[1]:,}"), ("labels", f"{self.n_labels:,}"),
-                ("size", size(os.path.getsize(self.path)) if os.path.exists(self.path) else "no such file any more")]
+        exists = os.path.exists(self.path)
+        rows = [("rows", f"{len(self):,}"), ("features", f"{self.shape[1]:,}"),
+                ("labels", f"{self.n_labels:,}"),
+                ("size", size(os.path.getsize(self.path)) if exists else "the file was removed")]
         return table(f"CSRFile {self.path}{' (closed)' if self._arrays is None else ''}", rows)
 
     def _mapped(self) -> tuple[CSR, CSR]:
-        """X and Y as they stand in the file. Labels have no values there; any array as long stands in for them."""
+        """X and Y, not copied. The file has no values of labels: Y.data is arbitrary."""
         if self._arrays is None:
             raise ValueError(f"{self.path!r} is closed; open it again")
         a = self._arrays
@@ -220,37 +243,40 @@ class CSRFile:
         if ids.size == 0:
             return
         if ids.min() < 0 or ids.max() >= part.n_columns:
-            raise self._damaged(f"the {what} id {ids.min() if ids.min() < 0 else ids.max()} is outside "
-                                f"0..{part.n_columns - 1}")
-        rises = ids[1:] > ids[:-1]
+            bad = ids.min() if ids.min() < 0 else ids.max()
+            raise self._damaged(f"the {what} id {bad} is outside 0..{part.n_columns - 1}")
+
+        ascends = ids[1:] > ids[:-1]
         starts = part.indptr[1:-1]
-        rises[starts[(starts > 0) & (starts < len(ids))] - 1] = True  # from one row to the next they need not
-        if not rises.all():
-            raise self._damaged(f"the {what} ids of a row do not rise")
+        ascends[starts[(starts > 0) & (starts < len(ids))] - 1] = True  # between two rows
+        if not ascends.all():
+            raise self._damaged(f"the {what} ids of a row are not ascending")
 
     def _check_offsets(self, indptr: Offsets, nnz: int) -> None:
         if indptr[0] != 0 or indptr[-1] != nnz:
-            raise self._damaged(f"the offsets of its rows go from {indptr[0]} to {indptr[-1]}, not from 0 to {nnz}")
-        for start in range(0, len(indptr), _CHECKED_AT_ONCE):
-            some = indptr[start:start + _CHECKED_AT_ONCE + 1]
-            if (some[1:] < some[:-1]).any():
-                raise self._damaged("the offsets of its rows fall")
+            raise self._damaged(f"the offsets of its rows go from {indptr[0]} to {indptr[-1]}, not "
+                                f"from 0 to {nnz}")
+        for start in range(0, len(indptr), _OFFSETS_PER_CHECK):
+            part = indptr[start:start + _OFFSETS_PER_CHECK + 1]
+            if (part[1:] < part[:-1]).any():
+                raise self._damaged("the offsets of its rows decrease")
 
     def _damaged(self, problem: str) -> FileFormatError:
-        return FileFormatError(self.path, None, f"{problem}; the file is damaged: write or copy it again")
+        return FileFormatError(self.path, None,
+                               f"{problem}; the file is damaged: write or copy it again")
 
 
 def read_window(file: CSRFile, start: int, stop: int) -> tuple[CSR, CSR]:
-    """X and Y of the rows from start to stop, copied and checked, so that kernels can trust them."""
+    """X and Y of the rows from start to stop, copied and checked, for use in the kernels."""
     stop = min(stop, len(file))
-    # The copy is what gets checked: whatever happens to the file, it stays as it is.
+    # The copy is checked: later changes of the file do not affect it.
     views = (part.slice(start, stop) for part in file._mapped())
     X, Y = (CSR(v.indptr, np.array(v.indices), np.array(v.data), v.n_columns) for v in views)
     return file._checked(X, Y)
 
 
 def mapped_rows(file: CSRFile) -> tuple[CSR, CSR]:
-    """X and Y of all rows, checked; the arrays of X stay in the file."""
+    """X and Y of all rows, checked; the arrays of X are not copied."""
     return file._checked(*file._mapped())
 
 
@@ -260,47 +286,53 @@ def _as_scipy(parts: tuple[CSR, CSR]) -> tuple[csr_array, csr_array]:
 
 
 def _read_header(path: str, file: BinaryIO) -> tuple[int, ...]:
-    """The five counts, which the size of the file bears out."""
-    front, counts = file.read(_FRONT.size), file.read(_COUNTS.size)
+    """The five counts, checked against the size of the file."""
+    front, counts = file.read(_HEADER_START.size), file.read(_HEADER_COUNTS.size)
     if not front.startswith(MAGIC):
-        raise FileFormatError(path, None, "this is no CSR file; make one with write_csr, or from XMC text with "
-                              "convert_xmc")
-    if len(counts) < _COUNTS.size:
+        raise FileFormatError(path, None, "this is no CSR file; make one with write_csr, or from "
+                              "XMC text with convert_xmc")
+    if len(counts) < _HEADER_COUNTS.size:
         raise FileFormatError(path, None, "the file ends in its header; copy or write it again")
-    _, version, checksum = _FRONT.unpack(front)
+
+    _, version, checksum = _HEADER_START.unpack(front)
     if version != VERSION:
-        raise FileFormatError(path, None, f"the file has version {version} of the format, this library reads "
-                              f"{VERSION}; write it again, or get a later library")
-    n_rows, n_features, n_labels, x_nnz, y_nnz = numbers = _COUNTS.unpack(counts)
-    if checksum != zlib.crc32(counts) or max(n_features, n_labels) > INT32_MAX or max(numbers) >= 2**56:
+        raise FileFormatError(path, None, f"the file has version {version} of the format, this "
+                              f"library reads {VERSION}; write it again, or get a later library")
+
+    n_rows, n_features, n_labels, x_nnz, y_nnz = numbers = _HEADER_COUNTS.unpack(counts)
+    if (checksum != zlib.crc32(counts) or max(n_features, n_labels) > INT32_MAX
+            or max(numbers) >= _MAX_COUNT):
         raise FileFormatError(path, None, "the header is damaged; copy or write the file again")
-    size, expected = os.fstat(file.fileno()).st_size, _sections(n_rows, x_nnz, y_nnz)["y_indices"].end
+
+    size = os.fstat(file.fileno()).st_size
+    expected = _sections(n_rows, x_nnz, y_nnz)["y_indices"].end
     if size != expected:
-        raise FileFormatError(path, None, f"the file has {size} bytes, but its header asks for {expected}; it was cut "
-                              "or damaged: copy or write it again")
+        raise FileFormatError(path, None, f"the file has {size} bytes, but its header asks for "
+                              f"{expected}; it was cut or damaged: copy or write it again")
     return numbers
 
 
-# --- writing ----------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 
 def write_csr(path: PathLike, X: MatrixLike | Iterable[Any], Y: MatrixLike | None = None, *,
               n_labels: int | None = None) -> None:
     """Write sparse rows with labels as a file for :func:`open_csr`.
 
-    The file appears whole or not at all. Its arrays are first written to temporary files in the same folder, which
-    therefore needs room for the data twice.
+    The file appears whole or not at all. Its arrays are first written to temporary files in the
+    same folder, which therefore needs room for the data twice.
 
     Parameters
     ----------
     path : str or path-like
         A file of that name is replaced.
     X : matrix of shape (n_rows, n_features), or iterable of (X, Y)
-        Sparse or dense; or chunks of rows, of which no more than two are held in memory. Y is None then.
+        Sparse or dense; or chunks of rows, with Y None. At most two chunks are held in memory.
     Y : matrix of shape (n_rows, n_labels), int array of shape (n_rows,), or None
-        Indicator of the labels (what is not zero), or one class id for each row. The same in a chunk.
+        Indicator, whose nonzero entries are the labels, or one class id per row. The same in a
+        chunk.
     n_labels : int, optional
-        By default the columns of Y; for class ids the largest plus one.
+        By default the number of columns of Y; for class ids, the largest id plus one.
 
     Raises
     ------
@@ -314,39 +346,45 @@ def write_csr(path: PathLike, X: MatrixLike | Iterable[Any], Y: MatrixLike | Non
     _write(path, given, n_labels)
 
 
-def convert_xmc(text_path: PathLike, csr_path: PathLike, *, chunk_rows: int = _CHUNK_ROWS) -> None:
+def convert_xmc(text_path: PathLike, csr_path: PathLike, *,
+                chunk_rows: int = _DEFAULT_CHUNK_ROWS) -> None:
     """Write an XMC text file as a CSR file, `chunk_rows` rows in memory at a time.
 
     Parameters
     ----------
     text_path : str or path-like
-        Text with the line ``n_rows n_features n_labels`` at its head, compressed if its name says so.
+        Text whose first line is ``n_rows n_features n_labels``; compressed if its name ends in
+        ``.gz``, ``.bz2`` or ``.xz``.
     csr_path : str or path-like
-        As in :func:`write_csr`.
+        A file of that name is replaced.
     chunk_rows : int
+        Rows in memory at a time.
 
     Raises
     ------
     FileFormatError
         The text is not in the format; see :func:`read_xmc`.
     ValueError, OSError
-        An argument is wrong; a file cannot be read or written.
+        An argument is invalid, or a file cannot be read or written.
     """
     chunk_rows = check.integer(chunk_rows, "chunk_rows")
     text_path = check.path(text_path, "text_path")
     if os.path.realpath(text_path) == os.path.realpath(check.path(csr_path, "csr_path")):
         raise ValueError(f"csr_path is the file to read, {text_path!r}; give another name")
-    _write(csr_path, ((X, Y, "X", "Y") for X, Y in _xmc_text.chunks(text_path, chunk_rows)), None)
+    chunks = ((X, Y, "X", "Y") for X, Y in _xmc_text.chunks(text_path, chunk_rows))
+    _write(csr_path, chunks, None)
 
 
-def _write(path: PathLike, chunks: Iterable[tuple[Any, Any, str, str]], n_labels: int | None) -> None:
+def _write(path: PathLike, chunks: Iterable[tuple[Any, Any, str, str]],
+           n_labels: int | None) -> None:
     """Write checked copies of (X, Y, name of X, name of Y)."""
     path = place(path)
     n_features, n_rows, n_found = None, 0, 0
     ends = {"x_indptr": 0, "y_indptr": 0}
     with ExitStack() as stack:
-        # An array's length is known when all chunks have come, and so is where the next array begins.
-        spools = {name: stack.enter_context(tempfile.TemporaryFile(dir=os.path.dirname(path))) for name in DTYPES}
+        # The lengths of the arrays, and so their positions, are known after the last chunk.
+        folder = os.path.dirname(path)
+        spools = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in DTYPES}
         for X, Y, x_name, y_name in chunks:
             X, Y, n_columns = _rows(X, Y, x_name, y_name, n_features, n_labels)
             n_features, n_rows = X.n_columns, n_rows + X.shape[0]
@@ -354,12 +392,15 @@ def _write(path: PathLike, chunks: Iterable[tuple[Any, Any, str, str]], n_labels
             for name, part in (("x_indptr", X), ("y_indptr", Y)):
                 _append(spools[name], part.indptr[1:] + ends[name], name)
                 ends[name] += part.nnz
-            for name, array in (("x_indices", X.indices), ("x_data", X.data), ("y_indices", Y.indices)):
+            for name, array in (("x_indices", X.indices), ("x_data", X.data),
+                                ("y_indices", Y.indices)):
                 _append(spools[name], array, name)
+
         if n_features is None:
             raise ValueError("X gave no chunks; give at least one (X, Y)")
-        if n_labels is not None and n_found > n_labels:  # class ids that came before a matrix
-            raise ValueError(f"Y holds the class id {n_found - 1}, but there are {n_labels} labels; give n_labels")
+        if n_labels is not None and n_found > n_labels:  # class ids in a chunk before a matrix
+            raise ValueError(f"Y holds the class id {n_found - 1}, but there are {n_labels} "
+                             "labels; give n_labels")
         sizes = (n_rows, n_features, n_found if n_labels is None else n_labels, *ends.values())
         with replacing(path) as file:
             _assemble(file, spools, sizes)
@@ -367,7 +408,7 @@ def _write(path: PathLike, chunks: Iterable[tuple[Any, Any, str, str]], n_labels
 
 def _rows(X: Any, Y: Any, x_name: str, y_name: str, n_features: int | None,
           n_labels: int | None) -> tuple[CSR, CSR, int | None]:
-    """X and Y as CSR, and the number of labels, None while class ids do not tell."""
+    """X and Y as CSR, and the number of labels: None for class ids without `n_labels`."""
     X = check.matrix(X, x_name, n_columns=n_features)
     if not isinstance(X, CSR):
         X = csr.from_scipy(sp.csr_array(X))
@@ -375,7 +416,8 @@ def _rows(X: Any, Y: Any, x_name: str, y_name: str, n_features: int | None,
         Y = np.asarray(Y)
     if n_labels is None and Y.ndim == 2:
         n_labels = Y.shape[1]
-    Y = check.targets(Y, X.shape[0], INT32_MAX if n_labels is None else n_labels, name=y_name, x_name=x_name)
+    Y = check.targets(Y, X.shape[0], INT32_MAX if n_labels is None else n_labels, name=y_name,
+                      x_name=x_name)
     return X, Y, n_labels
 
 
@@ -384,13 +426,13 @@ def _append(file: IO[bytes], array: np.ndarray, name: str) -> None:
 
 
 def _assemble(file: IO[bytes], spools: Mapping[str, IO[bytes]], sizes: tuple[int, ...]) -> None:
-    """Header and arrays in their places."""
-    counts = _COUNTS.pack(*sizes)
-    file.write(_FRONT.pack(MAGIC, VERSION, zlib.crc32(counts)) + counts)
+    """Write the header, and the arrays at their positions."""
+    counts = _HEADER_COUNTS.pack(*sizes)
+    file.write(_HEADER_START.pack(MAGIC, VERSION, zlib.crc32(counts)) + counts)
     for name, section in _sections(sizes[0], *sizes[3:]).items():
         file.write(bytes(section.offset - file.tell()))
         if name.endswith("indptr"):
             _append(file, np.zeros(1), name)
         spools[name].seek(0)
-        shutil.copyfileobj(spools[name], file, 1 << 20)
-        spools[name].close()  # its room on the disk is free again
+        shutil.copyfileobj(spools[name], file, _COPY_BUFFER_BYTES)
+        spools[name].close()  # frees its disk space

@@ -1,18 +1,20 @@
-"""Data sets in text files: XMC text and svmlight text into CSR matrices, whole or in chunks, and back.
+"""Data sets in text files: XMC and svmlight text to CSR matrices, whole or in chunks, and back.
 
 XMC text, the format of the extreme classification repository and of SLIDE, begins with a line
-``n_rows n_features n_labels``; svmlight text (LIBSVM's format) has no such line. Then comes one row a line::
+``n_rows n_features n_labels``; svmlight text (LIBSVM's format) has no such line. Then comes one
+line per row::
 
     label,label feature:value feature:value ...
 
-Ids are integers from 0. A row without labels begins with a space. Only in XMC text an empty line is a row
-(without labels and features); only in svmlight text ``#`` begins a comment.
+Ids are integers from 0. A row without labels begins with a space. Only in XMC text is an empty line
+a row (without labels and features); only in svmlight text does ``#`` begin a comment.
 
-The parser is in the compiled core because the reader that would have served, scikit-learn's
-``load_svmlight_file(multilabel=True, zero_based=True)``, takes 16 times as long: 1.05 CPU seconds (1.02 to
-1.17) against 0.065 (0.06 to 0.19, the first reading in a process being the slowest) for 56 MB of text,
-41,902 rows with 4.1 million values; medians of 3, printed by ``python bench/read_xmc.py FILE``. It also
-refuses unsorted rows, lets NaN through, names no line in its errors, and returns labels as tuples of floats.
+The parser is in the compiled core because the alternative, scikit-learn's
+``load_svmlight_file(multilabel=True, zero_based=True)``, takes 16 times as long: 1.05 CPU seconds
+(1.02 to 1.17) against 0.065 (0.06 to 0.19; the first reading in a process is the slowest) for 56 MB
+of text, 41,902 rows with 4.1 million values; medians of 3, printed by ``python bench/read_xmc.py
+FILE``. It also refuses unsorted rows, accepts NaN, names no line in its errors, and returns labels
+as tuples of floats.
 """
 from __future__ import annotations
 
@@ -37,10 +39,7 @@ from .._files import place, replacing
 from .._validation import INT32_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from scipy.sparse import csr_array
 
@@ -48,23 +47,26 @@ if TYPE_CHECKING:
 
 __all__ = ["FileFormatError", "read_xmc", "write_xmc"]
 
-_COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_ONE_INTEGER = re.compile(rb"[+-]?\d+")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of editors on Windows
-_HEADER_BYTES = 1 << 12  # more than any header has
-_CHUNK_BYTES = 1 << 24
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_INTEGER = re.compile(rb"[+-]?\d+")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # written by editors on Windows
+_MAX_HEADER_LINE_BYTES = 1 << 12
+_MAX_HEADER_BYTES = 200  # of the part of the first line that is parsed
+_MAX_TOKEN_BYTES = 10_000  # of the part of a wrong token that is examined
+_MAX_QUOTED_BYTES = 32  # of a token in a message
+_WRITE_CHUNK_BYTES = 1 << 24
 
 
 class FileFormatError(ValueError):
-    """A file does not hold what its format asks for.
+    """The content of a file violates its format.
 
     Attributes
     ----------
     path : str
     line : int or None
-        Line number, from 1; None where the trouble is with the file as a whole.
+        Line number, from 1; None where the error concerns the file as a whole.
     problem : str
-        What is wrong, and the remedy.
+        The error and the remedy.
     """
 
     def __init__(self, path: str, line: int | None, problem: str) -> None:
@@ -83,59 +85,64 @@ def read_xmc(path: PathLike, *, n_features: int | None = None, n_labels: int | N
     Parameters
     ----------
     path : str or path-like
-        A text file, compressed if its name ends in ``.gz``, ``.bz2`` or ``.xz`` (it is then held in memory
-        whole while it is read).
+        A text file, compressed if its name ends in ``.gz``, ``.bz2`` or ``.xz`` (its whole text is
+        then held in memory while it is read).
     n_features, n_labels : int, optional
-        The numbers of columns of `X` and `Y`; ids that are not below them are an error. By default those of
-        the header or, in svmlight text, the largest id plus one.
+        The numbers of columns of `X` and `Y`; ids must be below them. By default those of the
+        header or, in svmlight text, the largest id plus one.
     format : {"auto", "xmc", "svmlight"}
-        With "auto" the file is XMC text if its first line is three integers.
+        With "auto", the file is XMC text if its first line consists of three integers.
 
     Returns
     -------
     X : csr_array of float32, shape (n_rows, n_features)
-        Column ids int32, sorted and distinct in a row. (Both index arrays are int64 in a file of 2**31 or
-        more values, as SciPy asks.) Zeros that the file spells out are stored.
+        Column ids are int32, sorted and distinct within each row. (Both index arrays are int64 for
+        a file of 2**31 or more values, as SciPy requires.) Zeros in the file are stored.
     Y : csr_array of float32, shape (n_rows, n_labels)
         Indicator of the labels: every stored value is 1.
 
     Raises
     ------
     FileFormatError
-        The content is not in the format: cut or binary files, wrong counts, bad numbers, NaN or infinite
-        values, ids out of range, a feature twice in a row. The message is one line that names the file,
-        the line, the token and the remedy.
+        The content is not in the format: truncated or binary files, wrong counts, malformed
+        numbers, NaN or infinite values, ids out of range, a feature that occurs twice in one row.
+        The message is one line that names the file, the line, the token and the remedy.
     FileNotFoundError, IsADirectoryError, OSError
         The file cannot be opened.
     ValueError, TypeError
-        An argument is wrong.
+        An argument is invalid.
 
     Notes
     -----
-    Features in any order and labels given twice in a row are put in order silently. A last line without a
-    newline is read if it is complete.
+    Features may be in any order, and a label may occur twice in one row: both are corrected
+    silently. A last line without a newline is read if it is complete.
 
-    svmlight text does not say whether its feature ids begin at 0 or 1. As scikit-learn does, the file is
-    taken as one-based if no feature 0 occurs in it, and all ids are then lowered by one. So a zero-based
-    file in which feature 0 never occurs is read one column off: where that may be, as in a small test
-    set, put a header before it. Labels are taken as they stand. Query ids (``qid:``) are refused.
+    svmlight text does not say whether its feature ids begin at 0 or 1. As in scikit-learn, the file
+    is taken as one-based if feature 0 does not occur in it, and all ids are then lowered by one. So
+    a zero-based file in which feature 0 never occurs is read with columns shifted by one: where
+    that is possible, as in a small test set, add a header. Labels are not shifted. Query ids
+    (``qid:``) are refused.
 
-    A value is the float64 nearest to the decimal number, rounded to float32: ``numpy.float32(float(text))``.
+    A value is the float64 nearest to the decimal number, rounded to float32:
+    ``numpy.float32(float(text))``.
     """
     path = check.path(path)
     n_features = None if n_features is None else check.integer(n_features, "n_features", minimum=0)
     n_labels = None if n_labels is None else check.integer(n_labels, "n_labels", minimum=0)
     if format not in ("auto", "xmc", "svmlight"):
         raise ValueError(f"format={format!r} is unknown; give 'auto', 'xmc' or 'svmlight'")
+
     text = _read(path)
     is_cut = text[-1:] != b"\n"
     if is_cut:
-        text = text[:] + b"\n"  # the parser needs no other end of the buffer than this
+        text = text[:] + b"\n"  # the parser relies on it, and checks no other end of the buffer
+
     start = len(_BYTE_ORDER_MARK) if text[:3] == _BYTE_ORDER_MARK else 0
     first = _first_line(text, start)
     if format == "auto":
-        is_header = len(first) == 3 and all(map(_ONE_INTEGER.fullmatch, first))
+        is_header = len(first) == 3 and all(map(_INTEGER.fullmatch, first))
         format = "xmc" if is_header else "svmlight"
+
     source = _Source(path, text, is_cut)
     if format == "xmc":
         n_rows, n_features, n_labels = _header(path, text, start, n_features, n_labels)
@@ -150,27 +157,27 @@ def read_xmc(path: PathLike, *, n_features: int | None = None, n_labels: int | N
 def write_xmc(path: PathLike, X: MatrixLike, Y: MatrixLike, *, format: str = "xmc") -> None:
     """Write sparse rows with labels.
 
-    The file appears whole or not at all: a temporary file in the same folder takes its name when
-    everything has reached the disk.
+    The file appears whole or not at all: a temporary file in the same folder is renamed when all
+    data has reached the disk.
 
     Parameters
     ----------
     path : str or path-like
-        Compressed if the name ends in ``.gz``, ``.bz2`` or ``.xz``; a file of that name is replaced.
+        Compressed if it ends in ``.gz``, ``.bz2`` or ``.xz``; a file of that name is replaced.
     X : sparse or dense matrix of shape (n_rows, n_features)
-        Written as float32, with the fewest digits that :func:`read_xmc` takes back to the same float32.
-        Stored zeros are written.
+        Written as float32, with the fewest digits from which :func:`read_xmc` gets the same
+        float32. Stored zeros are written.
     Y : sparse or dense matrix of shape (n_rows, n_labels), or int array of shape (n_rows,)
-        Indicator of the labels (what is not zero), or one class id for each row.
+        Indicator, whose nonzero entries are the labels, or one class id per row.
     format : {"xmc", "svmlight"}
         svmlight text is written with feature ids from 1, as its readers expect, so that
-        :func:`read_xmc` recognises them. It does not hold the shapes: give them when reading.
+        :func:`read_xmc` recognises them. It does not contain the shapes: give them when reading.
 
     Raises
     ------
     ValueError, TypeError
-        The rows do not match, a value is NaN or infinite in float32, or svmlight text cannot hold a row
-        that has neither labels nor features.
+        The numbers of rows differ, a value is NaN or infinite in float32, or a row has neither
+        labels nor features, which svmlight text cannot represent.
     OSError
         The file cannot be written.
     """
@@ -179,7 +186,7 @@ def write_xmc(path: PathLike, X: MatrixLike, Y: MatrixLike, *, format: str = "xm
     X, Y = _as_written(X, Y, format)
     path = place(path)
     with replacing(path) as file:
-        opener = _COMPRESSED.get(os.path.splitext(path)[1])
+        opener = _OPENERS.get(os.path.splitext(path)[1])
         if opener is None:
             _write_rows(file, X, Y, format)
         else:
@@ -188,29 +195,33 @@ def write_xmc(path: PathLike, X: MatrixLike, Y: MatrixLike, *, format: str = "xm
 
 
 class _Source:
-    """The text of a file, with what error messages need to know of it."""
+    """The text of a file, with the data that error messages need."""
 
-    def __init__(self, path: str, text: bytes | mmap.mmap, is_cut: bool, line: int = 1, n_rows_before: int = 0) -> None:
+    def __init__(self, path: str, text: bytes | mmap.mmap, is_cut: bool, line: int = 1,
+                 n_rows_before: int = 0) -> None:
         self.path = path
         self.text = text
-        self.is_cut = is_cut  # no newline at the end: the newline there is ours
+        self.is_cut = is_cut  # the file has no newline at its end; that of the text was added
         self.line = line  # number of the first line of the text
         self.n_rows_before = n_rows_before  # rows in the text before this chunk
         self.lines, self.colons, self.commas = _parse.count(text)
 
 
 def chunks(path: PathLike, chunk_rows: int) -> Iterator[tuple[csr_array, csr_array]]:
-    """Rows of an XMC text file as (X, Y), `chunk_rows` at a time, as :func:`read_xmc` gives them all at once.
+    """Yield the rows of an XMC text file as (X, Y), `chunk_rows` rows each.
 
-    At least one chunk comes, be it empty: it shows the numbers of features and labels.
+    X and Y are as of :func:`read_xmc`. At least one chunk is yielded, perhaps empty: it has the
+    numbers of features and labels.
     """
     path = check.path(path)
-    opener = _COMPRESSED.get(os.path.splitext(path)[1], open)
+    opener = _OPENERS.get(os.path.splitext(path)[1], open)
     with explained(path), opener(path, "rb") as file:
-        first = file.readline(_HEADER_BYTES)
+        first = file.readline(_MAX_HEADER_LINE_BYTES)
         if not first:
             raise _empty(path)
-        n_rows, n_features, n_labels = _header(path, first.removeprefix(_BYTE_ORDER_MARK), 0, None, None)
+        first = first.removeprefix(_BYTE_ORDER_MARK)
+        n_rows, n_features, n_labels = _header(path, first, 0, None, None)
+
         line, n_done = 2, 0
         while True:
             lines = list(itertools.islice(file, chunk_rows))
@@ -218,18 +229,19 @@ def chunks(path: PathLike, chunk_rows: int) -> Iterator[tuple[csr_array, csr_arr
                 break
             is_cut = not lines or lines[-1][-1:] != b"\n"
             source = _Source(path, b"".join(lines) + b"\n" * is_cut, is_cut, line, n_done)
-            n_left = n_rows - n_done if lines else 0  # the newline of ours is no row
+            n_left = n_rows - n_done if lines else 0  # the newline that was added is no row
             X, Y = _parse_text(source, 0, n_left, n_features, n_labels)
             n_done += X.shape[0]
             line += max(1, len(lines))
             del source, lines
             yield X, Y
+
         _check_complete(path, n_done, n_rows)
 
 
 def _read(path: str) -> bytes | mmap.mmap:
-    """Content of the file: bytes, or a map of a file that is not compressed."""
-    opener = _COMPRESSED.get(os.path.splitext(path)[1])
+    """Content of the file: a memory map of an uncompressed file, else bytes."""
+    opener = _OPENERS.get(os.path.splitext(path)[1])
     with explained(path), open(path, "rb") as file:
         text: bytes | mmap.mmap
         if opener is not None:
@@ -246,7 +258,7 @@ def _read(path: str) -> bytes | mmap.mmap:
 
 @contextmanager
 def explained(path: str) -> Iterator[None]:
-    """Errors of opening and unpacking, in words that say what to do."""
+    """Context in which errors of opening and decompressing get messages with a remedy."""
     try:
         yield
     except FileNotFoundError:
@@ -256,49 +268,53 @@ def explained(path: str) -> Iterator[None]:
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise _damaged(path, error) from error
     except OSError as error:
-        if error.errno is None:  # bz2 says "Invalid data stream" so
+        if error.errno is None:  # bz2's "Invalid data stream"
             raise _damaged(path, error) from error
         raise
 
 
 def _empty(path: str) -> FileFormatError:
-    return FileFormatError(path, None, "the file is empty; check that it was written or copied whole")
+    return FileFormatError(path, None,
+                           "the file is empty; check that it was written or copied whole")
 
 
 def _first_line(text: bytes | mmap.mmap, start: int) -> list[bytes]:
-    """Words of the line at `start`, as far as a header can reach."""
-    return text[start : start + 200].split(b"\n")[0].split()
+    """Words of the line at `start`, up to the maximum length of a header."""
+    return text[start : start + _MAX_HEADER_BYTES].split(b"\n")[0].split()
 
 
 def _damaged(path: str, error: Exception) -> FileFormatError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return FileFormatError(path, None, f"the compressed data is damaged ({reason}); copy or write it again")
+    return FileFormatError(path, None,
+                           f"the compressed data is damaged ({reason}); copy or write it again")
 
 
 def _header(path: str, text: bytes | mmap.mmap, start: int, n_features: int | None,
             n_labels: int | None) -> tuple[int, int, int]:
-    """(n_rows, n_features, n_labels) of the first line, those given instead where they are."""
+    """(n_rows, n_features, n_labels) of the first line; given counts take precedence."""
     words = _first_line(text, start)
-    if len(words) != 3 or not all(map(_ONE_INTEGER.fullmatch, words)):
+    if len(words) != 3 or not all(map(_INTEGER.fullmatch, words)):
         raise FileFormatError(
-            path, 1, f"the header {_quote(b' '.join(words))} is not 'n_rows n_features n_labels'; write "
-            "that line first, or read with format='svmlight'")
+            path, 1, f"the header {_quote(b' '.join(words))} is not 'n_rows n_features n_labels'; "
+            "write that line first, or read with format='svmlight'")
+
     counts = [int(word) for word in words]
-    # The number of rows needs no bound: nothing is allocated by it, and the file is found too short.
+    # n_rows needs no smaller bound: it allocates nothing, and too few rows are an error later.
     for name, count, largest in zip(("n_rows", "n_features", "n_labels"), counts,
                                     (np.iinfo(np.int64).max, INT32_MAX, INT32_MAX), strict=True):
         if not 0 <= count <= largest:
-            raise FileFormatError(path, 1, f"the header says {name}={_quote(str(count).encode())}, which is "
-                                  f"outside 0 to {largest}; correct it")
+            raise FileFormatError(path, 1, f"the header says {name}={_quote(str(count).encode())}, "
+                                  f"which is outside 0 to {largest}; correct it")
     return (counts[0], counts[1] if n_features is None else n_features,
             counts[2] if n_labels is None else n_labels)
 
 
 def _parse_text(source: _Source, start: int, n_rows: int | None, n_features: int | None,
                 n_labels: int | None) -> tuple[csr_array, csr_array]:
-    """(X, Y) of the rows from `start` on, at most `n_rows`: None without a header, where lines may be blank.
+    """(X, Y) of at most `n_rows` rows from `start` on.
 
-    `n_features` and `n_labels` may be None: as many as ids show.
+    `n_rows` is None for text without a header, where lines may be blank. If `n_features` or
+    `n_labels` is None, it is the largest id plus one.
     """
     has_header = n_rows is not None
     x_indptr = np.empty(source.lines + 1, np.int64)
@@ -308,65 +324,76 @@ def _parse_text(source: _Source, start: int, n_rows: int | None, n_features: int
     y_indices = np.empty(source.lines + source.commas, np.int32)
     code, line, offset, n_found = _parse.parse(
         source.text, start, source.line, has_header, -1 if n_rows is None else n_rows,
-        INT32_MAX if n_features is None else n_features, INT32_MAX if n_labels is None else n_labels,
+        INT32_MAX if n_features is None else n_features,
+        INT32_MAX if n_labels is None else n_labels,
         x_indptr, x_indices, x_data, y_indptr, y_indices)
+
     kind = _parse.KINDS[code]
     if kind == "rows" and n_rows is not None:
-        raise FileFormatError(source.path, line, f"the header says {source.n_rows_before + n_rows} rows, but more "
-                              "follow; correct the header")
+        raise FileFormatError(source.path, line, f"the header says {source.n_rows_before + n_rows} "
+                              "rows, but more follow; correct the header")
     if kind != "ok":
-        raise FileFormatError(source.path, line, _explain(source, kind, offset, n_features, n_labels))
+        problem = _explain(source, kind, offset, n_features, n_labels)
+        raise FileFormatError(source.path, line, problem)
     return (_as_csr(x_data, x_indices, x_indptr[: n_found + 1], n_features),
             _as_csr(None, y_indices, y_indptr[: n_found + 1], n_labels))
 
 
 def _check_complete(path: str, n_found: int, n_rows: int) -> None:
     if n_found < n_rows:
-        raise FileFormatError(path, n_found + 2, f"the file ends after {n_found} of the {n_rows} rows that "
-                              "its header says; copy it again, or correct the header")
+        raise FileFormatError(path, n_found + 2, f"the file ends after {n_found} of the {n_rows} "
+                              "rows that its header says; copy it again, or correct the header")
 
 
 def _parse_svmlight(source: _Source, start: int, n_features: int | None,
                     n_labels: int | None) -> tuple[csr_array, csr_array]:
-    """(X, Y) of the rows from `start` on, feature ids from 0 or 1."""
-    # One more than there may be, for ids that begin at 1
+    """(X, Y) of the rows from `start` on, with feature ids that begin at 0 or 1."""
+    # one more than `n_features`, for ids that begin at 1
     limit = None if n_features is None else min(n_features + 1, INT32_MAX)
     X, Y = _parse_text(source, start, None, limit, n_labels)
     if X.shape[0] == 0:
-        raise FileFormatError(source.path, None, "the file holds no rows, only blank lines or comments; "
-                              "check that it was written whole")
+        raise FileFormatError(source.path, None, "the file holds no rows, only blank lines or "
+                              "comments; check that it was written whole")
+
     is_one_based = X.nnz > 0 and X.indices.min() > 0
     largest = X.indices.max(initial=-1)
     if limit is not None and largest == n_features and not is_one_based:
-        _parse_text(source, start, None, n_features, n_labels)  # finds the line, and raises
+        _parse_text(source, start, None, n_features, n_labels)  # raises, with the line
     indices = X.indices - 1 if is_one_based else X.indices
     width = largest + 1 - is_one_based if n_features is None else n_features
     return _as_csr(X.data, indices, X.indptr, width), Y
 
 
-def _as_csr(data: Floats | None, indices: np.ndarray, indptr: np.ndarray, n_columns: int | None) -> csr_array:
-    """Make a csr_array of arrays that may be longer than needed, of ones where `data` is None."""
+def _as_csr(data: Floats | None, indices: np.ndarray, indptr: np.ndarray,
+            n_columns: int | None) -> csr_array:
+    """A csr_array of arrays that may be longer than needed; of ones where `data` is None."""
     nnz = int(indptr[-1])
-    # SciPy holds both index arrays in one dtype, and would widen the ids to the 64 bits of the offsets.
+    # SciPy requires one dtype for both index arrays, and would convert the ids to int64.
     index_dtype = np.int32 if nnz <= INT32_MAX else np.int64
-    indices, indptr = indices[:nnz].astype(index_dtype, copy=False), indptr.astype(index_dtype, copy=False)
+    indices = indices[:nnz].astype(index_dtype, copy=False)
+    indptr = indptr.astype(index_dtype, copy=False)
     data = np.ones(nnz, np.float32) if data is None else data[:nnz]
     if n_columns is None:
         n_columns = int(indices.max(initial=-1)) + 1
     matrix = sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, int(n_columns)))
-    matrix.has_canonical_format = True  # the parser saw to it; spares a search by the first who asks
+    matrix.has_canonical_format = True  # ensured by the parser; SciPy need not check it
     return matrix
 
 
-def _explain(source: _Source, kind: str, offset: int, n_features: int | None, n_labels: int | None) -> str:
-    """Say what is wrong with the token (for duplicates, the row) at `offset`, and the remedy."""
+def _explain(source: _Source, kind: str, offset: int, n_features: int | None,
+             n_labels: int | None) -> str:
+    """Describe the error of the token (for duplicates, the row) at `offset`, and the remedy."""
     text = source.text
     end = text.find(b"\n", offset)
     if kind == "duplicate":
         return _explain_duplicate(text[offset:end])
-    token = re.split(rb"[,\s]" if kind == "label" else rb"\s", text[offset : min(end, offset + 10_000)])[0]
+
+    separator = rb"[,\s]" if kind == "label" else rb"\s"
+    token = re.split(separator, text[offset : min(end, offset + _MAX_TOKEN_BYTES)])[0]
     if re.search(rb"[\0-\x08\x0e-\x1f]", token):
-        return f"{_quote(token)} is binary data; give a text file (a compressed one is known by its name)"
+        return (f"{_quote(token)} is binary data; give a text file (a compressed one is known by "
+                "its name)")
+
     if kind == "label":
         problem = _explain_id("label", token, n_labels, "n_labels")
     elif token.lower().startswith(b"qid:"):
@@ -379,6 +406,7 @@ def _explain(source: _Source, kind: str, offset: int, n_features: int | None, n_
             problem = f"feature {_quote(token)} has no value; write id:value"
         else:
             problem = _explain_value(id_, value)
+
     if source.is_cut and offset + len(token) + 1 >= len(text):
         problem += ". The file ends in this token, so it may have been cut: copy it again"
     return problem
@@ -386,15 +414,17 @@ def _explain(source: _Source, kind: str, offset: int, n_features: int | None, n_
 
 def _explain_id(what: str, token: bytes, limit: int | None, name: str) -> str:
     if not token:
-        return f"a {what} id is missing; write ids separated by one comma" if what == "label" else \
-               "a feature id is missing before ':'; write id:value"
+        return (f"a {what} id is missing; write ids separated by one comma" if what == "label" else
+                "a feature id is missing before ':'; write id:value")
     if re.fullmatch(rb"-\d+", token):
         return f"{what} {_quote(token)} is negative; number the {what}s from 0"
     if not re.fullmatch(rb"\+?\d+" if what == "label" else rb"\d+", token):
         return f"{what} {_quote(token)} is no integer id; give {what}s as numbers from 0"
     if limit is None or limit == INT32_MAX:
-        return f"{what} {_quote(token)} is over {INT32_MAX - 1}, the largest id; number the {what}s from 0"
-    return f"{what} {_quote(token)} is not below {name}={limit}; correct the header or give a larger {name}"
+        return (f"{what} {_quote(token)} is over {INT32_MAX - 1}, the largest id; number the "
+                f"{what}s from 0")
+    return (f"{what} {_quote(token)} is not below {name}={limit}; correct the header or give a "
+            f"larger {name}")
 
 
 def _explain_value(id_: bytes, value: bytes) -> str:
@@ -422,50 +452,57 @@ def _explain_duplicate(row: bytes) -> str:
 
 
 def _quote(token: bytes) -> str:
-    """Return a token as a message shows it: printable, shortened, in quotes."""
-    token = token if len(token) <= 32 else token[:29] + b"..."
+    """The token as shown in a message: printable, shortened, in quotes."""
+    token = token if len(token) <= _MAX_QUOTED_BYTES else token[:_MAX_QUOTED_BYTES - 3] + b"..."
     return repr(token.decode("ascii", "backslashreplace")).replace("\\\\x", "\\x")
 
 
 def _as_written(X: Any, Y: Any, format: str) -> tuple[csr_array, csr_array]:
-    """(X, Y) as csr_arrays with int32 ids and int64 offsets, canonical, or an error that says why not."""
+    """(X, Y) as canonical csr_arrays; raises if the format cannot represent them."""
     Y = check.indicator(Y, "Y")
     if np.ndim(X) != 2 or X.shape[0] != Y.shape[0]:
-        raise ValueError(f"X has shape {np.shape(X)} and Y {Y.shape}; give matrices with as many rows each")
+        raise ValueError(f"X has shape {np.shape(X)} and Y {Y.shape}; give matrices with as many "
+                         "rows each")
     if max(X.shape[1], Y.shape[1]) > INT32_MAX:
         raise ValueError(f"X has shape {X.shape} and Y {Y.shape}; ids are below {INT32_MAX}")
-    with np.errstate(over="ignore"):  # what overflows is found below
+
+    with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
         X = sp.csr_array(X, dtype=np.float32)
     if not X.has_canonical_format:
-        X = X.copy()  # it may share the caller's arrays
+        X = X.copy()  # its arrays may be the caller's
         X.sum_duplicates()
     if not np.isfinite(X.data).all():
         row = np.searchsorted(X.indptr, np.flatnonzero(~np.isfinite(X.data))[0], side="right") - 1
-        raise ValueError(f"X holds NaN, infinity or a value too large for float32 in row {row}; replace it")
+        raise ValueError("X holds NaN, infinity or a value too large for float32 in row "
+                         f"{row}; replace it")
+
     if format == "svmlight":
         empty = np.flatnonzero((np.diff(X.indptr) == 0) & (np.diff(Y.indptr) == 0))
         if len(empty):
-            raise ValueError(f"row {empty[0]} has neither labels nor features, which svmlight text cannot "
-                             "hold; drop it or use format='xmc'")
+            raise ValueError(f"row {empty[0]} has neither labels nor features, which svmlight text "
+                             "cannot hold; drop it or use format='xmc'")
     return X, Y
 
 
 def _write_rows(file: IO[bytes], X: csr_array, Y: csr_array, format: str) -> None:
     x_indptr, y_indptr = X.indptr.astype(np.int64), Y.indptr.astype(np.int64)
-    x_indices, y_indices = X.indices.astype(np.int32, copy=False), Y.indices.astype(np.int32, copy=False)
+    x_indices = X.indices.astype(np.int32, copy=False)
+    y_indices = Y.indices.astype(np.int32, copy=False)
     n_rows = X.shape[0]
     if format == "xmc":
         file.write(f"{n_rows} {X.shape[1]} {Y.shape[1]}\n".encode())
     if n_rows == 0:
         return
-    # Rows go in chunks of some 16 MB of text, at the longest that numbers can be
+
+    # Chunks of rows are sized by the maximum length of their text.
     per_feature = _format.MAX_ID_BYTES + _format.MAX_VALUE_BYTES
     longest = np.arange(n_rows + 1) + per_feature * x_indptr + _format.MAX_ID_BYTES * y_indptr
     first = 0
     while first < n_rows:
-        last = max(first + 1, int(np.searchsorted(longest, longest[first] + _CHUNK_BYTES, side="right")) - 1)
+        end = int(np.searchsorted(longest, longest[first] + _WRITE_CHUNK_BYTES, side="right"))
+        last = max(first + 1, end - 1)
         out = np.empty(longest[last] - longest[first], np.uint8)
         size = _format.format_rows(x_indptr, x_indices, X.data, y_indptr, y_indices, first, last,
-                                  0 if format == "xmc" else 1, out)
+                                   0 if format == "xmc" else 1, out)
         file.write(out[:size].data)
         first = last

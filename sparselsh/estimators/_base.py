@@ -1,6 +1,6 @@
-"""What LSHClassifier and LSHRegressor have in common: parameters, checks, the network that is made for the data.
+"""Base class of LSHClassifier and LSHRegressor: parameters, checks, construction of the network.
 
-Imported by `estimators` alone, after it has found scikit-learn.
+Only `estimators` imports this module, and reports a missing scikit-learn.
 """
 from __future__ import annotations
 
@@ -34,26 +34,29 @@ if TYPE_CHECKING:
     from ..callbacks import Callback
 
 SCHEDULES = {"constant": None, "linear": "linear", "cosine": "cosine"}
-BATCH = 64, 256  # least and largest by default; a small batch may lack the rows that a class weight is for
-STEPS = 1000  # that a training takes at least, by default, as far as EPOCHS allows
-EPOCHS = 5, 200
-STEADY = 4  # rows from which on an output has the same bits whatever the others are: see FEW in _gemm.pyx
-RATE = 0.01
-PARTIAL_RATE = 0.1  # of `learning_rate_init`: partial_fit has no end to lower the rate towards
+# Bounds of batch_size="auto"; a smaller batch may have no row of a class with a large weight.
+MIN_BATCH_ROWS, MAX_BATCH_ROWS = 64, 256
+MIN_STEPS = 1000  # of max_iter="auto", as far as MAX_EPOCHS allows
+MIN_EPOCHS, MAX_EPOCHS = 5, 200
+# From here on the bits of a row do not depend on the number of rows (_gemm.pyx: MAX_ROWS_FOR_DOTS).
+ROW_INDEPENDENT_MIN_ROWS = 4
+DEFAULT_LEARNING_RATE = 0.01
+PARTIAL_FIT_RATE_FACTOR = 0.1  # partial_fit has no last epoch towards which the rate could fall
 
 
 class LSHEstimator(BaseEstimator):
-    """What both have in common. A subclass encodes targets and reads answers."""
+    """Base class of both estimators. A subclass encodes targets and interprets outputs."""
 
-    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
-                 hidden_density: float = 1.0, dropout: float | Literal["auto"] = "auto", solver: str = "adam",
-                 learning_rate_init: float | Literal["auto"] = "auto", learning_rate: str = "linear",
-                 momentum: float = 0.9, weight_decay: float = 0.01,
-                 batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
-                 shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto",
+                 *, hidden_density: float = 1.0, dropout: float | Literal["auto"] = "auto",
+                 solver: str = "adam", learning_rate_init: float | Literal["auto"] = "auto",
+                 learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
+                 batch_size: int | Literal["auto"] = "auto",
+                 max_iter: int | Literal["auto"] = "auto", shuffle: bool = True,
+                 early_stopping: bool = False, validation_fraction: float = 0.1,
                  n_iter_no_change: int = 5, tol: float = 1e-4, warm_start: bool = False,
-                 random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
-                 verbose: bool = False) -> None:
+                 random_state: int | np.random.RandomState | None = None,
+                 n_jobs: int | None = None, verbose: bool = False) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.hidden_density = hidden_density
@@ -80,97 +83,117 @@ class LSHEstimator(BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    # -- training ---------------------------------------------------------------------------------------------
+    # -- training --------------------------------------------------------------------------------
 
     def fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
-        """Train.
+        """Train the estimator.
 
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features)
         y : array of shape (n_samples,), or array or sparse matrix of shape (n_samples, n_outputs)
         sample_weight : array of shape (n_samples,) or None
+            Factors of the loss of each sample, at least 0.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter or an argument is invalid; the message names it.
         """
-        goes_on = self.warm_start and hasattr(self, "network_")
+        continues = self.warm_start and hasattr(self, "network_")
         self._check_parameters()
-        X, y = self._validated(X, y, reset=not goes_on)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        targets = self._encode(y, reset=not goes_on)
-        weight = self._weights(targets, weight)
+        X, targets, weight = self._validated_data(X, y, sample_weight, reset=not continues)
+
         rng = check_random_state(self.random_state)
+        if not continues:
+            self.network_ = self._make_network(X, rng)
+
+        # hold rows out before the network sees them
         stop = StopOnInterrupt()
         callbacks: list[Callback] = [stop]
-        validation = None
-        if weight is not None:
-            X, targets, weight = _with_weight(X, targets, weight)
-        if not goes_on:
-            self.network_ = self._make_network(X, rng)
-        aside = None
+        validation = held_out = None
         if self.early_stopping:
             X, targets, weight, validation = self._split(X, targets, weight, rng)
             callbacks.append(EarlyStopping(patience=self.n_iter_no_change, min_delta=self.tol))
-        elif n_aside := self._n_aside(X):
+        elif n_held_out := self._n_held_out(X):
             rows = rng.permutation(X.shape[0])
-            aside, rows = rows[:n_aside], np.sort(rows[n_aside:])
-            aside = X[aside], targets[aside]
+            held_out, rows = rows[:n_held_out], np.sort(rows[n_held_out:])
+            held_out = X[held_out], targets[held_out]
             X, targets, weight = X[rows], targets[rows], None if weight is None else weight[rows]
-        network, n_before = self.network_, len(self.network_.history) if goes_on else 0
+
+        network, n_before = self.network_, len(self.network_.history) if continues else 0
         batch_size = self._batch_size(X.shape[0])
-        made = not goes_on and self._takes_weights_of_data(X)
-        epochs = self._epochs(X.shape[0], batch_size, made)
+        from_data = not continues and self._starts_from_data(X)
+        epochs = self._epochs(X.shape[0], batch_size, from_data)
         lr = self._rate
-        if made:
+        if from_data:
             n_steps = _recipe.steps(X.shape[0], batch_size, epochs)
             lr = _recipe.rate(n_steps) if self.learning_rate_init == "auto" else lr
-            _recipe.begin(network, X, targets, n_steps, dropout=None if self.dropout == "auto" else self.dropout)
-        network.fit(X, targets, sample_weight=weight,
-                    optimizer=self._optimizer(lr, SCHEDULES[self.learning_rate], "row" if made else "element"),
-                    epochs=epochs, batch_size=batch_size, validation=validation, shuffle=self.shuffle,
+            dropout = None if self.dropout == "auto" else self.dropout
+            _recipe.begin(network, X, targets, n_steps, dropout=dropout)
+
+        optimizer = self._optimizer(lr, SCHEDULES[self.learning_rate],
+                                    "row" if from_data else "element")
+        network.fit(X, targets, sample_weight=weight, optimizer=optimizer, epochs=epochs,
+                    batch_size=batch_size, validation=validation, shuffle=self.shuffle,
                     callbacks=callbacks, verbose=bool(self.verbose))
         if stop.interrupted:
-            warnings.warn("Ctrl-C has ended the training; the model is that after the last step", stacklevel=2)
+            warnings.warn("Ctrl-C has ended the training; the model is that after the last step",
+                          stacklevel=2)
         self._after_training(n_before, validation)
+
         if not stop.interrupted:
             self._refine(X, targets, weight)
-        self._after_fit(X, targets, aside if validation is None else validation)
+        self._after_fit(X, targets, held_out if validation is None else validation)
         return self
 
-    def _n_aside(self, X: Any) -> int:
-        """How many rows what follows the training needs that the training has not seen."""
+    def _validated_data(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
+                        reset: bool) -> tuple[Any, Any, np.ndarray | None]:
+        """Checked inputs, encoded targets and weights, without rows of weight zero."""
+        X, y = self._validated(X, y, reset=reset)
+        weight = None if sample_weight is None else _check_sample_weight(
+            sample_weight, X, ensure_non_negative=True)
+        targets = self._encode(y, reset=reset)
+        weight = self._weights(targets, weight)
+        return (X, targets, None) if weight is None else _with_weight(X, targets, weight)
+
+    def _n_held_out(self, X: Any) -> int:
+        """Number of rows to hold out of the training for `_after_fit`."""
         return 0
 
-    def _takes_weights_of_data(self, X: Any) -> bool:
-        """Whether the network starts from weights made of the data."""
+    def _starts_from_data(self, X: Any) -> bool:
+        """Whether the network starts from weights computed from the data."""
         return False
 
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
-        """What follows the training."""
+        """Refine the trained network."""
 
     @property
     def _rate(self) -> float:
-        return RATE if self.learning_rate_init == "auto" else self.learning_rate_init
+        if self.learning_rate_init == "auto":
+            return DEFAULT_LEARNING_RATE
+        return self.learning_rate_init
 
-    def _partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None, first: bool) -> Self:
-        X, y = self._validated(X, y, reset=first)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        targets = self._encode(y, reset=first)
-        weight = self._weights(targets, weight)
-        if weight is not None:
-            X, targets, weight = _with_weight(X, targets, weight)
+    def _partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
+                     first: bool) -> Self:
+        X, targets, weight = self._validated_data(X, y, sample_weight, reset=first)
         if first:
             self.network_ = self._make_network(X, check_random_state(self.random_state))
+
         network = self.network_
         if network.optimizer is None:
-            network.optimizer = self._optimizer(PARTIAL_RATE * self._rate, None)
-        elif network.optimizer.schedule is not None:  # of a fit, which has lowered the rate to its end
+            network.optimizer = self._optimizer(PARTIAL_FIT_RATE_FACTOR * self._rate, None)
+        elif network.optimizer.schedule is not None:  # that of a `fit`, at whose end the rate is 0
             network.optimizer.schedule = None
-            network.optimizer.lr *= PARTIAL_RATE
+            network.optimizer.lr *= PARTIAL_FIT_RATE_FACTOR
+
         network.fit(X, targets, sample_weight=weight, optimizer=network.optimizer, epochs=1,
-                    batch_size=self._batch_size(X.shape[0]), shuffle=self.shuffle, verbose=bool(self.verbose))
+                    batch_size=self._batch_size(X.shape[0]), shuffle=self.shuffle,
+                    verbose=bool(self.verbose))
         self._after_training(len(network.history) - 1)
         self._after_fit(X, targets, None)
         return self
@@ -181,6 +204,7 @@ class LSHEstimator(BaseEstimator):
         check.choice(self.activation, "activation", ("auto", "identity", "relu"))
         check.choice(self.solver, "solver", ("adam", "sgd"))
         check.choice(self.learning_rate, "learning_rate", tuple(SCHEDULES))
+
         if self.max_iter != "auto":
             check.integer(self.max_iter, "max_iter")
         if self.batch_size != "auto":
@@ -203,28 +227,32 @@ class LSHEstimator(BaseEstimator):
         try:
             return list(sizes)
         except TypeError:
-            raise TypeError(f"hidden_layer_sizes must be an integer or a sequence of some, got {sizes!r}") from None
+            raise TypeError("hidden_layer_sizes must be an integer or a sequence of integers, "
+                            f"got {sizes!r}") from None
 
     def _batch_size(self, n_rows: int) -> int:
         if self.batch_size != "auto":
             return min(self.batch_size, n_rows)
-        return min(n_rows, int(np.clip(n_rows // 40, *BATCH)))
+        return min(n_rows, int(np.clip(n_rows // 40, MIN_BATCH_ROWS, MAX_BATCH_ROWS)))
 
-    def _epochs(self, n_rows: int, batch_size: int, made: bool) -> int:
+    def _epochs(self, n_rows: int, batch_size: int, from_data: bool) -> int:
         if self.max_iter != "auto":
             return self.max_iter
-        if made:
-            return _recipe.EPOCHS
-        return int(np.clip(-(-STEPS * batch_size // n_rows), *EPOCHS))
+        if from_data:
+            return _recipe.EPOCHS_FROM_DATA
+        return int(np.clip(-(-MIN_STEPS * batch_size // n_rows), MIN_EPOCHS, MAX_EPOCHS))
 
-    def _optimizer(self, lr: float, schedule: str | None, second_moment: str = "element") -> SGD | Adam:
+    def _optimizer(self, lr: float, schedule: str | None,
+                   second_moment: str = "element") -> SGD | Adam:
         if self.solver == "adam":
-            return Adam(lr, weight_decay=self.weight_decay, schedule=schedule, second_moment=second_moment)
+            return Adam(lr, weight_decay=self.weight_decay, schedule=schedule,
+                        second_moment=second_moment)
         return SGD(lr, momentum=self.momentum, weight_decay=self.weight_decay, schedule=schedule)
 
     def _make_network(self, X: Any, rng: np.random.RandomState) -> Network:
         sizes = [X.shape[1], *self._hidden_sizes()]
-        relu = self.activation == "relu" or (self.activation == "auto" and not (sp.issparse(X) and len(sizes) == 2))
+        single_sparse = sp.issparse(X) and len(sizes) == 2
+        relu = self.activation == "relu" or (self.activation == "auto" and not single_sparse)
         options: dict[str, Any] = {"activation": "relu" if relu else None,
                                    "dropout": 0.0 if self.dropout == "auto" else self.dropout}
         layers = []
@@ -232,25 +260,29 @@ class LSHEstimator(BaseEstimator):
             layers.append(Linear(n_in, n_out, **options) if i == 0 or self.hidden_density == 1 else
                           LSHLinear(n_in, n_out, density=self.hidden_density, **options))
         layers.append(self._output_layer(sizes[-1]))
+
         n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
-        return Network(layers, loss=self._loss(), random_state=int(rng.randint(2**31 - 1)), n_threads=n_threads)
+        return Network(layers, loss=self._loss(), random_state=int(rng.randint(2**31 - 1)),
+                       n_threads=n_threads)
 
     def _split(self, X: Any, targets: Any, weight: np.ndarray | None,
                rng: np.random.RandomState) -> tuple[Any, Any, np.ndarray | None, tuple[Any, Any]]:
         try:
             stratify = self._strata(targets)
-            rows, held_out = train_test_split(np.arange(X.shape[0]), test_size=self.validation_fraction,
+            rows, held_out = train_test_split(np.arange(X.shape[0]),
+                                              test_size=self.validation_fraction,
                                               random_state=rng, stratify=stratify)
         except ValueError as error:
-            raise ValueError(f"early_stopping=True sets validation_fraction={self.validation_fraction} of the rows "
-                             f"aside, which {X.shape[0]} rows do not allow ({error}); give more rows, another fraction "
-                             "or early_stopping=False") from error
+            raise ValueError("early_stopping=True holds out "
+                             f"validation_fraction={self.validation_fraction} of the rows, "
+                             f"which {X.shape[0]} rows do not allow ({error}); give more rows, "
+                             "another fraction or early_stopping=False") from error
         weight = None if weight is None else weight[rows]
         return X[rows], targets[rows], weight, (X[held_out], targets[held_out])
 
     def _after_training(self, n_before: int, validation: tuple[Any, Any] | None = None) -> None:
         history = self.network_.history[n_before:]
-        self.n_iter_ = max(1, len(history))  # Ctrl-C may have left none
+        self.n_iter_ = max(1, len(history))  # empty if Ctrl-C ended the first epoch
         self.loss_curve_ = [entry["loss"] for entry in history]
         self.loss_ = self.loss_curve_[-1] if history else np.nan
         scores = None if validation is None else self._scores(history, validation[1])
@@ -259,9 +291,9 @@ class LSHEstimator(BaseEstimator):
         self.n_outputs_ = self.network_.n_labels
         self.n_layers_ = len(self.network_.layers) + 1
 
-    # -- asking -----------------------------------------------------------------------------------------------
+    # -- inference -------------------------------------------------------------------------------
 
-    def _asked(self, X: MatrixLike) -> Any:
+    def _validated_queries(self, X: MatrixLike) -> Any:
         check_is_fitted(self, "network_")
         return validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
 
@@ -269,30 +301,34 @@ class LSHEstimator(BaseEstimator):
         n_bytes = 4 * X.shape[0] * self.network_.n_labels
         available = _available_memory()
         if n_bytes > available:
-            raise MemoryError(f"{what} of {X.shape[0]:,} rows and {self.network_.n_labels:,} outputs is a dense array "
-                              f"of {n_bytes / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free; ask for fewer rows "
-                              "at a time, or for predict_topk or predict, which need not hold all outputs")
+            raise MemoryError(f"{what} of {X.shape[0]:,} rows and {self.network_.n_labels:,} "
+                              f"outputs is a dense array of {n_bytes / 1e9:.1f} GB, and "
+                              f"{available / 1e9:.1f} GB are free; pass fewer rows at a time, or "
+                              "call predict_topk or predict, which need not hold all outputs")
+
         n = X.shape[0]
-        if 0 < n < STEADY:
-            X = X[np.arange(STEADY) % n]
+        if 0 < n < ROW_INDEPENDENT_MIN_ROWS:
+            X = X[np.arange(ROW_INDEPENDENT_MIN_ROWS) % n]
         return self.network_.decision_function(X)[:n]
 
 
 def _with_weight(X: Any, targets: Any, weight: np.ndarray) -> tuple[Any, Any, np.ndarray]:
-    """The rows with a weight above zero, and their weights with a mean of one."""
+    """The rows with a weight above zero, and their weights, scaled to a mean of one."""
     rows = np.flatnonzero(weight > 0)
     if not len(rows):
-        raise ValueError("sample_weight, times class_weight, must be above 0 for one row at least, got zeros alone")
+        raise ValueError("sample_weight, times class_weight, must be above 0 for at least one row, "
+                         "got only zeros")
     if len(rows) < X.shape[0]:
         X, targets, weight = X[rows], targets[rows], weight[rows]
     return X, targets, weight / weight.mean()
 
 
 def _available_memory() -> float:
-    """Bytes that are free or that the system would give up, and infinity where it does not say."""
+    """Bytes that are free or can be freed; infinity where the system does not report it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+            lines = (line for line in file if line.startswith("MemAvailable"))
+            return 1024 * next(int(line.split()[1]) for line in lines)
     except (OSError, StopIteration, ValueError):
         pass
     try:

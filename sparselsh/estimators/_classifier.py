@@ -26,136 +26,151 @@ if TYPE_CHECKING:
 
     from .._arrays.types import Floats, Ids, MatrixLike
 
-N_SHARES = 32  # labels of a row that share its probability, where softmax serves several labels a row
-CALIBRATION_ROWS = 2048  # that its threshold is taken from
+# Labels per row over which probabilities are normalized, for a multilabel softmax.
+N_RANKED_LABELS = 32
+MAX_CALIBRATION_ROWS = 2048  # rows from which the threshold is determined
 LSH_PARAMS = set(inspect.signature(LSHLinear).parameters) - {"n_in", "n_out", "density"}
 
 
 class LSHClassifier(ClassifierMixin, LSHEstimator):
-    """A neural network for few classes or very many, whose wide layers compute only the neurons that hashing finds.
+    """A neural network for few or very many classes, whose wide layers compute only hashed neurons.
 
-    Binary, multiclass and multilabel: y is class labels of any type, or an indicator matrix of labels, dense or sparse.
-    A sparse indicator of any width is never made dense: `predict` gives a sparse one back.
+    Binary, multiclass and multilabel: y is an array of class labels of any type, or a dense or
+    sparse indicator matrix of labels. A sparse indicator of any width is never converted to a dense
+    one, and `predict` returns a sparse one.
 
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int
         Neurons of the hidden layers.
     activation : {"auto", "identity", "relu"}
-        Of the hidden layers. "auto" for "identity" where X is sparse and there is one hidden layer, which is better
-        there before a wide output, and "relu" else.
+        Activation of the hidden layers. "auto" is "identity" where X is sparse and there is one
+        hidden layer, which is better before a wide output, and "relu" otherwise.
     density : float or "auto"
-        Share of the output neurons that a training step computes, in (0, 1]. 1 for all; "auto" for 4,096 at most. See
-        :class:`~sparselsh.LSHLinear`.
+        Fraction of the output neurons that a training step computes, in (0, 1]. 1 computes all;
+        "auto" computes at most 4,096 neurons. See :class:`~sparselsh.LSHLinear`.
     hidden_density : float
-        The same for the hidden layers but the first, where 1 is a dense layer.
+        The same for all hidden layers but the first; 1 is a dense layer.
     dropout : float or "auto"
-        Share of the neurons of hidden layers that a training step leaves out. "auto" for 0.2 in trainings of 2,000
-        steps and more from weights made of the data, and none else.
+        Fraction of the hidden neurons that a training step leaves out, in [0, 1). "auto" is 0.2 in
+        trainings of 2,000 steps or more from weights computed from the data, and 0 otherwise.
     lsh_params : dict or None
-        Other arguments of :class:`~sparselsh.LSHLinear` for the output layer, such as ``{"family": sl.DWTA()}``.
+        Other arguments of :class:`~sparselsh.LSHLinear` for the output layer, such as
+        ``{"family": sl.DWTA()}``.
     loss : {"auto", "softmax", "bce"}
-        "softmax" lets classes compete; "bce" asks about each label by itself. "auto" for "bce" with an indicator of up
-        to 4,096 labels, all of which are computed, and "softmax" else: single questions about very many labels learn
-        badly.
+        "softmax" lets classes compete; "bce" decides on each label independently. "auto" is "bce"
+        for an indicator of up to 4,096 labels, all of which are computed, and "softmax" otherwise:
+        independent decisions on very many labels learn badly.
     threshold : float or "auto"
-        `predict` gives the labels of an indicator whose probability is above it. "auto" for 0.5 with "bce". With
-        "softmax" probabilities are shares among the 32 best labels of the row, and "auto" takes the threshold with the
-        best F1 (micro) on the rows set aside by `early_stopping`, else on up to 2,048 rows of the training; with
-        `refine` these (a twentieth at most) are set aside too.
+        For an indicator, `predict` returns the labels whose probability is above it. "auto" is 0.5
+        with "bce". With "softmax", probabilities are normalized over the 32 best labels of the row,
+        and "auto" takes the threshold with the best micro-averaged F1 on the rows held out by
+        `early_stopping`, or else on up to 2,048 training rows; with `refine` these rows (at most a
+        twentieth) are held out too.
     solver : {"adam", "sgd"}
     learning_rate_init : float or "auto"
-        "auto" for 0.01 or, from weights made of the data, for less the more steps there are.
+        Learning rate at the first step. "auto" is 0.01 or, with weights computed from the data, a
+        rate that is smaller the more steps there are.
     learning_rate : {"linear", "cosine", "constant"}
-        How the rate falls to zero until the last epoch, or does not.
+        Schedule by which the rate falls to zero at the last epoch, or "constant".
     momentum : float
         For "sgd".
     weight_decay : float
-        Decoupled from the gradient with "adam" (AdamW), L2 with "sgd"; rows of weights that a step touches only.
+        Decoupled from the gradient with "adam" (AdamW), L2 with "sgd"; applied only to the rows of
+        weights that a step touches.
     batch_size : int or "auto"
-        "auto" for a fortieth of the rows, from 64 to 256.
+        Rows per step. "auto" is a fortieth of the rows, from 64 to 256.
     max_iter : int or "auto"
-        Epochs. "auto" for as many as make 1,000 steps, from 5 to 200, or 2 from weights made of the data.
+        Number of epochs. "auto" is the number that gives 1,000 steps, from 5 to 200, or 2 with
+        weights computed from the data.
     shuffle : bool
+        Draw a new random order of the rows for every epoch.
     early_stopping : bool
-        Set rows aside, end the training when the share of them whose best label is right grows no more, and keep the
-        best weights.
+        Hold rows out, end the training when the fraction of them whose best label is correct stops
+        growing, and keep the best weights.
     validation_fraction : float
-        Share of the rows set aside, by class where classes have rows enough.
+        Fraction of the rows that is held out, stratified by class where classes have enough rows.
     n_iter_no_change, tol : int, float
-        Epochs without a gain of more than `tol` after which `early_stopping` ends the training.
+        `early_stopping` ends the training after this many epochs without a gain above `tol`.
     class_weight : None, "balanced" or dict
-        Factors of the loss by class. A row of an indicator takes the mean of those of its labels.
+        Factors of the loss per class. A row of an indicator gets the mean of those of its labels.
     init : {"auto", "labels", "random"}
-        First weights made of the data (see :meth:`Network.initialize <sparselsh.Network.initialize>`), or random ones.
-        "auto" makes them for sparse X, one hidden layer, 1,000 labels or more and "softmax".
+        "labels" computes initial weights from the data (see :meth:`Network.initialize
+        <sparselsh.Network.initialize>`). "auto" does so for sparse X, one hidden layer, 1,000
+        labels or more and "softmax".
     refine : bool or "auto"
-        Add a classifier of the inputs for each label (see :meth:`Network.refine <sparselsh.Network.refine>`). "auto"
-        does under the conditions of `init`, and takes them away if they learn less than half of the rows.
+        Add one classifier of the inputs per label (see :meth:`Network.refine
+        <sparselsh.Network.refine>`). "auto" does so under the conditions of `init`, and removes the
+        classifiers if they get less than half of the training rows right.
     warm_start : bool
-        Let `fit` go on with the network of the last `fit`, with a new optimizer.
+        Continue with the network of the last `fit`, with a new optimizer.
     random_state : None, int or numpy.random.RandomState
-        Results are then the same for any number of threads.
+        Results do not depend on the number of threads.
     n_jobs : int or None
-        Threads; -1 for all processors, None for :func:`sparselsh.get_num_threads`.
+        Number of threads; -1 for all processors, None for :func:`sparselsh.get_num_threads`.
     verbose : bool
         Show a progress bar.
 
     Attributes
     ----------
     network_ : Network
-        ``network_.save(path)``, ``network_.plot_history()`` and all else that networks can do.
-    classes_ : ndarray
-        Class labels; of an indicator the numbers of its columns.
+        The trained network: ``network_.save(path)``, ``network_.plot_history()`` and so on.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels; for an indicator, the numbers of its columns.
     n_features_in_, feature_names_in_ : int, ndarray of str
         As in scikit-learn.
     n_outputs_, n_layers_, n_iter_ : int
     loss_, loss_curve_ : float, list of float
-        Of the last epoch, of all.
+        Loss of the last epoch, and of each epoch.
     validation_scores_, best_validation_score_ : list of float, float
-        The share of right best labels after each epoch; None without `early_stopping`.
+        Fraction of rows whose best label is correct after each epoch, and the best of them; None
+        without `early_stopping`.
     threshold_ : float
-        What `threshold` came to be, for an indicator.
+        The threshold that `predict` uses, for an indicator.
 
     Notes
     -----
-    `decision_function` and `predict_proba` hold all outputs of all rows. Where that does not fit into the free memory
-    they raise MemoryError; ask for `predict_topk` then, which holds k a row.
+    `decision_function` and `predict_proba` hold all outputs of all rows. Where these do not fit
+    into the free memory they raise MemoryError; call `predict_topk` then, which holds k outputs per
+    row.
 
-    Weights of samples scale gradients. A weight of two is not quite a sample given twice: batches have as many rows as
-    before.
+    Sample weights scale gradients. A weight of two is not exactly the same as a sample given twice,
+    because the number of rows per batch stays the same.
 
     Examples
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sparselsh.estimators import LSHClassifier
     >>> X, y = load_digits(return_X_y=True)
-    >>> clf = LSHClassifier(random_state=0).fit(X[:1500] / 16, y[:1500])
+    >>> clf = LSHClassifier(random_state=0)
+    >>> clf = clf.fit(X[:1500] / 16, y[:1500])
     >>> clf.score(X[1500:] / 16, y[1500:]) > 0.9
     True
     """
 
-    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto", *,
-                 density: float | Literal["auto"] = "auto", hidden_density: float = 1.0,
+    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto",
+                 *, density: float | Literal["auto"] = "auto", hidden_density: float = 1.0,
                  dropout: float | Literal["auto"] = "auto",
                  lsh_params: dict[str, Any] | None = None, loss: str = "auto",
                  threshold: float | Literal["auto"] = "auto", solver: str = "adam",
                  learning_rate_init: float | Literal["auto"] = "auto",
                  learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
-                 batch_size: int | Literal["auto"] = "auto", max_iter: int | Literal["auto"] = "auto",
-                 shuffle: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+                 batch_size: int | Literal["auto"] = "auto",
+                 max_iter: int | Literal["auto"] = "auto", shuffle: bool = True,
+                 early_stopping: bool = False, validation_fraction: float = 0.1,
                  n_iter_no_change: int = 5, tol: float = 1e-4,
                  class_weight: dict[Any, float] | Literal["balanced"] | None = None,
-                 init: Literal["auto", "labels", "random"] = "auto", refine: bool | Literal["auto"] = "auto",
-                 warm_start: bool = False,
-                 random_state: int | np.random.RandomState | None = None, n_jobs: int | None = None,
-                 verbose: bool = False) -> None:
+                 init: Literal["auto", "labels", "random"] = "auto",
+                 refine: bool | Literal["auto"] = "auto", warm_start: bool = False,
+                 random_state: int | np.random.RandomState | None = None,
+                 n_jobs: int | None = None, verbose: bool = False) -> None:
         super().__init__(
             hidden_layer_sizes, activation, hidden_density=hidden_density, dropout=dropout,
-            solver=solver, learning_rate_init=learning_rate_init, learning_rate=learning_rate, momentum=momentum,
-            weight_decay=weight_decay, batch_size=batch_size, max_iter=max_iter, shuffle=shuffle,
-            early_stopping=early_stopping, validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change,
-            tol=tol, warm_start=warm_start, random_state=random_state, n_jobs=n_jobs, verbose=verbose)
+            solver=solver, learning_rate_init=learning_rate_init, learning_rate=learning_rate,
+            momentum=momentum, weight_decay=weight_decay, batch_size=batch_size,
+            max_iter=max_iter, shuffle=shuffle, early_stopping=early_stopping,
+            validation_fraction=validation_fraction, n_iter_no_change=n_iter_no_change, tol=tol,
+            warm_start=warm_start, random_state=random_state, n_jobs=n_jobs, verbose=verbose)
         self.density = density
         self.lsh_params = lsh_params
         self.loss = loss
@@ -169,7 +184,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
-    # -- training ---------------------------------------------------------------------------------------------
+    # -- training --------------------------------------------------------------------------------
 
     def partial_fit(self, X: MatrixLike, y: Any, classes: ArrayLike | None = None,
                     sample_weight: ArrayLike | None = None) -> Self:
@@ -180,21 +195,30 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         X, y, sample_weight
             As for `fit`.
         classes : array or None
-            All labels there will be, sorted or not; needed in the first call unless y is an indicator.
+            All class labels that will occur, in any order; required in the first call unless y is
+            an indicator.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `fit`; also if `class_weight` is "balanced", or `classes` is missing in the first
+            call or differs from it later.
         """
         if self.class_weight == "balanced":
-            raise ValueError("class_weight='balanced' needs all rows, which partial_fit does not see; give the weights "
-                             "as a dict, or sample_weight")
+            raise ValueError("class_weight='balanced' needs all rows, which partial_fit does not "
+                             "see; give the weights as a dict, or sample_weight")
         self._check_parameters()
+
         first = not hasattr(self, "network_")
         if first:
             self._given_classes = None if classes is None else np.unique(classes)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-            raise ValueError(f"classes must be those of the first call, {self.classes_}, got {np.asarray(classes)}")
+            raise ValueError(f"classes must be those of the first call, {self.classes_}, "
+                             f"got {np.asarray(classes)}")
         try:
             return self._partial_fit(X, y, sample_weight, first)
         finally:
@@ -208,8 +232,10 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             raise ValueError(f"refine must be True, False or 'auto', got {self.refine!r}")
         if self.threshold != "auto":
             check.number(self.threshold, "threshold", above=0, below=1)
+
         if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
-            raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {self.class_weight!r}")
+            raise ValueError("class_weight must be None, 'balanced' or a dict, "
+                             f"got {self.class_weight!r}")
         if isinstance(self.class_weight, dict):
             for label, factor in self.class_weight.items():
                 check.number(factor, f"class_weight[{label!r}]", minimum=0)
@@ -219,54 +245,68 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def _lsh_params(self) -> dict[str, Any]:
         if not isinstance(self.lsh_params, dict | None):
-            raise TypeError("lsh_params must be a dict of arguments of LSHLinear, such as {'family': SimHash()}, or "
-                            f"None, got {self.lsh_params!r}")
+            raise TypeError("lsh_params must be a dict of arguments of LSHLinear, such as "
+                            f"{{'family': SimHash()}}, or None, got {self.lsh_params!r}")
         return self.lsh_params or {}
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, reset=reset)
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True,
+                             reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y.toarray() if sp.issparse(y) else y, warn=True)
         return X, y
 
     def _encode(self, y: Any, reset: bool) -> Any:
         """Class ids, or a float32 indicator as csr_array."""
-        if not sp.issparse(y) and y.dtype == object and len(types := {type(value) for value in y.ravel()}) > 1:
-            raise TypeError(f"y has labels of the types {', '.join(sorted(kind.__name__ for kind in types))}; give "
-                            "strings alone or numbers alone")
+        if not sp.issparse(y) and y.dtype == object:
+            types = {type(value) for value in y.ravel()}
+            if len(types) > 1:
+                names = ", ".join(sorted(kind.__name__ for kind in types))
+                raise TypeError(f"y has labels of the types {names}; give strings alone or numbers "
+                                "alone")
         check_classification_targets(y)
         kind = type_of_target(y, input_name="y")
         if kind == "multiclass-multioutput":
-            raise ValueError("y must be class labels or an indicator matrix of zeros and ones; several classes a row "
-                             "as numbers are not supported")
+            raise ValueError("y must be class labels or an indicator matrix of zeros and ones; "
+                             "several classes per row as numbers are not supported")
+
         multilabel = kind == "multilabel-indicator"
         if reset:
-            self._multilabel = multilabel
-            self._y_type = type(y) if sp.issparse(y) else np.ndarray
-            given = getattr(self, "_given_classes", None)
-            if multilabel:
-                self.classes_ = np.arange(y.shape[1])
-            elif given is not None:
-                self.classes_ = given
-            elif hasattr(self, "_given_classes"):
-                raise ValueError("classes must be passed on the first call to partial_fit.")
-            else:
-                self.classes_ = np.unique(y)
+            self._set_classes(y, multilabel)
         if multilabel != self._multilabel:
             raise ValueError("y must be an indicator matrix as before" if self._multilabel else
                              "y must be class labels as before, got an indicator matrix")
+        return self._indicator(y) if multilabel else self._class_ids(y)
+
+    def _set_classes(self, y: Any, multilabel: bool) -> None:
+        self._multilabel = multilabel
+        self._y_type = type(y) if sp.issparse(y) else np.ndarray
+        given = getattr(self, "_given_classes", None)
         if multilabel:
-            if y.shape[1] != len(self.classes_):
-                raise ValueError(f"y must have {len(self.classes_)} columns as before, got {y.shape[1]}")
-            indicator = sp.csr_array(y, dtype=np.float32)
-            indicator.eliminate_zeros()
-            return indicator
+            self.classes_ = np.arange(y.shape[1])
+        elif given is not None:
+            self.classes_ = given
+        elif hasattr(self, "_given_classes"):
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        else:
+            self.classes_ = np.unique(y)
+
+    def _indicator(self, y: Any) -> Any:
+        if y.shape[1] != len(self.classes_):
+            raise ValueError(f"y must have {len(self.classes_)} columns as before, "
+                             f"got {y.shape[1]}")
+        indicator = sp.csr_array(y, dtype=np.float32)
+        indicator.eliminate_zeros()
+        return indicator
+
+    def _class_ids(self, y: np.ndarray) -> np.ndarray:
         ids = np.searchsorted(self.classes_, y)
         ids[ids == len(self.classes_)] = 0
         if (unknown := self.classes_[ids] != y).any():
             new = y[unknown].tolist()[0]
-            raise ValueError(f"y has classes that are not among those of before, such as {new!r}; with warm_start or "
-                             "partial_fit give all classes from the start")
+            raise ValueError("y has classes that are not among those of before, such as "
+                             f"{new!r}; with warm_start or partial_fit give all classes from the "
+                             "start")
         return ids
 
     def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
@@ -279,8 +319,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         else:
             present = np.unique(targets)
             factors = np.ones(len(self.classes_))
-            factors[present] = compute_class_weight(self.class_weight, classes=self.classes_[present],
-                                                    y=self.classes_[targets])
+            factors[present] = compute_class_weight(
+                self.class_weight, classes=self.classes_[present], y=self.classes_[targets])
             weight = factors[targets]
         return weight if sample_weight is None else weight * sample_weight
 
@@ -291,7 +331,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             return indicator.nnz / (n_labels * np.maximum(counts, 1))
         factors = np.ones(n_labels)
         for label, factor in self.class_weight.items():
-            factors[check.integer(label, "class_weight key", minimum=0, maximum=n_labels - 1)] = factor
+            j = check.integer(label, "class_weight key", minimum=0, maximum=n_labels - 1)
+            factors[j] = factor
         return factors
 
     def _loss(self) -> str:
@@ -303,12 +344,15 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     def _output_layer(self, n_in: int) -> Linear:
         return LSHLinear(n_in, len(self.classes_), density=self.density, **self._lsh_params())
 
-    def _n_aside(self, X: Any) -> int:
-        # classifiers rank the rows that they have learnt from nearly all right: a threshold of these would be too high
-        looks_on = self._multilabel and self.threshold == "auto" and self.refine
-        return min(CALIBRATION_ROWS, X.shape[0] // 20) if looks_on and _recipe.suits(self.network_, X) else 0
+    def _n_held_out(self, X: Any) -> int:
+        # The classifiers of `refine` rank nearly all of their training rows correctly: a threshold
+        # determined on these would be too high.
+        needs_rows = self._multilabel and self.threshold == "auto" and self.refine
+        if needs_rows and _recipe.suits(self.network_, X):
+            return min(MAX_CALIBRATION_ROWS, X.shape[0] // 20)
+        return 0
 
-    def _takes_weights_of_data(self, X: Any) -> bool:
+    def _starts_from_data(self, X: Any) -> bool:
         return self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))
 
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
@@ -324,7 +368,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             return None
         counts = np.bincount(targets)
         n_held_out = len(targets) * self.validation_fraction
-        return targets if counts[counts > 0].min() > 1 and np.count_nonzero(counts) <= n_held_out else None
+        enough = counts[counts > 0].min() > 1 and np.count_nonzero(counts) <= n_held_out
+        return targets if enough else None
 
     def _scores(self, history: list[dict[str, Any]], targets: Any) -> list[float]:
         return [entry["p_at_1"] for entry in history]
@@ -334,48 +379,62 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             return
         self.threshold_ = 0.5 if self.threshold == "auto" else self.threshold
         if self.threshold == "auto" and isinstance(self.network_.loss, SoftmaxCrossEntropy):
-            step = -(-X.shape[0] // CALIBRATION_ROWS)
+            step = -(-X.shape[0] // MAX_CALIBRATION_ROWS)
             X, targets = validation if validation is not None else (X[::step], targets[::step])
-            self.threshold_ = _best_threshold(*self._shares(X), targets)
+            self.threshold_ = _best_threshold(*self._ranked_labels(X), targets)
 
-    # -- asking -----------------------------------------------------------------------------------------------
+    # -- inference -------------------------------------------------------------------------------
 
     def predict(self, X: MatrixLike) -> Any:
-        """The class of each row, (n_samples,), or its labels, an indicator matrix of the kind that `fit` was given.
+        """Predict the class, or the labels, of each row.
 
-        An indicator may have rows without a label.
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), or indicator matrix of shape (n_samples, n_classes), int64
+            Classes, or an indicator of the type that `fit` was given. Rows of an indicator may be
+            empty.
         """
-        X = self._asked(X)
+        X = self._validated_queries(X)
         if not self._multilabel:
             return self.classes_[self.network_.predict(X)]
+
         if isinstance(self.network_.loss, SoftmaxCrossEntropy):
-            ids, shares = self._shares(X)
-            rows, places = np.nonzero(shares > self.threshold_)
-            columns = ids[rows, places]
+            ids, probabilities = self._ranked_labels(X)
+            rows, positions = np.nonzero(probabilities > self.threshold_)
+            columns = ids[rows, positions]
         else:
             rows, columns = self._positive(X)
-        found = sp.csr_array((np.ones(len(rows), np.int64), (rows, columns)), shape=(X.shape[0], len(self.classes_)))
+        found = sp.csr_array((np.ones(len(rows), np.int64), (rows, columns)),
+                             shape=(X.shape[0], len(self.classes_)))
         return found.toarray() if self._y_type is np.ndarray else self._kind_of_y(found)
 
     def _kind_of_y(self, indicator: Any) -> Any:
         return indicator if issubclass(self._y_type, sp.sparray) else sp.csr_matrix(indicator)
 
-    def _shares(self, X: Any) -> tuple[Ids, Floats]:
-        """The best labels, (n, k), and their probabilities among themselves."""
-        ids, scores = self.network_.topk(X, k=min(N_SHARES, len(self.classes_)))
+    def _ranked_labels(self, X: Any) -> tuple[Ids, Floats]:
+        """The k best labels per row, (n, k), and their probabilities, normalized over them."""
+        ids, scores = self.network_.topk(X, k=min(N_RANKED_LABELS, len(self.classes_)))
         return ids, _softmax(scores)
 
     def _positive(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the labels whose probability is above the threshold; a part of the outputs at a time."""
-        least = np.log(self.threshold_) - np.log1p(-self.threshold_)
+        """Rows and columns of the labels whose probability is above the threshold.
+
+        Only a chunk of the outputs is held in memory at a time.
+        """
+        min_score = np.log(self.threshold_) - np.log1p(-self.threshold_)
         rows, columns = [], []
         for start, stop in row_chunks(X.shape[0], len(self.classes_)):
-            i, j = np.nonzero(self.network_.decision_function(X[start:stop]) > least)
+            i, j = np.nonzero(self.network_.decision_function(X[start:stop]) > min_score)
             rows.append(start + i)
             columns.append(j)
         return np.concatenate(rows), np.concatenate(columns)
 
-    def predict_topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[np.ndarray, Floats]:
+    def predict_topk(self, X: MatrixLike, k: int = 5, *,
+                     exact: bool = False) -> tuple[np.ndarray, Floats]:
         """The k best classes of each row.
 
         Parameters
@@ -391,50 +450,72 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         classes : ndarray of shape (n_samples, k)
             Best first.
         scores : ndarray of shape (n_samples, k), float32
-            As `decision_function` gives them for more than two classes.
+            As of `decision_function` with more than two classes.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is invalid.
         """
-        X = self._asked(X)
+        X = self._validated_queries(X)
         k = check.integer(k, "k", maximum=len(self.classes_))
         ids, scores = self.network_.topk(X, k, exact=exact)
         return self.classes_[ids], scores
 
     def decision_function(self, X: MatrixLike) -> np.ndarray:
-        """All outputs before softmax or sigmoid, dense: (n_samples, n_classes), or (n_samples,) for two classes.
+        """All outputs before softmax or sigmoid, as a dense array.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes, float32
 
         Raises
         ------
         MemoryError
-            If so large an array does not fit into the free memory.
+            If the array does not fit into the free memory.
         """
-        z = self._outputs(self._asked(X), "decision_function")
+        z = self._outputs(self._validated_queries(X), "decision_function")
         if self._multilabel or len(self.classes_) > 2:
             return z
         return z[:, 1] - z[:, 0] if len(self.classes_) == 2 else z[:, 0]
 
     def predict_proba(self, X: MatrixLike) -> np.ndarray:
-        """Probabilities, dense: (n_samples, n_classes). Rows add up to one, but for the loss "bce".
+        """Probabilities of all classes, as a dense array.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float32; float64 for softmax of up to two classes
+            Rows sum to one, except for an indicator with the loss "bce".
 
         Raises
         ------
         MemoryError
-            If so large an array does not fit into the free memory.
+            If the array does not fit into the free memory.
         """
-        z = self._outputs(self._asked(X), "predict_proba")
+        z = self._outputs(self._validated_queries(X), "predict_proba")
         if isinstance(self.network_.loss, SoftmaxCrossEntropy):
             return _softmax(z if z.shape[1] > 2 else z.astype(np.float64))
         p = _sigmoid(z)
-        if not self._multilabel:  # each class was asked about by itself
+        if not self._multilabel:  # the sigmoids of the classes are independent
             p /= np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
         return p
 
     def predict_log_proba(self, X: MatrixLike) -> np.ndarray:
-        """The logarithm of `predict_proba`."""
+        """The logarithm of `predict_proba`, of the same shape and dtype."""
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
 
 def _softmax(z: np.ndarray) -> np.ndarray:
-    """In place."""
+    """Softmax of each row, in place."""
     z -= z.max(axis=1, keepdims=True, initial=-np.inf)
     np.exp(z, out=z)
     z /= z.sum(axis=1, keepdims=True)
@@ -442,7 +523,7 @@ def _softmax(z: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:
-    """In place, without overflow."""
+    """Sigmoid of each entry, in place, without overflow."""
     np.multiply(z, 0.5, out=z)
     np.tanh(z, out=z)
     z += 1
@@ -450,13 +531,13 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
     return z
 
 
-def _best_threshold(ids: Ids, shares: Floats, indicator: Any) -> float:
+def _best_threshold(ids: Ids, probabilities: Floats, indicator: Any) -> float:
     """The threshold with the best micro-averaged F1 on these rows."""
     rows = np.repeat(np.arange(len(ids)), ids.shape[1])
-    right = np.asarray(indicator[rows, ids.ravel()]).ravel() > 0
-    order = np.argsort(-shares.ravel(), kind="stable")
-    values = shares.ravel()[order]
-    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + indicator.nnz)
+    correct = np.asarray(indicator[rows, ids.ravel()]).ravel() > 0
+    order = np.argsort(-probabilities.ravel(), kind="stable")
+    values = probabilities.ravel()[order]
+    f1 = 2 * np.cumsum(correct[order]) / (np.arange(1, len(order) + 1) + indicator.nnz)
     best = int(f1.argmax())
     below = values[best + 1] if best + 1 < len(values) else 0.0
     return float((values[best] + below) / 2)

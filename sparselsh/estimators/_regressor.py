@@ -1,4 +1,4 @@
-"""LSHRegressor: one value or several per row."""
+"""LSHRegressor: one or several target values per row."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
@@ -19,29 +19,34 @@ if TYPE_CHECKING:
 
 
 class LSHRegressor(RegressorMixin, LSHEstimator):
-    """A neural network for one value or several, whose wide hidden layers compute only the neurons that hashing finds.
+    """A neural network for regression, whose wide hidden layers compute only hashed neurons.
 
-    Targets are scaled to mean 0 and variance 1 inside, so that the learning rate suits them.
+    Targets are scaled to mean 0 and variance 1 internally, so that the learning rate suits them.
 
     Parameters
     ----------
     hidden_layer_sizes, activation, hidden_density, dropout, solver
         As for :class:`LSHClassifier`, where "auto" is a dropout of 0.
     learning_rate_init, learning_rate, momentum, weight_decay
-        As for :class:`LSHClassifier`. ``hidden_layer_sizes=(128, 4096), hidden_density=0.05`` hashes the second layer.
-    batch_size, max_iter, shuffle, validation_fraction, n_iter_no_change, tol, warm_start, random_state, n_jobs, verbose
+        As for :class:`LSHClassifier`. ``hidden_layer_sizes=(128, 4096), hidden_density=0.05``
+        hashes the second layer.
+    batch_size, max_iter, shuffle, validation_fraction, n_iter_no_change, tol
+        As for :class:`LSHClassifier`.
+    warm_start, random_state, n_jobs, verbose
         As for :class:`LSHClassifier`.
     early_stopping : bool
-        Set rows aside, end the training when the error on them falls no more, and keep the best weights.
+        Hold rows out, end the training when the error on them stops falling, and keep the best
+        weights.
 
     Attributes
     ----------
     network_, n_features_in_, feature_names_in_, n_outputs_, n_layers_, n_iter_, loss_, loss_curve_
         As for :class:`LSHClassifier`; the loss is that of scaled targets.
     validation_scores_, best_validation_score_ : list of float, float
-        R^2 after each epoch, over all outputs; None without `early_stopping`.
-    y_mean_, y_scale_ : ndarray of shape (n_outputs,)
-        What the outputs of the network are multiplied by and shifted by.
+        R^2 after each epoch, over all outputs, and the best of them; None without
+        `early_stopping`.
+    y_mean_, y_scale_ : ndarray of shape (n_outputs,), float64
+        Predictions are the outputs of the network, times `y_scale_`, plus `y_mean_`.
 
     Examples
     --------
@@ -61,7 +66,8 @@ class LSHRegressor(RegressorMixin, LSHEstimator):
     def partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Train on the rows once, at a constant learning rate: a tenth of `learning_rate_init`.
 
-        Targets are scaled as in the first call, or in `fit`: let the first rows be many enough to show their range.
+        Targets are scaled as in the first call or in `fit`: the first rows should be numerous
+        enough to show the range of the targets.
 
         Parameters
         ----------
@@ -76,25 +82,27 @@ class LSHRegressor(RegressorMixin, LSHEstimator):
         return self._partial_fit(X, y, sample_weight, not hasattr(self, "network_"))
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True, y_numeric=True,
-                             reset=reset)
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True,
+                             y_numeric=True, reset=reset)
         if sp.issparse(y):
             raise TypeError("y must be dense, got a sparse matrix; convert it with toarray()")
         check.numeric(y, "y")
         return X, y
 
     def _encode(self, y: Any, reset: bool) -> Any:
-        """Scaled targets, (n, n_outputs), float32."""
+        """Scaled targets, an ndarray of shape (n_samples, n_outputs), float32."""
         targets = y[:, None] if y.ndim == 1 else y
         if reset:
             self._y_ndim = y.ndim
-            largest = np.abs(targets).max(axis=0).astype(np.float64)  # squares of it may be beyond float64
+            # unit avoids squares that overflow float64
+            largest = np.abs(targets).max(axis=0).astype(np.float64)
             unit = targets / np.where(largest > 0, largest, 1.0)
             self.y_mean_ = unit.mean(axis=0) * largest
             scale = unit.std(axis=0) * largest
             self.y_scale_ = np.where(scale > 0, scale, 1.0)
         elif targets.shape[1] != len(self.y_mean_):
-            raise ValueError(f"y must have {len(self.y_mean_)} columns as before, got {targets.shape[1]}")
+            raise ValueError(f"y must have {len(self.y_mean_)} columns as before, "
+                             f"got {targets.shape[1]}")
         return ((targets - self.y_mean_) / self.y_scale_).astype(np.float32)
 
     def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
@@ -111,12 +119,28 @@ class LSHRegressor(RegressorMixin, LSHEstimator):
 
     def _scores(self, history: list[dict[str, Any]], targets: Any) -> list[float]:
         variance = targets.var(axis=0, dtype=np.float64).sum()
-        return [1 - entry["val_loss"] / variance if variance > 0 else np.nan for entry in history]
+        return [1 - entry["val_loss"] / variance if variance > 0 else np.nan
+                for entry in history]
 
     def _after_fit(self, X: Any, targets: Any, validation: tuple[Any, Any] | None) -> None:
         pass
 
     def predict(self, X: MatrixLike) -> np.ndarray:
-        """The values, (n_samples,) or (n_samples, n_outputs) as in `fit`."""
-        values = self._outputs(self._asked(X), "predict") * self.y_scale_ + self.y_mean_
+        """Predict values.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs), as y in `fit`
+
+        Raises
+        ------
+        MemoryError
+            If an array of all values does not fit into the free memory.
+        """
+        outputs = self._outputs(self._validated_queries(X), "predict")
+        values = outputs * self.y_scale_ + self.y_mean_
         return values[:, 0] if self._y_ndim == 1 else values

@@ -1,12 +1,12 @@
-"""Network: layers, trained and used together.
+"""Network: layers that are trained and used together.
 
-    Network ─┬─ training.Training   optimizer, generator, history, progress: what it remembers
+    Network ─┬─ training.Training   state: optimizer, generator, history, progress
              ├─ layers              weights, and the indexes that find neurons
-             └─ Refinement          classifiers of the inputs that rank anew what the layers find
+             └─ Refinement          classifiers of the inputs that re-rank the outputs of the layers
 
-    _network     Network, load: checks of data, training, inference
+    _network     Network, load: data checks, training, inference
     _file        weights and configuration as a file
-    _checkpoint  state of a training as arrays and plain values
+    _checkpoint  training state as arrays and plain values
 """
 from ._network import Network, load
 

@@ -1,9 +1,9 @@
-"""What a file holds of a network beside its weights, so that a training goes on with the same bits.
+"""State of a network beside its weights, from which a training continues with the same bits.
 
-Arrays become tensors, the rest plain values that JSON keeps exactly. All that a file says is checked before it is used:
-kernels trust their input.
+Arrays become tensors; everything else becomes plain values that JSON keeps exactly. Everything
+read from a file is checked before use, because the kernels trust their input.
 
-    state["layers"]    the indexes of each layer as they are, not as they would be built anew
+    state["layers"]    the indexes of each layer as they are, not rebuilt
     state["training"]  optimizer, generator, counters, history, place in the epochs, callbacks
 """
 from __future__ import annotations
@@ -29,11 +29,11 @@ OPTIMIZERS = {"SGD": SGD, "Adam": Adam}
 BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 
 
-# ---- what is written
+# ---- writing
 
 
 def layers_state(layers: Sequence[Linear], tensors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """The indexes of the layers; their arrays are put into `tensors`."""
+    """State of the indexes of each layer; their arrays are added to `tensors`."""
     states = []
     for i, layer in enumerate(layers):
         arrays, plain = layer.index_state()
@@ -43,7 +43,7 @@ def layers_state(layers: Sequence[Linear], tensors: dict[str, np.ndarray]) -> li
 
 
 def training_state(training: Training, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """All that `resume` needs beside weights and indexes; arrays are put into `tensors`."""
+    """What `resume` needs beside weights and indexes; arrays are added to `tensors`."""
     optimizer, progress = training.optimizer, training.progress
     return {
         "n_steps": training.n_steps, "history": training.history,
@@ -57,16 +57,18 @@ def training_state(training: Training, tensors: dict[str, np.ndarray]) -> dict[s
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and numpy numbers as lists and numbers, all the way down."""
+    """Arrays and NumPy numbers as lists and numbers, recursively."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-def _optimizer_state(training: Training, optimizer: SGD | Adam, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+def _optimizer_state(training: Training, optimizer: SGD | Adam,
+                     tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     arguments = {name: getattr(optimizer, name) for name in _arguments(type(optimizer))}
     schedule = arguments["schedule"]
-    function = repr(schedule) if callable(schedule) else None  # code is not kept: `resume` asks for it
+    # a file does not keep code: `resume` asks the user for the function
+    function = repr(schedule) if callable(schedule) else None
     for name, parameter in _parameters(training):
         for k, a in enumerate(optimizer.arrays_of(parameter)):
             tensors[f"optimizer.{name}.{k}"] = a
@@ -85,7 +87,8 @@ def _parameters(training: Training) -> Iterator[tuple[str, Parameter]]:
         yield f"{i}.bias", bias
 
 
-def _callback_state(i: int, name: str, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+def _callback_state(i: int, name: str, state: dict[str, Any],
+                    tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     plain = {}
     for key, value in state.items():
         if isinstance(value, list) and all(isinstance(a, np.ndarray) for a in value):
@@ -95,19 +98,19 @@ def _callback_state(i: int, name: str, state: dict[str, Any], tensors: dict[str,
     return {"name": name, "state": plain}
 
 
-# ---- what is read
+# ---- reading
 
 
 def restore_layers(layers: Sequence[Linear], states: list[dict[str, Any]],
                    tensors: dict[str, np.ndarray]) -> None:
-    """Put the indexes of a file into the layers."""
+    """Restore the indexes of the layers from a file."""
     for i, (layer, plain) in enumerate(zip(layers, states, strict=True)):
         layer.restore_indexes(with_prefix(tensors, f"layers.{i}."), plain)
 
 
 def restore_training(training: Training, state: dict[str, Any],
                      tensors: dict[str, np.ndarray]) -> None:
-    """Take what `training_state` gave; the layers have their weights."""
+    """Restore what `training_state` returned; the layers have their weights already."""
     training.n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
     training.history = [dict(entry) for entry in state["history"]]
     training.computed_share = check.number(state["computed_share"], "computed_share", minimum=0,
@@ -134,14 +137,17 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
     return generator
 
 
-def _optimizer(training: Training, state: dict[str, Any], tensors: dict[str, np.ndarray]) -> SGD | Adam:
+def _optimizer(training: Training, state: dict[str, Any],
+               tensors: dict[str, np.ndarray]) -> SGD | Adam:
     kind = OPTIMIZERS[state["type"]]
     arguments = state["arguments"]
     if set(arguments) != set(_arguments(kind)):
-        raise ValueError(f"{state['type']} takes {', '.join(_arguments(kind))}, got {', '.join(arguments)}")
+        raise ValueError(f"{state['type']} takes {', '.join(_arguments(kind))}, "
+                         f"got {', '.join(arguments)}")
     optimizer = kind(**arguments)
     optimizer.n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
     optimizer.missing_schedule = state["function"]
+
     for name, parameter in _parameters(training):
         arrays: list[np.ndarray] = []
         while (key := f"optimizer.{name}.{len(arrays)}") in tensors:
@@ -151,7 +157,8 @@ def _optimizer(training: Training, state: dict[str, Any], tensors: dict[str, np.
     return optimizer
 
 
-def _restored_callback(i: int, entry: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
+def _restored_callback(i: int, entry: dict[str, Any],
+                       tensors: dict[str, np.ndarray]) -> tuple[str, dict[str, Any]]:
     state = {}
     for key, value in entry["state"].items():
         if isinstance(value, dict):

@@ -1,9 +1,9 @@
-"""What a file holds of a network, and the network of a file.
+"""Files of networks: how one is written, and how it is read.
 
-    layers.{i}.weight, .bias, .inputs   arrays; float32, stored as the layer stores them
+    layers.{i}.weight, .bias, .inputs   float32 arrays, in the layout of the layer
     refinement.*                        the classifiers of a refined network
-    layers.{i}.tables.*, ...            indexes, if they are kept
-    optimizer.*, callbacks.*            state of the training, if it is kept
+    layers.{i}.tables.*, ...            indexes, if kept
+    optimizer.*, callbacks.*            state of the training, if kept
     config                              everything else, as JSON in the metadata
 """
 from __future__ import annotations
@@ -39,14 +39,14 @@ DAMAGES = (AttributeError, KeyError, OverflowError, TypeError, ValueError, Recur
 
 def write(path: PathLike, training: Training, refinement: Refinement | None, with_indexes: bool,
           with_training: bool) -> None:
-    """Write a network that has weights as one safetensors file."""
+    """Write a network with initialized weights as one safetensors file."""
     tensors: dict[str, np.ndarray] = {}
     configs = []
     for i, (layer, place) in enumerate(zip(training.layers, training.places, strict=True)):
         name = type(layer).__name__
         if type(layer) is not LAYERS.get(name):
             raise TypeError(f"layers[{i}] must be one of {', '.join(LAYERS)} to be saved, got "
-                            f"{layer!r} of type {name}; pickle keeps others")
+                            f"{layer!r} of type {name}; use pickle for other classes")
         tensors |= {f"layers.{i}.{key}": a for key, a in layer.tensors().items()}
         weight, _ = layer.parameters
         configs.append({"type": name, "input_major": weight.input_major} | layer.config(place))
@@ -70,7 +70,7 @@ def write(path: PathLike, training: Training, refinement: Refinement | None, wit
 
 
 class StoredNetwork(NamedTuple):
-    """The parts of a network that a file holds; each is checked when it is asked for."""
+    """Contents of a network file; each part is checked when it is read."""
 
     tensors: dict[str, np.ndarray]
     config: dict[str, Any]
@@ -91,14 +91,14 @@ class StoredNetwork(NamedTuple):
         return layers
 
     def refinement(self, shape: tuple[int, int]) -> Refinement | None:
-        """The classifiers, for a network of shape (n_labels, n_features), or None."""
+        """The classifiers of a network of shape (n_labels, n_features), or None."""
         if "refinement" not in self.config:
             return None
         tensors = _files.with_prefix(self.tensors, "refinement.")
         return refinement_of_file(tensors, self.config["refinement"], shape)
 
     def restore(self, training: Training) -> None:
-        """Put indexes and the state of the training, where the file holds them, into a training."""
+        """Restore indexes and training state, where the file holds them."""
         if "indexes" in self.config:
             _checkpoint.restore_layers(training.layers, self.config["indexes"], self.tensors)
         if "training" in self.config:
@@ -107,11 +107,11 @@ class StoredNetwork(NamedTuple):
 
 @contextmanager
 def opened(path: PathLike) -> Iterator[StoredNetwork]:
-    """What a file holds; an error in the block becomes a ValueError that names the file."""
+    """Contents of a file; an error in the block becomes a ValueError that names the file."""
     tensors, metadata = _files.read(path, FORMAT)
     try:
         if metadata.get("checksum") not in (None, _files.checksum(tensors, metadata["config"])):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum differs")
         yield StoredNetwork(tensors, json.loads(metadata["config"]))
     except DAMAGES as error:
         raise _files.damaged(path, "network", error) from error

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ..callbacks import Callback
     from ..training import Source
 
-ROWS_PER_CHUNK = 1024  # rows that go through the hidden layers together
+ROWS_PER_CHUNK = 1024  # rows that pass through the hidden layers together
 
 
 class Network:
@@ -58,53 +58,50 @@ class Network:
     loss : {"softmax", "bce", "mse"} or a loss object
         "softmax" for classes and tags, "bce" for independent labels, "mse" for regression.
     random_state : None, int or numpy.random.Generator
-        Fixes weights, hashing, the order of samples and the random fill. Results are then the same for any number of
-        threads.
+        Fixes weights, hashing, the order of samples and the random fill. Results do not depend on
+        the number of threads.
     n_threads : int or None
-        Threads of the kernels; None for :func:`sparselsh.get_num_threads`.
+        Number of threads of the kernels; None for :func:`sparselsh.get_num_threads`.
 
     Attributes
     ----------
     history : list of dict
-        One entry an epoch: epoch, loss, seconds, cpu_seconds, samples_per_second, computed_share and, with
-        validation data, p_at_1 (not for the loss "mse") and val_loss (where an answer computes every output anyway).
+        One entry per epoch: epoch, loss, seconds, cpu_seconds, samples_per_second, computed_share
+        and, with validation data, p_at_1 (not for the loss "mse") and val_loss (where inference
+        computes every output anyway).
     computed_share : float
-        Share of the output neurons that the last `fit` or `topk` computed.
+        Fraction of the output neurons that the last `fit` or `topk` computed, in [0, 1].
     refinement : Refinement or None
-        What `refine` added; None takes it away.
+        Classifiers that `refine` added; set None to remove them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is invalid, or the layers do not fit together; the message names it.
 
     Notes
     -----
-    Python threads may share a network: a call waits until that of another thread has ended, a whole `fit` too.
+    Python threads may share a network: a call waits until the call of another thread has ended,
+    even a whole `fit`.
 
     Examples
     --------
     >>> import numpy as np, sparselsh as sl
     >>> X = np.eye(40, dtype=np.float32)
-    >>> net = sl.Network([sl.Linear(40, 16), sl.LSHLinear(16, 40, density=0.5)], random_state=0)
-    >>> net.fit(X, np.arange(40), epochs=60, batch_size=8, verbose=False).predict(X[:3])
+    >>> layers = [sl.Linear(40, 16), sl.LSHLinear(16, 40, density=0.5)]
+    >>> net = sl.Network(layers, random_state=0)
+    >>> _ = net.fit(X, np.arange(40), epochs=60, batch_size=8,
+    ...             verbose=False)
+    >>> net.predict(X[:3])
     array([0, 1, 2], dtype=int32)
     """
 
-    def __init__(self, layers: Sequence[Linear], *, loss: str | Loss = "softmax", random_state: RandomState = None,
-                 n_threads: int | None = None) -> None:
+    def __init__(self, layers: Sequence[Linear], *, loss: str | Loss = "softmax",
+                 random_state: RandomState = None, n_threads: int | None = None) -> None:
         if isinstance(layers, Linear) or not isinstance(layers, Iterable):
             raise TypeError(f"layers must be a list of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
-        if not self.layers:
-            raise ValueError("layers must hold at least one layer, got none")
-        for i, layer in enumerate(self.layers):
-            if not isinstance(layer, Linear):
-                raise TypeError(f"layers[{i}] must be Linear or LSHLinear, got {layer!r}")
-            if any(layer is other for other in self.layers[:i]):
-                raise ValueError(f"layers[{i}] is a layer that the network holds already; "
-                                 "make one for each place")
-            if i and self.layers[i - 1].n_out != layer.n_in:
-                raise ValueError(f"layers[{i}] takes {layer.n_in} inputs but layers[{i - 1}] gives "
-                                 f"{self.layers[i - 1].n_out}; make them equal")
-        if self.layers[-1].dropout:
-            raise ValueError(f"layers[{len(self.layers) - 1}] is the output layer and has dropout="
-                             f"{self.layers[-1].dropout:g}; drop outputs of hidden layers")
+        _check_layers(self.layers)
         if not isinstance(loss, Loss):
             loss = LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
         self.n_threads = check.threads(n_threads)
@@ -158,44 +155,51 @@ class Network:
 
     @property
     def training_progress(self) -> TrainingProgress | None:
-        """Where the last `fit` stands, for `resume`; None where there is nothing to resume.
+        """Progress of the last `fit`, for `resume`; None where there is nothing to resume.
 
-        Its `is_done` says whether the training is complete.
+        Its `is_done` is true when the training is complete.
         """
         return self._training.progress
 
-    # -- training ---------------------------------------------------------------------------------------------
+    # -- training --------------------------------------------------------------------------------
 
     @one_at_a_time
     def fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
-            sample_weight: ArrayLike | None = None, optimizer: SGD | Adam | None = None, epochs: int = 5,
-            batch_size: int = 256, validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
-            window: int = WINDOW_ROWS, callbacks: Sequence[Callback] = (), verbose: bool = True) -> Self:
-        """Train.
+            sample_weight: ArrayLike | None = None, optimizer: SGD | Adam | None = None,
+            epochs: int = 5, batch_size: int = 256,
+            validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
+            window: int = WINDOW_ROWS, callbacks: Sequence[Callback] = (),
+            verbose: bool = True) -> Self:
+        """Train the network.
 
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features), CSRFile, or iterable of (X, Y)
-            A file, from :func:`sparselsh.datasets.open_csr`, is read in windows of rows. An iterable gives chunks of
-            rows, each as X and Y here, all dense or all sparse; for several epochs its `__iter__` must start anew each
-            time, as that of a list does. Neither needs to fit into memory.
-        Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
-            Class ids, or an indicator matrix of labels; for the loss "mse", target values. None where X has them.
+            A file, from :func:`sparselsh.datasets.open_csr`, is read in windows of rows. An
+            iterable yields chunks of rows, each a pair like X and Y here, all dense or all sparse;
+            for several epochs its `__iter__` must start anew each time, as that of a list does.
+            Neither needs to fit into memory.
+        Y : int array of shape (n_samples,), or matrix of shape (n_samples, n_labels)
+            Class ids, or a sparse or dense indicator of labels; for the loss "mse", target values.
+            None where X contains them.
         sample_weight : array of shape (n_samples,) or None
-            Factors of the losses of the samples, at least 0; not for an iterable of chunks.
+            Factors of the loss of each sample, at least 0; not for an iterable of chunks.
         optimizer : SGD, Adam or None
-            None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that is given again goes on with its state.
-            If X is an iterable other than a list, its schedule goes by an estimate from `len` in the first epoch,
-            and stands still there if X has no `len`.
-        epochs, batch_size : int
+            None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that was used before keeps
+            its state. If X is an iterable other than a list, the schedule follows an estimate from
+            `len` in the first epoch, or does not advance during it if X has no `len`.
+        epochs : int
+        batch_size : int
+            Rows per step.
         validation : None or (X, Y)
-            P@1 or the loss on it is measured after every epoch.
+            P@1 or the loss on these rows is measured after every epoch.
         shuffle : bool
-            Take the samples in a new random order every epoch: all of a matrix, those of a window of a file, those
-            of a chunk.
+            Draw a new random order of the samples for every epoch: within the whole matrix, within
+            each window of a file, or within each chunk.
         window : int
-            Rows of a file that are held in memory and shuffled at a time. A larger window mixes better, which
-            matters where neighbours in the file are alike; a file in random order can do with a small one.
+            Rows of a file that are held in memory and shuffled at a time. A larger window mixes
+            better, which matters where neighbours in the file are alike; for a file in random order
+            a small one is enough.
         callbacks : Callback or sequence of Callback
             See `sparselsh.callbacks`.
         verbose : bool
@@ -209,19 +213,22 @@ class Network:
         Raises
         ------
         ValueError, TypeError
-            If an argument does not fit; the message names it.
+            If an argument is invalid; the message names it.
         KeyboardInterrupt
-            If Ctrl-C is pressed. The step at hand is done before: the network can be used, and `resume` goes on.
+            If Ctrl-C is pressed. The current step is completed first: the network can be used, and
+            `resume` continues the training.
         """
         epochs = check.integer(epochs, "epochs")
         batch_size = check.integer(batch_size, "batch_size")
         window = check.integer(window, "window")
+
         source = self._source(X, Y, window, epochs, sample_weight)
         validation = self._check_validation(validation)
         callbacks = checked_callbacks(callbacks)
         if optimizer is None:
             optimizer = Adam(1e-2, schedule="linear")
-        self._training.begin(_checked(optimizer), source.is_sparse)
+
+        self._training.begin(_checked_optimizer(optimizer), source.is_sparse)
         self.refinement = None
         self._training.progress = TrainingProgress(epochs, batch_size, bool(shuffle), window)
         self._train(source, validation, callbacks, verbose)
@@ -233,20 +240,23 @@ class Network:
         train(self._training, source, self, validate, callbacks, resolve(self.n_threads), verbose)
 
     @one_at_a_time
-    def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *, sample_weight: ArrayLike | None = None,
-               validation: tuple[MatrixLike, MatrixLike] | None = None, callbacks: Sequence[Callback] = (),
-               verbose: bool = True) -> Self:
-        """Go on with a training that was interrupted, from the step where it was left.
+    def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *,
+               sample_weight: ArrayLike | None = None,
+               validation: tuple[MatrixLike, MatrixLike] | None = None,
+               callbacks: Sequence[Callback] = (), verbose: bool = True) -> Self:
+        """Continue an interrupted training from the step where it stopped.
 
-        The training is the last `fit` of this network or, for one from a file of :class:`Checkpoint
-        <sparselsh.callbacks.Checkpoint>` or of ``save(training_state=True)``, that which was going on then. Given the
-        same data and callbacks, the network becomes the same, bit by bit, as without the interruption. A training that
-        is complete stays so.
+        The training is the last `fit` of this network or, for a network that was loaded from a file
+        of :class:`Checkpoint <sparselsh.callbacks.Checkpoint>` or of
+        ``save(training_state=True)``, the training that was saved. Given the same data and
+        callbacks, the network becomes the same, bit for bit, as without the interruption. If the
+        training is complete, nothing is done.
 
         Parameters
         ----------
         X, Y, sample_weight, validation, callbacks, verbose
-            As for `fit`. A callback takes up its state if it stands at the same place of the list as before.
+            As for `fit`. A callback restores its state if it has the same position in the list as
+            before.
 
         Returns
         -------
@@ -256,26 +266,30 @@ class Network:
         Raises
         ------
         ValueError
-            If there is no training to go on with, the data have another number of rows, or the schedule of the
-            optimizer was a function, which a file does not keep: set ``network.optimizer.schedule`` then.
+            If there is no training to continue, the data has another number of rows, or the
+            schedule of the optimizer was a function, which a file does not keep: set
+            ``network.optimizer.schedule`` then.
         KeyboardInterrupt
             As for `fit`.
         """
         progress = self._training.progress
         if progress is None:
-            raise ValueError("there is no training to resume; call fit, or load a file that was saved with "
-                             "training_state=True")
+            raise ValueError("there is no training to resume; call fit, or load a file that was "
+                             "saved with training_state=True")
         if self.optimizer.missing_schedule is not None and self.optimizer.schedule is None:
-            raise ValueError(f"the schedule of this training was {self.optimizer.missing_schedule}, which a file does "
-                             "not keep; set network.optimizer.schedule to it, then resume")
+            raise ValueError("the schedule of this training was "
+                             f"{self.optimizer.missing_schedule}, which a file does not keep; set "
+                             "network.optimizer.schedule to it, then resume")
         callbacks = checked_callbacks(callbacks)
         if progress.is_done:
             return self
+
         n_epochs = progress.epochs - progress.epoch
         source = self._source(X, Y, progress.window, n_epochs, sample_weight)
         if None not in (progress.n_rows, source.n_rows) and progress.n_rows != source.n_rows:
             raise ValueError(f"X must have the {progress.n_rows} rows of the training that is "
                              f"resumed, got {source.n_rows}")
+
         validation = self._check_validation(validation)
         self._train(source, validation, callbacks, verbose)
         return self
@@ -283,23 +297,29 @@ class Network:
     @one_at_a_time
     def partial_fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
                     sample_weight: ArrayLike | None = None, batch_size: int = 256) -> Self:
-        """Train on the samples once, in their order, with the optimizer of the last `fit` (or Adam(lr=1e-3)).
+        """Train on the samples once, in order, with the last optimizer (or Adam(lr=1e-3)).
 
         Parameters
         ----------
         X, Y, sample_weight
             As for `fit`.
         batch_size : int
+            Rows per step.
 
         Returns
         -------
         Network
             Itself.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyboardInterrupt
+            As for `fit`.
         """
         batch_size = check.integer(batch_size, "batch_size")
         source = self._source(X, Y, WINDOW_ROWS, 1, sample_weight)
         optimizer = self.optimizer if self.optimizer is not None else Adam(1e-3)
-        self._training.begin(_checked(optimizer), source.is_sparse)
+        self._training.begin(_checked_optimizer(optimizer), source.is_sparse)
         self._training.progress = None
         train_once(self._training, source, batch_size, resolve(self.n_threads))
         return self
@@ -307,141 +327,157 @@ class Network:
     @one_at_a_time
     def initialize(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
                    shared_ids: bool | Literal["auto"] = "auto") -> Self:
-        """Make the first weights from the data: what `fit` starts from in place of random ones.
+        """Compute initial weights from the data, from which `fit` starts instead of random ones.
 
-        For sparse inputs, one hidden layer and many labels. Each label gets a random vector; the weights of a feature
-        are the mean of those of the labels it occurs with, and the weights of a label the direction in which its rows
-        lie in the hidden layer on average (centroids, "positive instance feature aggregation" in [1]_, section 3). An
-        epoch of training from there is worth several from random weights.
+        For sparse inputs, one hidden layer and many labels. Each label gets a random vector; the
+        weights of a feature are the mean of the vectors of the labels it occurs with, and the
+        weights of a label are the mean direction of its rows in the hidden layer (centroids,
+        "positive instance feature aggregation" in [1]_, section 3). One epoch of training from
+        these weights is worth several from random ones.
 
         Parameters
         ----------
         X : sparse matrix of shape (n_samples, n_features), or CSRFile
-        Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
-            None for a file, which has them.
+        Y : int array of shape (n_samples,), or matrix of shape (n_samples, n_labels)
+            Class ids, or a sparse or dense indicator of labels; None for a file, which contains
+            them.
         shared_ids : bool or "auto"
-            Whether feature j and label j are the same thing, as where the items of a session are asked for the next
-            one. Features then also count as labels of the rows that they are in, so that items that go together get
-            weights alike. "auto" looks whether rows have a label among their own features, and more than ten times as
-            often than among those of other rows.
+            Whether feature j and label j are the same thing, as where the items of a session
+            predict the next one. Features then also count as labels of their rows, so that items
+            that occur together get similar weights. "auto" decides that they are if rows have a
+            label among their own features more than ten times as often as among those of other
+            rows.
 
         Returns
         -------
         Network
-            Itself, with these weights and biases of zero.
+            Itself, with these weights and with biases of zero.
 
         Raises
         ------
         ValueError
-            If the network has other than two layers, X is dense, features and labels are to be shared and differ in
-            number, or an argument does not fit.
+            If the network does not have exactly two layers, X is dense, `shared_ids` is True and
+            the numbers of features and labels differ, or an argument is invalid.
 
         References
         ----------
-        .. [1] H.-F. Yu et al., "PECOS: Prediction for Enormous and Correlated Output Spaces", JMLR 23 (2022),
-           arXiv:2010.05878.
+        .. [1] H.-F. Yu et al., "PECOS: Prediction for Enormous and Correlated Output Spaces",
+           JMLR 23 (2022), arXiv:2010.05878.
         """
         if len(self.layers) != 2:
-            raise ValueError(f"weights can be made from data for a hidden layer and an output layer; this network has "
-                             f"{len(self.layers)} layers: let fit draw random ones")
+            raise ValueError("weights can be made from data for a hidden layer and an output "
+                             f"layer; this network has {len(self.layers)} layers: let fit draw "
+                             "random ones")
         X, Y = self._rows_of(X, Y)
         if not isinstance(X, CSR):
-            raise ValueError("X must be sparse to make weights from; let fit draw random ones for dense inputs")
+            raise ValueError("X must be sparse to make weights from; let fit draw random ones for "
+                             "dense inputs")
         hidden, last = self.layers
         if type(hidden) is not Linear:
-            raise ValueError(f"layers[0] must be Linear to make its weights from data, got {hidden!r}; let fit draw "
-                             "random ones")
+            raise ValueError("layers[0] must be Linear to make its weights from data, "
+                             f"got {hidden!r}; let fit draw random ones")
         if shared_ids not in (True, False, "auto"):
             raise ValueError(f"shared_ids must be True, False or 'auto', got {shared_ids!r}")
+
         shared = ids_are_shared(X, Y) if shared_ids == "auto" else bool(shared_ids)
         if shared and X.shape[1] != Y.shape[1]:
-            raise ValueError(f"shared_ids=True needs as many labels as features, got {Y.shape[1]} and {X.shape[1]}; "
-                             "number both alike, or give False")
-        features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", shared, self._training.rng,
-                                         resolve(self.n_threads))
+            raise ValueError(f"shared_ids=True needs as many labels as features, got {Y.shape[1]} "
+                             f"and {X.shape[1]}; number both alike, or give False")
+
+        features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", shared,
+                                         self._training.rng, resolve(self.n_threads))
         hidden.set_first_weights(features, self._training.rng)
         last.set_first_weights(labels, self._training.rng)
         self.refinement = None
         return self
 
     def _rows_of(self, X: Any, Y: Any) -> tuple[Floats | CSR, CSR]:
-        """Checked rows of a matrix, or those of a file, which stay there."""
+        """Checked rows of a matrix, or of a file, in which they stay."""
         if not isinstance(X, CSRFile):
             return self._check_rows(X, Y, "X", "Y")
         if Y is not None:
-            raise ValueError("Y must be None where X is a file, which has the labels")
+            raise ValueError("Y must be None where X is a file, which contains the labels")
         self._check_file(X)
         return mapped_rows(X)
 
     @one_at_a_time
     def refine(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
-               sample_weight: ArrayLike | None = None, n_negatives: int = 50, C: float = 1.0, threshold: float = 0.1,
-               scale: float = 8.0, n_candidates: int = 50, verbose: bool = True) -> Self:
-        """Add to a trained network a linear classifier of its inputs for each label (see :class:`Refinement`).
+               sample_weight: ArrayLike | None = None, n_negatives: int = 50, C: float = 1.0,
+               threshold: float = 0.1, scale: float = 8.0, n_candidates: int = 50,
+               verbose: bool = True) -> Self:
+        """Add one linear classifier of the inputs per label to a trained network.
 
-        Worth it for sparse inputs, such as words, and many labels: a hidden layer lets few of the features through
-        that matter for a few labels. Each classifier learns from the rows of its label and from those that the network
-        takes for it, which is quick: some passes over a few rows each. Further training leaves it as it is, and `fit`
-        drops it.
+        It pays for sparse inputs, such as words, and many labels: a hidden layer passes on few of
+        the features that matter for only a few labels. Each classifier learns from the rows of its
+        label and from the rows for which the network ranks that label high, which is quick: some
+        passes over few rows. `partial_fit` and `resume` leave the classifiers unchanged, and `fit`
+        drops them. See :class:`Refinement`.
 
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features), or CSRFile
-            Rows of the training; rows of length 1 suit the default of C.
-        Y : array of int, shape (n_samples,), or sparse or dense matrix of shape (n_samples, n_labels)
-            None for a file, which has them.
+            Training rows; the default of C suits rows of norm 1.
+        Y : int array of shape (n_samples,), or matrix of shape (n_samples, n_labels)
+            Class ids, or a sparse or dense indicator of labels; None for a file, which contains
+            them.
         sample_weight : array of shape (n_samples,) or None
-            Factors of C.
+            Factors of C, one per row.
         n_negatives : int
-            Each row is a negative example for this many of the outputs that the network ranks first, less its labels.
+            Each row is a negative example for this many of the outputs that the network ranks
+            first, except for its own labels.
         C : float
-            Weight of the errors against that of the norms.
+            Weight of the errors relative to that of the norms.
         threshold : float
-            Weights below it are dropped afterwards: most of them, which takes memory and time away and little else.
+            Weights whose absolute value is below it are dropped after training. That is most of
+            them: it saves memory and time and changes the results little.
         scale : float
-            What the classifiers count beside the layers' outputs.
+            Factor of the classifiers' outputs, which are added to the outputs of the layers.
         n_candidates : int
-            `topk` ranks at least this many of the network's best outputs anew.
+            `topk` re-ranks at least this many of the network's best outputs.
         verbose : bool
             Show a progress bar.
 
         Returns
         -------
         Network
-            Itself; `refinement` has the classifiers.
+            Itself; `refinement` holds the classifiers.
 
         Raises
         ------
         ValueError
-            If an argument does not fit, the network has no weights yet, or its loss is "mse".
+            If an argument is invalid, the network has no weights yet, or its loss is "mse".
         """
         X, Y = self._rows_of(X, Y)
         self._check_initialized()
         if isinstance(self.loss, MeanSquaredError):
-            raise ValueError("this network predicts values (its loss is 'mse'); classifiers can refine one with the "
-                             "loss 'softmax' or 'bce'")
+            raise ValueError("this network predicts values (its loss is 'mse'); classifiers can "
+                             "refine one with the loss 'softmax' or 'bce'")
         n_negatives = check.integer(n_negatives, "n_negatives")
         C, scale = check.number(C, "C", above=0), check.number(scale, "scale", minimum=0)
         threshold = check.number(threshold, "threshold", minimum=0)
         n_candidates = check.integer(n_candidates, "n_candidates")
         weight = check.sample_weight(sample_weight, X.shape[0])
         costs = np.full(X.shape[0], C, np.float32) if weight is None else np.float32(C) * weight
+
         n_threads = resolve(self.n_threads)
         n_negatives, n = min(n_negatives, self.n_labels), X.shape[0]
-        self.refinement = None  # the layers alone say what is easily confused
+        self.refinement = None  # the negatives are those of the layers alone
         with tqdm(total=n + self.n_labels, desc="refine", unit="", disable=not verbose) as bar:
             candidates = np.empty((n, n_negatives), np.int32)
             for start in range(0, n, ROWS_PER_CHUNK):
                 rows = slice(start, start + ROWS_PER_CHUNK)
-                candidates[rows] = self._ranked(X, start, min(start + ROWS_PER_CHUNK, n), n_negatives, False)[0]
+                candidates[rows] = self._ranked(X, start, min(start + ROWS_PER_CHUNK, n),
+                                                n_negatives, False)[0]
                 bar.update(len(candidates[rows]))
+
             self.refinement = fit_refinement(
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
-                n_candidates=n_candidates, seed=int(self._training.rng.integers(2**31)), n_threads=n_threads,
-                progress=bar.update)
+                n_candidates=n_candidates, seed=int(self._training.rng.integers(2**31)),
+                n_threads=n_threads, progress=bar.update)
         return self
 
-    def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: ArrayLike | None) -> Source:
+    def _source(self, X: Any, Y: Any, window: int, epochs: int,
+                sample_weight: ArrayLike | None) -> Source:
         source = source_of(X, Y, window, epochs, self._check_rows, sample_weight)
         if isinstance(X, CSRFile):
             self._check_file(X)
@@ -449,7 +485,8 @@ class Network:
             raise ValueError("X must have at least one row, got none")
         return source
 
-    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike] | None) -> tuple[Floats | CSR, CSR] | None:
+    def _check_validation(self, validation: tuple[MatrixLike, MatrixLike] | None
+                          ) -> tuple[Floats | CSR, CSR] | None:
         if validation is None:
             return None
         try:
@@ -461,9 +498,11 @@ class Network:
             raise ValueError("validation[0] must have at least one row, got none")
         return X, Y
 
-    def _check_rows(self, X: MatrixLike, Y: MatrixLike, x_name: str, y_name: str) -> tuple[Floats | CSR, CSR]:
+    def _check_rows(self, X: MatrixLike, Y: MatrixLike, x_name: str,
+                    y_name: str) -> tuple[Floats | CSR, CSR]:
         X = check.matrix(X, x_name, n_columns=self.n_features)
-        return X, check.targets(Y, X.shape[0], self.n_labels, values=isinstance(self.loss, MeanSquaredError),
+        return X, check.targets(Y, X.shape[0], self.n_labels,
+                                values=isinstance(self.loss, MeanSquaredError),
                                 name=y_name, x_name=x_name)
 
     def _check_file(self, file: CSRFile) -> None:
@@ -472,39 +511,50 @@ class Network:
             if n != expected:
                 raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
 
-    def profile(self, X: MatrixLike, Y: MatrixLike, *, batch_size: int = 256, optimizer: SGD | Adam | None = None,
-                steps: int | None = 8, warm_up: int = 2) -> Profile:
-        """What training steps on these rows compute, counted and timed layer by layer, on a copy of the network.
+    def profile(self, X: MatrixLike, Y: MatrixLike, *, batch_size: int = 256,
+                optimizer: SGD | Adam | None = None, steps: int | None = 8,
+                warm_up: int = 2) -> Profile:
+        """Count and time the work of training steps, layer by layer, on a copy of the network.
 
         Parameters
         ----------
         X, Y
             As for `fit`, in memory.
         batch_size : int
+            Rows per step.
         optimizer : SGD, Adam or None
-            None for that of the last `fit`, or Adam.
+            None for that of the last `fit`, or else Adam.
         steps : int or None
-            Steps that are counted; None for all rows once. Rows are taken in order, and again from the first.
+            Steps that are counted; None for one pass over all rows. Rows are taken in order, and
+            from the first one again after the last.
         warm_up : int
-            Steps before, that are not: they pay for new memory and the first tables.
+            Steps before these that are not counted: they allocate memory and build the first
+            tables.
 
         Returns
         -------
         Profile
             Prints as a table; `rows` has the figures, `plot()` shows them.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is invalid.
         """
-        batch_size, warm_up = check.integer(batch_size, "batch_size"), check.integer(warm_up, "warm_up", minimum=0)
+        batch_size = check.integer(batch_size, "batch_size")
+        warm_up = check.integer(warm_up, "warm_up", minimum=0)
         X, Y = self._check_rows(X, Y, "X", "Y")
         if X.shape[0] == 0:
             raise ValueError("X must have at least one row, got none")
         n_batches = -(-X.shape[0] // batch_size)
         steps = n_batches if steps is None else check.integer(steps, "steps")
+
         own, self.optimizer = self.optimizer, None
         net = copy.deepcopy(self)
         self.optimizer = own
-        optimizer = _checked(optimizer if optimizer is not None else own or Adam(1e-3))
+        optimizer = _checked_optimizer(optimizer if optimizer is not None else own or Adam(1e-3))
         source = source_of(X, Y, WINDOW_ROWS, 1, self._check_rows)
-        # without the state of `own`, which belongs to the parameters of this network
+        # `fresh` drops the state of `own`, which belongs to the parameters of this network
         training = net._training
         training.begin(optimizer.fresh(), source.is_sparse)
 
@@ -516,34 +566,40 @@ class Network:
             x = X.take(rows) if isinstance(X, CSR) else X[rows]
             is_counted = number >= warm_up
             training.step(x, Y.take(rows), 0.0, None, n_threads, tallies if is_counted else None)
+
         plans = [layer.plan_report(place)
                  for layer, place in zip(net.layers, training.places, strict=True)]
         return Profile(net.layers, plans, tallies, steps, batch_size)
 
     def _validate(self, X: Floats | CSR, Y: CSR) -> dict[str, float]:
-        """The measures of the history on checked rows."""
+        """Validation measures of the history, on checked rows."""
         last, values = self.layers[-1], isinstance(self.loss, MeanSquaredError)
         if not values and last.computed_fraction(1) < 1:
             return {"p_at_1": metrics.precision_at_k(Y.to_scipy(), self._topk(X, 1, False)[0], 1)}
+
         n, n_threads = X.shape[0], resolve(self.n_threads)
         ids, total = np.empty((n, 1), np.int32), 0.0
         for start, stop in row_chunks(n, max(self.n_labels, n // ROWS_PER_CHUNK + 1)):
             out = last.all_outputs(self._hidden(X, start, stop, n_threads), n_threads)
             ids[start:stop, 0] = out.argmax(axis=1)
             total += self.loss(out, Y.slice(start, stop), n_threads=n_threads)[0] * (stop - start)
+
         measures = {"val_loss": total / n}
-        return measures if values else {"p_at_1": metrics.precision_at_k(Y.to_scipy(), ids, 1)} | measures
+        if values:
+            return measures
+        return {"p_at_1": metrics.precision_at_k(Y.to_scipy(), ids, 1)} | measures
 
     # -- weights ------------------------------------------------------------------------------
 
     @one_at_a_time
     def get_weights(self) -> list[np.ndarray]:
-        """Copies of all weights, which `set_weights` takes back.
+        """Copies of all weights, for `set_weights`.
 
         Returns
         -------
         list of ndarray
-            For each layer its weights, as they are stored, and its bias.
+            Two arrays per layer: its weights, in the layout and dtype in which they are stored,
+            and its bias.
 
         Raises
         ------
@@ -560,7 +616,7 @@ class Network:
         Parameters
         ----------
         weights : list of ndarray
-            As `get_weights` of this network, or of one like it, gave them.
+            As returned by `get_weights` of this network or of one with the same layers.
 
         Returns
         -------
@@ -570,7 +626,7 @@ class Network:
         Raises
         ------
         ValueError
-            If the network has no weights yet, or number, shapes or dtypes differ.
+            If the network has no weights yet, or the number, shapes or dtypes differ.
         """
         self._check_initialized()
         if len(weights) != 2 * len(self.layers):
@@ -579,7 +635,7 @@ class Network:
             layer.load_weights(*weights[2 * i:2 * i + 2])
         return self
 
-    # -- inference --------------------------------------------------------------------------------------------
+    # -- inference -------------------------------------------------------------------------------
 
     @one_at_a_time
     def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
@@ -597,7 +653,12 @@ class Network:
         ids : ndarray of shape (n_samples, k), int32
             Best first; -1 where the network has fewer outputs.
         scores : ndarray of shape (n_samples, k), float32
-            The outputs before softmax or sigmoid; exact for the ids given.
+            The outputs before softmax or sigmoid; exact for the ids returned.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is invalid, or the network has no weights yet.
         """
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
@@ -613,22 +674,28 @@ class Network:
             ids[start:stop], scores[start:stop] = self._ranked(X, start, stop, k, exact)
         return ids, scores
 
-    def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int, exact: bool) -> tuple[Ids, Floats]:
+    def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int,
+                exact: bool) -> tuple[Ids, Floats]:
         n_threads, refinement, last = resolve(self.n_threads), self.refinement, self.layers[-1]
         if refinement is None:
-            return last.topk(self._hidden(X, start, stop, n_threads), k, exact=exact, n_threads=n_threads)
+            h = self._hidden(X, start, stop, n_threads)
+            return last.topk(h, k, exact=exact, n_threads=n_threads)
+
         if exact:
-            ids, scores = np.full((stop - start, k), -1, np.int32), np.full((stop - start, k), -np.inf, np.float32)
+            ids = np.full((stop - start, k), -1, np.int32)
+            scores = np.full((stop - start, k), -np.inf, np.float32)
             for first, end in row_chunks(stop - start, self.n_labels):
                 out = self._outputs(X, start + first, start + end, n_threads)
                 _select.top_k(out, None, ids[first:end], scores[first:end], n_threads)
             return ids, scores
+
         n_candidates = min(max(k, refinement.n_candidates), self.n_labels)
-        ids, scores = last.topk(self._hidden(X, start, stop, n_threads), n_candidates, n_threads=n_threads)
+        h = self._hidden(X, start, stop, n_threads)
+        ids, scores = last.topk(h, n_candidates, n_threads=n_threads)
         return rerank(refinement, self._sparse_rows(X, start, stop), ids, scores, k, n_threads)
 
     def _outputs(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats:
-        """Every output of some rows."""
+        """All outputs of the rows from start to stop."""
         h = self._hidden(X, start, stop, n_threads)
         out = self.layers[-1].all_outputs(h, n_threads)
         if self.refinement is not None:
@@ -637,7 +704,9 @@ class Network:
 
     @staticmethod
     def _sparse_rows(X: Floats | CSR, start: int, stop: int) -> CSR:
-        return X.slice(start, stop) if isinstance(X, CSR) else from_scipy(sp.csr_array(X[start:stop]))
+        if isinstance(X, CSR):
+            return X.slice(start, stop)
+        return from_scipy(sp.csr_array(X[start:stop]))
 
     def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats | CSR:
         x = X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
@@ -647,9 +716,23 @@ class Network:
 
     @one_at_a_time
     def predict(self, X: MatrixLike, *, exact: bool = False) -> np.ndarray:
-        """The output with the largest score for each row: class ids, (n_samples,), int32.
+        """The output with the largest score per row or, for the loss "mse", all outputs.
 
-        For the loss "mse" the outputs themselves, (n_samples, n_labels), float32, all computed.
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        exact : bool
+            As for `topk`; for the loss "mse" every output is computed anyway.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int32, or (n_samples, n_labels), float32
+            Class ids; predicted values for the loss "mse".
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `topk`.
         """
         if not isinstance(self.loss, MeanSquaredError):
             return self.topk(X, 1, exact=exact)[0][:, 0]
@@ -657,7 +740,21 @@ class Network:
 
     @one_at_a_time
     def decision_function(self, X: MatrixLike) -> Floats:
-        """All outputs, (n_samples, n_labels), float32: the exact scores of every neuron."""
+        """All outputs: the exact score of every neuron, before softmax or sigmoid.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels), float32
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `topk`.
+        """
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
         n_threads = resolve(self.n_threads)
@@ -669,28 +766,29 @@ class Network:
 
     def _check_initialized(self) -> None:
         if not all(layer.initialized for layer in self.layers):
-            raise ValueError("this network has no weights yet; call fit, or set_weights on its layers")
+            raise ValueError("this network has no weights yet; call fit, or set_weights on its "
+                             "layers")
 
-    # -- files ------------------------------------------------------------------------------------------------
+    # -- files -----------------------------------------------------------------------------------
 
     @one_at_a_time
     def save(self, path: PathLike, *, training_state: bool = False, indexes: bool = False) -> None:
         """Write weights and configuration as one safetensors file.
 
-        The file is written beside `path` and renamed: a reader sees the old file or the new one,
-        whatever happens to this process meanwhile.
+        The file is written in the same folder and then renamed: a reader sees the old file or the
+        new one, even if this process is killed.
 
         Parameters
         ----------
         path : str or path-like
         training_state : bool
-            Also keep the state of the optimizer, the random generator and the indexes, as they are,
-            so that `resume`, `fit` and `partial_fit` go on with the same bits. With Adam the file
-            is three times as large.
+            Also keep the state of the optimizer, the random generator and the indexes, so that
+            `resume`, `fit` and `partial_fit` continue with the same bits. With Adam the file is
+            three times as large.
         indexes : bool
-            Keep hash tables and sketches as they are, without the rest of the training state.
-            If neither is asked for, those of this network are dropped and built anew when they are
-            needed, as they are after loading, so that the loaded network gives the same answers.
+            Keep hash tables and sketches without the rest of the training state. If both are False,
+            the indexes of this network are dropped and rebuilt when needed, as they are after
+            loading, so that the loaded network gives the same results.
 
         Raises
         ------
@@ -699,7 +797,7 @@ class Network:
         ValueError
             If the network has no weights yet.
         TypeError
-            If a layer is of a class of your own, which `load` would not know.
+            If a layer is an instance of a user-defined class, which `load` would not know.
         OSError
             If the file cannot be written.
         """
@@ -711,12 +809,12 @@ class Network:
         _file.write(path, self._training, self.refinement, with_indexes, bool(training_state))
 
     def architecture(self) -> list[Affine]:
-        """The layers as plain affine maps, with views of their weights.
+        """The layers as affine maps, with views of their weights.
 
         Returns
         -------
         list of Affine
-            Named tuples with name, weight (n_out, n_in), bias (n_out,) and activation.
+            One named tuple per layer: name, weight (n_out, n_in), bias (n_out,), activation.
 
         Raises
         ------
@@ -749,14 +847,19 @@ class Network:
         return plot_history(self.history, ax)
 
     def _repr_html_(self) -> str:
-        rows = [(type(layer).__name__, f"{layer.n_in:,} → {layer.n_out:,}", layer.activation or "",
-                 "" if not isinstance(layer, LSHLinear) else f"{layer.n_active_at(place):,} active, one set per {layer.active_at(place)}",
-                 f"{(layer.n_in + 1) * layer.n_out:,}", "" if layer.initialized else "no weights yet")
-                for layer, place in zip(self.layers, self._training.places, strict=True)]
+        rows = []
+        for layer, place in zip(self.layers, self._training.places, strict=True):
+            active = "" if not isinstance(layer, LSHLinear) else (
+                f"{layer.n_active_at(place):,} active, one set per {layer.active_at(place)}")
+            rows.append((type(layer).__name__, f"{layer.n_in:,} → {layer.n_out:,}",
+                         layer.activation or "", active, f"{(layer.n_in + 1) * layer.n_out:,}",
+                         "" if layer.initialized else "no weights yet"))
+
         trained = f", {len(self.history)} epochs" if self.history else ""
         if self.history:
+            last = self.history[-1]
             shown = ("loss", "val_loss", "p_at_1")
-            trained += "".join(f", {key} {self.history[-1][key]:.4g}" for key in shown if key in self.history[-1])
+            trained += "".join(f", {key} {last[key]:.4g}" for key in shown if key in last)
         return table(f"Network, loss {self.loss!r}{trained}", rows,
                      ("layer", "shape", "activation", "neurons in training", "weights", ""))
 
@@ -766,9 +869,29 @@ class Network:
         return f"Network([{body}],\n        loss={self.loss!r})"
 
 
-def _checked(optimizer: SGD | Adam) -> SGD | Adam:
+def _check_layers(layers: list[Linear]) -> None:
+    if not layers:
+        raise ValueError("layers must hold at least one layer, got none")
+
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Linear):
+            raise TypeError(f"layers[{i}] must be Linear or LSHLinear, got {layer!r}")
+        if any(layer is other for other in layers[:i]):
+            raise ValueError(f"layers[{i}] is a layer that the network holds already; "
+                             "make one for each place")
+        if i and layers[i - 1].n_out != layer.n_in:
+            raise ValueError(f"layers[{i}] takes {layer.n_in} inputs but layers[{i - 1}] gives "
+                             f"{layers[i - 1].n_out}; make them equal")
+
+    if layers[-1].dropout:
+        raise ValueError(f"layers[{len(layers) - 1}] is the output layer and has dropout="
+                         f"{layers[-1].dropout:g}; drop outputs of hidden layers")
+
+
+def _checked_optimizer(optimizer: SGD | Adam) -> SGD | Adam:
     if not isinstance(optimizer, (SGD, Adam)):
-        raise TypeError(f"optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), got {optimizer!r}")
+        raise TypeError("optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), "
+                        f"got {optimizer!r}")
     return optimizer
 
 
@@ -779,6 +902,7 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
     ----------
     path : str or path-like
     n_threads : int or None
+        Number of threads of the kernels; None for :func:`sparselsh.get_num_threads`.
 
     Returns
     -------
@@ -787,9 +911,9 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
     Raises
     ------
     FileNotFoundError, IsADirectoryError
-        If there is no such file.
+        If there is no such file, or `path` is a directory.
     ValueError
-        If it is no safetensors file, is cut short, or holds no network of this library.
+        If it is not a safetensors file, is truncated, or holds no network of this library.
     ImportError
         If the package safetensors is missing.
     """

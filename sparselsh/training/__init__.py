@@ -1,16 +1,16 @@
-"""How a network is trained: steps, epochs, where batches come from.
+"""Training of a network: steps, epochs and the sources of batches.
 
-    train ─► _epoch ─► _steps ─► Training.step      a loop over epochs, over batches, one step
+    train ─► _epoch ─► _steps ─► Training.step      loops over epochs and over batches; one step
       │                  │
       │                  └─ batches(source)         matrices, a CSR file or an iterable of chunks
-      └─ Interrupts, callbacks, TrainingProgress    Ctrl-C, what users add, where it stands
+      └─ Interrupts, callbacks, TrainingProgress    Ctrl-C, code of users, the state of the run
 
-    _step           Training: forward, loss, backward, update; knows layers, a loss, an optimizer
+    _step           Training: forward, loss, backward, update; holds layers, loss, optimizer
     _loop           epochs and steps
-    _progress       TrainingProgress: how far a training is, so that it can be resumed
-    _interrupts     Ctrl-C between steps
-    _batches        where rows come from, and how they become batches
-    _label_vectors  first weights from the data
+    _progress       TrainingProgress: how much of a training is done, for resuming it
+    _interrupts     holds Ctrl-C back until a step is complete
+    _batches        sources of rows, and their division into batches
+    _label_vectors  initial weights computed from the data
 """
 from ._batches import WINDOW_ROWS, Source, source_of
 from ._label_vectors import ids_are_shared, label_vectors

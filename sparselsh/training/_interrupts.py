@@ -1,4 +1,4 @@
-"""Ctrl-C in a training: between two steps, never inside one."""
+"""Ctrl-C during training: handled between two steps, never within one."""
 from __future__ import annotations
 
 import signal
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Interrupts:
-    """Holds Ctrl-C back until a step is complete, so that weights, optimizer and index match.
+    """Holds Ctrl-C back until a step is complete, so that weights, optimizer and index agree.
 
     A second Ctrl-C is not held back. Only the main thread receives Ctrl-C; a handler that the user
     has installed stays in place.
@@ -38,7 +38,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A block that ends before KeyboardInterrupt is raised."""
+        """Context in which Ctrl-C is held back; KeyboardInterrupt is raised at its end."""
         self._held = True
         try:
             yield

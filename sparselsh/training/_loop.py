@@ -1,8 +1,8 @@
 """The training loop: epochs and steps, interruptions, callbacks.
 
-A training can be left between two steps and be resumed, in the same process or in another, with the
-same bits: `TrainingProgress` holds its place, layers, optimizer and generator hold the rest. The
-network is handed to callbacks; the loop itself asks nothing of it.
+A training can be interrupted between two steps and be resumed, in the same process or in another,
+with the same bits: `TrainingProgress` holds the position; layers, optimizer and generator hold the
+rest. The network is passed on to callbacks; the loop itself does not use it.
 """
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from ._batches import Source
     from ._step import Training
 
-BAR_INTERVAL = 0.25  # seconds between two updates of the text of the progress bar
+BAR_INTERVAL = 0.25  # seconds between two updates of the progress bar
 
 
 def train(training: Training, source: Source, network: TrainedNetwork,
           validate: Callable[[], dict[str, float]] | None, callbacks: Sequence[Callback],
           n_threads: int, verbose: bool) -> None:
-    """Take `training.progress` to its end.
+    """Train until `training.progress` is done.
 
     Parameters
     ----------
     training : Training
-        With an optimizer and a progress.
+        Has an optimizer and a progress.
     source : Source
     network : TrainedNetwork
-        For the callbacks.
+        Passed to the callbacks.
     validate : callable or None
-        Gives the measures of the validation rows, for the history.
+        Returns the measures of the validation rows, for the history.
     callbacks : sequence of Callback
     n_threads : int
     verbose : bool
@@ -60,7 +60,7 @@ def train(training: Training, source: Source, network: TrainedNetwork,
             while not progress.is_done:
                 _epoch(training, source, network, validate, interrupts, n_threads, verbose)
         except KeyboardInterrupt:
-            # every callback is asked, whatever those before it answer
+            # a list: every callback is called, whatever the ones before it return
             progress.stopped = any([callback.on_interrupt(network) for callback in callbacks])
             if not progress.stopped:
                 raise
@@ -75,9 +75,10 @@ def _restore(callback: Callback, state: dict[str, Any], i: int) -> None:
     try:
         callback.restore(state)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"callbacks[{i}], {callback!r}, does not take the state that was saved of it "
-                         f"({type(error).__name__}: {error}); the file is damaged or from another "
-                         "version: resume from another, or without this callback") from error
+        raise ValueError(f"callbacks[{i}], {callback!r}, does not take the state that was saved of "
+                         f"it ({type(error).__name__}: {error}); the file is damaged or from "
+                         "another version: resume from another, or without this callback"
+                         ) from error
 
 
 def callback_states(training: Training) -> list[tuple[str, dict[str, Any]]]:
@@ -93,7 +94,7 @@ def _epoch(training: Training, source: Source, network: TrainedNetwork,
     progress, callbacks = training.progress, training.callbacks
     progress.begin_epoch(training.rng)
     if progress.n_rows is not None:
-        source.n_rows = progress.n_rows  # of an iterable, counted in earlier epochs
+        source.n_rows = progress.n_rows  # an iterable's rows were counted in earlier epochs
 
     title = f"epoch {progress.epoch + 1}/{progress.epochs}"
     with tqdm(total=source.n_rows, initial=progress.n, unit=" samples", desc=title,
@@ -123,6 +124,7 @@ def _steps(training: Training, source: Source, network: TrainedNetwork, interrup
     rng = training.rng if progress.shuffle else None
     n_done, shown = progress.n_batches, 0.0
     begin, cpu_begin = time.perf_counter(), time.process_time()
+
     for number, (x, y, weight) in enumerate(batches(source.blocks(), progress.batch_size, rng)):
         if number < n_done:
             continue
@@ -144,7 +146,7 @@ def _steps(training: Training, source: Source, network: TrainedNetwork, interrup
 
 
 def train_once(training: Training, source: Source, batch_size: int, n_threads: int) -> None:
-    """One pass over the rows in their order, at the start of the optimizer's schedule."""
+    """Train on all rows once, in order, with the schedule of the optimizer at its start."""
     with Interrupts() as interrupts:
         for x, y, weight in batches(source.blocks(), batch_size):
             with interrupts.held():

@@ -1,7 +1,7 @@
-"""TrainingProgress: what was asked of a training, and where it stands.
+"""TrainingProgress: the arguments of a training, and how much of it is done.
 
-An epoch that was left half-way is replayed from the state that the generator had at its start: it
-draws the same order of rows, and batches that are done are skipped.
+An interrupted epoch is replayed from the state that the generator had at its start: it draws the
+same order of rows, and the batches that are done are skipped.
 """
 from __future__ import annotations
 
@@ -16,23 +16,46 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingProgress:
-    """What was asked of a training, and where it stands."""
+    """Arguments of a training, and how much of it is done.
+
+    Attributes
+    ----------
+    epochs, batch_size, window : int
+    shuffle : bool
+        Arguments of `fit`.
+    epoch : int
+        Number of epochs that are done.
+    stopped : bool
+        Whether a callback ended the training before its last epoch.
+    n_rows : int or None
+        Rows of the source, once the number is known.
+    n_batches, n : int
+        Batches and rows of the current epoch that are done.
+    loss, share : float
+        Sums over these rows of the loss and of the computed fraction of the output neurons.
+    seconds, cpu_seconds : float
+        Time spent in these batches.
+    generator : dict or None
+        State of the network's generator at the start of the current epoch.
+    callbacks : list of (str, dict)
+        Name and state of each callback.
+    """
 
     epochs: int
     batch_size: int
     shuffle: bool
     window: int
-    epoch: int = 0  # epochs that are done
-    stopped: bool = False  # before its last epoch
-    n_rows: int | None = None  # of the source, once that is known
-    n_batches: int = 0  # of the epoch at hand that are done; the sums are over them
+    epoch: int = 0
+    stopped: bool = False
+    n_rows: int | None = None
+    n_batches: int = 0
     n: int = 0
     loss: float = 0.0
     share: float = 0.0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    generator: Any = None  # state of the network's generator at the head of the epoch at hand
-    callbacks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # (name, state)
+    generator: Any = None
+    callbacks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
@@ -45,7 +68,7 @@ class TrainingProgress:
 
     @classmethod
     def restored(cls, plain: dict[str, Any]) -> Self:
-        """The progress that a file holds, checked."""
+        """The checked progress of a file."""
         names = (f.name for f in fields(cls) if f.name != "callbacks")
         progress = cls(**{name: plain[name] for name in names})
 
@@ -58,11 +81,12 @@ class TrainingProgress:
         if progress.n_rows is not None:
             check.integer(progress.n_rows, "n_rows")
         if progress.epoch > progress.epochs:
-            raise ValueError(f"epoch must be at most epochs={progress.epochs}, got {progress.epoch}")
+            raise ValueError(f"epoch must be at most epochs={progress.epochs}, "
+                             f"got {progress.epoch}")
         return progress
 
     def begin_epoch(self, generator: np.random.Generator) -> None:
-        """Set the sums to zero, or wind the generator back to the head of an epoch that goes on."""
+        """Reset the sums, or restore the generator to the start of an interrupted epoch."""
         if self.n_batches:
             generator.bit_generator.state = self.generator
         else:
@@ -79,20 +103,20 @@ class TrainingProgress:
         self.cpu_seconds += cpu_seconds
 
     def entry(self) -> dict[str, float]:
-        """The epoch at hand for the history."""
+        """The history entry of the current epoch."""
         return {"loss": self.loss / self.n, "seconds": self.seconds,
                 "cpu_seconds": self.cpu_seconds,
                 "samples_per_second": self.n / max(self.seconds, 1e-9),
                 "computed_share": self.share / self.n}
 
     def end_epoch(self) -> None:
-        """Count the epoch."""
+        """Count the current epoch as done."""
         self.epoch += 1
         self.n_batches = 0
         self.generator = None
 
     def fraction(self, number: int, n_rows: int | None) -> float:
-        """Fraction of the training that is done before batch `number`.
+        """Fraction of the training that is done before batch `number` of the current epoch.
 
         Without n_rows, the fraction at the start of the epoch.
         """

@@ -1,6 +1,6 @@
 """Training: layers, a loss and an optimizer, and one step of them.
 
-    forward ─► loss ─► backward ─► optimizer ─► layers are told what changed
+    forward ─► loss ─► backward ─► optimizer ─► layers update their indexes
 """
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ if TYPE_CHECKING:
     from ..optim import SGD, Adam
     from ._progress import TrainingProgress
 
-SEEDS_PER_STEP = 64  # random numbers are functions of a counter: seeds that a step may use,
-SEEDS_PER_LAYER = 8  # and each layer of it
+# Random numbers are functions of a counter.
+SEEDS_PER_STEP = 64  # seeds that one step may use
+SEEDS_PER_LAYER = 8  # seeds that one layer may use in a step
 
 
 class Training:
-    """What a network remembers of its training, and how it takes a step.
+    """Training state of a network, and one training step.
 
     Parameters
     ----------
     layers : sequence of Linear
     loss : loss object
     rng : numpy.random.Generator
-        Draws weights and the order of samples.
+        Draws initial weights and the order of samples.
 
     Attributes
     ----------
     places : list of Place
-        Where each layer stands.
+        Position of each layer in the network.
     optimizer : SGD, Adam or None
         None before the first training.
     n_steps : int
-        Steps taken so far, in all trainings.
+        Steps taken so far, over all trainings.
     history : list of dict
         One entry per epoch.
     computed_share : float
         Fraction of the output neurons that the last epoch computed.
     progress : TrainingProgress or None
-        Where the training at hand, or the last one, stands.
+        Progress of the current training, or of the last one.
     callbacks : sequence of Callback
-        Those of the training at hand.
+        Callbacks of the current training.
     """
 
     def __init__(self, layers: Sequence[Linear], loss: Loss, rng: np.random.Generator) -> None:
@@ -69,7 +70,7 @@ class Training:
         self.callbacks: Sequence[Callback] = ()
 
     def begin(self, optimizer: SGD | Adam, sparse_input: bool) -> None:
-        """Take an optimizer, and draw the weights of layers that have none."""
+        """Set the optimizer, and draw initial weights for layers that have none."""
         self.optimizer = optimizer
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
@@ -87,15 +88,16 @@ class Training:
         x : ndarray or CSR of shape (n_samples, n_features)
         labels : CSR of shape (n_samples, n_labels)
         fraction_done : float
-            Progress of the training in [0, 1], for the schedule of the learning rate.
+            Fraction of the training that is done, in [0, 1], for the learning-rate schedule.
         sample_weight : ndarray of shape (n_samples,) or None
         n_threads : int
         tallies : sequence of Tally or None
-            One per layer, to count what is computed.
+            One per layer, to count and time what is computed.
 
         Returns
         -------
         loss : float
+            Mean over the samples.
         computed_fraction : float
             Fraction of the output neurons that were computed.
         """
@@ -134,7 +136,7 @@ class Training:
 
 @contextlib.contextmanager
 def _clocked(tally: Tally | None, phase: str) -> Iterator[None]:
-    """Add the wall seconds of the block to a phase of the tally, if there is one."""
+    """Add the wall-clock seconds of the block to a phase of the tally, if there is one."""
     begin = time.perf_counter()
     yield
     if tally:
@@ -142,7 +144,7 @@ def _clocked(tally: Tally | None, phase: str) -> Iterator[None]:
 
 
 def _computed_fraction(output: Floats | BatchActive | CSR) -> float:
-    """Fraction of the neurons that an output holds."""
+    """Fraction of the output neurons that an output holds."""
     if isinstance(output, BatchActive):
         return len(output.ids) / output.n_out
     if isinstance(output, CSR):
