@@ -1,16 +1,17 @@
-"""Fuzzing of all that reads files: a damaged file is read as something sound, or refused with a clear error.
+"""Fuzz all file readers: a damaged file must yield a valid object or a clear error.
 
     python -P tests/fuzz.py                                # every reader
-    python -P tests/fuzz.py xmc index --inputs 40000       # these, and more inputs
-    python -P tests/fuzz.py index --begin 1234 --inputs 1  # one input again
+    python -P tests/fuzz.py xmc index --inputs 40000       # these readers, with more inputs
+    python -P tests/fuzz.py index --begin 1234 --inputs 1  # repeat one input
 
-Input number i of a reader is the same bytes in every run with the same --seed. It comes from a sound file, by flips,
-cuts, splices and numbers that are too large, and for safetensors files also by changes of arrays and of the
-configuration that leave the file well-formed, with its checksum set right.
+Input number i of a reader has the same bytes in every run with the same --seed. It is made from a
+valid file by flips, cuts, splices and numbers that are too large; for safetensors files also by
+changes to arrays and to the configuration after which the file is still well-formed and has a
+correct checksum.
 
-What counts as a finding: an error other than ValueError, or one whose message does not name the file; a result that
-is not sound; a death of the process, a sanitizer's report among them; more memory or seconds than the limits.
-Each reader runs in a process of its own.
+These are findings: an error other than ValueError, or one whose message does not name the file; an
+invalid result; the end of the process, be it by a report of a sanitizer; more memory or time than
+the limits allow. Each reader runs in its own process.
 
 POSIX only. tests/test_fuzz.py tries some inputs of each reader; .ci/sanitize runs this under the sanitizers.
 """
@@ -47,7 +48,7 @@ from sparselsh.inference.readers.affine import Affine
 MEMORY_MB = 1024  # beyond what the process has before the first input
 SECONDS = 20  # for one input
 
-# --- changes of bytes ----------------------------------------------------------------------------------------
+# --- changes to bytes ----------------------------------------------------------------------------------------
 
 NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1]
 TOKENS = [b"", b"-1", b"0", b"2147483647", b"2147483648", b"9" * 19, b"9" * 40, b"1e400", b"nan", b"inf", b"-0", b"+7",
@@ -108,7 +109,7 @@ CHANGES = [flip, flip, cut, drop, repeat, overwrite, insert, splice, binary_numb
 
 
 def damaged(rng, seeds):
-    """Bytes of one of the seeds with one to three changes."""
+    """Return the bytes of one of the seeds with one to three changes."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         if data:
@@ -116,7 +117,7 @@ def damaged(rng, seeds):
     return bytes(data)
 
 
-# --- changes of well-formed safetensors files ----------------------------------------------------------------
+# --- changes to safetensors files that leave them well-formed ----------------------------------------------------------------
 
 DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I32": np.int32, "I64": np.int64, "U8": np.uint8,
           "U16": np.uint16, "BOOL": np.bool_}
@@ -127,7 +128,7 @@ SHAPES = [[], [0], [1], [0, 0], [2**62, 0], [2**40], [2**32, 2**32], [1, 1, 1], 
 
 
 def unpack(data):
-    """({name: (dtype name, shape, bytes)}, metadata) of a safetensors file."""
+    """Return ({name: (dtype name, shape, bytes)}, metadata) of a safetensors file."""
     size = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:8 + size]), data[8 + size:]
     metadata = header.pop("__metadata__")
@@ -136,7 +137,7 @@ def unpack(data):
 
 
 def pack(tensors, metadata):
-    """The bytes of such a file."""
+    """Return the bytes of a safetensors file; the inverse of `unpack`."""
     header, end = {"__metadata__": metadata}, 0
     for name, (dtype, shape, data) in tensors.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + len(data)]}
@@ -147,7 +148,7 @@ def pack(tensors, metadata):
 
 
 def change_config(rng, tree):
-    """Put another value at some place of a tree of lists and dicts."""
+    """Replace one value, drawn at random, in a tree of lists and dicts."""
     while True:
         keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
         if not keys:
@@ -174,7 +175,7 @@ def change_tensor(rng, tensors):
     dtype, shape, data = tensors[name]
     try:
         array = np.frombuffer(data, DTYPES[dtype]).reshape(shape).copy()
-    except (KeyError, ValueError):  # changed before
+    except (KeyError, ValueError):  # an earlier change already broke it
         return
     action = rng.randrange(8)
     if action == 0:
@@ -203,7 +204,7 @@ def change_tensor(rng, tensors):
 
 
 def well_formed(rng, seeds):
-    """One of the seeds with changes of its configuration and its arrays, and a checksum that is right."""
+    """Return one of the seeds with changes to its configuration and arrays and a correct checksum."""
     tensors, metadata = unpack(rng.choice(seeds))
     config = json.loads(metadata["config"])
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -216,13 +217,13 @@ def well_formed(rng, seeds):
         try:
             arrays = {name: np.frombuffer(data, DTYPES[dtype]).reshape(shape)
                       for name, (dtype, shape, data) in tensors.items()}
-        except (KeyError, ValueError):  # another checksum is as good for a file that cannot be read
+        except (KeyError, ValueError):  # the file cannot be read: any checksum will do
             arrays = {}
         metadata["checksum"] = _files.checksum(arrays, metadata["config"])
     return pack(tensors, metadata)
 
 
-# --- what a reader must hold to ------------------------------------------------------------------------------
+# --- what every reader must guarantee ------------------------------------------------------------------------------
 
 
 def expect(holds, what):
@@ -230,17 +231,17 @@ def expect(holds, what):
         raise AssertionError(what)
 
 
-def expect_sound(matrix):
-    """Rows that a kernel can trust."""
+def expect_valid_csr(matrix):
+    """Check that a kernel can trust the rows of a CSR matrix."""
     indptr, indices = matrix.indptr, matrix.indices
     expect(len(indptr) == matrix.shape[0] + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(matrix.data),
-           "offsets do not fit")
+           "the offsets do not match the arrays")
     expect((np.diff(indptr) >= 0).all(), "offsets fall")
     expect(not len(indices) or (indices.min() >= 0 and indices.max() < matrix.shape[1]), "an id is out of range")
     rises = np.diff(indices) > 0
     starts = indptr[1:-1]
     rises[starts[(starts > 0) & (starts < len(indices))] - 1] = True
-    expect(rises.all(), "ids of a row do not rise")
+    expect(rises.all(), "the ids of a row are not ascending")
     expect(np.isfinite(matrix.data).all(), "a value is not finite")
 
 
@@ -250,7 +251,7 @@ def expect_answers(ids, scores, n):
 
 
 def outcome(call):
-    """The result of a call, or None where it refuses the file."""
+    """Return the result of a call, or None where it refuses the file."""
     try:
         return call()
     except ValueError:
@@ -258,7 +259,7 @@ def outcome(call):
 
 
 class Text:
-    """XMC and svmlight text: read whole and in chunks with the same result."""
+    """XMC and svmlight text: whole reads and reads in chunks give the same result."""
 
     def __init__(self, suffix=".txt", pack=bytes):
         self.suffix, self.pack = suffix, pack
@@ -282,12 +283,12 @@ class Text:
     def read(self, path):
         known = outcome(lambda: sl.datasets.read_xmc(path, format="xmc"))
         in_chunks = outcome(lambda: list(_xmc_text.chunks(path, 3)))
-        expect((known is None) == (in_chunks is None), "read whole and in chunks it is not the same file")
+        expect((known is None) == (in_chunks is None), "of a whole read and a read in chunks, one refuses the file")
         if known is not None:
             for whole, parts in zip(known, zip(*in_chunks, strict=True), strict=True):
-                expect((abs(whole - sp.vstack(parts)).nnz == 0), "in chunks it has other values")
+                expect((abs(whole - sp.vstack(parts)).nnz == 0), "a read in chunks gives other values than a whole read")
         for part in sl.datasets.read_xmc(path):
-            expect_sound(part)
+            expect_valid_csr(part)
 
 
 class Rows:
@@ -306,7 +307,7 @@ class Rows:
         return files
 
     def make(self, rng, seeds):
-        """Damaged, half of the time with a header whose checksum is right."""
+        """Return a damaged file, in half of the cases with a correct checksum of the header."""
         data = bytearray(damaged(rng, seeds))
         front, counts = _csr_file._FRONT.size, _csr_file._COUNTS.size
         if rng.random() < 0.5 and len(data) >= front + counts:
@@ -321,16 +322,16 @@ class Rows:
     def read(self, path):
         with sl.datasets.open_csr(path) as file:
             for part in file[:]:
-                expect_sound(part)
+                expect_valid_csr(part)
             n = sum(X.shape[0] for X, _ in file.chunks(3))
-            expect(n == len(file), "its chunks have another number of rows")
+            expect(n == len(file), "the chunks do not have the file's number of rows")
             if n:
                 for part in file[[0, -1]]:
-                    expect_sound(part)
+                    expect_valid_csr(part)
 
 
 def deep_networks():
-    """(network, X, Y): hashed hidden layers, each way to choose their sets and to rebuild, and halves of floats."""
+    """Yield (network, X, Y): hashed hidden layers by sketches and tables, rebuild policies, bfloat16."""
     rng = np.random.default_rng(1)
     X, Y = rng.standard_normal((48, 10), dtype=np.float32), np.arange(48) % 12
     hidden = {"density": 0.5, "active": "sample", "activation": "relu"}
@@ -346,7 +347,7 @@ def deep_networks():
 
 
 class Model:
-    """Networks: what is loaded can be asked and trained."""
+    """Networks: inference and training work after loading."""
 
     suffix = ".safetensors"
 
@@ -379,7 +380,7 @@ class Model:
         expect(all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all() for layer in net.layers),
                "a weight is not finite")
         X = np.linspace(-1, 1, 4 * net.n_features, dtype=np.float32).reshape(4, -1)
-        with np.errstate(all="ignore"):  # weights of 3e38 are sound
+        with np.errstate(all="ignore"):  # weights of 3e38 are valid and may overflow
             for x in (X, sp.csr_array(np.maximum(X, 0))):
                 ids, _ = net.topk(x, 3)
                 expect(ids.min() >= -1 and ids.max() < net.n_labels, "an id is out of range")
@@ -388,27 +389,27 @@ class Model:
 
 
 class Saved(sl.callbacks.Callback):
-    """Saves the state of the training after some step of each epoch."""
+    """Save the state of the training after one step in each of the first two epochs."""
 
     def __init__(self, path, files):
         self.path, self.files, self.n_steps = path, files, 0
 
     def on_step(self, network):
         self.n_steps += 1
-        if self.n_steps in (2, 5):  # of three an epoch: in the first and in the second
+        if self.n_steps in (2, 5):  # of three steps per epoch: one in the first, one in the second
             network.save(self.path, training_state=True)
             self.files.append(self.path.read_bytes())
 
 
 class Ended(sl.callbacks.Callback):
-    """Ends the training: a file may ask for any number of epochs."""
+    """End the training after an epoch: a file may contain any number of epochs."""
 
     def on_epoch_end(self, network, entry):
         return True
 
 
 class Checkpoint(Model):
-    """Networks with the state of their training: what is loaded can be gone on with."""
+    """Networks with the state of their training: the training can be resumed after loading."""
 
     def seeds(self, folder):
         path, files = Path(folder) / "sound.safetensors", []
@@ -433,7 +434,7 @@ class Checkpoint(Model):
 
 
 class Index:
-    """Indexes: what is loaded can be asked and changed."""
+    """Indexes: queries and changes work after loading."""
 
     suffix = ".safetensors"
 
@@ -454,7 +455,7 @@ class Index:
         return [*files, self._with_cells(path)]
 
     def _with_cells(self, path):
-        """An index of so few neurons has no cells; these are put in by hand."""
+        """Build cells by hand: an index with so few neurons has none."""
         sl.LSHIndex(random_state=0, plan="sketches").fit(self.W, self.bias, queries=self.X).save(path)
         tensors, config = _file.read(path)
         n = len(tensors["ids"])
@@ -473,14 +474,14 @@ class Index:
             for x in (self.X, self.X[:1]):
                 expect_answers(*index.search(x, 3), 60)
                 if index.family is not None:
-                    expect_sound(index.query(x, 8))
+                    expect_valid_csr(index.query(x, 8))
             index.update(self.W, [0, 3, 59])
             index.remove([1])
             expect_answers(*index.search(self.X[:3], 3), 60)
 
 
 class Served:
-    """Converted networks: what is loaded can be asked, its weights in memory and mapped."""
+    """Converted networks: inference works after loading, with weights in memory and mapped."""
 
     suffix = ".safetensors"
 
@@ -491,7 +492,7 @@ class Served:
             with planned(plan):
                 net = _conversion.convert(layers_of(8, 48, 64), np.maximum(X, 0), storage=storage, error=0.5,
                                           random_state=0, n_threads=1)
-            expect(any(plan in layer.plan.values() for layer in net.layers), f"no layer is planned as {plan}")
+            expect(any(plan in layer.plan.values() for layer in net.layers), f"no layer is served by the plan {plan}")
             net.save(path)
             files.append(path.read_bytes())
         return files
@@ -501,11 +502,11 @@ class Served:
     def read(self, path):
         for mmap in (False, True):
             net = sl.InferenceNetwork.load(path, mmap=mmap, n_threads=1)
-            ask(net)
+            expect_inference(net)
 
 
 class Weights:
-    """Weights of other programs: what is converted can be asked."""
+    """Weights of other programs: inference works after conversion."""
 
     def __init__(self, suffix):
         self.suffix = suffix
@@ -533,8 +534,8 @@ class Weights:
 
     def read(self, path):
         try:
-            ask(sl.from_file(path, upcast=True, n_threads=1))
-        except TypeError as error:  # of numbers that are no floats: documented, and as good a refusal
+            expect_inference(sl.from_file(path, upcast=True, n_threads=1))
+        except TypeError as error:  # documented for arrays that are not floats; a valid refusal
             raise ValueError(*error.args) from error
 
 
@@ -558,11 +559,11 @@ class Onnx:
         return [model.SerializeToString()]
 
     def read(self, path):
-        ask(sl.from_onnx(path, upcast=True, n_threads=1))
+        expect_inference(sl.from_onnx(path, upcast=True, n_threads=1))
 
 
 def layers_of(*sizes):
-    """Affine layers with ReLU between."""
+    """Return affine layers with ReLU between them."""
     rng = np.random.default_rng(0)
     return [Affine(f"fc{i}", rng.standard_normal((n_out, n_in), dtype=np.float32), rng.standard_normal(n_out,
             dtype=np.float32), "relu" if i < len(sizes) - 2 else None)
@@ -571,7 +572,7 @@ def layers_of(*sizes):
 
 @contextmanager
 def planned(plan):
-    """Conversions serve small layers too, and by this plan, whatever the clock says."""
+    """Make conversions use this plan, for small layers too, whatever the timings say."""
     choose, limits = _conversion._Conversion._choose, (_conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS)
 
     def with_plan(self, i, trials, *rest):
@@ -588,8 +589,8 @@ def planned(plan):
         _conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS = limits
 
 
-def ask(net):
-    """A converted network answers."""
+def expect_inference(net):
+    """Check that inference with a converted network gives valid ids and scores."""
     X = np.linspace(-1, 1, 20 * net.n_features, dtype=np.float32).reshape(20, -1)
     with np.errstate(all="ignore"):
         for x in (X, X[:1], sp.csr_array(np.maximum(X, 0))):
@@ -616,20 +617,20 @@ if importlib.util.find_spec("onnx"):
 
 
 def try_input(name, seeds, seed, number, path):
-    """"read" or "refused"; AssertionError or whatever the reader raises where it should not."""
+    """Return "read" or "refused"; raise AssertionError, or what the reader wrongly raises."""
     reader = READERS[name]
     path.write_bytes(reader.make(random.Random(f"{seed} {name} {number}"), seeds))
     try:
         reader.read(os.fspath(path))
     except ValueError as error:
         expect(type(error) in (ValueError, _xmc_text.FileFormatError), f"{type(error).__name__} instead of ValueError")
-        expect(path.name in str(error) and len(str(error)) < 2000, f"the message does not help: {str(error)[:300]!r}")
+        expect(path.name in str(error) and len(str(error)) < 2000, f"the message does not name the file or is too long: {str(error)[:300]!r}")
         return "refused"
     return "read"
 
 
 def seeds_of(name, folder):
-    """The sound files of a reader, after a look that they are."""
+    """Return the valid files of a reader, after checking that it reads them."""
     path = Path(folder) / ("sound" + READERS[name].suffix)
     seeds = READERS[name].seeds(folder)
     for data in seeds:
@@ -646,16 +647,16 @@ def is_sanitized():
 
 
 def child(name, seed, begin, end, memory_mb, seconds):
-    """Try inputs begin .. end; a line of JSON for each finding, and at last one with the counts."""
+    """Try inputs begin .. end; print one line of JSON per finding and a last one with the counts."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         seeds = seeds_of(name, folder)
         path = Path(folder) / ("input" + READERS[name].suffix)
-        if not is_sanitized():  # whose shadow takes terabytes of addresses: it has a limit of its own
+        if not is_sanitized():  # shadow memory takes terabytes of address space, and AddressSanitizer has its own limit
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + memory_mb * 2**20,) * 2)
         counts = Counter()
         for number in range(begin, end):
-            print(number, file=sys.stderr, flush=True)  # the last line says what killed the process
+            print(number, file=sys.stderr, flush=True)  # if the process dies, the last line names the input
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
                 counts[try_input(name, seeds, seed, number, path)] += 1
@@ -668,7 +669,7 @@ def child(name, seed, begin, end, memory_mb, seconds):
 
 
 def place(error):
-    """Where in the package an error arose."""
+    """Return the place in the package where an error was raised."""
     at, trace = "", error.__traceback__
     while trace is not None:
         file = Path(trace.tb_frame.f_code.co_filename)
@@ -679,7 +680,10 @@ def place(error):
 
 
 def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
-    """(Counter of outcomes, list of findings) of a reader; a process that dies is a finding, and another goes on."""
+    """Return (Counter of outcomes, list of findings) of a reader.
+
+    A process that dies is a finding; a new process continues with the next input.
+    """
     counts, findings, end = Counter(), [], begin + n_inputs
     options = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
                "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb={memory_mb}:"
@@ -714,9 +718,9 @@ def main():
     parser.add_argument("readers", nargs="*", default=list(READERS), metavar="READER", help=", ".join(READERS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--begin", type=int, default=0, help="number of the first input (default: 0)")
-    parser.add_argument("--inputs", type=int, default=5000, help="for each reader (default: 5000)")
-    parser.add_argument("--memory", type=int, default=MEMORY_MB, help="MB that reading a file may take (default: 1024)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="that reading a file may take (default: 20)")
+    parser.add_argument("--inputs", type=int, default=5000, help="number of inputs per reader (default: 5000)")
+    parser.add_argument("--memory", type=int, default=MEMORY_MB, help="limit in MB for reading a file (default: 1024)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit in seconds for reading a file (default: 20)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:

@@ -1,4 +1,4 @@
-"""What a user may hand in by mistake: what was given, the error, and what its message names."""
+"""Wrong arguments: what was passed, which error is raised, and what its message names."""
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -42,7 +42,7 @@ def with_entry(value, dtype=np.float32):
 
 
 def check(call, error, *names):
-    """The call raises just this error, and its message holds all the names."""
+    """Check that the call raises exactly this error type and that its message has all the names."""
     with pytest.raises(error) as caught:
         call()
     assert type(caught.value) is error
@@ -51,7 +51,7 @@ def check(call, error, *names):
 
 
 def table(*cases):
-    """Rows (call, error, *names); a test is called by what its message names first."""
+    """Parametrize by rows (call, error, *names); the first name is the id of the test."""
     return pytest.mark.parametrize("call, error, names", [
         pytest.param(call, error, names, id=names[0]) for call, error, *names in cases])
 
@@ -87,7 +87,7 @@ WHOLE = [(0, ValueError, "at least 1"), (-3, ValueError, "-3"), (2.0, TypeError,
     ("bins", lambda v: sl.DWTA(bins=v)),
     ("hashes", lambda v: sl.MinHash(hashes=v)),
 ])
-def test_a_number_of_things_is_a_whole_one_of_at_least_1(name, call, value, error, message):
+def test_a_count_must_be_an_integer_of_at_least_1(name, call, value, error, message):
     check(lambda: call(value), error, name, message)
 
 
@@ -100,7 +100,7 @@ def test_a_number_of_things_is_a_whole_one_of_at_least_1(name, call, value, erro
     ("n_threads", lambda v: loaded(n_threads=v)),
     ("n ", sl.set_num_threads),
 ])
-def test_a_number_of_threads_is_none_or_a_whole_one(name, call, value, error, message):
+def test_a_number_of_threads_must_be_none_or_an_integer_of_at_least_1(name, call, value, error, message):
     before = sl.get_num_threads()
     check(lambda: call(value), error, name, message)
     assert sl.get_num_threads() == before
@@ -144,7 +144,7 @@ REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), (10**400, ValueError
     ("peak", lambda v: schedules.OneCycle(peak=v)),
     ("momentum[1]", lambda v: schedules.OneCycle(momentum=(0.1, v))),
 ])
-def test_a_number_is_finite(name, call, value, error, message):
+def test_a_number_must_be_finite(name, call, value, error, message):
     check(lambda: call(value), error, name, message)
 
 
@@ -205,7 +205,7 @@ def test_a_number_is_finite(name, call, value, error, message):
     (lambda: sl.Linear(3, 4).weight, ValueError, "no weights", "set_weights"),
     (lambda: sl.Linear(3, 4).bias, ValueError, "no weights"),
 )
-def test_optimizers_families_and_layers(call, error, names):
+def test_wrong_arguments_of_optimizers_families_and_layers_are_refused(call, error, names):
     check(call, error, *names)
 
 
@@ -225,7 +225,7 @@ def test_optimizers_families_and_layers(call, error, names):
     (lambda set_weights: set_weights([[1, 2, 3], [1]]), ValueError, "weight must be a rectangular array"),
     (lambda set_weights: set_weights(sp.csr_array(np.ones((4, 3)))), TypeError, "weight", "weight.toarray()"),
 )
-def test_weights_that_do_not_fit(kind, call, error, names):
+def test_weights_that_do_not_fit_are_refused(kind, call, error, names):
     layer = kind(3, 4)
     check(lambda: call(layer.set_weights), error, *names)
     assert not layer.initialized
@@ -324,7 +324,7 @@ def test_weights_that_do_not_fit(kind, call, error, names):
     (lambda: fitted().update(np.eye(6, 4), [0]), ValueError, "W must have 3 columns, got 4"),
     (lambda: fitted().update(np.full((6, 3), NAN), [0]), ValueError, "W must be finite"),
 )
-def test_the_index(call, error, names):
+def test_wrong_arguments_of_the_index_are_refused(call, error, names):
     check(call, error, *names)
 
 
@@ -375,11 +375,11 @@ ONE = sl.Linear(3, 3)
     (lambda: fit(validation=(X, [9, 9, 9, 9])), ValueError, "validation[1] must lie in 0..4, got 9"),
     (lambda: fit(validation=(X, Y[:2])), ValueError, "validation[1] must have as many rows as validation[0]"),
 )
-def test_networks(call, error, names):
+def test_wrong_arguments_of_networks_are_refused(call, error, names):
     check(call, error, *names)
 
 
-# every call that takes inputs: with the same checks
+# every call that takes inputs makes the same checks
 TAKES_X = {
     "fit": lambda x: fit(x, np.zeros(x.shape[0] if hasattr(x, "shape") and x.ndim else 4, int)),
     "partial_fit": lambda x: network().partial_fit(x, Y),
@@ -389,30 +389,30 @@ TAKES_X = {
 }
 
 
-@pytest.mark.parametrize("ask", TAKES_X.values(), ids=TAKES_X)
+@pytest.mark.parametrize("call_with", TAKES_X.values(), ids=TAKES_X)
 @table(
-    (lambda ask: ask(np.ones((4, 2))), ValueError, "X must have 3 features, got 2"),
-    (lambda ask: ask(sp.csr_array(np.ones((4, 2)))), ValueError, "X must have 3 features, got 2"),
-    (lambda ask: ask(np.ones(3)), ValueError, "X must have two dimensions, got shape (3,)", "X.reshape(1, -1)"),
-    (lambda ask: ask(np.ones((2, 2, 3))), ValueError, "X must have two dimensions"),
-    (lambda ask: ask(np.float32(3)), ValueError, "X must have two dimensions"),
-    (lambda ask: ask(with_entry(NAN)), ValueError, "X must be finite, got nan at row 2, column 1", "(1 such values"),
-    (lambda ask: ask(with_entry(-INF)), ValueError, "X must be finite, got -inf at row 2, column 1"),
-    (lambda ask: ask(with_entry(1e300, float)), ValueError, "X must be finite, got inf at row 2, column 1"),
-    (lambda ask: ask(sp.csr_array(with_entry(NAN))), ValueError, "X must be finite, got nan at row 2, column 1"),
-    (lambda ask: ask(sp.csc_array(with_entry(INF))), ValueError, "X must be finite, got inf at row 2, column 1"),
-    (lambda ask: ask(X.astype(object)), TypeError, "X must be numeric, got dtype object"),
-    (lambda ask: ask(X.astype(complex)), TypeError, "X must be numeric, got dtype complex"),
-    (lambda ask: ask(X.astype(str)), TypeError, "X must be numeric"),
-    (lambda ask: ask(sp.csr_array(X.astype(complex))), TypeError, "X must be numeric, got dtype complex"),
-    (lambda ask: ask("features"), TypeError, "X must be numeric"),
-    (lambda ask: ask(None), TypeError, "X must be numeric"),
-    (lambda ask: ask([[1, 2, 3], [1]]), ValueError, "X must be a rectangular array"),
-    (lambda ask: ask(sp.coo_array(np.ones(3))), ValueError, "X must have two dimensions"),
-    (lambda ask: ask(np.ma.masked_equal(np.eye(4, 3), 1)), ValueError, "X is masked at 3 entries", "X.filled(value)"),
+    (lambda call_with: call_with(np.ones((4, 2))), ValueError, "X must have 3 features, got 2"),
+    (lambda call_with: call_with(sp.csr_array(np.ones((4, 2)))), ValueError, "X must have 3 features, got 2"),
+    (lambda call_with: call_with(np.ones(3)), ValueError, "X must have two dimensions, got shape (3,)", "X.reshape(1, -1)"),
+    (lambda call_with: call_with(np.ones((2, 2, 3))), ValueError, "X must have two dimensions"),
+    (lambda call_with: call_with(np.float32(3)), ValueError, "X must have two dimensions"),
+    (lambda call_with: call_with(with_entry(NAN)), ValueError, "X must be finite, got nan at row 2, column 1", "(1 such values"),
+    (lambda call_with: call_with(with_entry(-INF)), ValueError, "X must be finite, got -inf at row 2, column 1"),
+    (lambda call_with: call_with(with_entry(1e300, float)), ValueError, "X must be finite, got inf at row 2, column 1"),
+    (lambda call_with: call_with(sp.csr_array(with_entry(NAN))), ValueError, "X must be finite, got nan at row 2, column 1"),
+    (lambda call_with: call_with(sp.csc_array(with_entry(INF))), ValueError, "X must be finite, got inf at row 2, column 1"),
+    (lambda call_with: call_with(X.astype(object)), TypeError, "X must be numeric, got dtype object"),
+    (lambda call_with: call_with(X.astype(complex)), TypeError, "X must be numeric, got dtype complex"),
+    (lambda call_with: call_with(X.astype(str)), TypeError, "X must be numeric"),
+    (lambda call_with: call_with(sp.csr_array(X.astype(complex))), TypeError, "X must be numeric, got dtype complex"),
+    (lambda call_with: call_with("features"), TypeError, "X must be numeric"),
+    (lambda call_with: call_with(None), TypeError, "X must be numeric"),
+    (lambda call_with: call_with([[1, 2, 3], [1]]), ValueError, "X must be a rectangular array"),
+    (lambda call_with: call_with(sp.coo_array(np.ones(3))), ValueError, "X must have two dimensions"),
+    (lambda call_with: call_with(np.ma.masked_equal(np.eye(4, 3), 1)), ValueError, "X is masked at 3 entries", "X.filled(value)"),
 )
-def test_inputs(ask, call, error, names):
-    check(lambda: call(ask), error, *names)
+def test_wrong_inputs_are_refused(call_with, call, error, names):
+    check(lambda: call(call_with), error, *names)
 
 
 @pytest.mark.parametrize("call", [lambda x: fit(x, Y[:0]), lambda x: network().partial_fit(x, Y[:0])],
@@ -445,7 +445,7 @@ def test_training_needs_rows(call, empty):
     (lambda fit: fit(np.zeros((4, 1), int)), ValueError, "Y has one column", "5 labels", "Y.ravel()"),
 )
 @pytest.mark.parametrize("train", [fit, lambda x, y: network().partial_fit(x, y)], ids=["fit", "partial_fit"])
-def test_targets(train, call, error, names):
+def test_wrong_targets_are_refused(train, call, error, names):
     check(lambda: call(lambda y: train(X, y)), error, *names)
 
 
@@ -454,15 +454,15 @@ def test_targets(train, call, error, names):
     (lambda: fit(y=np.full((4, 5), INF), loss="mse"), ValueError, "Y must be finite"),
     (lambda: fit(y=[["a"] * 5] * 4, loss="mse"), TypeError, "Y must be numeric"),
 )
-def test_targets_of_a_regression(call, error, names):
+def test_wrong_targets_of_a_regression_are_refused(call, error, names):
     check(call, error, *names)
 
 
-# ---- sparse matrices made by hand, which scipy does not look at
+# ---- sparse matrices with corrupt arrays, which scipy does not check
 
 
 def csr(indptr, indices, data, shape=(3, 4), kind=sp.csr_array):
-    """A matrix whose arrays are put in behind the back of scipy's checks."""
+    """Make a matrix whose arrays are set after scipy's checks."""
     matrix = kind(shape, dtype=np.float32)
     matrix.indptr, matrix.indices = np.array(indptr, np.int32), np.array(indices, np.int32)
     matrix.data = np.array(data, np.float32)
@@ -472,9 +472,9 @@ def csr(indptr, indices, data, shape=(3, 4), kind=sp.csr_array):
 CORRUPT = {
     "a column beyond the last": (csr([0, 1, 2, 3], [0, 4, 1], [1, 1, 1]), ".indices must lie in 0..3, got 4"),
     "a column far beyond": (csr([0, 1, 2, 3], [0, 2**31 - 1, 1], [1, 1, 1]), ".indices must lie in 0..3"),
-    "a column below zero": (csr([0, 1, 2, 3], [0, -1, 1], [1, 1, 1]), ".indices must lie in 0..3, got -1"),
-    "offsets that fall": (csr([0, 2, 1, 3], [0, 1, 2], [1, 1, 1]), ".indptr must begin with 0, never fall"),
-    "offsets that begin late": (csr([1, 1, 2, 3], [0, 1, 2], [1, 1, 1]), ".indptr must begin with 0"),
+    "a negative column": (csr([0, 1, 2, 3], [0, -1, 1], [1, 1, 1]), ".indices must lie in 0..3, got -1"),
+    "offsets that decrease": (csr([0, 2, 1, 3], [0, 1, 2], [1, 1, 1]), ".indptr must begin with 0, never fall"),
+    "offsets that do not begin with 0": (csr([1, 1, 2, 3], [0, 1, 2], [1, 1, 1]), ".indptr must begin with 0"),
     "too few offsets": (csr([0, 1, 2], [0, 1], [1, 1]), ".indptr must begin with 0, never fall and have 4 entries"),
     "too many offsets": (csr([0, 1, 2, 3, 3], [0, 1, 2], [1, 1, 1]), "have 4 entries"),
     "offsets beyond the entries": (csr([0, 1, 2, 9], [0, 1, 2], [1, 1, 1]), "must have indptr[-1] = 9 entries"),
@@ -504,9 +504,9 @@ def test_corrupt_blocks_are_refused():
         net.fit(matrix, [0, 1, 2, 3], epochs=1, verbose=False)
 
 
-UNTIDY = {
-    "columns in any order": csr([0, 2, 2, 5], [3, 0, 2, 1, 0], [1, 2, 3, 4, 5]),
-    "a column twice": csr([0, 3, 3, 5], [0, 3, 0, 1, 1], [1, 1, 1, 2, 3]),
+NON_CANONICAL = {
+    "unsorted columns": csr([0, 2, 2, 5], [3, 0, 2, 1, 0], [1, 2, 3, 4, 5]),
+    "a duplicate column": csr([0, 3, 3, 5], [0, 3, 0, 1, 1], [1, 1, 1, 2, 3]),
     "stored zeros": csr([0, 2, 3, 5], [0, 3, 1, 1, 2], [0, 1, 0, 2, 0]),
     "spare room": csr([0, 1, 1, 2], [3, 0, 77, -5], [1, 2, NAN, 3]),
     "64-bit offsets": sp.csr_array((np.ones(2), np.array([1, 2], np.int64), np.array([0, 1, 1, 2], np.int64)), (3, 4)),
@@ -516,8 +516,8 @@ UNTIDY = {
 }
 
 
-def tidy(matrix):
-    """What the matrix says, by hand."""
+def as_dense(matrix):
+    """Return the dense matrix, with duplicates summed by hand."""
     out = np.zeros(matrix.shape, np.float32)
     for i in range(matrix.shape[0]):
         for k in range(matrix.indptr[i], matrix.indptr[i + 1]):
@@ -525,10 +525,10 @@ def tidy(matrix):
     return out
 
 
-@pytest.mark.parametrize("matrix", UNTIDY.values(), ids=UNTIDY)
-def test_untidy_sparse_matrices_are_taken_as_what_they_say(matrix):
+@pytest.mark.parametrize("matrix", NON_CANONICAL.values(), ids=NON_CANONICAL)
+def test_non_canonical_sparse_matrices_are_accepted(matrix):
     kept = matrix.indptr.copy(), matrix.indices.copy(), matrix.data.copy()
-    X, labels = sp.csr_array(tidy(matrix)), np.array([0, 1, 2])
+    X, labels = sp.csr_array(as_dense(matrix)), np.array([0, 1, 2])
     as_input = [network(sl.Linear(4, 5)).fit(x, labels, epochs=2, verbose=False) for x in (matrix, X)]
     as_target = [network(sl.Linear(2, 4)).fit(np.eye(3, 2), y, epochs=2, verbose=False) for y in (matrix, X)]
     as_values = [network(sl.Linear(2, 4), loss="mse").fit(np.eye(3, 2), y, epochs=2, verbose=False)

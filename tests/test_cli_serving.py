@@ -1,4 +1,4 @@
-"""`sparselsh convert` of weights and `sparselsh serve-bench`, as a person meets them."""
+"""`sparselsh convert` for weights and `sparselsh serve-bench`, each in its own process."""
 import json
 
 import numpy as np
@@ -31,11 +31,11 @@ def test_weights_are_converted_and_timed(folder):
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "f.json").read_text())
     assert {f"{kind}_microseconds_{n}" for kind in ("dense", "planned") for n in (1, 32)} <= set(figures)
-    assert figures["n_queries"] == 200 and figures["recall"] > 0.9  # asked for 0.99 of the five best of 200 rows
+    assert figures["n_queries"] == 200 and figures["recall"] > 0.9  # requested: 0.99 of the five best, for 200 rows
     assert "recall@5" in done.stdout and "32 at once" in done.stdout
 
 
-def test_a_lone_layer_is_timed_on_random_inputs(folder):
+def test_a_single_layer_is_timed_on_random_inputs(folder):
     done = sparselsh("convert", "m.safetensors", "--layer", "head", "--calibration", "H.npz", "-o", "one.safetensors",
                      cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def test_a_lone_layer_is_timed_on_random_inputs(folder):
     (["serve-bench", "m.safetensors"], ["m.safetensors", "sparselsh.inference"]),
     (["serve-bench", "no.safetensors"], ["no.safetensors", "no such file"]),
 ])
-def test_mistakes_end_in_one_line(folder, args, named):
+def test_mistakes_are_reported_in_one_line(folder, args, named):
     if "onnx" in str(args):
         pytest.importorskip("onnx")
     assert_one_line_error(sparselsh(*args, cwd=folder), *named)
