@@ -1,4 +1,4 @@
-"""Indexes as files: they come back as they were, and nothing that is damaged gets in."""
+"""Index files: they restore the index, and damaged files are refused."""
 import json
 import os
 
@@ -50,7 +50,7 @@ def path(tmp_path):
 
 
 def fitted(rng, rows, options, n=150):
-    """An index of rows, most of them short, its weights and some queries."""
+    """Return an index of rows, most of them short, with its weights, bias and queries."""
     W, X = rows(rng, n), rows(rng, 40)
     W[n // 3:] *= np.float32(0.02)
     bias = rng.standard_normal(n).astype(np.float32) / 8
@@ -58,7 +58,7 @@ def fitted(rng, rows, options, n=150):
 
 
 def assert_same(a, b, X):
-    """The two say the same, bit by bit, of themselves and of X, a row of it and all of them."""
+    """Check that reports and answers are equal bit by bit, for one row of X and for all."""
     assert a.report() == b.report() and repr(a) == repr(b)
     for x in (X, X[:1]):
         pairs = [(a.search(x), b.search(x)), (a.search(x, 9, n_candidates=12), b.search(x, 9, n_candidates=12))]
@@ -77,7 +77,7 @@ def test_a_loaded_index_gives_the_same_answers(rng, kind, path):
     assert_same(index, sl.LSHIndex.load(path, W, bias), X)
 
 
-def test_without_queries_and_bias_too(rng, kind, path):
+def test_an_index_without_queries_and_bias_is_loaded_with_the_same_answers(rng, kind, path):
     rows, options = kind
     W, X = rows(rng, 33), rows(rng, 40)
     index = sl.LSHIndex(random_state=5, **options).fit(W)
@@ -85,7 +85,7 @@ def test_without_queries_and_bias_too(rng, kind, path):
     assert_same(index, sl.LSHIndex.load(path, W, n_threads=2), X)
 
 
-def test_a_loaded_index_changes_as_the_saved_one_does(rng, kind, path):
+def test_changes_to_a_loaded_index_give_the_same_as_to_the_saved_one(rng, kind, path):
     rows, _ = kind
     index, W, bias, X = fitted(rng, *kind)
     index.remove(np.arange(20, 40))
@@ -104,7 +104,7 @@ def test_a_loaded_index_changes_as_the_saved_one_does(rng, kind, path):
     assert_same(index, sl.LSHIndex.load(path, more, np.append(bias, np.zeros(45, np.float32))), X)
 
 
-def test_calibrating_goes_on_after_loading(rng, path):
+def test_a_loaded_index_can_be_calibrated(rng, path):
     index, W, bias, X = fitted(rng, dense, {"plan": "sketches"})
     index.save(path)
     other = sl.LSHIndex.load(path, W, bias)
@@ -113,7 +113,7 @@ def test_calibrating_goes_on_after_loading(rng, path):
     assert_same_bits(index.search(X)[1], other.search(X)[1])
 
 
-def test_an_index_without_neurons_left_is_saved_too(rng, kind, path):
+def test_an_index_from_which_all_neurons_were_removed_is_saved(rng, kind, path):
     index, W, bias, X = fitted(rng, *kind)
     index.remove(np.arange(len(W)))
     index.save(path)
@@ -124,7 +124,7 @@ def test_an_index_without_neurons_left_is_saved_too(rng, kind, path):
     assert_same(index, other, X)
 
 
-# ---- what is refused
+# ---- errors
 
 
 def test_other_weights_are_refused(rng, kind, path):
@@ -139,10 +139,10 @@ def test_other_weights_are_refused(rng, kind, path):
     for weights, b in ((W, bias[1:]), (W[0], bias), (W * np.nan, bias)):
         with pytest.raises(ValueError):
             sl.LSHIndex.load(path, weights, b)
-    assert sl.LSHIndex.load(path, W.astype(float), bias.tolist()).report() == index.report(), "the same numbers"
+    assert sl.LSHIndex.load(path, W.astype(float), bias.tolist()).report() == index.report(), "the weights have the same values"
 
 
-def test_a_missing_file_and_files_of_other_kinds_are_refused(rng, tmp_path):
+def test_missing_files_and_files_of_other_kinds_are_refused(rng, tmp_path):
     W = dense(rng, 9)
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors: no such file"):
         sl.LSHIndex.load(tmp_path / "none.safetensors", W)
@@ -184,13 +184,13 @@ def test_a_file_with_a_flipped_bit_is_refused(rng, kind, path):
             other = sl.LSHIndex.load(path, W, bias)
         except ValueError:
             pass
-        else:  # white space in the header, say
+        else:  # for example white space in the header
             assert other.report() == index.report()
         data[place] ^= 1 << bit
 
 
-def spoilt(path, W, bias, change):
-    """Load the file after change(tensors, config), written with the right checksum."""
+def changed_file(path, W, bias, change):
+    """Rewrite the file after change(tensors, config) with a correct checksum, and load it."""
     tensors, config = _file.read(path)
     change(tensors, config)
     _files.write_checked(path, tensors, _file.FORMAT, json.dumps(config))
@@ -225,9 +225,9 @@ SPOILT = {
         "trials", "fingerprint")},
     **{f"{name} is cut": tensor(name, lambda a: a[:-1]) for name in (
         "offset", "gone", "codes", "rotation", "factors", "neuron_map", "query_map")},
-    "blocks for half the neurons": lambda tensors, config: tensors.update(
+    "blocks for half of the neurons": lambda tensors, config: tensors.update(
         blocks=tensors["blocks"][:1], factors=tensors["factors"][:32]),
-    **{f"{name} is flat": tensor(name, np.ravel) for name in ("codes", "rotation", "blocks", "query_map")},
+    **{f"{name} is flattened": tensor(name, np.ravel) for name in ("codes", "rotation", "blocks", "query_map")},
     **{f"{name} is one number": tensor(name, lambda a: np.zeros(1, a.dtype)) for name in (
         "offset", "gone", "codes", "rotation", "factors", "blocks")},
     **{f"{name} is of another type": tensor(name, lambda a: a.astype(np.float64)) for name in (
@@ -237,11 +237,11 @@ SPOILT = {
     "a code beyond the last bucket": tensor("codes", with_first(16)),
     "a code below -1": tensor("codes", with_first(-2)),
     "an id beyond the last neuron": tensor("ids", with_first(150)),
-    "an id below zero": tensor("ids", with_first(-1)),
-    "an id twice": lambda tensors, config: tensors["ids"].__setitem__(0, tensors["ids"][1]),
+    "a negative id": tensor("ids", with_first(-1)),
+    "a duplicate id": lambda tensors, config: tensors["ids"].__setitem__(0, tensors["ids"][1]),
     "gone is a matrix": tensor("gone", lambda a: np.stack([a, a], axis=1)),
     "no bits": tensor("rotation", lambda a: a[:0]),
-    "more bits than the sums hold": lambda tensors, config: tensors.update(
+    "more bits than the sums can hold": lambda tensors, config: tensors.update(
         rotation=np.zeros((1088, D + 1), np.float32),
         blocks=np.zeros((len(tensors["blocks"]), 272 * 16), np.uint8)),
     **{f"seed {value!r}": setting("seed", value) for value in (-1, "a", None, 1.5)},
@@ -262,22 +262,22 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("change", SPOILT.values(), ids=SPOILT)
-def test_a_file_that_contradicts_itself_is_refused(rng, path, change):
+def test_an_inconsistent_file_is_refused(rng, path, change):
     index, W, bias, _ = fitted(rng, dense, {"family": sl.SimHash(4, 6), "plan": "sketches", "scaling": 0.5})
     index.save(path)
     with pytest.raises(ValueError, match=r"index\.safetensors: this index cannot be used \(.*fit and save it again"):
-        spoilt(path, W, bias, change)
+        changed_file(path, W, bias, change)
 
 
 def test_probing_without_tables_is_refused(rng, path):
     index, W, bias, _ = fitted(rng, dense, {"plan": "sketches"})
     index.save(path)
     with pytest.raises(ValueError, match="methods must be one of 'sketches', 'exact'"):
-        spoilt(path, W, bias, setting("methods", {"single": "probes", "batch": "probes"}))
+        changed_file(path, W, bias, setting("methods", {"single": "probes", "batch": "probes"}))
 
 
 @pytest.mark.parametrize("config", ["", "{", "[]", "null", "3", '"a"', json.dumps({"arguments": {}})])
-def test_a_config_that_is_none_is_refused(rng, path, config):
+def test_an_invalid_config_is_refused(rng, path, config):
     tensors = {"gone": np.zeros(9, np.uint8)}
     _files.write(path, tensors, {"format": "sparselsh.index", "config": config,
                                  "checksum": _files.checksum(tensors, config)})
@@ -285,10 +285,10 @@ def test_a_config_that_is_none_is_refused(rng, path, config):
         sl.LSHIndex.load(path, dense(rng, 9))
 
 
-# ---- whole or not at all
+# ---- atomic writes
 
 
-def test_a_save_that_fails_leaves_the_file_of_before(rng, path, monkeypatch):
+def test_a_failed_save_leaves_the_old_file(rng, path, monkeypatch):
     index, W, bias, X = fitted(rng, dense, {})
     index.save(path)
     before = path.read_bytes()
@@ -301,19 +301,19 @@ def test_a_save_that_fails_leaves_the_file_of_before(rng, path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         index.save(path)
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing is left beside it"
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "no temporary file is left"
     monkeypatch.undo()
     index.save(path)
     assert_same(index, sl.LSHIndex.load(path, W, bias), X)
 
 
-def test_an_index_that_is_not_fitted_is_not_saved(path):
+def test_an_index_that_is_not_fitted_cannot_be_saved(path):
     with pytest.raises(ValueError, match="call fit"):
         sl.LSHIndex().save(path)
     assert not path.exists()
 
 
-def test_a_family_that_load_would_not_know_is_not_saved(rng, path):
+def test_an_index_with_a_custom_family_cannot_be_saved(rng, path):
     class OwnHash(sl.SimHash):
         pass
 
@@ -323,7 +323,7 @@ def test_a_family_that_load_would_not_know_is_not_saved(rng, path):
     assert not path.exists()
 
 
-def test_the_weights_are_not_in_the_file(rng, path):
+def test_the_file_does_not_hold_the_weights(rng, path):
     index, W, _, _ = fitted(rng, dense, {"sketch_bits": 64}, n=2000)
     index.save(path)
     assert path.stat().st_size < W.nbytes / 2
