@@ -403,5 +403,5 @@ def test_a_rebuild_refills_the_tables_where_they_fit_and_else_allocates_new_ones
     assert index.fit(other[:200])._engine.tables is not tables
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other[:200]), X)
     tables, index.random_state = index._engine.tables, 1
-    assert index.fit(other[:200])._engine.tables is not tables, "other functions"
+    assert index.fit(other[:200])._engine.tables is not tables, "another seed needs new hash functions"
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=1).fit(other[:200]), X)

@@ -1,4 +1,4 @@
-"""MLPs in ONNX files."""
+"""Conversion of MLPs in ONNX files."""
 import numpy as np
 import pytest
 
@@ -38,7 +38,7 @@ def test_a_chain_of_matmul_add_relu_and_gemm_is_read(rng, tmp_path, weights):
     X = rng.standard_normal((30, 5)).astype(np.float32)
     net = sl.from_onnx(path, X)
     want = np.maximum(X @ weights["W1"] + weights["b1"], 0) @ weights["W2"].T + weights["b2"]
-    # two sums of at most 7 products below 10
+    # two layers of sums of at most 7 products below 10
     np.testing.assert_allclose(net.decision_function(X), want, rtol=0, atol=1e-4)
     assert [layer.name for layer in net.layers] == ["the_a", "the_y"]
 
@@ -49,7 +49,7 @@ def test_weights_of_constant_nodes_are_read(rng, tmp_path, weights):
     assert sl.from_onnx(path).n_labels == 4
 
 
-def test_onnx_runtime_agrees(rng, tmp_path, weights):
+def test_outputs_are_those_of_onnx_runtime(rng, tmp_path, weights):
     runtime = pytest.importorskip("onnxruntime")
     path = written(tmp_path / "m.onnx", CHAIN, weights)
     X = rng.standard_normal((30, 5)).astype(np.float32)
@@ -69,7 +69,7 @@ def test_onnx_runtime_agrees(rng, tmp_path, weights):
      r"Add \(node 'the_y'\) .*(chains|constant)"),
     ([node("MatMul", ["x", "W1"], "a"), node("Relu", ["x"], "y")], r"Relu \(node 'the_y'\) does not take"),
 ])
-def test_what_is_not_supported_is_named_with_its_node(tmp_path, weights, nodes, message):
+def test_unsupported_operators_are_named_with_their_node(tmp_path, weights, nodes, message):
     path = written(tmp_path / "m.onnx", nodes, weights)
     with pytest.raises(ValueError, match=message or r"m\.onnx: not a readable ONNX file .*Gelu2"):
         sl.from_onnx(path)
@@ -102,7 +102,7 @@ def test_damaged_files_are_refused(tmp_path, weights):
         sl.from_onnx(tmp_path / "missing.onnx")
 
 
-def test_a_missing_package_says_what_to_type(monkeypatch, tmp_path):
+def test_a_missing_package_gives_the_install_command(monkeypatch, tmp_path):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnx", None)

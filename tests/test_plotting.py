@@ -1,4 +1,4 @@
-"""Plots show the numbers they are given; notebooks show every object."""
+"""Plots show the numbers they are given; every object has an HTML form for notebooks."""
 import builtins
 from html.parser import HTMLParser
 
@@ -16,7 +16,7 @@ HISTORY = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_loss": 1.7,
 
 @pytest.fixture
 def plt():
-    """Pyplot that draws into memory; figures are closed at the end."""
+    """Pyplot with a backend that draws into memory; figures are closed at the end."""
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -39,13 +39,13 @@ def test_a_history_is_plotted_by_epoch(plt):
     assert ax.get_xlabel() == "epoch" and ax.get_ylabel() == "loss" and right.get_ylabel() == "P@1"
     assert len(ax.get_legend().get_texts()) == 3
     assert not {text.get_text() for text in ax.get_xticklabels()} & {"1.5", "2.5"}
-    ax.figure.canvas.draw()  # and it can be drawn
+    ax.figure.canvas.draw()  # drawing raises no error
 
 
-def test_axes_that_are_given_are_used(plt):
+def test_given_axes_are_used(plt):
     _, ax = plt.subplots()
     assert _display.plot_history(HISTORY[:1], ax) is ax
-    assert len(plt.get_fignums()) == 1 and len(ax.figure.axes) == 1, "no axis at the right without P@1"
+    assert len(plt.get_fignums()) == 1 and len(ax.figure.axes) == 1, "without P@1 there is no right axis"
 
 
 def test_a_recall_curve_rises_to_one(plt, rng):
@@ -58,7 +58,7 @@ def test_a_recall_curve_rises_to_one(plt, rng):
     assert f"wanted: {index.recall:.1%}" in lines(index.plot_recall())
 
 
-def test_what_cannot_be_plotted_is_said(plt, rng):
+def test_objects_without_data_to_plot_are_refused(plt, rng):
     with pytest.raises(ValueError, match="no history to plot; call fit"):
         sl.Network([sl.Linear(2, 2)]).plot_history()
     W = rng.standard_normal((50, 4))
@@ -77,7 +77,7 @@ def test_what_cannot_be_plotted_is_said(plt, rng):
     ("sklearn", r'pip install "sparselsh-nn\[sklearn\]"', lambda: __import__("importlib").import_module(
         "sparselsh.estimators")),
 ])
-def test_a_missing_extra_says_what_to_type(module, line, act, monkeypatch):
+def test_a_missing_extra_gives_the_install_command(module, line, act, monkeypatch):
     import sys
 
     for name in [name for name in sys.modules if name.split(".")[0] == module or name == "sparselsh.estimators"]:
@@ -98,7 +98,7 @@ def test_a_missing_extra_says_what_to_type(module, line, act, monkeypatch):
 
 
 class Cells(HTMLParser):
-    """Collects text, and checks that what is opened is closed."""
+    """Collect the text and check that every tag that is opened is closed."""
 
     def __init__(self, html):
         super().__init__()
@@ -135,13 +135,13 @@ def fitted_network():
     (lambda: cb.Log("a.csv"), ["path"]), (lambda: cb.BestModel("a"), ["monitor"]),
     (lambda: cb.StopOnInterrupt(), ["StopOnInterrupt"]),
 ], ids=lambda value: "" if callable(value) else value[0])
-def test_notebooks_show_a_table(make, texts):
+def test_objects_are_shown_as_html_tables(make, texts):
     shown = Cells(make()._repr_html_()).texts
     for text in texts:
         assert text in shown or any(text in cell for cell in shown)
 
 
-def test_a_file_shows_its_size(tmp_path):
+def test_the_html_of_a_file_shows_its_size(tmp_path):
     sl.datasets.write_csr(tmp_path / "rows.csr", np.eye(3), [0, 1, 2])
     with sl.datasets.open_csr(tmp_path / "rows.csr") as file:
         assert "3" in Cells(file._repr_html_()).texts
@@ -161,6 +161,6 @@ def test_sizes_are_readable(n, text):
 @pytest.mark.parametrize("callback", [
     cb.EarlyStopping(patience=2), cb.BestModel("/m"), cb.Checkpoint("/c", every_steps=3), cb.Log("/l.csv"),
     cb.StopOnInterrupt()], ids=repr)
-def test_the_text_of_a_callback_makes_it_again(callback):
+def test_the_repr_of_a_callback_recreates_it(callback):
     again = eval(repr(callback), vars(cb).copy())
     assert repr(again) == repr(callback)

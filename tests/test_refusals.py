@@ -1,7 +1,8 @@
-"""Every public callable refuses a wrong argument with an error of its own: a row each.
+"""Every public callable refuses a wrong argument with a clear error: one row per callable.
 
-`test_bad_input.py` and the tests of each module go deep; this one goes wide. A public name without a row fails the
-test, so that a new one cannot be forgotten. The error must arise in the callable that the row is for.
+`test_bad_input.py` and the tests of each module try many arguments; this file covers every callable.
+A public name without a row fails the test, so that no new name is forgotten. The error must be
+raised in the callable that the row is for.
 """
 import ast
 import importlib
@@ -59,7 +60,7 @@ def axes(call):
     return call("not axes")
 
 
-# name of the callable: (call with tmp_path, error, words of the message)
+# name of the callable: (call with tmp_path, error, pattern of the message)
 ROWS = {
     "Network": (lambda p: sl.Network(3), TypeError, "layers must be a list"),
     "Network.fit": (lambda p: trained().fit(X, Y, epochs=0), ValueError, "epochs must be at least 1, got 0"),
@@ -188,9 +189,9 @@ WITHOUT = {
     "InferenceNetwork.to_torch": "takes nothing",
     "InferenceNetwork": "made by from_file, from_onnx, from_torch and load",
     "ConversionReport": "made by conversions", "ConversionReport.to_dict": "takes nothing",
-    "ConversionReport.plot": "its axes are checked by plotting.axes, as those of the others",
-    "estimators.LSHClassifier": "scikit-learn asks that `fit` checks the parameters",
-    "estimators.LSHRegressor": "scikit-learn asks that `fit` checks the parameters",
+    "ConversionReport.plot": "its axes are checked by plotting.axes, as in the other plots",
+    "estimators.LSHClassifier": "scikit-learn requires that `fit` checks the parameters",
+    "estimators.LSHRegressor": "scikit-learn requires that `fit` checks the parameters",
 }
 
 
@@ -200,19 +201,19 @@ def csr(folder):
 
 
 def internal():
-    """What make_api.py leaves out of the list of public names: calls of one part of the library by another."""
+    """Return the names that make_api.py excludes as internal to the library."""
     tree = ast.parse((Path(__file__).parents[1] / "docs" / "make_api.py").read_text(encoding="utf-8"))
     return next(ast.literal_eval(node.value) for node in tree.body
                 if isinstance(node, ast.Assign) and node.targets[0].id == "INTERNAL")
 
 
 def public():
-    """{name: function} of the public functions, classes and methods; of a class the function is its constructor."""
+    """Return {name: function} of the public functions, methods and constructors of classes."""
     hidden, found = internal(), {}
     for place in ("", *MODULES):
         try:
             module = importlib.import_module(f"sparselsh.{place}" if place else "sparselsh")
-        except ImportError:  # scikit-learn is missing
+        except ImportError:  # scikit-learn is not installed
             continue
         for name in module.__all__:
             thing = getattr(module, name)
@@ -229,16 +230,16 @@ def public():
     return found
 
 
-def test_every_public_callable_has_a_row_or_a_reason_to_have_none():
+def test_every_public_callable_has_a_row_or_a_reason_for_having_none():
     names = set(public())
-    assert names - set(ROWS) - set(WITHOUT) == set(), "give each a row of ROWS, or a reason in WITHOUT"
+    assert names - set(ROWS) - set(WITHOUT) == set(), "add a row to ROWS, or a reason to WITHOUT, for each"
     assert not set(ROWS) & set(WITHOUT)
-    absent = {name for name in (*ROWS, *WITHOUT) if name.partition(".")[0] == "estimators"} - names  # no scikit-learn
-    assert set(ROWS) | set(WITHOUT) <= names | absent, "of names that are no longer there"
+    absent = {name for name in (*ROWS, *WITHOUT) if name.partition(".")[0] == "estimators"} - names  # scikit-learn is not installed
+    assert set(ROWS) | set(WITHOUT) <= names | absent, "rows of names that no longer exist"
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_wrong_argument_is_refused_where_it_was_given(name, tmp_path):
+def test_a_wrong_argument_is_refused_by_the_callable_that_got_it(name, tmp_path):
     call, error, words = ROWS[name]
     with pytest.raises(error, match=words) as caught:
         call(tmp_path)

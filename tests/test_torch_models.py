@@ -23,7 +23,7 @@ def bits(module):
 
 
 class Functional(nn.Module):
-    """An MLP that is no Sequential."""
+    """An MLP that is not a Sequential."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +62,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_and_weights_survive_the_way_there_and_back(name, rng, tmp_path):
+def test_outputs_and_weights_are_kept_from_torch_and_back(name, rng, tmp_path):
     model = MODELS[name]().eval()
     X = rng.standard_normal((40, 12)).astype(np.float32)
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_outputs_and_weights_survive_the_way_there_and_back(name, rng, tmp_path)
 
 
 @pytest.mark.parametrize("options", [{}, {"mode": "mean"}, {"padding_idx": 2}])
-def test_bags_of_ids(rng, options):
+def test_bags_of_ids_give_the_outputs_of_torch(rng, options):
     bag = nn.EmbeddingBag(30, 8, **{"mode": "sum"} | options)
     model = nn.Sequential(bag, nn.ReLU(), nn.Linear(8, 5))
     ids = rng.integers(0, 30, (9, 4))
@@ -92,7 +92,7 @@ def test_bags_of_ids(rng, options):
         np.testing.assert_array_equal(back(torch.from_numpy(ids)).numpy(), want)
 
 
-def test_a_bag_with_weights_in_a_module_of_ones_own(rng):
+def test_a_bag_with_weights_in_a_custom_module_gives_the_outputs_of_torch(rng):
     import scipy.sparse as sp
 
     model = Bag()
@@ -102,7 +102,7 @@ def test_a_bag_with_weights_in_a_module_of_ones_own(rng):
     np.testing.assert_allclose(sl.from_torch(model, X).decision_function(X), want, rtol=0, atol=1e-4)
 
 
-def test_embeddings_side_by_side(rng):
+def test_concatenated_embeddings_give_the_outputs_of_torch(rng):
     model = nn.Sequential(nn.Embedding(30, 8, padding_idx=0), nn.Flatten(), nn.Linear(24, 5))
     ids = rng.integers(0, 30, (9, 3))
     net = sl.from_torch(model, torch.from_numpy(ids))
@@ -112,7 +112,7 @@ def test_embeddings_side_by_side(rng):
         np.testing.assert_array_equal(net.to_torch()(torch.from_numpy(ids)).numpy(), want)
 
 
-def test_networks_that_were_trained_here_become_torch_modules(rng):
+def test_networks_trained_by_sparselsh_become_torch_modules(rng):
     X = rng.standard_normal((64, 12)).astype(np.float32)
     net = sl.Network([sl.Linear(12, 9, activation="relu"), sl.LSHLinear(9, 6)], random_state=0)
     net.fit(X, rng.integers(0, 6, 64), epochs=1, verbose=False)
@@ -133,7 +133,7 @@ def test_networks_that_were_trained_here_become_torch_modules(rng):
     (lambda: nn.Sequential(nn.Dropout()), "the network has no linear layer"),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 5)), "an embedding must be the first layer"),
 ])
-def test_what_is_not_supported_is_named_with_its_node(make, message):
+def test_unsupported_modules_are_named_with_their_node(make, message):
     with pytest.raises(ValueError, match=message):
         sl.from_torch(make())
 
@@ -168,7 +168,7 @@ def test_bfloat16_files_are_refused_and_upcast(tmp_path):
 
 
 class Tagger(nn.Module):
-    """Something that is no MLP, with a wide layer."""
+    """A model that is not an MLP, with a wide layer."""
 
     def __init__(self):
         super().__init__()
@@ -182,11 +182,11 @@ class Tagger(nn.Module):
 
 @pytest.fixture
 def always(monkeypatch):
-    """The index is said to gain, whatever the clock says."""
+    """Make every index count as a gain, whatever the timings say."""
     monkeypatch.setattr(slt, "GAIN", 0.0)
 
 
-def test_an_accelerated_layer_gives_the_largest_logits_and_fills_up_the_others(always):
+def test_an_accelerated_layer_gives_the_largest_logits_and_fills_the_others(always):
     model = Tagger().eval()
     ids = torch.randint(0, 50, (40, 12))
     with torch.inference_mode():
@@ -201,7 +201,7 @@ def test_an_accelerated_layer_gives_the_largest_logits_and_fills_up_the_others(a
     layer = model.head["out"]
     assert 0 < there.sum(-1).max() <= layer.n_logits
     torch.testing.assert_close(got[there], want[there], rtol=0, atol=1e-4)
-    # 480 rows, recall 0.95 of the five best: the best one is missed more seldom than that
+    # 480 rows, recall 0.95 of the five best: the best one is missed less often than that
     assert (got.argmax(-1) == want.argmax(-1)).float().mean() > 0.9
     values, found = layer.topk(model.rnn(model.embed(ids))[0].detach(), 3)
     assert values.shape == found.shape == (40, 12, 3)
@@ -227,7 +227,7 @@ def test_restore_gives_the_model_back(always):
         assert torch.equal(model(ids), want)
 
 
-def test_a_small_layer_stays_as_it_is():
+def test_a_small_layer_is_not_replaced():
     model = Tagger().eval()
     small = model.head["small"]
     model.forward = lambda ids: small(model.rnn(model.embed(ids))[0])
@@ -243,7 +243,7 @@ def test_a_small_layer_stays_as_it_is():
     ("x.*", ValueError, r"no Linear layer matches 'x\.\*'; the model has head.out, head.small"),
     ([], ValueError, "names must hold at least one name"),
 ])
-def test_wrong_names_are_refused_with_the_right_ones(names, error, message):
+def test_wrong_names_are_refused_with_a_list_of_the_right_ones(names, error, message):
     with pytest.raises(error, match=message):
         slt.accelerate(Tagger(), names, torch.zeros(9, 3, dtype=torch.long))
 
@@ -264,7 +264,7 @@ def test_bad_layers_and_inputs_change_nothing():
         slt.accelerate(Tagger(), "head.out", ids, fill=float("nan"))
 
 
-def test_importing_the_bridge_loads_no_torch():
+def test_importing_sparselsh_torch_does_not_import_torch():
     import subprocess
     import sys
 
@@ -272,7 +272,7 @@ def test_importing_the_bridge_loads_no_torch():
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
-def test_a_missing_torch_says_what_to_type(monkeypatch):
+def test_a_missing_torch_gives_the_install_command(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)
