@@ -1,7 +1,8 @@
 """Fixtures for every test: the SIMD level in use, the number of threads, seeded random numbers."""
 import os
 
-# OpenMP reads it once. Threads that wait for work then sleep, so that tests may use more threads than there are free cores.
+# OpenMP reads it once. Threads that wait for work then sleep, so that tests may use more threads
+# than there are free cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np

@@ -48,12 +48,15 @@ from sparselsh.inference.readers.affine import Affine
 MEMORY_MB = 1024  # beyond what the process has before the first input
 SECONDS = 20  # for one input
 
-# --- changes to bytes ----------------------------------------------------------------------------------------
+# --- changes to bytes -----------------------------------------------------------------------------
 
-NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1]
-TOKENS = [b"", b"-1", b"0", b"2147483647", b"2147483648", b"9" * 19, b"9" * 40, b"1e400", b"nan", b"inf", b"-0", b"+7",
-          b"1_0", b"1e-9999999999999999999", b"0x1", b" ", b"\n", b"\r\n", b",", b":", b"::", b"#", b"\0", b"\xff\xfe",
-          b"\xef\xbb\xbf", b"qid:1", b"NULL", b"{", b"[" * 3000, b'"', b"\\ud800"]
+NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**32,
+           2**53, 2**63 - 1, 2**63, 2**64 - 1]
+TOKENS = [b"", b"-1", b"0", b"2147483647", b"2147483648", b"9" * 19, b"9" * 40,
+          b"1e400", b"nan", b"inf", b"-0", b"+7",
+          b"1_0", b"1e-9999999999999999999", b"0x1", b" ", b"\n", b"\r\n",
+          b",", b":", b"::", b"#", b"\0", b"\xff\xfe", b"\xef\xbb\xbf",
+          b"qid:1", b"NULL", b"{", b"[" * 3000, b'"', b"\\ud800"]
 
 
 def flip(rng, data, _):
@@ -102,10 +105,12 @@ def binary_number(rng, data, _):
 def text_number(rng, data, _):
     begin = rng.randrange(len(data))
     if found := re.compile(rb"[-+.\deE]*\d").search(data, begin):
-        data[found.start():found.end()] = rng.choice((rng.choice(TOKENS), str(rng.choice(NUMBERS)).encode()))
+        data[found.start():found.end()] = rng.choice(
+            (rng.choice(TOKENS), str(rng.choice(NUMBERS)).encode()))
 
 
-CHANGES = [flip, flip, cut, drop, repeat, overwrite, insert, splice, binary_number, text_number, text_number]
+CHANGES = [flip, flip, cut, drop, repeat, overwrite, insert, splice, binary_number,
+           text_number, text_number]
 
 
 def damaged(rng, seeds):
@@ -117,12 +122,15 @@ def damaged(rng, seeds):
     return bytes(data)
 
 
-# --- changes to safetensors files that leave them well-formed ----------------------------------------------------------------
+# --- changes to safetensors files that leave them well-formed -------------------------------------
 
-DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I32": np.int32, "I64": np.int64, "U8": np.uint8,
+DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I32": np.int32,
+          "I64": np.int64, "U8": np.uint8,
           "U16": np.uint16, "BOOL": np.bool_}
-VALUES = [None, True, False, 0, 1, -1, 2, 3, 24, 64, 255, 1024, 2**31 - 1, 2**31, 2**63, 10**400, 0.0, 0.5, -0.5, 1e308,
-          float("nan"), float("inf"), "", "auto", "a", "top", "batch", "sample", "exact", "probes", "sketches",
+VALUES = [None, True, False, 0, 1, -1, 2, 3, 24, 64, 255, 1024, 2**31 - 1,
+          2**31, 2**63, 10**400, 0.0, 0.5, -0.5, 1e308,
+          float("nan"), float("inf"), "", "auto", "a", "top", "batch",
+          "sample", "exact", "probes", "sketches",
           "SimHash", "DWTA", "MinHash", "CrossPolytope", [], {}, [[]], [1, 2], {"type": "SimHash"}]
 SHAPES = [[], [0], [1], [0, 0], [2**62, 0], [2**40], [2**32, 2**32], [1, 1, 1], [-1], [2**64]]
 
@@ -144,7 +152,8 @@ def pack(tensors, metadata):
         end += len(data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(data for _, _, data in tensors.values())
+    return len(text).to_bytes(8, "little") + text + b"".join(
+        data for _, _, data in tensors.values())
 
 
 def change_config(rng, tree):
@@ -195,11 +204,14 @@ def change_tensor(rng, tensors):
         with np.errstate(all="ignore"):
             array = array.astype(DTYPES[dtype])
     elif action == 5 and array.ndim:
-        array = rng.choice((array[:-1], array[:0], array[..., :-1], array.ravel(), np.concatenate([array, array])))
+        array = rng.choice(
+            (array[:-1], array[:0], array[..., :-1], array.ravel(), np.concatenate([array, array])))
     elif array.size:
-        values = [np.nan, np.inf, -np.inf, 3e38, 1e-45] if array.dtype.kind == "f" else [0, 1, -1, 127, 255, 2**31 - 1]
+        values = ([np.nan, np.inf, -np.inf, 3e38, 1e-45]
+                  if array.dtype.kind == "f" else [0, 1, -1, 127, 255, 2**31 - 1])
         with np.errstate(all="ignore"):
-            array.ravel()[rng.randrange(array.size)] = np.array(rng.choice(values)).astype(array.dtype)
+            array.ravel()[rng.randrange(array.size)] = np.array(rng.choice(values)).astype(
+                array.dtype)
     tensors[name] = (dtype, list(array.shape), array.tobytes())
 
 
@@ -223,7 +235,7 @@ def well_formed(rng, seeds):
     return pack(tensors, metadata)
 
 
-# --- what every reader must guarantee ------------------------------------------------------------------------------
+# --- what every reader must guarantee -------------------------------------------------------------
 
 
 def expect(holds, what):
@@ -234,10 +246,12 @@ def expect(holds, what):
 def expect_valid_csr(matrix):
     """Check that a kernel can trust the rows of a CSR matrix."""
     indptr, indices = matrix.indptr, matrix.indices
-    expect(len(indptr) == matrix.shape[0] + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(matrix.data),
+    expect(len(indptr) == matrix.shape[0] + 1 and indptr[0] == 0
+           and indptr[-1] == len(indices) == len(matrix.data),
            "the offsets do not match the arrays")
     expect((np.diff(indptr) >= 0).all(), "offsets fall")
-    expect(not len(indices) or (indices.min() >= 0 and indices.max() < matrix.shape[1]), "an id is out of range")
+    expect(not len(indices) or (indices.min() >= 0 and indices.max() < matrix.shape[1]),
+           "an id is out of range")
     rises = np.diff(indices) > 0
     starts = indptr[1:-1]
     rises[starts[(starts > 0) & (starts < len(indices))] - 1] = True
@@ -268,11 +282,13 @@ class Text:
         rng = np.random.default_rng(0)
         X = sp.random_array((40, 60), density=0.1, format="csr", dtype=np.float32, rng=rng)
         Y = sp.random_array((40, 30), density=0.05, format="csr", dtype=np.float32, rng=rng)
-        texts = [b"3 4 2\n0,1 0:1.5 3:-2e-3\n 1:0.25\n\n", b"0 1:1 2:2 # a comment\n\n1,2 3:.5\n", b"0 5 5\n", b"1:1\n"]
+        texts = [b"3 4 2\n0,1 0:1.5 3:-2e-3\n 1:0.25\n\n", b"0 1:1 2:2 # a comment\n\n1,2 3:.5\n",
+                 b"0 5 5\n", b"1:1\n"]
         for name in ("xmc", "svmlight"):
             if name == "svmlight":
                 X.data[:] = np.round(X.data, 3)
-                Y = sp.csr_array(np.eye(40, 30, dtype=np.float32) + np.eye(40, 30, -30, dtype=np.float32))
+                Y = sp.csr_array(
+                    np.eye(40, 30, dtype=np.float32) + np.eye(40, 30, -30, dtype=np.float32))
             path = Path(folder) / "sound.txt"
             sl.datasets.write_xmc(path, X, Y, format=name)
             texts.append(path.read_bytes())
@@ -283,10 +299,12 @@ class Text:
     def read(self, path):
         known = outcome(lambda: sl.datasets.read_xmc(path, format="xmc"))
         in_chunks = outcome(lambda: list(_xmc_text.chunks(path, 3)))
-        expect((known is None) == (in_chunks is None), "of a whole read and a read in chunks, one refuses the file")
+        expect((known is None) == (in_chunks is None),
+               "of a whole read and a read in chunks, one refuses the file")
         if known is not None:
             for whole, parts in zip(known, zip(*in_chunks, strict=True), strict=True):
-                expect((abs(whole - sp.vstack(parts)).nnz == 0), "a read in chunks gives other values than a whole read")
+                expect((abs(whole - sp.vstack(parts)).nnz == 0),
+                       "a read in chunks gives other values than a whole read")
         for part in sl.datasets.read_xmc(path):
             expect_valid_csr(part)
 
@@ -300,8 +318,10 @@ class Rows:
         path, rng = Path(folder) / "sound.csr", np.random.default_rng(0)
         files = []
         for n_rows, n_features, n_labels in ((30, 20, 10), (1, 1, 1), (0, 3, 2), (200, 7, 4)):
-            X = sp.random_array((n_rows, n_features), density=0.2, format="csr", dtype=np.float32, rng=rng)
-            Y = sp.random_array((n_rows, n_labels), density=0.2, format="csr", dtype=np.float32, rng=rng)
+            X = sp.random_array((n_rows, n_features), density=0.2, format="csr",
+                                dtype=np.float32, rng=rng)
+            Y = sp.random_array((n_rows, n_labels), density=0.2, format="csr",
+                                dtype=np.float32, rng=rng)
             sl.datasets.write_csr(path, X, Y)
             files.append(path.read_bytes())
         return files
@@ -313,9 +333,11 @@ class Rows:
         if rng.random() < 0.5 and len(data) >= front + counts:
             if rng.random() < 0.5:
                 begin = front + 8 * rng.randrange(5)
-                number = rng.choice((rng.choice(NUMBERS), int.from_bytes(data[begin:begin + 8], "little") + 1))
+                number = rng.choice(
+                    (rng.choice(NUMBERS), int.from_bytes(data[begin:begin + 8], "little") + 1))
                 data[begin:begin + 8] = struct.pack("<Q", number % 2**64)
-            data[:front] = _csr_file._FRONT.pack(_csr_file.MAGIC, _csr_file.VERSION, _csr_file.zlib.crc32(
+            data[:front] = _csr_file._FRONT.pack(_csr_file.MAGIC, _csr_file.VERSION,
+                                                 _csr_file.zlib.crc32(
                 data[front:front + counts]))
         return bytes(data)
 
@@ -337,10 +359,13 @@ def deep_networks():
     hidden = {"density": 0.5, "active": "sample", "activation": "relu"}
     for layers in (
         [sl.Linear(10, 12, activation="relu", dropout=0.2),
-         sl.LSHLinear(12, 24, policy="sketches", sketch_bits=64, rebuild=rebuild.OnDrift(0.1, check_every=2), **hidden),
+         sl.LSHLinear(12, 24, policy="sketches", sketch_bits=64,
+                      rebuild=rebuild.OnDrift(0.1, check_every=2), **hidden),
          sl.LSHLinear(24, 12, density=0.5, family=sl.SimHash(2, 3), rebuild=rebuild.Frozen(1))],
-        [sl.LSHLinear(10, 16, policy="sketches", sketch_bits=64, oversample=3, dtype="bfloat16", **hidden),
-         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=rebuild.Exponential(2), dropout=0.1, **hidden),
+        [sl.LSHLinear(10, 16, policy="sketches", sketch_bits=64, oversample=3,
+                      dtype="bfloat16", **hidden),
+         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=rebuild.Exponential(2),
+                      dropout=0.1, **hidden),
          sl.Linear(20, 12, dtype="bfloat16")],
     ):
         yield sl.Network(layers, random_state=0, n_threads=1), X, Y
@@ -353,21 +378,26 @@ class Model:
 
     def seeds(self, folder):
         path, rng = Path(folder) / "sound.safetensors", np.random.default_rng(0)
-        X, Y = sp.random_array((64, 20), density=0.3, format="csr", dtype=np.float32, rng=rng), np.arange(64) % 12
+        X, Y = (sp.random_array((64, 20), density=0.3, format="csr", dtype=np.float32, rng=rng),
+                np.arange(64) % 12)
         files = []
         for layers, loss, x in (
             ([sl.Linear(20, 8, activation="relu"), sl.LSHLinear(8, 12, density=0.5)], "softmax", X),
-            ([sl.LSHLinear(20, 16, density=0.3, active="sample", activation="relu"), sl.Linear(16, 12)], "bce", X),
-            ([sl.LSHLinear(20, 12, density=0.5, family=sl.DWTA(2, 3, bin_size=4), policy="vanilla")], "softmax",
+            ([sl.LSHLinear(20, 16, density=0.3, active="sample", activation="relu"),
+              sl.Linear(16, 12)], "bce", X),
+            ([sl.LSHLinear(20, 12, density=0.5, family=sl.DWTA(2, 3, bin_size=4),
+                           policy="vanilla")], "softmax",
              X.toarray()),
             ([sl.Linear(20, 12)], "softmax", X),
         ):
-            sl.Network(layers, loss=loss, random_state=0).fit(x, Y, epochs=1, batch_size=16, verbose=False).save(path)
+            sl.Network(layers, loss=loss, random_state=0).fit(x, Y, epochs=1, batch_size=16,
+                                                              verbose=False).save(path)
             files.append(path.read_bytes())
         for net, x, y in deep_networks():
             net.fit(x, y, epochs=1, batch_size=16, verbose=False).save(path)
             files.append(path.read_bytes())
-        net = sl.Network([sl.Linear(20, 8), sl.LSHLinear(8, 12, density=0.5)], random_state=0).initialize(X, Y)
+        net = sl.Network([sl.Linear(20, 8), sl.LSHLinear(8, 12, density=0.5)],
+                         random_state=0).initialize(X, Y)
         net.refine(X, Y, threshold=0, verbose=False).save(path)
         files.append(path.read_bytes())
         return files
@@ -377,7 +407,10 @@ class Model:
 
     def read(self, path):
         net = sl.load(path, n_threads=1)
-        expect(all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all() for layer in net.layers),
+        expect(
+            all(
+                np.isfinite(layer.weight).all() and np.isfinite(
+                    layer.bias).all() for layer in net.layers),
                "a weight is not finite")
         X = np.linspace(-1, 1, 4 * net.n_features, dtype=np.float32).reshape(4, -1)
         with np.errstate(all="ignore"):  # weights of 3e38 are valid and may overflow
@@ -413,14 +446,17 @@ class Checkpoint(Model):
 
     def seeds(self, folder):
         path, files = Path(folder) / "sound.safetensors", []
-        optimizers = (sl.Adam(1e-2, schedule="linear", clip_norm=1.0, second_moment="row", state_dtype="bfloat16"),
+        optimizers = (sl.Adam(1e-2, schedule="linear", clip_norm=1.0, second_moment="row",
+                              state_dtype="bfloat16"),
                       sl.SGD(0.1, momentum=0.5))
         networks = [*deep_networks()]
-        networks += [(sl.Network([sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))],
+        networks += [(sl.Network(
+            [sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))],
                                  loss="bce", random_state=0, n_threads=1),
                       sp.csr_array(networks[0][1]), networks[0][2])]
         for (net, x, y), optimizer in zip(networks, (*optimizers, None), strict=True):
-            net.fit(x, y, epochs=3, batch_size=16, verbose=False, optimizer=optimizer, validation=(x[:4], y[:4]),
+            net.fit(x, y, epochs=3, batch_size=16, verbose=False, optimizer=optimizer,
+                    validation=(x[:4], y[:4]),
                     callbacks=[sl.callbacks.EarlyStopping(), Saved(path, files)])
         return files
 
@@ -440,15 +476,19 @@ class Index:
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        self.W, self.bias = rng.standard_normal((60, 8), dtype=np.float32), np.linspace(-1, 1, 60, dtype=np.float32)
+        self.W, self.bias = (rng.standard_normal((60, 8), dtype=np.float32),
+                             np.linspace(-1, 1, 60, dtype=np.float32))
         self.X = rng.standard_normal((40, 8), dtype=np.float32)
 
     def seeds(self, folder):
         path, files = Path(folder) / "sound.safetensors", []
-        for options in ({}, {"family": sl.SimHash(3, 4), "plan": "probes"}, {"family": sl.DWTA(2, 3, bin_size=4)},
+        for options in ({}, {"family": sl.SimHash(3, 4), "plan": "probes"},
+                        {"family": sl.DWTA(2, 3, bin_size=4)},
                         {"family": sl.MinHash(1, 4, bits=4), "sketch_bits": 0, "dynamic": True},
-                        {"family": sl.CrossPolytope(1, 3, dims=4), "sketch_bits": 64, "scaling": 0.3}):
-            index = sl.LSHIndex(random_state=0, n_threads=1, **options).fit(self.W, self.bias, queries=self.X)
+                        {"family": sl.CrossPolytope(1, 3, dims=4), "sketch_bits": 64,
+                         "scaling": 0.3}):
+            index = sl.LSHIndex(random_state=0, n_threads=1, **options).fit(
+                self.W, self.bias, queries=self.X)
             index.remove([3, 7])
             index.save(path)
             files.append(path.read_bytes())
@@ -456,11 +496,13 @@ class Index:
 
     def _with_cells(self, path):
         """Build cells by hand: an index with so few neurons has none."""
-        sl.LSHIndex(random_state=0, plan="sketches").fit(self.W, self.bias, queries=self.X).save(path)
+        sl.LSHIndex(random_state=0, plan="sketches").fit(self.W, self.bias,
+                                                         queries=self.X).save(path)
         tensors, config = _file.read(path)
         n = len(tensors["ids"])
         means = np.random.default_rng(1).standard_normal((5, 9), dtype=np.float32)
-        tensors |= {"cell_centroids": means, "cell_means": means, "cell": np.arange(n, dtype=np.int32) % 5}
+        tensors |= {"cell_centroids": means, "cell_means": means,
+                    "cell": np.arange(n, dtype=np.int32) % 5}
         config["n_cells_probed"] = 2
         _file.write(path, tensors, config)
         self.read(path)
@@ -488,11 +530,13 @@ class Served:
     def seeds(self, folder):
         path, rng = Path(folder) / "sound.safetensors", np.random.default_rng(0)
         X, files = rng.standard_normal((64, 8), dtype=np.float32), []
-        for plan, storage in (("rows", "int8"), ("lsh", "float32"), ("lsh", "bfloat16"), ("dense", "bfloat16")):
+        for plan, storage in (("rows", "int8"), ("lsh", "float32"), ("lsh", "bfloat16"),
+                              ("dense", "bfloat16")):
             with planned(plan):
-                net = _conversion.convert(layers_of(8, 48, 64), np.maximum(X, 0), storage=storage, error=0.5,
-                                          random_state=0, n_threads=1)
-            expect(any(plan in layer.plan.values() for layer in net.layers), f"no layer is served by the plan {plan}")
+                net = _conversion.convert(layers_of(8, 48, 64), np.maximum(X, 0),
+                                          storage=storage, error=0.5, random_state=0, n_threads=1)
+            expect(any(plan in layer.plan.values() for layer in net.layers),
+                   f"no layer is served by the plan {plan}")
             net.save(path)
             files.append(path.read_bytes())
         return files
@@ -523,14 +567,18 @@ class Weights:
                 files.append(path.read_bytes())
             return files
         for dtype, numbers in (("F32", np.float32), ("F16", np.float16)):
-            files.append(pack({name: (dtype, list(a.shape), a.astype(numbers).tobytes()) for name, a in arrays.items()},
-                              {"format": "pt", "config": "{}"}))
-        halves = {name: ("BF16", list(a.shape), (a.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+            files.append(
+                pack({name: (dtype, list(a.shape),
+                             a.astype(numbers).tobytes()) for name, a in arrays.items()},
+                     {"format": "pt", "config": "{}"}))
+        halves = {
+            name: ("BF16", list(a.shape), (a.view(np.uint32) >> 16).astype(np.uint16).tobytes())
                   for name, a in arrays.items()}
         return [*files, pack(halves, {"format": "pt", "config": "{}"})]
 
     def make(self, rng, seeds):
-        return damaged(rng, seeds) if self.suffix == ".npz" or rng.random() < 0.4 else well_formed(rng, seeds)
+        return (damaged(rng, seeds) if self.suffix == ".npz"
+                or rng.random() < 0.4 else well_formed(rng, seeds))
 
     def read(self, path):
         try:
@@ -550,8 +598,10 @@ class Onnx:
         one, two = layers_of(6, 9, 5)
         constants = [numpy_helper.from_array(a, name) for name, a in
                      (("W1", one.weight.T), ("b1", one.bias), ("W2", two.weight), ("b2", two.bias))]
-        nodes = [helper.make_node("MatMul", ["x", "W1"], ["a"]), helper.make_node("Add", ["a", "b1"], ["b"]),
-                 helper.make_node("Relu", ["b"], ["c"]), helper.make_node("Gemm", ["c", "W2", "b2"], ["y"], transB=1)]
+        nodes = [helper.make_node("MatMul", ["x", "W1"], ["a"]),
+                 helper.make_node("Add", ["a", "b1"], ["b"]),
+                 helper.make_node("Relu", ["b"], ["c"]),
+                 helper.make_node("Gemm", ["c", "W2", "b2"], ["y"], transB=1)]
         x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m"]) for name in "xy")
         model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants),
                                   opset_imports=[helper.make_opsetid("", 17)])
@@ -565,7 +615,8 @@ class Onnx:
 def layers_of(*sizes):
     """Return affine layers with ReLU between them."""
     rng = np.random.default_rng(0)
-    return [Affine(f"fc{i}", rng.standard_normal((n_out, n_in), dtype=np.float32), rng.standard_normal(n_out,
+    return [Affine(f"fc{i}", rng.standard_normal((n_out, n_in), dtype=np.float32),
+                   rng.standard_normal(n_out,
             dtype=np.float32), "relu" if i < len(sizes) - 2 else None)
             for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes))]
 
@@ -573,7 +624,8 @@ def layers_of(*sizes):
 @contextmanager
 def planned(plan):
     """Make conversions use this plan, for small layers too, whatever the timings say."""
-    choose, limits = _conversion._Conversion._choose, (_conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS)
+    choose, limits = (_conversion._Conversion._choose,
+                      (_conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS))
 
     def with_plan(self, i, trials, *rest):
         if plan in trials:
@@ -623,8 +675,10 @@ def try_input(name, seeds, seed, number, path):
     try:
         reader.read(os.fspath(path))
     except ValueError as error:
-        expect(type(error) in (ValueError, _xmc_text.FileFormatError), f"{type(error).__name__} instead of ValueError")
-        expect(path.name in str(error) and len(str(error)) < 2000, f"the message does not name the file or is too long: {str(error)[:300]!r}")
+        expect(type(error) in (ValueError, _xmc_text.FileFormatError),
+               f"{type(error).__name__} instead of ValueError")
+        expect(path.name in str(error) and len(str(error)) < 2000,
+               f"the message does not name the file or is too long: {str(error)[:300]!r}")
         return "refused"
     return "read"
 
@@ -639,7 +693,7 @@ def seeds_of(name, folder):
     return seeds
 
 
-# --- processes -----------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 
 def is_sanitized():
@@ -651,18 +705,21 @@ def child(name, seed, begin, end, memory_mb, seconds):
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         seeds = seeds_of(name, folder)
         path = Path(folder) / ("input" + READERS[name].suffix)
-        if not is_sanitized():  # shadow memory takes terabytes of address space, and AddressSanitizer has its own limit
+        # shadow memory takes terabytes of address space, and AddressSanitizer has its own limit
+        if not is_sanitized():
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + memory_mb * 2**20,) * 2)
         counts = Counter()
         for number in range(begin, end):
-            print(number, file=sys.stderr, flush=True)  # if the process dies, the last line names the input
+            # if the process dies, the last line names the input
+            print(number, file=sys.stderr, flush=True)
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
                 counts[try_input(name, seeds, seed, number, path)] += 1
             except BaseException as error:
                 text = f"{type(error).__name__}: {error}"[:500]
-                print(json.dumps({"number": number, "finding": text, "at": place(error)}), flush=True)
+                print(json.dumps({"number": number, "finding": text, "at": place(error)}),
+                      flush=True)
                 counts["findings"] += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps({"counts": counts}), flush=True)
@@ -691,8 +748,10 @@ def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
     while begin < end:
         with tempfile.TemporaryFile("w+") as log:
             done = subprocess.run(
-                [sys.executable, "-P", __file__, "--child", name, "--seed", str(seed), "--begin", str(begin),
-                 "--inputs", str(end - begin), "--memory", str(memory_mb), "--seconds", str(seconds)],
+                [sys.executable, "-P", __file__, "--child", name, "--seed",
+                 str(seed), "--begin", str(begin),
+                 "--inputs", str(end - begin), "--memory", str(memory_mb),
+                 "--seconds", str(seconds)],
                 stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | options)
             log.seek(0)
             lines = log.read().splitlines()
@@ -705,7 +764,8 @@ def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
         if not numbers:
             raise RuntimeError("\n".join(lines))
         last = int(lines[numbers[-1]])
-        text = f"the process ended with {done.returncode}: " + " | ".join(lines[numbers[-1] + 1:])[:1500]
+        text = f"the process ended with {done.returncode}: " + " | ".join(
+            lines[numbers[-1] + 1:])[:1500]
         findings.append({"number": last, "finding": text, "at": ""})
         counts["findings"] += 1
         counts["before a death"] += last - begin
@@ -715,20 +775,28 @@ def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("readers", nargs="*", default=list(READERS), metavar="READER", help=", ".join(READERS))
+    parser.add_argument("readers", nargs="*", default=list(READERS), metavar="READER",
+                        help=", ".join(READERS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--begin", type=int, default=0, help="number of the first input (default: 0)")
-    parser.add_argument("--inputs", type=int, default=5000, help="number of inputs per reader (default: 5000)")
-    parser.add_argument("--memory", type=int, default=MEMORY_MB, help="limit in MB for reading a file (default: 1024)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit in seconds for reading a file (default: 20)")
+    parser.add_argument("--begin", type=int, default=0,
+                        help="number of the first input (default: 0)")
+    parser.add_argument("--inputs", type=int, default=5000,
+                        help="number of inputs per reader (default: 5000)")
+    parser.add_argument("--memory", type=int, default=MEMORY_MB,
+                        help="limit in MB for reading a file (default: 1024)")
+    parser.add_argument("--seconds", type=float, default=SECONDS,
+                        help="limit in seconds for reading a file (default: 20)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        return child(given.child, given.seed, given.begin, given.begin + given.inputs, given.memory, given.seconds)
+        return child(given.child, given.seed, given.begin, given.begin + given.inputs,
+                     given.memory, given.seconds)
     total = 0
     for name in given.readers:
-        counts, findings = run(name, given.seed, given.begin, given.inputs, given.memory, given.seconds)
-        print(f"{name:11} {given.inputs:7,} inputs:", ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
+        counts, findings = run(name, given.seed, given.begin, given.inputs,
+                               given.memory, given.seconds)
+        print(f"{name:11} {given.inputs:7,} inputs:",
+              ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
         total += len(findings)
         for finding in findings[:50]:
             print(f"    {finding['number']}: {finding['at']} {finding['finding']}")

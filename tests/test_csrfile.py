@@ -19,7 +19,8 @@ from sparselsh.datasets import FileFormatError, _csr_file, convert_xmc, open_csr
 def matrices(n=50, n_features=30, n_labels=12, seed=0):
     """Make X and Y; some rows have no values, some no labels."""
     rng = np.random.default_rng(seed)
-    X = (rng.standard_normal((n, n_features)) * (rng.random((n, n_features)) < 0.2)).astype(np.float32)
+    X = (rng.standard_normal((n, n_features)) * (rng.random((n, n_features)) < 0.2)).astype(
+        np.float32)
     Y = (rng.random((n, n_labels)) < 0.2).astype(np.float32)
     X[::7] = Y[1::7] = 0
     return sp.csr_array(X), sp.csr_array(Y)
@@ -60,8 +61,8 @@ def test_a_file_that_is_written_is_read_back(path):
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(n=st.integers(0, 12), n_features=st.integers(0, 9), n_labels=st.integers(0, 9), seed=st.integers(0, 99),
-       size=st.integers(1, 15))
+@given(n=st.integers(0, 12), n_features=st.integers(0, 9), n_labels=st.integers(0, 9),
+       seed=st.integers(0, 99), size=st.integers(1, 15))
 def test_any_matrices_in_any_chunks_are_read_back(path, n, n_features, n_labels, seed, size):
     X, Y = matrices(n, n_features, n_labels, seed)
     write_csr(path, ((X[i:i + size], Y[i:i + size]) for i in range(0, max(n, 1), size)))
@@ -157,7 +158,8 @@ def test_conversion_holds_one_chunk_in_memory(tmp_path, path):
     convert_xmc(text, path, chunk_rows=200)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # for chunks of 200 rows: 140 kB of text, twice, and 160 kB of arrays; 1 MB to copy files; some buffers. The file has 16 MB
+    # for chunks of 200 rows: 140 kB of text, twice, and 160 kB of arrays; 1 MB to copy files; some
+    # buffers. The file has 16 MB
     assert path.stat().st_size > 16e6 and peak < 4e6
 
 
@@ -197,14 +199,20 @@ BAD_FILES = {
     "too many values for any file": (lambda w: with_header(w, x_nnz=2**61), "header is damaged"),
     "too many features": (lambda w: with_header(w, n_features=2**31), "header is damaged"),
     "offsets from 1": (lambda w: with_entry(w, "x_indptr", 0, 1), "go from 1"),
-    "offsets beyond the values": (lambda w: with_entry(w, "y_indptr", -1, 10**9), "to 1000000000, not from 0"),
-    "offsets that decrease": (lambda w: with_entry(w, "x_indptr", 20, 10**12), "offsets of its rows fall"),
+    "offsets beyond the values": (lambda w: with_entry(w, "y_indptr", -1, 10**9),
+                                  "to 1000000000, not from 0"),
+    "offsets that decrease": (lambda w: with_entry(w, "x_indptr", 20, 10**12),
+                              "offsets of its rows fall"),
     "negative offsets": (lambda w: with_entry(w, "y_indptr", 20, -5), "offsets of its rows fall"),
-    "feature out of range": (lambda w: with_entry(w, "x_indices", 5, 30), r"feature id 30 is outside 0\.\.29"),
+    "feature out of range": (lambda w: with_entry(w, "x_indices", 5, 30),
+                             r"feature id 30 is outside 0\.\.29"),
     "negative feature": (lambda w: with_entry(w, "x_indices", 5, -1), "feature id -1 is outside"),
-    "label out of range": (lambda w: with_entry(w, "y_indices", 5, 2**31 - 1), "label id 2147483647 is outside"),
-    "ids that do not ascend": (lambda w: with_entry(w, "x_indices", [0, 1], 3), "feature ids of a row do not rise"),
-    "duplicate labels": (lambda w: with_entry(w, "y_indices", [0, 1], 3), "label ids of a row do not rise"),
+    "label out of range": (lambda w: with_entry(w, "y_indices", 5, 2**31 - 1),
+                           "label id 2147483647 is outside"),
+    "ids that do not ascend": (lambda w: with_entry(w, "x_indices", [0, 1], 3),
+                               "feature ids of a row do not rise"),
+    "duplicate labels": (lambda w: with_entry(w, "y_indices", [0, 1], 3),
+                         "label ids of a row do not rise"),
     "NaN": (lambda w: with_entry(w, "x_data", 9, np.nan), "a value is NaN or infinite"),
     "infinity": (lambda w: with_entry(w, "x_data", 9, -np.inf), "a value is NaN or infinite"),
     "fewer features than the ids need": (lambda w: with_header(w, n_features=3), "is outside 0..2"),
@@ -257,9 +265,9 @@ def test_a_hostile_header_allocates_no_memory(path, whole):
 
 
 @pytest.mark.parametrize("rows, error", [
-    (3, TypeError), ("3", TypeError), (1.5, TypeError), ([0.5], TypeError), ([[1]], TypeError), (None, TypeError),
-    ([50], IndexError), ([-51], IndexError), ([True, False], ValueError),
-], ids=str)
+    (3, TypeError), ("3", TypeError), (1.5, TypeError), ([0.5], TypeError),
+    ([[1]], TypeError), (None, TypeError), ([50], IndexError), ([-51], IndexError),
+    ([True, False], ValueError), ], ids=str)
 def test_bad_row_numbers_are_refused(path, whole, rows, error):
     path.write_bytes(whole)
     with pytest.raises(error, match=r"rows must"):
@@ -281,9 +289,12 @@ def test_a_closed_file_is_refused(path, whole):
     (np.eye(3), np.arange(2), {}, ValueError, "Y must have as many rows as X, got 2 and 3"),
     (np.eye(3), np.arange(3), {"n_labels": 2}, ValueError, r"Y must lie in 0\.\.1, got 2"),
     (np.eye(3), np.arange(3), {"n_labels": -1}, ValueError, "n_labels must be at least 0"),
-    ([(np.eye(3), np.arange(3)), (np.eye(2), np.arange(2))], None, {}, ValueError, "X of chunk 1 must have 3 features"),
-    ([(np.eye(3), np.arange(3)), (np.eye(3), np.eye(2, 3)[:1])], None, {}, ValueError, "Y of chunk 1 must have as"),
-    ([(np.eye(3), [7, 0, 1]), (np.eye(3), np.eye(3))], None, {}, ValueError, "class id 7, but there are 3 labels"),
+    ([(np.eye(3), np.arange(3)), (np.eye(2), np.arange(2))], None, {},
+     ValueError, "X of chunk 1 must have 3 features"),
+    ([(np.eye(3), np.arange(3)), (np.eye(3), np.eye(2, 3)[:1])], None,
+     {}, ValueError, "Y of chunk 1 must have as"),
+    ([(np.eye(3), [7, 0, 1]), (np.eye(3), np.eye(3))], None, {}, ValueError,
+     "class id 7, but there are 3 labels"),
     (np.array([[np.nan]]), [0], {}, ValueError, "X must be finite"),
 ])
 def test_bad_arguments_of_write_are_refused(tmp_path, X, Y, options, error, says):
@@ -367,5 +378,6 @@ def test_only_csr_files_are_recognised_as_such(path, whole, tmp_path):
     path.write_bytes(whole)
     (tmp_path / "text").write_text("3 4 5\n")
     assert _csr_file.is_csr_file(path)
-    assert not any(_csr_file.is_csr_file(p) for p in (tmp_path / "text", tmp_path, tmp_path / "none", os.devnull))
+    assert not any(_csr_file.is_csr_file(p) for p in (tmp_path / "text",
+                                                      tmp_path, tmp_path / "none", os.devnull))
     assert datasets.CSRFile is _csr_file.CSRFile

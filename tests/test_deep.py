@@ -20,8 +20,10 @@ def csr(rng, n, m, density):
 
 
 def hidden(n_in, n_out, rng, **options):
-    options = {"density": 0.2, "active": "sample", "activation": "relu", "policy": "sketches"} | options
-    return sl.LSHLinear(n_in, n_out, **options).set_weights(rng.standard_normal((n_out, n_in), np.float32))
+    options = ({"density": 0.2, "active": "sample", "activation": "relu", "policy": "sketches"}
+               | options)
+    return sl.LSHLinear(n_in, n_out, **options).set_weights(
+        rng.standard_normal((n_out, n_in), np.float32))
 
 
 def digits(rng, n=1500, d=40, n_classes=10):
@@ -65,7 +67,10 @@ def test_dropout_drops_the_same_places_dense_and_sparse_on_any_number_of_threads
     np.testing.assert_allclose(dense, reference.drop(x.to_dense(), 7, rate), rtol=1e-6)
     stored = x.to_dense() != 0
     kept = (dense[stored] != 0).mean()
-    assert abs(kept - (1 - rate)) <= 4 * (rate * (1 - rate) / stored.sum()) ** 0.5, "four standard deviations of a binomial count"
+    assert (abs(kept - (1 - rate))
+            <= 4
+            * (rate
+               * (1 - rate) / stored.sum()) ** 0.5), "four standard deviations of a binomial count"
     other = x.to_dense()
     _active.drop_dense(other, 8, rate, 1)
     assert rate == 0 or (other != dense).any(), "another seed drops other places"
@@ -76,9 +81,11 @@ def test_dropout_drops_the_same_places_dense_and_sparse_on_any_number_of_threads
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense x", "CSR x"])
 def test_more_products_find_more_of_the_largest_outputs(rng, sparse):
-    layer = {m: hidden(64, 400, np.random.default_rng(0), oversample=m, plan="gather" if sparse else "rows")
+    layer = {m: hidden(64, 400, np.random.default_rng(0), oversample=m,
+                       plan="gather" if sparse else "rows")
              for m in (1, 2, 4)}
-    x = csr(rng, 50, 64, 0.3) if sparse else np.maximum(rng.standard_normal((50, 64), np.float32), 0)
+    x = (csr(rng, 50, 64, 0.3)
+         if sparse else np.maximum(rng.standard_normal((50, 64), np.float32), 0))
     z = (x.to_dense() if sparse else x) @ layer[1].weight.T
     best = np.argsort(-z, axis=1)[:, :80]
     found = {}
@@ -105,7 +112,8 @@ def sets_of(layer, x, seed=0):
 
 def by_tables(policy, **options):
     options = {"density": 0.1, "plan": "gather"} | options
-    options = {"activation": None, "fill": False, "family": sl.SimHash(4, 6), "policy": policy} | options
+    options = ({"activation": None, "fill": False, "family": sl.SimHash(4, 6), "policy": policy}
+               | options)
     return hidden(24, 300, np.random.default_rng(0), **options)
 
 
@@ -116,7 +124,8 @@ def test_score_computes_larger_outputs_than_top(rng):
         _, out = sets_of(by_tables(policy), x)
         means[policy] = out.data.mean()
     # of about 100 neurons found, the 30 largest outputs exceed those of the 30 in most tables
-    assert means["score"] > means["top"] + 1, f"measured: 4.2 and 1.6 where outputs spread by 3.6; got {means}"
+    assert (means["score"]
+            > means["top"] + 1), f"measured: 4.2 and 1.6 where outputs spread by 3.6; got {means}"
 
 
 def test_score_keeps_the_largest_outputs_of_the_neurons_found(rng):
@@ -136,7 +145,8 @@ def test_top_takes_the_neurons_found_in_most_tables(rng):
     ids, counts = layer._finder.engine.candidates(x.to_dense(), 300, 1)
     for best, i, c in zip(kept, ids, counts, strict=True):
         least = min(c[np.isin(i, list(best))])
-        assert (c[~np.isin(i, list(best))] <= least).all(), "no other neuron is found in more tables"
+        assert (c[~np.isin(i, list(best))] <= least).all(), \
+            "no other neuron is found in more tables"
 
 
 def test_vanilla_draws_from_the_buckets_anew_at_each_step(rng):
@@ -145,13 +155,15 @@ def test_vanilla_draws_from_the_buckets_anew_at_each_step(rng):
     (first, _), (same, _), (other, _) = (sets_of(layer, x, seed) for seed in (1, 1, 2))
     found, _ = sets_of(by_tables("top", density=0.99), x)
     assert first == same and first != other
-    assert all(a <= b for a, b in zip(first, found, strict=True)), "each drawn neuron is in a bucket of the query"
+    assert all(a <= b for a, b in zip(first, found, strict=True)), \
+        "each drawn neuron is in a bucket of the query"
 
 
 def test_a_threshold_and_probes_shrink_and_grow_the_sets(rng):
     x = csr(rng, 40, 24, 0.8)
     sizes = {}
-    settings = {"all": {}, "twice": {"min_count": 2}, "probes": {"n_probes": 4}, "filled": {"fill": True}}
+    settings = {"all": {}, "twice": {"min_count": 2}, "probes": {"n_probes": 4},
+                "filled": {"fill": True}}
     for name, options in settings.items():
         sets, _ = sets_of(by_tables("top", density=0.4, **options), x)
         sizes[name] = np.mean([len(s) for s in sets])
@@ -177,7 +189,8 @@ def test_scaling_by_the_inputs_ranks_neurons_better(rng):
         sketches = ActiveSketches(128, 500, 100, 0)
         sketches.rebuild(W, np.zeros(500, np.float32), inputs, 1)
         ids = sketches.best(X, 50, 2)
-        recall.append(np.mean([len(np.intersect1d(a, b)) / 25 for a, b in zip(best, ids, strict=True)]))
+        recall.append(
+            np.mean([len(np.intersect1d(a, b)) / 25 for a, b in zip(best, ids, strict=True)]))
     assert recall[1] > recall[0] + 0.1, f"measured: 0.24 more, got {recall}"
 
 
@@ -188,7 +201,8 @@ def test_orthogonal_directions_rank_better_than_independent_ones(rng):
         for start in range(0, n_bits, n_in):
             part = R[:, start:start + n_in]
             np.testing.assert_allclose(part.T @ part, n_in * np.eye(part.shape[1]), atol=1e-3)
-    W, X = rng.standard_normal((400, n_in - 1), np.float32), rng.standard_normal((200, n_in - 1), np.float32)
+    W, X = (rng.standard_normal((400, n_in - 1), np.float32),
+            rng.standard_normal((200, n_in - 1), np.float32))
     best = np.argsort(-(X @ W.T), axis=1)[:, :20]
     recall = []
     for directions in (None, np.random.default_rng(1).standard_normal((n_in, 64), np.float32)):
@@ -198,7 +212,8 @@ def test_orthogonal_directions_rank_better_than_independent_ones(rng):
         sketches.rebuild(W, np.zeros(400, np.float32), X[:0], 1)
         recall.append(np.mean([len(np.intersect1d(a, b)) / 20
                                for a, b in zip(best, sketches.best(X, 60, 1), strict=True)]))
-    assert recall[0] > recall[1] + 0.05, f"recall with orthogonal and with independent directions: {recall}"
+    assert (recall[0]
+            > recall[1] + 0.05), f"recall with orthogonal and with independent directions: {recall}"
 
 
 def test_refreshed_rows_get_new_sketches(rng):
@@ -243,16 +258,20 @@ def test_an_estimate_is_the_sum_of_counts_and_costs():
         counts = _plans.counts(*arguments, **options)
         costs = _plans.estimates(counts)
         assert counts["dense"]["gemm"] == 3 * 64 * 200 * 300
-        assert set(counts) == set(costs) == ({"dense", "exact", "rows"} | ({"gather"} if nnz else set()))
+        assert (set(counts) == set(costs)
+                == ({"dense", "exact", "rows"} | ({"gather"} if nnz else set())))
         for plan, parts in counts.items():
-            assert costs[plan] == pytest.approx(sum(_plans.COSTS[name] * count for name, count in parts.items()))
+            assert costs[plan] == pytest.approx(
+                sum(_plans.COSTS[name] * count for name, count in parts.items()))
 
 
 def test_a_layer_before_a_sparse_one_is_dense_only_if_both_gain(rng):
-    # the first layer alone is faster dense than sparse, but the second would then read 2,000 inputs, not 40
+    # the first layer alone is faster dense than sparse, but the second would then
+    # read 2,000 inputs, not 40
     X, y = rng.standard_normal((256, 100), np.float32), rng.integers(10, size=256)
     plans = []
-    for following in (sl.Linear(2000, 10), sl.LSHLinear(2000, 2000, density=0.02, activation="relu")):
+    for following in (sl.Linear(2000, 10),
+                      sl.LSHLinear(2000, 2000, density=0.02, activation="relu")):
         tail = [sl.Linear(2000, 10)] if isinstance(following, sl.LSHLinear) else []
         first = sl.LSHLinear(100, 2000, density=0.02, activation="relu")
         net = sl.Network([first, following, *tail], random_state=0)
@@ -262,10 +281,12 @@ def test_a_layer_before_a_sparse_one_is_dense_only_if_both_gain(rng):
 
 
 def test_a_dense_layer_may_follow_a_sparse_one(rng):
-    # the cost model may choose this; the gradient must then return to the entries of the sparse input
+    # the cost model may choose this; the gradient must then return to the
+    # entries of the sparse input
     X, y = digits(rng, n=300)
     layers = [sl.LSHLinear(40, 100, density=0.2, activation="relu", plan="gather"),
-              sl.LSHLinear(100, 100, density=0.5, activation="relu", plan="dense"), sl.Linear(100, 10)]
+              sl.LSHLinear(100, 100, density=0.5, activation="relu", plan="dense"),
+              sl.Linear(100, 10)]
     net = sl.Network(layers, random_state=0)
     net.fit(X, y, epochs=4, batch_size=50, optimizer=sl.Adam(3e-3), verbose=False)
     assert net.history[-1]["loss"] < net.history[0]["loss"] / 1.5
@@ -278,12 +299,14 @@ def test_a_layer_is_dense_where_active_sets_would_cost_more():
     assert _plans.choose(dense, able={"dense", "rows", "gather"}) == "dense"
     assert _plans.choose(sparse, able={"dense", "rows", "gather"}) == "rows"
     tiny = _plans.estimates(_plans.counts(8, 30, 40, 20, **few))
-    assert _plans.choose(tiny, able={"dense", "rows", "gather"}) == "rows", "as requested: a dense plan would gain nothing"
+    assert (_plans.choose(tiny, able={"dense", "rows", "gather"})
+            == "rows"), "as requested: a dense plan would gain nothing"
 
 
 def test_the_plan_is_that_of_the_first_batch_and_is_saved(rng, tmp_path):
     X, y = digits(rng)
-    net = sl.Network([sl.LSHLinear(40, 3000, density=0.7, activation="relu"), sl.Linear(3000, 10)], random_state=0)
+    net = sl.Network([sl.LSHLinear(40, 3000, density=0.7, activation="relu"), sl.Linear(3000, 10)],
+                     random_state=0)
     net.fit(X[:600], y[:600], epochs=1, batch_size=512, verbose=False)
     assert net.layers[0].chosen_plan == "dense"
     net.save(tmp_path / "net")
@@ -310,7 +333,8 @@ def accuracy(net, X, y, **options):
 
 def test_a_deep_sparse_network_learns_nearly_as_well_as_the_dense_one(rng):
     X, y = digits(rng)
-    dense, sparse = accuracy(stack(1), X, y), accuracy(stack(0.2, oversample=4, plan="gather"), X, y)
+    dense, sparse = (accuracy(stack(1), X, y),
+                     accuracy(stack(0.2, oversample=4, plan="gather"), X, y))
     assert sparse > dense - 0.1, f"measured: 0.03 below; got {sparse} and {dense}"
 
 
@@ -349,19 +373,22 @@ def test_the_profile_counts_the_products_that_are_computed(rng):
     for layer, before in zip(net.layers, weights, strict=True):
         assert_same_bits(np.ascontiguousarray(layer.weight), np.ascontiguousarray(before))
     first, second, _, last = profile.rows
-    assert first["multiply_adds"]["forward"] == 50 * 30 * 40, "30 of 150 neurons, 40 inputs, 50 samples"
+    assert (first["multiply_adds"]["forward"]
+            == 50 * 30 * 40), "30 of 150 neurons, 40 inputs, 50 samples"
     assert first["multiply_adds"]["hashing"] == 50 * 40 * 64
     assert first["multiply_adds"]["backward"] == 0, "no gradient of X is computed"
     assert second["multiply_adds"]["forward"] == pytest.approx(50 * 30 * second["inputs"])
     assert second["dense_multiply_adds"] == 3 * 50 * 150 * 150
-    assert second["share"] == pytest.approx(sum(second["multiply_adds"].values()) / (3 * 50 * 150 * 150))
+    assert second["share"] == pytest.approx(
+        sum(second["multiply_adds"].values()) / (3 * 50 * 150 * 150))
     assert last["inputs"] == pytest.approx(profile.rows[2]["outputs"])
     assert "gather" in repr(profile) and "as asked" in repr(profile)
 
 
 def test_the_profile_counts_dense_layers_and_rebuilds(rng):
     X, y = digits(rng, n=100)
-    net = sl.Network([sl.Linear(40, 30, activation="relu"), sl.LSHLinear(30, 100, density=0.3)], random_state=0)
+    net = sl.Network([sl.Linear(40, 30, activation="relu"), sl.LSHLinear(30, 100, density=0.3)],
+                     random_state=0)
     row, hashed = net.profile(X, y, batch_size=50, steps=2, warm_up=0).rows
     assert sum(row["multiply_adds"].values()) == row["dense_multiply_adds"] == 2 * 50 * 40 * 30
     assert hashed["rebuilds"] == 1 and hashed["plan"] == "batch"

@@ -26,8 +26,10 @@ def task():
 
 def test_shapes_and_types_are_as_documented(task):
     n, n_test = task.X_train.shape[0], task.X_test.shape[0]
-    assert task.X_train.shape == (n, len(task.features)) and task.X_test.shape == (n_test, len(task.features))
-    assert task.Y_train.shape == (n, len(task.labels)) and task.Y_test.shape == (n_test, len(task.labels))
+    assert (task.X_train.shape == (n, len(task.features))
+            and task.X_test.shape == (n_test, len(task.features)))
+    assert (task.Y_train.shape == (n, len(task.labels))
+            and task.Y_test.shape == (n_test, len(task.labels)))
     assert 2000 < n <= 4000 and 0 < n_test <= 500
     for M in (task.X_train, task.X_test, task.Y_train, task.Y_test):
         assert isinstance(M, csr_array) and M.dtype == np.float32 and M.has_canonical_format
@@ -104,12 +106,14 @@ def test_the_line_shown_is_the_source_of_the_row(task):
         place, line = _demo.blanked(task, row)
         name, number = re.fullmatch(r"(.+\.py):(\d+)", place).groups()
         truth = task.labels[task.Y_test.indices[row]]
-        source = (STDLIB / "asyncio" / name).read_text(encoding="utf-8").splitlines()[int(number) - 1]
+        source = (STDLIB / "asyncio"
+                  / name).read_text(encoding="utf-8").splitlines()[int(number) - 1]
         assert source.strip() == line.replace("____", truth)
 
 
 def test_more_rows_give_more_classes():
-    sizes = [_demo.stdlib_task(max_rows=rows, root=STDLIB / "email").Y_train.shape for rows in (1000, 4000)]
+    sizes = [_demo.stdlib_task(max_rows=rows, root=STDLIB / "email").Y_train.shape
+             for rows in (1000, 4000)]
     assert sizes[0][0] <= 1000 and sizes[1][0] <= 4000
     assert sizes[0][1] < sizes[1][1]
 
@@ -126,7 +130,8 @@ def test_the_whole_demo_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     for figures in (report, report["dense"]):
-        assert figures.keys() >= {"p_at_1", "p_at_3", "p_at_5", "train_seconds", "train_cpu_seconds",
+        assert figures.keys() >= {"p_at_1", "p_at_3", "p_at_5", "train_seconds",
+                                  "train_cpu_seconds",
                                   "microseconds_per_query", "computed_share"}
     assert report["baseline"].keys() >= {"p_at_1", "p_at_3", "p_at_5"}
     assert report["task"]["classes"] > 300 and report["task"]["rows"] <= 2000

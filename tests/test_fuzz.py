@@ -27,7 +27,8 @@ def test_damaged_files_yield_valid_objects_or_are_refused(name):
 def test_an_input_is_the_same_in_every_run(tmp_path):
     for name, reader in fuzz.READERS.items():
         seeds = fuzz.seeds_of(name, tmp_path)
-        one, other = ([reader.make(fuzz.random.Random(f"0 {name} {i}"), seeds) for i in range(5)] for _ in range(2))
+        one, other = ([reader.make(fuzz.random.Random(f"0 {name} {i}"),
+                                   seeds) for i in range(5)] for _ in range(2))
         assert one == other, name
 
 
@@ -37,7 +38,8 @@ def test_a_crash_and_a_hang_are_findings(monkeypatch, tmp_path):
                       "os.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setattr(fuzz, "__file__", str(script))
     counts, findings = fuzz.run("xmc", seed=0, begin=7, n_inputs=1)
-    assert counts["findings"] == 1 and findings[0]["number"] == 7 and "-11" in findings[0]["finding"]
+    assert (counts["findings"] == 1 and findings[0]["number"] == 7
+            and "-11" in findings[0]["finding"])
 
 
 # ---- findings of earlier runs
@@ -54,7 +56,8 @@ def test_a_header_without_rows_is_refused_in_chunks_too(tmp_path):
     # it was read as one empty row, so that a file truncated after its header was converted
     path = tmp_path / "cut.txt"
     path.write_bytes(b"1 5 5\n")
-    for read in (sl.datasets.read_xmc, lambda path: sl.datasets.convert_xmc(path, tmp_path / "cut.csr")):
+    for read in (sl.datasets.read_xmc,
+                 lambda path: sl.datasets.convert_xmc(path, tmp_path / "cut.csr")):
         with pytest.raises(ValueError, match="line 2: the file ends after 0 of the 1 rows"):
             read(path)
     path.write_bytes(b"0 5 5\n")
@@ -71,7 +74,8 @@ def model(tmp_path):
 
 
 def test_a_deeply_nested_config_is_refused(model):
-    rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(config="[" * 100_000))
+    rewritten(model, "sparselsh.network",
+              lambda tensors, metadata: metadata.update(config="[" * 100_000))
     with pytest.raises(ValueError, match=r"net\.safetensors: .*RecursionError"):
         sl.load(model)
 
@@ -84,7 +88,8 @@ def test_numbers_of_a_type_that_numpy_lacks_are_refused(model, dtype, size):
     changed = data.replace(name, f'"{dtype}","shape":[{36 // size}]'.encode())
     size = int.from_bytes(data[:8], "little") + len(changed) - len(data)
     model.write_bytes(size.to_bytes(8, "little") + changed[8:])
-    with pytest.raises(ValueError, match=r"net\.safetensors: a safetensors file with a type of numbers"):
+    with pytest.raises(ValueError,
+                       match=r"net\.safetensors: a safetensors file with a type of numbers"):
         sl.load(model)
 
 
@@ -92,14 +97,18 @@ def test_a_family_in_a_file_with_far_more_buckets_than_neurons_is_refused(model)
     rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(
         config=metadata["config"].replace('"bits": 3, "tables": 2', '"bits": 24, "tables": 255')))
     net = sl.load(model)  # its tables are not allocated yet
-    with pytest.raises(ValueError, match=r"SimHash\(bits=24.*16777216 buckets a table for 9 neurons.*fewer buckets"):
+    with pytest.raises(
+            ValueError,
+            match=r"SimHash\(bits=24.*16777216 buckets a table for 9 neurons.*fewer buckets"):
         net.partial_fit(np.eye(9, 4), np.arange(9))
 
 
 def test_more_probes_than_buckets_are_refused_when_a_model_is_read(model):
     rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(
         config=metadata["config"].replace('"n_probes": 1', '"n_probes": 9')))
-    with pytest.raises(ValueError, match=r"net\.safetensors: .*n_probes must be at least 1 and at most 8, got 9"):
+    with pytest.raises(
+            ValueError,
+            match=r"net\.safetensors: .*n_probes must be at least 1 and at most 8, got 9"):
         sl.load(model)
 
 
@@ -108,7 +117,8 @@ def checkpoint(tmp_path):
     """A checkpoint of a training that was left after its first epoch."""
     path = tmp_path / "run.safetensors"
     net = sl.Network([sl.Linear(4, 9)], random_state=0)
-    net.fit(np.eye(9, 4), np.arange(9), epochs=2, verbose=False, callbacks=[sl.callbacks.EarlyStopping(), Left(path)])
+    net.fit(np.eye(9, 4), np.arange(9), epochs=2, verbose=False,
+            callbacks=[sl.callbacks.EarlyStopping(), Left(path)])
     return path
 
 
@@ -135,18 +145,24 @@ def damaged(path, **changes):
 
 
 def test_an_invalid_state_of_a_callback_is_refused_with_the_name_of_the_callback(checkpoint):
-    states = [{"name": "EarlyStopping", "state": {"best": "high", "best_epoch": 1, "n_waited": 0, "weights": []}}]
+    states = [{"name": "EarlyStopping",
+               "state": {"best": "high", "best_epoch": 1, "n_waited": 0, "weights": []}}]
     net = sl.load(damaged(checkpoint, callbacks=states))
-    with pytest.raises(ValueError, match=r"callbacks\[0\], EarlyStopping.*best must be a number, got 'high'.*without"):
-        net.resume(np.eye(9, 4), np.arange(9), verbose=False, callbacks=[sl.callbacks.EarlyStopping()])
+    with pytest.raises(
+            ValueError,
+            match=r"callbacks\[0\], EarlyStopping.*best must be a number, got 'high'.*without"):
+        net.resume(np.eye(9, 4), np.arange(9), verbose=False,
+                   callbacks=[sl.callbacks.EarlyStopping()])
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"generator": {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1}, "has_uint32": 0, "uinteger": 2**70}},
+    ({"generator": {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1},
+                    "has_uint32": 0, "uinteger": 2**70}},
      "OverflowError"),
     ({"optimizer": None}, "a training without an optimizer"),
 ])
-def test_a_training_that_cannot_be_resumed_is_refused_when_it_is_loaded(checkpoint, changes, message):
+def test_a_training_that_cannot_be_resumed_is_refused_when_it_is_loaded(
+        checkpoint, changes, message):
     with pytest.raises(ValueError, match=rf"run\.safetensors: .*{message}"):
         sl.load(damaged(checkpoint, **changes))
 
@@ -163,7 +179,8 @@ def test_a_deep_training_that_has_diverged_has_a_loss_that_is_not_finite():
 
 def test_inference_on_large_values_gives_no_warning():
     # the sum of their squares overflows float32: it only speeds up the check for finite values
-    net = sl.Network([sl.Linear(4, 9)], random_state=0).fit(np.eye(9, 4), np.arange(9), epochs=1, verbose=False)
+    net = sl.Network([sl.Linear(4, 9)], random_state=0).fit(
+        np.eye(9, 4), np.arange(9), epochs=1, verbose=False)
     for x in (np.full((1, 4), 1e30, np.float32), sp.csr_array(np.full((1, 4), 1e30, np.float32))):
         assert net.predict(x).shape == (1,)
 

@@ -15,7 +15,8 @@ from sparselsh._core import _updates
 from sparselsh.layers import Step
 
 STEP = 1e-6  # central differences in float64 are then accurate to about 1e-9
-# a float32 gradient is a sum of about a hundred products at most: 100 roundings of 6e-8, relative to the largest
+# a float32 gradient is a sum of about a hundred products at most: 100 roundings of 6e-8,
+# relative to the largest
 TOLERANCE = 1e-5
 
 
@@ -77,13 +78,15 @@ def record(layer):
 
     def listening(choose):
         def spy(*arguments):
-            sets[:] = [choose(*arguments)]  # a later call of `_best` replaces the set by its best neurons
+            # a later call of `_best` replaces the set by its best neurons
+            sets[:] = [choose(*arguments)]
             return sets[0]
 
         return spy
 
-    layer._batch_set, layer._sample_sets, layer._best = map(listening, (layer._batch_set, layer._sample_sets,
-                                                                        layer._best))
+    layer._batch_set, layer._sample_sets, layer._best = map(
+        listening, (layer._batch_set, layer._sample_sets,
+                    layer._best))
     return sets
 
 
@@ -121,7 +124,8 @@ def assert_gradients(layers, loss, X, Y, rng):
     dense_x = X.toarray().astype(float) if sp.issparse(X) else X.astype(float)
     stored = dense_x != 0 if sp.issparse(X) else np.ones(X.shape, bool)
     weights = [(layer.weight.astype(float), layer.bias.astype(float)) for layer in net.layers]
-    masks = [as_mask(found[0], len(dense_x), layer.n_out) if found else np.ones((len(dense_x), layer.n_out), bool)
+    masks = [as_mask(found[0], len(dense_x), layer.n_out) if found
+             else np.ones((len(dense_x), layer.n_out), bool)
              for layer, found in zip(net.layers, sets, strict=True)]
     dense_y = targets.to_dense().astype(float)
 
@@ -136,7 +140,8 @@ def assert_gradients(layers, loss, X, Y, rng):
             assert_close(of_layer[id(parameter)].reshape(plain.shape), differences(f, plain))
         gradient = next(g for p, g in pairs if p is layer._w)
         if gradient.rows is not None and not layer._w.input_major:
-            assert set(gradient.rows) <= set(np.flatnonzero(mask.any(axis=0))), "the gradient has active rows only"
+            assert (set(gradient.rows)
+                    <= set(np.flatnonzero(mask.any(axis=0)))), "the gradient has active rows only"
     want = differences(f, dense_x)
     got = np.zeros(want.shape)
     got[stored] = d if sp.issparse(X) else d.ravel()
@@ -144,7 +149,8 @@ def assert_gradients(layers, loss, X, Y, rng):
 
 
 def assert_close(got, want):
-    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * max(1e-2, abs(want).max(initial=0)))
+    np.testing.assert_allclose(got, want, rtol=0,
+                               atol=TOLERANCE * max(1e-2, abs(want).max(initial=0)))
 
 
 # ---- cases
@@ -187,7 +193,8 @@ SHAPES = [(1, 1, 1), (5, 1, 7), (3, 9, 4), (6, 5, 19)]  # samples, inputs, outpu
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_gradients_of_one_layer_are_those_of_the_reference(rng, layer, sparse, activation, loss, n, n_in, n_out):
+def test_gradients_of_one_layer_are_those_of_the_reference(
+        rng, layer, sparse, activation, loss, n, n_in, n_out):
     X, Y = rows(rng, n, n_in, sparse), labels(rng, n, n_out, loss)
     assert_gradients([LAYERS[layer](n_in, n_out, activation)], loss, X, Y, rng)
 
@@ -196,7 +203,8 @@ def test_gradients_of_one_layer_are_those_of_the_reference(rng, layer, sparse, a
 @pytest.mark.parametrize("loss", ["softmax", "bce", "mse"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
 @pytest.mark.parametrize("last", LAYERS)
-def test_gradients_through_hidden_layers_are_those_of_the_reference(rng, last, sparse, loss, hidden_activation):
+def test_gradients_through_hidden_layers_are_those_of_the_reference(
+        rng, last, sparse, loss, hidden_activation):
     layers = [
         sl.Linear(7, 6, activation=hidden_activation),
         sl.LSHLinear(6, 14, density=0.5, activation=hidden_activation),
@@ -208,7 +216,8 @@ def test_gradients_through_hidden_layers_are_those_of_the_reference(rng, last, s
 
 
 @pytest.mark.parametrize("last", LAYERS)
-def test_gradients_of_an_output_layer_after_a_sparse_hidden_one_are_those_of_the_reference(rng, last):
+def test_gradients_of_an_output_layer_after_a_sparse_hidden_one_are_those_of_the_reference(
+        rng, last):
     layers = [sl.LSHLinear(7, 15, density=0.6, activation="relu"), LAYERS[last](15, 11, None)]
     assert_gradients(layers, "softmax", rows(rng, 5, 7, True), labels(rng, 5, 11, "softmax"), rng)
 
@@ -216,7 +225,8 @@ def test_gradients_of_an_output_layer_after_a_sparse_hidden_one_are_those_of_the
 @pytest.mark.parametrize("plan", ["dense", "exact", "rows", "gather"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
 def test_gradients_under_every_plan_are_those_of_the_reference(rng, plan, sparse):
-    # the second layer's input is sparse; its gradient must be given at the entries, whatever the plan
+    # the second layer's input is sparse; its gradient must be given at the
+    # entries, whatever the plan
     X, Y = rows(rng, 6, 7, sparse), labels(rng, 6, 9, "softmax")
     layers = [sl.LSHLinear(7, 12, density=0.5, activation="relu", plan="gather"),
               sl.LSHLinear(12, 15, density=0.4, activation="relu", plan=plan),

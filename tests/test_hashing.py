@@ -11,14 +11,16 @@ from sparselsh.index.transforms import simple_lsh_neurons, simple_lsh_queries
 
 FAMILIES = [SimHash(7, 5), SimHash(7, 5, "sparse"), SimHash(7, 5, "orthogonal"), DWTA(3, 5, 4),
             CrossPolytope(2, 5, 8), MinHash(2, 5, 10)]
-SIMPLE = [SimHash(5, 4), SimHash(5, 4, "sparse"), SimHash(5, 4, "orthogonal"), DWTA(2, 4, 6), CrossPolytope(2, 4, 3)]
+SIMPLE = [SimHash(5, 4), SimHash(5, 4, "sparse"), SimHash(5, 4, "orthogonal"),
+          DWTA(2, 4, 6), CrossPolytope(2, 4, 3)]
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=repr)
 probing_family = pytest.mark.parametrize("family", SIMPLE, ids=repr)
 
 
 def rows(rng, n, d, density=1.0):
     values = rng.standard_normal((n, d), dtype=np.float32)
-    return values if density == 1 else np.where(rng.random((n, d)) < density, np.abs(values), np.float32(0))
+    return values if density == 1 else np.where(rng.random((n, d)) < density,
+                                                np.abs(values), np.float32(0))
 
 
 def to_csr(V):
@@ -53,29 +55,35 @@ def pairs_at(rng, cosine, n, d):
 
 @pytest.mark.parametrize("cosine", [-0.5, 0.0, 0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("family, d", [
-    *((SimHash(bits, 255, kind), d) for kind in ("gaussian", "orthogonal") for bits in (1, 4) for d in (2, 50, 128)),
-    *((SimHash(2, 255, "sparse"), d) for d in (50, 128)),  # planes of 0, 1 and -1 need many coordinates
+    *((SimHash(bits, 255, kind),
+       d) for kind in ("gaussian", "orthogonal") for bits in (1, 4) for d in (2, 50, 128)),
+    # planes of 0, 1 and -1 need many coordinates
+    *((SimHash(2, 255, "sparse"), d) for d in (50, 128)),
 ], ids=repr)
 def test_simhash_collides_with_the_probability_of_the_angle(rng, family, d, cosine):
     a, b = pairs_at(rng, cosine, 400, d)
     equal = np.concatenate([family.fit(d, seed).hash(x) == family.hash(y)
-                            for seed, (x, y) in enumerate(zip(np.split(a, 8), np.split(b, 8), strict=True))])
+                            for seed, (x, y) in enumerate(zip(np.split(a, 8),
+                                                              np.split(b, 8), strict=True))])
     assert_law(equal, family.collision_probability(cosine), 0.05)
 
 
 @pytest.mark.parametrize("cosine", [0.0, 0.3, 0.6, 0.9, 0.99])
-@pytest.mark.parametrize("family", [CrossPolytope(1, 255, 2), CrossPolytope(1, 255, 16), CrossPolytope(2, 255, 8)],
+@pytest.mark.parametrize(
+    "family", [CrossPolytope(1, 255, 2), CrossPolytope(1, 255, 16), CrossPolytope(2, 255, 8)],
                          ids=repr)
 def test_cross_polytopes_collide_with_the_probability_of_the_integral(rng, family, cosine):
     a, b = pairs_at(rng, cosine, 400, 256)
     equal = np.concatenate([family.fit(256, seed).hash(x) == family.hash(y)
-                            for seed, (x, y) in enumerate(zip(np.split(a, 8), np.split(b, 8), strict=True))])
+                            for seed, (x, y) in enumerate(zip(np.split(a, 8),
+                                                              np.split(b, 8), strict=True))])
     assert_law(equal, family.collision_probability(cosine), 0.05)
 
 
 @pytest.mark.parametrize("correlation", [-0.6, 0.0, 0.4, 0.8, 0.97])
 @pytest.mark.parametrize("family", [DWTA(1, 200, 2), DWTA(1, 200, 8), DWTA(2, 200, 4)], ids=repr)
-def test_dwta_collides_with_the_probability_of_the_integral_for_gaussian_rows(rng, family, correlation):
+def test_dwta_collides_with_the_probability_of_the_integral_for_gaussian_rows(
+        rng, family, correlation):
     a, b = rng.standard_normal((2, 2000, 100), dtype=np.float32)
     b = correlation * a + np.float32(np.sqrt(1 - correlation**2)) * b
     family.fit(100, 0)
@@ -97,11 +105,13 @@ def sets_at(rng, jaccard, n, n_union, d):
 @pytest.mark.parametrize("jaccard", [0.0, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("n_union", [20, 400])
 @pytest.mark.parametrize("family", [MinHash(1, 60, 3), MinHash(1, 60, 20)], ids=repr)
-def test_minhash_collides_with_the_probability_of_the_jaccard_similarity(rng, family, n_union, jaccard):
+def test_minhash_collides_with_the_probability_of_the_jaccard_similarity(
+        rng, family, n_union, jaccard):
     # 20 features for 60 bins: most bins are copies
     a, b, jaccard = sets_at(rng, jaccard, 600, n_union, 1000)
     equal = np.concatenate([family.fit(1000, seed).hash(x) == family.hash(y)
-                            for seed, (x, y) in enumerate(zip(np.split(a, 30), np.split(b, 30), strict=True))])
+                            for seed, (x, y) in enumerate(zip(np.split(a, 30),
+                                                              np.split(b, 30), strict=True))])
     assert_law(equal, family.collision_probability(jaccard), 0.12)
 
 
@@ -110,7 +120,8 @@ def test_several_minima_must_all_agree(rng, jaccard):
     family = MinHash(3, 20, 16)
     a, b, jaccard = sets_at(rng, jaccard, 2000, 600, 1000)
     equal = np.concatenate([family.fit(1000, seed).hash(x) == family.hash(y)
-                            for seed, (x, y) in enumerate(zip(np.split(a, 50), np.split(b, 50), strict=True))])
+                            for seed, (x, y) in enumerate(zip(np.split(a, 50),
+                                                              np.split(b, 50), strict=True))])
     assert_law(equal, family.collision_probability(jaccard), 0.05)
 
 
@@ -120,12 +131,14 @@ def test_dwta_of_binary_rows_is_a_minwise_hash(rng, jaccard):
     a, b, jaccard = sets_at(rng, jaccard, 1000, 700, 1000)
     family = DWTA(1, 30, 32)
     equal = np.concatenate([family.fit(1000, seed).hash(x) == family.hash(y)
-                            for seed, (x, y) in enumerate(zip(np.split(a, 50), np.split(b, 50), strict=True))])
+                            for seed, (x, y) in enumerate(zip(np.split(a, 50),
+                                                              np.split(b, 50), strict=True))])
     assert_law(equal, jaccard, 0.05)
 
 
-@pytest.mark.parametrize("family", [SimHash(6, 1), SimHash(6, 1, "sparse"), DWTA(3, 1, 4), CrossPolytope(2, 1, 4),
-                                    MinHash(2, 1, 8)], ids=repr)
+@pytest.mark.parametrize(
+    "family", [SimHash(6, 1), SimHash(6, 1, "sparse"), DWTA(3, 1, 4), CrossPolytope(2, 1, 4),
+               MinHash(2, 1, 8)], ids=repr)
 def test_collision_probabilities_rise_from_chance_to_one(family):
     p = family.collision_probability(np.linspace(0, 1, 21))
     assert p.shape == (21,) and np.all(np.diff(p) > 0)
@@ -137,9 +150,11 @@ def test_a_bin_of_two_and_a_polytope_of_many_dimensions_have_known_collision_law
     r = np.linspace(-0.95, 0.95, 9)
     signs = SimHash(1, 1).collision_probability(r)
     np.testing.assert_allclose(DWTA(1, 1, 2).collision_probability(r), signs, rtol=1e-9)
-    # theorem 1 of Andoni et al. has a remainder of O(ln ln m): the ratio of logarithms falls towards 1
+    # theorem 1 of Andoni et al. has a remainder of O(ln ln m): the ratio of
+    # logarithms falls towards 1
     t2 = 2 - 2 * 0.8
-    ratio = [np.log(1 / CrossPolytope(1, 1, m).collision_probability(0.8)) / (t2 / (4 - t2) * np.log(m))
+    ratio = [np.log(1 / CrossPolytope(1, 1, m).collision_probability(0.8)) / (
+        t2 / (4 - t2) * np.log(m))
              for m in (16, 64, 1024, 65536)]
     assert np.all(np.diff(ratio) < 0) and ratio[-1] > 1
 
@@ -237,7 +252,8 @@ def test_more_probes_begin_with_the_same_buckets_as_fewer(rng, family):
     all_probes = family.fit(40, 1).probe(V, family.n_buckets)
     assert np.all(all_probes >= 0)
     for n_probes in (1, 3, 17):
-        assert_same_bits(family.probe(V, n_probes), np.ascontiguousarray(all_probes[:, :, :n_probes]))
+        assert_same_bits(family.probe(V, n_probes),
+                         np.ascontiguousarray(all_probes[:, :, :n_probes]))
 
 
 @probing_family
@@ -268,7 +284,9 @@ def test_recall_grows_with_probes(rng, family):
 def test_minhash_refuses_several_probes_as_it_has_no_probing_order(rng):
     family, V = MinHash().fit(20, 0), rows(rng, 4, 20, 0.5)
     assert_same_bits(family.probe(V, 1)[:, :, 0], family.hash(V))
-    with pytest.raises(ValueError, match="no order in which to probe further buckets, got n_probes=2; use n_probes=1"):
+    with pytest.raises(
+            ValueError,
+            match="no order in which to probe further buckets, got n_probes=2; use n_probes=1"):
         family.probe(V, 2)
 
 
@@ -297,11 +315,13 @@ def test_minhash_ignores_values(rng):
     (lambda: SimHash(25), ValueError, "bits must be at least 1 and at most 24, got 25"),
     (lambda: SimHash(2.0), TypeError, "bits must be an integer, got 2.0"),
     (lambda: SimHash(4, 256), ValueError, "tables must be at least 1 and at most 255, got 256"),
-    (lambda: SimHash(4, 2, "dense"), ValueError, "projection must be one of 'gaussian', 'sparse', 'orthogonal', got"),
+    (lambda: SimHash(4, 2, "dense"), ValueError,
+     "projection must be one of 'gaussian', 'sparse', 'orthogonal', got"),
     (lambda: DWTA(0), ValueError, "bins must be at least 1"),
     (lambda: DWTA(4, 0), ValueError, "tables must be at least 1"),
     (lambda: DWTA(4, 8, 1), ValueError, "bin_size must be at least 2"),
-    (lambda: DWTA(9, 8, 8), ValueError, r"bin_size\*\*bins = 8\*\*9 must give at most 16777216 buckets"),
+    (lambda: DWTA(9, 8, 8), ValueError,
+     r"bin_size\*\*bins = 8\*\*9 must give at most 16777216 buckets"),
     (lambda: CrossPolytope(0), ValueError, "polytopes must be at least 1"),
     (lambda: CrossPolytope(1, 2, 1), ValueError, "dims must be at least 2"),
     (lambda: CrossPolytope(5, 2, 32), ValueError, r"64\*\*5 must give at most 16777216 buckets"),
@@ -319,7 +339,9 @@ def test_bad_arguments_are_refused(make, error, message):
 def test_wrong_calls_of_a_family_are_refused(family):
     family = type(family)(**family.config())
     V = np.zeros((2, 5), np.float32)
-    with pytest.raises(ValueError, match=f"this {type(family).__name__} has drawn no hash functions yet; call fit"):
+    with pytest.raises(
+            ValueError,
+            match=f"this {type(family).__name__} has drawn no hash functions yet; call fit"):
         family.hash(V)
     with pytest.raises(ValueError, match="n_dims must be at least 1, got 0"):
         family.fit(0)
@@ -333,7 +355,8 @@ def test_wrong_calls_of_a_family_are_refused(family):
     with pytest.raises(ValueError, match="n_probes must be at least 1"):
         family.probe(V[:, :4], 0)
     if not isinstance(family, MinHash):
-        with pytest.raises(ValueError, match=f"n_probes must be at least 1 and at most {family.n_buckets}"):
+        with pytest.raises(ValueError,
+                           match=f"n_probes must be at least 1 and at most {family.n_buckets}"):
             family.probe(np.ascontiguousarray(V[:, :4]), family.n_buckets + 1)
 
 
@@ -353,7 +376,8 @@ def test_chosen_tables_reach_the_recall_within_the_density(density, similarity, 
     if tables > 1:
         assert found(similarity, bits, tables - 1) < recall
     if bits > 1:
-        fewer = int(np.ceil(np.log1p(-recall) / np.log1p(-SimHash(bits - 1, 1).collision_probability(similarity))))
+        fewer = int(np.ceil(
+            np.log1p(-recall) / np.log1p(-SimHash(bits - 1, 1).collision_probability(similarity))))
         assert found(0, bits - 1, fewer) > density
 
 
@@ -384,22 +408,28 @@ def test_after_simple_lsh_the_cosine_ranks_as_the_inner_product(rng):
     for array in (V, Q):
         np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, rtol=1e-6)
     norms = np.linalg.norm(W.astype(float), axis=1)
-    inner = X.astype(float) @ W.T.astype(float) / norms.max() / np.linalg.norm(X.astype(float), axis=1, keepdims=True)
+    inner = X.astype(float) @ W.T.astype(float) / norms.max() / np.linalg.norm(
+        X.astype(float), axis=1, keepdims=True)
     cosine = Q.astype(float) @ V.T.astype(float)
     # sums of 21 float32 products, in vectors of length one
     bound = 21 * 2.0**-23
     np.testing.assert_allclose(cosine, inner, rtol=0, atol=bound)
     in_order = np.take_along_axis(inner, np.argsort(-cosine, axis=1), axis=1)
-    assert np.all(np.diff(in_order, axis=1) <= 2 * bound), "the rankings are equal, except for ties within rounding"
+    assert np.all(np.diff(in_order, axis=1) <= 2 * bound), \
+        "the rankings are equal, except for ties within rounding"
 
 
 def test_simple_lsh_transforms_parts_alike_and_edge_cases():
     W = np.array([[3, 4], [0, 0], [0, 1]], np.float32)
-    np.testing.assert_allclose(simple_lsh_neurons(W), [[0.6, 0.8, 0], [0, 0, 1], [0, 0.2, np.sqrt(0.96)]], rtol=1e-6)
-    np.testing.assert_array_equal(simple_lsh_neurons(W)[2:], simple_lsh_neurons(W[2:], largest_norm=5.0))
+    np.testing.assert_allclose(simple_lsh_neurons(W),
+                               [[0.6, 0.8, 0], [0, 0, 1], [0, 0.2, np.sqrt(0.96)]], rtol=1e-6)
+    np.testing.assert_array_equal(simple_lsh_neurons(W)[2:],
+                                  simple_lsh_neurons(W[2:], largest_norm=5.0))
     np.testing.assert_allclose(simple_lsh_neurons(W, largest_norm=1.0)[0], [0.6, 0.8, 0], rtol=1e-6)
-    np.testing.assert_array_equal(simple_lsh_neurons(np.zeros((2, 3), np.float32)), [[0, 0, 0, 1]] * 2)
-    np.testing.assert_array_equal(simple_lsh_queries(np.array([[0, 0], [0, 2]], np.float32)), [[0, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(simple_lsh_neurons(np.zeros((2, 3), np.float32)),
+                                  [[0, 0, 0, 1]] * 2)
+    np.testing.assert_array_equal(simple_lsh_queries(np.array([[0, 0], [0, 2]], np.float32)),
+                                  [[0, 0, 0], [0, 1, 0]])
     assert simple_lsh_neurons(np.zeros((0, 3), np.float32)).shape == (0, 4)
 
 
@@ -411,6 +441,8 @@ def test_simhash_finds_long_neurons_after_simple_lsh(rng):
     other -= (other @ w.T) / (w @ w.T) * w
     x = (x + np.sqrt(1 - S**2) * other / np.linalg.norm(other)).astype(np.float32)
     family = SimHash(1, 255)
-    equal = np.stack([family.fit(d + 1, seed).hash(simple_lsh_neurons(w))[0] == family.hash(simple_lsh_queries(x))[0]
-                      for seed in range(100)])
+    equal = np.stack(
+        [family.fit(d + 1,
+                    seed).hash(simple_lsh_neurons(w))[0] == family.hash(simple_lsh_queries(x))[0]
+         for seed in range(100)])
     assert_law(equal, family.collision_probability(S), 0.05)

@@ -16,8 +16,10 @@ KINDS = {
     "tables": {"family": sl.SimHash(3, 4), "sketch_bits": 0},
     "tables with room": {"family": sl.SimHash(3, 4), "sketch_bits": 0, "dynamic": True},
     "both": {"family": sl.SimHash(3, 4), "plan": "sketches"},
-    "both, scaled": {"family": sl.SimHash(3, 4), "scaling": 0.5, "plan": "sketches", "dynamic": True},
-    "both with room": {"family": sl.CrossPolytope(1, 5, dims=4), "plan": "sketches", "dynamic": True},
+    "both, scaled": {"family": sl.SimHash(3, 4), "scaling": 0.5, "plan": "sketches",
+                     "dynamic": True},
+    "both with room": {"family": sl.CrossPolytope(1, 5, dims=4), "plan": "sketches",
+                       "dynamic": True},
 }
 
 
@@ -28,7 +30,8 @@ def eighths(rng, *shape, largest=16):
 
 def neurons(rng, n):
     """Return neurons; about two in three are short, with entries up to 1/8 instead of 2."""
-    return np.where(rng.random(n)[:, None] < 2 / 3, eighths(rng, n, D, largest=1), eighths(rng, n, D))
+    return np.where(rng.random(n)[:, None] < 2 / 3, eighths(rng, n, D, largest=1),
+                    eighths(rng, n, D))
 
 
 class BruteForceIndex:
@@ -103,7 +106,8 @@ class BruteForceIndex:
             best = np.flatnonzero(able[i])
             best = best[np.lexsort((best, -want[i, best]))][:k]
             np.testing.assert_array_equal(ids[i], np.append(best, [-1] * (k - len(best))))
-            np.testing.assert_array_equal(scores[i], np.append(want[i, best], [-np.inf] * (k - len(best))))
+            np.testing.assert_array_equal(scores[i],
+                                          np.append(want[i, best], [-np.inf] * (k - len(best))))
 
 
 def new_index(index):
@@ -127,7 +131,8 @@ def answers(index, X):
     """Return answers by default and with few candidates, where sketches and ties matter."""
     said = [*index.search(X), *index.search(X, k=3, n_candidates=6)]
     if index.family is not None:
-        for options in ({}, {"n": 4}, {"n": 5, "policy": "score", "n_probes": 2}, {"n": 5, "policy": "vanilla"}):
+        for options in ({}, {"n": 4}, {"n": 5, "policy": "score", "n_probes": 2},
+                        {"n": 5, "policy": "vanilla"}):
             active = index.query(X, **options)
             said += [active.indptr, active.indices, active.data]
     return said
@@ -140,9 +145,12 @@ def test_after_a_hundred_operations_answers_equal_brute_force_and_a_new_index(ki
     rng = np.random.default_rng([seed, list(KINDS).index(kind)])
     reference = BruteForceIndex(rng, int(rng.integers(1, 90)))
     queries = eighths(rng, 40, D) if seed % 4 else None
-    index = sl.LSHIndex(random_state=seed, n_threads=1 + seed % 2, **KINDS[kind]).fit(reference.W, reference.bias, queries)
-    index._engine.methods = dict.fromkeys(index._engine.methods, "exact" if index.plan == "exact" else "sketches")
-    operations = [reference.add, reference.update, reference.update, reference.remove, reference.bring_back, reference.query, reference.search]
+    index = sl.LSHIndex(random_state=seed, n_threads=1 + seed % 2,
+                        **KINDS[kind]).fit(reference.W, reference.bias, queries)
+    index._engine.methods = dict.fromkeys(index._engine.methods,
+                                          "exact" if index.plan == "exact" else "sketches")
+    operations = [reference.add, reference.update, reference.update, reference.remove,
+                  reference.bring_back, reference.query, reference.search]
     for _ in range(100):
         operations[rng.integers(len(operations))](index)
     reference.query(index)
@@ -156,13 +164,17 @@ def test_after_a_hundred_operations_answers_equal_brute_force_and_a_new_index(ki
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_short_sequences_agree_with_brute_force(kind):
-    # 7 kinds x 1,430 sequences of 6 operations over few neurons, so that edge cases occur: 10,010 sequences
+    # 7 kinds x 1,430 sequences of 6 operations over few neurons, so that edge cases
+    # occur: 10,010 sequences
     for seed in range(1430):
         rng = np.random.default_rng([seed, 99, list(KINDS).index(kind)])
         reference = BruteForceIndex(rng, int(rng.integers(1, 12)))
-        index = sl.LSHIndex(random_state=seed, n_threads=1, **KINDS[kind]).fit(reference.W, reference.bias)
-        index._engine.methods = dict.fromkeys(index._engine.methods, "exact" if index.plan == "exact" else "sketches")
-        operations = [reference.add, reference.update, reference.remove, reference.bring_back, reference.query, reference.search]
+        index = sl.LSHIndex(random_state=seed, n_threads=1, **KINDS[kind]).fit(
+            reference.W, reference.bias)
+        index._engine.methods = dict.fromkeys(index._engine.methods,
+                                              "exact" if index.plan == "exact" else "sketches")
+        operations = [reference.add, reference.update, reference.remove,
+                      reference.bring_back, reference.query, reference.search]
         for operation in rng.integers(len(operations), size=5):
             operations[operation](index)
         (reference.query if index.family is not None and seed % 2 else reference.search)(index)
@@ -173,7 +185,8 @@ def test_the_random_sequences_have_a_norm_floor(kind):
     # the test above relies on this: with queries, most of these neurons are too short to be found
     rng = np.random.default_rng(0)
     reference = BruteForceIndex(rng, 90)
-    index = sl.LSHIndex(random_state=0, **KINDS[kind]).fit(reference.W, reference.bias, eighths(rng, 40, D))
+    index = sl.LSHIndex(random_state=0, **KINDS[kind]).fit(
+        reference.W, reference.bias, eighths(rng, 40, D))
     assert index._engine.sketches.norm_floor > 0
     assert index.report()["n_sketched"] < 60
 
@@ -181,7 +194,8 @@ def test_the_random_sequences_have_a_norm_floor(kind):
 def test_a_row_crosses_the_norm_floor_in_both_directions(rng):
     W = 0.01 * rng.standard_normal((400, D)).astype(np.float32)
     W[:40] *= 100
-    index = sl.LSHIndex(random_state=0, plan="sketches").fit(W, queries=rng.standard_normal((100, D)))
+    index = sl.LSHIndex(random_state=0, plan="sketches").fit(
+        W, queries=rng.standard_normal((100, D)))
     assert index.report()["n_sketched"] == 40
     W[[0, 399]] = W[[399, 0]]
     index.update(W, [0, 399])
@@ -211,7 +225,8 @@ def test_an_index_may_lose_and_regain_all_its_neurons(rng, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_added_neurons_give_the_same_index_as_a_fit_of_all(rng, kind):
-    # without centring and queries the transform does not depend on the weights: scaling needs queries
+    # without centring and queries the transform does not depend on the
+    # weights: scaling needs queries
     W, bias, X = neurons(rng, 300), eighths(rng, 300, largest=4), eighths(rng, 30, D)
     options = {"center": False, "random_state": 0} | KINDS[kind]
     whole, grown = sl.LSHIndex(**options).fit(W, bias), sl.LSHIndex(**options).fit(W[:1], bias[:1])
@@ -227,8 +242,8 @@ def test_a_failed_change_leaves_the_index_as_it_was(rng):
     before = answers(index, X)
     nan = np.full((1, D), np.nan, np.float32)
     for call in (lambda: index.add(W[:59]), lambda: index.add(np.concatenate([W, nan])),
-                 lambda: index.add(np.concatenate([W, W]), np.zeros(60)), lambda: index.remove([3, 60]),
-                 lambda: index.remove([3, 3])):
+                 lambda: index.add(np.concatenate([W, W]), np.zeros(60)),
+                 lambda: index.remove([3, 60]), lambda: index.remove([3, 3])):
         with pytest.raises(ValueError):
             call()
         for one, other in zip(before, answers(index, X), strict=True):

@@ -27,7 +27,8 @@ def sets(rng, n):
 
 KINDS = {
     "sketches": (dense, {}),
-    "short sketches, one plan": (dense, {"sketch_bits": 64, "plan": "sketches", "center": False, "scaling": 0.5}),
+    "short sketches, one plan": (dense, {"sketch_bits": 64, "plan": "sketches",
+                                         "center": False, "scaling": 0.5}),
     "exact": (dense, {"plan": "exact"}),
     "tables": (dense, {"family": sl.SimHash(4, 6), "sketch_bits": 0}),
     "both, probed": (dense, {"family": sl.SimHash(4, 6), "plan": "probes", "dynamic": True}),
@@ -61,7 +62,8 @@ def assert_same(a, b, X):
     """Check that reports and answers are equal bit by bit, for one row of X and for all."""
     assert a.report() == b.report() and repr(a) == repr(b)
     for x in (X, X[:1]):
-        pairs = [(a.search(x), b.search(x)), (a.search(x, 9, n_candidates=12), b.search(x, 9, n_candidates=12))]
+        pairs = [(a.search(x), b.search(x)),
+                 (a.search(x, 9, n_candidates=12), b.search(x, 9, n_candidates=12))]
         if a.family is not None:
             for policy in ("top", "score", "vanilla"):
                 sets = [index.query(x, 8, policy=policy, seed=3) for index in (a, b)]
@@ -108,7 +110,8 @@ def test_a_loaded_index_can_be_calibrated(rng, path):
     index, W, bias, X = fitted(rng, dense, {"plan": "sketches"})
     index.save(path)
     other = sl.LSHIndex.load(path, W, bias)
-    trials = [[trial | {"microseconds": 0} for trial in each.tune(X, k=3, recall=0.9)] for each in (index, other)]
+    trials = [[trial | {"microseconds": 0} for trial in each.tune(X, k=3, recall=0.9)] for each in (
+        index, other)]
     assert trials[0] == trials[1]
     assert_same_bits(index.search(X)[1], other.search(X)[1])
 
@@ -132,14 +135,16 @@ def test_other_weights_are_refused(rng, kind, path):
     index.save(path)
     changed = W.copy()
     changed[7, 3] += 1
-    for weights, b in ((changed, bias), (W, bias + 1), (W, None), (W[:-1], bias[:-1]), (W[:, :-1], bias),
-                       (np.concatenate([W, W]), np.append(bias, bias)), (W[::-1], bias)):
+    for weights, b in ((changed, bias), (W, bias + 1), (W, None), (W[:-1], bias[:-1]),
+                       (W[:, :-1], bias), (np.concatenate([W, W]), np.append(bias, bias)),
+                       (W[::-1], bias)):
         with pytest.raises(ValueError, match=r"index\.safetensors: .*other weights"):
             sl.LSHIndex.load(path, weights, b)
     for weights, b in ((W, bias[1:]), (W[0], bias), (W * np.nan, bias)):
         with pytest.raises(ValueError):
             sl.LSHIndex.load(path, weights, b)
-    assert sl.LSHIndex.load(path, W.astype(float), bias.tolist()).report() == index.report(), "the weights have the same values"
+    assert (sl.LSHIndex.load(path, W.astype(float), bias.tolist()).report()
+            == index.report()), "the weights have the same values"
 
 
 def test_missing_files_and_files_of_other_kinds_are_refused(rng, tmp_path):
@@ -148,7 +153,8 @@ def test_missing_files_and_files_of_other_kinds_are_refused(rng, tmp_path):
         sl.LSHIndex.load(tmp_path / "none.safetensors", W)
     net = sl.Network([sl.Linear(D, 9)], random_state=0)
     net.fit(W, np.arange(9), epochs=1, verbose=False).save(tmp_path / "net")
-    with pytest.raises(ValueError, match=r"net: a safetensors file, but not one of sparselsh\.index"):
+    with pytest.raises(ValueError,
+                       match=r"net: a safetensors file, but not one of sparselsh\.index"):
         sl.LSHIndex.load(tmp_path / "net", W)
     sl.LSHIndex(random_state=0).fit(W).save(tmp_path / "index")
     with pytest.raises(ValueError, match=r"not one of sparselsh\.network"):
@@ -219,15 +225,18 @@ def without_one(part, name):
 
 SPOILT = {
     **{f"{name} is missing": without_one(0, name) for name in (
-        "offset", "gone", "codes", "rotation", "blocks", "factors", "ids", "neuron_map", "query_map")},
+        "offset", "gone", "codes", "rotation", "blocks", "factors", "ids",
+        "neuron_map", "query_map")},
     **{f"{name} is missing in the config": without_one(1, name) for name in (
-        "arguments", "family", "seed", "scaling", "norm_floor", "n_candidates", "n_probes", "methods", "times",
+        "arguments", "family", "seed", "scaling", "norm_floor", "n_candidates",
+        "n_probes", "methods", "times",
         "trials", "fingerprint")},
     **{f"{name} is cut": tensor(name, lambda a: a[:-1]) for name in (
         "offset", "gone", "codes", "rotation", "factors", "neuron_map", "query_map")},
     "blocks for half of the neurons": lambda tensors, config: tensors.update(
         blocks=tensors["blocks"][:1], factors=tensors["factors"][:32]),
-    **{f"{name} is flattened": tensor(name, np.ravel) for name in ("codes", "rotation", "blocks", "query_map")},
+    **{f"{name} is flattened": tensor(name, np.ravel) for name in ("codes", "rotation",
+                                                                   "blocks", "query_map")},
     **{f"{name} is one number": tensor(name, lambda a: np.zeros(1, a.dtype)) for name in (
         "offset", "gone", "codes", "rotation", "factors", "blocks")},
     **{f"{name} is of another type": tensor(name, lambda a: a.astype(np.float64)) for name in (
@@ -255,17 +264,20 @@ SPOILT = {
     **{f"arguments {value!r}": setting("arguments", value) for value in (
         {"depth": 3}, {"plan": "guess"}, {"sketch_bits": 3}, {"family": None}, [], None)},
     **{f"family {value!r}": setting("family", value) for value in (
-        {"type": "SimHash", "bits": 5, "tables": 7}, {"type": "SimHash", "bits": 99}, {"type": "Guess"}, {}, [], "a",
-        {"type": "SimHash", "bits": 24, "tables": 6},
+        {"type": "SimHash", "bits": 5, "tables": 7}, {"type": "SimHash", "bits": 99},
+        {"type": "Guess"}, {}, [], "a", {"type": "SimHash", "bits": 24, "tables": 6},
         {"type": "SimHash", "depth": 1})},
 }
 
 
 @pytest.mark.parametrize("change", SPOILT.values(), ids=SPOILT)
 def test_an_inconsistent_file_is_refused(rng, path, change):
-    index, W, bias, _ = fitted(rng, dense, {"family": sl.SimHash(4, 6), "plan": "sketches", "scaling": 0.5})
+    index, W, bias, _ = fitted(rng, dense,
+                               {"family": sl.SimHash(4, 6), "plan": "sketches", "scaling": 0.5})
     index.save(path)
-    with pytest.raises(ValueError, match=r"index\.safetensors: this index cannot be used \(.*fit and save it again"):
+    with pytest.raises(
+            ValueError,
+            match=r"index\.safetensors: this index cannot be used \(.*fit and save it again"):
         changed_file(path, W, bias, change)
 
 
@@ -276,7 +288,8 @@ def test_probing_without_tables_is_refused(rng, path):
         changed_file(path, W, bias, setting("methods", {"single": "probes", "batch": "probes"}))
 
 
-@pytest.mark.parametrize("config", ["", "{", "[]", "null", "3", '"a"', json.dumps({"arguments": {}})])
+@pytest.mark.parametrize("config",
+                         ["", "{", "[]", "null", "3", '"a"', json.dumps({"arguments": {}})])
 def test_an_invalid_config_is_refused(rng, path, config):
     tensors = {"gone": np.zeros(9, np.uint8)}
     _files.write(path, tensors, {"format": "sparselsh.index", "config": config,
@@ -318,7 +331,9 @@ def test_an_index_with_a_custom_family_cannot_be_saved(rng, path):
         pass
 
     index = sl.LSHIndex(OwnHash(3, 2), random_state=0).fit(dense(rng, 9))
-    with pytest.raises(TypeError, match="family must be one of SimHash, CrossPolytope, DWTA, MinHash to be saved"):
+    with pytest.raises(
+            TypeError,
+            match="family must be one of SimHash, CrossPolytope, DWTA, MinHash to be saved"):
         index.save(path)
     assert not path.exists()
 

@@ -48,7 +48,8 @@ def test_score_keeps_the_largest_inner_products_of_the_neurons_found(rng):
     for i, best in enumerate(rows(index.query(X, n=10, policy="score"))):
         # from the 40 neurons in most tables, four times as many as requested
         assert set(best) <= set(found[i]) and len(best) == min(10, len(found[i]))
-        assert all(scores[i, j] == value for j, value in best.items()), "values are the inner products"
+        assert all(scores[i, j] == value for j, value in best.items()), \
+            "values are the inner products"
         left = [scores[i, j] for j in found[i] if j not in best]
         assert not left or max(left) <= min(best.values())
 
@@ -66,18 +67,23 @@ def test_vanilla_takes_neurons_of_the_probed_buckets(index, X):
     for n_probes in (1, 3):
         able = rows(index.query(X, n=N, n_probes=n_probes))
         for n in (1, 20, N):
-            for found, drawn in zip(able, rows(index.query(X, n=n, policy="vanilla", n_probes=n_probes)), strict=True):
-                assert set(drawn) <= set(found) and len(drawn) == min(n, len(found)), "n, or as many as the buckets hold"
+            for found, drawn in zip(
+                    able, rows(index.query(X, n=n, policy="vanilla", n_probes=n_probes)),
+                    strict=True):
+                assert (set(drawn) <= set(found)
+                        and len(drawn) == min(n, len(found))), "n, or as many as the buckets hold"
                 assert set(drawn.values()) <= {1.0}
 
 
 def test_vanilla_takes_whole_buckets_while_they_fit(rng):
-    # one table: a bucket is taken whole or, where it is too large, in part; never more than n neurons
+    # one table: a bucket is taken whole or, where it is too large, in part;
+    # never more than n neurons
     W, X = clustered(rng, n=N, d=D)
     index = sl.LSHIndex(sl.SimHash(3, 1), sketch_bits=0, random_state=0).fit(W)
     buckets = rows(index.query(X, n=N))
     largest = max(map(len, buckets))
-    for bucket, drawn in zip(buckets, rows(index.query(X, n=largest, policy="vanilla")), strict=True):
+    for bucket, drawn in zip(buckets, rows(index.query(X, n=largest, policy="vanilla")),
+                             strict=True):
         assert set(drawn) == set(bucket)
 
 

@@ -34,7 +34,8 @@ def task():
 
 def trained(task, **options):
     X, y, _, _ = task
-    net = sl.Network([sl.Linear(D, D, activation="relu"), sl.LSHLinear(D, N_CLASSES, **options)], random_state=0)
+    net = sl.Network([sl.Linear(D, D, activation="relu"), sl.LSHLinear(D, N_CLASSES, **options)],
+                     random_state=0)
     return net.fit(X, y, epochs=4, batch_size=64, verbose=False)
 
 
@@ -48,11 +49,13 @@ def dense_accuracy(task):
     return accuracy(trained(task, density=1), task)
 
 
-@pytest.mark.parametrize("options, band", [({"density": 0.2}, 0.08), ({"density": 0.1, "active": "sample"}, 0.15)],
+@pytest.mark.parametrize("options, band",
+                         [({"density": 0.2}, 0.08), ({"density": 0.1, "active": "sample"}, 0.15)],
                          ids=["batch", "sample"])
 def test_it_learns_nearly_as_well_as_a_dense_layer(task, dense_accuracy, family, options, band):
-    # measured over three tasks: dense 0.98 to 0.99; with one set per batch 0.03 to 0.06 less, with one set per sample,
-    # of a tenth of the neurons, 0.01 to 0.12 less. The accuracy by chance is 1 / 400
+    # measured over three tasks: dense 0.98 to 0.99; with one set per batch 0.03 to 0.06
+    # less, with one set per sample, of a tenth of the neurons, 0.01 to 0.12 less. The
+    # accuracy by chance is 1 / 400
     assert dense_accuracy >= 0.97
     net = trained(task, family=family, **options)
     assert accuracy(net, task) >= dense_accuracy - band
@@ -84,7 +87,8 @@ def test_only_families_for_angles_are_centred(task, family):
     assert net.layers[1]._finder.options.center == (not isinstance(family, sl.DWTA))
 
 
-POLICIES = [{"policy": "top"}, {"policy": "score"}, {"policy": "vanilla"}, {"min_count": 7}, {"n_probes": 3}]
+POLICIES = [{"policy": "top"}, {"policy": "score"}, {"policy": "vanilla"},
+            {"min_count": 7}, {"n_probes": 3}]
 
 
 @pytest.mark.parametrize("options", POLICIES, ids=str)
@@ -92,13 +96,16 @@ POLICIES = [{"policy": "top"}, {"policy": "score"}, {"policy": "vanilla"}, {"min
 def test_a_policy_selects_the_active_neurons(task, active, options):
     # a step computes exactly the neurons that the tables give by that policy, and the labels
     X, y, _, _ = task
-    layer = sl.LSHLinear(D, N_CLASSES, density=0.3, active=active, candidates=6, fill=False, **options)
-    net = sl.Network([layer], random_state=0).fit(X[:512], y[:512], epochs=1, batch_size=64, verbose=False)
+    layer = sl.LSHLinear(D, N_CLASSES, density=0.3, active=active, candidates=6,
+                         fill=False, **options)
+    net = sl.Network([layer], random_state=0).fit(X[:512], y[:512], epochs=1,
+                                                  batch_size=64, verbose=False)
     x, labels = X[:8], check.targets(y[:8], 8, N_CLASSES)
     out, _ = layer.forward(x, Step(training=True, labels=labels, seed=5))
     n = 6 if active == "batch" else layer.n_active
-    ids, _ = layer._finder.engine.candidates(x, n, 1, min_count=options.get("min_count", 1), policy=options.get("policy", "top"),
-                                      n_probes=options.get("n_probes", 1), seed=5)
+    ids, _ = layer._finder.engine.candidates(x, n, 1, min_count=options.get("min_count", 1),
+                                             policy=options.get("policy", "top"),
+                                             n_probes=options.get("n_probes", 1), seed=5)
     if active == "batch":
         assert set(out.ids) == {*y[:8], *ids[ids >= 0]}
     else:
@@ -113,7 +120,9 @@ def test_policies_find_different_neurons(task):
     found = []
     for options in POLICIES:
         layer = sl.LSHLinear(D, N_CLASSES, density=0.3, candidates=6, fill=False, **options)
-        sl.Network([layer], random_state=0).fit(X[:512], y[:512], epochs=1, batch_size=64, verbose=False)
-        out, _ = layer.forward(X[:8], Step(training=True, labels=check.targets(y[:8], 8, N_CLASSES), seed=5))
+        sl.Network([layer], random_state=0).fit(X[:512], y[:512], epochs=1,
+                                                batch_size=64, verbose=False)
+        out, _ = layer.forward(
+            X[:8], Step(training=True, labels=check.targets(y[:8], 8, N_CLASSES), seed=5))
         found.append(tuple(out.ids))
     assert len(set(found)) == len(POLICIES), "each policy gives another set"

@@ -22,7 +22,8 @@ def test_an_aligned_array_is_used_as_it_is_and_others_are_copied(rng):
     array = aligned.empty((8, 32))
     array[:] = rng.random(array.shape)
     assert aligned.aligned(array) is array
-    for other in (aligned.aligned(array, copy=True), aligned.aligned(array.T), aligned.aligned(array[1:, 1:])):
+    for other in (aligned.aligned(array, copy=True), aligned.aligned(array.T),
+                  aligned.aligned(array[1:, 1:])):
         assert not np.shares_memory(other, array)
         assert other.flags.c_contiguous and other.ctypes.data % aligned.LINE == 0
     np.testing.assert_array_equal(aligned.aligned(array.T), array.T)
@@ -31,7 +32,8 @@ def test_an_aligned_array_is_used_as_it_is_and_others_are_copied(rng):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_and_optimizer_state_begin_at_cache_lines(rng, dtype):
     X, Y = np.eye(64, dtype=np.float32), np.eye(64, dtype=np.float32)
-    net = sl.Network([sl.Linear(64, 32, dtype=dtype), sl.LSHLinear(32, 64, density=0.25, dtype=dtype)], random_state=0)
+    net = sl.Network([sl.Linear(64, 32, dtype=dtype),
+                      sl.LSHLinear(32, 64, density=0.25, dtype=dtype)], random_state=0)
     net.fit(X, Y, epochs=1, verbose=False)
     net.layers[1].set_weights(rng.random((64, 32), dtype=np.float32))
     net.fit(X, Y, optimizer=sl.Adam(state_dtype=dtype), epochs=1, verbose=False)

@@ -33,7 +33,8 @@ def test_metrics_by_hand():
     assert metrics.recall_at_k(Y3, IDS3, 1) == pytest.approx((1 / 2 + 0) / 2)
     assert metrics.recall_at_k(Y3, IDS3, 3) == 1
     second, third = 1 / np.log2(3), 1 / np.log2(4)
-    assert metrics.ndcg_at_k(Y3, IDS3, 3) == pytest.approx(((1 + third) / (1 + second) + second) / 2)
+    assert metrics.ndcg_at_k(Y3, IDS3, 3) == pytest.approx(
+        ((1 + third) / (1 + second) + second) / 2)
     assert metrics.ndcg_at_k(Y3, IDS3, 1) == pytest.approx(1 / 2)
     p = np.array([0.5, 0.25, 0.125, 1])
     assert metrics.psp_at_k(Y3, IDS3, 1, p) == pytest.approx(8 / (8 + 4))
@@ -73,7 +74,8 @@ def test_an_ideal_ranking_scores_one(ranking):
     Y = ranking[0]
     p = np.random.default_rng(0).uniform(0.05, 1, Y.shape[1])
     k = Y.shape[1]
-    ids = np.argsort(-Y / p, axis=1, kind="stable")  # true labels first, rare ones before frequent ones
+    # true labels first, rare ones before frequent ones
+    ids = np.argsort(-Y / p, axis=1, kind="stable")
     assert metrics.recall_at_k(Y, ids, k) == 1
     for at in range(1, k + 1):
         assert metrics.ndcg_at_k(Y, ids, at) == pytest.approx(1)
@@ -82,7 +84,8 @@ def test_an_ideal_ranking_scores_one(ranking):
 
 def test_rows_without_labels_count_as_zero_in_precision_and_are_skipped_elsewhere():
     Y, ids, p = Y3[:2], IDS3[:2], np.full(4, 0.5)
-    assert metrics.precision_at_k(Y3, IDS3, 2) == pytest.approx(metrics.precision_at_k(Y, ids, 2) * 2 / 3)
+    assert metrics.precision_at_k(Y3, IDS3, 2) == pytest.approx(
+        metrics.precision_at_k(Y, ids, 2) * 2 / 3)
     assert metrics.recall_at_k(Y3, IDS3, 2) == metrics.recall_at_k(Y, ids, 2)
     assert metrics.ndcg_at_k(Y3, IDS3, 2) == metrics.ndcg_at_k(Y, ids, 2)
     assert metrics.psp_at_k(Y3, IDS3, 2, p) == metrics.psp_at_k(Y, ids, 2, p)
@@ -131,7 +134,8 @@ def test_neighbour_recall_agrees_with_its_reference_implementation(seed, n_rows,
 
 
 def test_neighbour_recall_by_hand():
-    assert metrics.neighbour_recall([[5, 3, -1], [1, 1, 1], [7, 8, 9]], [[3, 4], [1, -1], [-1, -1]]) == 0.75
+    assert metrics.neighbour_recall([[5, 3, -1], [1, 1, 1], [7, 8, 9]],
+                                    [[3, 4], [1, -1], [-1, -1]]) == 0.75
 
 
 @pytest.mark.parametrize("Y, ids, k, exception, says", [
@@ -190,7 +194,8 @@ def test_bad_arguments_of_propensities_are_refused(Y, arguments, says):
 
 
 @pytest.mark.parametrize("ids, true_ids, exception, says", [
-    (np.ones((2, 3), int), np.ones((3, 1), int), ValueError, r"ids has shape \(2, 3\); give \(3, k\)"),
+    (np.ones((2, 3), int), np.ones((3, 1), int), ValueError,
+     r"ids has shape \(2, 3\); give \(3, k\)"),
     (np.ones((2, 3), int), np.ones(2, int), ValueError, r"true_ids has shape \(2,\)"),
     (np.ones((2, 3)), np.ones((2, 1), int), TypeError, "ids has dtype float64"),
     (np.ones((2, 3), int), np.ones((2, 2), int), ValueError, "true_ids holds 1 twice in row 0"),

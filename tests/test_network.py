@@ -15,7 +15,8 @@ from sparselsh.layers import Step
 
 
 def network(n_in, n_out, *, hidden=32, density=0.2, seed=0, loss="softmax", **options):
-    return sl.Network([sl.Linear(n_in, hidden, activation="relu"), sl.LSHLinear(hidden, n_out, density=density)],
+    return sl.Network([sl.Linear(n_in, hidden, activation="relu"),
+                       sl.LSHLinear(hidden, n_out, density=density)],
                       loss=loss, random_state=seed, **options)
 
 
@@ -35,9 +36,11 @@ NETWORKS = {
     "a single LSH layer": lambda n_in, n_out, seed=0, **options: sl.Network(
         [sl.LSHLinear(n_in, n_out, density=0.2)], random_state=seed, **options),
     "one set per sample": lambda n_in, n_out, seed=0, **options: sl.Network(
-        [sl.Linear(n_in, 16), sl.LSHLinear(16, n_out, density=0.2, active="sample")], random_state=seed, **options),
+        [sl.Linear(n_in, 16), sl.LSHLinear(16, n_out, density=0.2, active="sample")],
+        random_state=seed, **options),
     "dense": lambda n_in, n_out, seed=0, **options: sl.Network(
-        [sl.Linear(n_in, 16, activation="relu"), sl.Linear(16, n_out)], random_state=seed, **options),
+        [sl.Linear(n_in, 16, activation="relu"), sl.Linear(16, n_out)],
+        random_state=seed, **options),
 }
 
 
@@ -86,7 +89,8 @@ def test_with_a_relu_fit_learns_what_no_linear_network_can(rng):
     y = (X[:, 0] * X[:, 1] > 0).astype(int)
 
     def accuracy(activation):
-        net = sl.Network([sl.Linear(2, 32, activation=activation), sl.LSHLinear(32, 2, density=1)], random_state=0)
+        net = sl.Network([sl.Linear(2, 32, activation=activation), sl.LSHLinear(32, 2, density=1)],
+                         random_state=0)
         return (fit(net, X, y, epochs=30, optimizer=sl.Adam(0.02)).predict(X) == y).mean()
 
     assert accuracy("relu") >= 0.95
@@ -97,7 +101,8 @@ def test_with_a_relu_fit_learns_what_no_linear_network_can(rng):
 def test_fit_learns_several_labels_per_sample(rng, loss):
     # input j comes with the labels 2 j and 2 j + 1
     on = rng.random((1000, 40)) < 0.06
-    X, Y = sp.csr_array(on.astype(np.float32)), sp.csr_array(np.repeat(on, 2, axis=1).astype(np.float32))
+    X, Y = (sp.csr_array(on.astype(np.float32)),
+            sp.csr_array(np.repeat(on, 2, axis=1).astype(np.float32)))
     net = fit(network(40, 80, loss=loss), X, Y, epochs=20, batch_size=32)
     ids, _ = net.topk(X, k=2)
     some = on.any(axis=1)
@@ -127,7 +132,8 @@ def test_hashed_layers_are_nearly_as_accurate_as_dense_ones_on_digits(sizes):
         fit(net, X[:1400], y[:1400], epochs=10, batch_size=32)
         return (net.predict(X[1400:], exact=True) == y[1400:]).mean()
 
-    # over three seeds the largest gap between densities 0.3 and 1 is 0.033; chance is 0.1, a dense network reaches 0.88 to 0.93
+    # over three seeds the largest gap between densities 0.3 and 1 is 0.033; chance is 0.1, a dense
+    # network reaches 0.88 to 0.93
     assert accuracy(0.3) >= max(0.83, accuracy(1) - 0.05)
 
 
@@ -193,7 +199,8 @@ def test_targets_in_every_form_train_the_same_network(rng):
     X, y = rng.standard_normal((40, 12), np.float32), rng.integers(0, 30, 40)
     indicator = np.eye(30)[y]
     forms = [y, y.astype(np.int8), y.astype(float), y.tolist(), indicator, indicator.astype(bool),
-             sp.csr_array(indicator), sp.csr_matrix(indicator), sp.csc_array(indicator), sp.coo_array(indicator)]
+             sp.csr_array(indicator), sp.csr_matrix(indicator), sp.csc_array(indicator),
+             sp.coo_array(indicator)]
     nets = [fit(network(12, 30), X, Y) for Y in forms]
     for other in nets[1:]:
         assert_same_network(nets[0], other)
@@ -202,7 +209,8 @@ def test_targets_in_every_form_train_the_same_network(rng):
 def test_inputs_in_every_form_train_the_same_network(rng):
     X, y = rng.integers(-3, 4, (40, 12)), rng.integers(0, 30, 40)
     dense = [X, X.astype(np.float64), np.asfortranarray(X.astype(np.float32)), X.tolist()]
-    sparse = [kind(X.astype(np.float32)) for kind in (sp.csr_array, sp.csr_matrix, sp.csc_array, sp.coo_array)]
+    sparse = [kind(X.astype(np.float32)) for kind in (sp.csr_array, sp.csr_matrix,
+                                                      sp.csc_array, sp.coo_array)]
     sparse.append(sp.csr_array(X))
     for forms in (dense, sparse):
         nets = [fit(network(12, 30), form, y) for form in forms]
@@ -231,7 +239,8 @@ def test_validation_measures_precision_after_each_epoch(data):
 
 
 def test_computed_share_is_the_fraction_of_active_neurons(rng):
-    # 5,000 neurons: inference computes all if there are fewer than 4,096, or if a search would compute an eighth
+    # 5,000 neurons: inference computes all if there are fewer than 4,096, or if a search
+    # would compute an eighth
     X, y = rng.standard_normal((64, 12), np.float32), rng.integers(0, 5000, 64)
     net = fit(network(12, 5000, density=0.1), X, y)
     assert net.computed_share == pytest.approx(0.1)
@@ -244,12 +253,15 @@ def test_computed_share_is_the_fraction_of_active_neurons(rng):
 @pytest.mark.parametrize("validation", [False, True])
 def test_the_progress_bar_shows_loss_and_computed_share(capsys, data, validation):
     X, Y = data
-    net = fit(network(20, 80), X, Y, epochs=2, verbose=True, validation=(X, Y) if validation else None)
+    net = fit(network(20, 80), X, Y, epochs=2, verbose=True,
+              validation=(X, Y) if validation else None)
     printed = capsys.readouterr()
     assert printed.out == ""
     for number, entry in enumerate(net.history, 1):
-        last = [line for line in re.split("[\r\n]", printed.err) if line.startswith(f"epoch {number}/2")][-1]
-        assert f"loss={entry['loss']:.3f}" in last and f"computed={entry['computed_share']:.1%}" in last
+        last = [line for line in re.split("[\r\n]",
+                                          printed.err) if line.startswith(f"epoch {number}/2")][-1]
+        assert (f"loss={entry['loss']:.3f}" in last
+                and f"computed={entry['computed_share']:.1%}" in last)
         assert ("P@1=" in last) == validation
         assert "120/120" in last
 
@@ -269,7 +281,8 @@ def test_labels_are_always_active_in_training(rng, active, fill, candidates):
     layer = sl.LSHLinear(8, 200, density=0.02, active=active, fill=fill, candidates=candidates)
     net = sl.Network([layer], random_state=0)
     X, y = rng.standard_normal((30, 8), np.float32), rng.integers(0, 200, 30)
-    labels = csr.from_scipy(sp.csr_array((np.ones(30, np.float32), y, np.arange(31)), shape=(30, 200)))
+    labels = csr.from_scipy(
+        sp.csr_array((np.ones(30, np.float32), y, np.arange(31)), shape=(30, 200)))
     layer.initialize(rng)
     out, _ = layer.forward(X, Step(True, labels, seed=3))
     if active == "batch":
@@ -279,7 +292,8 @@ def test_labels_are_always_active_in_training(rng, active, fill, candidates):
     fit(net, X, y)  # the loss requires the labels to be active
 
 
-@pytest.mark.parametrize("optimizer", [lambda: sl.SGD(0.1, momentum=0.9), lambda: sl.Adam(0.01, weight_decay=0.1)],
+@pytest.mark.parametrize(
+    "optimizer", [lambda: sl.SGD(0.1, momentum=0.9), lambda: sl.Adam(0.01, weight_decay=0.1)],
                          ids=["SGD", "Adam"])
 @pytest.mark.parametrize("active", ["batch", "sample"])
 def test_a_step_changes_active_rows_and_no_others(rng, active, optimizer):
@@ -319,7 +333,8 @@ def test_training_on_sparse_input_changes_only_the_features_of_the_batch(rng):
     part = X[:4]
     net.partial_fit(part, np.arange(4))
     idle = np.setdiff1d(np.arange(300), part.indices)
-    assert_same_bits(np.ascontiguousarray(net.layers[0].weight[:, idle]), np.ascontiguousarray(before[:, idle]))
+    assert_same_bits(np.ascontiguousarray(net.layers[0].weight[:, idle]),
+                     np.ascontiguousarray(before[:, idle]))
 
 
 def test_a_hidden_layer_must_have_one_set_per_sample():
@@ -355,7 +370,8 @@ def test_topk_ranks_the_exact_scores(make, data):
     np.testing.assert_array_equal(ids, np.argsort(-scores, axis=1, kind="stable")[:, :5])
     assert_same_bits(top, np.take_along_axis(scores, ids, 1))
     hashed, hashed_top = net.topk(X, k=5)
-    np.testing.assert_allclose(hashed_top, np.take_along_axis(scores, hashed, 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(hashed_top, np.take_along_axis(scores, hashed, 1),
+                               rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(hashed, ids)  # with 80 neurons all are candidates
 
 
@@ -393,7 +409,8 @@ def test_answers_do_not_depend_on_the_other_rows_of_the_batch(make, data):
     net = fit(make(20, 80), X, Y)
     whole = net.decision_function(X)
     for rows in (slice(0, 1), slice(50, 77)):
-        np.testing.assert_allclose(net.decision_function(X[rows]), whole[rows], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(net.decision_function(X[rows]), whole[rows],
+                                   rtol=1e-5, atol=1e-6)
 
 
 def test_inference_without_rows_gives_no_answers(make, data):
@@ -409,7 +426,8 @@ def test_predict_gives_the_best_label(data, loss):
     X, Y = data
     net = fit(network(20, 80, loss=loss), X, Y)
     np.testing.assert_array_equal(net.predict(X), net.topk(X, k=1)[0][:, 0])
-    np.testing.assert_array_equal(net.predict(X, exact=True), net.decision_function(X).argmax(axis=1))
+    np.testing.assert_array_equal(net.predict(X, exact=True),
+                                  net.decision_function(X).argmax(axis=1))
 
 
 def test_predict_of_a_regression_gives_the_values(rng):
@@ -457,7 +475,8 @@ def test_dense_and_sparse_input_may_alternate(rng):
         for form in (X, sp.csr_array(X), X):
             fit(net, form, y, optimizer=net.optimizer)
             for exact in (True, False):
-                np.testing.assert_array_equal(net.topk(X, exact=exact)[0], net.topk(sp.csr_array(X), exact=exact)[0])
+                np.testing.assert_array_equal(net.topk(X, exact=exact)[0],
+                                              net.topk(sp.csr_array(X), exact=exact)[0])
 
 
 # ---- files
@@ -474,7 +493,8 @@ def test_a_network_is_loaded_from_its_file(make, data, tmp_path):
         for a, b in zip(net.topk(X, exact=exact), loaded.topk(X, exact=exact), strict=True):
             assert_same_bits(a, b)
     loaded.save(tmp_path / "b.safetensors")
-    (a, about_a), (b, about_b) = (_files.read(tmp_path / f"{name}.safetensors", "sparselsh.network") for name in "ab")
+    (a, about_a), (b, about_b) = (
+        _files.read(tmp_path / f"{name}.safetensors", "sparselsh.network") for name in "ab")
     assert about_a == about_b and a.keys() == b.keys()
     for name in a:
         assert_same_bits(a[name], b[name])
@@ -484,10 +504,12 @@ def test_a_network_is_loaded_from_its_file(make, data, tmp_path):
 @pytest.mark.parametrize("loss", ["softmax", "bce", "mse"])
 def test_the_configuration_is_loaded_from_the_file(tmp_path, rng, loss):
     layers = [sl.Linear(5, 4, activation="relu", init_scale=0.5),
-              sl.LSHLinear(4, 90, density=0.1, active="sample", activation="relu", candidates=2, fill=False,
+              sl.LSHLinear(4, 90, density=0.1, active="sample", activation="relu",
+                           candidates=2, fill=False,
                            rebuild=sl.rebuild.Frozen(2, sl.rebuild.OnDrift(0.3, 4)), plan="rows",
                            sketch_bits=64, oversample=3, dropout=0.25, init_scale=2),
-              sl.LSHLinear(90, 80, density=0.1, policy="score", family=sl.SimHash(3, 4), min_count=2, n_probes=3),
+              sl.LSHLinear(90, 80, density=0.1, policy="score", family=sl.SimHash(3, 4),
+                           min_count=2, n_probes=3),
               sl.LSHLinear(80, 70)]
     net = sl.Network(layers, loss=loss, random_state=0)
     fit(net, rng.standard_normal((9, 5)), rng.standard_normal((9, 70)), epochs=1)
@@ -571,7 +593,9 @@ def test_load_of_a_damaged_header_is_refused(saved, tmp_path, rng):
         part = whole.copy()
         part[rng.integers(8 + n_header)] = rng.integers(256)
         path.write_bytes(part)
-        try:  # a change may leave a valid network with another name or number; any other result is an error
+        # a change may leave a valid network with another name or number; any
+        # other result is an error
+        try:
             sl.load(path)
         except ValueError as error:
             assert str(path) in str(error)
@@ -586,14 +610,17 @@ def other_file(path, tensors, metadata):
 def test_load_of_other_safetensors_files_is_refused(tmp_path):
     for metadata in (None, {"format": "pt"}):
         other_file(tmp_path / "other", {"weight": np.ones((3, 4), np.float32)}, metadata)
-        with pytest.raises(ValueError, match=r"other: a safetensors file, but not one of sparselsh.network"):
+        with pytest.raises(ValueError,
+                           match=r"other: a safetensors file, but not one of sparselsh.network"):
             sl.load(tmp_path / "other")
 
 
 def changed(**changes):
     """Return a layer's configuration with changes; None removes an entry."""
-    entry = {"type": "Linear", "input_major": False, "n_in": 4, "n_out": 3, "activation": None, "init_scale": None}
-    return {key: value for key, value in (entry | changes).items() if value is not None or key not in changes}
+    entry = {"type": "Linear", "input_major": False, "n_in": 4, "n_out": 3,
+             "activation": None, "init_scale": None}
+    return {key: value for key, value in (entry | changes).items() if value is not None
+            or key not in changes}
 
 
 GOOD = {"layers.0.weight": np.ones((3, 4), np.float32), "layers.0.bias": np.ones(3, np.float32)}
@@ -608,13 +635,19 @@ GOOD = {"layers.0.weight": np.ones((3, 4), np.float32), "layers.0.bias": np.ones
     pytest.param(GOOD, {"loss": "softmax", "layers": ["Linear"]}, id="layer is a string"),
     pytest.param(GOOD, {"loss": "hinge", "layers": [changed()]}, id="unknown loss"),
     pytest.param(GOOD, {"loss": "softmax", "layers": [changed(type="Conv")]}, id="unknown layer"),
-    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(type=None)]}, id="layer without a type"),
-    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(n_in=None)]}, id="layer without a size"),
+    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(type=None)]},
+                 id="layer without a type"),
+    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(n_in=None)]},
+                 id="layer without a size"),
     pytest.param(GOOD, {"loss": "softmax", "layers": [changed(n_in=-4)]}, id="negative size"),
-    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(n_in=5)]}, id="size that is not that of the weights"),
-    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(input_major=True)]}, id="weights transposed"),
-    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(new_option=1)]}, id="option of another version"),
-    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(), changed()]}, id="layer without weights"),
+    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(n_in=5)]},
+                 id="size that is not that of the weights"),
+    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(input_major=True)]},
+                 id="weights transposed"),
+    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(new_option=1)]},
+                 id="option of another version"),
+    pytest.param(GOOD, {"loss": "softmax", "layers": [changed(), changed()]},
+                 id="layer without weights"),
     pytest.param(GOOD | {"layers.0.weight": np.full((3, 4), np.nan, np.float32)},
                  {"loss": "softmax", "layers": [changed()]}, id="weights that are not finite"),
 ])
@@ -623,18 +656,22 @@ def test_load_of_a_damaged_network_is_refused(tmp_path, tensors, config):
     if config is not None:
         metadata["config"] = config if isinstance(config, str) else json.dumps(config)
     other_file(tmp_path / "net", tensors, metadata)
-    with pytest.raises(ValueError, match="net: the network in this file is damaged or from another version"):
+    with pytest.raises(ValueError,
+                       match="net: the network in this file is damaged or from another version"):
         sl.load(tmp_path / "net")
 
 
 def test_the_undamaged_file_of_these_tests_is_loaded(tmp_path):
     config = {"loss": "softmax", "layers": [changed()]}
-    other_file(tmp_path / "net", GOOD, {"format": "sparselsh.network", "config": json.dumps(config)})
-    assert_same_bits(sl.load(tmp_path / "net").decision_function(np.ones((1, 4))), np.full((1, 3), 5, np.float32))
+    other_file(tmp_path / "net", GOOD,
+               {"format": "sparselsh.network", "config": json.dumps(config)})
+    assert_same_bits(sl.load(tmp_path / "net").decision_function(np.ones((1, 4))),
+                     np.full((1, 3), 5, np.float32))
 
 
 def test_the_repr_of_a_network_shows_its_layers_and_loss():
-    assert repr(sl.Network([sl.Linear(2, 3, activation="relu"), sl.LSHLinear(3, 4, density=0.5)])) == (
+    assert repr(sl.Network([sl.Linear(2, 3, activation="relu"),
+                            sl.LSHLinear(3, 4, density=0.5)])) == (
         "Network([Linear(2, 3, activation='relu'),\n"
         "         LSHLinear(3, 4, density=0.5, active='batch', activation=None)],\n"
         "        loss=SoftmaxCrossEntropy())")

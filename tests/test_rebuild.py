@@ -53,7 +53,8 @@ def test_one_policy_serves_several_layers_independently_and_a_file_keeps_it(poli
     third = policy.start()
     third.restore(first.state())
     later = range(20, 60)
-    assert [third.due(step, 0, lambda: 0.5) for step in later] == [first.due(step, 0, lambda: 0.5) for step in later]
+    assert ([third.due(step, 0, lambda: 0.5) for step in later]
+            == [first.due(step, 0, lambda: 0.5) for step in later])
     assert copy.deepcopy(first).due(10**6, 0, lambda: 1.0) == first.due(10**6, 0, lambda: 1.0)
 
 
@@ -61,7 +62,8 @@ def test_one_policy_serves_several_layers_independently_and_a_file_keeps_it(poli
 
 
 def network(policy, rng, active="batch"):
-    layer = sl.LSHLinear(16, 300, density=0.2, active=active, policy="top", rebuild=policy, family=sl.SimHash(5, 8))
+    layer = sl.LSHLinear(16, 300, density=0.2, active=active, policy="top",
+                         rebuild=policy, family=sl.SimHash(5, 8))
     net = sl.Network([sl.Linear(12, 16), layer], random_state=0)
     return net, layer
 
@@ -72,11 +74,13 @@ def data(rng):
 
 def codes_of(layer):
     tables = layer._finder.engine.tables
-    now = tables.family.hash(layer._finder.engine.vectors(np.arange(layer.n_out, dtype=np.int32), 1))
+    now = tables.family.hash(
+        layer._finder.engine.vectors(np.arange(layer.n_out, dtype=np.int32), 1))
     return tables.codes, now
 
 
-@pytest.mark.parametrize("policy, follows", [(rebuild.AtOnce(10**6), True), (rebuild.Every(10**6), False)])
+@pytest.mark.parametrize("policy, follows",
+                         [(rebuild.AtOnce(10**6), True), (rebuild.Every(10**6), False)])
 def test_changed_rows_are_hashed_at_once_or_at_the_next_rebuild(rng, policy, follows):
     net, layer = network(policy, rng)
     net.fit(*data(rng), optimizer=sl.Adam(1e-2), epochs=3, batch_size=40, verbose=False)
@@ -131,7 +135,9 @@ def test_a_checkpoint_of_frozen_tables_keeps_the_inserted_labels(rng, tmp_path, 
     X, y = data(rng)
     net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=2, batch_size=40, verbose=False)
     tables = layer._finder.engine.tables
-    assert tables.count.sum() > (tables.codes >= 0).sum(), "some neurons are in more buckets than those of their codes"
+    assert (tables.count.sum()
+            > (tables.codes
+               >= 0).sum()), "some neurons are in more buckets than those of their codes"
     net.save(tmp_path / "net", training_state=True)
     loaded = sl.load(tmp_path / "net")
     again = loaded.layers[1]._finder.engine.tables

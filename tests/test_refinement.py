@@ -35,8 +35,8 @@ TRAIN, TEST = rows(1500, 1), rows(400, 2)
 
 
 def network(hidden=N_HIDDEN, seed=0, n_threads=None, **layer):
-    return sl.Network([sl.Linear(N_FEATURES, hidden), sl.LSHLinear(hidden, N_LABELS, **layer)], random_state=seed,
-                      n_threads=n_threads)
+    return sl.Network([sl.Linear(N_FEATURES, hidden), sl.LSHLinear(hidden, N_LABELS, **layer)],
+                      random_state=seed, n_threads=n_threads)
 
 
 def precision(net):
@@ -53,7 +53,7 @@ def refined(trained):
     return copy.deepcopy(trained).refine(*TRAIN, verbose=False)
 
 
-# -- weights computed from the data -----------------------------------------------------------------------------------
+# -- weights computed from the data ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("relu", "shared"), [(False, False), (True, False), (False, True)])
@@ -69,9 +69,11 @@ def test_weights_computed_from_data_follow_their_formula(monkeypatch, relu, shar
     Y.eliminate_zeros()
     features, labels = _label_vectors.label_vectors(
         from_scipy(X), from_scipy(Y), N_HIDDEN, relu, shared, np.random.default_rng(3), 2)
-    random = np.random.default_rng(3).random((N_LABELS, N_HIDDEN), dtype=np.float32) - np.float32(0.5)
-    expected = reference.label_vectors(X.toarray().astype(float), Y.toarray().astype(float), random, relu, shared,
-                                       _label_vectors.HIDDEN_NORM, _label_vectors.LABEL_NORM)
+    random = np.random.default_rng(3).random((N_LABELS, N_HIDDEN),
+                                             dtype=np.float32) - np.float32(0.5)
+    expected = reference.label_vectors(X.toarray().astype(float), Y.toarray().astype(float),
+                                       random, relu, shared, _label_vectors.HIDDEN_NORM,
+                                       _label_vectors.LABEL_NORM)
     np.testing.assert_allclose(features, expected[0], atol=1e-4)
     np.testing.assert_allclose(labels, expected[1], atol=1e-4)
     assert not features[5].any() and not labels[7].any()
@@ -90,15 +92,18 @@ def ring_sessions(rng, n, n_items, repeats):
     """
     first = rng.integers(0, n_items, n)
     items = (first[:, None] + np.arange(3)) % n_items
-    following = np.where(rng.random(n) < repeats, items[np.arange(n), rng.integers(0, 3, n)], (first + 3) % n_items)
-    X = sp.csr_array((np.tile(np.float32([0.64, 0.8, 1]), n), items.ravel(), np.arange(0, 3 * n + 1, 3)),
+    following = np.where(rng.random(n) < repeats, items[np.arange(n), rng.integers(0, 3, n)],
+                         (first + 3) % n_items)
+    X = sp.csr_array((np.tile(np.float32([0.64, 0.8, 1]), n), items.ravel(),
+                      np.arange(0, 3 * n + 1, 3)),
                      shape=(n, n_items))
     X.sort_indices()
     return X, indicator(following, n_items)
 
 
 def indicator(ids, n_labels):
-    return sp.csr_array((np.ones(len(ids), np.float32), ids, np.arange(len(ids) + 1)), shape=(len(ids), n_labels))
+    return sp.csr_array((np.ones(len(ids), np.float32), ids, np.arange(len(ids) + 1)),
+                        shape=(len(ids), n_labels))
 
 
 def test_shared_ids_are_detected_by_rows_whose_label_repeats_a_feature(rng):
@@ -109,7 +114,8 @@ def test_shared_ids_are_detected_by_rows_whose_label_repeats_a_feature(rng):
     assert are_shared(X, Y)
     assert not are_shared(X, Y[:, rng.permutation(500)])  # the same items with other label ids
     assert not are_shared(X[:, :499], Y)
-    assert not are_shared(*ring_sessions(rng, 3000, 500, repeats=0.0))  # without repeats there is no evidence
+    # without repeats there is no evidence
+    assert not are_shared(*ring_sessions(rng, 3000, 500, repeats=0.0))
     # frequent features coincide with frequent labels by chance
     often = (500 * rng.random((2, 3000)) ** 8).astype(int)
     assert not are_shared(indicator(often[0], 500), indicator(often[1], 500))
@@ -165,16 +171,19 @@ def test_threads_do_not_change_weights_computed_from_data():
 
 
 def test_weights_computed_from_data_are_stored_in_bfloat16():
-    net = sl.Network([sl.Linear(N_FEATURES, 8, dtype="bfloat16"), sl.LSHLinear(8, N_LABELS, dtype="bfloat16")],
+    net = sl.Network([sl.Linear(N_FEATURES, 8, dtype="bfloat16"),
+                      sl.LSHLinear(8, N_LABELS, dtype="bfloat16")],
                      random_state=0).initialize(*TRAIN)
     exact = network(8).initialize(*TRAIN)
     np.testing.assert_allclose(net.layers[1].weight, exact.layers[1].weight, rtol=2**-8)
 
 
 @pytest.mark.parametrize(("net", "X", "words"), [
-    (sl.Network([sl.Linear(N_FEATURES, 4), sl.Linear(4, 4), sl.Linear(4, N_LABELS)]), TRAIN[0], "has 3 layers"),
+    (sl.Network([sl.Linear(N_FEATURES, 4), sl.Linear(4, 4), sl.Linear(4, N_LABELS)]),
+     TRAIN[0], "has 3 layers"),
     (network(), TRAIN[0].toarray(), "X must be sparse"),
-    (sl.Network([sl.LSHLinear(N_FEATURES, 4), sl.LSHLinear(4, N_LABELS)]), TRAIN[0], r"layers\[0\] must be Linear"),
+    (sl.Network([sl.LSHLinear(N_FEATURES, 4), sl.LSHLinear(4, N_LABELS)]),
+     TRAIN[0], r"layers\[0\] must be Linear"),
 ])
 def test_networks_that_cannot_be_initialized_from_data_are_refused(net, X, words):
     with pytest.raises(ValueError, match=words):
@@ -182,13 +191,15 @@ def test_networks_that_cannot_be_initialized_from_data_are_refused(net, X, words
 
 
 def test_shared_ids_are_refused_where_labels_and_features_differ_in_number():
-    with pytest.raises(ValueError, match=f"shared_ids=True needs as many labels as features, got {N_LABELS} and"):
+    with pytest.raises(
+            ValueError,
+            match=f"shared_ids=True needs as many labels as features, got {N_LABELS} and"):
         network().initialize(*TRAIN, shared_ids=True)
     with pytest.raises(ValueError, match="shared_ids must be True, False or 'auto', got 'yes'"):
         network().initialize(*TRAIN, shared_ids="yes")
 
 
-# -- refinement -------------------------------------------------------------------------------------------------
+# -- refinement ------------------------------------------------------------------------------------
 
 
 def test_refinement_raises_the_precision(trained, refined):
@@ -211,14 +222,16 @@ def test_only_the_best_labels_of_the_layers_are_reranked(trained, refined):
     found = trained.topk(TEST[0], 12)[0]
     ids, scores = net.topk(TEST[0], 5)
     assert all(set(best) <= set(of) for best, of in zip(ids, found, strict=True))
-    np.testing.assert_allclose(scores, np.take_along_axis(net.decision_function(TEST[0]), ids, 1), atol=1e-4)
+    np.testing.assert_allclose(scores, np.take_along_axis(net.decision_function(TEST[0]), ids, 1),
+                               atol=1e-4)
     assert (np.diff(scores, axis=1) <= 0).all()
     assert (ids != refined.topk(TEST[0], 5)[0]).any()
 
 
 def test_topk_gives_as_many_answers_as_requested(refined):
     ids, scores = refined.topk(TEST[0][:3], 50)
-    assert ids.shape == (3, 50) and all(len(set(row)) == 50 for row in ids) and np.isfinite(scores).all()
+    assert (ids.shape == (3, 50) and all(len(set(row)) == 50 for row in ids)
+            and np.isfinite(scores).all())
 
 
 def test_a_scale_of_zero_gives_the_network_without_refinement(trained, refined):
@@ -254,7 +267,8 @@ def test_rows_of_weight_zero_are_ignored(trained):
     weight = np.ones(1500)
     weight[1000:] = 0
     some = copy.deepcopy(trained).refine(*TRAIN, sample_weight=weight, verbose=False).refinement
-    first = copy.deepcopy(trained).refine(TRAIN[0][:1000], TRAIN[1][:1000], verbose=False).refinement
+    first = copy.deepcopy(trained).refine(TRAIN[0][:1000], TRAIN[1][:1000],
+                                          verbose=False).refinement
     np.testing.assert_array_equal(some.weight.toarray(), first.weight.toarray())
 
 
@@ -264,7 +278,8 @@ def test_the_threshold_drops_small_weights(trained, refined):
 
 
 def test_a_larger_c_gives_larger_weights(trained, refined):
-    loose = copy.deepcopy(trained).refine(*TRAIN, C=0.01, threshold=0, verbose=False).refinement.weight
+    loose = copy.deepcopy(trained).refine(*TRAIN, C=0.01, threshold=0,
+                                          verbose=False).refinement.weight
     assert np.abs(loose.data).max() < 0.2 * np.abs(refined.refinement.weight.data).max()
 
 
@@ -272,15 +287,17 @@ def test_files_copies_and_pickles_give_the_same_answers(refined, tmp_path):
     pytest.importorskip("safetensors")
     refined.save(tmp_path / "net.safetensors")
     expected = refined.topk(TEST[0], 5)
-    for other in (sl.load(tmp_path / "net.safetensors"), copy.deepcopy(refined), pickle.loads(pickle.dumps(refined))):
+    for other in (sl.load(tmp_path / "net.safetensors"), copy.deepcopy(refined),
+                  pickle.loads(pickle.dumps(refined))):
         for a, b in zip(expected, other.topk(TEST[0], 5), strict=True):
             np.testing.assert_array_equal(a, b)
         assert repr(other.refinement) == repr(refined.refinement)
 
 
 @pytest.mark.parametrize(("name", "damage"), [
-    ("indices", lambda a: a + N_FEATURES), ("indptr", lambda a: a[::-1].copy()), ("indptr", lambda a: a[:-1].copy()),
-    ("data", lambda a: a * np.nan), ("data", lambda a: a.astype(np.float64)), ("bias", lambda a: a[1:].copy()),
+    ("indices", lambda a: a + N_FEATURES), ("indptr", lambda a: a[::-1].copy()),
+    ("indptr", lambda a: a[:-1].copy()), ("data", lambda a: a * np.nan),
+    ("data", lambda a: a.astype(np.float64)), ("bias", lambda a: a[1:].copy()),
 ])
 def test_a_damaged_file_is_refused(refined, tmp_path, name, damage):
     st = pytest.importorskip("safetensors.numpy")
@@ -292,7 +309,8 @@ def test_a_damaged_file_is_refused(refined, tmp_path, name, damage):
     key = f"refinement.{name}"
     tensors[key] = np.ascontiguousarray(damage(tensors[key]))
     st.save_file(tensors, tmp_path / "bad.safetensors", metadata)
-    with np.errstate(all="ignore"), pytest.raises(ValueError, match="damaged or from another version"):
+    with np.errstate(all="ignore"), pytest.raises(ValueError,
+                                                  match="damaged or from another version"):
         sl.load(tmp_path / "bad.safetensors")
 
 
@@ -306,16 +324,19 @@ def test_a_csr_file_gives_the_same_refinement(tmp_path):
     place = tmp_path / "rows.csr"
     sl.datasets.write_csr(place, *TRAIN)
     with sl.datasets.open_csr(place) as file:
-        a = network().initialize(file).fit(*TRAIN, epochs=1, verbose=False).refine(file, verbose=False)
-    b = network().initialize(*TRAIN).fit(*TRAIN, epochs=1, verbose=False).refine(*TRAIN, verbose=False)
+        a = network().initialize(file).fit(*TRAIN, epochs=1, verbose=False).refine(
+            file, verbose=False)
+    b = network().initialize(*TRAIN).fit(*TRAIN, epochs=1, verbose=False).refine(
+        *TRAIN, verbose=False)
     np.testing.assert_array_equal(a.topk(TEST[0], 5)[0], b.topk(TEST[0], 5)[0])
 
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"n_negatives": 0}, "n_negatives must be at least 1, got 0"), ({"C": 0}, "C must be above 0"),
-    ({"threshold": -1}, "threshold must be at least 0"), ({"scale": -1}, "scale must be at least 0"),
-    ({"n_candidates": 0}, "n_candidates must be at least 1"), ({"sample_weight": [1.0]}, "sample_weight"),
-])
+    ({"threshold": -1}, "threshold must be at least 0"),
+    ({"scale": -1}, "scale must be at least 0"),
+    ({"n_candidates": 0}, "n_candidates must be at least 1"),
+    ({"sample_weight": [1.0]}, "sample_weight"), ])
 def test_bad_options_are_refused_by_name(trained, options, words):
     with pytest.raises(ValueError, match=words):
         copy.deepcopy(trained).refine(*TRAIN, **options)
@@ -330,7 +351,7 @@ def test_networks_that_cannot_be_refined_are_refused():
         values.refine(*TRAIN)
 
 
-# -- the recipe -------------------------------------------------------------------------------------------------
+# -- the recipe ------------------------------------------------------------------------------------
 
 
 def sessions(n, seed):
@@ -346,7 +367,8 @@ def test_classifiers_are_kept_for_texts_and_dropped_for_sessions(trained):
     texts = network(64).initialize(*TRAIN)
     assert _recipe.refine(texts, *TRAIN, verbose=False) and texts.refinement is not None
     clicks = network().fit(*sessions(3000, 5), epochs=1, verbose=False)
-    assert not _recipe.refine(clicks, *sessions(3000, 5), verbose=False) and clicks.refinement is None
+    assert (not _recipe.refine(clicks, *sessions(3000, 5), verbose=False)
+            and clicks.refinement is None)
 
 
 def test_the_learning_rate_falls_with_the_number_of_steps_within_bounds():

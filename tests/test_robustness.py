@@ -17,13 +17,15 @@ import sparselsh as sl
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 POSIX = os.name == "posix"
-N_KILLS = int(os.environ.get("SPARSELSH_KILLS", "2"))  # per kind of file; each starts one Python process
+# per kind of file; each starts one Python process
+N_KILLS = int(os.environ.get("SPARSELSH_KILLS", "2"))
 
 
 def trained(n_threads=2, **options):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((200, 12), np.float32), rng.integers(0, 5000, 200)
-    net = sl.Network([sl.Linear(12, 16, activation="relu"), sl.LSHLinear(16, 300, activation="relu", density=0.2),
+    net = sl.Network([sl.Linear(12, 16, activation="relu"),
+                      sl.LSHLinear(16, 300, activation="relu", density=0.2),
                       sl.LSHLinear(300, 5000, density=0.1)], random_state=0, n_threads=n_threads)
     return net.fit(X, y, epochs=2, batch_size=50, verbose=False, **options), X, y
 
@@ -58,7 +60,8 @@ def test_a_query_from_another_thread_waits_for_the_end_of_a_training(net):
 
     class Query(sl.callbacks.Callback):
         def on_step(self, network):
-            if not n_seen:  # from another thread during the training, and from this one, which holds the lock
+            # from another thread during the training, and from this one, which holds the lock
+            if not n_seen:
                 n_seen.append(len(network.history))
                 other.start()
                 network.topk(X[:1])
@@ -93,7 +96,8 @@ def test_threads_may_share_an_index(rng):
 # ---- copies, as sent to other processes
 
 
-@pytest.mark.parametrize("copy", [deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("copy", [deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
+                         ids=["deepcopy", "pickle"])
 def test_a_copy_is_independent_and_continues_training_alike(net, copy):
     network, X, y = net
     network = deepcopy(network)
@@ -115,7 +119,8 @@ def test_a_copy_is_independent_and_continues_training_alike(net, copy):
 @pytest.mark.parametrize("method", [pytest.param("fork", marks=needs_fork), "spawn"])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_worker_process_predicts_and_trains_as_this_process(net, method):
-    network, X, y = net  # this process has started OpenMP threads; a forked child must not wait for them
+    # this process has started OpenMP threads; a forked child must not wait for them
+    network, X, y = net
     want, here = network.topk(X), deepcopy(network).partial_fit(X, y)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
         got = pool.submit(network.topk, X).result()
@@ -159,7 +164,8 @@ def test_a_forked_child_uses_one_thread_and_its_locks_are_released():
         thread.join()
         assert sl.get_num_threads() == 2
         print("done")"""
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True,
+                          text=True, timeout=120)
     assert done.stdout.split() == ["done"], done.stderr
 
 
@@ -215,7 +221,8 @@ def whole(kind, path):
         else:
             with sl.datasets.open_csr(path) as file:
                 X, Y = file[:]
-        assert X.shape[0] == Y.shape[0] == (200 if kind == "text" else 3000) and set(X.data) in ({1.0}, {2.0})
+        assert (X.shape[0] == Y.shape[0] == (200 if kind == "text" else 3000)
+                and set(X.data) in ({1.0}, {2.0}))
 
 
 @pytest.mark.skipif(not POSIX, reason="no kill -9 on this system")
@@ -225,8 +232,8 @@ def test_a_process_killed_while_saving_leaves_the_old_file_or_the_new_one(kind, 
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     # a save takes a few milliseconds: kills hit it at any point
     for delay in rng.uniform(0, 0.03, N_KILLS):
-        with subprocess.Popen([sys.executable, "-P", "-c", KILLED, kind, str(path)], env=environment,
-                              stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen([sys.executable, "-P", "-c", KILLED, kind, str(path)],
+                              env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "ready\n"
             threading.Event().wait(delay)
             process.send_signal(signal.SIGKILL)

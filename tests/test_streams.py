@@ -81,7 +81,8 @@ def test_chunks_train_the_same_network_as_the_whole_arrays(data, size):
 @pytest.mark.parametrize("kind", [Again, AgainWithLength])
 def test_iterables_of_chunks_train_the_same_network_as_the_whole_arrays(data, kind):
     chunks = kind(cut(*data, 9))
-    optimizer = [sl.Adam(1e-2), sl.Adam(1e-2)]  # a schedule would use an estimate in the first epoch
+    # a schedule would use an estimate in the first epoch
+    optimizer = [sl.Adam(1e-2), sl.Adam(1e-2)]
     whole = fit(network(), *data, shuffle=False, optimizer=optimizer[0])
     assert_same_network(whole, fit(network(), chunks, shuffle=False, optimizer=optimizer[1]))
     assert chunks.n_starts == 2, "once per epoch"
@@ -104,7 +105,8 @@ def test_partial_fit_takes_chunks_and_files(data, file):
     whole = network().partial_fit(X, Y, batch_size=16)
     assert_same_network(whole, network().partial_fit(iter(cut(X, Y, 9)), batch_size=16))
     X, Y = file[:]
-    assert_same_network(network().partial_fit(X, Y, batch_size=16), network().partial_fit(file, batch_size=16))
+    assert_same_network(network().partial_fit(X, Y, batch_size=16),
+                        network().partial_fit(file, batch_size=16))
 
 
 def test_chunks_without_rows_are_skipped(data):
@@ -154,7 +156,8 @@ def test_shuffling_depends_only_on_the_seed(data, file):
 def rates(X, Y=None, **options):
     """Return the progress values at which a schedule was called in training."""
     called = []
-    fit(network(), X, Y, optimizer=sl.Adam(1e-2, schedule=lambda t: called.append(t) or 1.0), **options)
+    fit(network(), X, Y, optimizer=sl.Adam(1e-2, schedule=lambda t: called.append(t) or 1.0),
+        **options)
     return called
 
 
@@ -165,7 +168,8 @@ def test_the_schedule_uses_what_is_known_of_the_number_of_rows(data, file):
     assert rates(cut(*data, 40)) == want
     # unknown until the last chunk, of which the ninth batch is the rest
     assert rates(Again(cut(*data, 40))) == [0] * 8 + want[8:]
-    # with a length the number is estimated from the chunks so far: 4 of 40 rows are 160, but there are 130
+    # with a length the number is estimated from the chunks so far: 4 of 40 rows are
+    # 160, but there are 130
     estimated = rates(AgainWithLength(cut(*data, 40)))
     assert estimated[9:] == want[9:]
     assert estimated[:7] == pytest.approx(np.arange(7) / 20)
@@ -175,7 +179,8 @@ def test_the_schedule_uses_what_is_known_of_the_number_of_rows(data, file):
 @pytest.mark.parametrize("form", ["list", "unknown", "length", "file"])
 def test_the_progress_bar_counts_rows(capsys, data, file, form):
     chunks = cut(*data, 40)
-    X = {"list": chunks, "unknown": Again(chunks), "length": AgainWithLength(chunks), "file": file}[form]
+    X = {"list": chunks, "unknown": Again(chunks), "length": AgainWithLength(chunks),
+         "file": file}[form]
     net = fit(network(), X, verbose=True)
     lines = re.split("[\r\n]", capsys.readouterr().err)
     for number, entry in enumerate(net.history, 1):
@@ -194,7 +199,8 @@ def test_training_on_a_file_holds_one_window_in_memory(tmp_path, rng):
         for _ in range(10):
             indices = np.tile(np.arange(width, dtype=np.int32), n // 10)
             values = rng.standard_normal(len(indices), np.float32)
-            yield (sp.csr_array((values, indices, np.arange(0, len(indices) + 1, width)), shape=(n // 10, 60)),
+            yield (sp.csr_array((values, indices, np.arange(0, len(indices) + 1, width)),
+                                shape=(n // 10, 60)),
                    rng.integers(0, 10, n // 10))
 
     write_csr(tmp_path / "rows", chunks(), n_labels=10)
@@ -232,7 +238,8 @@ X2, Y2 = np.ones((2, N_FEATURES), np.float32), np.array([0, 1])
 
 
 @pytest.mark.parametrize("X, Y, options, error, says", [
-    (iter([(X2, Y2)]), None, {}, ValueError, r"X is an iterator.*epochs=2.*__iter__ starts anew, or epochs=1"),
+    (iter([(X2, Y2)]), None, {}, ValueError,
+     r"X is an iterator.*epochs=2.*__iter__ starts anew, or epochs=1"),
     ([], None, {}, ValueError, "X gave no chunks"),
     ([(X2[:0], Y2[:0])], None, {}, ValueError, "X must have at least one row"),
     (Again([(X2[:0], Y2[:0])]), None, {}, ValueError, "X gave no rows"),
@@ -242,12 +249,16 @@ X2, Y2 = np.ones((2, N_FEATURES), np.float32), np.array([0, 1])
     (7, None, {}, TypeError, "Y is missing, and X, int,"),
     ((X2, Y2), None, {}, TypeError, "pairs .* got ndarray as chunk 0; give Y, or chunks as tuples"),
     ([(X2, Y2), (X2,)], None, {}, TypeError, "got tuple as chunk 1"),
-    ([(X2, Y2), (X2[:, 1:], Y2)], None, {}, ValueError, "X of chunk 1 must have 20 features, got 19"),
-    ([(X2, Y2), (X2, Y2[1:])], None, {}, ValueError, "Y of chunk 1 must have as many rows as X of chunk 1"),
+    ([(X2, Y2), (X2[:, 1:], Y2)], None, {}, ValueError,
+     "X of chunk 1 must have 20 features, got 19"),
+    ([(X2, Y2), (X2, Y2[1:])], None, {}, ValueError,
+     "Y of chunk 1 must have as many rows as X of chunk 1"),
     ([(X2, Y2), (X2 * np.nan, Y2)], None, {}, ValueError, "X of chunk 1 must be finite"),
     ([(X2, Y2), (X2, Y2 + 99)], None, {}, ValueError, r"Y of chunk 1 must lie in 0\.\.79, got 100"),
-    ([(X2, Y2), (sp.csr_array(X2), Y2)], None, {}, TypeError, "X of chunk 1 must be dense as in chunk 0"),
-    ([(sp.csr_array(X2), Y2), (X2, Y2)], None, {}, TypeError, "X of chunk 1 must be sparse as in chunk 0"),
+    ([(X2, Y2), (sp.csr_array(X2), Y2)], None, {}, TypeError,
+     "X of chunk 1 must be dense as in chunk 0"),
+    ([(sp.csr_array(X2), Y2), (X2, Y2)], None, {}, TypeError,
+     "X of chunk 1 must be sparse as in chunk 0"),
     (X2, Y2, {"window": 0}, ValueError, "window must be at least 1"),
     (X2, Y2, {"window": 2.5}, TypeError, "window must be an integer"),
 ])

@@ -35,11 +35,14 @@ def indicator(rng, most=4):
 
 def both(rng, *, sparse_input=False, loss="softmax"):
     """Return the same network in sparselsh and in torch, with the same weights."""
-    ours = sl.Network([sl.Linear(N_IN, N_HIDDEN, activation="relu"), sl.LSHLinear(N_HIDDEN, N_OUT, density=1)],
+    ours = sl.Network([sl.Linear(N_IN, N_HIDDEN, activation="relu"),
+                       sl.LSHLinear(N_HIDDEN, N_OUT, density=1)],
                       loss=loss, random_state=0)
-    theirs = torch.nn.Sequential(torch.nn.Linear(N_IN, N_HIDDEN), torch.nn.ReLU(), torch.nn.Linear(N_HIDDEN, N_OUT))
+    theirs = torch.nn.Sequential(torch.nn.Linear(N_IN, N_HIDDEN), torch.nn.ReLU(),
+                                 torch.nn.Linear(N_HIDDEN, N_OUT))
     for layer, linear in zip(ours.layers, theirs[::2], strict=True):
-        w, b = (rng.standard_normal(tuple(p.shape), np.float32) / 3 for p in (linear.weight, linear.bias))
+        w, b = (rng.standard_normal(tuple(p.shape), np.float32) / 3
+                for p in (linear.weight, linear.bias))
         layer.set_weights(w, b)
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(w))
@@ -94,7 +97,8 @@ def test_loss_and_gradients_are_those_of_torch(rng, sparse, loss):
     want.backward()
     assert ours.history[-1]["loss"] == pytest.approx(want.item(), rel=RTOL)
     for layer, linear, (w, b) in zip(ours.layers, theirs[::2], before, strict=True):
-        # a step of SGD with learning rate 1 subtracts the gradient; the subtraction rounds at the size of the weight
+        # a step of SGD with learning rate 1 subtracts the gradient; the subtraction rounds at
+        # the size of the weight
         assert_close(w - layer.weight, linear.weight.grad)
         assert_close(b - layer.bias, linear.bias.grad)
 
@@ -134,8 +138,8 @@ def test_weights_after_ten_steps_are_those_of_torch(rng, name):
     ours, theirs = both(rng)
     X, Y = [inputs(rng) for _ in range(N_STEPS)], [indicator(rng) for _ in range(N_STEPS)]
     make_ours, make_theirs = OPTIMIZERS[name]
-    ours.fit(np.concatenate(X), np.concatenate(Y), optimizer=make_ours(), epochs=1, batch_size=N, shuffle=False,
-             verbose=False)
+    ours.fit(np.concatenate(X), np.concatenate(Y), optimizer=make_ours(),
+             epochs=1, batch_size=N, shuffle=False, verbose=False)
     train(theirs, [make_theirs(theirs.parameters())], X, Y)
     assert_same_weights(ours, theirs, n=N_STEPS)
 
@@ -163,7 +167,8 @@ class SparseFirst(torch.nn.Module):
         self.bias, self.last = theirs[0].bias, theirs[2]
 
     def forward(self, x):
-        bags = self.rows(torch.from_numpy(x.indices.astype(np.int64)), torch.from_numpy(x.indptr[:-1].astype(np.int64)),
+        bags = self.rows(torch.from_numpy(x.indices.astype(np.int64)),
+                         torch.from_numpy(x.indptr[:-1].astype(np.int64)),
                          per_sample_weights=torch.from_numpy(x.data))
         return self.last(torch.relu(bags + self.bias))
 
@@ -177,12 +182,13 @@ def test_sparse_input_trains_the_first_layer_like_sparse_adam(rng):
         x.eliminate_zeros()
     Y = [indicator(rng) for _ in range(N_STEPS)]
     before = ours.layers[0].weight.copy()
-    # SparseAdam adds eps at another place, so eps is small here, and so are the steps: Adam makes full steps even for
-    # gradients that nearly cancel and consist of rounding errors
-    ours.fit(sp.vstack(X, format="csr"), np.concatenate(Y), optimizer=sl.Adam(1e-3), epochs=1, batch_size=N,
-             shuffle=False, verbose=False)
+    # SparseAdam adds eps at another place, so eps is small here, and so are the steps: Adam makes
+    # full steps even for gradients that nearly cancel and consist of rounding errors
+    ours.fit(sp.vstack(X, format="csr"), np.concatenate(Y), optimizer=sl.Adam(1e-3),
+             epochs=1, batch_size=N, shuffle=False, verbose=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns: per-sample weights of a sparse bag have no gradient
+        # torch warns: per-sample weights of a sparse bag have no gradient
+        warnings.simplefilter("ignore")
         sparse = torch.optim.SparseAdam([reference.rows.weight], 1e-3)
         rest = torch.optim.Adam([reference.bias, *reference.last.parameters()], 1e-3)
         for x, y in zip(X, Y, strict=True):
@@ -194,7 +200,8 @@ def test_sparse_input_trains_the_first_layer_like_sparse_adam(rng):
     assert_close(ours.layers[0].weight, reference.rows.weight.T, n=N_STEPS)
     assert_close(ours.layers[0].bias, reference.bias, n=N_STEPS)
     assert_close(ours.layers[1].weight, reference.last.weight, n=N_STEPS)
-    np.testing.assert_array_equal(ours.layers[0].weight[:, 5], before[:, 5])  # no sample has this feature
+    # no sample has this feature
+    np.testing.assert_array_equal(ours.layers[0].weight[:, 5], before[:, 5])
 
 
 @pytest.mark.parametrize("schedule, factor", [
@@ -205,8 +212,8 @@ def test_sparse_input_trains_the_first_layer_like_sparse_adam(rng):
 def test_schedules_are_those_of_torch(rng, schedule, factor):
     ours, theirs = both(rng)
     X, Y = [inputs(rng) for _ in range(N_STEPS)], [indicator(rng) for _ in range(N_STEPS)]
-    ours.fit(np.concatenate(X), np.concatenate(Y), optimizer=sl.SGD(0.1, schedule=schedule), epochs=1, batch_size=N,
-             shuffle=False, verbose=False)
+    ours.fit(np.concatenate(X), np.concatenate(Y), optimizer=sl.SGD(0.1, schedule=schedule),
+             epochs=1, batch_size=N, shuffle=False, verbose=False)
     optimizer = torch.optim.SGD(theirs.parameters(), 0.1)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / N_STEPS))
     for x, y in zip(X, Y, strict=True):
@@ -220,4 +227,5 @@ def test_weights_of_torch_give_the_outputs_of_torch(rng):
     layer = sl.LSHLinear.from_dense(linear.weight.detach().numpy(), linear.bias.detach().numpy())
     X = inputs(rng)
     assert_close(sl.Network([layer]).decision_function(X), linear(dense(X)))
-    assert isinstance(check.dense(linear.weight.detach(), "weight"), np.ndarray), "a tensor is accepted as an array"
+    assert isinstance(check.dense(linear.weight.detach(), "weight"), np.ndarray), \
+        "a tensor is accepted as an array"

@@ -55,8 +55,8 @@ class Bag(nn.Module):
 MODELS = {
     "linear": lambda: nn.Linear(12, 6),
     "without bias": lambda: nn.Sequential(nn.Linear(12, 9, bias=False), nn.ReLU(), nn.Linear(9, 6)),
-    "nested": lambda: nn.Sequential(nn.Sequential(nn.Identity(), nn.Linear(12, 9), nn.ReLU()), nn.Dropout(0.3),
-                                    nn.Linear(9, 6)),
+    "nested": lambda: nn.Sequential(nn.Sequential(nn.Identity(), nn.Linear(12, 9), nn.ReLU()),
+                                    nn.Dropout(0.3), nn.Linear(9, 6)),
     "functional": Functional,
 }
 
@@ -96,10 +96,13 @@ def test_a_bag_with_weights_in_a_custom_module_gives_the_outputs_of_torch(rng):
     import scipy.sparse as sp
 
     model = Bag()
-    X = sp.random_array((9, 30), density=0.2, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    X = sp.random_array((9, 30), density=0.2, format="csr", dtype=np.float32,
+                        rng=np.random.default_rng(0))
     with torch.inference_mode():
-        want = model(torch.from_numpy(X.indices), torch.from_numpy(X.indptr[:-1]), torch.from_numpy(X.data)).numpy()
-    np.testing.assert_allclose(sl.from_torch(model, X).decision_function(X), want, rtol=0, atol=1e-4)
+        want = model(torch.from_numpy(X.indices), torch.from_numpy(X.indptr[:-1]),
+                     torch.from_numpy(X.data)).numpy()
+    np.testing.assert_allclose(sl.from_torch(model, X).decision_function(X),
+                               want, rtol=0, atol=1e-4)
 
 
 def test_concatenated_embeddings_give_the_outputs_of_torch(rng):
@@ -123,15 +126,20 @@ def test_networks_trained_by_sparselsh_become_torch_modules(rng):
 
 @pytest.mark.parametrize("make, message", [
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU()), r"GELU \(node '1'\) is not supported"),
-    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)), r"Softmax \(node '1'\) is not supported"),
-    (lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), r"ReLU \(node '0'\) stands before the first layer"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)),
+     r"Softmax \(node '1'\) is not supported"),
+    (lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 4)),
+     r"ReLU \(node '0'\) stands before the first layer"),
     (lambda: nn.Sequential(nn.Conv1d(4, 4, 1)), r"Conv1d .*is not supported"),
     (Branching, r"(add|relu) \(node .*\) .*(takes other values|is not supported)"),
     (lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(4, 5)), "1 takes 4 inputs but 0 gives 5"),
-    (lambda: nn.Sequential(nn.EmbeddingBag(4, 5, mode="max")), "mode='max'; 'sum' and 'mean' are supported"),
-    (lambda: nn.Sequential(nn.Embedding(4, 5, max_norm=1.0)), "has max_norm, which is not supported"),
+    (lambda: nn.Sequential(nn.EmbeddingBag(4, 5, mode="max")),
+     "mode='max'; 'sum' and 'mean' are supported"),
+    (lambda: nn.Sequential(nn.Embedding(4, 5, max_norm=1.0)),
+     "has max_norm, which is not supported"),
     (lambda: nn.Sequential(nn.Dropout()), "the network has no linear layer"),
-    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 5)), "an embedding must be the first layer"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 5)),
+     "an embedding must be the first layer"),
 ])
 def test_unsupported_modules_are_named_with_their_node(make, message):
     with pytest.raises(ValueError, match=message):
@@ -140,9 +148,11 @@ def test_unsupported_modules_are_named_with_their_node(make, message):
 
 def test_bad_weights_are_refused(rng):
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
-    for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16"), (torch.float64, "float64")):
+    for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16"),
+                        (torch.float64, "float64")):
         other = copy.deepcopy(model).to(dtype)
-        with pytest.raises(TypeError, match=rf"0\.weight must be float32, got {name}; .*module\.float\(\)"):
+        with pytest.raises(TypeError,
+                           match=rf"0\.weight must be float32, got {name}; .*module\.float\(\)"):
             sl.from_torch(other)
         want = copy.deepcopy(other).float()
         assert bits(sl.from_torch(other, upcast=True).to_torch()) == bits(want)
@@ -164,7 +174,7 @@ def test_bfloat16_files_are_refused_and_upcast(tmp_path):
     assert bits(got) == bits(model.float())
 
 
-# --- accelerate -------------------------------------------------------------------------------------------
+# --- accelerate -----------------------------------------------------------------------------------
 
 
 class Tagger(nn.Module):
@@ -221,7 +231,8 @@ def test_restore_gives_the_model_back(always):
     with torch.inference_mode():
         assert torch.isfinite(model(ids)).all()
     assert slt.restore(model) is model and type(model.head["out"]) is nn.Linear
-    assert all(torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
     assert list(state) == list(model.state_dict())
     with torch.inference_mode():
         assert torch.equal(model(ids), want)
@@ -233,12 +244,14 @@ def test_a_small_layer_is_not_replaced():
     model.forward = lambda ids: small(model.rnn(model.embed(ids))[0])
     report = slt.accelerate(model, "head.small", torch.randint(0, 50, (40, 12)))
     assert model.head["small"] is small
-    assert report.layers[0].reason.startswith("kept dense: the index does not gain a tenth (us a row: ")
+    assert report.layers[0].reason.startswith(
+        "kept dense: the index does not gain a tenth (us a row: ")
     assert set(report.layers[0].plan.values()) == {"dense"}
 
 
 @pytest.mark.parametrize("names, error, message", [
-    ("head.no", ValueError, "the model has no layer 'head.no'; its Linear layers are head.out, head.small"),
+    ("head.no", ValueError,
+     "the model has no layer 'head.no'; its Linear layers are head.out, head.small"),
     ("rnn", TypeError, "'rnn' is a GRU, not a Linear; Linear are head.out, head.small"),
     ("x.*", ValueError, r"no Linear layer matches 'x\.\*'; the model has head.out, head.small"),
     ([], ValueError, "names must hold at least one name"),
@@ -251,8 +264,10 @@ def test_wrong_names_are_refused_with_a_list_of_the_right_ones(names, error, mes
 def test_bad_layers_and_inputs_change_nothing():
     ids = torch.randint(0, 50, (40, 12))
     for change, error, message in [
-            (lambda m: m.head["out"].to(torch.bfloat16), TypeError, r"head\.out\.weight must be float32"),
-            (lambda m: m.head["out"].weight.data.fill_(float("nan")), ValueError, r"head\.out\.weight.*(nan|finite)")]:
+            (lambda m: m.head["out"].to(torch.bfloat16), TypeError,
+             r"head\.out\.weight must be float32"),
+            (lambda m: m.head["out"].weight.data.fill_(float("nan")), ValueError,
+             r"head\.out\.weight.*(nan|finite)")]:
         model = Tagger()
         change(model)
         with pytest.raises(error, match=message):

@@ -42,7 +42,8 @@ class PressAfter(LeaveAfter):
 
 def wide(**options):
     """Return a network wide enough for sketches in inference, with a hashed layer."""
-    return sl.Network([sl.Linear(20, 16), sl.LSHLinear(16, 5000, density=0.03, rebuild=sl.rebuild.AtOnce(3))],
+    return sl.Network(
+        [sl.Linear(20, 16), sl.LSHLinear(16, 5000, density=0.03, rebuild=sl.rebuild.AtOnce(3))],
                       random_state=3, **options)
 
 
@@ -50,19 +51,20 @@ def deep():
     return sl.Network([sl.Linear(20, 16, activation="relu"),
                        sl.LSHLinear(16, 300, density=0.2, activation="relu", policy="vanilla",
                                     rebuild=sl.rebuild.AtOnce(3)),
-                       sl.LSHLinear(300, 5000, density=0.05, family=sl.DWTA(tables=4), active="sample",
-                                    rebuild=sl.rebuild.AtOnce(5))],
+                       sl.LSHLinear(300, 5000, density=0.05, family=sl.DWTA(tables=4),
+                                    active="sample", rebuild=sl.rebuild.AtOnce(5))],
                       random_state=np.random.Generator(np.random.MT19937(4)))
 
 
 def dense():
-    return sl.Network([sl.Linear(20, 16, activation="relu", dtype="bfloat16"), sl.Linear(16, 5000)], random_state=5,
-                      loss="bce")
+    return sl.Network([sl.Linear(20, 16, activation="relu", dtype="bfloat16"), sl.Linear(16, 5000)],
+                      random_state=5, loss="bce")
 
 
 NETWORKS = {"wide": wide, "deep": deep, "dense": dense}
 OPTIMIZERS = {"Adam": lambda: sl.Adam(0.01, schedule="linear"), "SGD": lambda: sl.SGD(0.1),
-              "Adam with little state": lambda: sl.Adam(0.01, state_dtype="bfloat16", second_moment="row"),
+              "Adam with little state": lambda: sl.Adam(0.01, state_dtype="bfloat16",
+                                                        second_moment="row"),
               "SGD with momentum": lambda: sl.SGD(0.1, momentum=0.9, schedule="cosine")}
 TIMES = {"seconds", "cpu_seconds", "samples_per_second"}
 
@@ -82,9 +84,12 @@ def assert_same_training(a, b, X):
         assert_same_bits(one, other)
     for one, other in zip(a.topk(X), b.topk(X), strict=True):
         assert_same_bits(one, other)
-    assert ([{key: value for key, value in entry.items() if key not in TIMES} for entry in a.history]
-            == [{key: value for key, value in entry.items() if key not in TIMES} for entry in b.history])
-    assert a._training.rng.bit_generator.state["bit_generator"] == b._training.rng.bit_generator.state["bit_generator"]
+    assert (
+        [{key: value for key, value in entry.items() if key not in TIMES} for entry in a.history]
+            == [{key: value
+                 for key, value in entry.items() if key not in TIMES} for entry in b.history])
+    assert (a._training.rng.bit_generator.state["bit_generator"]
+            == b._training.rng.bit_generator.state["bit_generator"])
     assert_same_bits(a._training.rng.random(9), b._training.rng.random(9))
 
 
@@ -94,7 +99,8 @@ def assert_same_training(a, b, X):
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("n_steps", [1, 5, 12])  # an epoch has 5 steps
-def test_a_resumed_training_equals_one_that_was_not_interrupted(kind, optimizer, n_steps, data, tmp_path):
+def test_a_resumed_training_equals_one_that_was_not_interrupted(
+        kind, optimizer, n_steps, data, tmp_path):
     X, y = data
     options = {"epochs": 4, "batch_size": 16, "validation": (X, y), "verbose": False}
     whole = NETWORKS[kind]().fit(X, y, optimizer=OPTIMIZERS[optimizer](), **options)
@@ -127,7 +133,8 @@ def test_every_kind_of_input_can_be_resumed(form, data, tmp_path):
             return iter(chunks)
 
     def given():
-        return {"dense": lambda: (X.toarray(), y), "file": lambda: (sl.datasets.open_csr(tmp_path / "rows.csr"),),
+        return {"dense": lambda: (X.toarray(), y),
+                "file": lambda: (sl.datasets.open_csr(tmp_path / "rows.csr"),),
                 "list of chunks": lambda: (chunks,), "chunks": lambda: (Chunks(),)}[form]()
 
     options = {"epochs": 3, "batch_size": 16, "window": 40, "verbose": False}
@@ -164,7 +171,8 @@ def test_early_stopping_is_resumed_with_its_best_weights(data, tmp_path):
     assert len(whole.history) == 4
     path = tmp_path / "run"
     with pytest.raises(Leave):
-        wide().fit(X, y, epochs=9, batch_size=16, callbacks=[early(), cb.Checkpoint(path), LeaveAfter(13)], **options)
+        wide().fit(X, y, epochs=9, batch_size=16,
+                   callbacks=[early(), cb.Checkpoint(path), LeaveAfter(13)], **options)
     stopping = early()
     resumed = sl.load(path).resume(X, y, callbacks=[stopping], **options)
     assert stopping.best_epoch == 1
@@ -185,7 +193,9 @@ def test_a_schedule_that_is_a_function_must_be_set_again(data, tmp_path):
         wide().fit(X, y, epochs=2, batch_size=16, optimizer=optimizer(), verbose=False,
                    callbacks=[cb.Checkpoint(tmp_path / "run"), LeaveAfter(7)])
     net = sl.load(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"schedule of this training was <function .*set network.optimizer.schedule"):
+    with pytest.raises(
+            ValueError,
+            match=r"schedule of this training was <function .*set network.optimizer.schedule"):
         net.resume(X, y)
     net.optimizer.schedule = schedule
     assert_same_training(whole, net.resume(X, y, verbose=False), X)
@@ -198,7 +208,8 @@ def test_resume_needs_a_training_and_its_rows(data, tmp_path):
     net = wide()
     with pytest.raises(Leave):
         net.fit(X, y, verbose=False, batch_size=16, callbacks=LeaveAfter(2))
-    with pytest.raises(ValueError, match="X must have the 70 rows of the training that is resumed, got 69"):
+    with pytest.raises(ValueError,
+                       match="X must have the 70 rows of the training that is resumed, got 69"):
         net.resume(X[:69], y[:69])
     net.save(tmp_path / "net")
     with pytest.raises(ValueError, match="no training to resume"):
@@ -231,19 +242,25 @@ def rewritten(path, change):
 
 
 HOSTILE = {
-    "bucket beyond the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__((0, 0), 10**6),
-    "bucket before the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__((0, 0), -1),
-    "more neurons than the buckets hold": lambda t, c: t["layers.1.tables.bucket_count"].__setitem__((0, 0), 10**6),
+    "bucket beyond the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__((0, 0),
+                                                                                          10**6),
+    "bucket before the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__((0, 0),
+                                                                                          -1),
+    "more neurons than the buckets hold": lambda t, c: t[
+        "layers.1.tables.bucket_count"].__setitem__((0, 0), 10**6),
     "buckets that overlap": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__(0, 0),
-    "neuron id out of range": lambda t, c: t["layers.1.tables.bucket_ids"].__setitem__((slice(None), 0), 5000),
+    "neuron id out of range": lambda t, c: t["layers.1.tables.bucket_ids"].__setitem__(
+        (slice(None), 0), 5000),
     "neurons in other buckets": lambda t, c: t["layers.1.tables.bucket_ids"].__setitem__(0, 7),
     "tail beyond the array": lambda t, c: t["layers.1.tables.bucket_tail"].__setitem__(0, 10**6),
     "codes out of range": lambda t, c: t["layers.1.tables.codes"].__setitem__(0, 10**6),
     "changed of another length": lambda t, c: t.update({"layers.1.changed": np.zeros(3, np.uint8)}),
-    "moments of another shape": lambda t, c: t.update({"optimizer.0.weight.0": np.zeros((2, 2), np.float32)}),
+    "moments of another shape": lambda t, c: t.update(
+        {"optimizer.0.weight.0": np.zeros((2, 2), np.float32)}),
     "one moment": lambda t, c: t.pop("optimizer.0.weight.1"),
     "unknown optimizer": lambda t, c: c["training"]["optimizer"].update(type="os.system"),
-    "unknown generator": lambda t, c: c["training"]["generator"].update(bit_generator="default_rng"),
+    "unknown generator": lambda t, c: c["training"]["generator"].update(
+        bit_generator="default_rng"),
     "generator without a state": lambda t, c: c["training"]["generator"].pop("state"),
     "no batch size": lambda t, c: c["training"]["run"].update(batch_size=0),
     "more epochs than the total": lambda t, c: c["training"]["run"].update(epoch=99),
@@ -293,7 +310,8 @@ def test_ctrl_c_leaves_a_network_that_can_be_used_and_resumed(data):
         net.fit(X, y, epochs=3, batch_size=16, verbose=False, callbacks=PressAfter(7))
     assert len(net.history) == 1 and net._training.progress.n_batches == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert net.topk(X, exact=True)[0].shape == (70, 5)  # exact, because sketches built now would differ from those built later
+    # exact, because sketches built now would differ from those built later
+    assert net.topk(X, exact=True)[0].shape == (70, 5)
     assert_same_training(whole, net.resume(X, y, verbose=False), X)
 
 
@@ -367,7 +385,8 @@ def test_early_stopping_restores_the_best_weights(data):
     for got, want in zip(arrays(net), seen[0], strict=True):
         assert_same_bits(got, want)
     fresh = sl.Network([sl.Linear(20, 16), sl.LSHLinear(16, 5000)])
-    for layer, (w, b) in zip(fresh.layers, [(layer.weight, layer.bias) for layer in net.layers], strict=True):
+    for layer, (w, b) in zip(fresh.layers, [(layer.weight, layer.bias) for layer in net.layers],
+                             strict=True):
         layer.set_weights(w, b)
     # the index belongs to the restored weights: hashed answers agree with those of a new index
     assert sl.metrics.neighbour_recall(net.topk(X)[0], fresh.topk(X, exact=True)[0]) >= 0.9
@@ -377,15 +396,18 @@ def test_early_stopping_waits_for_its_patience(data):
     X, y = data
     for patience in (1, 3):
         net = wide().fit(X, y, epochs=9, batch_size=16, verbose=False,
-                         callbacks=cb.EarlyStopping("loss", min_delta=1e9, patience=patience, restore_best=False))
+                         callbacks=cb.EarlyStopping("loss", min_delta=1e9,
+                                                    patience=patience, restore_best=False))
         assert len(net.history) == 1 + patience
     again = cb.EarlyStopping("loss", min_delta=1e9, patience=2)
     for _ in range(2):  # a callback may be used in two trainings, one after the other
-        assert len(wide().fit(X, y, epochs=9, batch_size=16, verbose=False, callbacks=again).history) == 3
+        assert len(wide().fit(X, y, epochs=9, batch_size=16, verbose=False,
+                              callbacks=again).history) == 3
 
 
 @pytest.mark.parametrize("entry, key", [({"p_at_1": 0.5, "val_loss": 1.0, "loss": 2.0}, "p_at_1"),
-                                        ({"val_loss": 1.0, "loss": 2.0}, "val_loss"), ({"loss": 2.0}, "loss")])
+                                        ({"val_loss": 1.0, "loss": 2.0}, "val_loss"),
+                                        ({"loss": 2.0}, "loss")])
 def test_auto_monitors_what_validation_gives(entry, key):
     early = cb.EarlyStopping(patience=1, restore_best=False)
     better = 0.1 if key == "p_at_1" else -0.1
@@ -403,7 +425,8 @@ def test_a_loss_that_is_not_finite_is_never_the_best():
 
 
 def test_a_missing_key_is_named(data):
-    with pytest.raises(ValueError, match=r"monitor='p_at_1' is no number of the history.*validation="):
+    with pytest.raises(ValueError,
+                       match=r"monitor='p_at_1' is no number of the history.*validation="):
         wide().fit(*data, epochs=1, verbose=False, callbacks=cb.EarlyStopping("p_at_1"))
 
 
@@ -464,7 +487,8 @@ def test_callbacks_are_called_in_order(data):
     (lambda: cb.EarlyStopping(min_delta=-1), ValueError, "min_delta must be at least 0"),
     (lambda: cb.Checkpoint("a", every_steps=0), ValueError, "every_steps must be at least 1"),
     (lambda: cb.Log("history.txt"), ValueError, r"path must end in \.csv or \.json"),
-    (lambda: wide().fit(np.ones((2, 20)), [0, 1], callbacks=[print]), TypeError, r"callbacks\[0\] must be a Callback"),
+    (lambda: wide().fit(np.ones((2, 20)), [0, 1], callbacks=[print]), TypeError,
+     r"callbacks\[0\] must be a Callback"),
     (lambda: wide().fit(np.ones((2, 20)), [0, 1], callbacks=2 * [cb.EarlyStopping()]), ValueError,
      r"callbacks\[1\] is in the list twice"),
 ])
@@ -488,14 +512,16 @@ def test_a_file_that_cannot_be_written_is_reported_before_the_training(make, dat
 @pytest.mark.parametrize("density, active", [(1, None), (0.2, "batch"), (0.2, "sample")])
 def test_a_weight_scales_the_loss_and_the_gradient_of_its_sample(loss, density, active, rng):
     def net():
-        return sl.Network([sl.Linear(6, 8), sl.LSHLinear(8, 60, density=density, active=active)], loss=loss,
-                          random_state=0)
+        return sl.Network([sl.Linear(6, 8), sl.LSHLinear(8, 60, density=density, active=active)],
+                          loss=loss, random_state=0)
 
-    X, Y = rng.standard_normal((12, 6), np.float32), np.eye(60, dtype=np.float32)[rng.integers(0, 60, 12)]
+    X, Y = (rng.standard_normal((12, 6), np.float32),
+            np.eye(60, dtype=np.float32)[rng.integers(0, 60, 12)])
     half = np.full(12, 0.5, np.float32)
 
     def step(weight, lr):
-        a = net().fit(X, Y, sample_weight=weight, optimizer=sl.SGD(lr), epochs=1, batch_size=12, verbose=False)
+        a = net().fit(X, Y, sample_weight=weight, optimizer=sl.SGD(lr),
+                      epochs=1, batch_size=12, verbose=False)
         return arrays(a), a.history[0]["loss"]
 
     (weighted, loss_weighted), (plain, loss_plain) = step(half, 0.5), step(None, 0.25)
@@ -509,7 +535,8 @@ def test_a_sample_of_weight_zero_adds_no_gradient(rng):
     X, y = rng.standard_normal((12, 6), np.float32), rng.integers(0, 20, 12)
     weight = np.repeat([1.0, 0.0], 6)
     nets = [sl.Network([sl.Linear(6, 20)], random_state=0) for _ in range(2)]
-    nets[0].fit(X, y, sample_weight=weight, optimizer=sl.SGD(0.2), epochs=1, batch_size=12, verbose=False)
+    nets[0].fit(X, y, sample_weight=weight, optimizer=sl.SGD(0.2), epochs=1,
+                batch_size=12, verbose=False)
     nets[1].fit(X[:6], y[:6], optimizer=sl.SGD(0.1), epochs=1, batch_size=12, verbose=False)
     np.testing.assert_allclose(nets[0].layers[0].weight, nets[1].layers[0].weight, atol=1e-6)
 
@@ -520,13 +547,15 @@ def test_sample_weights_stay_with_their_rows(data, tmp_path, rng):
     sl.datasets.write_csr(tmp_path / "rows.csr", X, y, n_labels=5000)
     from_file, in_memory = wide(), wide()
     with sl.datasets.open_csr(tmp_path / "rows.csr") as file:
-        from_file.fit(file, sample_weight=weight, epochs=2, batch_size=16, shuffle=False, window=30, verbose=False)
+        from_file.fit(file, sample_weight=weight, epochs=2, batch_size=16,
+                      shuffle=False, window=30, verbose=False)
     in_memory.fit(X, y, sample_weight=weight, epochs=2, batch_size=16, shuffle=False, verbose=False)
     assert_same_training(from_file, in_memory, X)
 
 
 @pytest.mark.parametrize("weight, message", [
-    ([1, 2], r"sample_weight must have shape \(70,\)"), (-np.ones(70), "sample_weight must be at least 0"),
+    ([1, 2], r"sample_weight must have shape \(70,\)"),
+    (-np.ones(70), "sample_weight must be at least 0"),
     (np.zeros(70), "above 0 for one row"), (np.full(70, np.nan), "sample_weight must be finite"),
 ])
 def test_bad_weights_are_refused(weight, message, data):
