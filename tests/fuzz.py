@@ -13,7 +13,8 @@ These are findings: an error other than ValueError, or one whose message does no
 invalid result; the end of the process, be it by a report of a sanitizer; more memory or time than
 the limits allow. Each reader runs in its own process.
 
-POSIX only. tests/test_fuzz.py tries some inputs of each reader; .ci/sanitize runs this under the sanitizers.
+POSIX only. tests/test_fuzz.py tries some inputs of each reader; .ci/sanitize runs this script under
+the sanitizers.
 """
 import argparse
 import bz2
@@ -210,13 +211,13 @@ def change_tensor(rng, tensors):
         values = ([np.nan, np.inf, -np.inf, 3e38, 1e-45]
                   if array.dtype.kind == "f" else [0, 1, -1, 127, 255, 2**31 - 1])
         with np.errstate(all="ignore"):
-            array.ravel()[rng.randrange(array.size)] = np.array(rng.choice(values)).astype(
-                array.dtype)
+            array.ravel()[rng.randrange(array.size)] = (
+                np.array(rng.choice(values)).astype(array.dtype))
     tensors[name] = (dtype, list(array.shape), array.tobytes())
 
 
 def well_formed(rng, seeds):
-    """Return one of the seeds with changes to its configuration and arrays and a correct checksum."""
+    """Return a seed with changes to its configuration and arrays and a correct checksum."""
     tensors, metadata = unpack(rng.choice(seeds))
     config = json.loads(metadata["config"])
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -336,9 +337,9 @@ class Rows:
                 number = rng.choice(
                     (rng.choice(NUMBERS), int.from_bytes(data[begin:begin + 8], "little") + 1))
                 data[begin:begin + 8] = struct.pack("<Q", number % 2**64)
-            data[:front] = _csr_file._FRONT.pack(_csr_file.MAGIC, _csr_file.VERSION,
-                                                 _csr_file.zlib.crc32(
-                data[front:front + counts]))
+            data[:front] = _csr_file._FRONT.pack(
+                _csr_file.MAGIC, _csr_file.VERSION,
+                _csr_file.zlib.crc32(data[front:front + counts]))
         return bytes(data)
 
     def read(self, path):
@@ -353,7 +354,7 @@ class Rows:
 
 
 def deep_networks():
-    """Yield (network, X, Y): hashed hidden layers by sketches and tables, rebuild policies, bfloat16."""
+    """Yield (network, X, Y): hashed hidden layers, rebuild policies, weights in bfloat16."""
     rng = np.random.default_rng(1)
     X, Y = rng.standard_normal((48, 10), dtype=np.float32), np.arange(48) % 12
     hidden = {"density": 0.5, "active": "sample", "activation": "relu"}
@@ -407,10 +408,8 @@ class Model:
 
     def read(self, path):
         net = sl.load(path, n_threads=1)
-        expect(
-            all(
-                np.isfinite(layer.weight).all() and np.isfinite(
-                    layer.bias).all() for layer in net.layers),
+        expect(all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()
+                   for layer in net.layers),
                "a weight is not finite")
         X = np.linspace(-1, 1, 4 * net.n_features, dtype=np.float32).reshape(4, -1)
         with np.errstate(all="ignore"):  # weights of 3e38 are valid and may overflow
@@ -450,9 +449,8 @@ class Checkpoint(Model):
                               state_dtype="bfloat16"),
                       sl.SGD(0.1, momentum=0.5))
         networks = [*deep_networks()]
-        networks += [(sl.Network(
-            [sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))],
-                                 loss="bce", random_state=0, n_threads=1),
+        layers = [sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))]
+        networks += [(sl.Network(layers, loss="bce", random_state=0, n_threads=1),
                       sp.csr_array(networks[0][1]), networks[0][2])]
         for (net, x, y), optimizer in zip(networks, (*optimizers, None), strict=True):
             net.fit(x, y, epochs=3, batch_size=16, verbose=False, optimizer=optimizer,
@@ -568,17 +566,17 @@ class Weights:
             return files
         for dtype, numbers in (("F32", np.float32), ("F16", np.float16)):
             files.append(
-                pack({name: (dtype, list(a.shape),
-                             a.astype(numbers).tobytes()) for name, a in arrays.items()},
+                pack({name: (dtype, list(a.shape), a.astype(numbers).tobytes())
+                      for name, a in arrays.items()},
                      {"format": "pt", "config": "{}"}))
         halves = {
             name: ("BF16", list(a.shape), (a.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-                  for name, a in arrays.items()}
+            for name, a in arrays.items()}
         return [*files, pack(halves, {"format": "pt", "config": "{}"})]
 
     def make(self, rng, seeds):
-        return (damaged(rng, seeds) if self.suffix == ".npz"
-                or rng.random() < 0.4 else well_formed(rng, seeds))
+        return (damaged(rng, seeds) if self.suffix == ".npz" or rng.random() < 0.4
+                else well_formed(rng, seeds))
 
     def read(self, path):
         try:
@@ -633,7 +631,8 @@ def planned(plan):
             trials[plan] = trials[plan]._replace(times=times)
         return choose(self, i, trials, *rest)
 
-    _conversion._Conversion._choose, _conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS = with_plan, 1, 32
+    (_conversion._Conversion._choose, _conversion.MIN_WEIGHTS,
+     _conversion.MIN_INDEX_NEURONS) = with_plan, 1, 32
     try:
         yield
     finally:
@@ -701,7 +700,7 @@ def is_sanitized():
 
 
 def child(name, seed, begin, end, memory_mb, seconds):
-    """Try inputs begin .. end; print one line of JSON per finding and a last one with the counts."""
+    """Try inputs begin .. end; print a line of JSON per finding and one with the counts."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         seeds = seeds_of(name, folder)
         path = Path(folder) / ("input" + READERS[name].suffix)
@@ -743,7 +742,8 @@ def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
     """
     counts, findings, end = Counter(), [], begin + n_inputs
     options = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-               "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb={memory_mb}:"
+               "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:"
+                               f"max_allocation_size_mb={memory_mb}:"
                                f"hard_rss_limit_mb={4 * memory_mb}"}
     while begin < end:
         with tempfile.TemporaryFile("w+") as log:

@@ -13,7 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparselsh import _files, datasets
-from sparselsh.datasets import FileFormatError, _csr_file, convert_xmc, open_csr, read_xmc, write_csr, write_xmc
+from sparselsh.datasets import (
+    FileFormatError,
+    _csr_file,
+    convert_xmc,
+    open_csr,
+    read_xmc,
+    write_csr,
+    write_xmc,
+)
 
 
 def matrices(n=50, n_features=30, n_labels=12, seed=0):

@@ -243,9 +243,9 @@ def test_every_kind_of_float32_is_written_and_read_back(tmp_path):
     bits = rng.integers(0, 2**32, 50_000, dtype=np.uint32)
     near = np.array([10.0**e for e in range(-38, 39)], np.float32)
     values = np.concatenate(
-        [bits.view(np.float32), near, np.nextafter(near, np.float32(0)), np.nextafter(
-        near, np.float32(np.inf)), rng.standard_normal(50_000, np.float32),
-        np.arange(3000, dtype=np.float32), (np.arange(100_000) / 1e5).astype(np.float32)])
+        [bits.view(np.float32), near, np.nextafter(near, np.float32(0)),
+         np.nextafter(near, np.float32(np.inf)), rng.standard_normal(50_000, np.float32),
+         np.arange(3000, dtype=np.float32), (np.arange(100_000) / 1e5).astype(np.float32)])
     values = values[np.isfinite(values)]
     X = sp.csr_array(values[None, :])
     path = tmp_path / "values.txt"
@@ -330,9 +330,9 @@ def test_svmlight_files_are_read_as_by_sklearn(tmp_path, zero_based):
     want_X, want_Y = sklearn_datasets.load_svmlight_file(path, multilabel=True, dtype=np.float32)
     got_X, got_Y = read_xmc(path)
     assert_same_csr(got_X, sp.csr_array(want_X))
-    assert [tuple(got_Y.indices[a:b]) for a, b in zip(got_Y.indptr[:-1],
-                                                      got_Y.indptr[1:], strict=True)] \
-        == [tuple(sorted(int(label) for label in labels)) for labels in want_Y]
+    assert ([tuple(got_Y.indices[a:b])
+             for a, b in zip(got_Y.indptr[:-1], got_Y.indptr[1:], strict=True)]
+            == [tuple(sorted(int(label) for label in labels)) for labels in want_Y])
 
 
 # ---- errors -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The task of the demo: nothing leaks from test to training, nor from the answer to its features."""
+"""The demo: nothing leaks from test to training, nor from the answer to its features."""
 import json
 import re
 import subprocess

@@ -27,7 +27,7 @@ from sparselsh.training import Training
 # scikit-learn lists the same checks for its own SGD estimators
 MINIBATCHES = (
     "a weight scales a gradient; a repeated row also changes how many batches there are and which "
-               "rows each holds")
+    "rows each holds")
 EXPECTED_FAILURES = {"check_sample_weight_equivalence_on_dense_data": MINIBATCHES,
                      "check_sample_weight_equivalence_on_sparse_data": MINIBATCHES}
 
@@ -127,8 +127,8 @@ def test_a_grid_search_runs_over_parameters(texts):
     text, names = texts
     grid = GridSearchCV(
         make_pipeline(TfidfVectorizer(), LSHClassifier(random_state=0, max_iter=40)),
-                        {"lshclassifier__hidden_layer_sizes": [(4,), 16],
-                         "lshclassifier__density": [1.0, 0.5]}, cv=2)
+        {"lshclassifier__hidden_layer_sizes": [(4,), 16],
+         "lshclassifier__density": [1.0, 0.5]}, cv=2)
     assert grid.fit(text, names).best_score_ >= 0.8
 
 
@@ -469,8 +469,8 @@ def test_invalid_labels_and_class_weights_are_refused(y, options, error, words):
 @pytest.mark.parametrize("scale", [1e200, 1e-200])
 def test_targets_of_any_scale_are_learned_alike(scale):
     X = np.random.default_rng(0).random((60, 4))
-    plain, scaled = (LSHRegressor(max_iter=3, random_state=0).fit(X, y).predict(X) for y in (
-        X[:, 0], X[:, 0] * scale))
+    plain, scaled = (LSHRegressor(max_iter=3, random_state=0).fit(X, y).predict(X)
+                     for y in (X[:, 0], X[:, 0] * scale))
     # training is in float32; the scaled targets differ by rounding
     np.testing.assert_allclose(scaled / scale, plain, rtol=1e-4, atol=1e-4)
 
@@ -499,8 +499,8 @@ def test_many_classes_of_sparse_rows_follow_the_recipe():
     np.testing.assert_allclose(clf.predict_proba(X_test[:5]).sum(axis=1), 1, rtol=1e-5)
     # predictions are the best of the 50 classes that the layers rank first; 32
     # hidden units miss some
-    assert (clf.predict(
-        X_test) == clf.classes_[clf.decision_function(X_test).argmax(axis=1)]).mean() > 0.9
+    assert (clf.predict(X_test)
+            == clf.classes_[clf.decision_function(X_test).argmax(axis=1)]).mean() > 0.9
 
 
 def test_few_classes_and_dense_rows_do_not_follow_the_recipe():
@@ -522,9 +522,9 @@ def test_the_recipe_can_be_requested():
         LSHClassifier(8, init="labels").fit(X.toarray(), y)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"init": "zeros"}, "init must be one of"),
-                                                ({"refine": "yes"},
-                                                 "refine must be True, False or 'auto', got 'yes'")])
+@pytest.mark.parametrize(("options", "words"), [
+    ({"init": "zeros"}, "init must be one of"),
+    ({"refine": "yes"}, "refine must be True, False or 'auto', got 'yes'")])
 def test_unknown_recipes_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         LSHClassifier(8, **options).fit(*many(300))

@@ -27,8 +27,8 @@ def test_damaged_files_yield_valid_objects_or_are_refused(name):
 def test_an_input_is_the_same_in_every_run(tmp_path):
     for name, reader in fuzz.READERS.items():
         seeds = fuzz.seeds_of(name, tmp_path)
-        one, other = ([reader.make(fuzz.random.Random(f"0 {name} {i}"),
-                                   seeds) for i in range(5)] for _ in range(2))
+        one, other = ([reader.make(fuzz.random.Random(f"0 {name} {i}"), seeds) for i in range(5)]
+                      for _ in range(2))
         assert one == other, name
 
 

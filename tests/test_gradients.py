@@ -1,8 +1,8 @@
 """The gradient of every layer and loss against central differences of a float64 network.
 
 The kernels compute in float32, in which differences are lost in rounding. So the library runs once
-and its active sets are recorded. A reference network below has the same sets in float64; its central
-differences are compared with the gradients of the library.
+and its active sets are recorded. A reference network below has the same sets in float64; its
+central differences are compared with the gradients of the library.
 """
 import numpy as np
 import pytest

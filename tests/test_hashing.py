@@ -91,7 +91,7 @@ def test_dwta_collides_with_the_probability_of_the_integral_for_gaussian_rows(
 
 
 def sets_at(rng, jaccard, n, n_union, d):
-    """Make pairs of binary rows with nearly this Jaccard similarity; return them and the exact one."""
+    """Make pairs of binary rows of about this Jaccard similarity; return them and the value."""
     a, b = np.zeros((2, n, d), np.float32)
     shared = round(jaccard * n_union)
     for i in range(n):
@@ -153,8 +153,8 @@ def test_a_bin_of_two_and_a_polytope_of_many_dimensions_have_known_collision_law
     # theorem 1 of Andoni et al. has a remainder of O(ln ln m): the ratio of
     # logarithms falls towards 1
     t2 = 2 - 2 * 0.8
-    ratio = [np.log(1 / CrossPolytope(1, 1, m).collision_probability(0.8)) / (
-        t2 / (4 - t2) * np.log(m))
+    ratio = [np.log(1 / CrossPolytope(1, 1, m).collision_probability(0.8))
+             / (t2 / (4 - t2) * np.log(m))
              for m in (16, 64, 1024, 65536)]
     assert np.all(np.diff(ratio) < 0) and ratio[-1] > 1
 
@@ -408,8 +408,8 @@ def test_after_simple_lsh_the_cosine_ranks_as_the_inner_product(rng):
     for array in (V, Q):
         np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, rtol=1e-6)
     norms = np.linalg.norm(W.astype(float), axis=1)
-    inner = X.astype(float) @ W.T.astype(float) / norms.max() / np.linalg.norm(
-        X.astype(float), axis=1, keepdims=True)
+    inner = (X.astype(float) @ W.T.astype(float) / norms.max()
+             / np.linalg.norm(X.astype(float), axis=1, keepdims=True))
     cosine = Q.astype(float) @ V.T.astype(float)
     # sums of 21 float32 products, in vectors of length one
     bound = 21 * 2.0**-23

@@ -4,7 +4,16 @@ import reference
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
-from support import assert_same_bits, clustered, eighths, exact, gaussian, read_only, recall, trained
+from support import (
+    assert_same_bits,
+    clustered,
+    eighths,
+    exact,
+    gaussian,
+    read_only,
+    recall,
+    trained,
+)
 
 import sparselsh as sl
 from sparselsh.index.transforms import Transform, second_moment

@@ -1,4 +1,4 @@
-"""What an index calibrates on its queries: candidates, norm floor, scaling, plan, probes, tables."""
+"""Calibration of an index on queries: candidates, norm floor, scaling, plan, probes, tables."""
 import numpy as np
 import pytest
 from support import clustered, exact, recall, trained
@@ -33,9 +33,8 @@ def test_fit_reaches_the_recall_on_its_queries_with_the_fewest_candidates_that_d
     trials = index.report()["trials"]
     aim = wanted + (1 - wanted) / 4  # a margin for queries that are not in the sample
     assert index.n_candidates == trials[-1]["n_candidates"] and trials[-1]["recall"] >= aim
-    assert all(
-        (trial["recall"] >= aim) == (
-            trial["n_candidates"] >= index.n_candidates) for trial in trials)
+    assert all((trial["recall"] >= aim) == (trial["n_candidates"] >= index.n_candidates)
+               for trial in trials)
     # the trials report the recall against brute force; more candidates find more
     for trial in trials:
         assert (recall(index, W, X, n_candidates=trial["n_candidates"])
@@ -279,9 +278,8 @@ def test_auto_takes_no_method_that_misses_the_recall(rng):
     index = sl.LSHIndex(sl.SimHash(1, 1), recall=0.98, random_state=0).fit(W, queries=X)
     probes = of_method(index.report()["trials"], "probes")
     assert probes and all(trial["recall"] < 0.98 for trial in probes)
-    assert all(
-        set(plan["microseconds"]) == {"exact",
-                                      "sketches"} for plan in index.report()["plan"].values())
+    assert all(set(plan["microseconds"]) == {"exact", "sketches"}
+               for plan in index.report()["plan"].values())
 
 
 # ---- probing

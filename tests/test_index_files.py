@@ -110,8 +110,8 @@ def test_a_loaded_index_can_be_calibrated(rng, path):
     index, W, bias, X = fitted(rng, dense, {"plan": "sketches"})
     index.save(path)
     other = sl.LSHIndex.load(path, W, bias)
-    trials = [[trial | {"microseconds": 0} for trial in each.tune(X, k=3, recall=0.9)] for each in (
-        index, other)]
+    trials = [[trial | {"microseconds": 0} for trial in each.tune(X, k=3, recall=0.9)]
+              for each in (index, other)]
     assert trials[0] == trials[1]
     assert_same_bits(index.search(X)[1], other.search(X)[1])
 
@@ -223,7 +223,7 @@ def without_one(part, name):
     return lambda *parts: parts[part].pop(name)
 
 
-SPOILT = {
+INCONSISTENT = {
     **{f"{name} is missing": without_one(0, name) for name in (
         "offset", "gone", "codes", "rotation", "blocks", "factors", "ids",
         "neuron_map", "query_map")},
@@ -270,7 +270,7 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("change", SPOILT.values(), ids=SPOILT)
+@pytest.mark.parametrize("change", INCONSISTENT.values(), ids=INCONSISTENT)
 def test_an_inconsistent_file_is_refused(rng, path, change):
     index, W, bias, _ = fitted(rng, dense,
                                {"family": sl.SimHash(4, 6), "plan": "sketches", "scaling": 0.5})

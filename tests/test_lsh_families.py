@@ -23,7 +23,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def task():
-    """Noisy unit vectors around 400 centres, and their classes: 6,000 for training, 1,000 for tests."""
+    """Noisy unit vectors around 400 centres and their classes: 6,000 to train, 1,000 to test."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((N_CLASSES, D))
     y = rng.integers(N_CLASSES, size=7000)

@@ -241,8 +241,8 @@ def test_a_bag_sums_or_averages_its_rows(rng, mode):
     ids[0] = [3, 5, 3, 7]
     ids[1] = 3  # only padding: the output is zero
     want = np.array(
-        [E[row[row != 3]].sum(axis=0) / (max(1, (row != 3).sum()) if mode == "mean"
-                                         else 1) for row in ids])
+        [E[row[row != 3]].sum(axis=0) / (max(1, (row != 3).sum()) if mode == "mean" else 1)
+         for row in ids])
     np.testing.assert_allclose(net.decision_function(ids), want @ W.T, rtol=1e-4, atol=1e-4)
 
 

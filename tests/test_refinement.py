@@ -16,7 +16,7 @@ N_FEATURES, N_LABELS, N_HIDDEN = 600, 300, 16
 
 
 def rows(n, seed, noise=0.15):
-    """Make texts about one or two labels: each label has three words of its own, others are random."""
+    """Make texts about one or two labels: three words belong to each label, others are random."""
     rng = np.random.default_rng(seed)
     labels = [rng.choice(N_LABELS, rng.integers(1, 3), replace=False) for _ in range(n)]
     X = np.zeros((n, N_FEATURES), np.float32)
@@ -355,7 +355,7 @@ def test_networks_that_cannot_be_refined_are_refused():
 
 
 def sessions(n, seed):
-    """Make rows of one item each, followed by one of 12 items at random: labels are not separable."""
+    """Make rows of one item each, followed by one of 12 at random: labels are not separable."""
     rng = np.random.default_rng(seed)
     item = rng.integers(0, N_LABELS, n)
     following = (item + 1 + rng.integers(0, 12, n)) % N_LABELS

@@ -1,8 +1,8 @@
 """Every public callable refuses a wrong argument with a clear error: one row per callable.
 
-`test_bad_input.py` and the tests of each module try many arguments; this file covers every callable.
-A public name without a row fails the test, so that no new name is forgotten. The error must be
-raised in the callable that the row is for.
+`test_bad_input.py` and the tests of each module try many arguments; this file covers every
+callable. A public name without a row fails the test, so that no new name is forgotten. The error
+must be raised in the callable that the row is for.
 """
 import ast
 import importlib

@@ -146,7 +146,7 @@ def test_a_forked_child_uses_one_thread_and_its_locks_are_released():
             assert os.waitpid(pid, 0)[1] == 0
 
         sl.set_num_threads(2)
-        child(2)                                 # no kernel has run yet: the child may use threads
+        child(2)  # no kernel has run yet: the child may use threads
         net.fit(X, np.zeros(64, int), verbose=False)
         child(1)
         holds, done = threading.Event(), threading.Event()
@@ -159,7 +159,7 @@ def test_a_forked_child_uses_one_thread_and_its_locks_are_released():
         thread = threading.Thread(target=hold)
         thread.start()
         holds.wait()
-        child(1)                                 # the thread that holds the lock does not exist in the child
+        child(1)  # the thread that holds the lock does not exist in the child
         done.set()
         thread.join()
         assert sl.get_num_threads() == 2
@@ -184,7 +184,8 @@ KILLED = """if True:
             layer.set_weights(np.full((layer.n_out, layer.n_in), value, np.float32))
         nets.append(net)
     W = np.ones((3000, 64), np.float32)
-    indexes = [sl.LSHIndex(random_state=0, n_threads=1).fit(value * rng.standard_normal((3000, 64), np.float32))
+    indexes = [sl.LSHIndex(random_state=0, n_threads=1).fit(
+                   value * rng.standard_normal((3000, 64), np.float32))
                for value in (1, 2)]
     save = {"model": lambda i: nets[i].save(path),
             "checkpoint": lambda i: nets[i].save(path, training_state=True),

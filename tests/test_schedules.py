@@ -99,8 +99,8 @@ LAYERS = {
 
 
 def weights(layers):
-    return np.concatenate([np.append(layer.weight.ravel(), layer.bias) for layer in layers]).astype(
-        float)
+    return np.concatenate(
+        [np.append(layer.weight.ravel(), layer.bias) for layer in layers]).astype(float)
 
 
 def one_step(kind, sparse, clip_norm, n_threads=1):

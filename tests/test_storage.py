@@ -25,8 +25,8 @@ def data(seed=0, n=3000, sparse=True):
     rng = np.random.default_rng(seed)
     patterns = rng.random((N_CLASSES, N_FEATURES)) < 0.05
     y = rng.integers(N_CLASSES, size=n)
-    X = (patterns[y] * (rng.random((n, N_FEATURES)) < 0.7) + (
-        rng.random((n, N_FEATURES)) < 0.005)).astype(np.float32)
+    X = (patterns[y] * (rng.random((n, N_FEATURES)) < 0.7)
+         + (rng.random((n, N_FEATURES)) < 0.005)).astype(np.float32)
     X /= np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1)
     return (sp.csr_array(X) if sparse else X), y
 

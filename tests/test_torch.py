@@ -158,7 +158,7 @@ def test_an_optimizer_continues_from_its_state(rng, name):
 
 
 class SparseFirst(torch.nn.Module):
-    """The torch network for sparse inputs: the first layer is an embedding with sparse gradients."""
+    """The network in torch for sparse inputs: its first layer is an embedding bag."""
 
     def __init__(self, theirs):
         super().__init__()

@@ -283,7 +283,8 @@ def test_importing_sparselsh_torch_does_not_import_torch():
     import subprocess
     import sys
 
-    code = "import sys, sparselsh.torch, sparselsh.inference.readers.onnx; assert not {'torch', 'onnx'} & set(sys.modules)"
+    code = ("import sys, sparselsh.torch, sparselsh.inference.readers.onnx; "
+            "assert not {'torch', 'onnx'} & set(sys.modules)")
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 

@@ -84,10 +84,10 @@ def assert_same_training(a, b, X):
         assert_same_bits(one, other)
     for one, other in zip(a.topk(X), b.topk(X), strict=True):
         assert_same_bits(one, other)
-    assert (
-        [{key: value for key, value in entry.items() if key not in TIMES} for entry in a.history]
-            == [{key: value
-                 for key, value in entry.items() if key not in TIMES} for entry in b.history])
+    assert ([{key: value for key, value in entry.items() if key not in TIMES}
+             for entry in a.history]
+            == [{key: value for key, value in entry.items() if key not in TIMES}
+                for entry in b.history])
     assert (a._training.rng.bit_generator.state["bit_generator"]
             == b._training.rng.bit_generator.state["bit_generator"])
     assert_same_bits(a._training.rng.random(9), b._training.rng.random(9))
@@ -242,12 +242,12 @@ def rewritten(path, change):
 
 
 HOSTILE = {
-    "bucket beyond the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__((0, 0),
-                                                                                          10**6),
-    "bucket before the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__((0, 0),
-                                                                                          -1),
-    "more neurons than the buckets hold": lambda t, c: t[
-        "layers.1.tables.bucket_count"].__setitem__((0, 0), 10**6),
+    "bucket beyond the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__(
+        (0, 0), 10**6),
+    "bucket before the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__(
+        (0, 0), -1),
+    "more neurons than room": lambda t, c: t["layers.1.tables.bucket_count"].__setitem__(
+        (0, 0), 10**6),
     "buckets that overlap": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__(0, 0),
     "neuron id out of range": lambda t, c: t["layers.1.tables.bucket_ids"].__setitem__(
         (slice(None), 0), 5000),

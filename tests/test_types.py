@@ -26,9 +26,8 @@ def test_stubs_match_the_compiled_modules():
     assert script.modules(), "there are compiled modules"
     for name in script.modules():
         stub = (script.CORE / f"{name}.pyi").read_text(encoding="utf-8")
-        assert (stub
-                == script.stub(
-                    name)), f"{name}.pyi has other signatures: run python -P docs/make_stubs.py"
+        assert stub == script.stub(name), \
+            f"{name}.pyi has other signatures: run python -P docs/make_stubs.py"
 
 
 def public():
@@ -46,9 +45,8 @@ def functions(name, thing):
         yield name, thing
     elif inspect.isclass(thing):
         for inner, member in vars(thing).items():
-            member = inspect.unwrap(member.__func__
-                                    if isinstance(member, classmethod) else member) \
-                if not isinstance(member, property) else member.fget
+            member = (inspect.unwrap(member.__func__ if isinstance(member, classmethod) else member)
+                      if not isinstance(member, property) else member.fget)
             if inspect.isfunction(member) and (not inner.startswith("_") or inner == "__init__"):
                 yield f"{name}.{inner}", member
 
@@ -59,9 +57,8 @@ def test_public_functions_annotate_all_arguments_and_results(name, thing):
     for place, function in functions(name, thing):
         signature = inspect.signature(function)
         for parameter in signature.parameters.values():
-            assert parameter.name in ("self",
-                                      "cls") or parameter.annotation is not parameter.empty, \
-                f"{place}: {parameter.name}"
+            assert (parameter.name in ("self", "cls")
+                    or parameter.annotation is not parameter.empty), f"{place}: {parameter.name}"
         assert signature.return_annotation is not inspect.Signature.empty, place
 
 
