@@ -1,8 +1,9 @@
-"""Write the stubs of the compiled modules, from the signatures that they carry: sparselsh/_core/*.pyi.
+"""Write the stubs of the compiled modules, sparselsh/_core/*.pyi, from their signatures.
 
     python -P docs/make_stubs.py
 
-Run it after a change to the signature of a kernel. What a kernel returns stands in RETURNS, if it is not None.
+Run it after a change to the signature of a kernel. RETURNS holds the return type of a kernel where it
+is not None.
 """
 import importlib
 import inspect
@@ -27,23 +28,27 @@ RETURNS = {
     "_updates.adam": "Rule",
     "_updates.sgd": "Rule",
 }
-SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int", "float": "float",
-           "double": "float", "str": "str", "Rule": "Rule", "SingleQuerySearch": "SingleQuerySearch",
-           "SingleRowMLP": "SingleRowMLP"}
-ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16", "int8_t": "int8",
-         "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
+MAX_COLUMNS = 100  # of a line of a stub
+SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int",
+           "float": "float", "double": "float", "str": "str", "Rule": "Rule",
+           "SingleQuerySearch": "SingleQuerySearch", "SingleRowMLP": "SingleRowMLP"}
+ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
+         "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_parse.text"}  # bytes or a mapped file
 OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a rule may not keep
             "_active.indices", "_projections.indices", "_winners.indices"}  # of dense rows
-UNTYPED = {"_quantized.scales": "NDArray[float32] | None",  # others are arrays of one of several types
-           "_select.ids": "NDArray[int32] | None", "_single_query_search.coarse": "NDArray[Any] | None",
+# untyped parameters that are not arrays of one of several types
+UNTYPED = {"_quantized.scales": "NDArray[float32] | None",
+           "_select.ids": "NDArray[int32] | None",
+           "_single_query_search.coarse": "NDArray[Any] | None",
            "_single_query_search.coarse_scales": "NDArray[float32] | None",
-           "_single_row_mlp.layers": "list[tuple[Any, ...]]", "_single_row_mlp.search": "SingleQuerySearch | None",
+           "_single_row_mlp.layers": "list[tuple[Any, ...]]",
+           "_single_row_mlp.search": "SingleQuerySearch | None",
            "_sketches.scales": "NDArray[float32] | None"}
 
 
 def parameter(module, text):
-    """``const float[:, ::1] x`` as ``x: NDArray[float32]``."""
+    """Return ``const float[:, ::1] x`` as ``x: NDArray[float32]``."""
     found = re.fullmatch(r"(?:const )?(\w+)(\[[^]]*\])? (\w+)(?:=(\w+))?", text)
     if found is None:
         type_ = UNTYPED.get(f"{module}.{text}", "NDArray[Any]")
@@ -56,16 +61,18 @@ def parameter(module, text):
 
 
 def function(module, name, doc):
-    """The stub of a function whose docstring begins with its signature."""
+    """Return the stub of a function whose docstring begins with its signature."""
     text = doc.splitlines()[0].removeprefix(name + "(").removesuffix(")")
     parameters = [parameter(module, part) for part in re.split(r", (?![^\[]*\])", text) if part]
     head, end = f"def {name}(", f") -> {RETURNS.get(f'{module}.{name}', 'None')}: ..."
     line = head + ", ".join(parameters) + end
-    return line if len(line) <= 120 else head + "".join(f"\n    {p}," for p in parameters) + "\n" + end
+    if len(line) <= MAX_COLUMNS:
+        return line
+    return head + "".join(f"\n    {p}," for p in parameters) + "\n" + end
 
 
 def stub(module):
-    """The stub of a compiled module, as text."""
+    """Return the stub of a compiled module, as text."""
     lines = []
     for name, value in vars(importlib.import_module(f"sparselsh._core.{module}")).items():
         if name.startswith("_") or inspect.ismodule(value):
@@ -75,14 +82,16 @@ def stub(module):
         elif callable(value):
             lines.append(function(module, name, value.__doc__))
         else:
-            lines.append(f"{name}: {'tuple[str, ...]' if isinstance(value, tuple) else type(value).__name__}")
+            type_ = "tuple[str, ...]" if isinstance(value, tuple) else type(value).__name__
+            lines.append(f"{name}: {type_}")
     body = "\n".join(lines) + "\n"
     head = "# Made by docs/make_stubs.py.\n"
     if re.search(r"\bAny\b", body):
         head += "from typing import Any\n\n"
     if "ReadableBuffer" in body:
         head += "from _typeshed import ReadableBuffer\n"
-    used = sorted({item for item in ITEMS.values() if f"[{item}]" in body}, key=lambda item: (item[0], len(item), item))
+    used = sorted({item for item in ITEMS.values() if f"[{item}]" in body},
+                  key=lambda item: (item[0], len(item), item))
     if used:
         head += f"from numpy import {', '.join(used)}\nfrom numpy.typing import NDArray\n"
     if "Rule" in body and "class Rule" not in body:
@@ -93,12 +102,12 @@ def stub(module):
 
 
 def modules():
-    """Names of the compiled modules."""
+    """Return the names of the compiled modules."""
     return sorted(path.stem for path in CORE.glob("*.pyx"))
 
 
 def main():
-    """Write them all."""
+    """Write the stubs of all compiled modules."""
     for name in modules():
         (CORE / f"{name}.pyi").write_text(stub(name), encoding="utf-8")
 

@@ -2,4 +2,9 @@
 from numpy import float32, int32
 from numpy.typing import NDArray
 
-def is_row(indptr: NDArray[int32], indices: NDArray[int32], data: NDArray[float32], n_columns: int) -> bool: ...
+def is_row(
+    indptr: NDArray[int32],
+    indices: NDArray[int32],
+    data: NDArray[float32],
+    n_columns: int,
+) -> bool: ...

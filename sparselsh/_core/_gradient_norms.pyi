@@ -4,7 +4,12 @@ from numpy.typing import NDArray
 
 RUN_LENGTH: int
 def squares(a: NDArray[float32], out: NDArray[float64], n_threads: int) -> None: ...
-def active_squares(dz: NDArray[float32], x: NDArray[float32], out: NDArray[float64], n_threads: int) -> None: ...
+def active_squares(
+    dz: NDArray[float32],
+    x: NDArray[float32],
+    out: NDArray[float64],
+    n_threads: int,
+) -> None: ...
 def grouped_squares(
     starts: NDArray[int64],
     entries: NDArray[int32],

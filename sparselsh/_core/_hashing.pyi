@@ -2,7 +2,12 @@
 from numpy import float32, int32
 from numpy.typing import NDArray
 
-def pack_codes(projections: NDArray[float32], n_bits: int, codes: NDArray[int32], n_threads: int) -> None: ...
+def pack_codes(
+    projections: NDArray[float32],
+    n_bits: int,
+    codes: NDArray[int32],
+    n_threads: int,
+) -> None: ...
 def sign_codes(
     v: NDArray[float32],
     planes: NDArray[float32],
@@ -10,7 +15,12 @@ def sign_codes(
     codes: NDArray[int32],
     n_threads: int,
 ) -> None: ...
-def probe_signs(projections: NDArray[float32], n_bits: int, codes: NDArray[int32], n_threads: int) -> None: ...
+def probe_signs(
+    projections: NDArray[float32],
+    n_bits: int,
+    codes: NDArray[int32],
+    n_threads: int,
+) -> None: ...
 def nearest_vertices(
     projections: NDArray[float32],
     n_dims: int,

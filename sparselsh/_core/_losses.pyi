@@ -37,4 +37,8 @@ def locate(
     labels: NDArray[int32],
     positions: NDArray[int32],
 ) -> None: ...
-def locate_shared(ids: NDArray[int32], labels: NDArray[int32], positions: NDArray[int32]) -> None: ...
+def locate_shared(
+    ids: NDArray[int32],
+    labels: NDArray[int32],
+    positions: NDArray[int32],
+) -> None: ...

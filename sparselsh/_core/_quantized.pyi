@@ -4,7 +4,12 @@ from typing import Any
 from numpy import float32, int8, int32, int64
 from numpy.typing import NDArray
 
-def quantize_int8(w: NDArray[float32], rows: NDArray[int8], scales: NDArray[float32], n_threads: int) -> None: ...
+def quantize_int8(
+    w: NDArray[float32],
+    rows: NDArray[int8],
+    scales: NDArray[float32],
+    n_threads: int,
+) -> None: ...
 def weighted_rows(
     indptr: NDArray[int64],
     indices: NDArray[int32],

@@ -23,4 +23,9 @@ def prepare(
     n_exact: int,
     n_best: int,
 ) -> SingleQuerySearch: ...
-def top_k(s: SingleQuerySearch, x: NDArray[float32], out_ids: NDArray[int32], out_scores: NDArray[float32]) -> None: ...
+def top_k(
+    s: SingleQuerySearch,
+    x: NDArray[float32],
+    out_ids: NDArray[int32],
+    out_scores: NDArray[float32],
+) -> None: ...

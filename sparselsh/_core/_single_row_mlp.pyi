@@ -8,7 +8,12 @@ from ._single_query_search import SingleQuerySearch
 
 class SingleRowMLP: ...
 def prepare(layers: list[tuple[Any, ...]], search: SingleQuerySearch | None) -> SingleRowMLP: ...
-def top_k(mlp: SingleRowMLP, x: NDArray[float32], out_ids: NDArray[int32], out_scores: NDArray[float32]) -> None: ...
+def top_k(
+    mlp: SingleRowMLP,
+    x: NDArray[float32],
+    out_ids: NDArray[int32],
+    out_scores: NDArray[float32],
+) -> None: ...
 def top_k_sparse(
     mlp: SingleRowMLP,
     indices: NDArray[int32],

@@ -2,7 +2,11 @@
 from numpy import float32, int32, int64
 from numpy.typing import NDArray
 
-def take_counts(indptr: NDArray[int64], rows: NDArray[int64], out_indptr: NDArray[int64]) -> None: ...
+def take_counts(
+    indptr: NDArray[int64],
+    rows: NDArray[int64],
+    out_indptr: NDArray[int64],
+) -> None: ...
 def take_rows(
     indptr: NDArray[int64],
     indices: NDArray[int32],
