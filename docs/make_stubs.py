@@ -2,8 +2,8 @@
 
     python -P docs/make_stubs.py
 
-Run it after a change to the signature of a kernel. RETURNS holds the return type of a kernel where it
-is not None.
+Run it after a change to the signature of a kernel. RETURNS holds the return type of a kernel
+where it is not None.
 """
 import importlib
 import inspect
@@ -28,7 +28,7 @@ RETURNS = {
     "_updates.adam": "Rule",
     "_updates.sgd": "Rule",
 }
-MAX_COLUMNS = 100  # of a line of a stub
+MAX_COLUMNS = 100  # of a line in a stub
 SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int",
            "float": "float", "double": "float", "str": "str", "Rule": "Rule",
            "SingleQuerySearch": "SingleQuerySearch", "SingleRowMLP": "SingleRowMLP"}
