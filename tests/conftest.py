@@ -1,8 +1,8 @@
-"""Fixtures of every test: the SIMD level in use, the number of threads, seeded random numbers."""
+"""Fixtures for every test: the SIMD level in use, the number of threads, seeded random numbers."""
 import os
 
-# OpenMP reads it once: threads that wait for work sleep, so that having more threads than free
-# cores does no harm
+# OpenMP reads it once. Threads that wait for work then sleep, so that tests may use more threads
+# than there are free cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np

@@ -1,18 +1,20 @@
-"""Fuzzing of all that reads files: a damaged file is read as something sound, or refused with a clear error.
+"""Fuzz all file readers: a damaged file must yield a valid object or a clear error.
 
     python -P tests/fuzz.py                                # every reader
-    python -P tests/fuzz.py xmc index --inputs 40000       # these, and more inputs
-    python -P tests/fuzz.py index --begin 1234 --inputs 1  # one input again
+    python -P tests/fuzz.py xmc index --inputs 40000       # these readers, with more inputs
+    python -P tests/fuzz.py index --begin 1234 --inputs 1  # repeat one input
 
-Input number i of a reader is the same bytes in every run with the same --seed. It comes from a sound file, by flips,
-cuts, splices and numbers that are too large, and for safetensors files also by changes of arrays and of the
-configuration that leave the file well-formed, with its checksum set right.
+Input number i of a reader has the same bytes in every run with the same --seed. It is made from a
+valid file by flips, cuts, splices and numbers that are too large; for safetensors files also by
+changes to arrays and to the configuration after which the file is still well-formed and has a
+correct checksum.
 
-What counts as a finding: an error other than ValueError, or one whose message does not name the file; a result that
-is not sound; a death of the process, a sanitizer's report among them; more memory or seconds than the limits.
-Each reader runs in a process of its own.
+These are findings: an error other than ValueError, or one whose message does not name the file; an
+invalid result; the end of the process, be it by a report of a sanitizer; more memory or time than
+the limits allow. Each reader runs in its own process.
 
-POSIX only. tests/test_fuzz.py tries some inputs of each reader; .ci/sanitize runs this under the sanitizers.
+POSIX only. tests/test_fuzz.py tries some inputs of each reader; .ci/sanitize runs this script under
+the sanitizers.
 """
 import argparse
 import bz2
@@ -47,12 +49,15 @@ from sparselsh.inference.readers.affine import Affine
 MEMORY_MB = 1024  # beyond what the process has before the first input
 SECONDS = 20  # for one input
 
-# --- changes of bytes ----------------------------------------------------------------------------------------
+# --- changes to bytes -----------------------------------------------------------------------------
 
-NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1]
-TOKENS = [b"", b"-1", b"0", b"2147483647", b"2147483648", b"9" * 19, b"9" * 40, b"1e400", b"nan", b"inf", b"-0", b"+7",
-          b"1_0", b"1e-9999999999999999999", b"0x1", b" ", b"\n", b"\r\n", b",", b":", b"::", b"#", b"\0", b"\xff\xfe",
-          b"\xef\xbb\xbf", b"qid:1", b"NULL", b"{", b"[" * 3000, b'"', b"\\ud800"]
+NUMBERS = [0, 1, 2, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**32,
+           2**53, 2**63 - 1, 2**63, 2**64 - 1]
+TOKENS = [b"", b"-1", b"0", b"2147483647", b"2147483648", b"9" * 19, b"9" * 40,
+          b"1e400", b"nan", b"inf", b"-0", b"+7",
+          b"1_0", b"1e-9999999999999999999", b"0x1", b" ", b"\n", b"\r\n",
+          b",", b":", b"::", b"#", b"\0", b"\xff\xfe", b"\xef\xbb\xbf",
+          b"qid:1", b"NULL", b"{", b"[" * 3000, b'"', b"\\ud800"]
 
 
 def flip(rng, data, _):
@@ -101,14 +106,16 @@ def binary_number(rng, data, _):
 def text_number(rng, data, _):
     begin = rng.randrange(len(data))
     if found := re.compile(rb"[-+.\deE]*\d").search(data, begin):
-        data[found.start():found.end()] = rng.choice((rng.choice(TOKENS), str(rng.choice(NUMBERS)).encode()))
+        data[found.start():found.end()] = rng.choice(
+            (rng.choice(TOKENS), str(rng.choice(NUMBERS)).encode()))
 
 
-CHANGES = [flip, flip, cut, drop, repeat, overwrite, insert, splice, binary_number, text_number, text_number]
+CHANGES = [flip, flip, cut, drop, repeat, overwrite, insert, splice, binary_number,
+           text_number, text_number]
 
 
 def damaged(rng, seeds):
-    """Bytes of one of the seeds with one to three changes."""
+    """Return the bytes of one of the seeds with one to three changes."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         if data:
@@ -116,18 +123,21 @@ def damaged(rng, seeds):
     return bytes(data)
 
 
-# --- changes of well-formed safetensors files ----------------------------------------------------------------
+# --- changes to safetensors files that leave them well-formed -------------------------------------
 
-DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I32": np.int32, "I64": np.int64, "U8": np.uint8,
+DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "I32": np.int32,
+          "I64": np.int64, "U8": np.uint8,
           "U16": np.uint16, "BOOL": np.bool_}
-VALUES = [None, True, False, 0, 1, -1, 2, 3, 24, 64, 255, 1024, 2**31 - 1, 2**31, 2**63, 10**400, 0.0, 0.5, -0.5, 1e308,
-          float("nan"), float("inf"), "", "auto", "a", "top", "batch", "sample", "exact", "probes", "sketches",
+VALUES = [None, True, False, 0, 1, -1, 2, 3, 24, 64, 255, 1024, 2**31 - 1,
+          2**31, 2**63, 10**400, 0.0, 0.5, -0.5, 1e308,
+          float("nan"), float("inf"), "", "auto", "a", "top", "batch",
+          "sample", "exact", "probes", "sketches",
           "SimHash", "DWTA", "MinHash", "CrossPolytope", [], {}, [[]], [1, 2], {"type": "SimHash"}]
 SHAPES = [[], [0], [1], [0, 0], [2**62, 0], [2**40], [2**32, 2**32], [1, 1, 1], [-1], [2**64]]
 
 
 def unpack(data):
-    """({name: (dtype name, shape, bytes)}, metadata) of a safetensors file."""
+    """Return ({name: (dtype name, shape, bytes)}, metadata) of a safetensors file."""
     size = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:8 + size]), data[8 + size:]
     metadata = header.pop("__metadata__")
@@ -136,18 +146,19 @@ def unpack(data):
 
 
 def pack(tensors, metadata):
-    """The bytes of such a file."""
+    """Return the bytes of a safetensors file; the inverse of `unpack`."""
     header, end = {"__metadata__": metadata}, 0
     for name, (dtype, shape, data) in tensors.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + len(data)]}
         end += len(data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(data for _, _, data in tensors.values())
+    return len(text).to_bytes(8, "little") + text + b"".join(
+        data for _, _, data in tensors.values())
 
 
 def change_config(rng, tree):
-    """Put another value at some place of a tree of lists and dicts."""
+    """Replace one value, drawn at random, in a tree of lists and dicts."""
     while True:
         keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
         if not keys:
@@ -174,7 +185,7 @@ def change_tensor(rng, tensors):
     dtype, shape, data = tensors[name]
     try:
         array = np.frombuffer(data, DTYPES[dtype]).reshape(shape).copy()
-    except (KeyError, ValueError):  # changed before
+    except (KeyError, ValueError):  # an earlier change already broke it
         return
     action = rng.randrange(8)
     if action == 0:
@@ -194,16 +205,19 @@ def change_tensor(rng, tensors):
         with np.errstate(all="ignore"):
             array = array.astype(DTYPES[dtype])
     elif action == 5 and array.ndim:
-        array = rng.choice((array[:-1], array[:0], array[..., :-1], array.ravel(), np.concatenate([array, array])))
+        array = rng.choice(
+            (array[:-1], array[:0], array[..., :-1], array.ravel(), np.concatenate([array, array])))
     elif array.size:
-        values = [np.nan, np.inf, -np.inf, 3e38, 1e-45] if array.dtype.kind == "f" else [0, 1, -1, 127, 255, 2**31 - 1]
+        values = ([np.nan, np.inf, -np.inf, 3e38, 1e-45]
+                  if array.dtype.kind == "f" else [0, 1, -1, 127, 255, 2**31 - 1])
         with np.errstate(all="ignore"):
-            array.ravel()[rng.randrange(array.size)] = np.array(rng.choice(values)).astype(array.dtype)
+            array.ravel()[rng.randrange(array.size)] = (
+                np.array(rng.choice(values)).astype(array.dtype))
     tensors[name] = (dtype, list(array.shape), array.tobytes())
 
 
 def well_formed(rng, seeds):
-    """One of the seeds with changes of its configuration and its arrays, and a checksum that is right."""
+    """Return a seed with changes to its configuration and arrays and a correct checksum."""
     tensors, metadata = unpack(rng.choice(seeds))
     config = json.loads(metadata["config"])
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -216,13 +230,13 @@ def well_formed(rng, seeds):
         try:
             arrays = {name: np.frombuffer(data, DTYPES[dtype]).reshape(shape)
                       for name, (dtype, shape, data) in tensors.items()}
-        except (KeyError, ValueError):  # another checksum is as good for a file that cannot be read
+        except (KeyError, ValueError):  # the file cannot be read: any checksum will do
             arrays = {}
         metadata["checksum"] = _files.checksum(arrays, metadata["config"])
     return pack(tensors, metadata)
 
 
-# --- what a reader must hold to ------------------------------------------------------------------------------
+# --- what every reader must guarantee -------------------------------------------------------------
 
 
 def expect(holds, what):
@@ -230,17 +244,19 @@ def expect(holds, what):
         raise AssertionError(what)
 
 
-def expect_sound(matrix):
-    """Rows that a kernel can trust."""
+def expect_valid_csr(matrix):
+    """Check that a kernel can trust the rows of a CSR matrix."""
     indptr, indices = matrix.indptr, matrix.indices
-    expect(len(indptr) == matrix.shape[0] + 1 and indptr[0] == 0 and indptr[-1] == len(indices) == len(matrix.data),
-           "offsets do not fit")
+    expect(len(indptr) == matrix.shape[0] + 1 and indptr[0] == 0
+           and indptr[-1] == len(indices) == len(matrix.data),
+           "the offsets do not match the arrays")
     expect((np.diff(indptr) >= 0).all(), "offsets fall")
-    expect(not len(indices) or (indices.min() >= 0 and indices.max() < matrix.shape[1]), "an id is out of range")
+    expect(not len(indices) or (indices.min() >= 0 and indices.max() < matrix.shape[1]),
+           "an id is out of range")
     rises = np.diff(indices) > 0
     starts = indptr[1:-1]
     rises[starts[(starts > 0) & (starts < len(indices))] - 1] = True
-    expect(rises.all(), "ids of a row do not rise")
+    expect(rises.all(), "the ids of a row are not ascending")
     expect(np.isfinite(matrix.data).all(), "a value is not finite")
 
 
@@ -250,7 +266,7 @@ def expect_answers(ids, scores, n):
 
 
 def outcome(call):
-    """The result of a call, or None where it refuses the file."""
+    """Return the result of a call, or None where it refuses the file."""
     try:
         return call()
     except ValueError:
@@ -258,7 +274,7 @@ def outcome(call):
 
 
 class Text:
-    """XMC and svmlight text: read whole and in chunks with the same result."""
+    """XMC and svmlight text: whole reads and reads in chunks give the same result."""
 
     def __init__(self, suffix=".txt", pack=bytes):
         self.suffix, self.pack = suffix, pack
@@ -267,11 +283,13 @@ class Text:
         rng = np.random.default_rng(0)
         X = sp.random_array((40, 60), density=0.1, format="csr", dtype=np.float32, rng=rng)
         Y = sp.random_array((40, 30), density=0.05, format="csr", dtype=np.float32, rng=rng)
-        texts = [b"3 4 2\n0,1 0:1.5 3:-2e-3\n 1:0.25\n\n", b"0 1:1 2:2 # a comment\n\n1,2 3:.5\n", b"0 5 5\n", b"1:1\n"]
+        texts = [b"3 4 2\n0,1 0:1.5 3:-2e-3\n 1:0.25\n\n", b"0 1:1 2:2 # a comment\n\n1,2 3:.5\n",
+                 b"0 5 5\n", b"1:1\n"]
         for name in ("xmc", "svmlight"):
             if name == "svmlight":
                 X.data[:] = np.round(X.data, 3)
-                Y = sp.csr_array(np.eye(40, 30, dtype=np.float32) + np.eye(40, 30, -30, dtype=np.float32))
+                Y = sp.csr_array(
+                    np.eye(40, 30, dtype=np.float32) + np.eye(40, 30, -30, dtype=np.float32))
             path = Path(folder) / "sound.txt"
             sl.datasets.write_xmc(path, X, Y, format=name)
             texts.append(path.read_bytes())
@@ -282,12 +300,14 @@ class Text:
     def read(self, path):
         known = outcome(lambda: sl.datasets.read_xmc(path, format="xmc"))
         in_chunks = outcome(lambda: list(_xmc_text.chunks(path, 3)))
-        expect((known is None) == (in_chunks is None), "read whole and in chunks it is not the same file")
+        expect((known is None) == (in_chunks is None),
+               "of a whole read and a read in chunks, one refuses the file")
         if known is not None:
             for whole, parts in zip(known, zip(*in_chunks, strict=True), strict=True):
-                expect((abs(whole - sp.vstack(parts)).nnz == 0), "in chunks it has other values")
+                expect((abs(whole - sp.vstack(parts)).nnz == 0),
+                       "a read in chunks gives other values than a whole read")
         for part in sl.datasets.read_xmc(path):
-            expect_sound(part)
+            expect_valid_csr(part)
 
 
 class Rows:
@@ -299,74 +319,86 @@ class Rows:
         path, rng = Path(folder) / "sound.csr", np.random.default_rng(0)
         files = []
         for n_rows, n_features, n_labels in ((30, 20, 10), (1, 1, 1), (0, 3, 2), (200, 7, 4)):
-            X = sp.random_array((n_rows, n_features), density=0.2, format="csr", dtype=np.float32, rng=rng)
-            Y = sp.random_array((n_rows, n_labels), density=0.2, format="csr", dtype=np.float32, rng=rng)
+            X = sp.random_array((n_rows, n_features), density=0.2, format="csr",
+                                dtype=np.float32, rng=rng)
+            Y = sp.random_array((n_rows, n_labels), density=0.2, format="csr",
+                                dtype=np.float32, rng=rng)
             sl.datasets.write_csr(path, X, Y)
             files.append(path.read_bytes())
         return files
 
     def make(self, rng, seeds):
-        """Damaged, half of the time with a header whose checksum is right."""
+        """Return a damaged file, in half of the cases with a correct checksum of the header."""
         data = bytearray(damaged(rng, seeds))
         front, counts = _csr_file._HEADER_START.size, _csr_file._HEADER_COUNTS.size
         if rng.random() < 0.5 and len(data) >= front + counts:
             if rng.random() < 0.5:
                 begin = front + 8 * rng.randrange(5)
-                number = rng.choice((rng.choice(NUMBERS), int.from_bytes(data[begin:begin + 8], "little") + 1))
+                number = rng.choice(
+                    (rng.choice(NUMBERS), int.from_bytes(data[begin:begin + 8], "little") + 1))
                 data[begin:begin + 8] = struct.pack("<Q", number % 2**64)
-            data[:front] = _csr_file._HEADER_START.pack(_csr_file.MAGIC, _csr_file.VERSION, _csr_file.zlib.crc32(
-                data[front:front + counts]))
+            data[:front] = _csr_file._HEADER_START.pack(
+                _csr_file.MAGIC, _csr_file.VERSION,
+                _csr_file.zlib.crc32(data[front:front + counts]))
         return bytes(data)
 
     def read(self, path):
         with sl.datasets.open_csr(path) as file:
             for part in file[:]:
-                expect_sound(part)
+                expect_valid_csr(part)
             n = sum(X.shape[0] for X, _ in file.chunks(3))
-            expect(n == len(file), "its chunks have another number of rows")
+            expect(n == len(file), "the chunks do not have the file's number of rows")
             if n:
                 for part in file[[0, -1]]:
-                    expect_sound(part)
+                    expect_valid_csr(part)
 
 
 def deep_networks():
-    """(network, X, Y): hashed hidden layers, each way to choose their sets and to rebuild, and halves of floats."""
+    """Yield (network, X, Y): hashed hidden layers, rebuild policies, weights in bfloat16."""
     rng = np.random.default_rng(1)
     X, Y = rng.standard_normal((48, 10), dtype=np.float32), np.arange(48) % 12
     hidden = {"density": 0.5, "active": "sample", "activation": "relu"}
     for layers in (
         [sl.Linear(10, 12, activation="relu", dropout=0.2),
-         sl.LSHLinear(12, 24, policy="sketches", sketch_bits=64, rebuild=rebuild.OnDrift(0.1, check_every=2), **hidden),
+         sl.LSHLinear(12, 24, policy="sketches", sketch_bits=64,
+                      rebuild=rebuild.OnDrift(0.1, check_every=2), **hidden),
          sl.LSHLinear(24, 12, density=0.5, family=sl.SimHash(2, 3), rebuild=rebuild.Frozen(1))],
-        [sl.LSHLinear(10, 16, policy="sketches", sketch_bits=64, oversample=3, dtype="bfloat16", **hidden),
-         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=rebuild.Exponential(2), dropout=0.1, **hidden),
+        [sl.LSHLinear(10, 16, policy="sketches", sketch_bits=64, oversample=3,
+                      dtype="bfloat16", **hidden),
+         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=rebuild.Exponential(2),
+                      dropout=0.1, **hidden),
          sl.Linear(20, 12, dtype="bfloat16")],
     ):
         yield sl.Network(layers, random_state=0, n_threads=1), X, Y
 
 
 class Model:
-    """Networks: what is loaded can be asked and trained."""
+    """Networks: inference and training work after loading."""
 
     suffix = ".safetensors"
 
     def seeds(self, folder):
         path, rng = Path(folder) / "sound.safetensors", np.random.default_rng(0)
-        X, Y = sp.random_array((64, 20), density=0.3, format="csr", dtype=np.float32, rng=rng), np.arange(64) % 12
+        X, Y = (sp.random_array((64, 20), density=0.3, format="csr", dtype=np.float32, rng=rng),
+                np.arange(64) % 12)
         files = []
         for layers, loss, x in (
             ([sl.Linear(20, 8, activation="relu"), sl.LSHLinear(8, 12, density=0.5)], "softmax", X),
-            ([sl.LSHLinear(20, 16, density=0.3, active="sample", activation="relu"), sl.Linear(16, 12)], "bce", X),
-            ([sl.LSHLinear(20, 12, density=0.5, family=sl.DWTA(2, 3, bin_size=4), policy="vanilla")], "softmax",
+            ([sl.LSHLinear(20, 16, density=0.3, active="sample", activation="relu"),
+              sl.Linear(16, 12)], "bce", X),
+            ([sl.LSHLinear(20, 12, density=0.5, family=sl.DWTA(2, 3, bin_size=4),
+                           policy="vanilla")], "softmax",
              X.toarray()),
             ([sl.Linear(20, 12)], "softmax", X),
         ):
-            sl.Network(layers, loss=loss, random_state=0).fit(x, Y, epochs=1, batch_size=16, verbose=False).save(path)
+            sl.Network(layers, loss=loss, random_state=0).fit(x, Y, epochs=1, batch_size=16,
+                                                              verbose=False).save(path)
             files.append(path.read_bytes())
         for net, x, y in deep_networks():
             net.fit(x, y, epochs=1, batch_size=16, verbose=False).save(path)
             files.append(path.read_bytes())
-        net = sl.Network([sl.Linear(20, 8), sl.LSHLinear(8, 12, density=0.5)], random_state=0).initialize(X, Y)
+        net = sl.Network([sl.Linear(20, 8), sl.LSHLinear(8, 12, density=0.5)],
+                         random_state=0).initialize(X, Y)
         net.refine(X, Y, threshold=0, verbose=False).save(path)
         files.append(path.read_bytes())
         return files
@@ -376,10 +408,11 @@ class Model:
 
     def read(self, path):
         net = sl.load(path, n_threads=1)
-        expect(all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all() for layer in net.layers),
+        expect(all(np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()
+                   for layer in net.layers),
                "a weight is not finite")
         X = np.linspace(-1, 1, 4 * net.n_features, dtype=np.float32).reshape(4, -1)
-        with np.errstate(all="ignore"):  # weights of 3e38 are sound
+        with np.errstate(all="ignore"):  # weights of 3e38 are valid and may overflow
             for x in (X, sp.csr_array(np.maximum(X, 0))):
                 ids, _ = net.topk(x, 3)
                 expect(ids.min() >= -1 and ids.max() < net.n_labels, "an id is out of range")
@@ -388,38 +421,40 @@ class Model:
 
 
 class Saved(sl.callbacks.Callback):
-    """Saves the state of the training after some step of each epoch."""
+    """Save the state of the training after one step in each of the first two epochs."""
 
     def __init__(self, path, files):
         self.path, self.files, self.n_steps = path, files, 0
 
     def on_step(self, network):
         self.n_steps += 1
-        if self.n_steps in (2, 5):  # of three an epoch: in the first and in the second
+        if self.n_steps in (2, 5):  # of three steps per epoch: one in the first, one in the second
             network.save(self.path, training_state=True)
             self.files.append(self.path.read_bytes())
 
 
 class Ended(sl.callbacks.Callback):
-    """Ends the training: a file may ask for any number of epochs."""
+    """End the training after an epoch: a file may contain any number of epochs."""
 
     def on_epoch_end(self, network, entry):
         return True
 
 
 class Checkpoint(Model):
-    """Networks with the state of their training: what is loaded can be gone on with."""
+    """Networks with the state of their training: the training can be resumed after loading."""
 
     def seeds(self, folder):
         path, files = Path(folder) / "sound.safetensors", []
-        optimizers = (sl.Adam(1e-2, schedule="linear", clip_norm=1.0, second_moment="row", state_dtype="bfloat16"),
+        optimizers = (sl.Adam(1e-2, schedule="linear", clip_norm=1.0, second_moment="row",
+                              state_dtype="bfloat16"),
                       sl.SGD(0.1, momentum=0.5))
         networks = [*deep_networks()]
-        networks += [(sl.Network([sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))],
-                                 loss="bce", random_state=0, n_threads=1),
+        layers = [sl.Linear(10, 8), sl.LSHLinear(8, 12, density=0.5, family=sl.SimHash(3, 2))]
+        networks += [(sl.Network(layers, loss="bce", random_state=0, n_threads=1),
                       sp.csr_array(networks[0][1]), networks[0][2])]
         for (net, x, y), optimizer in zip(networks, (*optimizers, None), strict=True):
-            net.fit(x, y, epochs=3, batch_size=16, verbose=False, optimizer=optimizer, validation=(x[:4], y[:4]),
+            net.fit(x, y, epochs=3, batch_size=16, verbose=False, optimizer=optimizer,
+                    validation=(x[:4], y[:4]),
                     callbacks=[sl.callbacks.EarlyStopping(), Saved(path, files)])
         return files
 
@@ -433,33 +468,39 @@ class Checkpoint(Model):
 
 
 class Index:
-    """Indexes: what is loaded can be asked and changed."""
+    """Indexes: queries and changes work after loading."""
 
     suffix = ".safetensors"
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        self.W, self.bias = rng.standard_normal((60, 8), dtype=np.float32), np.linspace(-1, 1, 60, dtype=np.float32)
+        self.W, self.bias = (rng.standard_normal((60, 8), dtype=np.float32),
+                             np.linspace(-1, 1, 60, dtype=np.float32))
         self.X = rng.standard_normal((40, 8), dtype=np.float32)
 
     def seeds(self, folder):
         path, files = Path(folder) / "sound.safetensors", []
-        for options in ({}, {"family": sl.SimHash(3, 4), "plan": "probes"}, {"family": sl.DWTA(2, 3, bin_size=4)},
+        for options in ({}, {"family": sl.SimHash(3, 4), "plan": "probes"},
+                        {"family": sl.DWTA(2, 3, bin_size=4)},
                         {"family": sl.MinHash(1, 4, bits=4), "sketch_bits": 0, "dynamic": True},
-                        {"family": sl.CrossPolytope(1, 3, dims=4), "sketch_bits": 64, "scaling": 0.3}):
-            index = sl.LSHIndex(random_state=0, n_threads=1, **options).fit(self.W, self.bias, queries=self.X)
+                        {"family": sl.CrossPolytope(1, 3, dims=4), "sketch_bits": 64,
+                         "scaling": 0.3}):
+            index = sl.LSHIndex(random_state=0, n_threads=1, **options).fit(
+                self.W, self.bias, queries=self.X)
             index.remove([3, 7])
             index.save(path)
             files.append(path.read_bytes())
         return [*files, self._with_cells(path)]
 
     def _with_cells(self, path):
-        """An index of so few neurons has no cells; these are put in by hand."""
-        sl.LSHIndex(random_state=0, plan="sketches").fit(self.W, self.bias, queries=self.X).save(path)
+        """Build cells by hand: an index with so few neurons has none."""
+        sl.LSHIndex(random_state=0, plan="sketches").fit(self.W, self.bias,
+                                                         queries=self.X).save(path)
         tensors, config = _file.read(path)
         n = len(tensors["ids"])
         means = np.random.default_rng(1).standard_normal((5, 9), dtype=np.float32)
-        tensors |= {"cell_centroids": means, "cell_means": means, "cell": np.arange(n, dtype=np.int32) % 5}
+        tensors |= {"cell_centroids": means, "cell_means": means,
+                    "cell": np.arange(n, dtype=np.int32) % 5}
         config["n_cells_probed"] = 2
         _file.write(path, tensors, config)
         self.read(path)
@@ -473,25 +514,27 @@ class Index:
             for x in (self.X, self.X[:1]):
                 expect_answers(*index.search(x, 3), 60)
                 if index.family is not None:
-                    expect_sound(index.query(x, 8))
+                    expect_valid_csr(index.query(x, 8))
             index.update(self.W, [0, 3, 59])
             index.remove([1])
             expect_answers(*index.search(self.X[:3], 3), 60)
 
 
 class Served:
-    """Converted networks: what is loaded can be asked, its weights in memory and mapped."""
+    """Converted networks: inference works after loading, with weights in memory and mapped."""
 
     suffix = ".safetensors"
 
     def seeds(self, folder):
         path, rng = Path(folder) / "sound.safetensors", np.random.default_rng(0)
         X, files = rng.standard_normal((64, 8), dtype=np.float32), []
-        for plan, storage in (("rows", "int8"), ("lsh", "float32"), ("lsh", "bfloat16"), ("dense", "bfloat16")):
+        for plan, storage in (("rows", "int8"), ("lsh", "float32"), ("lsh", "bfloat16"),
+                              ("dense", "bfloat16")):
             with planned(plan):
-                net = _conversion.convert(layers_of(8, 48, 64), np.maximum(X, 0), storage=storage, error=0.5,
-                                          random_state=0, n_threads=1)
-            expect(any(plan in layer.plan.values() for layer in net.layers), f"no layer is planned as {plan}")
+                net = _conversion.convert(layers_of(8, 48, 64), np.maximum(X, 0),
+                                          storage=storage, error=0.5, random_state=0, n_threads=1)
+            expect(any(plan in layer.plan.values() for layer in net.layers),
+                   f"no layer is served by the plan {plan}")
             net.save(path)
             files.append(path.read_bytes())
         return files
@@ -501,11 +544,11 @@ class Served:
     def read(self, path):
         for mmap in (False, True):
             net = sl.InferenceNetwork.load(path, mmap=mmap, n_threads=1)
-            ask(net)
+            expect_inference(net)
 
 
 class Weights:
-    """Weights of other programs: what is converted can be asked."""
+    """Weights of other programs: inference works after conversion."""
 
     def __init__(self, suffix):
         self.suffix = suffix
@@ -522,19 +565,23 @@ class Weights:
                 files.append(path.read_bytes())
             return files
         for dtype, numbers in (("F32", np.float32), ("F16", np.float16)):
-            files.append(pack({name: (dtype, list(a.shape), a.astype(numbers).tobytes()) for name, a in arrays.items()},
-                              {"format": "pt", "config": "{}"}))
-        halves = {name: ("BF16", list(a.shape), (a.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-                  for name, a in arrays.items()}
+            files.append(
+                pack({name: (dtype, list(a.shape), a.astype(numbers).tobytes())
+                      for name, a in arrays.items()},
+                     {"format": "pt", "config": "{}"}))
+        halves = {
+            name: ("BF16", list(a.shape), (a.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+            for name, a in arrays.items()}
         return [*files, pack(halves, {"format": "pt", "config": "{}"})]
 
     def make(self, rng, seeds):
-        return damaged(rng, seeds) if self.suffix == ".npz" or rng.random() < 0.4 else well_formed(rng, seeds)
+        return (damaged(rng, seeds) if self.suffix == ".npz" or rng.random() < 0.4
+                else well_formed(rng, seeds))
 
     def read(self, path):
         try:
-            ask(sl.from_file(path, upcast=True, n_threads=1))
-        except TypeError as error:  # of numbers that are no floats: documented, and as good a refusal
+            expect_inference(sl.from_file(path, upcast=True, n_threads=1))
+        except TypeError as error:  # documented for arrays that are not floats; a valid refusal
             raise ValueError(*error.args) from error
 
 
@@ -549,8 +596,10 @@ class Onnx:
         one, two = layers_of(6, 9, 5)
         constants = [numpy_helper.from_array(a, name) for name, a in
                      (("W1", one.weight.T), ("b1", one.bias), ("W2", two.weight), ("b2", two.bias))]
-        nodes = [helper.make_node("MatMul", ["x", "W1"], ["a"]), helper.make_node("Add", ["a", "b1"], ["b"]),
-                 helper.make_node("Relu", ["b"], ["c"]), helper.make_node("Gemm", ["c", "W2", "b2"], ["y"], transB=1)]
+        nodes = [helper.make_node("MatMul", ["x", "W1"], ["a"]),
+                 helper.make_node("Add", ["a", "b1"], ["b"]),
+                 helper.make_node("Relu", ["b"], ["c"]),
+                 helper.make_node("Gemm", ["c", "W2", "b2"], ["y"], transB=1)]
         x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "m"]) for name in "xy")
         model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants),
                                   opset_imports=[helper.make_opsetid("", 17)])
@@ -558,21 +607,23 @@ class Onnx:
         return [model.SerializeToString()]
 
     def read(self, path):
-        ask(sl.from_onnx(path, upcast=True, n_threads=1))
+        expect_inference(sl.from_onnx(path, upcast=True, n_threads=1))
 
 
 def layers_of(*sizes):
-    """Affine layers with ReLU between."""
+    """Return affine layers with ReLU between them."""
     rng = np.random.default_rng(0)
-    return [Affine(f"fc{i}", rng.standard_normal((n_out, n_in), dtype=np.float32), rng.standard_normal(n_out,
+    return [Affine(f"fc{i}", rng.standard_normal((n_out, n_in), dtype=np.float32),
+                   rng.standard_normal(n_out,
             dtype=np.float32), "relu" if i < len(sizes) - 2 else None)
             for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes))]
 
 
 @contextmanager
 def planned(plan):
-    """Conversions serve small layers too, and by this plan, whatever the clock says."""
-    choose, limits = _conversion._Conversion._choose, (_conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS)
+    """Make conversions use this plan, for small layers too, whatever the timings say."""
+    choose, limits = (_conversion._Conversion._choose,
+                      (_conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS))
 
     def with_plan(self, i, trials, *rest):
         if plan in trials:
@@ -580,7 +631,8 @@ def planned(plan):
             trials[plan] = trials[plan]._replace(times=times)
         return choose(self, i, trials, *rest)
 
-    _conversion._Conversion._choose, _conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS = with_plan, 1, 32
+    (_conversion._Conversion._choose, _conversion.MIN_WEIGHTS,
+     _conversion.MIN_INDEX_NEURONS) = with_plan, 1, 32
     try:
         yield
     finally:
@@ -588,8 +640,8 @@ def planned(plan):
         _conversion.MIN_WEIGHTS, _conversion.MIN_INDEX_NEURONS = limits
 
 
-def ask(net):
-    """A converted network answers."""
+def expect_inference(net):
+    """Check that inference with a converted network gives valid ids and scores."""
     X = np.linspace(-1, 1, 20 * net.n_features, dtype=np.float32).reshape(20, -1)
     with np.errstate(all="ignore"):
         for x in (X, X[:1], sp.csr_array(np.maximum(X, 0))):
@@ -616,20 +668,22 @@ if importlib.util.find_spec("onnx"):
 
 
 def try_input(name, seeds, seed, number, path):
-    """"read" or "refused"; AssertionError or whatever the reader raises where it should not."""
+    """Return "read" or "refused"; raise AssertionError, or what the reader wrongly raises."""
     reader = READERS[name]
     path.write_bytes(reader.make(random.Random(f"{seed} {name} {number}"), seeds))
     try:
         reader.read(os.fspath(path))
     except ValueError as error:
-        expect(type(error) in (ValueError, _xmc_text.FileFormatError), f"{type(error).__name__} instead of ValueError")
-        expect(path.name in str(error) and len(str(error)) < 2000, f"the message does not help: {str(error)[:300]!r}")
+        expect(type(error) in (ValueError, _xmc_text.FileFormatError),
+               f"{type(error).__name__} instead of ValueError")
+        expect(path.name in str(error) and len(str(error)) < 2000,
+               f"the message does not name the file or is too long: {str(error)[:300]!r}")
         return "refused"
     return "read"
 
 
 def seeds_of(name, folder):
-    """The sound files of a reader, after a look that they are."""
+    """Return the valid files of a reader, after checking that it reads them."""
     path = Path(folder) / ("sound" + READERS[name].suffix)
     seeds = READERS[name].seeds(folder)
     for data in seeds:
@@ -638,7 +692,7 @@ def seeds_of(name, folder):
     return seeds
 
 
-# --- processes -----------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 
 def is_sanitized():
@@ -646,29 +700,32 @@ def is_sanitized():
 
 
 def child(name, seed, begin, end, memory_mb, seconds):
-    """Try inputs begin .. end; a line of JSON for each finding, and at last one with the counts."""
+    """Try inputs begin .. end; print a line of JSON per finding and one with the counts."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         seeds = seeds_of(name, folder)
         path = Path(folder) / ("input" + READERS[name].suffix)
-        if not is_sanitized():  # whose shadow takes terabytes of addresses: it has a limit of its own
+        # shadow memory takes terabytes of address space, and AddressSanitizer has its own limit
+        if not is_sanitized():
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + memory_mb * 2**20,) * 2)
         counts = Counter()
         for number in range(begin, end):
-            print(number, file=sys.stderr, flush=True)  # the last line says what killed the process
+            # if the process dies, the last line names the input
+            print(number, file=sys.stderr, flush=True)
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
                 counts[try_input(name, seeds, seed, number, path)] += 1
             except BaseException as error:
                 text = f"{type(error).__name__}: {error}"[:500]
-                print(json.dumps({"number": number, "finding": text, "at": place(error)}), flush=True)
+                print(json.dumps({"number": number, "finding": text, "at": place(error)}),
+                      flush=True)
                 counts["findings"] += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps({"counts": counts}), flush=True)
 
 
 def place(error):
-    """Where in the package an error arose."""
+    """Return the place in the package where an error was raised."""
     at, trace = "", error.__traceback__
     while trace is not None:
         file = Path(trace.tb_frame.f_code.co_filename)
@@ -679,16 +736,22 @@ def place(error):
 
 
 def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
-    """(Counter of outcomes, list of findings) of a reader; a process that dies is a finding, and another goes on."""
+    """Return (Counter of outcomes, list of findings) of a reader.
+
+    A process that dies is a finding; a new process continues with the next input.
+    """
     counts, findings, end = Counter(), [], begin + n_inputs
     options = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-               "ASAN_OPTIONS": f"detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb={memory_mb}:"
+               "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:"
+                               f"max_allocation_size_mb={memory_mb}:"
                                f"hard_rss_limit_mb={4 * memory_mb}"}
     while begin < end:
         with tempfile.TemporaryFile("w+") as log:
             done = subprocess.run(
-                [sys.executable, "-P", __file__, "--child", name, "--seed", str(seed), "--begin", str(begin),
-                 "--inputs", str(end - begin), "--memory", str(memory_mb), "--seconds", str(seconds)],
+                [sys.executable, "-P", __file__, "--child", name, "--seed",
+                 str(seed), "--begin", str(begin),
+                 "--inputs", str(end - begin), "--memory", str(memory_mb),
+                 "--seconds", str(seconds)],
                 stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | options)
             log.seek(0)
             lines = log.read().splitlines()
@@ -701,7 +764,8 @@ def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
         if not numbers:
             raise RuntimeError("\n".join(lines))
         last = int(lines[numbers[-1]])
-        text = f"the process ended with {done.returncode}: " + " | ".join(lines[numbers[-1] + 1:])[:1500]
+        text = f"the process ended with {done.returncode}: " + " | ".join(
+            lines[numbers[-1] + 1:])[:1500]
         findings.append({"number": last, "finding": text, "at": ""})
         counts["findings"] += 1
         counts["before a death"] += last - begin
@@ -711,20 +775,28 @@ def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("readers", nargs="*", default=list(READERS), metavar="READER", help=", ".join(READERS))
+    parser.add_argument("readers", nargs="*", default=list(READERS), metavar="READER",
+                        help=", ".join(READERS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--begin", type=int, default=0, help="number of the first input (default: 0)")
-    parser.add_argument("--inputs", type=int, default=5000, help="for each reader (default: 5000)")
-    parser.add_argument("--memory", type=int, default=MEMORY_MB, help="MB that reading a file may take (default: 1024)")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="that reading a file may take (default: 20)")
+    parser.add_argument("--begin", type=int, default=0,
+                        help="number of the first input (default: 0)")
+    parser.add_argument("--inputs", type=int, default=5000,
+                        help="number of inputs per reader (default: 5000)")
+    parser.add_argument("--memory", type=int, default=MEMORY_MB,
+                        help="limit in MB for reading a file (default: 1024)")
+    parser.add_argument("--seconds", type=float, default=SECONDS,
+                        help="limit in seconds for reading a file (default: 20)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        return child(given.child, given.seed, given.begin, given.begin + given.inputs, given.memory, given.seconds)
+        return child(given.child, given.seed, given.begin, given.begin + given.inputs,
+                     given.memory, given.seconds)
     total = 0
     for name in given.readers:
-        counts, findings = run(name, given.seed, given.begin, given.inputs, given.memory, given.seconds)
-        print(f"{name:11} {given.inputs:7,} inputs:", ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
+        counts, findings = run(name, given.seed, given.begin, given.inputs,
+                               given.memory, given.seconds)
+        print(f"{name:11} {given.inputs:7,} inputs:",
+              ", ".join(f"{n:,} {what}" for what, n in sorted(counts.items())))
         total += len(findings)
         for finding in findings[:50]:
             print(f"    {finding['number']}: {finding['at']} {finding['finding']}")

@@ -1,4 +1,4 @@
-"""What a user may hand in by mistake: what was given, the error, and what its message names."""
+"""Wrong arguments: what was passed, which error is raised, and what its message names."""
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -12,7 +12,8 @@ Y = np.array([0, 1, 2, 0])
 
 
 def network(*layers, **options):
-    return sl.Network(layers or [sl.Linear(3, 8), sl.LSHLinear(8, 5, density=0.5)], random_state=0, **options)
+    return sl.Network(layers or [sl.Linear(3, 8), sl.LSHLinear(8, 5, density=0.5)],
+                      random_state=0, **options)
 
 
 def trained():
@@ -42,7 +43,7 @@ def with_entry(value, dtype=np.float32):
 
 
 def check(call, error, *names):
-    """The call raises just this error, and its message holds all the names."""
+    """Check that the call raises exactly this error type and that its message has all the names."""
     with pytest.raises(error) as caught:
         call()
     assert type(caught.value) is error
@@ -51,13 +52,14 @@ def check(call, error, *names):
 
 
 def table(*cases):
-    """Rows (call, error, *names); a test is called by what its message names first."""
+    """Parametrize by rows (call, error, *names); the first name is the id of the test."""
     return pytest.mark.parametrize("call, error, names", [
         pytest.param(call, error, names, id=names[0]) for call, error, *names in cases])
 
 
-WHOLE = [(0, ValueError, "at least 1"), (-3, ValueError, "-3"), (2.0, TypeError, "must be an integer"),
-         ("4", TypeError, "'4'"), (True, TypeError, "bool"), (None, TypeError, "None"), (2**40, ValueError, "at most")]
+WHOLE = [(0, ValueError, "at least 1"), (-3, ValueError, "-3"),
+         (2.0, TypeError, "must be an integer"), ("4", TypeError, "'4'"),
+         (True, TypeError, "bool"), (None, TypeError, "None"), (2**40, ValueError, "at most")]
 
 
 @pytest.mark.parametrize("value, error, message", WHOLE, ids=lambda value: str(value)[:12])
@@ -87,7 +89,7 @@ WHOLE = [(0, ValueError, "at least 1"), (-3, ValueError, "-3"), (2.0, TypeError,
     ("bins", lambda v: sl.DWTA(bins=v)),
     ("hashes", lambda v: sl.MinHash(hashes=v)),
 ])
-def test_a_number_of_things_is_a_whole_one_of_at_least_1(name, call, value, error, message):
+def test_a_count_must_be_an_integer_of_at_least_1(name, call, value, error, message):
     check(lambda: call(value), error, name, message)
 
 
@@ -100,7 +102,8 @@ def test_a_number_of_things_is_a_whole_one_of_at_least_1(name, call, value, erro
     ("n_threads", lambda v: loaded(n_threads=v)),
     ("n ", sl.set_num_threads),
 ])
-def test_a_number_of_threads_is_none_or_a_whole_one(name, call, value, error, message):
+def test_a_number_of_threads_must_be_none_or_an_integer_of_at_least_1(
+        name, call, value, error, message):
     before = sl.get_num_threads()
     check(lambda: call(value), error, name, message)
     assert sl.get_num_threads() == before
@@ -115,7 +118,8 @@ def test_set_num_threads_takes_numpy_integers_and_none():
 
 
 REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), (10**400, ValueError, "inf"),
-        ("0.1", TypeError, "'0.1'"), (None, TypeError, "None"), (True, TypeError, "bool"), ([0.1], TypeError, "list")]
+        ("0.1", TypeError, "'0.1'"), (None, TypeError, "None"), (True, TypeError, "bool"),
+        ([0.1], TypeError, "list")]
 
 
 @pytest.mark.parametrize("value, error, message", REAL, ids=lambda value: str(value)[:12])
@@ -144,7 +148,7 @@ REAL = [(NAN, ValueError, "nan"), (INF, ValueError, "inf"), (10**400, ValueError
     ("peak", lambda v: schedules.OneCycle(peak=v)),
     ("momentum[1]", lambda v: schedules.OneCycle(momentum=(0.1, v))),
 ])
-def test_a_number_is_finite(name, call, value, error, message):
+def test_a_number_must_be_finite(name, call, value, error, message):
     check(lambda: call(value), error, name, message)
 
 
@@ -177,55 +181,71 @@ def test_a_number_is_finite(name, call, value, error, message):
     (lambda: sl.LSHLinear(3, 4, density=0), ValueError, "density must be at most 1 and above 0"),
     (lambda: sl.LSHLinear(3, 4, density=1.1), ValueError, "density", "1.1"),
     (lambda: sl.LSHLinear(3, 4, density="all"), TypeError, "density", "'all'"),
-    (lambda: sl.LSHLinear(3, 4, active="rows"), ValueError, "active", "'batch', 'sample'", "'rows'"),
+    (lambda: sl.LSHLinear(3, 4, active="rows"), ValueError, "active",
+     "'batch', 'sample'", "'rows'"),
     (lambda: sl.LSHLinear(3, 4, activation="tanh"), ValueError, "activation", "'tanh'"),
     (lambda: sl.LSHLinear(3, 4, candidates=-1), ValueError, "candidates"),
     (lambda: rebuild.AtOnce(growth=0.5), ValueError, "growth must be at least 1"),
     (lambda: rebuild.Frozen(before="every"), TypeError, "before", "'every'"),
     (lambda: rebuild.Frozen(epochs=-1), ValueError, "epochs", "-1"),
     (lambda: sl.LSHLinear(3, 4, rebuild="every"), TypeError, "rebuild", "'every'"),
-    (lambda: sl.LSHLinear(3, 4, sketch_bits=100), ValueError, "sketch_bits must be a multiple of 64, got 100"),
+    (lambda: sl.LSHLinear(3, 4, sketch_bits=100), ValueError,
+     "sketch_bits must be a multiple of 64, got 100"),
     (lambda: sl.LSHLinear(3, 4, plan="fast"), ValueError, "plan", "'fast'"),
     (lambda: sl.LSHLinear(3, 4, policy="best"), ValueError, "policy", "'best'"),
-    (lambda: sl.Network([sl.LSHLinear(3, 4, policy="sketches")]), ValueError, "policy='sketches'", "active='sample'"),
-    (lambda: sl.Network([sl.Linear(3, 4, dropout=0.5)]), ValueError, "layers[0]", "dropout=0.5", "hidden layers"),
+    (lambda: sl.Network([sl.LSHLinear(3, 4, policy="sketches")]), ValueError,
+     "policy='sketches'", "active='sample'"),
+    (lambda: sl.Network([sl.Linear(3, 4, dropout=0.5)]), ValueError, "layers[0]",
+     "dropout=0.5", "hidden layers"),
     (lambda: sl.Linear(3, 4, dropout=1), ValueError, "dropout must be at least 0 and below 1"),
     (lambda: sl.SGD(clip_norm=0), ValueError, "clip_norm must be above 0"),
-    (lambda: sl.SGD(schedule=schedules.OneCycle()), ValueError, "sets the momentum, but momentum=0", "OneCycle"),
+    (lambda: sl.SGD(schedule=schedules.OneCycle()), ValueError,
+     "sets the momentum, but momentum=0", "OneCycle"),
     (lambda: schedules.WarmUp(then="step"), ValueError, "then must be one of", "'step'"),
     (lambda: schedules.Step(at=(0.5, 0.2)), ValueError, "at must rise", "(0.5, 0.2)"),
     (lambda: schedules.Step(at=0.5), TypeError, "at must be a sequence", "0.5"),
     (lambda: schedules.OneCycle(momentum=0.9), ValueError, "momentum must be a pair", "0.9"),
     (lambda: schedules.OneCycle(shape="step"), ValueError, "shape", "'step'"),
     (lambda: sl.LSHLinear(3, 4, min_count=256), ValueError, "min_count", "at most 255"),
-    (lambda: sl.LSHLinear(3, 4, family=sl.SimHash(3, 2), n_probes=9), ValueError, "n_probes", "at most 8", "9"),
+    (lambda: sl.LSHLinear(3, 4, family=sl.SimHash(3, 2), n_probes=9), ValueError,
+     "n_probes", "at most 8", "9"),
     (lambda: sl.LSHLinear(3, 4, family=sl.MinHash(), n_probes=2), ValueError, "n_probes", "2"),
     (lambda: sl.LSHLinear(3, 4, family="simhash"), TypeError, "family", "'simhash'"),
     (lambda: sl.LSHLinear(3, 4, family=sl.SimHash), TypeError, "family", "SimHash"),
     (lambda: sl.Linear(3, 4).weight, ValueError, "no weights", "set_weights"),
     (lambda: sl.Linear(3, 4).bias, ValueError, "no weights"),
 )
-def test_optimizers_families_and_layers(call, error, names):
+def test_wrong_arguments_of_optimizers_families_and_layers_are_refused(call, error, names):
     check(call, error, *names)
 
 
 @pytest.mark.parametrize("kind", [sl.Linear, sl.LSHLinear])
 @table(
-    (lambda set_weights: set_weights(np.ones((3, 4))), ValueError, "weight must have 3 columns, got 4"),
-    (lambda set_weights: set_weights(np.ones((5, 3))), ValueError, "weight must have 4 rows, got 5"),
+    (lambda set_weights: set_weights(np.ones((3, 4))), ValueError,
+     "weight must have 3 columns, got 4"),
+    (lambda set_weights: set_weights(np.ones((5, 3))), ValueError,
+     "weight must have 4 rows, got 5"),
     (lambda set_weights: set_weights(np.ones(3)), ValueError, "weight", "two dimensions"),
-    (lambda set_weights: set_weights(np.full((4, 3), NAN)), ValueError, "weight", "nan at row 0, column 0"),
-    (lambda set_weights: set_weights(np.full((4, 3), 1e300)), ValueError, "weight must be finite, got inf"),
-    (lambda set_weights: set_weights(np.ones((4, 3)), np.ones(3)), ValueError, "bias must have shape (4,), got (3,)"),
-    (lambda set_weights: set_weights(np.ones((4, 3)), np.ones((4, 1))), ValueError, "bias", "(4, 1)"),
-    (lambda set_weights: set_weights(np.ones((4, 3)), [0, 0, INF, 0]), ValueError, "bias", "inf at entry 2"),
-    (lambda set_weights: set_weights(np.ones((4, 3)), list("abcd")), TypeError, "bias must be numeric"),
+    (lambda set_weights: set_weights(np.full((4, 3), NAN)), ValueError,
+     "weight", "nan at row 0, column 0"),
+    (lambda set_weights: set_weights(np.full((4, 3), 1e300)), ValueError,
+     "weight must be finite, got inf"),
+    (lambda set_weights: set_weights(np.ones((4, 3)), np.ones(3)), ValueError,
+     "bias must have shape (4,), got (3,)"),
+    (lambda set_weights: set_weights(np.ones((4, 3)), np.ones((4, 1))),
+     ValueError, "bias", "(4, 1)"),
+    (lambda set_weights: set_weights(np.ones((4, 3)), [0, 0, INF, 0]),
+     ValueError, "bias", "inf at entry 2"),
+    (lambda set_weights: set_weights(np.ones((4, 3)), list("abcd")), TypeError,
+     "bias must be numeric"),
     (lambda set_weights: set_weights("weights"), TypeError, "weight must be numeric"),
     (lambda set_weights: set_weights(None), TypeError, "weight must be numeric"),
-    (lambda set_weights: set_weights([[1, 2, 3], [1]]), ValueError, "weight must be a rectangular array"),
-    (lambda set_weights: set_weights(sp.csr_array(np.ones((4, 3)))), TypeError, "weight", "weight.toarray()"),
+    (lambda set_weights: set_weights([[1, 2, 3], [1]]), ValueError,
+     "weight must be a rectangular array"),
+    (lambda set_weights: set_weights(sp.csr_array(np.ones((4, 3)))), TypeError,
+     "weight", "weight.toarray()"),
 )
-def test_weights_that_do_not_fit(kind, call, error, names):
+def test_weights_that_do_not_fit_are_refused(kind, call, error, names):
     layer = kind(3, 4)
     check(lambda: call(layer.set_weights), error, *names)
     assert not layer.initialized
@@ -234,11 +254,14 @@ def test_weights_that_do_not_fit(kind, call, error, names):
 @table(
     (lambda: sl.LSHLinear.from_dense(np.ones(3)), ValueError, "W", "two dimensions"),
     (lambda: sl.LSHLinear.from_dense(np.ones((0, 3))), ValueError, "n_out must be at least 1"),
-    (lambda: sl.LSHLinear.from_dense(np.ones((4, 3)), np.ones(5)), ValueError, "bias must have shape (4,)"),
+    (lambda: sl.LSHLinear.from_dense(np.ones((4, 3)), np.ones(5)), ValueError,
+     "bias must have shape (4,)"),
     (lambda: sl.LSHLinear.from_dense(np.ones((4, 3)), density=2), ValueError, "density"),
     (lambda: sl.LSHIndex(3), TypeError, "family", "SimHash()", "3"),
-    (lambda: sl.LSHIndex(scaling=1.5), ValueError, "scaling must be at least 0 and at most 1", "1.5"),
-    (lambda: sl.LSHIndex(sketch_bits=100), ValueError, "sketch_bits must be a multiple of 64", "100"),
+    (lambda: sl.LSHIndex(scaling=1.5), ValueError,
+     "scaling must be at least 0 and at most 1", "1.5"),
+    (lambda: sl.LSHIndex(sketch_bits=100), ValueError,
+     "sketch_bits must be a multiple of 64", "100"),
     (lambda: sl.LSHIndex(sketch_bits=2048), ValueError, "sketch_bits", "at most 1024"),
     (lambda: sl.LSHIndex(sketch_bits=64.0), TypeError, "sketch_bits"),
     (lambda: sl.LSHIndex(sketch_bits=0), ValueError, "sketch_bits=0", "give one of them"),
@@ -247,10 +270,13 @@ def test_weights_that_do_not_fit(kind, call, error, names):
     (lambda: sl.LSHIndex(scaling="none"), TypeError, "scaling", "'none'"),
     (lambda: sl.LSHIndex(recall=0), ValueError, "recall must be above 0 and below 1", "0"),
     (lambda: sl.LSHIndex(recall=1), ValueError, "recall must be above 0 and below 1", "1"),
-    (lambda: sl.LSHIndex(plan="fast"), ValueError, "plan", "'auto', 'sketches', 'probes', 'exact'", "'fast'"),
+    (lambda: sl.LSHIndex(plan="fast"), ValueError, "plan",
+     "'auto', 'sketches', 'probes', 'exact'", "'fast'"),
     (lambda: sl.LSHIndex(plan=None), ValueError, "plan", "None"),
-    (lambda: sl.LSHIndex(plan="probes"), ValueError, "plan='probes' needs tables and sketches", "give a family"),
-    (lambda: sl.LSHIndex(sl.SimHash(), plan="probes", sketch_bits=0), ValueError, "leave sketch_bits at None"),
+    (lambda: sl.LSHIndex(plan="probes"), ValueError, "plan='probes' needs tables and sketches",
+     "give a family"),
+    (lambda: sl.LSHIndex(sl.SimHash(), plan="probes", sketch_bits=0), ValueError,
+     "leave sketch_bits at None"),
     (lambda: sl.LSHIndex(sketch_bits=-64), ValueError, "sketch_bits must be at least 0", "-64"),
     (lambda: sl.LSHIndex(random_state=-1).fit(X), ValueError, "random_state", "-1"),
     (lambda: sl.LSHIndex(random_state="a").fit(X), ValueError, "random_state", "'a'"),
@@ -261,28 +287,34 @@ def test_weights_that_do_not_fit(kind, call, error, names):
     (lambda: sl.LSHIndex().fit(X[:0]), ValueError, "W must have at least one row", "(0, 3)"),
     (lambda: sl.LSHIndex().fit(X[:, :0]), ValueError, "W", "(4, 0)"),
     (lambda: sl.LSHIndex().fit(X[0]), ValueError, "W", "two dimensions"),
-    (lambda: sl.LSHIndex().fit(with_entry(NAN)), ValueError, "W must be finite, got nan at row 2, column 1"),
+    (lambda: sl.LSHIndex().fit(with_entry(NAN)), ValueError,
+     "W must be finite, got nan at row 2, column 1"),
     (lambda: sl.LSHIndex().fit(sp.csr_array(X)), TypeError, "W", "W.toarray()"),
     (lambda: sl.LSHIndex().fit(X.astype(object)), TypeError, "W must be numeric", "object"),
     (lambda: sl.LSHIndex().fit(X.astype(complex)), TypeError, "W must be numeric", "complex"),
     (lambda: sl.LSHIndex().fit(X, np.ones(3)), ValueError, "bias must have shape (4,)"),
     (lambda: sl.LSHIndex().fit(X, [0, 0, 0, NAN]), ValueError, "bias", "entry 3"),
-    (lambda: sl.LSHIndex().fit(X, queries=np.ones((2, 4))), ValueError, "queries must have 3 columns, got 4"),
+    (lambda: sl.LSHIndex().fit(X, queries=np.ones((2, 4))), ValueError,
+     "queries must have 3 columns, got 4"),
     (lambda: sl.LSHIndex().fit(X, queries=with_entry(INF)), ValueError, "queries", "inf"),
     (lambda: fitted().search(np.ones((2, 4))), ValueError, "X must have 3 columns, got 4"),
     (lambda: fitted().search(X[0]), ValueError, "X", "X.reshape(1, -1)"),
     (lambda: fitted().search(with_entry(NAN)), ValueError, "X", "nan"),
     (lambda: fitted().search(sp.csr_array(X)), TypeError, "X", "X.toarray()"),
     (lambda: fitted().search("abc"), TypeError, "X must be numeric"),
-    (lambda: fitted().search(X, k=5, n_candidates=4), ValueError, "n_candidates must be at least 5"),
+    (lambda: fitted().search(X, k=5, n_candidates=4), ValueError,
+     "n_candidates must be at least 5"),
     (lambda: fitted().search(X, n_candidates=10.5), TypeError, "n_candidates"),
     (lambda: fitted().query(np.ones((2, 4))), ValueError, "X must have 3 columns, got 4"),
     (lambda: fitted().query(X, min_count=256), ValueError, "min_count", "at most 255"),
     (lambda: sl.LSHIndex().fit(X).query(X), ValueError, "query needs tables", "family=SimHash"),
-    (lambda: fitted().query(X, policy="best"), ValueError, "policy", "'top', 'score', 'vanilla'", "'best'"),
+    (lambda: fitted().query(X, policy="best"), ValueError, "policy",
+     "'top', 'score', 'vanilla'", "'best'"),
     (lambda: fitted().query(X, policy=None), ValueError, "policy", "None"),
-    (lambda: fitted().query(X, n_probes=9), ValueError, "n_probes must be at least 1 and at most 8", "9"),
-    (lambda: sl.LSHIndex(sl.MinHash()).fit(X).query(X, n_probes=2), ValueError, "n_probes", "MinHash"),
+    (lambda: fitted().query(X, n_probes=9), ValueError,
+     "n_probes must be at least 1 and at most 8", "9"),
+    (lambda: sl.LSHIndex(sl.MinHash()).fit(X).query(X, n_probes=2), ValueError,
+     "n_probes", "MinHash"),
     (lambda: fitted().query(X, seed=-1), ValueError, "seed must be at least 0", "-1"),
     (lambda: fitted().query(X, seed=None), TypeError, "seed must be an integer", "None"),
     (lambda: fitted().query(sp.csr_array(X)), TypeError, "X", "X.toarray()"),
@@ -293,17 +325,20 @@ def test_weights_that_do_not_fit(kind, call, error, names):
     (lambda: fitted().tune(X, recall=1.5), ValueError, "recall must be above 0 and below 1", "1.5"),
     (lambda: fitted().tune(X, recall=NAN), ValueError, "recall", "nan"),
     (lambda: fitted().tune(X, recall="0.9"), TypeError, "recall", "'0.9'"),
-    (lambda: sl.LSHIndex(sl.SimHash(3, 2), sketch_bits=0).fit(X).tune(X), ValueError, "tune needs sketches"),
+    (lambda: sl.LSHIndex(sl.SimHash(3, 2), sketch_bits=0).fit(X).tune(X),
+     ValueError, "tune needs sketches"),
     (lambda: sl.LSHIndex().tune(X), ValueError, "call fit(W) first"),
     (lambda: sl.LSHIndex().add(X), ValueError, "call fit(W) first"),
     (lambda: sl.LSHIndex().remove([0]), ValueError, "call fit(W) first"),
     (lambda: sl.LSHIndex().report(), ValueError, "call fit(W) first"),
     (lambda: sl.LSHIndex().save("none"), ValueError, "call fit(W) first"),
-    (lambda: fitted().add(np.eye(5, 3)), ValueError, "W must have at least the 6 rows of before, got 5", "remove"),
+    (lambda: fitted().add(np.eye(5, 3)), ValueError,
+     "W must have at least the 6 rows of before, got 5", "remove"),
     (lambda: fitted().add(np.eye(7, 4)), ValueError, "W must have 3 columns, got 4"),
     (lambda: fitted().add(np.full((7, 3), NAN)), ValueError, "W must be finite"),
     (lambda: fitted().add(np.ones(3)), ValueError, "W must have two dimensions"),
-    (lambda: fitted().add(np.eye(7, 3), np.ones(6)), ValueError, "bias must have shape (7,), got (6,)"),
+    (lambda: fitted().add(np.eye(7, 3), np.ones(6)), ValueError,
+     "bias must have shape (7,), got (6,)"),
     (lambda: fitted().add(np.eye(7, 3), [INF] * 7), ValueError, "bias must be finite"),
     (lambda: fitted().remove([6]), ValueError, "rows must lie in 0..5, got 6"),
     (lambda: fitted().remove([-1]), ValueError, "rows must lie in 0..5, got -1"),
@@ -324,7 +359,7 @@ def test_weights_that_do_not_fit(kind, call, error, names):
     (lambda: fitted().update(np.eye(6, 4), [0]), ValueError, "W must have 3 columns, got 4"),
     (lambda: fitted().update(np.full((6, 3), NAN), [0]), ValueError, "W must be finite"),
 )
-def test_the_index(call, error, names):
+def test_wrong_arguments_of_the_index_are_refused(call, error, names):
     check(call, error, *names)
 
 
@@ -356,7 +391,8 @@ ONE = sl.Linear(3, 3)
     (lambda: sl.Network(sl.Linear(3, 4)), TypeError, "layers", "list"),
     (lambda: sl.Network([3]), TypeError, "layers[0] must be Linear or LSHLinear, got 3"),
     (lambda: sl.Network([sl.Linear]), TypeError, "layers[0]"),
-    (lambda: sl.Network([sl.Linear(3, 4), sl.Linear(5, 6)]), ValueError, "layers[1] takes 5", "layers[0] gives 4"),
+    (lambda: sl.Network([sl.Linear(3, 4), sl.Linear(5, 6)]), ValueError,
+     "layers[1] takes 5", "layers[0] gives 4"),
     (lambda: sl.Network([ONE, ONE]), ValueError, "layers[1]", "holds already"),
     (lambda: network(loss="hinge"), ValueError, "loss", "'softmax', 'bce', 'mse'", "'hinge'"),
     (lambda: network(loss=None), ValueError, "loss", "None"),
@@ -371,15 +407,18 @@ ONE = sl.Linear(3, 3)
     (lambda: fit(optimizer=sl.Adam), TypeError, "optimizer", "Adam"),
     (lambda: fit(validation=X), ValueError, "validation must be a pair (X, Y)"),
     (lambda: fit(validation=3), ValueError, "validation must be a pair (X, Y)"),
-    (lambda: fit(validation=(X[:, :2], Y)), ValueError, "validation[0] must have 3 features, got 2"),
-    (lambda: fit(validation=(X, [9, 9, 9, 9])), ValueError, "validation[1] must lie in 0..4, got 9"),
-    (lambda: fit(validation=(X, Y[:2])), ValueError, "validation[1] must have as many rows as validation[0]"),
+    (lambda: fit(validation=(X[:, :2], Y)), ValueError,
+     "validation[0] must have 3 features, got 2"),
+    (lambda: fit(validation=(X, [9, 9, 9, 9])), ValueError,
+     "validation[1] must lie in 0..4, got 9"),
+    (lambda: fit(validation=(X, Y[:2])), ValueError,
+     "validation[1] must have as many rows as validation[0]"),
 )
-def test_networks(call, error, names):
+def test_wrong_arguments_of_networks_are_refused(call, error, names):
     check(call, error, *names)
 
 
-# every call that takes inputs: with the same checks
+# every call that takes inputs makes the same checks
 TAKES_X = {
     "fit": lambda x: fit(x, np.zeros(x.shape[0] if hasattr(x, "shape") and x.ndim else 4, int)),
     "partial_fit": lambda x: network().partial_fit(x, Y),
@@ -389,33 +428,46 @@ TAKES_X = {
 }
 
 
-@pytest.mark.parametrize("ask", TAKES_X.values(), ids=TAKES_X)
+@pytest.mark.parametrize("call_with", TAKES_X.values(), ids=TAKES_X)
 @table(
-    (lambda ask: ask(np.ones((4, 2))), ValueError, "X must have 3 features, got 2"),
-    (lambda ask: ask(sp.csr_array(np.ones((4, 2)))), ValueError, "X must have 3 features, got 2"),
-    (lambda ask: ask(np.ones(3)), ValueError, "X must have two dimensions, got shape (3,)", "X.reshape(1, -1)"),
-    (lambda ask: ask(np.ones((2, 2, 3))), ValueError, "X must have two dimensions"),
-    (lambda ask: ask(np.float32(3)), ValueError, "X must have two dimensions"),
-    (lambda ask: ask(with_entry(NAN)), ValueError, "X must be finite, got nan at row 2, column 1", "(1 such values"),
-    (lambda ask: ask(with_entry(-INF)), ValueError, "X must be finite, got -inf at row 2, column 1"),
-    (lambda ask: ask(with_entry(1e300, float)), ValueError, "X must be finite, got inf at row 2, column 1"),
-    (lambda ask: ask(sp.csr_array(with_entry(NAN))), ValueError, "X must be finite, got nan at row 2, column 1"),
-    (lambda ask: ask(sp.csc_array(with_entry(INF))), ValueError, "X must be finite, got inf at row 2, column 1"),
-    (lambda ask: ask(X.astype(object)), TypeError, "X must be numeric, got dtype object"),
-    (lambda ask: ask(X.astype(complex)), TypeError, "X must be numeric, got dtype complex"),
-    (lambda ask: ask(X.astype(str)), TypeError, "X must be numeric"),
-    (lambda ask: ask(sp.csr_array(X.astype(complex))), TypeError, "X must be numeric, got dtype complex"),
-    (lambda ask: ask("features"), TypeError, "X must be numeric"),
-    (lambda ask: ask(None), TypeError, "X must be numeric"),
-    (lambda ask: ask([[1, 2, 3], [1]]), ValueError, "X must be a rectangular array"),
-    (lambda ask: ask(sp.coo_array(np.ones(3))), ValueError, "X must have two dimensions"),
-    (lambda ask: ask(np.ma.masked_equal(np.eye(4, 3), 1)), ValueError, "X is masked at 3 entries", "X.filled(value)"),
+    (lambda call_with: call_with(np.ones((4, 2))), ValueError, "X must have 3 features, got 2"),
+    (lambda call_with: call_with(sp.csr_array(np.ones((4, 2)))), ValueError,
+     "X must have 3 features, got 2"),
+    (lambda call_with: call_with(np.ones(3)), ValueError,
+     "X must have two dimensions, got shape (3,)", "X.reshape(1, -1)"),
+    (lambda call_with: call_with(np.ones((2, 2, 3))), ValueError, "X must have two dimensions"),
+    (lambda call_with: call_with(np.float32(3)), ValueError, "X must have two dimensions"),
+    (lambda call_with: call_with(with_entry(NAN)), ValueError,
+     "X must be finite, got nan at row 2, column 1", "(1 such values"),
+    (lambda call_with: call_with(with_entry(-INF)), ValueError,
+     "X must be finite, got -inf at row 2, column 1"),
+    (lambda call_with: call_with(with_entry(1e300, float)), ValueError,
+     "X must be finite, got inf at row 2, column 1"),
+    (lambda call_with: call_with(sp.csr_array(with_entry(NAN))), ValueError,
+     "X must be finite, got nan at row 2, column 1"),
+    (lambda call_with: call_with(sp.csc_array(with_entry(INF))), ValueError,
+     "X must be finite, got inf at row 2, column 1"),
+    (lambda call_with: call_with(X.astype(object)), TypeError,
+     "X must be numeric, got dtype object"),
+    (lambda call_with: call_with(X.astype(complex)), TypeError,
+     "X must be numeric, got dtype complex"),
+    (lambda call_with: call_with(X.astype(str)), TypeError, "X must be numeric"),
+    (lambda call_with: call_with(sp.csr_array(X.astype(complex))), TypeError,
+     "X must be numeric, got dtype complex"),
+    (lambda call_with: call_with("features"), TypeError, "X must be numeric"),
+    (lambda call_with: call_with(None), TypeError, "X must be numeric"),
+    (lambda call_with: call_with([[1, 2, 3], [1]]), ValueError, "X must be a rectangular array"),
+    (lambda call_with: call_with(sp.coo_array(np.ones(3))), ValueError,
+     "X must have two dimensions"),
+    (lambda call_with: call_with(np.ma.masked_equal(np.eye(4, 3), 1)),
+     ValueError, "X is masked at 3 entries", "X.filled(value)"),
 )
-def test_inputs(ask, call, error, names):
-    check(lambda: call(ask), error, *names)
+def test_wrong_inputs_are_refused(call_with, call, error, names):
+    check(lambda: call(call_with), error, *names)
 
 
-@pytest.mark.parametrize("call", [lambda x: fit(x, Y[:0]), lambda x: network().partial_fit(x, Y[:0])],
+@pytest.mark.parametrize("call",
+                         [lambda x: fit(x, Y[:0]), lambda x: network().partial_fit(x, Y[:0])],
                          ids=["fit", "partial_fit"])
 @pytest.mark.parametrize("empty", [X[:0], sp.csr_array(X[:0])], ids=["dense", "CSR"])
 def test_training_needs_rows(call, empty):
@@ -439,13 +491,16 @@ def test_training_needs_rows(call, empty):
     (lambda fit: fit(np.ones((3, 5))), ValueError, "Y must have as many rows as X, got 3 and 4"),
     (lambda fit: fit(np.full((4, 5), NAN)), ValueError, "Y must be finite"),
     (lambda fit: fit(sp.csr_array(np.ones((4, 6)))), ValueError, "Y must have 5 labels, got 6"),
-    (lambda fit: fit(sp.csr_array(np.ones((3, 5)))), ValueError, "Y must have as many rows as X, got 3 and 4"),
+    (lambda fit: fit(sp.csr_array(np.ones((3, 5)))), ValueError,
+     "Y must have as many rows as X, got 3 and 4"),
     (lambda fit: fit(sp.csr_array(np.full((4, 5), NAN))), ValueError, "Y must be finite"),
     (lambda fit: fit([[0, 1], [2], [3], [4]]), ValueError, "Y", "rectangular"),
-    (lambda fit: fit(np.zeros((4, 1), int)), ValueError, "Y has one column", "5 labels", "Y.ravel()"),
+    (lambda fit: fit(np.zeros((4, 1), int)), ValueError, "Y has one column",
+     "5 labels", "Y.ravel()"),
 )
-@pytest.mark.parametrize("train", [fit, lambda x, y: network().partial_fit(x, y)], ids=["fit", "partial_fit"])
-def test_targets(train, call, error, names):
+@pytest.mark.parametrize("train", [fit, lambda x, y: network().partial_fit(x, y)],
+                         ids=["fit", "partial_fit"])
+def test_wrong_targets_are_refused(train, call, error, names):
     check(lambda: call(lambda y: train(X, y)), error, *names)
 
 
@@ -454,15 +509,15 @@ def test_targets(train, call, error, names):
     (lambda: fit(y=np.full((4, 5), INF), loss="mse"), ValueError, "Y must be finite"),
     (lambda: fit(y=[["a"] * 5] * 4, loss="mse"), TypeError, "Y must be numeric"),
 )
-def test_targets_of_a_regression(call, error, names):
+def test_wrong_targets_of_a_regression_are_refused(call, error, names):
     check(call, error, *names)
 
 
-# ---- sparse matrices made by hand, which scipy does not look at
+# ---- sparse matrices with corrupt arrays, which scipy does not check
 
 
 def csr(indptr, indices, data, shape=(3, 4), kind=sp.csr_array):
-    """A matrix whose arrays are put in behind the back of scipy's checks."""
+    """Make a matrix whose arrays are set after scipy's checks."""
     matrix = kind(shape, dtype=np.float32)
     matrix.indptr, matrix.indices = np.array(indptr, np.int32), np.array(indices, np.int32)
     matrix.data = np.array(data, np.float32)
@@ -470,19 +525,28 @@ def csr(indptr, indices, data, shape=(3, 4), kind=sp.csr_array):
 
 
 CORRUPT = {
-    "a column beyond the last": (csr([0, 1, 2, 3], [0, 4, 1], [1, 1, 1]), ".indices must lie in 0..3, got 4"),
-    "a column far beyond": (csr([0, 1, 2, 3], [0, 2**31 - 1, 1], [1, 1, 1]), ".indices must lie in 0..3"),
-    "a column below zero": (csr([0, 1, 2, 3], [0, -1, 1], [1, 1, 1]), ".indices must lie in 0..3, got -1"),
-    "offsets that fall": (csr([0, 2, 1, 3], [0, 1, 2], [1, 1, 1]), ".indptr must begin with 0, never fall"),
-    "offsets that begin late": (csr([1, 1, 2, 3], [0, 1, 2], [1, 1, 1]), ".indptr must begin with 0"),
-    "too few offsets": (csr([0, 1, 2], [0, 1], [1, 1]), ".indptr must begin with 0, never fall and have 4 entries"),
+    "a column beyond the last": (csr([0, 1, 2, 3], [0, 4, 1], [1, 1, 1]),
+                                 ".indices must lie in 0..3, got 4"),
+    "a column far beyond": (csr([0, 1, 2, 3], [0, 2**31 - 1, 1], [1, 1, 1]),
+                            ".indices must lie in 0..3"),
+    "a negative column": (csr([0, 1, 2, 3], [0, -1, 1], [1, 1, 1]),
+                          ".indices must lie in 0..3, got -1"),
+    "offsets that decrease": (csr([0, 2, 1, 3], [0, 1, 2], [1, 1, 1]),
+                              ".indptr must begin with 0, never fall"),
+    "offsets that do not begin with 0": (csr([1, 1, 2, 3], [0, 1, 2], [1, 1, 1]),
+                                         ".indptr must begin with 0"),
+    "too few offsets": (csr([0, 1, 2], [0, 1], [1, 1]),
+                        ".indptr must begin with 0, never fall and have 4 entries"),
     "too many offsets": (csr([0, 1, 2, 3, 3], [0, 1, 2], [1, 1, 1]), "have 4 entries"),
-    "offsets beyond the entries": (csr([0, 1, 2, 9], [0, 1, 2], [1, 1, 1]), "must have indptr[-1] = 9 entries"),
+    "offsets beyond the entries": (csr([0, 1, 2, 9], [0, 1, 2], [1, 1, 1]),
+                                   "must have indptr[-1] = 9 entries"),
     "fewer values than columns": (csr([0, 1, 2, 3], [0, 1, 2], [1, 1]), "got 3 and 2"),
     "a row beyond the last, by columns": (
-        csr([0, 1, 2, 3, 3], [0, 3, 1], [1, 1, 1], kind=sp.csc_array), ".indices must lie in 0..2, got 3"),
+        csr([0, 1, 2, 3, 3], [0, 3, 1], [1, 1, 1], kind=sp.csc_array),
+        ".indices must lie in 0..2, got 3"),
     "offsets beyond the entries, by columns": (
-        csr([0, 1, 2, 3, 9], [0, 1, 2], [1, 1, 1], kind=sp.csc_array), "must have indptr[-1] = 9 entries"),
+        csr([0, 1, 2, 3, 9], [0, 1, 2], [1, 1, 1], kind=sp.csc_array),
+        "must have indptr[-1] = 9 entries"),
 }
 
 
@@ -493,7 +557,8 @@ def test_corrupt_sparse_matrices_are_refused(matrix, message):
     net.layers[0].set_weights(np.ones((5, 4)))
     check(lambda: net.topk(matrix), ValueError, "X", message)
     net = network(sl.Linear(2, 4))
-    check(lambda: net.fit(np.ones((3, 2)), matrix, epochs=1, verbose=False), ValueError, "Y", message)
+    check(lambda: net.fit(np.ones((3, 2)), matrix, epochs=1, verbose=False),
+          ValueError, "Y", message)
 
 
 def test_corrupt_blocks_are_refused():
@@ -504,20 +569,21 @@ def test_corrupt_blocks_are_refused():
         net.fit(matrix, [0, 1, 2, 3], epochs=1, verbose=False)
 
 
-UNTIDY = {
-    "columns in any order": csr([0, 2, 2, 5], [3, 0, 2, 1, 0], [1, 2, 3, 4, 5]),
-    "a column twice": csr([0, 3, 3, 5], [0, 3, 0, 1, 1], [1, 1, 1, 2, 3]),
+NON_CANONICAL = {
+    "unsorted columns": csr([0, 2, 2, 5], [3, 0, 2, 1, 0], [1, 2, 3, 4, 5]),
+    "a duplicate column": csr([0, 3, 3, 5], [0, 3, 0, 1, 1], [1, 1, 1, 2, 3]),
     "stored zeros": csr([0, 2, 3, 5], [0, 3, 1, 1, 2], [0, 1, 0, 2, 0]),
     "spare room": csr([0, 1, 1, 2], [3, 0, 77, -5], [1, 2, NAN, 3]),
-    "64-bit offsets": sp.csr_array((np.ones(2), np.array([1, 2], np.int64), np.array([0, 1, 1, 2], np.int64)), (3, 4)),
+    "64-bit offsets": sp.csr_array((np.ones(2), np.array([1, 2], np.int64),
+                                    np.array([0, 1, 1, 2], np.int64)), (3, 4)),
     "whole numbers": sp.csr_array(np.array([[0, 2, 0, 1], [0, 0, 0, 0], [3, 0, 0, 0]])),
     "truth values": sp.csr_array(np.array([[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]], bool)),
     "no entries": sp.csr_array((3, 4)),
 }
 
 
-def tidy(matrix):
-    """What the matrix says, by hand."""
+def as_dense(matrix):
+    """Return the dense matrix, with duplicates summed by hand."""
     out = np.zeros(matrix.shape, np.float32)
     for i in range(matrix.shape[0]):
         for k in range(matrix.indptr[i], matrix.indptr[i + 1]):
@@ -525,17 +591,20 @@ def tidy(matrix):
     return out
 
 
-@pytest.mark.parametrize("matrix", UNTIDY.values(), ids=UNTIDY)
-def test_untidy_sparse_matrices_are_taken_as_what_they_say(matrix):
+@pytest.mark.parametrize("matrix", NON_CANONICAL.values(), ids=NON_CANONICAL)
+def test_non_canonical_sparse_matrices_are_accepted(matrix):
     kept = matrix.indptr.copy(), matrix.indices.copy(), matrix.data.copy()
-    X, labels = sp.csr_array(tidy(matrix)), np.array([0, 1, 2])
-    as_input = [network(sl.Linear(4, 5)).fit(x, labels, epochs=2, verbose=False) for x in (matrix, X)]
-    as_target = [network(sl.Linear(2, 4)).fit(np.eye(3, 2), y, epochs=2, verbose=False) for y in (matrix, X)]
+    X, labels = sp.csr_array(as_dense(matrix)), np.array([0, 1, 2])
+    as_input = [network(sl.Linear(4, 5)).fit(x, labels, epochs=2,
+                                             verbose=False) for x in (matrix, X)]
+    as_target = [network(sl.Linear(2, 4)).fit(np.eye(3, 2), y, epochs=2,
+                                              verbose=False) for y in (matrix, X)]
     as_values = [network(sl.Linear(2, 4), loss="mse").fit(np.eye(3, 2), y, epochs=2, verbose=False)
                  for y in (matrix, X)]
     for a, b in (as_input, as_target, as_values):
         np.testing.assert_array_equal(a.layers[0].weight, b.layers[0].weight)
-    np.testing.assert_array_equal(as_input[0].decision_function(matrix), as_input[0].decision_function(X))
+    np.testing.assert_array_equal(as_input[0].decision_function(matrix),
+                                  as_input[0].decision_function(X))
     for before, after in zip(kept, (matrix.indptr, matrix.indices, matrix.data), strict=True):
         np.testing.assert_array_equal(before, after)
 

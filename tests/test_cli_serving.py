@@ -1,4 +1,4 @@
-"""`sparselsh convert` of weights and `sparselsh serve-bench`, as a person meets them."""
+"""`sparselsh convert` for weights and `sparselsh serve-bench`, each in its own process."""
 import json
 
 import numpy as np
@@ -12,8 +12,10 @@ st = pytest.importorskip("safetensors.numpy")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
     rng = np.random.default_rng(0)
-    arrays = {"body.fc1.weight": (16, 12), "body.fc1.bias": (16,), "head.weight": (9000, 16), "head.bias": (9000,)}
-    st.save_file({k: rng.standard_normal(s).astype(np.float32) for k, s in arrays.items()}, folder / "m.safetensors")
+    arrays = {"body.fc1.weight": (16, 12), "body.fc1.bias": (16,), "head.weight": (9000, 16),
+              "head.bias": (9000,)}
+    st.save_file({k: rng.standard_normal(s).astype(np.float32) for k, s in arrays.items()},
+                 folder / "m.safetensors")
     np.savez(folder / "X.npz", X=rng.standard_normal((200, 12)).astype(np.float32))
     np.savez(folder / "H.npz", abs(rng.standard_normal((200, 16))).astype(np.float32))
     np.savez(folder / "two.npz", A=np.zeros(3), B=np.zeros(3))
@@ -22,43 +24,54 @@ def folder(tmp_path_factory):
 
 
 def test_weights_are_converted_and_timed(folder):
-    done = sparselsh("convert", "m.safetensors", "--layer", "body.fc1", "--layer", "head", "--calibration", "X.npz",
+    done = sparselsh("convert", "m.safetensors", "--layer", "body.fc1",
+                     "--layer", "head", "--calibration", "X.npz",
                      "-o", "out.safetensors", "--storage", "int8", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "body.fc1" in done.stdout and "9000 x 16" in done.stdout
-    done = sparselsh("serve-bench", "out.safetensors", "--queries", "X.npz", "--batch", 1, 32, "--json", "f.json",
+    done = sparselsh("serve-bench", "out.safetensors", "--queries", "X.npz",
+                     "--batch", 1, 32, "--json", "f.json",
                      "--mmap", cwd=folder)
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "f.json").read_text())
-    assert {f"{kind}_microseconds_{n}" for kind in ("dense", "planned") for n in (1, 32)} <= set(figures)
-    assert figures["n_queries"] == 200 and figures["recall"] > 0.9  # asked for 0.99 of the five best of 200 rows
+    assert ({f"{kind}_microseconds_{n}" for kind in ("dense", "planned") for n in (1, 32)}
+            <= set(figures))
+    # requested: 0.99 of the five best, for 200 rows
+    assert figures["n_queries"] == 200 and figures["recall"] > 0.9
     assert "recall@5" in done.stdout and "32 per call" in done.stdout
 
 
-def test_a_lone_layer_is_timed_on_random_inputs(folder):
-    done = sparselsh("convert", "m.safetensors", "--layer", "head", "--calibration", "H.npz", "-o", "one.safetensors",
-                     cwd=folder)
+def test_a_single_layer_is_timed_on_random_inputs(folder):
+    done = sparselsh("convert", "m.safetensors", "--layer", "head", "--calibration",
+                     "H.npz", "-o", "one.safetensors", cwd=folder)
     assert done.returncode == 0, done.stderr
     done = sparselsh("serve-bench", "one.safetensors", "--batch", 1, cwd=folder)
     assert done.returncode == 0 and "note: random inputs" in done.stderr
 
 
 @pytest.mark.parametrize("args, named", [
-    (["convert", "m.safetensors", "--layer", "tail", "-o", "o"], ["m.safetensors", "'tail'", "head.weight"]),
+    (["convert", "m.safetensors", "--layer", "tail", "-o", "o"],
+     ["m.safetensors", "'tail'", "head.weight"]),
     (["convert", "m.safetensors", "--layer", "head"], ["-o OUT.safetensors"]),
     (["convert", "m.safetensors", "out.csr", "--layer", "head", "-o", "o"], ["out.csr", "-o"]),
-    (["convert", "m.safetensors", "--layer", "head", "-o", "m.safetensors"], ["m.safetensors", "another name"]),
+    (["convert", "m.safetensors", "--layer", "head", "-o", "m.safetensors"],
+     ["m.safetensors", "another name"]),
     (["convert", "m.safetensors", "-o", "o"], ["--layer NAME"]),
-    (["convert", "m.safetensors", "--layer", "head", "--calibration", "no.npz", "-o", "o"], ["no.npz", "no such file"]),
-    (["convert", "m.safetensors", "--layer", "head", "--calibration", "cut.npz", "-o", "o"], ["cut.npz", "readable"]),
-    (["convert", "m.safetensors", "--layer", "head", "--calibration", "two.npz", "-o", "o"], ["two.npz", "A, B", "X"]),
-    (["convert", "m.safetensors", "--layer", "head", "--calibration", "X.npz", "-o", "o"], ["16 features, got 12"]),
-    (["convert", "m.safetensors", "--layer", "head", "--recall", "1", "-o", "o"], ["--recall", "below 1"]),
+    (["convert", "m.safetensors", "--layer", "head", "--calibration", "no.npz", "-o", "o"],
+     ["no.npz", "no such file"]),
+    (["convert", "m.safetensors", "--layer", "head", "--calibration", "cut.npz", "-o", "o"],
+     ["cut.npz", "readable"]),
+    (["convert", "m.safetensors", "--layer", "head", "--calibration", "two.npz", "-o", "o"],
+     ["two.npz", "A, B", "X"]),
+    (["convert", "m.safetensors", "--layer", "head", "--calibration", "X.npz", "-o", "o"],
+     ["16 features, got 12"]),
+    (["convert", "m.safetensors", "--layer", "head", "--recall", "1", "-o", "o"],
+     ["--recall", "below 1"]),
     (["convert", "no.onnx", "-o", "o"], ["no.onnx"]),
     (["serve-bench", "m.safetensors"], ["m.safetensors", "sparselsh.inference"]),
     (["serve-bench", "no.safetensors"], ["no.safetensors", "no such file"]),
 ])
-def test_mistakes_end_in_one_line(folder, args, named):
+def test_mistakes_are_reported_in_one_line(folder, args, named):
     if "onnx" in str(args):
         pytest.importorskip("onnx")
     assert_one_line_error(sparselsh(*args, cwd=folder), *named)

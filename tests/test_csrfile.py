@@ -1,4 +1,4 @@
-"""CSR files: what goes in comes out, whole, in parts and in any order; a damaged file is an error and no more."""
+"""CSR files: round trips, whole, in parts and in any order; a damaged file is only an error."""
 import gzip
 import os
 import pickle
@@ -13,13 +13,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparselsh import _files, datasets
-from sparselsh.datasets import FileFormatError, _csr_file, convert_xmc, open_csr, read_xmc, write_csr, write_xmc
+from sparselsh.datasets import (
+    FileFormatError,
+    _csr_file,
+    convert_xmc,
+    open_csr,
+    read_xmc,
+    write_csr,
+    write_xmc,
+)
 
 
 def matrices(n=50, n_features=30, n_labels=12, seed=0):
-    """X and Y with rows without values and rows without labels."""
+    """Make X and Y; some rows have no values, some no labels."""
     rng = np.random.default_rng(seed)
-    X = (rng.standard_normal((n, n_features)) * (rng.random((n, n_features)) < 0.2)).astype(np.float32)
+    X = (rng.standard_normal((n, n_features)) * (rng.random((n, n_features)) < 0.2)).astype(
+        np.float32)
     Y = (rng.random((n, n_labels)) < 0.2).astype(np.float32)
     X[::7] = Y[1::7] = 0
     return sp.csr_array(X), sp.csr_array(Y)
@@ -32,7 +41,7 @@ def path(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The bytes of a good file."""
+    """The bytes of a valid file."""
     path = tmp_path_factory.mktemp("csr") / "good.csr"
     write_csr(path, *matrices())
     return path.read_bytes()
@@ -49,7 +58,7 @@ def assert_same(got, want):
 # ---- round trips
 
 
-def test_what_is_written_is_read(path):
+def test_a_file_that_is_written_is_read_back(path):
     X, Y = matrices()
     write_csr(path, X, Y)
     with open_csr(path) as file:
@@ -60,9 +69,9 @@ def test_what_is_written_is_read(path):
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(n=st.integers(0, 12), n_features=st.integers(0, 9), n_labels=st.integers(0, 9), seed=st.integers(0, 99),
-       size=st.integers(1, 15))
-def test_any_matrices_in_any_chunks(path, n, n_features, n_labels, seed, size):
+@given(n=st.integers(0, 12), n_features=st.integers(0, 9), n_labels=st.integers(0, 9),
+       seed=st.integers(0, 99), size=st.integers(1, 15))
+def test_any_matrices_in_any_chunks_are_read_back(path, n, n_features, n_labels, seed, size):
     X, Y = matrices(n, n_features, n_labels, seed)
     write_csr(path, ((X[i:i + size], Y[i:i + size]) for i in range(0, max(n, 1), size)))
     with open_csr(path) as file:
@@ -88,7 +97,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
-def test_rows_in_any_order(path, rows):
+def test_rows_are_read_in_any_order(path, rows):
     X, Y = matrices()
     write_csr(path, X, Y)
     index = np.arange(50)[rows]
@@ -117,7 +126,7 @@ def test_arrays_are_aligned_and_little_endian(path, whole):
     assert section.end == len(whole)
 
 
-def test_labels_of_every_form(path):
+def test_labels_of_every_form_are_written_alike(path):
     X = np.eye(4, 6)
     ids = np.array([2, 0, 2, 1])
     indicator = np.eye(3, dtype=int)[ids]
@@ -149,7 +158,7 @@ def test_text_of_every_form_is_converted(tmp_path, path, text):
         assert_same(open_csr(path)[:], read_xmc(source))
 
 
-def test_converting_holds_a_chunk_at_a_time(tmp_path, path):
+def test_conversion_holds_one_chunk_in_memory(tmp_path, path):
     row = "1,2 " + " ".join(f"{j}:0.5" for j in range(100)) + "\n"
     text = tmp_path / "rows.txt"
     text.write_text("20000 100 3\n" + 20_000 * row)
@@ -157,15 +166,16 @@ def test_converting_holds_a_chunk_at_a_time(tmp_path, path):
     convert_xmc(text, path, chunk_rows=200)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # of 200 rows: 140 kB of text, twice, and 160 kB of arrays; 1 MB to copy files; some buffers. The file has 16 MB
+    # for chunks of 200 rows: 140 kB of text, twice, and 160 kB of arrays; 1 MB to copy files; some
+    # buffers. The file has 16 MB
     assert path.stat().st_size > 16e6 and peak < 4e6
 
 
-# ---- files that are not as they should be
+# ---- damaged files
 
 
 def with_header(whole, **changes):
-    """The file with other counts and a checksum that fits."""
+    """Return the file with other counts and a correct checksum."""
     names = ("n_rows", "n_features", "n_labels", "x_nnz", "y_nnz")
     counts = dict(zip(names, struct.unpack("<5Q", whole[24:64]), strict=True)) | changes
     packed = struct.pack("<5Q", *counts.values())
@@ -173,7 +183,7 @@ def with_header(whole, **changes):
 
 
 def with_entry(whole, name, place, value):
-    """The file with one entry of an array changed."""
+    """Return the file with one entry of an array changed."""
     X, Y = matrices()
     section = _csr_file._sections(50, X.nnz, Y.nnz)[name]
     array = np.frombuffer(whole, section.dtype, section.length, section.offset).copy()
@@ -185,35 +195,41 @@ BAD_FILES = {
     "empty": (lambda w: b"", "no CSR file"),
     "text": (lambda w: b"3 6 4\n1,3 0:0.5\n" * 20, "no CSR file.*convert_xmc"),
     "transferred as text": (lambda w: w.replace(b"\r\n", b"\n"), "no CSR file"),
-    "magic alone": (lambda w: w[:16], "ends in its header"),
+    "only the magic bytes": (lambda w: w[:16], "ends in its header"),
     "half a header": (lambda w: w[:50], "ends in its header"),
-    "header alone": (lambda w: w[:64], "has 64 bytes, but its header asks for"),
+    "only the header": (lambda w: w[:64], "has 64 bytes, but its header asks for"),
     "one byte short": (lambda w: w[:-1], "it was cut or damaged"),
     "one byte long": (lambda w: w + b"\0", "it was cut or damaged"),
     "another version": (lambda w: w[:16] + struct.pack("<I", 2) + w[20:], "version 2.*reads 1"),
-    "a bit of a count": (lambda w: w[:33] + b"\1" + w[34:], "header is damaged"),
+    "a flipped bit of a count": (lambda w: w[:33] + b"\1" + w[34:], "header is damaged"),
     "more rows than there are": (lambda w: with_header(w, n_rows=2**40), "header asks for"),
-    "rows beyond all bounds": (lambda w: with_header(w, n_rows=2**64 - 1), "header is damaged"),
-    "values beyond all bounds": (lambda w: with_header(w, x_nnz=2**61), "header is damaged"),
+    "too many rows for any file": (lambda w: with_header(w, n_rows=2**64 - 1), "header is damaged"),
+    "too many values for any file": (lambda w: with_header(w, x_nnz=2**61), "header is damaged"),
     "too many features": (lambda w: with_header(w, n_features=2**31), "header is damaged"),
     "offsets from 1": (lambda w: with_entry(w, "x_indptr", 0, 1), "go from 1"),
-    "offsets beyond the values": (lambda w: with_entry(w, "y_indptr", -1, 10**9), "to 1000000000, not from 0"),
-    "offsets that fall": (lambda w: with_entry(w, "x_indptr", 20, 10**12), "offsets of its rows decrease"),
-    "offsets below zero": (lambda w: with_entry(w, "y_indptr", 20, -5), "offsets of its rows decrease"),
-    "feature out of range": (lambda w: with_entry(w, "x_indices", 5, 30), r"feature id 30 is outside 0\.\.29"),
-    "feature below zero": (lambda w: with_entry(w, "x_indices", 5, -1), "feature id -1 is outside"),
-    "label out of range": (lambda w: with_entry(w, "y_indices", 5, 2**31 - 1), "label id 2147483647 is outside"),
-    "ids that do not rise": (lambda w: with_entry(w, "x_indices", [0, 1], 3), "feature ids of a row are not ascending"),
-    "labels twice": (lambda w: with_entry(w, "y_indices", [0, 1], 3), "label ids of a row are not ascending"),
+    "offsets beyond the values": (lambda w: with_entry(w, "y_indptr", -1, 10**9),
+                                  "to 1000000000, not from 0"),
+    "offsets that decrease": (lambda w: with_entry(w, "x_indptr", 20, 10**12),
+                              "offsets of its rows decrease"),
+    "negative offsets": (lambda w: with_entry(w, "y_indptr", 20, -5), "offsets of its rows decrease"),
+    "feature out of range": (lambda w: with_entry(w, "x_indices", 5, 30),
+                             r"feature id 30 is outside 0\.\.29"),
+    "negative feature": (lambda w: with_entry(w, "x_indices", 5, -1), "feature id -1 is outside"),
+    "label out of range": (lambda w: with_entry(w, "y_indices", 5, 2**31 - 1),
+                           "label id 2147483647 is outside"),
+    "ids that do not ascend": (lambda w: with_entry(w, "x_indices", [0, 1], 3),
+                               "feature ids of a row are not ascending"),
+    "duplicate labels": (lambda w: with_entry(w, "y_indices", [0, 1], 3),
+                         "label ids of a row are not ascending"),
     "NaN": (lambda w: with_entry(w, "x_data", 9, np.nan), "a value is NaN or infinite"),
     "infinity": (lambda w: with_entry(w, "x_data", 9, -np.inf), "a value is NaN or infinite"),
-    "fewer features than ids say": (lambda w: with_header(w, n_features=3), "is outside 0..2"),
+    "fewer features than the ids need": (lambda w: with_header(w, n_features=3), "is outside 0..2"),
 }
 
 
 @pytest.mark.parametrize("damage, says", BAD_FILES.values(), ids=BAD_FILES)
 @pytest.mark.parametrize("rows", [slice(None), [0, 0, *range(50)]], ids=["slice", "ids"])
-def test_bad_files(path, whole, damage, says, rows):
+def test_bad_files_are_refused(path, whole, damage, says, rows):
     path.write_bytes(damage(whole))
     with pytest.raises(FileFormatError, match=says) as caught:
         open_csr(path)[rows]
@@ -222,13 +238,13 @@ def test_bad_files(path, whole, damage, says, rows):
     assert caught.value.line is None and str(pickle.loads(pickle.dumps(caught.value))) == message
 
 
-def test_the_file_of_these_tests_is_good(path, whole):
+def test_the_undamaged_file_of_these_tests_is_valid(path, whole):
     for same in (whole, with_header(whole), with_entry(whole, "x_data", 0, 1)):
         path.write_bytes(same)
         assert open_csr(path)[:][0].shape == (50, 30)
 
 
-def test_damage_anywhere_is_never_worse_than_an_error(path, whole, rng):
+def test_damage_anywhere_raises_at_worst_an_error(path, whole, rng):
     for _ in range(400):
         part = bytearray(whole)
         for _ in range(rng.integers(1, 4)):
@@ -243,7 +259,7 @@ def test_damage_anywhere_is_never_worse_than_an_error(path, whole, rng):
             assert np.isfinite(matrix.data).all()
 
 
-def test_a_hostile_header_takes_no_memory(path, whole):
+def test_a_hostile_header_allocates_no_memory(path, whole):
     path.write_bytes(with_header(whole, n_rows=2**50, x_nnz=2**50))
     tracemalloc.start()
     with pytest.raises(FileFormatError):
@@ -253,20 +269,20 @@ def test_a_hostile_header_takes_no_memory(path, whole):
     assert peak < 1e6
 
 
-# ---- arguments and places
+# ---- arguments and paths
 
 
 @pytest.mark.parametrize("rows, error", [
-    (3, TypeError), ("3", TypeError), (1.5, TypeError), ([0.5], TypeError), ([[1]], TypeError), (None, TypeError),
-    ([50], IndexError), ([-51], IndexError), ([True, False], ValueError),
-], ids=str)
-def test_bad_rows(path, whole, rows, error):
+    (3, TypeError), ("3", TypeError), (1.5, TypeError), ([0.5], TypeError),
+    ([[1]], TypeError), (None, TypeError), ([50], IndexError), ([-51], IndexError),
+    ([True, False], ValueError), ], ids=str)
+def test_bad_row_numbers_are_refused(path, whole, rows, error):
     path.write_bytes(whole)
     with pytest.raises(error, match=r"rows must"):
         open_csr(path)[rows]
 
 
-def test_a_closed_file_says_so(path, whole):
+def test_a_closed_file_is_refused(path, whole):
     path.write_bytes(whole)
     with open_csr(path) as file:
         pass
@@ -281,12 +297,15 @@ def test_a_closed_file_says_so(path, whole):
     (np.eye(3), np.arange(2), {}, ValueError, "Y must have as many rows as X, got 2 and 3"),
     (np.eye(3), np.arange(3), {"n_labels": 2}, ValueError, r"Y must lie in 0\.\.1, got 2"),
     (np.eye(3), np.arange(3), {"n_labels": -1}, ValueError, "n_labels must be at least 0"),
-    ([(np.eye(3), np.arange(3)), (np.eye(2), np.arange(2))], None, {}, ValueError, "X of chunk 1 must have 3 features"),
-    ([(np.eye(3), np.arange(3)), (np.eye(3), np.eye(2, 3)[:1])], None, {}, ValueError, "Y of chunk 1 must have as"),
-    ([(np.eye(3), [7, 0, 1]), (np.eye(3), np.eye(3))], None, {}, ValueError, "class id 7, but there are 3 labels"),
+    ([(np.eye(3), np.arange(3)), (np.eye(2), np.arange(2))], None, {},
+     ValueError, "X of chunk 1 must have 3 features"),
+    ([(np.eye(3), np.arange(3)), (np.eye(3), np.eye(2, 3)[:1])], None,
+     {}, ValueError, "Y of chunk 1 must have as"),
+    ([(np.eye(3), [7, 0, 1]), (np.eye(3), np.eye(3))], None, {}, ValueError,
+     "class id 7, but there are 3 labels"),
     (np.array([[np.nan]]), [0], {}, ValueError, "X must be finite"),
 ])
-def test_bad_arguments_of_write(tmp_path, X, Y, options, error, says):
+def test_bad_arguments_of_write_are_refused(tmp_path, X, Y, options, error, says):
     with pytest.raises(error, match=says):
         write_csr(tmp_path / "rows.csr", X, Y, **options)
     assert list(tmp_path.iterdir()) == []
@@ -301,7 +320,7 @@ def test_bad_arguments_of_write(tmp_path, X, Y, options, error, says):
     ("3 6 4\n0 1:1\n0 1:1\n0 1:1 5:", 4, "has no value.*cut"),
     ("3 6 4\n0 1:1\n0 1:1\n0 2:1 1:1 2:5\n", 4, "feature '2' occurs twice"),
 ])
-def test_bad_text_is_told_as_by_the_reader(tmp_path, text, line, says):
+def test_bad_text_gives_the_same_error_as_the_reader(tmp_path, text, line, says):
     source = tmp_path / "rows.txt"
     source.write_text(text)
     for chunk_rows in (1, 2, 100):
@@ -311,14 +330,14 @@ def test_bad_text_is_told_as_by_the_reader(tmp_path, text, line, says):
         assert list(tmp_path.iterdir()) == [source]
 
 
-def test_damaged_compressed_text(tmp_path):
+def test_damaged_compressed_text_is_refused(tmp_path):
     text = gzip.compress(b"3 6 4\n" + 3 * b"0 1:1\n")
     (tmp_path / "rows.txt.gz").write_bytes(text[:-9])
     with pytest.raises(FileFormatError, match="compressed data is damaged"):
         convert_xmc(tmp_path / "rows.txt.gz", tmp_path / "rows.csr")
 
 
-def test_missing_files_and_folders(tmp_path, whole):
+def test_missing_files_and_folders_are_named(tmp_path, whole):
     with pytest.raises(FileNotFoundError, match="does not exist; check the path"):
         open_csr(tmp_path / "none.csr")
     with pytest.raises(IsADirectoryError, match="is a directory"):
@@ -348,7 +367,7 @@ def test_writing_is_atomic(path, whole, monkeypatch):
     assert path.read_bytes() == whole and list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_that_is_replaced_stays_open(path, whole):
+def test_an_open_file_stays_readable_when_it_is_replaced(path, whole):
     path.write_bytes(whole)
     file = open_csr(path)
     write_csr(path, np.eye(3), [0, 1, 2])
@@ -356,16 +375,17 @@ def test_a_file_that_is_replaced_stays_open(path, whole):
     assert len(open_csr(path)) == 3
 
 
-def test_a_copy_for_another_process_is_the_path(path, whole):
+def test_a_pickle_of_a_file_holds_its_path(path, whole):
     path.write_bytes(whole)
     packed = pickle.dumps(open_csr(path))
     assert len(packed) < 1000
     assert_same(pickle.loads(packed)[:], matrices())
 
 
-def test_only_such_files_are_taken_for_such(path, whole, tmp_path):
+def test_only_csr_files_are_recognised_as_such(path, whole, tmp_path):
     path.write_bytes(whole)
     (tmp_path / "text").write_text("3 4 5\n")
     assert _csr_file.is_csr_file(path)
-    assert not any(_csr_file.is_csr_file(p) for p in (tmp_path / "text", tmp_path, tmp_path / "none", os.devnull))
+    assert not any(_csr_file.is_csr_file(p) for p in (tmp_path / "text",
+                                                      tmp_path, tmp_path / "none", os.devnull))
     assert datasets.CSRFile is _csr_file.CSRFile

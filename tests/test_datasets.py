@@ -1,4 +1,4 @@
-"""Files of sparse rows: what is read, what is written, and what is refused and in which words."""
+"""Text files of sparse rows: reading, writing, and the error messages for bad files."""
 import bz2
 import gzip
 import lzma
@@ -34,13 +34,14 @@ def assert_same_csr(A, B):
     assert A.shape == B.shape
     np.testing.assert_array_equal(A.indptr, B.indptr)
     np.testing.assert_array_equal(A.indices, B.indices)
-    np.testing.assert_array_equal(A.data.view(np.int32), B.data.view(np.int32))  # bits: -0.0 is not 0.0
+    # compare bits: -0.0 is not 0.0
+    np.testing.assert_array_equal(A.data.view(np.int32), B.data.view(np.int32))
 
 
-# ---- reading ---------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
 
 
-def test_xmc_text(write):
+def test_xmc_text_is_read(write):
     X, Y = read_xmc(write(XMC))
     assert isinstance(X, sp.csr_array) and isinstance(Y, sp.csr_array)
     assert X.dtype == Y.dtype == np.float32
@@ -53,18 +54,19 @@ def test_xmc_text(write):
 @pytest.mark.parametrize("text", [
     pytest.param("2 3 2\n0 0:1 2:2\n1 1:3\n", id="plain"),
     pytest.param("2 3 2\n0 0:1 2:2\n1 1:3", id="no newline at the end"),
-    pytest.param("2 3 2\r\n0 0:1 2:2\r\n1 1:3\r\n", id="Windows lines"),
+    pytest.param("2 3 2\r\n0 0:1 2:2\r\n1 1:3\r\n", id="Windows line ends"),
     pytest.param("\ufeff2 3 2\n0 0:1 2:2\n1 1:3\n", id="byte order mark"),
     pytest.param("2 3 2\n0 0:1 2:2\n1 1:3\n\n \n", id="blank lines after the last row"),
     pytest.param("2 3 2\n0 2:2 0:1\n1 1:3\n", id="unsorted features"),
     pytest.param("2 3 2\n0,0 0:1 2:2\n1,1,1 1:3\n", id="labels twice"),
-    pytest.param("2\t3 2 \n0\t0:1  2:2 \t\n1 1:3\n", id="tabs and runs of blanks"),
+    pytest.param("2\t3 2 \n0\t0:1  2:2 \t\n1 1:3\n", id="tabs and repeated blanks"),
     pytest.param("+2 3 2\n+0 00:+1. 02:2e0\n01 1:.3E+1\n", id="other spellings of numbers"),
     pytest.param("0 0:1 2:2\n1 1:3\n", id="svmlight from 0"),
     pytest.param("0 1:1 3:2\n1 2:3\n", id="svmlight from 1"),
-    pytest.param("# comment 0:0\n0 0:1 2:2# 7:x\n\n1 1:3 #\n#", id="svmlight with comments and blank lines"),
+    pytest.param("# comment 0:0\n0 0:1 2:2# 7:x\n\n1 1:3 #\n#",
+                 id="svmlight with comments and blank lines"),
 ])
-def test_spellings_of_the_same_rows(write, text):
+def test_all_spellings_of_the_same_rows_are_read_alike(write, text):
     X, Y = read_xmc(write(text))
     np.testing.assert_array_equal(X.toarray(), [[1, 0, 2], [0, 3, 0]])
     np.testing.assert_array_equal(Y.toarray(), [[1, 0], [0, 1]])
@@ -72,7 +74,7 @@ def test_spellings_of_the_same_rows(write, text):
     assert Y.data.tolist() == [1, 1]
 
 
-def test_empty_rows_and_labels_and_stored_zeros(write):
+def test_rows_without_features_or_labels_and_stored_zeros_are_read(write):
     X, Y = read_xmc(write("5 4 3\n\n \n 3:0\n2\n1:-0 0:2\n"))
     assert X.shape == (5, 4) and Y.shape == (5, 3)
     assert X.indptr.tolist() == [0, 0, 0, 1, 1, 3] and X.indices.tolist() == [3, 0, 1]
@@ -80,12 +82,12 @@ def test_empty_rows_and_labels_and_stored_zeros(write):
     assert Y.indptr.tolist() == [0, 0, 0, 0, 1, 1]
 
 
-def test_no_rows(write):
+def test_a_file_without_rows_is_read(write):
     X, Y = read_xmc(write("0 4 3\n"))
     assert X.shape == (0, 4) and Y.shape == (0, 3)
 
 
-def test_long_unsorted_rows_with_repeated_labels(write):
+def test_long_unsorted_rows_with_repeated_labels_are_read(write):
     rng = np.random.default_rng(0)
     order, labels = rng.permutation(1000), rng.integers(0, 50, 300)
     row = ",".join(map(str, labels)) + "".join(f" {j}:{j + 0.5}" for j in order)
@@ -101,12 +103,12 @@ def test_given_sizes_are_the_shape(write):
     assert X.shape == (3, 10) and Y.shape == (3, 8)
     path = write("1 1:2 3:1\n")
     assert read_xmc(path)[0].shape == (1, 3)
-    X, Y = read_xmc(path, n_features=3, n_labels=9)  # from 1: feature 3 is the last of three
+    X, Y = read_xmc(path, n_features=3, n_labels=9)  # ids from 1: feature 3 is the last of three
     assert X.shape == (1, 3) and Y.shape == (1, 9)
     assert read_xmc(write("1 0:2 2:1\n"), n_features=3)[0].shape == (1, 3)
 
 
-def test_format_is_taken_at_its_word(write):
+def test_a_given_format_is_not_guessed_again(write):
     path = write("1 2 3\n")
     assert read_xmc(write("0 2 3\n"), format="xmc")[0].shape == (0, 2)
     with pytest.raises(FileFormatError, match="feature '2' has no value"):
@@ -115,7 +117,7 @@ def test_format_is_taken_at_its_word(write):
 
 @pytest.mark.parametrize("name, pack", [
     ("a.gz", gzip.compress), ("a.txt.bz2", bz2.compress), ("a.xz", lzma.compress)])
-def test_compressed_files(write, name, pack):
+def test_compressed_files_are_read_or_refused_if_damaged(write, name, pack):
     expected = read_xmc(write(XMC))
     packed = pack(XMC.encode())
     for got, want in zip(read_xmc(write(packed, name)), expected, strict=True):
@@ -132,12 +134,13 @@ def test_paths_may_be_strings_bytes_or_path_objects(write):
         assert read_xmc(form)[0].shape == (3, 6)
 
 
-# ---- values ----------------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------
 
 HARD_NUMBERS = [
     "0.1", "16777217", "16777219", "33554434.000000001", "0.50000000000000000000000000000000001",
     "1.00000005960464477539062", "1.00000005960464477539063", "1.000000059604644775390625",
-    "12345678901234567890123456789", "0.000000000000000000000000000000000012345", "1e-45", "7e-46", "8e-46",
+    "12345678901234567890123456789", "0.000000000000000000000000000000000012345",
+    "1e-45", "7e-46", "8e-46",
     "1.1754943508e-38", "3.4028235e38", "0e999999999999999999999", "1e-99999999999999",
     "9007199254740993", "9007199254740993e-22", "0.1234567890123456789", "1" + "0" * 38,
     "0." + "0" * 44 + "1", "." + "3" * 400, "5." + "0" * 30 + "e-1", "123456789012345678e-5",
@@ -145,17 +148,19 @@ HARD_NUMBERS = [
 
 
 @pytest.mark.parametrize("number", HARD_NUMBERS)
-def test_value_is_rounded_as_python_and_numpy_do(write, number):
+def test_a_value_is_rounded_as_python_and_numpy_do(write, number):
     X, _ = read_xmc(write(f"2 1 1\n 0:{number}\n 0:-{number}\n"))
     want = np.array([float(number), -float(number)], np.float32)
     assert X.data.view(np.int32).tolist() == want.view(np.int32).tolist()
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture],
+          deadline=None)
 @given(numbers=st.lists(st.one_of(
     st.floats(-1e38, 1e38).map(repr),
     st.floats(-(2.0**126), 2.0**126, width=32).map(lambda v: f"{v:.25g}"),
-    st.tuples(st.integers(0, 10**25), st.integers(-60, 10)).map(lambda t: f"{t[0]}e{t[1]}")), min_size=1))
+    st.tuples(st.integers(0, 10**25), st.integers(-60, 10)).map(lambda t: f"{t[0]}e{t[1]}")),
+    min_size=1))
 def test_any_decimal_is_rounded_as_python_and_numpy_do(write, numbers):
     row = "".join(f" {j}:{number}" for j, number in enumerate(numbers))
     X, _ = read_xmc(write(f"1 {len(numbers)} 0\n{row}\n"))
@@ -163,14 +168,14 @@ def test_any_decimal_is_rounded_as_python_and_numpy_do(write, numbers):
     np.testing.assert_array_equal(X.data.view(np.int32), want.view(np.int32))
 
 
-# ---- round trips -----------------------------------------------------------------------------------------
+# ---- round trips ---------------------------------------------------------------------------------
 
 finite32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
 @st.composite
 def data_sets(draw, row_without_anything=True):
-    """(X, Y) with rows of all kinds."""
+    """Draw (X, Y) with rows of all kinds."""
     n_features, n_labels = draw(st.integers(1, 30)), draw(st.integers(1, 12))
     rows = draw(st.lists(st.tuples(
         st.dictionaries(st.integers(0, n_features - 1), finite32, max_size=6),
@@ -184,12 +189,14 @@ def data_sets(draw, row_without_anything=True):
                       np.array([j for x, _ in rows for j, _ in x], np.int32), x_indptr),
                      shape=(len(rows), n_features))
     labels = np.array([j for _, y in rows for j in y], np.int32)
-    return X, sp.csr_array((np.ones(len(labels), np.float32), labels, y_indptr), shape=(len(rows), n_labels))
+    return X, sp.csr_array((np.ones(len(labels), np.float32), labels, y_indptr),
+                           shape=(len(rows), n_labels))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture],
+          deadline=None)
 @given(data=data_sets(), suffix=st.sampled_from(["", ".gz", ".bz2", ".xz"]))
-def test_xmc_round_trip(tmp_path, data, suffix):
+def test_xmc_text_is_written_and_read_back(tmp_path, data, suffix):
     path = tmp_path / f"round.txt{suffix}"
     write_xmc(path, *data)
     for got, want in zip(read_xmc(path), data, strict=True):
@@ -197,20 +204,23 @@ def test_xmc_round_trip(tmp_path, data, suffix):
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture],
+          deadline=None)
 @given(data=data_sets(row_without_anything=False).filter(lambda data: data[0].shape[0] > 0))
-def test_svmlight_round_trip(tmp_path, data):
+def test_svmlight_text_is_written_and_read_back(tmp_path, data):
     path = tmp_path / "round.svm"
     X, Y = data
     write_xmc(path, X, Y, format="svmlight")
-    for got, want in zip(read_xmc(path, n_features=X.shape[1], n_labels=Y.shape[1]), data, strict=True):
+    for got, want in zip(read_xmc(path, n_features=X.shape[1], n_labels=Y.shape[1]),
+                         data, strict=True):
         assert_same_csr(got, want)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture],
+          deadline=None)
 @given(data=data_sets())
-def test_reader_agrees_with_its_twin(tmp_path, data):
-    path = tmp_path / "twin.txt"
+def test_the_reader_agrees_with_its_reference_implementation(tmp_path, data):
+    path = tmp_path / "rows.txt"
     write_xmc(path, *data)
     X, Y, stored = parse_rows(path.read_text(), has_header=True)
     got_X, got_Y = read_xmc(path)
@@ -219,7 +229,7 @@ def test_reader_agrees_with_its_twin(tmp_path, data):
     assert got_X.nnz == stored.sum()
 
 
-def test_svmlight_agrees_with_its_twin(write):
+def test_svmlight_agrees_with_its_reference_implementation(write):
     text = "# head\n3,1 0:1.5 7:-2e-3\n\n 4:1 # tail\n2\n5:3\n"
     X, Y, stored = parse_rows(text, has_header=False)
     got_X, got_Y = read_xmc(write(text))
@@ -228,13 +238,14 @@ def test_svmlight_agrees_with_its_twin(write):
     assert got_X.nnz == stored.sum() == 4
 
 
-def test_every_kind_of_float32_survives(tmp_path):
+def test_every_kind_of_float32_is_written_and_read_back(tmp_path):
     rng = np.random.default_rng(1)
     bits = rng.integers(0, 2**32, 50_000, dtype=np.uint32)
     near = np.array([10.0**e for e in range(-38, 39)], np.float32)
-    values = np.concatenate([bits.view(np.float32), near, np.nextafter(near, np.float32(0)), np.nextafter(
-        near, np.float32(np.inf)), rng.standard_normal(50_000, np.float32), np.arange(3000, dtype=np.float32),
-        (np.arange(100_000) / 1e5).astype(np.float32)])
+    values = np.concatenate(
+        [bits.view(np.float32), near, np.nextafter(near, np.float32(0)),
+         np.nextafter(near, np.float32(np.inf)), rng.standard_normal(50_000, np.float32),
+         np.arange(3000, dtype=np.float32), (np.arange(100_000) / 1e5).astype(np.float32)])
     values = values[np.isfinite(values)]
     X = sp.csr_array(values[None, :])
     path = tmp_path / "values.txt"
@@ -243,20 +254,22 @@ def test_every_kind_of_float32_survives(tmp_path):
 
 
 @pytest.mark.parametrize("value, text", [
-    (0.1, "0.1"), (3, "3"), (-0.25, "-0.25"), (1e-5, "1e-05"), (2e-5, "0.00002"), (123456.0, "123456"),
-    (16777216, "16777216"), (1e8, "100000000"), (0.08386, "0.08386"), (1e9, "1e+09"), (1e-30, "1e-30"),
-    (-0.0, "-0"), (1 / 3, "0.33333334"), (999999.94, "999999.94"), (0.99999994, "0.99999994"),
+    (0.1, "0.1"), (3, "3"), (-0.25, "-0.25"), (1e-5, "1e-05"), (2e-5, "0.00002"),
+    (123456.0, "123456"), (16777216, "16777216"), (1e8, "100000000"), (0.08386, "0.08386"),
+    (1e9, "1e+09"), (1e-30, "1e-30"), (-0.0, "-0"), (1 / 3, "0.33333334"),
+    (999999.94, "999999.94"), (0.99999994, "0.99999994"),
     (1e-4, "0.0001"),
 ])
-def test_values_are_written_short(tmp_path, value, text):
+def test_values_are_written_with_the_fewest_digits(tmp_path, value, text):
     path = tmp_path / "short.txt"
     X = sp.csr_array((np.array([value], np.float32), np.array([0]), np.array([0, 1])), shape=(1, 1))
     write_xmc(path, X, np.array([0]))
     assert path.read_text() == f"1 1 1\n0 0:{text}\n"
 
 
-def test_write_in_many_chunks(tmp_path, monkeypatch):
-    X = sp.random_array((500, 40), density=0.3, format="csr", dtype=np.float32, rng=np.random.default_rng(2))
+def test_writing_in_many_chunks_gives_the_same_file(tmp_path, monkeypatch):
+    X = sp.random_array((500, 40), density=0.3, format="csr", dtype=np.float32,
+                        rng=np.random.default_rng(2))
     Y = sp.csr_array(np.random.default_rng(3).random((500, 7)) < 0.2, dtype=np.float32)
     whole, parts = tmp_path / "whole.txt", tmp_path / "parts.txt"
     write_xmc(whole, X, Y)
@@ -265,9 +278,10 @@ def test_write_in_many_chunks(tmp_path, monkeypatch):
     assert whole.read_bytes() == parts.read_bytes()
 
 
-def test_write_takes_what_converts_and_leaves_it_alone(tmp_path):
+def test_write_accepts_what_converts_and_does_not_change_it(tmp_path):
     path = tmp_path / "a.txt"
-    X = sp.csr_matrix((np.array([1.0, 2.0, 4.0]), np.array([1, 0, 1]), np.array([0, 3])), shape=(1, 2))
+    X = sp.csr_matrix((np.array([1.0, 2.0, 4.0]), np.array([1, 0, 1]), np.array([0, 3])),
+                      shape=(1, 2))
     write_xmc(path, X, np.array([[0, 2.0]]))
     assert path.read_text() == "1 2 2\n1 0:2 1:5\n"
     assert X.indices.tolist() == [1, 0, 1]
@@ -300,30 +314,32 @@ def test_write_through_a_link_keeps_the_link(tmp_path):
     assert link.is_symlink() and target.read_text() == "1 1 1\n0 0:1\n"
 
 
-# ---- against scikit-learn --------------------------------------------------------------------------------
+# ---- against scikit-learn ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zero_based", [True, False])
-def test_same_as_sklearn(tmp_path, zero_based):
+def test_svmlight_files_are_read_as_by_sklearn(tmp_path, zero_based):
     sklearn_datasets = pytest.importorskip("sklearn.datasets")
     rng = np.random.default_rng(4)
     X = sp.random_array((200, 50), density=0.2, format="csr", dtype=np.float64, rng=rng)
     Y = (rng.random((200, 9)) < 0.25).astype(float)
     Y[Y.sum(axis=1) == 0, 0] = 1
     path = str(tmp_path / "a.svm")
-    sklearn_datasets.dump_svmlight_file(X, Y, path, multilabel=True, zero_based=zero_based, comment="x: 1")
+    sklearn_datasets.dump_svmlight_file(X, Y, path, multilabel=True,
+                                        zero_based=zero_based, comment="x: 1")
     want_X, want_Y = sklearn_datasets.load_svmlight_file(path, multilabel=True, dtype=np.float32)
     got_X, got_Y = read_xmc(path)
     assert_same_csr(got_X, sp.csr_array(want_X))
-    assert [tuple(got_Y.indices[a:b]) for a, b in zip(got_Y.indptr[:-1], got_Y.indptr[1:], strict=True)] \
-        == [tuple(sorted(int(label) for label in labels)) for labels in want_Y]
+    assert ([tuple(got_Y.indices[a:b])
+             for a, b in zip(got_Y.indptr[:-1], got_Y.indptr[1:], strict=True)]
+            == [tuple(sorted(int(label) for label in labels)) for labels in want_Y])
 
 
-# ---- what is refused -------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------
 
 BIG = 2**31 - 1
 BAD_CONTENT = [
-    # what was given, the line named, what the message says, and arguments of the reader
+    # text, the line that the message names, what it says, and arguments of the reader
     ("", None, ["empty", "check"]),
     ("3 6 4\n0 1:1\n", 3, ["ends after 1 of the 3 rows", "copy it again"]),
     ("3 6 4", 2, ["ends after 0 of the 3 rows"]),
@@ -384,7 +400,8 @@ BAD_CONTENT = [
     ("3 4 -1\n", 1, ["header says n_labels='-1'"]),
     (f"{10**12} 6 4\n0 1:1\n", 3, [f"after 1 of the {10**12} rows"]),
     (f"{'9' * 150} 6 4\n0 1:1\n", 1, ["header says n_rows='99999"]),
-    ("0 1:1\n", 1, ["header '0 1:1' is not 'n_rows n_features n_labels'", "svmlight"], {"format": "xmc"}),
+    ("0 1:1\n", 1, ["header '0 1:1' is not 'n_rows n_features n_labels'", "svmlight"],
+     {"format": "xmc"}),
     ("2 6\n", 1, ["header '2 6'"], {"format": "xmc"}),
     ("2 6 4 1\n", 1, ["header '2 6 4 1'"], {"format": "xmc"}),
     ("2 6 4.0\n", 1, ["header '2 6 4.0'"], {"format": "xmc"}),
@@ -396,7 +413,7 @@ BAD_CONTENT = [
 
 
 @pytest.mark.parametrize("text, line, says, arguments", [(*case, {})[:4] for case in BAD_CONTENT])
-def test_bad_content(write, text, line, says, arguments):
+def test_bad_content_is_refused_with_its_line(write, text, line, says, arguments):
     path = write(text)
     with pytest.raises(FileFormatError) as caught:
         read_xmc(path, **arguments)
@@ -410,7 +427,7 @@ def test_bad_content(write, text, line, says, arguments):
 
 
 @pytest.mark.parametrize("cut", range(len(XMC) - 1))
-def test_a_cut_file_is_refused_or_lacks_only_digits(write, cut):
+def test_a_truncated_file_is_refused_or_lacks_only_digits(write, cut):
     text = XMC[: -len("2\n")] + "2 1:0.25\n"
     try:
         X, _ = read_xmc(write(text[:cut]), format="xmc")
@@ -419,11 +436,13 @@ def test_a_cut_file_is_refused_or_lacks_only_digits(write, cut):
     assert cut >= len(text) - 5 and X.shape == (3, 6)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(junk=st.binary(max_size=80) | st.text("0123456789:., -+e#\n\r\t", max_size=80).map(str.encode),
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture],
+          deadline=None)
+@given(junk=st.binary(max_size=80) | st.text("0123456789:., -+e#\n\r\t",
+                                             max_size=80).map(str.encode),
        start=st.sampled_from([b"", b"2 9 9\n", b"0 1:1\n"]),
        format=st.sampled_from(["auto", "xmc", "svmlight"]))
-def test_junk_never_does_worse_than_an_error(write, junk, start, format):
+def test_random_bytes_raise_at_worst_an_error(write, junk, start, format):
     try:
         X, Y = read_xmc(write(start + junk), format=format)
     except FileFormatError:
@@ -432,10 +451,10 @@ def test_junk_never_does_worse_than_an_error(write, junk, start, format):
         matrix.check_format(full_check=True)
         assert np.isfinite(matrix.data).all()
         plain = sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape)
-        assert plain.has_canonical_format  # found by looking, not taken from the reader's flag
+        assert plain.has_canonical_format  # computed by scipy, not taken from the reader's flag
 
 
-def test_missing_file_and_directory(tmp_path):
+def test_missing_files_and_directories_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.txt' does not exist; check the path"):
         read_xmc(tmp_path / "nothing.txt")
     with pytest.raises(IsADirectoryError, match="is a directory; give the path of a file"):
@@ -449,11 +468,12 @@ def test_missing_file_and_directory(tmp_path):
 @pytest.mark.parametrize("arguments, exception, says", [
     ({"format": "csv"}, ValueError, "format='csv' is unknown; give 'auto', 'xmc' or 'svmlight'"),
     ({"n_features": -1}, ValueError, "n_features must be at least 0, got -1"),
-    ({"n_labels": 2**31}, ValueError, "n_labels must be at least 0 and at most 2147483647, got 2147483648"),
+    ({"n_labels": 2**31}, ValueError,
+     "n_labels must be at least 0 and at most 2147483647, got 2147483648"),
     ({"n_labels": 2.0}, TypeError, "n_labels must be an integer, got 2.0"),
     ({"n_features": True}, TypeError, "n_features must be an integer, got True"),
 ])
-def test_bad_arguments_of_read(write, arguments, exception, says):
+def test_bad_arguments_of_read_are_refused(write, arguments, exception, says):
     with pytest.raises(exception, match=says):
         read_xmc(write(XMC), **arguments)
 
@@ -470,7 +490,7 @@ def test_bad_arguments_of_read(write, arguments, exception, says):
     (np.ones((1, 1)), np.array([0]), {"format": "csv"}, ValueError, "format='csv' is unknown"),
     (np.zeros((1, 1)), np.zeros((1, 1)), {"format": "svmlight"}, ValueError, "row 0 has neither"),
 ])
-def test_bad_arguments_of_write(tmp_path, X, Y, arguments, exception, says):
+def test_bad_arguments_of_write_are_refused(tmp_path, X, Y, arguments, exception, says):
     with pytest.raises(exception, match=says):
         write_xmc(tmp_path / "a.txt", X, Y, **arguments)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Stacks of layers that are sparse on both sides: who is active, what it costs, and that they learn."""
+"""Stacks of layers with sparse inputs and outputs: active sets, plans, learning and profiles."""
 import itertools
 
 import numpy as np
@@ -20,12 +20,14 @@ def csr(rng, n, m, density):
 
 
 def hidden(n_in, n_out, rng, **options):
-    options = {"density": 0.2, "active": "sample", "activation": "relu", "policy": "sketches"} | options
-    return sl.LSHLinear(n_in, n_out, **options).set_weights(rng.standard_normal((n_out, n_in), np.float32))
+    options = ({"density": 0.2, "active": "sample", "activation": "relu", "policy": "sketches"}
+               | options)
+    return sl.LSHLinear(n_in, n_out, **options).set_weights(
+        rng.standard_normal((n_out, n_in), np.float32))
 
 
 def digits(rng, n=1500, d=40, n_classes=10):
-    """Classes that no linear layer tells apart: each is two clouds."""
+    """Make classes that no linear layer can separate: each consists of two clusters."""
     centres = rng.standard_normal((2, n_classes, d)) * 1.2
     y = rng.integers(n_classes, size=n)
     X = centres[rng.integers(2, size=n), y] + rng.standard_normal((n, d))
@@ -38,7 +40,7 @@ def digits(rng, n=1500, d=40, n_classes=10):
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("n_best", [1, 3, 50])
 @pytest.mark.parametrize("dense", [False, True])
-def test_the_best_entries_of_each_row_stay(rng, n_best, positive, dense):
+def test_the_best_entries_of_each_row_are_kept(rng, n_best, positive, dense):
     s = csr(rng, 9, 40, 0.4)
     if dense:
         z = rng.standard_normal((9, 40), np.float32)
@@ -54,7 +56,7 @@ def test_the_best_entries_of_each_row_stay(rng, n_best, positive, dense):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
-def test_dropout_meets_the_same_places_dense_and_sparse_on_any_number_of_threads(rng, rate):
+def test_dropout_drops_the_same_places_dense_and_sparse_on_any_number_of_threads(rng, rate):
     x = csr(rng, 60, 50, 0.5)
     dense, again, data = x.to_dense(), x.to_dense(), x.data.copy()
     _active.drop_dense(dense, 7, rate, 1)
@@ -65,20 +67,25 @@ def test_dropout_meets_the_same_places_dense_and_sparse_on_any_number_of_threads
     np.testing.assert_allclose(dense, reference.drop(x.to_dense(), 7, rate), rtol=1e-6)
     stored = x.to_dense() != 0
     kept = (dense[stored] != 0).mean()
-    assert abs(kept - (1 - rate)) <= 4 * (rate * (1 - rate) / stored.sum()) ** 0.5, "four deviations of a fair draw"
+    assert (abs(kept - (1 - rate))
+            <= 4
+            * (rate
+               * (1 - rate) / stored.sum()) ** 0.5), "four standard deviations of a binomial count"
     other = x.to_dense()
     _active.drop_dense(other, 8, rate, 1)
-    assert rate == 0 or (other != dense).any(), "another seed drops others"
+    assert rate == 0 or (other != dense).any(), "another seed drops other places"
 
 
-# ---- who is active
+# ---- active sets
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense x", "CSR x"])
 def test_more_products_find_more_of_the_largest_outputs(rng, sparse):
-    layer = {m: hidden(64, 400, np.random.default_rng(0), oversample=m, plan="gather" if sparse else "rows")
+    layer = {m: hidden(64, 400, np.random.default_rng(0), oversample=m,
+                       plan="gather" if sparse else "rows")
              for m in (1, 2, 4)}
-    x = csr(rng, 50, 64, 0.3) if sparse else np.maximum(rng.standard_normal((50, 64), np.float32), 0)
+    x = (csr(rng, 50, 64, 0.3)
+         if sparse else np.maximum(rng.standard_normal((50, 64), np.float32), 0))
     z = (x.to_dense() if sparse else x) @ layer[1].weight.T
     best = np.argsort(-z, axis=1)[:, :80]
     found = {}
@@ -89,20 +96,24 @@ def test_more_products_find_more_of_the_largest_outputs(rng, sparse):
         np.testing.assert_allclose(dense[dense > 0], z[dense > 0], atol=1e-4)
         found[m] = np.mean([len(np.intersect1d(b, np.flatnonzero(row))) / 80
                             for b, row in zip(best, dense, strict=True)])
-    # a row without entries has no order among its outputs; a third of the sparse rows are such
+    # the outputs of a row without entries have no order; a third of the sparse rows have no entries
     assert found[1] < found[2] < found[4]
     assert found[4] > (0.55 if sparse else 0.8), "measured: 0.6 and 0.93; chance gives 0.2"
 
 
 def sets_of(layer, x, seed=0):
-    """The active sets of a layer in training, a set of ids a sample; no ReLU, so that nothing is cut."""
+    """Return the active sets of a layer in training, one set of ids per sample.
+
+    The layer has no ReLU, so that no active neuron is dropped.
+    """
     out, _ = layer.forward(x, Step(training=True, seed=seed))
     return [set(out.indices[a:b]) for a, b in itertools.pairwise(out.indptr)], out
 
 
 def by_tables(policy, **options):
     options = {"density": 0.1, "plan": "gather"} | options
-    options = {"activation": None, "fill": False, "family": sl.SimHash(4, 6), "policy": policy} | options
+    options = ({"activation": None, "fill": False, "family": sl.SimHash(4, 6), "policy": policy}
+               | options)
     return hidden(24, 300, np.random.default_rng(0), **options)
 
 
@@ -112,11 +123,12 @@ def test_score_computes_larger_outputs_than_top(rng):
     for policy in ("top", "score"):
         _, out = sets_of(by_tables(policy), x)
         means[policy] = out.data.mean()
-    # 30 of the some 100 neurons found: the largest by output are above those by tables
-    assert means["score"] > means["top"] + 1, f"measured: 4.2 and 1.6 where outputs spread by 3.6; got {means}"
+    # of about 100 neurons found, the 30 largest outputs exceed those of the 30 in most tables
+    assert (means["score"]
+            > means["top"] + 1), f"measured: 4.2 and 1.6 where outputs spread by 3.6; got {means}"
 
 
-def test_score_keeps_the_largest_of_those_found(rng):
+def test_score_keeps_the_largest_outputs_of_the_neurons_found(rng):
     x = csr(rng, 40, 24, 0.8)
     everything, _ = sets_of(by_tables("top", density=0.99), x)
     kept, _ = sets_of(by_tables("score"), x)
@@ -126,29 +138,32 @@ def test_score_keeps_the_largest_of_those_found(rng):
         assert best == set(sorted(found, key=lambda j: -row[j])[:30])
 
 
-def test_top_takes_those_that_share_most_tables(rng):
+def test_top_takes_the_neurons_found_in_most_tables(rng):
     x = csr(rng, 40, 24, 0.8)
     layer = by_tables("top")
     kept, _ = sets_of(layer, x)
     ids, counts = layer._finder.engine.candidates(x.to_dense(), 300, 1)
     for best, i, c in zip(kept, ids, counts, strict=True):
         least = min(c[np.isin(i, list(best))])
-        assert (c[~np.isin(i, list(best))] <= least).all(), "no other shares more"
+        assert (c[~np.isin(i, list(best))] <= least).all(), \
+            "no other neuron is found in more tables"
 
 
-def test_vanilla_is_drawn_anew_at_each_step_from_the_buckets(rng):
+def test_vanilla_draws_from_the_buckets_anew_at_each_step(rng):
     x = csr(rng, 40, 24, 0.8)
     layer = by_tables("vanilla")
     (first, _), (same, _), (other, _) = (sets_of(layer, x, seed) for seed in (1, 1, 2))
     found, _ = sets_of(by_tables("top", density=0.99), x)
     assert first == same and first != other
-    assert all(a <= b for a, b in zip(first, found, strict=True)), "a drawn neuron shares a bucket"
+    assert all(a <= b for a, b in zip(first, found, strict=True)), \
+        "each drawn neuron is in a bucket of the query"
 
 
 def test_a_threshold_and_probes_shrink_and_grow_the_sets(rng):
     x = csr(rng, 40, 24, 0.8)
     sizes = {}
-    settings = {"all": {}, "twice": {"min_count": 2}, "probes": {"n_probes": 4}, "filled": {"fill": True}}
+    settings = {"all": {}, "twice": {"min_count": 2}, "probes": {"n_probes": 4},
+                "filled": {"fill": True}}
     for name, options in settings.items():
         sets, _ = sets_of(by_tables("top", density=0.4, **options), x)
         sizes[name] = np.mean([len(s) for s in sets])
@@ -156,7 +171,7 @@ def test_a_threshold_and_probes_shrink_and_grow_the_sets(rng):
     assert sizes["all"] < sizes["probes"] <= sizes["filled"] == 120
 
 
-def test_the_plan_exact_takes_the_largest_outputs(rng):
+def test_the_exact_plan_takes_the_largest_outputs(rng):
     layer = hidden(30, 200, rng, plan="exact", activation=None)
     x = rng.standard_normal((20, 30), np.float32)
     out, _ = layer.forward(x, Step(training=True))
@@ -165,7 +180,7 @@ def test_the_plan_exact_takes_the_largest_outputs(rng):
 
 
 def test_scaling_by_the_inputs_ranks_neurons_better(rng):
-    # inputs that share a large mean, as the outputs of a ReLU do
+    # inputs with a large common mean, as the outputs of a ReLU have
     W = rng.standard_normal((500, 100), np.float32)
     X = np.maximum(rng.standard_normal((300, 100)) + 2 * rng.random(100), 0).astype(np.float32)
     best = np.argsort(-(X @ W.T), axis=1)[:, :25]
@@ -174,18 +189,20 @@ def test_scaling_by_the_inputs_ranks_neurons_better(rng):
         sketches = ActiveSketches(128, 500, 100, 0)
         sketches.rebuild(W, np.zeros(500, np.float32), inputs, 1)
         ids = sketches.best(X, 50, 2)
-        recall.append(np.mean([len(np.intersect1d(a, b)) / 25 for a, b in zip(best, ids, strict=True)]))
+        recall.append(
+            np.mean([len(np.intersect1d(a, b)) / 25 for a, b in zip(best, ids, strict=True)]))
     assert recall[1] > recall[0] + 0.1, f"measured: 0.24 more, got {recall}"
 
 
-def test_directions_are_orthogonal_and_rank_better_so(rng):
+def test_orthogonal_directions_rank_better_than_independent_ones(rng):
     n_in = 60
     for n_bits in (64, 128):
         R = ActiveSketches(n_bits, 10, n_in - 1, 0)._R
         for start in range(0, n_bits, n_in):
             part = R[:, start:start + n_in]
             np.testing.assert_allclose(part.T @ part, n_in * np.eye(part.shape[1]), atol=1e-3)
-    W, X = rng.standard_normal((400, n_in - 1), np.float32), rng.standard_normal((200, n_in - 1), np.float32)
+    W, X = (rng.standard_normal((400, n_in - 1), np.float32),
+            rng.standard_normal((200, n_in - 1), np.float32))
     best = np.argsort(-(X @ W.T), axis=1)[:, :20]
     recall = []
     for directions in (None, np.random.default_rng(1).standard_normal((n_in, 64), np.float32)):
@@ -195,10 +212,11 @@ def test_directions_are_orthogonal_and_rank_better_so(rng):
         sketches.rebuild(W, np.zeros(400, np.float32), X[:0], 1)
         recall.append(np.mean([len(np.intersect1d(a, b)) / 20
                                for a, b in zip(best, sketches.best(X, 60, 1), strict=True)]))
-    assert recall[0] > recall[1] + 0.05, f"of orthogonal and of independent directions: {recall}"
+    assert (recall[0]
+            > recall[1] + 0.05), f"recall with orthogonal and with independent directions: {recall}"
 
 
-def test_sketches_follow_the_rows_that_are_refreshed(rng):
+def test_refreshed_rows_get_new_sketches(rng):
     W, bias = rng.standard_normal((300, 40), np.float32), np.zeros(300, np.float32)
     moved, whole = (ActiveSketches(64, 300, 40, 0) for _ in range(2))
     x = rng.standard_normal((30, 40), np.float32)
@@ -206,7 +224,7 @@ def test_sketches_follow_the_rows_that_are_refreshed(rng):
     moved.rebuild(W, bias, x, 1)
     rows = np.arange(0, 300, 3, dtype=np.int32)
     W[rows] += rng.standard_normal((100, 40), np.float32)
-    assert 0 < moved.drift(1) < 0.5, "some signs of a third of the neurons"
+    assert 0 < moved.drift(1) < 0.5, "some signs of a third of the neurons changed"
     stale = moved.best(x, 20, 1)
     moved.refresh(rows, 1)
     whole.rebuild(before, bias, x, 1)
@@ -219,7 +237,7 @@ def test_sketches_follow_the_rows_that_are_refreshed(rng):
 # ---- plans
 
 
-def test_plans_differ_by_rounding_where_the_sets_are_the_same(rng):
+def test_plans_with_the_same_sets_differ_only_by_rounding(rng):
     x = csr(rng, 40, 60, 0.3)
     outs = []
     for plan in ("rows", "gather"):
@@ -240,16 +258,20 @@ def test_an_estimate_is_the_sum_of_counts_and_costs():
         counts = _plans.counts(*arguments, **options)
         costs = _plans.estimates(counts)
         assert counts["dense"]["gemm"] == 3 * 64 * 200 * 300
-        assert set(counts) == set(costs) == ({"dense", "exact", "rows"} | ({"gather"} if nnz else set()))
+        assert (set(counts) == set(costs)
+                == ({"dense", "exact", "rows"} | ({"gather"} if nnz else set())))
         for plan, parts in counts.items():
-            assert costs[plan] == pytest.approx(sum(_plans.COSTS[name] * count for name, count in parts.items()))
+            assert costs[plan] == pytest.approx(
+                sum(_plans.COSTS[name] * count for name, count in parts.items()))
 
 
 def test_a_layer_before_a_sparse_one_is_dense_only_if_both_gain(rng):
-    # alone, every neuron of the first is quicker than the best of all; but the second would read 2,000 inputs, not 40
+    # the first layer alone is faster dense than sparse, but the second would then
+    # read 2,000 inputs, not 40
     X, y = rng.standard_normal((256, 100), np.float32), rng.integers(10, size=256)
     plans = []
-    for following in (sl.Linear(2000, 10), sl.LSHLinear(2000, 2000, density=0.02, activation="relu")):
+    for following in (sl.Linear(2000, 10),
+                      sl.LSHLinear(2000, 2000, density=0.02, activation="relu")):
         tail = [sl.Linear(2000, 10)] if isinstance(following, sl.LSHLinear) else []
         first = sl.LSHLinear(100, 2000, density=0.02, activation="relu")
         net = sl.Network([first, following, *tail], random_state=0)
@@ -258,29 +280,33 @@ def test_a_layer_before_a_sparse_one_is_dense_only_if_both_gain(rng):
     assert plans[0] == "dense" and plans[1] != "dense"
 
 
-def test_a_dense_layer_follows_a_sparse_one(rng):
-    # the formula may choose so, and the gradient then has to go back to the entries of the sparse input
+def test_a_dense_layer_may_follow_a_sparse_one(rng):
+    # the cost model may choose this; the gradient must then return to the
+    # entries of the sparse input
     X, y = digits(rng, n=300)
     layers = [sl.LSHLinear(40, 100, density=0.2, activation="relu", plan="gather"),
-              sl.LSHLinear(100, 100, density=0.5, activation="relu", plan="dense"), sl.Linear(100, 10)]
+              sl.LSHLinear(100, 100, density=0.5, activation="relu", plan="dense"),
+              sl.Linear(100, 10)]
     net = sl.Network(layers, random_state=0)
     net.fit(X, y, epochs=4, batch_size=50, optimizer=sl.Adam(3e-3), verbose=False)
     assert net.history[-1]["loss"] < net.history[0]["loss"] / 1.5
 
 
-def test_a_layer_is_dense_where_sets_would_cost_more():
+def test_a_layer_is_dense_where_active_sets_would_cost_more():
     few = dict(nnz=None, bits=128, oversample=2, need_dx=True)
     dense = _plans.estimates(_plans.counts(1024, 1000, 1000, 600, **few))
     sparse = _plans.estimates(_plans.counts(1024, 4096, 4096, 100, **few))
     assert _plans.choose(dense, able={"dense", "rows", "gather"}) == "dense"
     assert _plans.choose(sparse, able={"dense", "rows", "gather"}) == "rows"
     tiny = _plans.estimates(_plans.counts(8, 30, 40, 20, **few))
-    assert _plans.choose(tiny, able={"dense", "rows", "gather"}) == "rows", "as asked: there is nothing to win"
+    assert (_plans.choose(tiny, able={"dense", "rows", "gather"})
+            == "rows"), "as requested: a dense plan would gain nothing"
 
 
 def test_the_plan_is_that_of_the_first_batch_and_is_saved(rng, tmp_path):
     X, y = digits(rng)
-    net = sl.Network([sl.LSHLinear(40, 3000, density=0.7, activation="relu"), sl.Linear(3000, 10)], random_state=0)
+    net = sl.Network([sl.LSHLinear(40, 3000, density=0.7, activation="relu"), sl.Linear(3000, 10)],
+                     random_state=0)
     net.fit(X[:600], y[:600], epochs=1, batch_size=512, verbose=False)
     assert net.layers[0].chosen_plan == "dense"
     net.save(tmp_path / "net")
@@ -305,9 +331,10 @@ def accuracy(net, X, y, **options):
     return (net.predict(X[1000:]) == y[1000:]).mean()
 
 
-def test_a_deep_sparse_network_learns_what_the_dense_one_does(rng):
+def test_a_deep_sparse_network_learns_nearly_as_well_as_the_dense_one(rng):
     X, y = digits(rng)
-    dense, sparse = accuracy(stack(1), X, y), accuracy(stack(0.2, oversample=4, plan="gather"), X, y)
+    dense, sparse = (accuracy(stack(1), X, y),
+                     accuracy(stack(0.2, oversample=4, plan="gather"), X, y))
     assert sparse > dense - 0.1, f"measured: 0.03 below; got {sparse} and {dense}"
 
 
@@ -323,7 +350,7 @@ def test_the_weights_of_a_deep_network_do_not_depend_on_the_number_of_threads(rn
         assert_same_bits(np.ascontiguousarray(a.weight), np.ascontiguousarray(b.weight))
 
 
-def test_dropout_is_for_training_alone_and_lowers_the_fit_of_training_rows(rng):
+def test_dropout_applies_only_to_training_and_lowers_the_fit_of_training_rows(rng):
     X, y = digits(rng, n=400)
     losses = []
     for rate in (0.0, 0.5):
@@ -336,7 +363,7 @@ def test_dropout_is_for_training_alone_and_lowers_the_fit_of_training_rows(rng):
 # ---- profile
 
 
-def test_the_profile_counts_the_products_that_are_done(rng):
+def test_the_profile_counts_the_products_that_are_computed(rng):
     X, y = digits(rng, n=100)
     net = stack(0.2, plan="gather", sketch_bits=64, oversample=1, rebuild=sl.rebuild.Every(1000))
     weights = []
@@ -346,19 +373,22 @@ def test_the_profile_counts_the_products_that_are_done(rng):
     for layer, before in zip(net.layers, weights, strict=True):
         assert_same_bits(np.ascontiguousarray(layer.weight), np.ascontiguousarray(before))
     first, second, _, last = profile.rows
-    assert first["multiply_adds"]["forward"] == 50 * 30 * 40, "30 of 150 neurons, 40 inputs, 50 samples"
+    assert (first["multiply_adds"]["forward"]
+            == 50 * 30 * 40), "30 of 150 neurons, 40 inputs, 50 samples"
     assert first["multiply_adds"]["hashing"] == 50 * 40 * 64
-    assert first["multiply_adds"]["backward"] == 0, "nobody asks for the gradient of X"
+    assert first["multiply_adds"]["backward"] == 0, "no gradient of X is computed"
     assert second["multiply_adds"]["forward"] == pytest.approx(50 * 30 * second["inputs"])
     assert second["dense_multiply_adds"] == 3 * 50 * 150 * 150
-    assert second["share"] == pytest.approx(sum(second["multiply_adds"].values()) / (3 * 50 * 150 * 150))
+    assert second["share"] == pytest.approx(
+        sum(second["multiply_adds"].values()) / (3 * 50 * 150 * 150))
     assert last["inputs"] == pytest.approx(profile.rows[2]["outputs"])
     assert "gather" in repr(profile) and "as asked" in repr(profile)
 
 
 def test_the_profile_counts_dense_layers_and_rebuilds(rng):
     X, y = digits(rng, n=100)
-    net = sl.Network([sl.Linear(40, 30, activation="relu"), sl.LSHLinear(30, 100, density=0.3)], random_state=0)
+    net = sl.Network([sl.Linear(40, 30, activation="relu"), sl.LSHLinear(30, 100, density=0.3)],
+                     random_state=0)
     row, hashed = net.profile(X, y, batch_size=50, steps=2, warm_up=0).rows
     assert sum(row["multiply_adds"].values()) == row["dense_multiply_adds"] == 2 * 50 * 40 * 30
     assert hashed["rebuilds"] == 1 and hashed["plan"] == "batch"

@@ -1,4 +1,4 @@
-"""The task of the demo is honest: no leak from test to training, and none from the answer to its features."""
+"""The demo: nothing leaks from test to training, nor from the answer to its features."""
 import json
 import re
 import subprocess
@@ -15,19 +15,21 @@ from sparselsh.cli import _demo
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 
 pytestmark = pytest.mark.skipif(not (STDLIB / "asyncio" / "tasks.py").exists(),
-                                reason="this Python has no source of its standard library")
+                                reason="this Python lacks the source of its standard library")
 
 
 @pytest.fixture(scope="module")
 def task():
-    """A task from one package of the standard library: a fraction of a second to build."""
+    """A task from one package of the standard library, built in a fraction of a second."""
     return _demo.stdlib_task(seed=0, max_rows=4000, max_test_rows=500, root=STDLIB / "asyncio")
 
 
-def test_shapes_and_types(task):
+def test_shapes_and_types_are_as_documented(task):
     n, n_test = task.X_train.shape[0], task.X_test.shape[0]
-    assert task.X_train.shape == (n, len(task.features)) and task.X_test.shape == (n_test, len(task.features))
-    assert task.Y_train.shape == (n, len(task.labels)) and task.Y_test.shape == (n_test, len(task.labels))
+    assert (task.X_train.shape == (n, len(task.features))
+            and task.X_test.shape == (n_test, len(task.features)))
+    assert (task.Y_train.shape == (n, len(task.labels))
+            and task.Y_test.shape == (n_test, len(task.labels)))
     assert 2000 < n <= 4000 and 0 < n_test <= 500
     for M in (task.X_train, task.X_test, task.Y_train, task.Y_test):
         assert isinstance(M, csr_array) and M.dtype == np.float32 and M.has_canonical_format
@@ -65,8 +67,8 @@ def test_the_same_seed_gives_the_same_task(task):
     assert other.train_files.tolist() != task.train_files.tolist()
 
 
-def test_features_are_the_tokens_around_and_not_the_token_itself(tmp_path):
-    """Renaming the answer, and nothing else, leaves the features of its row as they were."""
+def test_features_are_the_tokens_around_the_answer_and_not_the_answer_itself(tmp_path):
+    """Renaming only the answer leaves the features of its row unchanged."""
     learnt = "one = two(three)\none = two(three)\none = other(three)\none = other(three)\n"
     rows = {"two": [], "other": []}
     for name in rows:
@@ -88,7 +90,7 @@ def test_features_are_the_tokens_around_and_not_the_token_itself(tmp_path):
         assert rows[name] and all(row == expected for row in rows[name])
 
 
-def test_comments_and_strings_are_no_identifiers(tmp_path):
+def test_comments_and_strings_are_not_identifiers(tmp_path):
     text = ('# commented commented\ncode = "quoted \\" quoted"  # commented\n'
             "code = f'''quoted\nquoted 'quoted' ''' + rb\"quoted\"\n"
             'code = "# quoted"; later = "unclosed\nlater = 1.5e3\n')
@@ -99,17 +101,19 @@ def test_comments_and_strings_are_no_identifiers(tmp_path):
     assert "+2 <str>" in task.features
 
 
-def test_the_line_shown_is_that_of_the_row(task):
+def test_the_line_shown_is_the_source_of_the_row(task):
     for row in range(0, task.X_test.shape[0], 25):
         place, line = _demo.blanked(task, row)
         name, number = re.fullmatch(r"(.+\.py):(\d+)", place).groups()
         truth = task.labels[task.Y_test.indices[row]]
-        source = (STDLIB / "asyncio" / name).read_text(encoding="utf-8").splitlines()[int(number) - 1]
+        source = (STDLIB / "asyncio"
+                  / name).read_text(encoding="utf-8").splitlines()[int(number) - 1]
         assert source.strip() == line.replace("____", truth)
 
 
-def test_more_rows_mean_more_classes():
-    sizes = [_demo.stdlib_task(max_rows=rows, root=STDLIB / "email").Y_train.shape for rows in (1000, 4000)]
+def test_more_rows_give_more_classes():
+    sizes = [_demo.stdlib_task(max_rows=rows, root=STDLIB / "email").Y_train.shape
+             for rows in (1000, 4000)]
     assert sizes[0][0] <= 1000 and sizes[1][0] <= 4000
     assert sizes[0][1] < sizes[1][1]
 
@@ -119,14 +123,15 @@ def test_a_folder_without_text_is_an_error(tmp_path):
         _demo.stdlib_task(root=tmp_path)
 
 
-def test_the_whole_demo(tmp_path):
+def test_the_whole_demo_runs(tmp_path):
     command = [sys.executable, "-P", "-m", "sparselsh", "demo", "--rows", "2000", "--epochs", "1",
                "--json", "report.json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     for figures in (report, report["dense"]):
-        assert figures.keys() >= {"p_at_1", "p_at_3", "p_at_5", "train_seconds", "train_cpu_seconds",
+        assert figures.keys() >= {"p_at_1", "p_at_3", "p_at_5", "train_seconds",
+                                  "train_cpu_seconds",
                                   "microseconds_per_query", "computed_share"}
     assert report["baseline"].keys() >= {"p_at_1", "p_at_3", "p_at_5"}
     assert report["task"]["classes"] > 300 and report["task"]["rows"] <= 2000

@@ -1,4 +1,4 @@
-"""The estimators keep scikit-learn's contract, and are as good as its networks."""
+"""The estimators keep scikit-learn's contract and are as accurate as its networks."""
 import os
 import pickle
 import warnings
@@ -25,17 +25,20 @@ from sparselsh.estimators import LSHClassifier, LSHRegressor, _base, _classifier
 from sparselsh.training import Training
 
 # scikit-learn lists the same checks for its own SGD estimators
-MINIBATCHES = "a weight scales a gradient, a repeated row also changes which rows share a batch and how many there are"
+MINIBATCHES = (
+    "a weight scales a gradient; a repeated row also changes how many batches there are and which "
+    "rows each holds")
 EXPECTED_FAILURES = {"check_sample_weight_equivalence_on_dense_data": MINIBATCHES,
                      "check_sample_weight_equivalence_on_sparse_data": MINIBATCHES}
 
 
 @pytest.mark.parametrize("estimator, check", [
     pytest.param(estimator, check, id=f"{type(estimator).__name__} {check.func.__name__}")
-    for made in (LSHClassifier(max_iter=60), LSHRegressor(max_iter=60))  # the default, up to 200, takes thrice as long
+    # the default, up to 200, takes three times as long
+    for made in (LSHClassifier(max_iter=60), LSHRegressor(max_iter=60))
     for estimator, check in estimator_checks_generator(made, expected_failed_checks=None)
     if check.func.__name__ not in EXPECTED_FAILURES])
-def test_scikit_learns_checks_pass(estimator, check):
+def test_the_checks_of_scikit_learn_pass(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(estimator)
@@ -51,36 +54,40 @@ def digits():
 
 
 def cross_validated(model):
-    """Share of right answers on all digits, by three folds."""
+    """Return the accuracy on all digits by threefold cross-validation."""
     X, y = load_digits(return_X_y=True)
-    return cross_val_score(model, X / 16, y, cv=StratifiedKFold(3, shuffle=True, random_state=0)).mean()
+    return cross_val_score(model, X / 16, y,
+                           cv=StratifiedKFold(3, shuffle=True, random_state=0)).mean()
 
 
 @pytest.fixture(scope="module")
 def rival():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it has not quite converged after its 200 iterations
+        # scikit-learn's network has not quite converged after 200 iterations
+        warnings.simplefilter("ignore")
         return cross_validated(MLPClassifier(random_state=0))
 
 
 @pytest.mark.parametrize("options", [
     pytest.param({"density": 1}, id="every neuron"),
-    pytest.param({"hidden_layer_sizes": (128, 256), "hidden_density": 0.4, "max_iter": 30}, id="by hashing"),
+    pytest.param({"hidden_layer_sizes": (128, 256), "hidden_density": 0.4, "max_iter": 30},
+                 id="by hashing"),
 ])
-def test_digits_are_told_apart_as_well_as_by_scikit_learns_network(options, rival):
+def test_digits_are_classified_as_well_as_by_the_network_of_scikit_learn(options, rival):
     # measured: 0.980 and 0.978, against 0.977
     assert cross_validated(LSHClassifier(random_state=0, **options)) >= rival - 0.01
 
 
-def test_a_regression_explains_what_a_product_of_inputs_is():
+def test_a_regression_learns_a_product_of_inputs():
     X = np.random.default_rng(0).uniform(-1, 1, (1000, 5))
-    y = 1000 + 50 * X[:, 0] * X[:, 1]  # no linear model has an R^2 above 0.05; far from mean 0 and variance 1
+    # no linear model reaches an R^2 above 0.05; mean and variance are far from 0 and 1
+    y = 1000 + 50 * X[:, 0] * X[:, 1]
     for options in ({}, {"hidden_layer_sizes": (32, 256), "hidden_density": 0.2}):
         reg = LSHRegressor(random_state=0, **options).fit(X[:800], y[:800])
         assert reg.score(X[800:], y[800:]) >= 0.9
 
 
-def test_several_outputs_of_a_regression():
+def test_a_regression_has_several_outputs():
     X, y = load_diabetes(return_X_y=True)
     Y = np.stack([y, -3 * y + 7], axis=1)
     reg = LSHRegressor(random_state=0, max_iter=20).fit(X, Y)
@@ -105,20 +112,23 @@ def texts():
     return [" ".join([*rng.choice(TEXT[name], 3), *rng.choice(words, 3)]) for name in names], names
 
 
-def test_a_pipeline_with_tfidf_tells_texts_apart(texts):
+def test_a_pipeline_with_tfidf_classifies_texts(texts):
     text, names = texts
     model = make_pipeline(TfidfVectorizer(), LSHClassifier(random_state=0))
     model.fit(text[:200], names[:200])
-    assert model.score(text[200:], names[200:]) >= 0.9  # half of the words are of any class; measured: 0.95
+    # half of the words are drawn from all classes; measured: 0.95
+    assert model.score(text[200:], names[200:]) >= 0.9
     assert set(model.predict(text[:9])) <= set(TEXT)
     assert list(model.classes_) == sorted(TEXT)
     assert model[-1].n_features_in_ == 24
 
 
-def test_a_grid_search_finds_parameters(texts):
+def test_a_grid_search_runs_over_parameters(texts):
     text, names = texts
-    grid = GridSearchCV(make_pipeline(TfidfVectorizer(), LSHClassifier(random_state=0, max_iter=40)),
-                        {"lshclassifier__hidden_layer_sizes": [(4,), 16], "lshclassifier__density": [1.0, 0.5]}, cv=2)
+    grid = GridSearchCV(
+        make_pipeline(TfidfVectorizer(), LSHClassifier(random_state=0, max_iter=40)),
+        {"lshclassifier__hidden_layer_sizes": [(4,), 16],
+         "lshclassifier__density": [1.0, 0.5]}, cv=2)
     assert grid.fit(text, names).best_score_ >= 0.8
 
 
@@ -135,10 +145,11 @@ def test_feature_names_are_kept(digits):
 # ---- labels
 
 
-@pytest.mark.parametrize("labels", [np.array(["b", "a"]), np.array(["z", "x", "y"]), np.array([7, -3]),
-                                    np.array([True, False]), np.array([2.0, 5.0, 9.0])], ids=repr)
+@pytest.mark.parametrize("labels",
+                         [np.array(["b", "a"]), np.array(["z", "x", "y"]), np.array([7, -3]),
+                          np.array([True, False]), np.array([2.0, 5.0, 9.0])], ids=repr)
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_classes_have_any_type(labels, loss, rng):
+def test_classes_may_have_any_type(labels, loss, rng):
     y = rng.choice(labels, 200)
     X = np.eye(len(labels), dtype=np.float32)[np.searchsorted(np.sort(labels), y)]
     clf = LSHClassifier(loss=loss, random_state=0, max_iter=30).fit(X, y)
@@ -158,21 +169,22 @@ def test_classes_have_any_type(labels, loss, rng):
 
 
 def tags(rng, n=400, n_labels=60):
-    """Inputs of which each brings two labels."""
+    """Make inputs, each with two labels."""
     on = rng.random((n, n_labels // 2)) < 0.06
     return sp.csr_array(on.astype(np.float32)), np.repeat(on, 2, axis=1).astype(int)
 
 
 @pytest.mark.parametrize("loss", ["auto", "softmax"])
 @pytest.mark.parametrize("kind", [np.asarray, sp.csr_array, sp.csr_matrix, sp.csc_array])
-def test_an_indicator_comes_back_in_its_kind(loss, kind, rng):
+def test_predictions_have_the_kind_of_the_indicator(loss, kind, rng):
     X, Y = tags(rng)
     clf = LSHClassifier(loss=loss, random_state=0, max_iter=60).fit(X, kind(Y))
     got = clf.predict(X)
     if kind is np.asarray:
         assert type(got) is np.ndarray and got.dtype == Y.dtype
     else:
-        assert got.format == "csr" and isinstance(got, sp.sparray) == isinstance(kind(Y), sp.sparray)
+        assert (got.format == "csr"
+                and isinstance(got, sp.sparray) == isinstance(kind(Y), sp.sparray))
         got = got.toarray()
     assert 2 * (got & Y).sum() / (got.sum() + Y.sum()) >= 0.95
     assert clf.predict_proba(X).shape == Y.shape == clf.decision_function(X).shape
@@ -182,20 +194,23 @@ def test_a_threshold_is_a_probability(rng):
     X, Y = tags(rng)
     some = {}
     for threshold in (0.1, "auto", 0.9):
-        clf = LSHClassifier(threshold=threshold, random_state=0, max_iter=10).fit(X, Y)  # not yet sure
+        # few epochs, so that probabilities are not yet near 0 or 1
+        clf = LSHClassifier(threshold=threshold, random_state=0, max_iter=10).fit(X, Y)
         np.testing.assert_array_equal(clf.predict(X), clf.predict_proba(X) > clf.threshold_)
         some[threshold] = clf.predict(X).sum()
     assert some[0.1] > some["auto"] > some[0.9]
 
 
 def test_very_many_labels_stay_sparse(rng, monkeypatch):
-    # 24,473 labels for 2,000 rows: an array of 8-byte numbers of that shape would take 392 MB
+    # 24,473 labels for 2,000 rows: a dense array of that shape with 8 bytes per
+    # number would take 392 MB
     import tracemalloc
 
     n, n_labels = 2000, 24_473
     cause = rng.integers(0, 300, n)
     labels = rng.integers(0, n_labels, (300, 3))[cause]
-    Y = sp.csr_array((np.ones(3 * n, np.int8), labels.ravel(), np.arange(0, 3 * n + 1, 3)), shape=(n, n_labels))
+    Y = sp.csr_array((np.ones(3 * n, np.int8), labels.ravel(), np.arange(0, 3 * n + 1, 3)),
+                     shape=(n, n_labels))
     X = sp.csr_array((np.ones(n, np.float32), cause, np.arange(n + 1)), shape=(n, 300))
     clf = LSHClassifier(16, random_state=0, max_iter=12)
     tracemalloc.start()
@@ -210,14 +225,17 @@ def test_very_many_labels_stay_sparse(rng, monkeypatch):
     assert 0 < clf.score(X, Y) <= 1
     monkeypatch.setattr(_base, "_available_memory", lambda: 1e8)
     for ask in (clf.decision_function, clf.predict_proba):
-        with pytest.raises(MemoryError, match=r"2,000 rows and 24,473 outputs is .* of 0\.2 GB.*predict_topk"):
+        with pytest.raises(MemoryError,
+                           match=r"2,000 rows and 24,473 outputs is .* of 0\.2 GB.*predict_topk"):
             ask(X)
 
 
-@pytest.mark.skipif("SPARSELSH_DATA" not in os.environ, reason="SPARSELSH_DATA names no folder with tib/train.txt")
-def test_subject_tags_of_library_records():
+@pytest.mark.skipif("SPARSELSH_DATA" not in os.environ,
+                    reason="SPARSELSH_DATA is not set to a folder with tib/train.txt")
+def test_subject_tags_of_library_records_are_predicted_better_than_by_rivals():
     folder = Path(os.environ["SPARSELSH_DATA"]) / "tib"
-    (X, Y), (X_test, Y_test) = (sl.datasets.read_xmc(folder / f"{part}.txt") for part in ("train", "test"))
+    (X, Y), (X_test, Y_test) = (
+        sl.datasets.read_xmc(folder / f"{part}.txt") for part in ("train", "test"))
     clf = LSHClassifier(256, random_state=0).fit(X, Y)
     best, _ = clf.predict_topk(X_test, k=5)
     predicted = clf.predict(X_test)
@@ -229,31 +247,33 @@ def test_subject_tags_of_library_records():
     assert f1 >= 0.25
 
 
-def test_the_best_threshold_is_found():
+def test_the_threshold_with_the_best_f1_is_found():
     ids = np.array([[0, 1, 2], [1, 0, 2]])
-    shares = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1]])
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1]])
     indicator = sp.csr_array([[1, 1, 0], [0, 1, 0]])
-    # by share: 0.6 right, 0.5 right, 0.4 wrong, 0.3 right: F1 of 0.5, 0.8, 0.67, 0.86, then less
-    assert _classifier._best_threshold(ids, shares, indicator) == pytest.approx(0.2)
+    # by probability: 0.6 right, 0.5 right, 0.4 wrong, 0.3 right: F1 of 0.5,
+    # 0.8, 0.67, 0.86, then less
+    assert _classifier._best_threshold(ids, probabilities, indicator) == pytest.approx(0.2)
 
 
 # ---- weights
 
 
-def test_class_weights_move_the_border(rng):
+def test_class_weights_move_the_decision_boundary(rng):
     X = rng.standard_normal((600, 2))
-    y = (X[:, 0] + rng.standard_normal(600) > 1).astype(int)  # a quarter is 1
-    share = {}
+    y = (X[:, 0] + rng.standard_normal(600) > 1).astype(int)  # a quarter of the rows are 1
+    fraction = {}
     for weight in (None, "balanced", {0: 1, 1: 20}):
         clf = LSHClassifier(4, class_weight=weight, random_state=0, max_iter=20).fit(X, y)
-        share[str(weight)] = clf.predict(X).mean()
-    assert share["None"] < share["balanced"] < share["{0: 1, 1: 20}"]
-    by_sample = LSHClassifier(4, random_state=0, max_iter=20).fit(X, y, sample_weight=np.where(y, 20.0, 1.0))
+        fraction[str(weight)] = clf.predict(X).mean()
+    assert fraction["None"] < fraction["balanced"] < fraction["{0: 1, 1: 20}"]
+    by_sample = LSHClassifier(4, random_state=0, max_iter=20).fit(
+        X, y, sample_weight=np.where(y, 20.0, 1.0))
     by_class = LSHClassifier(4, class_weight={0: 1, 1: 20}, random_state=0, max_iter=20).fit(X, y)
     np.testing.assert_array_equal(by_sample.predict_proba(X), by_class.predict_proba(X))
 
 
-def test_class_weights_of_an_indicator(rng):
+def test_class_weights_apply_to_an_indicator_matrix(rng):
     X, Y = tags(rng)
     clf = LSHClassifier(class_weight={0: 3.0, 5: 0.0}, max_iter=1)
     clf.fit(X, sp.csr_array(Y))
@@ -268,7 +288,7 @@ def test_class_weights_of_an_indicator(rng):
         clf.set_params(class_weight={60: 1.0}).fit(X, Y)
 
 
-def test_rows_without_weight_are_absent(digits):
+def test_rows_of_weight_zero_are_as_good_as_absent(digits):
     X, X_test, y, _ = digits
     weight = np.where(np.arange(len(y)) % 3 == 0, 0.0, 2.5)
     a = LSHClassifier(random_state=0, max_iter=2).fit(X, y, sample_weight=weight)
@@ -279,7 +299,7 @@ def test_rows_without_weight_are_absent(digits):
 # ---- training
 
 
-def test_a_random_state_fixes_everything(digits):
+def test_a_random_state_makes_training_reproducible(digits):
     X, X_test, y, _ = digits
     options = {"hidden_layer_sizes": (32, 256), "hidden_density": 0.2, "max_iter": 3}
     a, b, c = (LSHClassifier(random_state=seed, n_jobs=jobs, **options).fit(X, y)
@@ -290,7 +310,8 @@ def test_a_random_state_fixes_everything(digits):
 
 def test_early_stopping_keeps_the_best_weights(digits):
     X, X_test, y, y_test = digits
-    clf = LSHClassifier(early_stopping=True, random_state=0, learning_rate="constant", n_iter_no_change=2).fit(X, y)
+    clf = LSHClassifier(early_stopping=True, random_state=0, learning_rate="constant",
+                        n_iter_no_change=2).fit(X, y)
     assert clf.n_iter_ == len(clf.loss_curve_) == len(clf.validation_scores_) < 50
     assert clf.best_validation_score_ == max(clf.validation_scores_) >= 0.95
     assert clf.score(X_test, y_test) >= 0.94
@@ -300,12 +321,13 @@ def test_early_stopping_keeps_the_best_weights(digits):
         LSHClassifier(early_stopping=True).fit(X[:1], y[:1])
 
 
-def test_warm_start_goes_on(digits):
+def test_warm_start_continues_the_training(digits):
     X, X_test, y, y_test = digits
     clf = LSHClassifier(warm_start=True, random_state=0, max_iter=1)
     scores = [clf.fit(X, y).score(X_test, y_test) for _ in range(8)]
     assert scores[-1] >= scores[0] + 0.02 and len(clf.network_.history) == 8 and clf.n_iter_ == 1
-    with pytest.raises(ValueError, match="y has classes that are not among those of before, such as"):
+    with pytest.raises(ValueError,
+                       match="y has classes that are not among those of before, such as"):
         clf.fit(X, y + 5)
     cold = LSHClassifier(random_state=0, max_iter=1).fit(X, y)
     network = cold.network_
@@ -329,7 +351,7 @@ def test_partial_fit_learns_from_parts(digits):
         LSHClassifier(class_weight="balanced").partial_fit(X, y, classes=range(10))
 
 
-def test_partial_fit_after_fit_does_not_undo_it(digits):
+def test_partial_fit_after_fit_keeps_what_was_learned(digits):
     X, X_test, y, y_test = digits
     clf = LSHClassifier(random_state=0).fit(X, y)
     before = clf.score(X_test, y_test)
@@ -338,11 +360,12 @@ def test_partial_fit_after_fit_does_not_undo_it(digits):
     assert clf.score(X_test, y_test) >= before - 0.02
 
 
-def test_ctrl_c_leaves_a_model(digits, monkeypatch):
+def test_ctrl_c_leaves_a_usable_model(digits, monkeypatch):
     import signal
 
     X, X_test, y, y_test = digits
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
+    # background jobs of a shell ignore SIGINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     step = Training.step
 
     def pressed(self, *args, **kwargs):
@@ -360,7 +383,7 @@ def test_ctrl_c_leaves_a_model(digits, monkeypatch):
 
 
 @pytest.mark.parametrize("fitted", [False, True])
-def test_a_pickle_is_the_same_model_and_goes_on_alike(fitted, digits):
+def test_a_pickled_model_predicts_and_continues_training_as_the_original(fitted, digits):
     X, X_test, y, _ = digits
     clf = LSHClassifier((32, 256), hidden_density=0.2, random_state=0, max_iter=2,
                         lsh_params={"family": sl.DWTA(tables=3)})
@@ -379,29 +402,33 @@ def test_a_clone_is_not_fitted(digits):
     assert copy.get_params() == clf.get_params() and not hasattr(copy, "network_")
 
 
-# ---- what is refused
+# ---- errors
 
 
 @pytest.mark.parametrize("options, error, message", [
     ({"hidden_layer_sizes": (0,)}, ValueError, r"hidden_layer_sizes\[0\] must be at least 1"),
     ({"activation": "tanh"}, ValueError, "activation must be one of 'auto', 'identity', 'relu'"),
-    ({"density": 0}, ValueError, "density must be"), ({"hidden_density": 2}, ValueError, "hidden_density must be"),
+    ({"density": 0}, ValueError, "density must be"),
+    ({"hidden_density": 2}, ValueError, "hidden_density must be"),
     ({"dropout": 1}, ValueError, "dropout must be"),
     ({"lsh_params": {"famly": 1}}, ValueError, "lsh_params has 'famly'"),
     ({"loss": "hinge"}, ValueError, "loss must be one of"),
-    ({"threshold": 1}, ValueError, "threshold must be"), ({"solver": "lbfgs"}, ValueError, "solver must be one of"),
+    ({"threshold": 1}, ValueError, "threshold must be"),
+    ({"solver": "lbfgs"}, ValueError, "solver must be one of"),
     ({"learning_rate_init": 0}, ValueError, "learning_rate_init must be above 0"),
     ({"learning_rate": "adaptive"}, ValueError, "learning_rate must be one of"),
     ({"solver": "sgd", "momentum": 1}, ValueError, "momentum must be"),
-    ({"weight_decay": -1}, ValueError, "weight_decay must be"), ({"batch_size": 0}, ValueError, "batch_size must be"),
+    ({"weight_decay": -1}, ValueError, "weight_decay must be"),
+    ({"batch_size": 0}, ValueError, "batch_size must be"),
     ({"max_iter": 0.5}, TypeError, "max_iter must be an integer"),
     ({"validation_fraction": 1}, ValueError, "validation_fraction must be"),
-    ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change must be"), ({"tol": -1}, ValueError, "tol must be"),
+    ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change must be"),
+    ({"tol": -1}, ValueError, "tol must be"),
     ({"class_weight": 3}, ValueError, "class_weight must be None, 'balanced' or a dict"),
 ], ids=lambda value: str(value)[:40] if isinstance(value, dict) else "")
 def test_bad_parameters_are_named_by_fit(options, error, message, digits):
     X, _, y, _ = digits
-    clf = LSHClassifier(**options)  # as in scikit-learn, nothing is checked before
+    clf = LSHClassifier(**options)  # as in scikit-learn, the constructor checks nothing
     with pytest.raises(error, match=message):
         clf.fit(X[:50], y[:50])
 
@@ -417,7 +444,7 @@ def test_changed_targets_are_refused(rng):
         LSHClassifier().fit(X, Y[:, :2] + np.arange(50)[:, None] % 3)
 
 
-def test_a_sparse_column_of_two_classes_is_taken_as_labels():
+def test_a_sparse_column_of_two_classes_is_read_as_class_labels():
     X, y = np.random.default_rng(0).random((40, 5)), np.arange(40) % 2
     column = sp.csr_array(y[:, None])
     with pytest.warns(DataConversionWarning):
@@ -428,19 +455,23 @@ def test_a_sparse_column_of_two_classes_is_taken_as_labels():
 @pytest.mark.parametrize("y, options, error, words", [
     (["a", 1] * 20, {}, TypeError, "y has labels of the types int, str"),
     (["a", None] * 20, {}, TypeError, "y has labels of the types NoneType, str"),
-    ([0, 1] * 20, {"class_weight": {0: -1.0}}, ValueError, r"class_weight\[0\] must be at least 0, got -1"),
-    ([0, 1] * 20, {"class_weight": {0: "a"}}, TypeError, r"class_weight\[0\] must be a number, got 'a'"),
+    ([0, 1] * 20, {"class_weight": {0: -1.0}}, ValueError,
+     r"class_weight\[0\] must be at least 0, got -1"),
+    ([0, 1] * 20, {"class_weight": {0: "a"}}, TypeError,
+     r"class_weight\[0\] must be a number, got 'a'"),
 ])
-def test_labels_and_weights_that_mean_nothing_are_refused(y, options, error, words):
+def test_invalid_labels_and_class_weights_are_refused(y, options, error, words):
     with pytest.raises(error, match=words):
-        LSHClassifier(**options).fit(np.ones((40, 2)), np.array(y, dtype=object if "a" in y else None))
+        LSHClassifier(**options).fit(np.ones((40, 2)),
+                                     np.array(y, dtype=object if "a" in y else None))
 
 
 @pytest.mark.parametrize("scale", [1e200, 1e-200])
-def test_targets_of_any_size_are_learned_alike(scale):
+def test_targets_of_any_scale_are_learned_alike(scale):
     X = np.random.default_rng(0).random((60, 4))
-    plain, scaled = (LSHRegressor(max_iter=3, random_state=0).fit(X, y).predict(X) for y in (X[:, 0], X[:, 0] * scale))
-    # float32 inside, whose inputs differ by rounding of the scaled targets
+    plain, scaled = (LSHRegressor(max_iter=3, random_state=0).fit(X, y).predict(X)
+                     for y in (X[:, 0], X[:, 0] * scale))
+    # training is in float32; the scaled targets differ by rounding
     np.testing.assert_allclose(scaled / scale, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -448,11 +479,12 @@ def test_targets_of_any_size_are_learned_alike(scale):
 
 
 def many(n, seed=0, n_labels=1200):
-    """Rows with two words that only their class has, among others at random."""
+    """Make rows with two words that only their class has, among others drawn at random."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, n_labels, n)
     words = np.stack([y, (y * 7 + 3) % n_labels, *rng.integers(0, n_labels, (4, n))], axis=1)
-    X = sp.csr_array((np.ones(words.size), (np.repeat(np.arange(n), 6), words.ravel())), shape=(n, n_labels))
+    X = sp.csr_array((np.ones(words.size), (np.repeat(np.arange(n), 6), words.ravel())),
+                     shape=(n, n_labels))
     return X, y
 
 
@@ -465,34 +497,40 @@ def test_many_classes_of_sparse_rows_follow_the_recipe():
     assert without.network_.refinement is None
     assert clf.score(X_test, y_test) > without.score(X_test, y_test) + 0.5
     np.testing.assert_allclose(clf.predict_proba(X_test[:5]).sum(axis=1), 1, rtol=1e-5)
-    # answers are the best of the 50 classes that the layers rank first; 32 hidden units miss some
-    assert (clf.predict(X_test) == clf.classes_[clf.decision_function(X_test).argmax(axis=1)]).mean() > 0.9
+    # predictions are the best of the 50 classes that the layers rank first; 32
+    # hidden units miss some
+    assert (clf.predict(X_test)
+            == clf.classes_[clf.decision_function(X_test).argmax(axis=1)]).mean() > 0.9
 
 
-def test_few_classes_and_dense_rows_do_not():
+def test_few_classes_and_dense_rows_do_not_follow_the_recipe():
     X, y = many(300, n_labels=50)
     assert LSHClassifier(8, random_state=0, max_iter=1).fit(X, y).network_.refinement is None
     X, y = many(3000)
-    assert LSHClassifier(8, random_state=0, max_iter=1).fit(X.toarray(), y).network_.refinement is None
+    assert LSHClassifier(8, random_state=0, max_iter=1).fit(X.toarray(),
+                                                            y).network_.refinement is None
 
 
-def test_the_recipe_can_be_asked_for():
+def test_the_recipe_can_be_requested():
     X, y = many(300, n_labels=50)
-    assert LSHClassifier(8, random_state=0, init="labels", refine=True).fit(X, y).network_.refinement is not None
-    clf = LSHClassifier((8, 16), hidden_density=0.5, dropout=0.3, random_state=0, max_iter=1).fit(X, y)
+    assert LSHClassifier(8, random_state=0, init="labels",
+                         refine=True).fit(X, y).network_.refinement is not None
+    clf = LSHClassifier((8, 16), hidden_density=0.5, dropout=0.3, random_state=0,
+                        max_iter=1).fit(X, y)
     assert [layer.dropout for layer in clf.network_.layers] == [0.3, 0.3, 0]
     with pytest.raises(ValueError, match="X must be sparse"):
         LSHClassifier(8, init="labels").fit(X.toarray(), y)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"init": "zeros"}, "init must be one of"),
-                                                ({"refine": "yes"}, "refine must be True, False or 'auto', got 'yes'")])
+@pytest.mark.parametrize(("options", "words"), [
+    ({"init": "zeros"}, "init must be one of"),
+    ({"refine": "yes"}, "refine must be True, False or 'auto', got 'yes'")])
 def test_unknown_recipes_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         LSHClassifier(8, **options).fit(*many(300))
 
 
-def test_a_threshold_for_refined_labels_comes_from_rows_set_aside():
+def test_the_threshold_for_refined_labels_is_set_on_held_out_rows():
     X, y = many(6000)
     Y = sp.csr_array((np.ones(6000), (np.arange(6000), y)), shape=(6000, 1200))
     X_test, y_test = many(500, seed=1)

@@ -1,4 +1,4 @@
-"""Some of the inputs of fuzz.py: whatever a file holds, it is read as something sound or refused with a clear error."""
+"""Some inputs of fuzz.py: every damaged file yields a valid object or a clear error."""
 import json
 import sys
 
@@ -10,51 +10,54 @@ import sparselsh as sl
 from sparselsh import _files
 
 if sys.platform == "win32":
-    pytest.skip("fuzz.py limits its processes as POSIX knows it", allow_module_level=True)
+    pytest.skip("fuzz.py needs the resource limits of POSIX", allow_module_level=True)
 
 import fuzz
 
 
 @pytest.mark.parametrize("name", fuzz.READERS)
-def test_damaged_files_are_read_soundly_or_refused(name):
+def test_damaged_files_yield_valid_objects_or_are_refused(name):
     n_inputs = 120
     counts, findings = fuzz.run(name, seed=1, begin=0, n_inputs=n_inputs)
     assert findings == []
     assert counts["read"] + counts["refused"] == n_inputs
-    assert counts["read"] and counts["refused"], "the changes reach both what is sound and what is not"
+    assert counts["read"] and counts["refused"], "some changed files are valid and some are not"
 
 
 def test_an_input_is_the_same_in_every_run(tmp_path):
     for name, reader in fuzz.READERS.items():
         seeds = fuzz.seeds_of(name, tmp_path)
-        one, other = ([reader.make(fuzz.random.Random(f"0 {name} {i}"), seeds) for i in range(5)] for _ in range(2))
+        one, other = ([reader.make(fuzz.random.Random(f"0 {name} {i}"), seeds) for i in range(5)]
+                      for _ in range(2))
         assert one == other, name
 
 
 def test_a_crash_and_a_hang_are_findings(monkeypatch, tmp_path):
-    script = tmp_path / "fuzz.py"  # what run() starts in place of itself
+    script = tmp_path / "fuzz.py"  # the script that run() starts in its place
     script.write_text("import os, signal, sys, time\nprint(7, file=sys.stderr, flush=True)\n"
                       "os.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setattr(fuzz, "__file__", str(script))
     counts, findings = fuzz.run("xmc", seed=0, begin=7, n_inputs=1)
-    assert counts["findings"] == 1 and findings[0]["number"] == 7 and "-11" in findings[0]["finding"]
+    assert (counts["findings"] == 1 and findings[0]["number"] == 7
+            and "-11" in findings[0]["finding"])
 
 
-# ---- what it found
+# ---- findings of earlier runs
 
 
 def rewritten(path, kind, change):
-    """Write a sound file again with other metadata."""
+    """Write a valid file again with other metadata."""
     tensors, metadata = _files.read(path, kind)
     change(tensors, metadata)
     _files.write(path, tensors, metadata)
 
 
 def test_a_header_without_rows_is_refused_in_chunks_too(tmp_path):
-    # it was taken for one empty row, and so a file cut behind its header was converted
+    # it was read as one empty row, so that a file truncated after its header was converted
     path = tmp_path / "cut.txt"
     path.write_bytes(b"1 5 5\n")
-    for read in (sl.datasets.read_xmc, lambda path: sl.datasets.convert_xmc(path, tmp_path / "cut.csr")):
+    for read in (sl.datasets.read_xmc,
+                 lambda path: sl.datasets.convert_xmc(path, tmp_path / "cut.csr")):
         with pytest.raises(ValueError, match="line 2: the file ends after 0 of the 1 rows"):
             read(path)
     path.write_bytes(b"0 5 5\n")
@@ -70,8 +73,9 @@ def model(tmp_path):
     return path
 
 
-def test_a_config_nested_without_end_is_refused(model):
-    rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(config="[" * 100_000))
+def test_a_deeply_nested_config_is_refused(model):
+    rewritten(model, "sparselsh.network",
+              lambda tensors, metadata: metadata.update(config="[" * 100_000))
     with pytest.raises(ValueError, match=r"net\.safetensors: .*RecursionError"):
         sl.load(model)
 
@@ -84,31 +88,37 @@ def test_numbers_of_a_type_that_numpy_lacks_are_refused(model, dtype, size):
     changed = data.replace(name, f'"{dtype}","shape":[{36 // size}]'.encode())
     size = int.from_bytes(data[:8], "little") + len(changed) - len(data)
     model.write_bytes(size.to_bytes(8, "little") + changed[8:])
-    with pytest.raises(ValueError, match=r"net\.safetensors: a safetensors file with a type of numbers"):
+    with pytest.raises(ValueError,
+                       match=r"net\.safetensors: a safetensors file with a type of numbers"):
         sl.load(model)
 
 
-def test_a_family_that_a_file_asks_for_takes_no_more_memory_than_its_neurons_are_worth(model):
+def test_a_family_in_a_file_with_far_more_buckets_than_neurons_is_refused(model):
     rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(
         config=metadata["config"].replace('"bits": 3, "tables": 2', '"bits": 24, "tables": 255')))
-    net = sl.load(model)  # its tables are not made yet
-    with pytest.raises(ValueError, match=r"SimHash\(bits=24.*16777216 buckets per table for 9 neurons.*fewer buckets"):
+    net = sl.load(model)  # its tables are not allocated yet
+    with pytest.raises(
+            ValueError,
+            match=r"SimHash\(bits=24.*16777216 buckets per table for 9 neurons.*fewer buckets"):
         net.partial_fit(np.eye(9, 4), np.arange(9))
 
 
 def test_more_probes_than_buckets_are_refused_when_a_model_is_read(model):
     rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(
         config=metadata["config"].replace('"n_probes": 1', '"n_probes": 9')))
-    with pytest.raises(ValueError, match=r"net\.safetensors: .*n_probes must be at least 1 and at most 8, got 9"):
+    with pytest.raises(
+            ValueError,
+            match=r"net\.safetensors: .*n_probes must be at least 1 and at most 8, got 9"):
         sl.load(model)
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A file of a training that was left after its first epoch."""
+    """A checkpoint of a training that was left after its first epoch."""
     path = tmp_path / "run.safetensors"
     net = sl.Network([sl.Linear(4, 9)], random_state=0)
-    net.fit(np.eye(9, 4), np.arange(9), epochs=2, verbose=False, callbacks=[sl.callbacks.EarlyStopping(), Left(path)])
+    net.fit(np.eye(9, 4), np.arange(9), epochs=2, verbose=False,
+            callbacks=[sl.callbacks.EarlyStopping(), Left(path)])
     return path
 
 
@@ -122,11 +132,11 @@ class Left(sl.callbacks.Callback):
 
 
 def damaged(path, **changes):
-    """Other values in what a checkpoint says of its training, with a checksum that is right."""
+    """Change values of the training in a checkpoint and correct its checksum."""
     def change(tensors, metadata):
         config = json.loads(metadata["config"])
         config["training"] |= changes
-        config["training"]["run"]["stopped"] = False  # as if it had been killed
+        config["training"]["run"]["stopped"] = False  # as if the process had been killed
         metadata["config"] = json.dumps(config)
         metadata["checksum"] = _files.checksum(tensors, metadata["config"])
 
@@ -134,25 +144,31 @@ def damaged(path, **changes):
     return path
 
 
-def test_a_state_that_a_callback_does_not_take_is_refused_by_the_callback_s_name(checkpoint):
-    states = [{"name": "EarlyStopping", "state": {"best": "high", "best_epoch": 1, "n_waited": 0, "weights": []}}]
+def test_an_invalid_state_of_a_callback_is_refused_with_the_name_of_the_callback(checkpoint):
+    states = [{"name": "EarlyStopping",
+               "state": {"best": "high", "best_epoch": 1, "n_waited": 0, "weights": []}}]
     net = sl.load(damaged(checkpoint, callbacks=states))
-    with pytest.raises(ValueError, match=r"callbacks\[0\], EarlyStopping.*best must be a number, got 'high'.*without"):
-        net.resume(np.eye(9, 4), np.arange(9), verbose=False, callbacks=[sl.callbacks.EarlyStopping()])
+    with pytest.raises(
+            ValueError,
+            match=r"callbacks\[0\], EarlyStopping.*best must be a number, got 'high'.*without"):
+        net.resume(np.eye(9, 4), np.arange(9), verbose=False,
+                   callbacks=[sl.callbacks.EarlyStopping()])
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"generator": {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1}, "has_uint32": 0, "uinteger": 2**70}},
+    ({"generator": {"bit_generator": "PCG64", "state": {"state": 1, "inc": 1},
+                    "has_uint32": 0, "uinteger": 2**70}},
      "OverflowError"),
     ({"optimizer": None}, "a training without an optimizer"),
 ])
-def test_a_training_that_cannot_be_gone_on_with_is_refused_when_it_is_read(checkpoint, changes, message):
+def test_a_training_that_cannot_be_resumed_is_refused_when_it_is_loaded(
+        checkpoint, changes, message):
     with pytest.raises(ValueError, match=rf"run\.safetensors: .*{message}"):
         sl.load(damaged(checkpoint, **changes))
 
 
-def test_a_deep_training_that_has_diverged_says_so_by_its_loss():
-    # it raised LinAlgError, from the second moment of inputs that were infinite
+def test_a_deep_training_that_has_diverged_has_a_loss_that_is_not_finite():
+    # it raised LinAlgError from the second moment of infinite inputs
     hidden = sl.LSHLinear(8, 16, density=0.5, active="sample", policy="sketches", sketch_bits=64)
     net = sl.Network([sl.Linear(4, 8), hidden, sl.Linear(16, 3)], random_state=0)
     net.layers[0].set_weights(np.full((8, 4), 3e38))
@@ -161,14 +177,15 @@ def test_a_deep_training_that_has_diverged_says_so_by_its_loss():
     assert not np.isfinite(net.history[-1]["loss"])
 
 
-def test_large_values_are_asked_about_without_a_warning():
-    # the sum of their squares is beyond float32: it is only a short cut of the check for finite values
-    net = sl.Network([sl.Linear(4, 9)], random_state=0).fit(np.eye(9, 4), np.arange(9), epochs=1, verbose=False)
+def test_inference_on_large_values_gives_no_warning():
+    # the sum of their squares overflows float32: it only speeds up the check for finite values
+    net = sl.Network([sl.Linear(4, 9)], random_state=0).fit(
+        np.eye(9, 4), np.arange(9), epochs=1, verbose=False)
     for x in (np.full((1, 4), 1e30, np.float32), sp.csr_array(np.full((1, 4), 1e30, np.float32))):
         assert net.predict(x).shape == (1,)
 
 
-def test_a_shape_beyond_all_memory_that_holds_no_number_is_refused(model):
+def test_a_huge_shape_without_entries_is_refused(model):
     tensors, metadata = fuzz.unpack(model.read_bytes())
     tensors["layers.0.bias"] = ("F32", [2**62, 0], b"")
     model.write_bytes(fuzz.pack(tensors, metadata))

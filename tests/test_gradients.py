@@ -1,8 +1,8 @@
-"""The gradient of every layer and loss, by central differences of a plain float64 network.
+"""The gradient of every layer and loss against central differences of a float64 network.
 
-The kernels are float32, in which differences drown. So the library runs once; its active sets are written down;
-the same network with the same sets is written out in float64 below, and differences of that are compared with
-what backprop has given.
+The kernels compute in float32, in which differences are lost in rounding. So the library runs once
+and its active sets are recorded. A reference network below has the same sets in float64; its
+central differences are compared with the gradients of the library.
 """
 import numpy as np
 import pytest
@@ -14,16 +14,17 @@ from sparselsh._arrays import csr
 from sparselsh._core import _updates
 from sparselsh.layers import Step
 
-STEP = 1e-6  # central differences in float64 are then good to some 1e-9
-# a float32 gradient is a sum of up to some hundred products: 100 roundings of 6e-8, relative to the largest
+STEP = 1e-6  # central differences in float64 are then accurate to about 1e-9
+# a float32 gradient is a sum of about a hundred products at most: 100 roundings of 6e-8,
+# relative to the largest
 TOLERANCE = 1e-5
 
 
-# ---- the plain network
+# ---- the reference network in float64
 
 
 def plain_loss(name, z, mask, Y):
-    """The mean over the samples of a loss summed over the neurons of `mask`."""
+    """Return the mean over the samples of a loss summed over the neurons of `mask`."""
     total = 0.0
     for z_i, active, y in zip(z, mask, Y, strict=True):
         z_i, y = z_i[active], y[active]
@@ -46,7 +47,7 @@ def plain_forward(x, weights, activations, masks):
 
 
 def differences(f, array):
-    """df / d array, one entry at a time; f looks at the array."""
+    """Return df / d array, one entry at a time; f reads the array."""
     out = np.empty_like(array)
     for k in np.ndindex(array.shape):
         before = array[k]
@@ -62,25 +63,30 @@ def differences(f, array):
 
 
 def dense_gradient(parameter, gradient):
-    """What SGD with a learning rate of 1 takes off the parameter, as (n_out, n_in)."""
+    """Return what SGD with learning rate 1 subtracts from the parameter, as (n_out, n_in)."""
     w = np.zeros_like(parameter.value)
     gradient.apply(_updates.sgd(1, 0, False, 0), w, None, None, 1)
     return -(w.T if parameter.input_major else w)
 
 
 def record(layer):
-    """The set that the layer's next forward pass ends with, in a list; of tables, before ReLU drops anything."""
+    """Return a list that receives the active set of the layer's next forward pass.
+
+    With tables it is the set before ReLU drops neurons.
+    """
     sets = []
 
     def listening(choose):
         def spy(*arguments):
-            sets[:] = [choose(*arguments)]  # the best of a set are cut from it later
+            # a later call of `_best` replaces the set by its best neurons
+            sets[:] = [choose(*arguments)]
             return sets[0]
 
         return spy
 
-    layer._batch_set, layer._sample_sets, layer._best = map(listening, (layer._batch_set, layer._sample_sets,
-                                                                        layer._best))
+    layer._batch_set, layer._sample_sets, layer._best = map(
+        listening, (layer._batch_set, layer._sample_sets,
+                    layer._best))
     return sets
 
 
@@ -94,7 +100,7 @@ def as_mask(active, n, n_out):
 
 
 def assert_gradients(layers, loss, X, Y, rng):
-    """One training step of the library against differences of the plain network; the gradient of X included."""
+    """Check one training step against central differences, the gradient of X included."""
     net = sl.Network(layers, loss=loss, random_state=0)
     x = check.matrix(X)
     for i, layer in enumerate(net.layers):
@@ -118,7 +124,8 @@ def assert_gradients(layers, loss, X, Y, rng):
     dense_x = X.toarray().astype(float) if sp.issparse(X) else X.astype(float)
     stored = dense_x != 0 if sp.issparse(X) else np.ones(X.shape, bool)
     weights = [(layer.weight.astype(float), layer.bias.astype(float)) for layer in net.layers]
-    masks = [as_mask(found[0], len(dense_x), layer.n_out) if found else np.ones((len(dense_x), layer.n_out), bool)
+    masks = [as_mask(found[0], len(dense_x), layer.n_out) if found
+             else np.ones((len(dense_x), layer.n_out), bool)
              for layer, found in zip(net.layers, sets, strict=True)]
     dense_y = targets.to_dense().astype(float)
 
@@ -133,7 +140,8 @@ def assert_gradients(layers, loss, X, Y, rng):
             assert_close(of_layer[id(parameter)].reshape(plain.shape), differences(f, plain))
         gradient = next(g for p, g in pairs if p is layer._w)
         if gradient.rows is not None and not layer._w.input_major:
-            assert set(gradient.rows) <= set(np.flatnonzero(mask.any(axis=0))), "touches active rows only"
+            assert (set(gradient.rows)
+                    <= set(np.flatnonzero(mask.any(axis=0)))), "the gradient has active rows only"
     want = differences(f, dense_x)
     got = np.zeros(want.shape)
     got[stored] = d if sp.issparse(X) else d.ravel()
@@ -141,7 +149,8 @@ def assert_gradients(layers, loss, X, Y, rng):
 
 
 def assert_close(got, want):
-    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * max(1e-2, abs(want).max(initial=0)))
+    np.testing.assert_allclose(got, want, rtol=0,
+                               atol=TOLERANCE * max(1e-2, abs(want).max(initial=0)))
 
 
 # ---- cases
@@ -157,7 +166,7 @@ def rows(rng, n, n_in, sparse):
 
 
 def labels(rng, n, n_out, loss):
-    """Up to three labels a sample, the first without any; for mse, values."""
+    """Return up to three labels per sample, none for the first; for mse, values."""
     Y = np.zeros((n, n_out), np.float32)
     for i in range(1, n):
         chosen = rng.permutation(n_out)[:rng.integers(1, 4)]
@@ -184,7 +193,8 @@ SHAPES = [(1, 1, 1), (5, 1, 7), (3, 9, 4), (6, 5, 19)]  # samples, inputs, outpu
 @pytest.mark.parametrize("activation", [None, "relu"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_gradients_of_one_layer(rng, layer, sparse, activation, loss, n, n_in, n_out):
+def test_gradients_of_one_layer_are_those_of_the_reference(
+        rng, layer, sparse, activation, loss, n, n_in, n_out):
     X, Y = rows(rng, n, n_in, sparse), labels(rng, n, n_out, loss)
     assert_gradients([LAYERS[layer](n_in, n_out, activation)], loss, X, Y, rng)
 
@@ -193,7 +203,8 @@ def test_gradients_of_one_layer(rng, layer, sparse, activation, loss, n, n_in, n
 @pytest.mark.parametrize("loss", ["softmax", "bce", "mse"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
 @pytest.mark.parametrize("last", LAYERS)
-def test_gradients_through_hidden_layers(rng, last, sparse, loss, hidden_activation):
+def test_gradients_through_hidden_layers_are_those_of_the_reference(
+        rng, last, sparse, loss, hidden_activation):
     layers = [
         sl.Linear(7, 6, activation=hidden_activation),
         sl.LSHLinear(6, 14, density=0.5, activation=hidden_activation),
@@ -205,15 +216,17 @@ def test_gradients_through_hidden_layers(rng, last, sparse, loss, hidden_activat
 
 
 @pytest.mark.parametrize("last", LAYERS)
-def test_gradients_of_an_output_layer_on_a_sparse_hidden_one(rng, last):
+def test_gradients_of_an_output_layer_after_a_sparse_hidden_one_are_those_of_the_reference(
+        rng, last):
     layers = [sl.LSHLinear(7, 15, density=0.6, activation="relu"), LAYERS[last](15, 11, None)]
     assert_gradients(layers, "softmax", rows(rng, 5, 7, True), labels(rng, 5, 11, "softmax"), rng)
 
 
 @pytest.mark.parametrize("plan", ["dense", "exact", "rows", "gather"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
-def test_gradients_under_every_plan(rng, plan, sparse):
-    # the second layer's input is sparse, and the gradient has to come back at its entries, whatever the plan
+def test_gradients_under_every_plan_are_those_of_the_reference(rng, plan, sparse):
+    # the second layer's input is sparse; its gradient must be given at the
+    # entries, whatever the plan
     X, Y = rows(rng, 6, 7, sparse), labels(rng, 6, 9, "softmax")
     layers = [sl.LSHLinear(7, 12, density=0.5, activation="relu", plan="gather"),
               sl.LSHLinear(12, 15, density=0.4, activation="relu", plan=plan),

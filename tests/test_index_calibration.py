@@ -1,4 +1,4 @@
-"""What an index sets by the queries it is given: recall, norm floor, scaling, plan."""
+"""Calibration of an index on queries: candidates, norm floor, scaling, plan, probes, tables."""
 import numpy as np
 import pytest
 from support import clustered, exact, recall, trained
@@ -26,24 +26,28 @@ def of_method(trials, method):
 @pytest.mark.parametrize("data", [clustered, trained])
 @pytest.mark.parametrize("wanted", [0.8, 0.95, 0.99])
 @pytest.mark.parametrize("seed", range(3))
-def test_fit_reaches_the_recall_on_its_queries_with_the_fewest_candidates_that_do(data, wanted, seed):
+def test_fit_reaches_the_recall_on_its_queries_with_the_fewest_candidates_that_do(
+        data, wanted, seed):
     W, X = data(np.random.default_rng(seed))
     index = sl.LSHIndex(recall=wanted, plan="sketches", random_state=0).fit(W, queries=X)
     trials = index.report()["trials"]
-    aim = wanted + (1 - wanted) / 4  # other queries are not the sample
+    aim = wanted + (1 - wanted) / 4  # a margin for queries that are not in the sample
     assert index.n_candidates == trials[-1]["n_candidates"] and trials[-1]["recall"] >= aim
-    assert all((trial["recall"] >= aim) == (trial["n_candidates"] >= index.n_candidates) for trial in trials)
-    # the trials say what brute force says; more candidates find more
+    assert all((trial["recall"] >= aim) == (trial["n_candidates"] >= index.n_candidates)
+               for trial in trials)
+    # the trials report the recall against brute force; more candidates find more
     for trial in trials:
-        assert recall(index, W, X, n_candidates=trial["n_candidates"]) == pytest.approx(trial["recall"], abs=1e-9)
+        assert (recall(index, W, X, n_candidates=trial["n_candidates"])
+                == pytest.approx(trial["recall"], abs=1e-9))
     found = sorted((trial["n_candidates"], trial["recall"]) for trial in trials)
-    assert [share for _, share in found] == sorted(share for _, share in found)
-    assert recall(index, W, X) >= wanted, "and search uses them"
+    assert [value for _, value in found] == sorted(value for _, value in found)
+    assert recall(index, W, X) >= wanted, "search uses the chosen number of candidates"
 
 
-def test_candidates_grow_by_half_from_a_few_and_the_last_step_is_cut_in_eighths(rng):
+def test_trials_grow_by_half_and_the_last_step_is_divided_in_eighths(rng):
     W, X = trained(rng)
-    trials = sl.LSHIndex(recall=0.99, plan="sketches", random_state=0).fit(W, queries=X).report()["trials"]
+    trials = sl.LSHIndex(recall=0.99, plan="sketches",
+                         random_state=0).fit(W, queries=X).report()["trials"]
     reached = {trial["n_candidates"]: trial["recall"] >= 0.9925 for trial in trials}
     grown = [16]
     while not reached[grown[-1]]:
@@ -69,14 +73,14 @@ def test_tune_for_more_neighbours_or_more_recall_takes_more_candidates(rng):
     assert needed == sorted(needed) and needed[0] < needed[-1]
 
 
-def test_tune_takes_256_of_many_queries_evenly(rng):
+def test_tune_uses_256_evenly_spaced_queries_of_many(rng):
     queries = np.arange(1000, dtype=np.float32)[:, None]
     np.testing.assert_array_equal(calibration.sample(queries), queries[::4])
     assert len(calibration.sample(queries[:256])) == 256
     assert len(calibration.sample(queries[:1])) == 1
 
 
-def test_without_queries_the_number_of_candidates_follows_from_the_neurons_and_k(rng):
+def test_without_queries_the_number_of_candidates_depends_on_the_neurons_and_k(rng):
     index = sl.LSHIndex(random_state=0).fit(gaussian(rng, 20_000, 4))
     assert index.report()["n_candidates"] is None and index.report()["trials"] == []
     assert [index._engine.default_candidates(k) for k in (1, 5, 100)] == [200, 200, 2000]
@@ -86,13 +90,15 @@ def test_without_queries_the_number_of_candidates_follows_from_the_neurons_and_k
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_norm_floor_leaves_out_neurons_that_are_too_short_to_matter(seed):
-    # 200 neurons of 2,000 are ten times as long as the rest; the queries' true neighbours are all among them
+def test_the_norm_floor_excludes_neurons_that_are_too_short_to_be_neighbours(seed):
+    # 200 neurons of 2,000 are ten times as long as the rest; the queries' true
+    # neighbours are all among them
     rng = np.random.default_rng(seed)
     W, X = gaussian(rng, 2000, 32), gaussian(rng, 200, 32)
     W[200:] *= np.float32(0.1)
     index = sl.LSHIndex(plan="sketches", random_state=0).fit(W, queries=X)
-    # of the 200 a few may go too: the floor may cost a tenth of the misses that the recall allows
+    # a few of the 200 may be excluded too: the floor may cost a tenth of the misses
+    # that the recall allows
     assert 180 <= index.report()["n_sketched"] <= 200
     assert recall(index, W, X) >= 0.98
     found = index.search(X, k=300, n_candidates=2000)[0]
@@ -113,17 +119,19 @@ def test_there_is_no_floor_without_queries(rng):
     assert sl.LSHIndex(random_state=0).fit(W).report()["n_sketched"] == 500
 
 
-def test_a_floor_costs_at_most_a_tenth_of_the_misses_and_is_used_from_a_third_on():
+def test_a_floor_costs_at_most_a_tenth_of_the_misses_and_must_exclude_a_third():
     true_norms, norms = np.arange(1.0, 1001), np.linspace(0, 30, 1000)
     floor = calibration.norm_floor(true_norms, norms, 0.9)
     assert (true_norms < floor).mean() <= 0.01
     assert floor == pytest.approx(0.98 * np.quantile(true_norms, 0.01))
     assert (norms < floor).mean() > 1 / 3
-    assert calibration.norm_floor(true_norms, norms * 4, 0.9) == 0, "it would leave out too few to be worth it"
+    assert (calibration.norm_floor(true_norms, norms * 4, 0.9)
+            == 0), "it would exclude too few neurons to be worth it"
 
 
-def test_queries_unlike_those_of_the_calibration_may_miss_what_the_floor_left_out(rng):
-    # long neurons in the first half of the dimensions, short ones in the second; no query of fit looks there
+def test_queries_unlike_those_of_the_calibration_may_miss_neurons_below_the_floor(rng):
+    # long neurons in the first half of the dimensions, short ones in the second, where
+    # no query of fit points
     W = np.zeros((1000, 32), np.float32)
     W[:300, :16], W[300:, 16:] = gaussian(rng, 300, 16), gaussian(rng, 700, 16, 0.1)
     X = np.zeros((200, 32), np.float32)
@@ -134,9 +142,10 @@ def test_queries_unlike_those_of_the_calibration_may_miss_what_the_floor_left_ou
     assert recall(index, W, X) >= 0.98
     assert recall(index, W, unlike) == 0
     trials = index.tune(unlike)
-    assert trials[-1]["recall"] == 0 and index.n_candidates == index.report()["n_sketched"], "tune keeps the floor"
+    assert (trials[-1]["recall"] == 0
+            and index.n_candidates == index.report()["n_sketched"]), "tune keeps the floor"
     assert recall(sl.LSHIndex(**options).fit(W, queries=unlike), W, unlike) >= 0.98
-    # where the plan is free, all inner products are computed instead
+    # with plan="auto" all inner products are computed instead
     index.plan = "auto"
     index.tune(unlike)
     assert {plan["use"] for plan in index.report()["plan"].values()} == {"exact"}
@@ -147,22 +156,24 @@ def test_queries_unlike_those_of_the_calibration_may_miss_what_the_floor_left_ou
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scaling_is_taken_where_neurons_are_long_where_inputs_are_not(seed):
-    # 24 of 32 dimensions are noise in the neurons that inputs hardly have;
-    # measured with 32 candidates: 0.71 to 0.75 scaled, 0.11 to 0.12 as they are
+def test_scaling_is_chosen_where_neurons_are_long_in_dimensions_in_which_inputs_are_short(seed):
+    # in 24 of 32 dimensions the neurons have noise and the inputs are close to 0;
+    # measured with 32 candidates: 0.71 to 0.75 with scaling, 0.11 to 0.12 without
     rng = np.random.default_rng(seed)
     noise = np.arange(32) >= 8
-    W, X = gaussian(rng, 2000, 32, np.where(noise, 8, 1)), gaussian(rng, 300, 32, np.where(noise, 0.02, 1))
+    W, X = (gaussian(rng, 2000, 32, np.where(noise, 8, 1)),
+            gaussian(rng, 300, 32, np.where(noise, 0.02, 1)))
     assert_auto_takes(0.5, W, X, by=0.4)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_scaling_is_taken_where_one_direction_rules_both(seed):
-    # scaling makes that direction longer still in the neurons, and the others drown in its error;
-    # measured with 32 candidates: 0.84 to 0.85 as they are, 0.71 to 0.73 scaled
+def test_no_scaling_is_chosen_where_one_direction_dominates_neurons_and_inputs(seed):
+    # scaling makes that direction even longer in the neurons, and its error hides the others;
+    # measured with 32 candidates: 0.84 to 0.85 without scaling, 0.71 to 0.73 with
     rng = np.random.default_rng(seed)
     one = np.arange(64) < 1
-    W, X = gaussian(rng, 2000, 64, np.where(one, 10, 1)), gaussian(rng, 300, 64, np.where(one, 3, 1))
+    W, X = (gaussian(rng, 2000, 64, np.where(one, 10, 1)),
+            gaussian(rng, 300, 64, np.where(one, 3, 1)))
     assert_auto_takes(0.0, W, X, by=0.05)
 
 
@@ -171,7 +182,7 @@ def assert_auto_takes(scaling, W, X, by):
     for given in (0.0, 0.5, "auto"):
         index = sl.LSHIndex(scaling=given, plan="sketches", random_state=0).fit(W, queries=X)
         found[given] = recall(index, W, X, n_candidates=32)
-    assert found[scaling] >= found[0.5 - scaling] + by, "the data are made so"
+    assert found[scaling] >= found[0.5 - scaling] + by, "the data are constructed so"
     assert index.report()["scaling"] == scaling and found["auto"] == found[scaling]
 
 
@@ -180,14 +191,15 @@ def test_auto_does_not_scale_the_tables_and_needs_queries(rng):
     assert sl.LSHIndex(random_state=0).fit(W).report()["scaling"] == 0
     assert sl.LSHIndex(scaling=0.5, random_state=0).fit(W).report()["scaling"] == 0
     assert sl.LSHIndex(sl.SimHash(5, 8), random_state=0).fit(W, queries=X).report()["scaling"] == 0
-    assert sl.LSHIndex(sl.SimHash(5, 8), scaling=0.3, random_state=0).fit(W, queries=X).report()["scaling"] == 0.3
+    assert sl.LSHIndex(sl.SimHash(5, 8), scaling=0.3,
+                       random_state=0).fit(W, queries=X).report()["scaling"] == 0.3
 
 
 # ---- plan
 
 
 def calls_of(monkeypatch):
-    """A list that tells which methods the index searches by from now on."""
+    """Return a list to which each later search of the index appends its method."""
     called = []
 
     def counted(name, method):
@@ -204,18 +216,21 @@ def calls_of(monkeypatch):
 
 @pytest.mark.parametrize("plan", METHODS)
 @pytest.mark.parametrize("with_queries", [True, False])
-def test_a_plan_that_is_given_is_used(rng, monkeypatch, plan, with_queries):
+def test_a_given_plan_is_used(rng, monkeypatch, plan, with_queries):
     W, X = clustered(rng, n=500)
-    index = sl.LSHIndex(sl.SimHash(5, 8), plan=plan, random_state=0).fit(W, queries=X if with_queries else None)
+    index = sl.LSHIndex(sl.SimHash(5, 8), plan=plan, random_state=0).fit(
+        W, queries=X if with_queries else None)
     called = calls_of(monkeypatch)
     index.search(X[:1])
     index.search(X)
     assert called == [plan, plan]
     report = index.report()["plan"]
-    assert report == {kind: {"use": plan, "microseconds": {}} for kind in ("single", "batch")}, "and nothing is timed"
+    assert (report
+            == {kind: {"use": plan, "microseconds": {}} for kind in ("single",
+                                                                     "batch")}), "nothing is timed"
 
 
-def test_candidates_that_are_given_are_looked_for_also_where_the_plan_is_exact(rng, monkeypatch):
+def test_given_candidates_are_searched_even_where_the_plan_is_exact(rng, monkeypatch):
     W, X = clustered(rng, n=500)
     index = sl.LSHIndex(plan="exact", random_state=0).fit(W)
     called = calls_of(monkeypatch)
@@ -224,7 +239,7 @@ def test_candidates_that_are_given_are_looked_for_also_where_the_plan_is_exact(r
 
 
 @pytest.mark.parametrize("fastest", METHODS)
-def test_auto_takes_the_least_of_the_times_that_it_reports(rng, monkeypatch, fastest):
+def test_auto_takes_the_method_with_the_shortest_reported_time(rng, monkeypatch, fastest):
     W, X = clustered(rng, n=1000)
     clock = iter(range(10**6))
     slow = [name for name in METHODS if name != fastest]
@@ -247,7 +262,7 @@ def test_auto_takes_the_least_of_the_times_that_it_reports(rng, monkeypatch, fas
     assert running == [fastest] * 2
 
 
-def test_single_queries_and_batches_have_plans_of_their_own(rng, monkeypatch):
+def test_single_queries_and_batches_have_separate_plans(rng, monkeypatch):
     W, X = clustered(rng, n=500)
     index = sl.LSHIndex(random_state=0).fit(W, queries=X)
     index._engine.methods = {"single": "sketches", "batch": "exact"}
@@ -258,31 +273,33 @@ def test_single_queries_and_batches_have_plans_of_their_own(rng, monkeypatch):
 
 
 def test_auto_takes_no_method_that_misses_the_recall(rng):
-    # tables of one bit, two buckets each, find too little whatever is probed
+    # tables of one bit, with two buckets each, find too little with any number of probes
     W, X = clustered(rng, n=1000)
     index = sl.LSHIndex(sl.SimHash(1, 1), recall=0.98, random_state=0).fit(W, queries=X)
     probes = of_method(index.report()["trials"], "probes")
     assert probes and all(trial["recall"] < 0.98 for trial in probes)
-    assert all(set(plan["microseconds"]) == {"exact", "sketches"} for plan in index.report()["plan"].values())
+    assert all(set(plan["microseconds"]) == {"exact", "sketches"}
+               for plan in index.report()["plan"].values())
 
 
 # ---- probing
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_probing_reaches_the_recall_on_clusters_and_looks_at_a_part_of_the_neurons(seed):
-    # measured: 8 buckets of each table, which hold a third of the neurons; the sketches of 64 are looked at
+def test_probing_reaches_the_recall_on_clusters_with_a_fraction_of_the_neurons(seed):
+    # measured: 8 buckets of each table are probed, which hold a third of the neurons; the
+    # sketches of 64 are compared
     W, X = clustered(np.random.default_rng(seed))
     index = sl.LSHIndex(sl.SimHash(8, 12), plan="probes", random_state=0).fit(W, queries=X)
     assert recall(index, W, X) >= 0.98
     trials = of_method(index.report()["trials"], "probes")
     assert trials[-1]["recall"] >= 0.98 and trials[-1]["n_probes"] == index.n_probes
     assert [trial["n_probes"] for trial in trials] == [2**i for i in range(len(trials))]
-    share = index.query(X, n=len(W), n_probes=index.n_probes).nnz / (len(X) * len(W))
-    assert 0.05 <= share <= 0.5
+    fraction = index.query(X, n=len(W), n_probes=index.n_probes).nnz / (len(X) * len(W))
+    assert 0.05 <= fraction <= 0.5
 
 
-def test_tune_begins_with_one_probe_each_time(rng):
+def test_each_call_of_tune_begins_with_one_probe(rng):
     W, X = clustered(rng)
     index = sl.LSHIndex(sl.SimHash(8, 12), plan="probes", random_state=0).fit(W, queries=X)
     assert index.n_probes > 1
@@ -292,28 +309,32 @@ def test_tune_begins_with_one_probe_each_time(rng):
 
 @pytest.mark.parametrize("family", [sl.SimHash(5, 8), sl.CrossPolytope(1, 8, dims=16)])
 def test_where_no_number_of_probes_reaches_the_recall_the_best_one_is_kept(rng, family):
-    # with all buckets probed every neuron is in every table: nothing tells them apart
+    # if all buckets are probed, every neuron is found in every table, and none is preferred
     W, X = clustered(rng)
     index = sl.LSHIndex(family, plan="probes", recall=0.999, random_state=0).fit(W, queries=X)
     trials = of_method(index.report()["trials"], "probes")
-    assert max(trial["n_probes"] for trial in trials) == family.n_buckets and trials[-1]["recall"] < 0.2
+    assert (max(trial["n_probes"] for trial in trials) == family.n_buckets
+            and trials[-1]["recall"] < 0.2)
     best = max(trials, key=lambda trial: trial["recall"])
-    assert index.n_probes == best["n_probes"] and recall(index, W, X) == pytest.approx(best["recall"])
+    assert (index.n_probes == best["n_probes"]
+            and recall(index, W, X) == pytest.approx(best["recall"]))
 
 
-def test_a_family_without_an_order_of_probing_is_probed_once(rng):
+def test_a_family_without_a_probing_order_gets_one_probe(rng):
     W, X = ((rng.random((n, 40)) < 0.3).astype(np.float32) for n in (500, 50))
-    index = sl.LSHIndex(sl.MinHash(1, 12), plan="probes", center=False, random_state=0).fit(W, queries=X)
+    index = sl.LSHIndex(sl.MinHash(1, 12), plan="probes", center=False,
+                        random_state=0).fit(W, queries=X)
     assert index.n_probes == 1 and len(of_method(index.report()["trials"], "probes")) == 1
 
 
-# ---- K and L
+# ---- number of bits (K) and tables (L)
 
 
-def test_auto_begins_at_the_closed_form_and_takes_the_cheapest_tables_around_it_that_reach_the_recall(rng):
+def test_auto_starts_at_the_closed_form_and_takes_the_cheapest_tables_that_reach_the_recall(rng):
     W, X = clustered(rng)
     index = sl.LSHIndex("auto", plan="probes", recall=0.9, random_state=0).fit(W, queries=X)
-    Q, V = index._engine.transform.queries(X, 1), index._engine.transform.neurons(W, np.zeros(len(W), np.float32), 1)
+    Q, V = (index._engine.transform.queries(X, 1),
+            index._engine.transform.neurons(W, np.zeros(len(W), np.float32), 1))
     Q, V = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (Q, V))
     truth, _ = exact_topk(X, W, np.zeros(len(W), np.float32), 5, 1)
     cosine = float(np.median(np.einsum("nd,nkd->nk", Q, V[truth])))
@@ -321,8 +342,9 @@ def test_auto_begins_at_the_closed_form_and_takes_the_cheapest_tables_around_it_
     first = (trials[0]["bits"], trials[0]["tables"])
     assert first == sl.choose_bits_and_tables(choice.MAX_FOUND_FRACTION, len(W), similarity=cosine, recall=0.9)
     settings = {(trial["bits"], trial["tables"]) for trial in trials}
-    most = int(np.log2(2 * len(W)))  # more buckets than that stand empty
-    assert len(settings) == 9 and {bits for bits, _ in settings} == {first[0] - 2, first[0], min(first[0] + 2, most)}
+    most = int(np.log2(2 * len(W)))  # with more buckets than that, most are empty
+    assert (len(settings) == 9
+            and {bits for bits, _ in settings} == {first[0] - 2, first[0], min(first[0] + 2, most)})
     taken = trials[-1]
     assert (index.family_.bits, index.family_.tables, index.n_probes) == \
         (taken["bits"], taken["tables"], taken["n_probes"])
@@ -332,13 +354,13 @@ def test_auto_begins_at_the_closed_form_and_takes_the_cheapest_tables_around_it_
 
     reached = [trial for trial in trials if trial["recall"] >= 0.9]
     assert len(reached) > 1 and cost(taken) == min(cost(trial) for trial in reached)
-    # tables and search are those of the trial
+    # the tables in use and the recall are those of the trial
     assert index._engine.tables.codes.shape == (len(W), taken["tables"])
     assert recall(index, W, X) == pytest.approx(taken["recall"], abs=1e-9)
 
 
 def test_auto_keeps_the_tables_nearest_to_the_recall_where_none_reaches_it(rng):
-    W, X = trained(rng)  # queries and neighbours at some 60 degrees
+    W, X = trained(rng)  # queries and their neighbours are about 60 degrees apart
     index = sl.LSHIndex("auto", plan="probes", recall=0.999, random_state=0).fit(W, queries=X)
     trials = of_method(index.report()["trials"], "probes")
     assert max(trial["recall"] for trial in trials) < 0.999
@@ -349,34 +371,37 @@ def test_auto_keeps_the_tables_nearest_to_the_recall_where_none_reaches_it(rng):
     assert trials[-1]["recall"] == max(ends.values())
 
 
-def test_auto_without_queries_supposes_a_similarity():
+def test_auto_without_queries_assumes_a_similarity():
     W = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
     index = sl.LSHIndex("auto", random_state=0).fit(W)
-    expected = sl.choose_bits_and_tables(choice.MAX_FOUND_FRACTION, 3000, similarity=choice.DEFAULT_SIMILARITY, recall=index.recall)
+    expected = sl.choose_bits_and_tables(choice.MAX_FOUND_FRACTION, 3000, similarity=choice.DEFAULT_SIMILARITY,
+                                         recall=index.recall)
     assert (index.family_.bits, index.family_.tables) == expected
 
 
-def test_neurons_that_are_gone_stay_gone_when_tune_takes_other_tables(rng):
+def test_removed_neurons_stay_removed_when_tune_takes_other_tables(rng):
     W, X = clustered(rng)
     index = sl.LSHIndex("auto", plan="probes", recall=0.9, random_state=0).fit(W, queries=X)
     best = np.unique(index.search(X, 1)[0])
     index.remove(best)
     index.tune(X)
-    assert (index._engine.tables.codes[best] == -1).all() and not np.isin(index.search(X, 5)[0], best).any()
+    assert ((index._engine.tables.codes[best] == -1).all()
+            and not np.isin(index.search(X, 5)[0], best).any())
     assert not np.isin(index.query(X, 50).indices, best).any()
 
 
-def test_an_auto_index_is_saved_with_the_family_it_took(rng, tmp_path):
+def test_an_auto_index_is_saved_with_the_family_it_chose(rng, tmp_path):
     pytest.importorskip("safetensors")
     W, X = clustered(rng)
     index = sl.LSHIndex("auto", plan="probes", recall=0.9, random_state=0).fit(W, queries=X)
     index.save(tmp_path / "index")
     other = sl.LSHIndex.load(tmp_path / "index", W)
-    assert other.family == "auto" and repr(other.family_) == repr(index.family_) == other.report()["family"]
+    assert (other.family == "auto"
+            and repr(other.family_) == repr(index.family_) == other.report()["family"])
     np.testing.assert_array_equal(other.search(X, 5)[0], index.search(X, 5)[0])
 
 
-# ---- errors and words
+# ---- errors and report
 
 
 @pytest.mark.parametrize("call, error, message", [
@@ -386,10 +411,11 @@ def test_an_auto_index_is_saved_with_the_family_it_took(rng, tmp_path):
     (lambda index, X: index.tune(X, recall=1), ValueError, "recall must be above 0 and below 1"),
     (lambda index, X: index.tune(X, recall=0), ValueError, "recall must be above 0 and below 1"),
     (lambda index, X: index.tune(X, recall="high"), TypeError, "recall must be a number"),
-    (lambda index, X: sl.LSHIndex(sl.SimHash(), sketch_bits=0).fit(X).tune(X), ValueError, "tune needs sketches"),
+    (lambda index, X: sl.LSHIndex(sl.SimHash(), sketch_bits=0).fit(X).tune(X),
+     ValueError, "tune needs sketches"),
     (lambda index, X: sl.LSHIndex().tune(X), ValueError, r"call fit\(W\) first"),
 ])
-def test_tune_refuses(rng, call, error, message):
+def test_tune_refuses_wrong_arguments(rng, call, error, message):
     W, X = clustered(rng, n=300)
     index = sl.LSHIndex(random_state=0, plan="sketches").fit(W, queries=X)
     before = index.report()
@@ -398,19 +424,22 @@ def test_tune_refuses(rng, call, error, message):
     assert index.report() == before
 
 
-def test_no_queries_are_like_none(rng):
+def test_an_empty_array_of_queries_is_treated_as_no_queries(rng):
     W, X = clustered(rng, n=300)
-    assert sl.LSHIndex(random_state=0).fit(W, queries=X[:0]).report() == sl.LSHIndex(random_state=0).fit(W).report()
+    assert (sl.LSHIndex(random_state=0).fit(W, queries=X[:0]).report()
+            == sl.LSHIndex(random_state=0).fit(W).report())
 
 
-def test_recall_counts_true_neighbours_wherever_they_stand():
+def test_recall_counts_true_neighbours_at_any_position():
     truth = np.array([[1, 2], [3, -1], [-1, -1]])
-    assert calibration.recall_of(np.array([[2, 9], [-1, -1], [4, 5]]), truth) == pytest.approx(1 / 3)
+    assert (calibration.recall_of(np.array([[2, 9], [-1, -1], [4, 5]]), truth)
+            == pytest.approx(1 / 3))
     assert calibration.recall_of(np.array([[9, 2, 1], [8, 3, -1], [4, 5, 6]]), truth) == 1
-    assert calibration.recall_of(truth[2:], truth[2:]) == 1, "nothing to be found is found"
+    assert (calibration.recall_of(truth[2:], truth[2:])
+            == 1), "the recall is 1 where there are no neighbours to find"
 
 
-def test_exact_neighbours_of_the_calibration_are_those_of_brute_force(rng):
+def test_the_calibration_s_exact_neighbours_are_those_of_brute_force(rng):
     W, X = clustered(rng, n=300)
     ids, _ = exact_topk(X, W, np.zeros(300, np.float32), 5, 1)
     np.testing.assert_array_equal(ids, exact(W, X, 5)[0])
@@ -418,19 +447,22 @@ def test_exact_neighbours_of_the_calibration_are_those_of_brute_force(rng):
 
 @pytest.mark.parametrize("options, n_bits", [({}, 192), ({"family": sl.SimHash(5, 8)}, 192),
                                              ({"family": sl.SimHash(5, 8), "sketch_bits": 0}, 0)])
-def test_the_report_says_what_was_chosen(rng, options, n_bits):
+def test_the_report_shows_what_was_chosen(rng, options, n_bits):
     W, X = clustered(rng, n=300)
     index = sl.LSHIndex(random_state=0, **options).fit(W, queries=X)
     report = index.report()
-    assert list(report) == ["n_neurons", "n_in", "scaling", "sketch_bits", "n_sketched", "n_candidates", "n_probes",
+    assert list(report) == ["n_neurons", "n_in", "scaling", "sketch_bits",
+                            "n_sketched", "n_candidates", "n_probes",
                             "family", "bytes_per_neuron", "trials", "plan"]
     assert (report["n_neurons"], report["n_in"], report["sketch_bits"]) == (300, 64, n_bits)
     assert report["n_sketched"] == (300 if n_bits else 0)
-    assert report["bytes_per_neuron"] == index.nbytes / 300 and report["family"] == repr(index.family)
+    assert (report["bytes_per_neuron"] == index.nbytes / 300
+            and report["family"] == repr(index.family))
     for trial in report["trials"]:
         probed = {"n_probes"} if trial["method"] == "probes" else {"n_cells"}
         assert set(trial) == {"method", "n_candidates", "recall", "microseconds"} | probed
-    assert (f"LSHIndex({index.family!r}, center=True, scaling='auto', sketch_bits={index.sketch_bits}, "
+    assert (
+        f"LSHIndex({index.family!r}, center=True, scaling='auto', sketch_bits={index.sketch_bits}, "
             f"300 neurons x 64, n_candidates={index.n_candidates}, single: ") in repr(index)
     report["trials"].append(3)
     report["plan"]["single"]["use"] = "guess"
@@ -438,5 +470,6 @@ def test_the_report_says_what_was_chosen(rng, options, n_bits):
 
 
 @pytest.mark.parametrize("d, n_bits", [(16, 192), (160, 192), (256, 384), (500, 512), (1000, 768)])
-def test_sketches_have_3_bits_for_4_dimensions_or_what_40_bytes_or_a_16th_of_the_weights_hold(rng, d, n_bits):
+def test_sketches_have_3_bits_per_4_dimensions_or_what_40_bytes_or_a_16th_of_the_weights_hold(
+        rng, d, n_bits):
     assert sl.LSHIndex(random_state=0).fit(gaussian(rng, 3, d)).report()["sketch_bits"] == n_bits

@@ -1,4 +1,4 @@
-"""An index that changes: after any operations it answers as brute force does, and as an index made anew."""
+"""An index that changes: after any operations it equals brute force and a new index."""
 import copy
 
 import numpy as np
@@ -16,38 +16,41 @@ KINDS = {
     "tables": {"family": sl.SimHash(3, 4), "sketch_bits": 0},
     "tables with room": {"family": sl.SimHash(3, 4), "sketch_bits": 0, "dynamic": True},
     "both": {"family": sl.SimHash(3, 4), "plan": "sketches"},
-    "both, scaled": {"family": sl.SimHash(3, 4), "scaling": 0.5, "plan": "sketches", "dynamic": True},
-    "both with room": {"family": sl.CrossPolytope(1, 5, dims=4), "plan": "sketches", "dynamic": True},
+    "both, scaled": {"family": sl.SimHash(3, 4), "scaling": 0.5, "plan": "sketches",
+                     "dynamic": True},
+    "both with room": {"family": sl.CrossPolytope(1, 5, dims=4), "plan": "sketches",
+                       "dynamic": True},
 }
 
 
 def eighths(rng, *shape, largest=16):
-    """Multiples of 1/8, so that inner products are exact in float32: ties and all."""
+    """Return multiples of 1/8: inner products are exact in float32, so that ties occur."""
     return (rng.integers(-largest, largest + 1, shape) / 8).astype(np.float32)
 
 
 def neurons(rng, n):
-    """Two in three of them short: entries up to 1/8, not up to 2."""
-    return np.where(rng.random(n)[:, None] < 2 / 3, eighths(rng, n, D, largest=1), eighths(rng, n, D))
+    """Return neurons; about two in three are short, with entries up to 1/8 instead of 2."""
+    return np.where(rng.random(n)[:, None] < 2 / 3, eighths(rng, n, D, largest=1),
+                    eighths(rng, n, D))
 
 
-class Twin:
-    """Weights, who is there, and brute force over them."""
+class BruteForceIndex:
+    """The reference implementation: weights, a mask of the rows in the index, and brute force."""
 
     def __init__(self, rng, n):
         self.rng = rng
         self.W, self.bias = neurons(rng, n), eighths(rng, n, largest=4)
-        self.there = np.ones(n, bool)
-        self.shares_bias = True  # whether the index reads the array `bias`
+        self.present = np.ones(n, bool)
+        self.reads_bias = True  # whether the index reads the array `bias`
 
     def add(self, index):
         n_new = self.rng.integers(0, 6)
         self.W = np.concatenate([self.W, neurons(self.rng, n_new)])
-        with_bias = self.rng.random() < 0.8 and self.shares_bias
+        with_bias = self.rng.random() < 0.8 and self.reads_bias
         new = eighths(self.rng, n_new, largest=4) if with_bias else np.zeros(n_new, np.float32)
         self.bias = np.concatenate([self.bias, new])
-        self.there = np.concatenate([self.there, np.ones(n_new, bool)])
-        self.shares_bias &= with_bias
+        self.present = np.concatenate([self.present, np.ones(n_new, bool)])
+        self.reads_bias &= with_bias
         index.add(self.W, self.bias if with_bias else None)
 
     def rows(self, most):
@@ -58,25 +61,25 @@ class Twin:
         if self.rng.random() < 0.3:
             self.W = self.W.copy()  # another array
         self.W[rows] = neurons(self.rng, len(rows))
-        if self.shares_bias:
+        if self.reads_bias:
             self.bias[rows] = eighths(self.rng, len(rows), largest=4)
         index.update(self.W, rows)
-        self.there[rows] = True
+        self.present[rows] = True
 
     def bring_back(self, index):
-        self.update(index, self.rng.permutation(np.flatnonzero(~self.there))[:3])
+        self.update(index, self.rng.permutation(np.flatnonzero(~self.present))[:3])
 
     def remove(self, index):
         rows = self.rows(6) if self.rng.random() < 0.98 else np.arange(len(self.W))
         index.remove(rows)
-        self.there[rows] = False
+        self.present[rows] = False
 
     def counts(self, index, X, n_probes=1):
-        """Tables in which each neuron is in a bucket that is probed, (len(X), n)."""
+        """Return, per query, in how many tables each neuron is in a probed bucket: (len(X), n)."""
         family, transform = index._engine.tables.family, index._engine.transform
         probes = family.probe(transform.queries(X, 1), n_probes)
         codes = family.hash(transform.neurons(self.W, self.bias, 1))
-        return (codes[None, :, :, None] == probes[:, None]).any(axis=3).sum(axis=2) * self.there
+        return (codes[None, :, :, None] == probes[:, None]).any(axis=3).sum(axis=2) * self.present
 
     def query(self, index):
         if index.family is None:
@@ -91,23 +94,24 @@ class Twin:
         X, k = eighths(self.rng, 2, D), int(self.rng.integers(1, 9))
         n_candidates = max(k, len(self.W))
         if index.plan == "exact" and self.rng.random() < 0.5:
-            n_candidates, able = None, np.tile(self.there, (2, 1))
+            n_candidates, able = None, np.tile(self.present, (2, 1))
         elif not index._engine.has_sketches:
             able = self.counts(index, X) > 0
         else:
             norms = np.linalg.norm(index._engine.transform.neurons(self.W, self.bias, 1), axis=1)
-            able = np.tile(self.there & (norms >= index._engine.sketches.norm_floor), (2, 1))
+            able = np.tile(self.present & (norms >= index._engine.sketches.norm_floor), (2, 1))
         ids, scores = index.search(X, k=k, n_candidates=n_candidates)
         want = X @ self.W.T + self.bias
         for i in range(2):
             best = np.flatnonzero(able[i])
             best = best[np.lexsort((best, -want[i, best]))][:k]
             np.testing.assert_array_equal(ids[i], np.append(best, [-1] * (k - len(best))))
-            np.testing.assert_array_equal(scores[i], np.append(want[i, best], [-np.inf] * (k - len(best))))
+            np.testing.assert_array_equal(scores[i],
+                                          np.append(want[i, best], [-np.inf] * (k - len(best))))
 
 
-def made_anew(index):
-    """An index over the rows that are there, with the transform, the norm floor and the seed of another one."""
+def new_index(index):
+    """Return a new index over the rows in `index`, with its transform, norm floor and seed."""
     new, old = copy.copy(index), index._engine
     engine = new._engine = copy.copy(old)
     n, rows = len(old.W), np.flatnonzero(~old.removed).astype(np.int32)
@@ -124,10 +128,11 @@ def made_anew(index):
 
 
 def answers(index, X):
-    """What the index says by default and when it is asked for few, which is where sketches and ties matter."""
+    """Return answers by default and with few candidates, where sketches and ties matter."""
     said = [*index.search(X), *index.search(X, k=3, n_candidates=6)]
     if index.family is not None:
-        for options in ({}, {"n": 4}, {"n": 5, "policy": "score", "n_probes": 2}, {"n": 5, "policy": "vanilla"}):
+        for options in ({}, {"n": 4}, {"n": 5, "policy": "score", "n_probes": 2},
+                        {"n": 5, "policy": "vanilla"}):
             active = index.query(X, **options)
             said += [active.indptr, active.indices, active.data]
     return said
@@ -135,45 +140,53 @@ def answers(index, X):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(17))
-def test_a_hundred_operations_leave_what_brute_force_and_a_new_index_say(kind, seed):
+def test_after_a_hundred_operations_answers_equal_brute_force_and_a_new_index(kind, seed):
     # 7 kinds x 17 sequences x 100 operations: 11,900 in all
     rng = np.random.default_rng([seed, list(KINDS).index(kind)])
-    twin = Twin(rng, int(rng.integers(1, 90)))
+    reference = BruteForceIndex(rng, int(rng.integers(1, 90)))
     queries = eighths(rng, 40, D) if seed % 4 else None
-    index = sl.LSHIndex(random_state=seed, n_threads=1 + seed % 2, **KINDS[kind]).fit(twin.W, twin.bias, queries)
-    index._engine.methods = dict.fromkeys(index._engine.methods, "exact" if index.plan == "exact" else "sketches")
-    operations = [twin.add, twin.update, twin.update, twin.remove, twin.bring_back, twin.query, twin.search]
+    index = sl.LSHIndex(random_state=seed, n_threads=1 + seed % 2,
+                        **KINDS[kind]).fit(reference.W, reference.bias, queries)
+    index._engine.methods = dict.fromkeys(index._engine.methods,
+                                          "exact" if index.plan == "exact" else "sketches")
+    operations = [reference.add, reference.update, reference.update, reference.remove,
+                  reference.bring_back, reference.query, reference.search]
     for _ in range(100):
         operations[rng.integers(len(operations))](index)
-    twin.query(index)
-    twin.search(index)
+    reference.query(index)
+    reference.search(index)
     X = eighths(rng, 9, D)
-    for one, other in zip(answers(index, X), answers(made_anew(index), X), strict=True):
+    for one, other in zip(answers(index, X), answers(new_index(index), X), strict=True):
         assert_same_bits(one, other)
     found = index.search(X)[0]
-    assert not np.isin(found, np.flatnonzero(~twin.there)).any(), "a neuron that was removed is found"
+    assert not np.isin(found, np.flatnonzero(~reference.present)).any(), "a removed neuron is found"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_short_sequences_agree_with_brute_force(kind):
-    # 7 kinds x 1,430 sequences of 6 operations over few neurons, where every edge is met: 10,010 sequences
+    # 7 kinds x 1,430 sequences of 6 operations over few neurons, so that edge cases
+    # occur: 10,010 sequences
     for seed in range(1430):
         rng = np.random.default_rng([seed, 99, list(KINDS).index(kind)])
-        twin = Twin(rng, int(rng.integers(1, 12)))
-        index = sl.LSHIndex(random_state=seed, n_threads=1, **KINDS[kind]).fit(twin.W, twin.bias)
-        index._engine.methods = dict.fromkeys(index._engine.methods, "exact" if index.plan == "exact" else "sketches")
-        operations = [twin.add, twin.update, twin.remove, twin.bring_back, twin.query, twin.search]
+        reference = BruteForceIndex(rng, int(rng.integers(1, 12)))
+        index = sl.LSHIndex(random_state=seed, n_threads=1, **KINDS[kind]).fit(
+            reference.W, reference.bias)
+        index._engine.methods = dict.fromkeys(index._engine.methods,
+                                              "exact" if index.plan == "exact" else "sketches")
+        operations = [reference.add, reference.update, reference.remove,
+                      reference.bring_back, reference.query, reference.search]
         for operation in rng.integers(len(operations), size=5):
             operations[operation](index)
-        (twin.query if index.family is not None and seed % 2 else twin.search)(index)
+        (reference.query if index.family is not None and seed % 2 else reference.search)(index)
 
 
 @pytest.mark.parametrize("kind", ["sketches", "exact", "both", "both with room"])
-def test_the_sequences_run_with_a_norm_floor(kind):
-    # what the test above relies on: with queries, most of these neurons are too short to be found
+def test_the_random_sequences_have_a_norm_floor(kind):
+    # the test above relies on this: with queries, most of these neurons are too short to be found
     rng = np.random.default_rng(0)
-    twin = Twin(rng, 90)
-    index = sl.LSHIndex(random_state=0, **KINDS[kind]).fit(twin.W, twin.bias, eighths(rng, 40, D))
+    reference = BruteForceIndex(rng, 90)
+    index = sl.LSHIndex(random_state=0, **KINDS[kind]).fit(
+        reference.W, reference.bias, eighths(rng, 40, D))
     assert index._engine.sketches.norm_floor > 0
     assert index.report()["n_sketched"] < 60
 
@@ -181,7 +194,8 @@ def test_the_sequences_run_with_a_norm_floor(kind):
 def test_a_row_crosses_the_norm_floor_in_both_directions(rng):
     W = 0.01 * rng.standard_normal((400, D)).astype(np.float32)
     W[:40] *= 100
-    index = sl.LSHIndex(random_state=0, plan="sketches").fit(W, queries=rng.standard_normal((100, D)))
+    index = sl.LSHIndex(random_state=0, plan="sketches").fit(
+        W, queries=rng.standard_normal((100, D)))
     assert index.report()["n_sketched"] == 40
     W[[0, 399]] = W[[399, 0]]
     index.update(W, [0, 399])
@@ -202,16 +216,17 @@ def test_an_index_may_lose_and_regain_all_its_neurons(rng, kind):
         for policy in ("top", "score", "vanilla"):
             assert index.query(X, policy=policy).nnz == 0
     if index._engine.has_sketches:
-        assert copy.copy(index).tune(X)[-1]["recall"] == 1, "nothing is there to be missed"
-    index.remove([3, 5])  # once more
+        assert copy.copy(index).tune(X)[-1]["recall"] == 1, "there are no neighbours to miss"
+    index.remove([3, 5])  # removed twice
     index.update(W, np.arange(70))
     for one, other in zip(before, answers(index, X), strict=True):
         assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_new_neurons_equal_those_of_a_fit_of_all(rng, kind):
-    # without centring and queries the transform does not depend on the weights: there is no scaling without queries
+def test_added_neurons_give_the_same_index_as_a_fit_of_all(rng, kind):
+    # without centring and queries the transform does not depend on the
+    # weights: scaling needs queries
     W, bias, X = neurons(rng, 300), eighths(rng, 300, largest=4), eighths(rng, 30, D)
     options = {"center": False, "random_state": 0} | KINDS[kind]
     whole, grown = sl.LSHIndex(**options).fit(W, bias), sl.LSHIndex(**options).fit(W[:1], bias[:1])
@@ -227,8 +242,8 @@ def test_a_failed_change_leaves_the_index_as_it_was(rng):
     before = answers(index, X)
     nan = np.full((1, D), np.nan, np.float32)
     for call in (lambda: index.add(W[:59]), lambda: index.add(np.concatenate([W, nan])),
-                 lambda: index.add(np.concatenate([W, W]), np.zeros(60)), lambda: index.remove([3, 60]),
-                 lambda: index.remove([3, 3])):
+                 lambda: index.add(np.concatenate([W, W]), np.zeros(60)),
+                 lambda: index.remove([3, 60]), lambda: index.remove([3, 3])):
         with pytest.raises(ValueError):
             call()
         for one, other in zip(before, answers(index, X), strict=True):

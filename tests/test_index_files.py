@@ -1,4 +1,4 @@
-"""Indexes as files: they come back as they were, and nothing that is damaged gets in."""
+"""Index files: they restore the index, and damaged files are refused."""
 import json
 import os
 
@@ -27,7 +27,8 @@ def sets(rng, n):
 
 KINDS = {
     "sketches": (dense, {}),
-    "short sketches, one plan": (dense, {"sketch_bits": 64, "plan": "sketches", "center": False, "scaling": 0.5}),
+    "short sketches, one plan": (dense, {"sketch_bits": 64, "plan": "sketches",
+                                         "center": False, "scaling": 0.5}),
     "exact": (dense, {"plan": "exact"}),
     "tables": (dense, {"family": sl.SimHash(4, 6), "sketch_bits": 0}),
     "both, probed": (dense, {"family": sl.SimHash(4, 6), "plan": "probes", "dynamic": True}),
@@ -50,7 +51,7 @@ def path(tmp_path):
 
 
 def fitted(rng, rows, options, n=150):
-    """An index of rows, most of them short, its weights and some queries."""
+    """Return an index of rows, most of them short, with its weights, bias and queries."""
     W, X = rows(rng, n), rows(rng, 40)
     W[n // 3:] *= np.float32(0.02)
     bias = rng.standard_normal(n).astype(np.float32) / 8
@@ -58,10 +59,11 @@ def fitted(rng, rows, options, n=150):
 
 
 def assert_same(a, b, X):
-    """The two say the same, bit by bit, of themselves and of X, a row of it and all of them."""
+    """Check that reports and answers are equal bit by bit, for one row of X and for all."""
     assert a.report() == b.report() and repr(a) == repr(b)
     for x in (X, X[:1]):
-        pairs = [(a.search(x), b.search(x)), (a.search(x, 9, n_candidates=12), b.search(x, 9, n_candidates=12))]
+        pairs = [(a.search(x), b.search(x)),
+                 (a.search(x, 9, n_candidates=12), b.search(x, 9, n_candidates=12))]
         if a.family is not None:
             for policy in ("top", "score", "vanilla"):
                 sets = [index.query(x, 8, policy=policy, seed=3) for index in (a, b)]
@@ -77,7 +79,7 @@ def test_a_loaded_index_gives_the_same_answers(rng, kind, path):
     assert_same(index, sl.LSHIndex.load(path, W, bias), X)
 
 
-def test_without_queries_and_bias_too(rng, kind, path):
+def test_an_index_without_queries_and_bias_is_loaded_with_the_same_answers(rng, kind, path):
     rows, options = kind
     W, X = rows(rng, 33), rows(rng, 40)
     index = sl.LSHIndex(random_state=5, **options).fit(W)
@@ -85,7 +87,7 @@ def test_without_queries_and_bias_too(rng, kind, path):
     assert_same(index, sl.LSHIndex.load(path, W, n_threads=2), X)
 
 
-def test_a_loaded_index_changes_as_the_saved_one_does(rng, kind, path):
+def test_changes_to_a_loaded_index_give_the_same_as_to_the_saved_one(rng, kind, path):
     rows, _ = kind
     index, W, bias, X = fitted(rng, *kind)
     index.remove(np.arange(20, 40))
@@ -104,16 +106,17 @@ def test_a_loaded_index_changes_as_the_saved_one_does(rng, kind, path):
     assert_same(index, sl.LSHIndex.load(path, more, np.append(bias, np.zeros(45, np.float32))), X)
 
 
-def test_calibrating_goes_on_after_loading(rng, path):
+def test_a_loaded_index_can_be_calibrated(rng, path):
     index, W, bias, X = fitted(rng, dense, {"plan": "sketches"})
     index.save(path)
     other = sl.LSHIndex.load(path, W, bias)
-    trials = [[trial | {"microseconds": 0} for trial in each.tune(X, k=3, recall=0.9)] for each in (index, other)]
+    trials = [[trial | {"microseconds": 0} for trial in each.tune(X, k=3, recall=0.9)]
+              for each in (index, other)]
     assert trials[0] == trials[1]
     assert_same_bits(index.search(X)[1], other.search(X)[1])
 
 
-def test_an_index_without_neurons_left_is_saved_too(rng, kind, path):
+def test_an_index_from_which_all_neurons_were_removed_is_saved(rng, kind, path):
     index, W, bias, X = fitted(rng, *kind)
     index.remove(np.arange(len(W)))
     index.save(path)
@@ -124,7 +127,7 @@ def test_an_index_without_neurons_left_is_saved_too(rng, kind, path):
     assert_same(index, other, X)
 
 
-# ---- what is refused
+# ---- errors
 
 
 def test_other_weights_are_refused(rng, kind, path):
@@ -132,23 +135,26 @@ def test_other_weights_are_refused(rng, kind, path):
     index.save(path)
     changed = W.copy()
     changed[7, 3] += 1
-    for weights, b in ((changed, bias), (W, bias + 1), (W, None), (W[:-1], bias[:-1]), (W[:, :-1], bias),
-                       (np.concatenate([W, W]), np.append(bias, bias)), (W[::-1], bias)):
+    for weights, b in ((changed, bias), (W, bias + 1), (W, None), (W[:-1], bias[:-1]),
+                       (W[:, :-1], bias), (np.concatenate([W, W]), np.append(bias, bias)),
+                       (W[::-1], bias)):
         with pytest.raises(ValueError, match=r"index\.safetensors: .*other weights"):
             sl.LSHIndex.load(path, weights, b)
     for weights, b in ((W, bias[1:]), (W[0], bias), (W * np.nan, bias)):
         with pytest.raises(ValueError):
             sl.LSHIndex.load(path, weights, b)
-    assert sl.LSHIndex.load(path, W.astype(float), bias.tolist()).report() == index.report(), "the same numbers"
+    assert (sl.LSHIndex.load(path, W.astype(float), bias.tolist()).report()
+            == index.report()), "the weights have the same values"
 
 
-def test_a_missing_file_and_files_of_other_kinds_are_refused(rng, tmp_path):
+def test_missing_files_and_files_of_other_kinds_are_refused(rng, tmp_path):
     W = dense(rng, 9)
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors: no such file"):
         sl.LSHIndex.load(tmp_path / "none.safetensors", W)
     net = sl.Network([sl.Linear(D, 9)], random_state=0)
     net.fit(W, np.arange(9), epochs=1, verbose=False).save(tmp_path / "net")
-    with pytest.raises(ValueError, match=r"net: a safetensors file, but not one of sparselsh\.index"):
+    with pytest.raises(ValueError,
+                       match=r"net: a safetensors file, but not one of sparselsh\.index"):
         sl.LSHIndex.load(tmp_path / "net", W)
     sl.LSHIndex(random_state=0).fit(W).save(tmp_path / "index")
     with pytest.raises(ValueError, match=r"not one of sparselsh\.network"):
@@ -184,13 +190,13 @@ def test_a_file_with_a_flipped_bit_is_refused(rng, kind, path):
             other = sl.LSHIndex.load(path, W, bias)
         except ValueError:
             pass
-        else:  # white space in the header, say
+        else:  # for example white space in the header
             assert other.report() == index.report()
         data[place] ^= 1 << bit
 
 
-def spoilt(path, W, bias, change):
-    """Load the file after change(tensors, config), written with the right checksum."""
+def changed_file(path, W, bias, change):
+    """Rewrite the file after change(tensors, config) with a correct checksum, and load it."""
     tensors, config = _file.read(path)
     change(tensors, config)
     _files.write_checked(path, tensors, _file.FORMAT, json.dumps(config))
@@ -217,17 +223,20 @@ def without_one(part, name):
     return lambda *parts: parts[part].pop(name)
 
 
-SPOILT = {
+INCONSISTENT = {
     **{f"{name} is missing": without_one(0, name) for name in (
-        "offset", "gone", "codes", "rotation", "blocks", "factors", "ids", "neuron_map", "query_map")},
+        "offset", "gone", "codes", "rotation", "blocks", "factors", "ids",
+        "neuron_map", "query_map")},
     **{f"{name} is missing in the config": without_one(1, name) for name in (
-        "arguments", "family", "seed", "scaling", "norm_floor", "n_candidates", "n_probes", "methods", "times",
+        "arguments", "family", "seed", "scaling", "norm_floor", "n_candidates",
+        "n_probes", "methods", "times",
         "trials", "fingerprint")},
     **{f"{name} is cut": tensor(name, lambda a: a[:-1]) for name in (
         "offset", "gone", "codes", "rotation", "factors", "neuron_map", "query_map")},
-    "blocks for half the neurons": lambda tensors, config: tensors.update(
+    "blocks for half of the neurons": lambda tensors, config: tensors.update(
         blocks=tensors["blocks"][:1], factors=tensors["factors"][:32]),
-    **{f"{name} is flat": tensor(name, np.ravel) for name in ("codes", "rotation", "blocks", "query_map")},
+    **{f"{name} is flattened": tensor(name, np.ravel) for name in ("codes", "rotation",
+                                                                   "blocks", "query_map")},
     **{f"{name} is one number": tensor(name, lambda a: np.zeros(1, a.dtype)) for name in (
         "offset", "gone", "codes", "rotation", "factors", "blocks")},
     **{f"{name} is of another type": tensor(name, lambda a: a.astype(np.float64)) for name in (
@@ -237,11 +246,11 @@ SPOILT = {
     "a code beyond the last bucket": tensor("codes", with_first(16)),
     "a code below -1": tensor("codes", with_first(-2)),
     "an id beyond the last neuron": tensor("ids", with_first(150)),
-    "an id below zero": tensor("ids", with_first(-1)),
-    "an id twice": lambda tensors, config: tensors["ids"].__setitem__(0, tensors["ids"][1]),
+    "a negative id": tensor("ids", with_first(-1)),
+    "a duplicate id": lambda tensors, config: tensors["ids"].__setitem__(0, tensors["ids"][1]),
     "gone is a matrix": tensor("gone", lambda a: np.stack([a, a], axis=1)),
     "no bits": tensor("rotation", lambda a: a[:0]),
-    "more bits than the sums hold": lambda tensors, config: tensors.update(
+    "more bits than the sums can hold": lambda tensors, config: tensors.update(
         rotation=np.zeros((1088, D + 1), np.float32),
         blocks=np.zeros((len(tensors["blocks"]), 272 * 16), np.uint8)),
     **{f"seed {value!r}": setting("seed", value) for value in (-1, "a", None, 1.5)},
@@ -255,29 +264,33 @@ SPOILT = {
     **{f"arguments {value!r}": setting("arguments", value) for value in (
         {"depth": 3}, {"plan": "guess"}, {"sketch_bits": 3}, {"family": None}, [], None)},
     **{f"family {value!r}": setting("family", value) for value in (
-        {"type": "SimHash", "bits": 5, "tables": 7}, {"type": "SimHash", "bits": 99}, {"type": "Guess"}, {}, [], "a",
-        {"type": "SimHash", "bits": 24, "tables": 6},
+        {"type": "SimHash", "bits": 5, "tables": 7}, {"type": "SimHash", "bits": 99},
+        {"type": "Guess"}, {}, [], "a", {"type": "SimHash", "bits": 24, "tables": 6},
         {"type": "SimHash", "depth": 1})},
 }
 
 
-@pytest.mark.parametrize("change", SPOILT.values(), ids=SPOILT)
-def test_a_file_that_contradicts_itself_is_refused(rng, path, change):
-    index, W, bias, _ = fitted(rng, dense, {"family": sl.SimHash(4, 6), "plan": "sketches", "scaling": 0.5})
+@pytest.mark.parametrize("change", INCONSISTENT.values(), ids=INCONSISTENT)
+def test_an_inconsistent_file_is_refused(rng, path, change):
+    index, W, bias, _ = fitted(rng, dense,
+                               {"family": sl.SimHash(4, 6), "plan": "sketches", "scaling": 0.5})
     index.save(path)
-    with pytest.raises(ValueError, match=r"index\.safetensors: this index cannot be used \(.*fit and save it again"):
-        spoilt(path, W, bias, change)
+    with pytest.raises(
+            ValueError,
+            match=r"index\.safetensors: this index cannot be used \(.*fit and save it again"):
+        changed_file(path, W, bias, change)
 
 
 def test_probing_without_tables_is_refused(rng, path):
     index, W, bias, _ = fitted(rng, dense, {"plan": "sketches"})
     index.save(path)
     with pytest.raises(ValueError, match="methods must be one of 'sketches', 'exact'"):
-        spoilt(path, W, bias, setting("methods", {"single": "probes", "batch": "probes"}))
+        changed_file(path, W, bias, setting("methods", {"single": "probes", "batch": "probes"}))
 
 
-@pytest.mark.parametrize("config", ["", "{", "[]", "null", "3", '"a"', json.dumps({"arguments": {}})])
-def test_a_config_that_is_none_is_refused(rng, path, config):
+@pytest.mark.parametrize("config",
+                         ["", "{", "[]", "null", "3", '"a"', json.dumps({"arguments": {}})])
+def test_an_invalid_config_is_refused(rng, path, config):
     tensors = {"gone": np.zeros(9, np.uint8)}
     _files.write(path, tensors, {"format": "sparselsh.index", "config": config,
                                  "checksum": _files.checksum(tensors, config)})
@@ -285,10 +298,10 @@ def test_a_config_that_is_none_is_refused(rng, path, config):
         sl.LSHIndex.load(path, dense(rng, 9))
 
 
-# ---- whole or not at all
+# ---- atomic writes
 
 
-def test_a_save_that_fails_leaves_the_file_of_before(rng, path, monkeypatch):
+def test_a_failed_save_leaves_the_old_file(rng, path, monkeypatch):
     index, W, bias, X = fitted(rng, dense, {})
     index.save(path)
     before = path.read_bytes()
@@ -301,29 +314,31 @@ def test_a_save_that_fails_leaves_the_file_of_before(rng, path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         index.save(path)
     assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == [path.name], "nothing is left beside it"
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "no temporary file is left"
     monkeypatch.undo()
     index.save(path)
     assert_same(index, sl.LSHIndex.load(path, W, bias), X)
 
 
-def test_an_index_that_is_not_fitted_is_not_saved(path):
+def test_an_index_that_is_not_fitted_cannot_be_saved(path):
     with pytest.raises(ValueError, match="call fit"):
         sl.LSHIndex().save(path)
     assert not path.exists()
 
 
-def test_a_family_that_load_would_not_know_is_not_saved(rng, path):
+def test_an_index_with_a_custom_family_cannot_be_saved(rng, path):
     class OwnHash(sl.SimHash):
         pass
 
     index = sl.LSHIndex(OwnHash(3, 2), random_state=0).fit(dense(rng, 9))
-    with pytest.raises(TypeError, match="family must be one of SimHash, CrossPolytope, DWTA, MinHash to be saved"):
+    with pytest.raises(
+            TypeError,
+            match="family must be one of SimHash, CrossPolytope, DWTA, MinHash to be saved"):
         index.save(path)
     assert not path.exists()
 
 
-def test_the_weights_are_not_in_the_file(rng, path):
+def test_the_file_does_not_hold_the_weights(rng, path):
     index, W, _, _ = fitted(rng, dense, {"sketch_bits": 64}, n=2000)
     index.save(path)
     assert path.stat().st_size < W.nbytes / 2

@@ -1,4 +1,4 @@
-"""Metrics of rankings: by hand, against plain twins, and on wrong arguments."""
+"""Ranking metrics: by hand, against reference implementations, and with wrong arguments."""
 import numpy as np
 import pytest
 import reference
@@ -16,7 +16,7 @@ IDS3 = np.array([[2, 1, 0], [0, 1, -1], [3, 2, 1]])
 
 @st.composite
 def rankings(draw):
-    """(Y, ids, k): a dense indicator with at least one label, and distinct ids with -1 among them."""
+    """Draw (Y, ids, k): a dense indicator with at least one label, and distinct ids or -1."""
     n, n_labels = draw(st.integers(1, 8)), draw(st.integers(1, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     Y = (rng.random((n, n_labels)) < draw(st.sampled_from([0.1, 0.5]))).astype(np.float32)
@@ -27,13 +27,14 @@ def rankings(draw):
     return Y, ids, draw(st.integers(1, ids.shape[1]))
 
 
-def test_by_hand():
+def test_metrics_by_hand():
     assert metrics.precision_at_k(Y3, IDS3, 1) == pytest.approx(1 / 3)
     assert metrics.precision_at_k(Y3, IDS3, 3) == pytest.approx((2 / 3 + 1 / 3 + 0) / 3)
     assert metrics.recall_at_k(Y3, IDS3, 1) == pytest.approx((1 / 2 + 0) / 2)
     assert metrics.recall_at_k(Y3, IDS3, 3) == 1
     second, third = 1 / np.log2(3), 1 / np.log2(4)
-    assert metrics.ndcg_at_k(Y3, IDS3, 3) == pytest.approx(((1 + third) / (1 + second) + second) / 2)
+    assert metrics.ndcg_at_k(Y3, IDS3, 3) == pytest.approx(
+        ((1 + third) / (1 + second) + second) / 2)
     assert metrics.ndcg_at_k(Y3, IDS3, 1) == pytest.approx(1 / 2)
     p = np.array([0.5, 0.25, 0.125, 1])
     assert metrics.psp_at_k(Y3, IDS3, 1, p) == pytest.approx(8 / (8 + 4))
@@ -42,7 +43,7 @@ def test_by_hand():
 
 @settings(deadline=None)
 @given(rankings())
-def test_same_as_the_twins(ranking):
+def test_metrics_agree_with_their_reference_implementations(ranking):
     Y, ids, k = ranking
     p = np.random.default_rng(0).uniform(0.05, 1, Y.shape[1])
     for labels in (Y, sp.csr_array(Y), sp.coo_matrix(3 * Y)):
@@ -54,7 +55,7 @@ def test_same_as_the_twins(ranking):
 
 
 @pytest.mark.parametrize("name", LABEL_METRICS)
-def test_class_ids_are_one_label_a_row(name):
+def test_class_ids_are_one_label_per_row(name):
     rng = np.random.default_rng(0)
     y = rng.integers(0, 6, 40)
     ids = rng.permuted(np.tile(np.arange(9), (40, 1)), axis=1)[:, :5].astype(np.int32)
@@ -62,41 +63,43 @@ def test_class_ids_are_one_label_a_row(name):
     assert getattr(metrics, name)(y, ids, 4) == pytest.approx(want)
 
 
-def test_psp_of_class_ids_takes_propensities_of_more_labels():
+def test_psp_of_class_ids_accepts_propensities_of_more_labels():
     y, ids, p = np.array([0, 2]), np.array([[0], [4]]), np.array([0.5, 1, 0.25, 1, 1])
     assert metrics.psp_at_k(y, ids, 1, p) == pytest.approx(2 / (2 + 4))
 
 
 @settings(deadline=None)
 @given(rankings())
-def test_an_ideal_ranking_reaches_one(ranking):
+def test_an_ideal_ranking_scores_one(ranking):
     Y = ranking[0]
     p = np.random.default_rng(0).uniform(0.05, 1, Y.shape[1])
     k = Y.shape[1]
-    ids = np.argsort(-Y / p, axis=1, kind="stable")  # true labels first, rare ones before
+    # true labels first, rare ones before frequent ones
+    ids = np.argsort(-Y / p, axis=1, kind="stable")
     assert metrics.recall_at_k(Y, ids, k) == 1
     for at in range(1, k + 1):
         assert metrics.ndcg_at_k(Y, ids, at) == pytest.approx(1)
         assert metrics.psp_at_k(Y, ids, at, p) == pytest.approx(1)
 
 
-def test_rows_without_labels_count_zero_in_precision_and_not_at_all_elsewhere():
+def test_rows_without_labels_count_as_zero_in_precision_and_are_skipped_elsewhere():
     Y, ids, p = Y3[:2], IDS3[:2], np.full(4, 0.5)
-    assert metrics.precision_at_k(Y3, IDS3, 2) == pytest.approx(metrics.precision_at_k(Y, ids, 2) * 2 / 3)
+    assert metrics.precision_at_k(Y3, IDS3, 2) == pytest.approx(
+        metrics.precision_at_k(Y, ids, 2) * 2 / 3)
     assert metrics.recall_at_k(Y3, IDS3, 2) == metrics.recall_at_k(Y, ids, 2)
     assert metrics.ndcg_at_k(Y3, IDS3, 2) == metrics.ndcg_at_k(Y, ids, 2)
     assert metrics.psp_at_k(Y3, IDS3, 2, p) == metrics.psp_at_k(Y, ids, 2, p)
     assert metrics.precision_at_k(Y3[2:], IDS3[2:], 2) == 0
 
 
-def test_stored_zeros_and_repeated_entries_are_no_labels():
+def test_stored_zeros_and_repeated_entries_add_no_labels():
     Y = sp.csr_array((np.array([0.0, 1, 1]), np.array([0, 1, 1]), np.array([0, 3])), shape=(1, 3))
     assert metrics.precision_at_k(Y, np.array([[0, 1]]), 2) == 0.5
     assert metrics.recall_at_k(Y, np.array([[0, 1]]), 2) == 1
     assert Y.nnz == 3
 
 
-def test_constant_propensities_leave_precision_over_the_best_precision():
+def test_psp_with_constant_propensities_is_precision_over_the_best_precision():
     rng = np.random.default_rng(1)
     Y = (rng.random((50, 8)) < 0.3).astype(np.float32)
     ids = rng.permuted(np.tile(np.arange(8), (50, 1)), axis=1)
@@ -105,7 +108,7 @@ def test_constant_propensities_leave_precision_over_the_best_precision():
     assert got == pytest.approx(metrics.precision_at_k(Y, ids, 3) / best)
 
 
-def test_propensities_are_the_published_formula():
+def test_propensities_follow_the_published_formula():
     Y = np.zeros((100, 3))
     Y[:40, 0] = Y[:1, 1] = 1
     p = metrics.propensities(sp.csr_array(Y), a=0.6, b=2.6)
@@ -119,7 +122,7 @@ def test_propensities_are_the_published_formula():
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(0, 6), st.integers(1, 6))
-def test_neighbour_recall_is_its_twin(seed, n_rows, n, k):
+def test_neighbour_recall_agrees_with_its_reference_implementation(seed, n_rows, n, k):
     rng = np.random.default_rng(seed)
     ids = rng.integers(-1, 10, (n_rows, n))
     true_ids = rng.permuted(np.tile(np.arange(10), (n_rows, 1)), axis=1)[:, :k]
@@ -131,7 +134,8 @@ def test_neighbour_recall_is_its_twin(seed, n_rows, n, k):
 
 
 def test_neighbour_recall_by_hand():
-    assert metrics.neighbour_recall([[5, 3, -1], [1, 1, 1], [7, 8, 9]], [[3, 4], [1, -1], [-1, -1]]) == 0.75
+    assert metrics.neighbour_recall([[5, 3, -1], [1, 1, 1], [7, 8, 9]],
+                                    [[3, 4], [1, -1], [-1, -1]]) == 0.75
 
 
 @pytest.mark.parametrize("Y, ids, k, exception, says", [
@@ -152,14 +156,14 @@ def test_neighbour_recall_by_hand():
     (np.zeros((3, 1, 1)), IDS3, 1, ValueError, r"Y_true has shape \(3, 1, 1\)"),
 ])
 @pytest.mark.parametrize("name", [*LABEL_METRICS, "psp_at_k"])
-def test_bad_arguments(name, Y, ids, k, exception, says):
+def test_bad_arguments_are_refused(name, Y, ids, k, exception, says):
     extra = (np.ones(4),) if name == "psp_at_k" else ()
     with pytest.raises(exception, match=says):
         getattr(metrics, name)(Y, ids, k, *extra)
 
 
 @pytest.mark.parametrize("name", ["recall_at_k", "ndcg_at_k", "psp_at_k"])
-def test_no_labels_anywhere(name):
+def test_targets_without_any_label_are_refused(name):
     extra = (np.ones(4),) if name == "psp_at_k" else ()
     with pytest.raises(ValueError, match="Y_true has no labels in any row"):
         getattr(metrics, name)(Y3[2:], IDS3[2:], 1, *extra)
@@ -173,7 +177,7 @@ def test_no_labels_anywhere(name):
     (np.array([1, 1, np.nan, 1]), "outside"),
     (np.array([1, 1, 2, 1]), "outside"),
 ])
-def test_bad_propensities(p, says):
+def test_bad_propensities_are_refused(p, says):
     with pytest.raises(ValueError, match=says):
         metrics.psp_at_k(Y3, IDS3, 1, p)
 
@@ -184,13 +188,14 @@ def test_bad_propensities(p, says):
     (np.eye(3), {"b": np.nan}, "b must be above 0, got nan"),
     (np.eye(3), {"b": -1.5}, "b must be above 0, got -1.5"),
 ])
-def test_bad_arguments_of_propensities(Y, arguments, says):
+def test_bad_arguments_of_propensities_are_refused(Y, arguments, says):
     with pytest.raises(ValueError, match=says):
         metrics.propensities(Y, **arguments)
 
 
 @pytest.mark.parametrize("ids, true_ids, exception, says", [
-    (np.ones((2, 3), int), np.ones((3, 1), int), ValueError, r"ids has shape \(2, 3\); give \(3, k\)"),
+    (np.ones((2, 3), int), np.ones((3, 1), int), ValueError,
+     r"ids has shape \(2, 3\); give \(3, k\)"),
     (np.ones((2, 3), int), np.ones(2, int), ValueError, r"true_ids has shape \(2,\)"),
     (np.ones((2, 3)), np.ones((2, 1), int), TypeError, "ids has dtype float64"),
     (np.ones((2, 3), int), np.ones((2, 2), int), ValueError, "true_ids holds 1 twice in row 0"),
@@ -198,6 +203,6 @@ def test_bad_arguments_of_propensities(Y, arguments, says):
     (np.ones((2, 3), int), np.full((2, 1), -2), ValueError, "true_ids holds the id -2"),
     (np.ones((0, 3), int), np.ones((0, 1), int), ValueError, "true_ids holds no id"),
 ])
-def test_bad_arguments_of_neighbour_recall(ids, true_ids, exception, says):
+def test_bad_arguments_of_neighbour_recall_are_refused(ids, true_ids, exception, says):
     with pytest.raises(exception, match=says):
         metrics.neighbour_recall(ids, true_ids)

@@ -1,4 +1,4 @@
-"""MLPs in ONNX files."""
+"""Conversion of MLPs in ONNX files."""
 import numpy as np
 import pytest
 
@@ -15,7 +15,8 @@ def node(op, inputs, output, **attributes):
 def written(path, nodes, constants, n_in=5, output=None, inputs=("x",)):
     arrays = [numpy_helper.from_array(a, name) for name, a in constants.items()]
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", n_in]) for name in inputs]
-    out = helper.make_tensor_value_info(output or nodes[-1].output[0], TensorProto.FLOAT, ["n", "m"])
+    out = helper.make_tensor_value_info(output or nodes[-1].output[0],
+                                        TensorProto.FLOAT, ["n", "m"])
     model = helper.make_model(helper.make_graph(nodes, "g", given, [out], arrays),
                               opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9
@@ -25,8 +26,10 @@ def written(path, nodes, constants, n_in=5, output=None, inputs=("x",)):
 
 @pytest.fixture
 def weights(rng):
-    return {"W1": rng.standard_normal((5, 7)).astype(np.float32), "b1": rng.standard_normal(7).astype(np.float32),
-            "W2": rng.standard_normal((4, 7)).astype(np.float32), "b2": rng.standard_normal((1, 4)).astype(np.float32)}
+    return {"W1": rng.standard_normal((5, 7)).astype(np.float32),
+            "b1": rng.standard_normal(7).astype(np.float32),
+            "W2": rng.standard_normal((4, 7)).astype(np.float32),
+            "b2": rng.standard_normal((1, 4)).astype(np.float32)}
 
 
 CHAIN = [node("MatMul", ["x", "W1"], "a"), node("Add", ["b1", "a"], "b"), node("Relu", ["b"], "c"),
@@ -38,18 +41,19 @@ def test_a_chain_of_matmul_add_relu_and_gemm_is_read(rng, tmp_path, weights):
     X = rng.standard_normal((30, 5)).astype(np.float32)
     net = sl.from_onnx(path, X)
     want = np.maximum(X @ weights["W1"] + weights["b1"], 0) @ weights["W2"].T + weights["b2"]
-    # two sums of at most 7 products below 10
+    # two layers of sums of at most 7 products below 10
     np.testing.assert_allclose(net.decision_function(X), want, rtol=0, atol=1e-4)
     assert [layer.name for layer in net.layers] == ["the_a", "the_y"]
 
 
 def test_weights_of_constant_nodes_are_read(rng, tmp_path, weights):
-    constant = helper.make_node("Constant", [], ["W1"], value=numpy_helper.from_array(weights.pop("W1"), "W1"))
+    constant = helper.make_node("Constant", [], ["W1"],
+                                value=numpy_helper.from_array(weights.pop("W1"), "W1"))
     path = written(tmp_path / "m.onnx", [constant, *CHAIN], weights)
     assert sl.from_onnx(path).n_labels == 4
 
 
-def test_onnx_runtime_agrees(rng, tmp_path, weights):
+def test_outputs_are_those_of_onnx_runtime(rng, tmp_path, weights):
     runtime = pytest.importorskip("onnxruntime")
     path = written(tmp_path / "m.onnx", CHAIN, weights)
     X = rng.standard_normal((30, 5)).astype(np.float32)
@@ -60,30 +64,37 @@ def test_onnx_runtime_agrees(rng, tmp_path, weights):
 
 @pytest.mark.parametrize("nodes, message", [
     ([node("MatMul", ["x", "W1"], "a"), node("Gelu2", ["a"], "y")], None),
-    ([node("MatMul", ["x", "W1"], "a"), node("Tanh", ["a"], "y")], r"Tanh \(node 'the_y'\) is not supported"),
-    ([node("MatMul", ["x", "W1"], "a"), node("Softmax", ["a"], "y")], r"Softmax \(node 'the_y'\) .* without it"),
+    ([node("MatMul", ["x", "W1"], "a"), node("Tanh", ["a"], "y")],
+     r"Tanh \(node 'the_y'\) is not supported"),
+    ([node("MatMul", ["x", "W1"], "a"), node("Softmax", ["a"], "y")],
+     r"Softmax \(node 'the_y'\) .* without it"),
     ([node("Relu", ["x"], "y")], r"Relu \(node 'the_y'\) must follow"),
-    ([node("Add", ["x", "b1"], "y")], r"Add \(node 'the_y'\) must add a bias to the MatMul before it"),
-    ([node("Gemm", ["x", "W1"], "y", alpha=2.0)], r"Gemm \(node 'the_y'\) has transA, alpha or beta"),
+    ([node("Add", ["x", "b1"], "y")],
+     r"Add \(node 'the_y'\) must add a bias to the MatMul before it"),
+    ([node("Gemm", ["x", "W1"], "y", alpha=2.0)],
+     r"Gemm \(node 'the_y'\) has transA, alpha or beta"),
     ([node("MatMul", ["x", "W1"], "a"), node("Relu", ["a"], "r"), node("Add", ["a", "r"], "y")],
      r"Add \(node 'the_y'\) .*(chains|constant)"),
-    ([node("MatMul", ["x", "W1"], "a"), node("Relu", ["x"], "y")], r"Relu \(node 'the_y'\) does not take"),
+    ([node("MatMul", ["x", "W1"], "a"), node("Relu", ["x"], "y")],
+     r"Relu \(node 'the_y'\) does not take"),
 ])
-def test_what_is_not_supported_is_named_with_its_node(tmp_path, weights, nodes, message):
+def test_unsupported_operators_are_named_with_their_node(tmp_path, weights, nodes, message):
     path = written(tmp_path / "m.onnx", nodes, weights)
     with pytest.raises(ValueError, match=message or r"m\.onnx: not a readable ONNX file .*Gelu2"):
         sl.from_onnx(path)
 
 
 def test_several_inputs_are_refused(tmp_path, weights):
-    path = written(tmp_path / "m.onnx", [node("MatMul", ["x", "W1"], "y")], weights, inputs=("x", "z"))
+    path = written(tmp_path / "m.onnx", [node("MatMul", ["x", "W1"], "y")],
+                   weights, inputs=("x", "z"))
     with pytest.raises(ValueError, match="has 2 inputs and 1 outputs"):
         sl.from_onnx(path)
 
 
 @pytest.mark.parametrize("bad, error, message", [
     (lambda w: w.astype(np.float16), TypeError, "W1 must be float32, got float16"),
-    (lambda w: np.where(w > 1, np.nan, w).astype(np.float32), ValueError, r"the_a\.weight.*(nan|finite)"),
+    (lambda w: np.where(w > 1, np.nan, w).astype(np.float32), ValueError,
+     r"the_a\.weight.*(nan|finite)"),
     (lambda w: w[:, :3].copy(), ValueError, r"Add \(node 'the_b'\) must add a bias|takes 7 inputs"),
 ])
 def test_bad_weights_are_refused(tmp_path, weights, bad, error, message):
@@ -102,7 +113,7 @@ def test_damaged_files_are_refused(tmp_path, weights):
         sl.from_onnx(tmp_path / "missing.onnx")
 
 
-def test_a_missing_package_says_what_to_type(monkeypatch, tmp_path):
+def test_a_missing_package_gives_the_install_command(monkeypatch, tmp_path):
     import sys
 
     monkeypatch.setitem(sys.modules, "onnx", None)

@@ -1,4 +1,4 @@
-"""Converted networks: what they answer, what the report says, files and bad input. No torch needed."""
+"""Converted networks: inference, report, files and bad input, without torch."""
 import itertools
 
 import numpy as np
@@ -18,7 +18,7 @@ PLANS = {"dense", "rows", "lsh"}
 
 
 def mlp(rng, *sizes, skew=0.0):
-    """Layers with ReLU between; with skew, few hidden neurons have most of the weight."""
+    """Make layers with ReLU between them; with skew, few hidden neurons have most of the weight."""
     layers = []
     for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         W = rng.standard_normal((n_out, n_in)).astype(np.float32) / np.float32(np.sqrt(n_in))
@@ -30,7 +30,7 @@ def mlp(rng, *sizes, skew=0.0):
 
 
 def outputs(layers, X):
-    """By NumPy in float64."""
+    """Return the outputs, computed by NumPy in float64."""
     h = X.astype(float)
     for layer in layers:
         h = h @ layer.weight.T.astype(float) + layer.bias
@@ -51,7 +51,7 @@ def saved(path, layers):
 
 @pytest.fixture(scope="module")
 def wide():
-    """A network whose last layer is worth an index, and inputs."""
+    """A network whose last layer is wide enough for an index, and inputs."""
     rng = np.random.default_rng(0)
     return mlp(rng, 20, 32, 20_000, skew=0.5), rng.standard_normal((600, 20)).astype(np.float32)
 
@@ -60,16 +60,18 @@ def wide():
 def deep():
     """A network with wide hidden layers, of which few neurons matter, and inputs."""
     rng = np.random.default_rng(1)
-    return mlp(rng, 64, 4096, 512, 10, skew=1.5), np.maximum(rng.standard_normal((200, 64)), 0).astype(np.float32)
+    return (mlp(rng, 64, 4096, 512, 10, skew=1.5),
+            np.maximum(rng.standard_normal((200, 64)), 0).astype(np.float32))
 
 
 @pytest.fixture(scope="module", params=STORAGES)
 def wide_net(request, wide):
-    return _conversion.convert(wide[0], wide[1][:500], random_state=0, storage=request.param, n_threads=1)
+    return _conversion.convert(wide[0], wide[1][:500], random_state=0,
+                               storage=request.param, n_threads=1)
 
 
 def forced(monkeypatch, plan):
-    """Let every layer that can be served by a plan be served by it: choices then do not hang on the clock."""
+    """Serve every layer by this plan where it can be, so that choices do not depend on timings."""
     choose = _conversion._Conversion._choose
 
     def with_plan(self, i, trials, *rest):
@@ -81,35 +83,39 @@ def forced(monkeypatch, plan):
     monkeypatch.setattr(_conversion._Conversion, "_choose", with_plan)
 
 
-# --- what they answer -------------------------------------------------------------------------------------
+# --- inference ------------------------------------------------------------------------------------
 
 
 def test_exact_answers_are_those_of_the_network(wide, wide_net):
     layers, X = wide
     want = outputs(layers, X[500:])
     # two layers of sums of at most 32 products below 10
-    np.testing.assert_allclose(wide_net.decision_function(X[500:], exact=True), want, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(wide_net.decision_function(X[500:], exact=True),
+                               want, rtol=0, atol=1e-4)
     ids, scores = wide_net.topk(X[500:], 5, exact=True)
     np.testing.assert_allclose(scores, -np.sort(-want, axis=1)[:, :5], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(scores, np.take_along_axis(want, ids.astype(int), 1), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(scores, np.take_along_axis(want, ids.astype(int), 1),
+                               rtol=0, atol=1e-4)
 
 
-def test_the_wanted_recall_is_reached_on_inputs_not_seen(wide, monkeypatch):
+def test_the_requested_recall_is_reached_on_inputs_not_seen_in_calibration(wide, monkeypatch):
     forced(monkeypatch, "lsh")
     layers, X = wide
     for storage in STORAGES:
-        net = _conversion.convert(layers, X[:500], recall=0.95, random_state=0, storage=storage, n_threads=1)
+        net = _conversion.convert(layers, X[:500], recall=0.95, random_state=0,
+                                  storage=storage, n_threads=1)
         assert net.layers[-1].plan == {"single": "lsh", "batch": "lsh"}
         want = np.argsort(-outputs(layers, X[500:]), axis=1)[:, :5]
-        together = net.topk(X[500:], 5)
-        alone = [np.concatenate(part) for part in zip(*(net.topk(x[None], 5) for x in X[500:]), strict=True)]
-        for ids, _ in (together, alone):
+        batch = net.topk(X[500:], 5)
+        single = [np.concatenate(part) for part in zip(
+            *(net.topk(x[None], 5) for x in X[500:]), strict=True)]
+        for ids, _ in (batch, single):
             # 500 neighbours with 5 % misses: three standard deviations below the mean are 92 %
             assert sl.metrics.neighbour_recall(ids, want) > 0.92
         assert 0.9 < net.report.layers[-1].recall <= 1 and net.report.agreement > 0.9
 
 
-def test_scores_are_exact_whatever_the_storage(wide, wide_net):
+def test_scores_are_exact_with_every_storage(wide, wide_net):
     layers, X = wide
     ids, scores = wide_net.topk(X[500:], 5)
     want = np.take_along_axis(outputs(layers, X[500:]), ids.astype(int), 1)
@@ -118,35 +124,38 @@ def test_scores_are_exact_whatever_the_storage(wide, wide_net):
 
 @pytest.mark.parametrize("plan", ["rows", "lsh"])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_hidden_plans_keep_the_error_of_the_outputs(deep, monkeypatch, plan, storage):
+def test_plans_of_hidden_layers_keep_the_error_of_the_outputs(deep, monkeypatch, plan, storage):
     forced(monkeypatch, plan)
     layers, X = deep
-    net = _conversion.convert(layers, X[:120], error=0.3, k=1, random_state=0, storage=storage, n_threads=1)
+    net = _conversion.convert(layers, X[:120], error=0.3, k=1, random_state=0,
+                              storage=storage, n_threads=1)
     chosen = [layer.plan["single"] for layer in net.layers]
     assert chosen[0] == plan and chosen[2] == "dense"
     kept = net.layers[0]
-    assert 0 < kept.kept < kept.n_out // 2 and net.report.layers[0].density == kept.kept / kept.n_out
+    assert (0 < kept.kept < kept.n_out // 2
+            and net.report.layers[0].density == kept.kept / kept.n_out)
     want = outputs(layers, X[120:])
-    alone = np.concatenate([net.decision_function(x[None]) for x in X[120:]])
-    error = np.linalg.norm(alone - want) / np.linalg.norm(want)
-    assert 0 < error < 0.4  # 0.3 on the rows it was set by; 80 others scatter around it
+    single = np.concatenate([net.decision_function(x[None]) for x in X[120:]])
+    error = np.linalg.norm(single - want) / np.linalg.norm(want)
+    # 0.3 on the calibration rows; the error on 80 other rows varies around it
+    assert 0 < error < 0.4
     assert abs(error - net.report.output_error) < 0.1
     exact = net.decision_function(X[120:], exact=True)
     assert np.linalg.norm(exact - want) / np.linalg.norm(want) < 1e-5
 
 
 @pytest.mark.parametrize("plan", ["rows", "lsh"])
-def test_no_error_allowed_gives_the_network_itself(deep, monkeypatch, plan):
+def test_with_an_allowed_error_of_zero_outputs_are_those_of_the_network(deep, monkeypatch, plan):
     forced(monkeypatch, plan)
     layers, X = deep
     net = _conversion.convert(layers, X[:100], error=0, k=1, random_state=0, n_threads=1)
     want = outputs(layers, X[100:110])
-    alone = np.concatenate([net.decision_function(x[None]) for x in X[100:110]])
-    assert np.linalg.norm(alone - want) / np.linalg.norm(want) < 1e-5
+    single = np.concatenate([net.decision_function(x[None]) for x in X[100:110]])
+    assert np.linalg.norm(single - want) / np.linalg.norm(want) < 1e-5
     assert all(layer.kept is None for layer in net.layers)
 
 
-def test_small_layers_are_left_dense_and_the_report_says_why(rng):
+def test_small_layers_stay_dense_and_the_report_gives_the_reason(rng):
     layers = mlp(rng, 20, 30, 10)
     X = rng.standard_normal((50, 20)).astype(np.float32)
     net = _conversion.convert(layers, X, n_threads=1)
@@ -155,14 +164,15 @@ def test_small_layers_are_left_dense_and_the_report_says_why(rng):
     assert net.report.agreement == 1 and net.report.output_error < 1e-6
 
 
-def test_without_calibration_all_stays_dense(wide):
+def test_without_calibration_all_layers_stay_dense(wide):
     net = _conversion.convert(wide[0], None, n_threads=1)
     assert "there are no calibration inputs" in str(net.report)
     assert net.report.agreement is None
-    np.testing.assert_array_equal(net.topk(wide[1][:3], 5)[0], net.topk(wide[1][:3], 5, exact=True)[0])
+    np.testing.assert_array_equal(net.topk(wide[1][:3], 5)[0],
+                                  net.topk(wide[1][:3], 5, exact=True)[0])
 
 
-def test_threads_change_no_answer(wide, wide_net, deep, monkeypatch):
+def test_threads_do_not_change_the_answers(wide, wide_net, deep, monkeypatch):
     for x in (wide[1][:1], wide[1][:50]):
         answers = []
         for wide_net.n_threads in (1, 2):
@@ -173,37 +183,39 @@ def test_threads_change_no_answer(wide, wide_net, deep, monkeypatch):
 
 
 def by_layers(net, x, k):
-    """Without the core's short way for a lone question."""
+    """Return `topk` layer by layer, without the core's path for a single query."""
     return net._topk(net._validated_queries(x), k, False)
 
 
-def test_a_lone_question_gets_the_answer_that_the_layers_give(rng, wide, wide_net):
+def test_a_single_query_gets_the_answer_that_the_layers_give(rng, wide, wide_net):
     for row in range(20):
         x = wide[1][row:row + 1]
         for got, want in zip(wide_net.topk(x, 5), by_layers(wide_net, x, 5), strict=True):
             assert_same_bits(got, want)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         wide_net.topk(x, 0)
-    for k in (1, 20_000, 20_001):  # more than an index is asked for, and more than there are
+    for k in (1, 20_000, 20_001):  # more than an index searches for, and more than there are labels
         np.testing.assert_array_equal(wide_net.topk(x, k)[0], by_layers(wide_net, x, k)[0])
 
 
 @pytest.mark.parametrize("plan", ["dense", "rows"])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_a_lone_question_goes_through_dense_layers_and_rows(deep, monkeypatch, plan, storage):
+def test_a_single_query_to_dense_layers_and_rows_takes_the_single_query_path(
+        deep, monkeypatch, plan, storage):
     forced(monkeypatch, plan)
     layers, X = deep
     net = _conversion.convert(layers, X, error=0, storage=storage, n_threads=1)
     assert {layer.plan["single"] for layer in net.layers} == {"dense", plan}
     for row in range(5):
         x = X[row:row + 1]
-        assert net._single_row(net._validated_queries(x), 4) is not None, "it takes the short way"
+        assert net._single_row(net._validated_queries(x), 4) is not None, "the single-query path is taken"
         (ids, scores), (want_ids, want_scores) = net.topk(x, 4), by_layers(net, x, 4)
         np.testing.assert_array_equal(ids, want_ids)
         np.testing.assert_allclose(scores, want_scores, rtol=1e-4, atol=1e-4)
 
 
-def test_a_lone_question_to_hidden_neurons_that_are_chosen_goes_layer_by_layer(deep, monkeypatch):
+def test_a_single_query_to_a_hidden_layer_with_an_index_is_computed_layer_by_layer(
+        deep, monkeypatch):
     forced(monkeypatch, "lsh")
     net = _conversion.convert(deep[0], deep[1][:120], error=0.3, k=1, random_state=0, n_threads=1)
     assert net.layers[0].plan["single"] == "lsh" and net._single_row(deep[1][:1], 4) is None
@@ -211,60 +223,69 @@ def test_a_lone_question_to_hidden_neurons_that_are_chosen_goes_layer_by_layer(d
         assert_same_bits(got, want)
 
 
-# --- embeddings -------------------------------------------------------------------------------------------
+# --- embeddings -----------------------------------------------------------------------------------
 
 
 def table(rng, kind, **options):
     E = rng.standard_normal((50, 8)).astype(np.float32)
     W = rng.standard_normal((6, 8 * options.pop("n_ids", 1))).astype(np.float32)
-    return [Affine("e", E, None, None, kind, **options), Affine("out", W, np.zeros(6, np.float32))], E, W
+    return [Affine("e", E, None, None, kind, **options),
+            Affine("out", W, np.zeros(6, np.float32))], E, W
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean"])
-def test_a_bag_adds_up_its_rows(rng, mode):
+def test_a_bag_sums_or_averages_its_rows(rng, mode):
     layers, E, W = table(rng, "embedding_bag", mode=mode, padding=3)
     net = _conversion.convert(layers, None)
     ids = rng.integers(0, 50, (7, 4))
     ids[0] = [3, 5, 3, 7]
-    ids[1] = 3  # nothing but padding: zeros
-    want = np.array([E[row[row != 3]].sum(axis=0) / (max(1, (row != 3).sum()) if mode == "mean" else 1) for row in ids])
+    ids[1] = 3  # only padding: the output is zero
+    want = np.array(
+        [E[row[row != 3]].sum(axis=0) / (max(1, (row != 3).sum()) if mode == "mean" else 1)
+         for row in ids])
     np.testing.assert_allclose(net.decision_function(ids), want @ W.T, rtol=1e-4, atol=1e-4)
 
 
-def test_a_bag_takes_the_weights_of_a_sparse_matrix(rng):
+def test_a_bag_takes_its_weights_from_a_sparse_matrix(rng):
     layers, E, W = table(rng, "embedding_bag")
-    X = sp.random_array((9, 50), density=0.2, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    X = sp.random_array((9, 50), density=0.2, format="csr", dtype=np.float32,
+                        rng=np.random.default_rng(0))
     net = _conversion.convert(layers, None)
     np.testing.assert_allclose(net.decision_function(X), X @ E @ W.T, rtol=1e-4, atol=1e-4)
     for i in range(9):
         for got, want in zip(net.topk(X[i:i + 1], 6), by_layers(net, X[i:i + 1], 6), strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-    alone = np.concatenate([net.decision_function(X[i:i + 1]) for i in range(9)])
-    np.testing.assert_allclose(alone, X @ E @ W.T, rtol=1e-4, atol=1e-4)
+    single = np.concatenate([net.decision_function(X[i:i + 1]) for i in range(9)])
+    np.testing.assert_allclose(single, X @ E @ W.T, rtol=1e-4, atol=1e-4)
 
 
-def test_a_wide_first_layer_is_planned_by_sparse_rows_too(rng, monkeypatch):
+def test_the_plan_of_a_wide_first_layer_accounts_for_sparse_rows(rng, monkeypatch):
     forced(monkeypatch, "rows")
     layers = mlp(rng, 4096, 64, 10)
-    assert layers[0].weight.size >= _conversion.MIN_WEIGHTS, "the layer is wide enough to have a plan"
-    X = sp.random_array((40, 4096), density=0.01, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    assert (layers[0].weight.size
+            >= _conversion.MIN_WEIGHTS), "the layer is wide enough to have a plan"
+    X = sp.random_array((40, 4096), density=0.01, format="csr", dtype=np.float32,
+                        rng=np.random.default_rng(0))
     net = _conversion.convert(layers, X, n_threads=1)
-    assert net.layers[0].plan["single"] == "rows" and "1% of its inputs are not zero" in net.report.layers[0].reason
-    np.testing.assert_allclose(net.decision_function(X, exact=True), outputs(layers, X.toarray()), rtol=1e-4, atol=1e-4)
+    assert (net.layers[0].plan["single"] == "rows"
+            and "1% of its inputs are not zero" in net.report.layers[0].reason)
+    np.testing.assert_allclose(net.decision_function(X, exact=True), outputs(layers, X.toarray()),
+                               rtol=1e-4, atol=1e-4)
 
 
-def test_an_embedding_puts_its_rows_side_by_side(rng):
+def test_an_embedding_concatenates_its_rows(rng):
     layers, E, W = table(rng, "embedding", n_ids=3)
     net = _conversion.convert(layers, None)
     ids = rng.integers(0, 50, (7, 3))
-    np.testing.assert_allclose(net.decision_function(ids), E[ids].reshape(7, -1) @ W.T, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(net.decision_function(ids), E[ids].reshape(7, -1) @ W.T,
+                               rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="X must have 3 ids per row, got 2"):
         net.topk(ids[:, :2], 1)
     with pytest.raises(ValueError, match=r"X must lie in 0\.\.49, got 50"):
         net.topk(np.where(np.arange(7)[:, None] == 2, 50, ids), 1)
 
 
-# --- files ------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mmap", [False, True])
@@ -274,7 +295,8 @@ def test_saved_and_loaded_networks_give_the_same_bits(wide, wide_net, tmp_path, 
     loaded = sl.InferenceNetwork.load(path, mmap=mmap, n_threads=1)
     for x in (wide[1][:1], wide[1][:60]):
         for exact in (False, True):
-            for a, b in zip(wide_net.topk(x, 5, exact=exact), loaded.topk(x, 5, exact=exact), strict=True):
+            for a, b in zip(wide_net.topk(x, 5, exact=exact),
+                            loaded.topk(x, 5, exact=exact), strict=True):
                 assert_same_bits(a, b)
     for a, b, given in zip(wide_net.architecture(), loaded.architecture(), wide[0], strict=True):
         for layer in (a, b):
@@ -283,7 +305,7 @@ def test_saved_and_loaded_networks_give_the_same_bits(wide, wide_net, tmp_path, 
     assert loaded.report == wide_net.report and str(loaded.report) == str(wide_net.report)
 
 
-def test_hidden_plans_survive_a_file(deep, monkeypatch, tmp_path):
+def test_plans_of_hidden_layers_are_saved_and_loaded(deep, monkeypatch, tmp_path):
     forced(monkeypatch, "lsh")
     layers, X = deep
     net = _conversion.convert(layers, X[:100], error=0.3, k=1, random_state=0, n_threads=1)
@@ -292,17 +314,18 @@ def test_hidden_plans_survive_a_file(deep, monkeypatch, tmp_path):
     loaded = sl.InferenceNetwork.load(tmp_path / "net.safetensors", n_threads=1)
     for a, b in zip(net.topk(X[:3], 4), loaded.topk(X[:3], 4), strict=True):
         assert_same_bits(a, b)
-    for a, given in zip(loaded.architecture(), layers, strict=True):  # scaled for the index by powers of two, and back
+    # scaled by powers of two for the index, and scaled back
+    for a, given in zip(loaded.architecture(), layers, strict=True):
         assert_same_bits(np.ascontiguousarray(a.weight), given.weight)
         assert_same_bits(np.ascontiguousarray(a.bias), given.bias)
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
-def test_a_file_cut_short_is_refused_by_name(wide_net, tmp_path, share):
+@pytest.mark.parametrize("fraction", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_refused_by_name(wide_net, tmp_path, fraction):
     path = tmp_path / "net.safetensors"
     wide_net.save(path)
     data = path.read_bytes()
-    path.write_bytes(data[:int(share * len(data))])
+    path.write_bytes(data[:int(fraction * len(data))])
     for mmap in (False, True):
         with pytest.raises(ValueError, match=r"net\.safetensors: not a readable safetensors file"):
             sl.InferenceNetwork.load(path, mmap=mmap)
@@ -316,13 +339,14 @@ def test_other_files_are_refused(wide, tmp_path):
         sl.InferenceNetwork.load(tmp_path / "missing")
 
 
-# --- readers ----------------------------------------------------------------------------------------------
+# --- readers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
 def test_layers_are_found_by_name_and_pattern(rng, tmp_path, suffix):
     layers = mlp(rng, 5, 6, 7, 4)
-    layers = [layer._replace(name=f"net.{name}") for layer, name in zip(layers, ("fc2", "fc10", "fc11"), strict=True)]
+    layers = [layer._replace(name=f"net.{name}") for layer, name in zip(
+        layers, ("fc2", "fc10", "fc11"), strict=True)]
     path = saved(tmp_path / f"w.{suffix}", layers)
     X = rng.standard_normal((3, 5)).astype(np.float32)
     pairs = [f"{layer.name}.weight:{layer.name}.bias" for layer in layers]
@@ -336,26 +360,28 @@ def test_layers_are_found_by_name_and_pattern(rng, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
-def test_wrong_layers_are_named(rng, tmp_path, suffix):
+def test_wrong_layer_names_are_reported(rng, tmp_path, suffix):
     layers = mlp(rng, 5, 6, 4)
     path = saved(tmp_path / f"w.{suffix}", layers)
-    with pytest.raises(ValueError, match=r"holds no 'fc9' and no 'fc9\.weight'; it has fc0\.bias, fc0\.weight"):
+    with pytest.raises(ValueError,
+                       match=r"holds no 'fc9' and no 'fc9\.weight'; it has fc0\.bias, fc0\.weight"):
         sl.from_file(path, layers=["fc9"])
     with pytest.raises(ValueError, match=r"no layer matches 'x\*'; it has fc0, fc1"):
         sl.from_file(path, layers="x*")
     with pytest.raises(ValueError, match=r"holds no 'fc0\.bias2'"):
         sl.from_file(path, layers=["fc0.weight:fc0.bias2"])
-    with pytest.raises(ValueError, match="fc0 takes 5 inputs but fc1 gives 4; give the layers in the order"):
+    with pytest.raises(ValueError,
+                       match="fc0 takes 5 inputs but fc1 gives 4; give the layers in the order"):
         sl.from_file(path, layers=["fc1", "fc0"])
     with pytest.raises(ValueError, match=r"fc0\.bias must be a matrix"):
         sl.from_file(path, layers=["fc0.bias"])
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz"])
-@pytest.mark.parametrize("share", [0, 0.3, 0.9])
-def test_weights_cut_short_are_refused(rng, tmp_path, suffix, share):
+@pytest.mark.parametrize("fraction", [0, 0.3, 0.9])
+def test_truncated_weights_are_refused(rng, tmp_path, suffix, fraction):
     path = saved(tmp_path / f"w.{suffix}", mlp(rng, 50, 60, 4))
-    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[:int(fraction * path.stat().st_size)])
     with pytest.raises(ValueError, match=f"not a readable .*{suffix} file"):
         sl.from_file(path)
 
@@ -364,7 +390,8 @@ def test_weights_cut_short_are_refused(rng, tmp_path, suffix, share):
 def test_bad_weights_are_refused_by_name(rng, tmp_path, suffix):
     good = mlp(rng, 5, 6, 4)
     for bad, error, message in [
-            (good[1].weight.astype(np.float16), TypeError, r"fc1\.weight must be float32, got float16; .*upcast=True"),
+            (good[1].weight.astype(np.float16), TypeError,
+             r"fc1\.weight must be float32, got float16; .*upcast=True"),
             (np.full((4, 6), np.nan, np.float32), ValueError, r"fc1\.weight.*(finite|nan)"),
             (good[1].weight[:, :3].copy(), ValueError, "fc1 takes 3 inputs but fc0 gives 6"),
             (good[1].weight.astype(np.int8), TypeError, r"fc1\.weight must be float32, got int8"),
@@ -372,14 +399,15 @@ def test_bad_weights_are_refused_by_name(rng, tmp_path, suffix):
         path = saved(tmp_path / f"w.{suffix}", [good[0], good[1]._replace(weight=bad)])
         with pytest.raises(error, match=message):
             sl.from_file(path)
-    half = saved(tmp_path / f"h.{suffix}", [g._replace(weight=g.weight.astype(np.float16)) for g in good])
+    half = saved(tmp_path / f"h.{suffix}",
+                 [g._replace(weight=g.weight.astype(np.float16)) for g in good])
     wide = [g._replace(weight=g.weight.astype(np.float16).astype(np.float32)) for g in good]
     X = rng.standard_normal((3, 5)).astype(np.float32)
     got = sl.from_file(half, upcast=True).decision_function(X)
     np.testing.assert_allclose(got, outputs(wide, X), rtol=0, atol=1e-5)
 
 
-def test_a_missing_bias_is_none(rng, tmp_path):
+def test_a_missing_bias_is_read_as_none(rng, tmp_path):
     W = rng.standard_normal((4, 5)).astype(np.float32)
     np.savez(tmp_path / "w.npz", W=W)
     net = sl.from_file(tmp_path / "w.npz", layers="W")
@@ -387,32 +415,35 @@ def test_a_missing_bias_is_none(rng, tmp_path):
     np.testing.assert_allclose(net.decision_function(W), W @ W.T, rtol=0, atol=1e-5)
 
 
-# --- arguments --------------------------------------------------------------------------------------------
+# --- arguments ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options, error, message", [
     ({"recall": 1}, ValueError, "recall must be above 0 and below 1, got 1"),
     ({"error": -1}, ValueError, "error must be at least 0"),
     ({"k": 0}, ValueError, "k must be at least 1"),
-    ({"storage": "float16"}, ValueError, "storage must be one of 'float32', 'bfloat16', 'int8', got 'float16'"),
+    ({"storage": "float16"}, ValueError,
+     "storage must be one of 'float32', 'bfloat16', 'int8', got 'float16'"),
     ({"activation": "gelu"}, ValueError, "activation must be one of 'relu', got 'gelu'"),
     ({"random_state": "x"}, ValueError, "random_state"),
     ({"n_threads": 0}, ValueError, "n_threads"),
     ({"calibration": np.zeros((1, 5))}, ValueError, "calibration must have at least two rows"),
     ({"calibration": np.zeros((9, 4))}, ValueError, "5 features, got 4"),
 ])
-def test_wrong_arguments_are_named(rng, tmp_path, options, error, message):
+def test_wrong_arguments_are_refused_by_name(rng, tmp_path, options, error, message):
     path = saved(tmp_path / "w.npz", mlp(rng, 5, 6, 4))
     with pytest.raises(error, match=message):
         sl.from_file(path, **options)
 
 
-def test_the_report_is_a_table_an_object_and_a_plot(wide_net):
+def test_the_report_can_be_printed_converted_and_plotted(wide_net):
     report = wide_net.report
     assert {"fc0", "fc1"} == {layer.name for layer in report.layers}
     plain = report.to_dict()
-    assert plain["layers"][1]["shape"] == (20_000, 32) and set(plain["layers"][1]["plan"].values()) <= PLANS
-    assert all(times[1] > 0 and times[256] > 0 for times in (report.microseconds, report.microseconds_dense))
+    assert (plain["layers"][1]["shape"] == (20_000, 32)
+            and set(plain["layers"][1]["plan"].values()) <= PLANS)
+    assert all(times[1] > 0 and times[256] > 0
+               for times in (report.microseconds, report.microseconds_dense))
     lines = str(report).splitlines()
     assert lines[2].startswith("fc0") and lines[3].startswith("fc1") and lines[4].startswith("all")
     matplotlib = pytest.importorskip("matplotlib")
@@ -422,11 +453,11 @@ def test_the_report_is_a_table_an_object_and_a_plot(wide_net):
     matplotlib.pyplot.close("all")
 
 
-# --- LSHIndex and LSHLinear -------------------------------------------------------------------------------
+# --- LSHIndex and LSHLinear -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_an_index_of_fewer_bits_finds_as_much_with_exact_scores(rng, storage, tmp_path):
+def test_an_index_with_any_storage_reaches_the_recall_with_exact_scores(rng, storage, tmp_path):
     W = rng.standard_normal((6000, 40)).astype(np.float32)
     b = rng.standard_normal(6000).astype(np.float32)
     X = rng.standard_normal((150, 40)).astype(np.float32)
@@ -435,11 +466,13 @@ def test_an_index_of_fewer_bits_finds_as_much_with_exact_scores(rng, storage, tm
     want = np.argsort(-(X @ W.T + b), axis=1)[:, :5]
     ids, scores = index.search(X, 5)
     assert sl.metrics.neighbour_recall(ids, want) > 0.85  # of 750 neighbours a tenth may be missed
-    np.testing.assert_allclose(scores, np.take_along_axis(X @ W.T + b, ids.astype(int), 1), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(scores, np.take_along_axis(X @ W.T + b, ids.astype(int), 1),
+                               rtol=0, atol=1e-3)
     W[want[:, 0]] *= -1
     index.update(W, np.unique(want[:, 0]))
     ids, scores = index.search(X, 5)
-    np.testing.assert_allclose(scores, np.take_along_axis(X @ W.T + b, ids.astype(int), 1), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(scores, np.take_along_axis(X @ W.T + b, ids.astype(int), 1),
+                               rtol=0, atol=1e-3)
     index.save(tmp_path / "i.safetensors")
     again = sl.LSHIndex.load(tmp_path / "i.safetensors", W, b).search(X, 5)
     assert_same_bits(again[0], ids)
@@ -448,30 +481,33 @@ def test_an_index_of_fewer_bits_finds_as_much_with_exact_scores(rng, storage, tm
     ids, scores = index.search(X, 5)
     z = X @ more.T + np.concatenate([b, b[:50]])
     np.testing.assert_allclose(scores, np.take_along_axis(z, ids.astype(int), 1), rtol=0, atol=1e-3)
-    assert index.nbytes - sl.LSHIndex(random_state=0).fit(more).nbytes >= {"float32": -1e9}.get(storage, 6050 * 40)
+    assert (index.nbytes - sl.LSHIndex(random_state=0).fit(more).nbytes
+            >= {"float32": -1e9}.get(storage, 6050 * 40))
 
 
-def test_wide_inputs_get_sketches_that_fit_their_sums(rng):
+def test_wide_inputs_get_sketches_that_do_not_overflow_their_sums(rng):
     W = rng.standard_normal((300, 1500)).astype(np.float32)
     index = sl.LSHIndex(random_state=0).fit(W)
     assert index.report()["sketch_bits"] == 1024
     found = index.search(W[:40], k=1)[0][:, 0]
-    np.testing.assert_array_equal(found, np.arange(40))  # a vector's nearest is itself, at 39 standard deviations
+    # a vector's nearest neighbour is itself, by 39 standard deviations
+    np.testing.assert_array_equal(found, np.arange(40))
 
 
-def test_from_dense_calibrates_on_the_queries_given(rng):
+def test_from_dense_calibrates_on_the_given_queries(rng):
     W = rng.standard_normal((6000, 24)).astype(np.float32)
     b = rng.standard_normal(6000).astype(np.float32)
     X = rng.standard_normal((300, 24)).astype(np.float32)
-    shares = []
+    fractions = []
     for recall in (0.8, 0.995):
         layer = sl.LSHLinear.from_dense(W, b, queries=X[:200], recall=recall)
         net = sl.Network([layer], random_state=0, n_threads=1)
         ids, _ = net.topk(X[200:], 5)
         want = np.argsort(-(X[200:] @ W.T + b), axis=1)[:, :5]
-        assert sl.metrics.neighbour_recall(ids, want) > recall - 0.07  # 500 neighbours: three deviations of 0.8
-        shares.append(net.computed_share)
-    assert shares[0] < shares[1]
+        # 500 neighbours: three deviations of 0.8
+        assert sl.metrics.neighbour_recall(ids, want) > recall - 0.07
+        fractions.append(net.computed_share)
+    assert fractions[0] < fractions[1]
     with pytest.raises(ValueError, match="recall must be above 0 and below 1, got 1"):
         sl.LSHLinear.from_dense(W, b, recall=1)
     with pytest.raises(ValueError, match="queries must have 24 columns, got 3"):

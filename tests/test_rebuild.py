@@ -1,4 +1,4 @@
-"""Policies of rebuilding: when each builds, what it hashes between, and that a file keeps it."""
+"""Rebuild policies: when each rebuilds, what it hashes in between, and that a file keeps it."""
 import copy
 
 import numpy as np
@@ -14,12 +14,12 @@ POLICIES = [
 ]
 
 
-def builds(policy, n_steps, steps_an_epoch=10, drift=lambda: 0.0):
+def builds(policy, n_steps, steps_per_epoch=10, drift=lambda: 0.0):
     clock = policy.start()
-    return [step for step in range(n_steps) if clock.due(step, step // steps_an_epoch, drift)]
+    return [step for step in range(n_steps) if clock.due(step, step // steps_per_epoch, drift)]
 
 
-def test_the_intervals_are_those_of_the_policies():
+def test_policies_rebuild_at_their_intervals():
     assert builds(rebuild.AtOnce(4, 2.0), 40) == [0, 4, 12, 28]
     assert builds(rebuild.Every(7), 30) == [0, 7, 14, 21, 28]
     # SLIDE: sums of N0 exp(lambda i)
@@ -29,23 +29,23 @@ def test_the_intervals_are_those_of_the_policies():
     assert builds(rebuild.Frozen(0), 30) == []
 
 
-def test_drift_is_asked_for_at_intervals_and_decides():
-    asked = []
+def test_drift_is_measured_at_intervals_and_triggers_the_rebuild():
+    measured = []
     drifts = iter([0.1, 0.3, 0.0, 0.5])
     policy = rebuild.OnDrift(0.2, 3)
     clock = policy.start()
 
     def drift():
-        asked.append(1)
+        measured.append(1)
         return next(drifts)
 
     built = [step for step in range(14) if clock.due(step, 0, drift)]
-    assert len(asked) == 4, "at steps 3, 6, 9 and 12"
-    assert built == [0, 6, 12], "the first in any case, then where it was above 0.2"
+    assert len(measured) == 4, "at steps 3, 6, 9 and 12"
+    assert built == [0, 6, 12], "at step 0 in any case, then where the drift was above 0.2"
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
-def test_one_policy_serves_layers_without_mixing_them_and_a_file_keeps_it(policy):
+def test_one_policy_serves_several_layers_independently_and_a_file_keeps_it(policy):
     first, second = policy.start(), policy.start()
     steps = [first.due(step, 0, lambda: 1.0) for step in range(20)]
     assert [second.due(step, 0, lambda: 1.0) for step in range(20)] == steps
@@ -53,7 +53,8 @@ def test_one_policy_serves_layers_without_mixing_them_and_a_file_keeps_it(policy
     third = policy.start()
     third.restore(first.state())
     later = range(20, 60)
-    assert [third.due(step, 0, lambda: 0.5) for step in later] == [first.due(step, 0, lambda: 0.5) for step in later]
+    assert ([third.due(step, 0, lambda: 0.5) for step in later]
+            == [first.due(step, 0, lambda: 0.5) for step in later])
     assert copy.deepcopy(first).due(10**6, 0, lambda: 1.0) == first.due(10**6, 0, lambda: 1.0)
 
 
@@ -61,7 +62,8 @@ def test_one_policy_serves_layers_without_mixing_them_and_a_file_keeps_it(policy
 
 
 def network(policy, rng, active="batch"):
-    layer = sl.LSHLinear(16, 300, density=0.2, active=active, policy="top", rebuild=policy, family=sl.SimHash(5, 8))
+    layer = sl.LSHLinear(16, 300, density=0.2, active=active, policy="top",
+                         rebuild=policy, family=sl.SimHash(5, 8))
     net = sl.Network([sl.Linear(12, 16), layer], random_state=0)
     return net, layer
 
@@ -72,19 +74,21 @@ def data(rng):
 
 def codes_of(layer):
     tables = layer._finder.engine.tables
-    now = tables.family.hash(layer._finder.engine.vectors(np.arange(layer.n_out, dtype=np.int32), 1))
+    now = tables.family.hash(
+        layer._finder.engine.vectors(np.arange(layer.n_out, dtype=np.int32), 1))
     return tables.codes, now
 
 
-@pytest.mark.parametrize("policy, follows", [(rebuild.AtOnce(10**6), True), (rebuild.Every(10**6), False)])
-def test_touched_rows_are_hashed_at_once_or_wait(rng, policy, follows):
+@pytest.mark.parametrize("policy, follows",
+                         [(rebuild.AtOnce(10**6), True), (rebuild.Every(10**6), False)])
+def test_changed_rows_are_hashed_at_once_or_at_the_next_rebuild(rng, policy, follows):
     net, layer = network(policy, rng)
     net.fit(*data(rng), optimizer=sl.Adam(1e-2), epochs=3, batch_size=40, verbose=False)
     stored, now = codes_of(layer)
     assert (stored == now).all() == follows
 
 
-def test_drift_of_tables_is_the_share_of_codes_that_changed(rng):
+def test_drift_of_tables_is_the_fraction_of_codes_that_changed(rng):
     net, layer = network(rebuild.Every(10**6), rng)
     net.fit(*data(rng), optimizer=sl.Adam(1e-2), epochs=3, batch_size=40, verbose=False)
     stored, now = codes_of(layer)
@@ -92,7 +96,7 @@ def test_drift_of_tables_is_the_share_of_codes_that_changed(rng):
     assert drift == pytest.approx((stored != now).mean()) and drift > 0
 
 
-def test_a_large_learning_rate_makes_tables_be_built_more_often(rng):
+def test_with_a_large_learning_rate_tables_are_rebuilt_more_often(rng):
     X, y = data(rng)
     n_builds = []
     for lr in (1e-5, 3e-2):
@@ -102,8 +106,8 @@ def test_a_large_learning_rate_makes_tables_be_built_more_often(rng):
     assert n_builds[0] == 0 and n_builds[1] >= 2
 
 
-def test_frozen_tables_learn_where_inputs_look_for_their_labels(rng):
-    # after the tables stay, a label is found by the inputs that have it: the share found rises
+def test_frozen_tables_insert_labels_into_the_buckets_of_their_inputs(rng):
+    # once the tables are frozen, inputs find their own labels: the fraction of labels found rises
     X, y = data(rng)
     found = {}
     for policy in (rebuild.Frozen(0), rebuild.Every(10**6)):
@@ -112,11 +116,11 @@ def test_frozen_tables_learn_where_inputs_look_for_their_labels(rng):
         h = net._hidden(X, 0, len(X), 1)
         ids = layer._found(h, layer.n_active, Step())
         found[type(policy)] = (ids == y[:, None]).any(axis=1).mean()
-    assert found[rebuild.Frozen] > 0.95, "each was put into eight buckets of its input"
-    assert found[rebuild.Every] < 0.7, "measured: 0.45; sets of 60 of 300 neurons"
+    assert found[rebuild.Frozen] > 0.95, "each label was inserted into eight buckets of its input"
+    assert found[rebuild.Every] < 0.7, "measured: 0.45, for sets of 60 of 300 neurons"
 
 
-def test_frozen_tables_are_not_built_again(rng):
+def test_frozen_tables_are_not_rebuilt(rng):
     net, layer = network(rebuild.Frozen(1, rebuild.Every(1)), rng)
     X, y = data(rng)
     net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=1, batch_size=40, verbose=False)
@@ -126,12 +130,14 @@ def test_frozen_tables_are_not_built_again(rng):
 
 
 @pytest.mark.parametrize("active", ["batch", "sample"])
-def test_a_checkpoint_of_frozen_tables_keeps_the_labels_that_were_put_in(rng, tmp_path, active):
+def test_a_checkpoint_of_frozen_tables_keeps_the_inserted_labels(rng, tmp_path, active):
     net, layer = network(rebuild.Frozen(0), rng, active)
     X, y = data(rng)
     net.fit(X, y, optimizer=sl.Adam(1e-2), epochs=2, batch_size=40, verbose=False)
     tables = layer._finder.engine.tables
-    assert tables.count.sum() > (tables.codes >= 0).sum(), "some neurons stand in more buckets than their codes name"
+    assert (tables.count.sum()
+            > (tables.codes
+               >= 0).sum()), "some neurons are in more buckets than those of their codes"
     net.save(tmp_path / "net", training_state=True)
     loaded = sl.load(tmp_path / "net")
     again = loaded.layers[1]._finder.engine.tables
@@ -142,13 +148,13 @@ def test_a_checkpoint_of_frozen_tables_keeps_the_labels_that_were_put_in(rng, tm
     np.testing.assert_array_equal(loaded.layers[1].weight, layer.weight)
 
 
-def test_a_table_without_room_grows_for_labels(rng):
+def test_a_full_table_grows_for_inserted_labels(rng):
     index = sl.LSHIndex(sl.SimHash(3, 4), sketch_bits=0, dynamic=True, random_state=0)
     index.fit(rng.standard_normal((40, 8), np.float32))
     x = rng.standard_normal((200, 8), np.float32)
     samples = np.repeat(np.arange(200, dtype=np.int32), 40)
     neurons = np.tile(np.arange(40, dtype=np.int32), 200)
-    for _ in range(2):  # twice: a neuron stands in a bucket once
+    for _ in range(2):  # the second pass changes nothing: a neuron is in a bucket once
         index._engine.insert(x, samples, neurons, 1)
     ids, counts = index._engine.candidates(x, 40, 1)
     assert (np.sort(ids, axis=1) == np.arange(40)).all() and (counts == 4).all()

@@ -1,4 +1,4 @@
-"""Weights made of the data, classifiers of the inputs, and the recipe that uses both."""
+"""Weights computed from the data, classifiers of the inputs, and the recipe that uses both."""
 import copy
 import pickle
 
@@ -16,7 +16,7 @@ N_FEATURES, N_LABELS, N_HIDDEN = 600, 300, 16
 
 
 def rows(n, seed, noise=0.15):
-    """Texts about one or two of the labels: three words are each label's own, others come at random."""
+    """Make texts about one or two labels: three words belong to each label, others are random."""
     rng = np.random.default_rng(seed)
     labels = [rng.choice(N_LABELS, rng.integers(1, 3), replace=False) for _ in range(n)]
     X = np.zeros((n, N_FEATURES), np.float32)
@@ -35,8 +35,8 @@ TRAIN, TEST = rows(1500, 1), rows(400, 2)
 
 
 def network(hidden=N_HIDDEN, seed=0, n_threads=None, **layer):
-    return sl.Network([sl.Linear(N_FEATURES, hidden), sl.LSHLinear(hidden, N_LABELS, **layer)], random_state=seed,
-                      n_threads=n_threads)
+    return sl.Network([sl.Linear(N_FEATURES, hidden), sl.LSHLinear(hidden, N_LABELS, **layer)],
+                      random_state=seed, n_threads=n_threads)
 
 
 def precision(net):
@@ -53,68 +53,77 @@ def refined(trained):
     return copy.deepcopy(trained).refine(*TRAIN, verbose=False)
 
 
-# -- weights made of the data -----------------------------------------------------------------------------------
+# -- weights computed from the data ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("relu", "shared"), [(False, False), (True, False), (False, True)])
-def test_weights_made_of_data_follow_their_formula(monkeypatch, relu, shared):
-    monkeypatch.setattr(_label_vectors, "ROWS_PER_PART", 400)  # several parts
+def test_weights_computed_from_data_follow_their_formula(monkeypatch, relu, shared):
+    monkeypatch.setattr(_label_vectors, "ROWS_PER_PART", 400)  # the data is processed in several parts
     X, Y = TRAIN
     if shared:
         X = sp.csr_array(X[:, :N_LABELS])
     n_features = X.shape[1]
-    X = sp.csr_array(X.multiply(np.arange(n_features) != 5))  # a feature without rows
-    Y = sp.csr_array(Y.multiply(np.arange(N_LABELS)[None] != 7))  # a label without
+    X = sp.csr_array(X.multiply(np.arange(n_features) != 5))  # no row has feature 5
+    Y = sp.csr_array(Y.multiply(np.arange(N_LABELS)[None] != 7))  # no row has label 7
     X.eliminate_zeros()
     Y.eliminate_zeros()
     features, labels = _label_vectors.label_vectors(
         from_scipy(X), from_scipy(Y), N_HIDDEN, relu, shared, np.random.default_rng(3), 2)
-    random = np.random.default_rng(3).random((N_LABELS, N_HIDDEN), dtype=np.float32) - np.float32(0.5)
-    expected = reference.label_vectors(X.toarray().astype(float), Y.toarray().astype(float), random, relu, shared,
-                                       _label_vectors.HIDDEN_NORM, _label_vectors.LABEL_NORM)
+    random = np.random.default_rng(3).random((N_LABELS, N_HIDDEN),
+                                             dtype=np.float32) - np.float32(0.5)
+    expected = reference.label_vectors(X.toarray().astype(float), Y.toarray().astype(float),
+                                       random, relu, shared, _label_vectors.HIDDEN_NORM,
+                                       _label_vectors.LABEL_NORM)
     np.testing.assert_allclose(features, expected[0], atol=1e-4)
     np.testing.assert_allclose(labels, expected[1], atol=1e-4)
     assert not features[5].any() and not labels[7].any()
 
 
-def test_weights_made_of_data_find_labels_before_any_training():
+def test_weights_computed_from_data_find_labels_before_any_training():
     made = network(64).initialize(*TRAIN)
-    # by chance 1/200; labels that share words are told apart only in part
+    # 1/200 by chance; labels with common words are separated only in part
     assert precision(made) > 0.3
 
 
 def ring_sessions(rng, n, n_items, repeats):
-    """Rows of three items of a ring that follow each other, and the next; now and then one that was there."""
+    """Make rows of three successive items of a ring; the label is the next item.
+
+    With probability `repeats` the label is one of the three items instead.
+    """
     first = rng.integers(0, n_items, n)
     items = (first[:, None] + np.arange(3)) % n_items
-    following = np.where(rng.random(n) < repeats, items[np.arange(n), rng.integers(0, 3, n)], (first + 3) % n_items)
-    X = sp.csr_array((np.tile(np.float32([0.64, 0.8, 1]), n), items.ravel(), np.arange(0, 3 * n + 1, 3)),
+    following = np.where(rng.random(n) < repeats, items[np.arange(n), rng.integers(0, 3, n)],
+                         (first + 3) % n_items)
+    X = sp.csr_array((np.tile(np.float32([0.64, 0.8, 1]), n), items.ravel(),
+                      np.arange(0, 3 * n + 1, 3)),
                      shape=(n, n_items))
     X.sort_indices()
     return X, indicator(following, n_items)
 
 
 def indicator(ids, n_labels):
-    return sp.csr_array((np.ones(len(ids), np.float32), ids, np.arange(len(ids) + 1)), shape=(len(ids), n_labels))
+    return sp.csr_array((np.ones(len(ids), np.float32), ids, np.arange(len(ids) + 1)),
+                        shape=(len(ids), n_labels))
 
 
-def test_features_that_are_labels_are_told_by_rows_that_repeat_them(rng):
+def test_shared_ids_are_detected_by_rows_whose_label_repeats_a_feature(rng):
     def are_shared(X, Y):
         return _label_vectors.ids_are_shared(from_scipy(X), from_scipy(Y))
 
     X, Y = ring_sessions(rng, 3000, 500, repeats=0.2)
     assert are_shared(X, Y)
-    assert not are_shared(X, Y[:, rng.permutation(500)])  # the same items under other numbers
+    assert not are_shared(X, Y[:, rng.permutation(500)])  # the same items with other label ids
     assert not are_shared(X[:, :499], Y)
-    assert not are_shared(*ring_sessions(rng, 3000, 500, repeats=0.0))  # nothing tells
-    # frequent features meet frequent labels by chance
+    # without repeats there is no evidence
+    assert not are_shared(*ring_sessions(rng, 3000, 500, repeats=0.0))
+    # frequent features coincide with frequent labels by chance
     often = (500 * rng.random((2, 3000)) ** 8).astype(int)
     assert not are_shared(indicator(often[0], 500), indicator(often[1], 500))
     empty = sp.csr_array((0, 7), dtype=np.float32)
     assert not are_shared(empty, empty)
 
 
-def test_shared_numbers_bring_items_together_that_occur_together(rng):
+def test_shared_ids_give_similar_weights_to_items_that_occur_together(rng):
     X, Y = ring_sessions(rng, 1000, 200, repeats=0.2)
 
     def weights(shared_ids):
@@ -125,14 +134,14 @@ def test_shared_numbers_bring_items_together_that_occur_together(rng):
         v = v / np.linalg.norm(v, axis=1, keepdims=True)
         return (v * np.roll(v, distance, axis=0)).sum(axis=1).mean()
 
-    shared, apart = weights(True), weights(False)
-    for distance in (1, 2, 3):  # items that share sessions
-        assert cosine(shared, distance) > cosine(apart, distance) + 0.1
+    shared, separate = weights(True), weights(False)
+    for distance in (1, 2, 3):  # items that occur in the same sessions
+        assert cosine(shared, distance) > cosine(separate, distance) + 0.1
     assert abs(cosine(shared, 50)) < 0.1
     np.testing.assert_array_equal(weights("auto"), shared)
 
 
-def test_the_recipe_drops_hidden_units_in_long_trainings_unless_told_otherwise():
+def test_the_recipe_uses_dropout_in_long_trainings_unless_dropout_is_given():
     def dropout(n_steps, **options):
         net = network()
         _recipe.begin(net, *TRAIN, n_steps, **options)
@@ -142,7 +151,7 @@ def test_the_recipe_drops_hidden_units_in_long_trainings_unless_told_otherwise()
     assert dropout(1999, dropout=0.4) == 0.4 and dropout(2000, dropout=0) == 0
 
 
-def test_training_starts_from_weights_made_of_data():
+def test_training_starts_from_weights_computed_from_data():
     made = network().initialize(*TRAIN)
     first = made.layers[1].weight.copy()
     made.fit(*TRAIN, epochs=1, optimizer=sl.SGD(1e-6, momentum=0), verbose=False)
@@ -150,49 +159,54 @@ def test_training_starts_from_weights_made_of_data():
     np.testing.assert_array_equal(made.layers[0].weight.shape, (N_HIDDEN, N_FEATURES))
 
 
-def test_an_epoch_from_weights_made_of_data_is_worth_more():
+def test_an_epoch_from_weights_computed_from_data_reaches_a_higher_precision():
     assert precision(network().initialize(*TRAIN).fit(*TRAIN, epochs=1, verbose=False)) > precision(
         network().fit(*TRAIN, epochs=1, verbose=False)) + 0.1
 
 
-def test_threads_do_not_change_weights_made_of_data():
+def test_threads_do_not_change_weights_computed_from_data():
     one, two = (network(n_threads=n).initialize(*TRAIN) for n in (1, 2))
     for a, b in zip(one.layers, two.layers, strict=True):
         np.testing.assert_array_equal(a.weight, b.weight)
 
 
-def test_weights_made_of_data_are_kept_in_bfloat16():
-    net = sl.Network([sl.Linear(N_FEATURES, 8, dtype="bfloat16"), sl.LSHLinear(8, N_LABELS, dtype="bfloat16")],
+def test_weights_computed_from_data_are_stored_in_bfloat16():
+    net = sl.Network([sl.Linear(N_FEATURES, 8, dtype="bfloat16"),
+                      sl.LSHLinear(8, N_LABELS, dtype="bfloat16")],
                      random_state=0).initialize(*TRAIN)
     exact = network(8).initialize(*TRAIN)
     np.testing.assert_allclose(net.layers[1].weight, exact.layers[1].weight, rtol=2**-8)
 
 
 @pytest.mark.parametrize(("net", "X", "words"), [
-    (sl.Network([sl.Linear(N_FEATURES, 4), sl.Linear(4, 4), sl.Linear(4, N_LABELS)]), TRAIN[0], "has 3 layers"),
+    (sl.Network([sl.Linear(N_FEATURES, 4), sl.Linear(4, 4), sl.Linear(4, N_LABELS)]),
+     TRAIN[0], "has 3 layers"),
     (network(), TRAIN[0].toarray(), "X must be sparse"),
-    (sl.Network([sl.LSHLinear(N_FEATURES, 4), sl.LSHLinear(4, N_LABELS)]), TRAIN[0], r"layers\[0\] must be Linear"),
+    (sl.Network([sl.LSHLinear(N_FEATURES, 4), sl.LSHLinear(4, N_LABELS)]),
+     TRAIN[0], r"layers\[0\] must be Linear"),
 ])
-def test_networks_without_such_weights_say_so(net, X, words):
+def test_networks_that_cannot_be_initialized_from_data_are_refused(net, X, words):
     with pytest.raises(ValueError, match=words):
         net.initialize(X, TRAIN[1])
 
 
-def test_numbers_are_shared_only_where_they_can_be():
-    with pytest.raises(ValueError, match=f"shared_ids=True needs as many labels as features, got {N_LABELS} and"):
+def test_shared_ids_are_refused_where_labels_and_features_differ_in_number():
+    with pytest.raises(
+            ValueError,
+            match=f"shared_ids=True needs as many labels as features, got {N_LABELS} and"):
         network().initialize(*TRAIN, shared_ids=True)
     with pytest.raises(ValueError, match="shared_ids must be True, False or 'auto', got 'yes'"):
         network().initialize(*TRAIN, shared_ids="yes")
 
 
-# -- refinement -------------------------------------------------------------------------------------------------
+# -- refinement ------------------------------------------------------------------------------------
 
 
-def test_refining_lets_words_through_that_the_hidden_layer_does_not(trained, refined):
+def test_refinement_raises_the_precision(trained, refined):
     assert precision(refined) > precision(trained) + 0.1
 
 
-def test_outputs_are_those_of_the_layers_and_of_the_classifiers(trained, refined):
+def test_outputs_are_sums_of_those_of_the_layers_and_of_the_classifiers(trained, refined):
     r = refined.refinement
     expected = trained.decision_function(TEST[0]) + r.scale * (TEST[0] @ r.weight.T + r.bias)
     outputs = refined.decision_function(TEST[0])
@@ -202,29 +216,31 @@ def test_outputs_are_those_of_the_layers_and_of_the_classifiers(trained, refined
     np.testing.assert_array_equal(np.take_along_axis(outputs, ids, 1), scores)
 
 
-def test_only_the_best_of_the_layers_are_ranked_anew(trained, refined):
+def test_only_the_best_labels_of_the_layers_are_reranked(trained, refined):
     net = copy.deepcopy(refined)
     net.refinement.n_candidates = 12
     found = trained.topk(TEST[0], 12)[0]
     ids, scores = net.topk(TEST[0], 5)
     assert all(set(best) <= set(of) for best, of in zip(ids, found, strict=True))
-    np.testing.assert_allclose(scores, np.take_along_axis(net.decision_function(TEST[0]), ids, 1), atol=1e-4)
+    np.testing.assert_allclose(scores, np.take_along_axis(net.decision_function(TEST[0]), ids, 1),
+                               atol=1e-4)
     assert (np.diff(scores, axis=1) <= 0).all()
     assert (ids != refined.topk(TEST[0], 5)[0]).any()
 
 
-def test_as_many_answers_as_asked_for(refined):
+def test_topk_gives_as_many_answers_as_requested(refined):
     ids, scores = refined.topk(TEST[0][:3], 50)
-    assert ids.shape == (3, 50) and all(len(set(row)) == 50 for row in ids) and np.isfinite(scores).all()
+    assert (ids.shape == (3, 50) and all(len(set(row)) == 50 for row in ids)
+            and np.isfinite(scores).all())
 
 
-def test_a_scale_of_zero_is_the_network_without(trained, refined):
+def test_a_scale_of_zero_gives_the_network_without_refinement(trained, refined):
     net = copy.deepcopy(refined)
     net.refinement.scale = 0
     np.testing.assert_array_equal(net.topk(TEST[0], 5)[0], trained.topk(TEST[0], 5)[0])
 
 
-def test_dense_rows_have_the_same_answers(refined):
+def test_dense_rows_get_the_same_answers_as_sparse_rows(refined):
     for a, b in zip(refined.topk(TEST[0], 5), refined.topk(TEST[0].toarray(), 5), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -242,42 +258,46 @@ def test_threads_do_not_change_the_classifiers(trained):
 def test_blocks_of_labels_do_not_change_the_classifiers(trained, refined, monkeypatch):
     monkeypatch.setattr(sl.refinement, "ROOM", 5000)
     other = copy.deepcopy(trained).refine(*TRAIN, verbose=False).refinement
-    # other orders of the passes: the optimum is reached to the tolerance only
+    # passes in another order: the optimum is reached only within the tolerance
     difference = other.weight.toarray() - refined.refinement.weight.toarray()
     assert np.linalg.norm(difference) < 0.2 * np.linalg.norm(other.weight.toarray())
 
 
-def test_rows_of_weight_zero_are_left_out(trained):
+def test_rows_of_weight_zero_are_ignored(trained):
     weight = np.ones(1500)
     weight[1000:] = 0
     some = copy.deepcopy(trained).refine(*TRAIN, sample_weight=weight, verbose=False).refinement
-    first = copy.deepcopy(trained).refine(TRAIN[0][:1000], TRAIN[1][:1000], verbose=False).refinement
+    first = copy.deepcopy(trained).refine(TRAIN[0][:1000], TRAIN[1][:1000],
+                                          verbose=False).refinement
     np.testing.assert_array_equal(some.weight.toarray(), first.weight.toarray())
 
 
-def test_the_threshold_drops_weights(trained, refined):
+def test_the_threshold_drops_small_weights(trained, refined):
     few = copy.deepcopy(trained).refine(*TRAIN, threshold=0.5, verbose=False).refinement.weight
     assert 0 < few.nnz < refined.refinement.weight.nnz and np.abs(few.data).min() >= 0.5
 
 
-def test_c_makes_weights_large(trained, refined):
-    loose = copy.deepcopy(trained).refine(*TRAIN, C=0.01, threshold=0, verbose=False).refinement.weight
+def test_a_larger_c_gives_larger_weights(trained, refined):
+    loose = copy.deepcopy(trained).refine(*TRAIN, C=0.01, threshold=0,
+                                          verbose=False).refinement.weight
     assert np.abs(loose.data).max() < 0.2 * np.abs(refined.refinement.weight.data).max()
 
 
-def test_files_copies_and_pickles_answer_alike(refined, tmp_path):
+def test_files_copies_and_pickles_give_the_same_answers(refined, tmp_path):
     pytest.importorskip("safetensors")
     refined.save(tmp_path / "net.safetensors")
     expected = refined.topk(TEST[0], 5)
-    for other in (sl.load(tmp_path / "net.safetensors"), copy.deepcopy(refined), pickle.loads(pickle.dumps(refined))):
+    for other in (sl.load(tmp_path / "net.safetensors"), copy.deepcopy(refined),
+                  pickle.loads(pickle.dumps(refined))):
         for a, b in zip(expected, other.topk(TEST[0], 5), strict=True):
             np.testing.assert_array_equal(a, b)
         assert repr(other.refinement) == repr(refined.refinement)
 
 
 @pytest.mark.parametrize(("name", "damage"), [
-    ("indices", lambda a: a + N_FEATURES), ("indptr", lambda a: a[::-1].copy()), ("indptr", lambda a: a[:-1].copy()),
-    ("data", lambda a: a * np.nan), ("data", lambda a: a.astype(np.float64)), ("bias", lambda a: a[1:].copy()),
+    ("indices", lambda a: a + N_FEATURES), ("indptr", lambda a: a[::-1].copy()),
+    ("indptr", lambda a: a[:-1].copy()), ("data", lambda a: a * np.nan),
+    ("data", lambda a: a.astype(np.float64)), ("bias", lambda a: a[1:].copy()),
 ])
 def test_a_damaged_file_is_refused(refined, tmp_path, name, damage):
     st = pytest.importorskip("safetensors.numpy")
@@ -289,7 +309,8 @@ def test_a_damaged_file_is_refused(refined, tmp_path, name, damage):
     key = f"refinement.{name}"
     tensors[key] = np.ascontiguousarray(damage(tensors[key]))
     st.save_file(tensors, tmp_path / "bad.safetensors", metadata)
-    with np.errstate(all="ignore"), pytest.raises(ValueError, match="damaged or from another version"):
+    with np.errstate(all="ignore"), pytest.raises(ValueError,
+                                                  match="damaged or from another version"):
         sl.load(tmp_path / "bad.safetensors")
 
 
@@ -299,26 +320,29 @@ def test_fit_drops_a_refinement_and_partial_fit_keeps_it(refined):
     assert net.fit(TRAIN[0][:64], TRAIN[1][:64], epochs=1, verbose=False).refinement is None
 
 
-def test_a_file_of_rows_serves_as_well(tmp_path):
+def test_a_csr_file_gives_the_same_refinement(tmp_path):
     place = tmp_path / "rows.csr"
     sl.datasets.write_csr(place, *TRAIN)
     with sl.datasets.open_csr(place) as file:
-        a = network().initialize(file).fit(*TRAIN, epochs=1, verbose=False).refine(file, verbose=False)
-    b = network().initialize(*TRAIN).fit(*TRAIN, epochs=1, verbose=False).refine(*TRAIN, verbose=False)
+        a = network().initialize(file).fit(*TRAIN, epochs=1, verbose=False).refine(
+            file, verbose=False)
+    b = network().initialize(*TRAIN).fit(*TRAIN, epochs=1, verbose=False).refine(
+        *TRAIN, verbose=False)
     np.testing.assert_array_equal(a.topk(TEST[0], 5)[0], b.topk(TEST[0], 5)[0])
 
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"n_negatives": 0}, "n_negatives must be at least 1, got 0"), ({"C": 0}, "C must be above 0"),
-    ({"threshold": -1}, "threshold must be at least 0"), ({"scale": -1}, "scale must be at least 0"),
-    ({"n_candidates": 0}, "n_candidates must be at least 1"), ({"sample_weight": [1.0]}, "sample_weight"),
-])
-def test_bad_options_are_named(trained, options, words):
+    ({"threshold": -1}, "threshold must be at least 0"),
+    ({"scale": -1}, "scale must be at least 0"),
+    ({"n_candidates": 0}, "n_candidates must be at least 1"),
+    ({"sample_weight": [1.0]}, "sample_weight"), ])
+def test_bad_options_are_refused_by_name(trained, options, words):
     with pytest.raises(ValueError, match=words):
         copy.deepcopy(trained).refine(*TRAIN, **options)
 
 
-def test_what_cannot_be_refined_says_so():
+def test_networks_that_cannot_be_refined_are_refused():
     with pytest.raises(ValueError, match="no weights yet"):
         network().refine(*TRAIN)
     values = sl.Network([sl.Linear(N_FEATURES, N_LABELS)], loss="mse", random_state=0)
@@ -327,11 +351,11 @@ def test_what_cannot_be_refined_says_so():
         values.refine(*TRAIN)
 
 
-# -- the recipe -------------------------------------------------------------------------------------------------
+# -- the recipe ------------------------------------------------------------------------------------
 
 
 def sessions(n, seed):
-    """Rows of one item each, whose next item is one of 12 at random: nothing tells their labels apart."""
+    """Make rows of one item each, followed by one of 12 at random: labels are not separable."""
     rng = np.random.default_rng(seed)
     item = rng.integers(0, N_LABELS, n)
     following = (item + 1 + rng.integers(0, 12, n)) % N_LABELS
@@ -339,19 +363,20 @@ def sessions(n, seed):
             sp.csr_array((np.ones(n, np.float32), (np.arange(n), following)), shape=(n, N_LABELS)))
 
 
-def test_classifiers_stay_for_texts_and_go_for_sessions(trained):
+def test_classifiers_are_kept_for_texts_and_dropped_for_sessions(trained):
     texts = network(64).initialize(*TRAIN)
     assert _recipe.refine(texts, *TRAIN, verbose=False) and texts.refinement is not None
     clicks = network().fit(*sessions(3000, 5), epochs=1, verbose=False)
-    assert not _recipe.refine(clicks, *sessions(3000, 5), verbose=False) and clicks.refinement is None
+    assert (not _recipe.refine(clicks, *sessions(3000, 5), verbose=False)
+            and clicks.refinement is None)
 
 
-def test_the_rate_falls_with_the_number_of_steps_within_bounds():
+def test_the_learning_rate_falls_with_the_number_of_steps_within_bounds():
     assert _recipe.rate(_recipe.steps(41_902, 256, 2)) == pytest.approx(3.3 / 328)
     assert _recipe.rate(1) == 2e-2 and _recipe.rate(10**6) == 5e-4
 
 
-def test_the_recipe_is_for_sparse_inputs_and_many_labels():
+def test_the_recipe_applies_to_sparse_inputs_and_many_labels():
     wide = [sl.Linear(50, 8), sl.LSHLinear(8, 2000)]
     X = sp.csr_array((3, 50))
     assert _recipe.suits(sl.Network(wide), X)

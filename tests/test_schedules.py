@@ -1,4 +1,4 @@
-"""Schedules of learning rate and momentum, and clipping: each by its effect on the weights."""
+"""The effect of schedules of learning rate and momentum, and of clipping, on the weights."""
 import math
 
 import numpy as np
@@ -9,17 +9,18 @@ import sparselsh as sl
 from sparselsh import schedules
 
 SCHEDULES = [
-    schedules.Linear(0.1), schedules.Cosine(0.1), schedules.Step((0.3, 0.6), 0.5), schedules.OneCycle(),
-    schedules.OneCycle(peak=0.5, momentum=None, shape="linear"), schedules.WarmUp(0.2, schedules.Cosine()),
-    schedules.WarmUp(0.1, "linear", start=0.5),
+    schedules.Linear(0.1), schedules.Cosine(0.1), schedules.Step((0.3, 0.6), 0.5),
+    schedules.OneCycle(), schedules.OneCycle(peak=0.5, momentum=None, shape="linear"),
+    schedules.WarmUp(0.2, schedules.Cosine()), schedules.WarmUp(0.1, "linear", start=0.5),
 ]
 
 
-def test_the_factors_are_those_of_the_formulas():
+def test_schedules_follow_their_formulas():
     assert [schedules.Linear(0.2)(t) for t in (0, 0.5, 1)] == pytest.approx([1, 0.6, 0.2])
     assert [schedules.Cosine(0.2)(t) for t in (0, 0.5, 1)] == pytest.approx([1, 0.6, 0.2])
     assert schedules.Cosine()(0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
-    assert [schedules.Step((0.3, 0.6), 0.5)(t) for t in (0, 0.3, 0.59, 0.6, 1)] == [1, 0.5, 0.5, 0.25, 0.25]
+    assert ([schedules.Step((0.3, 0.6), 0.5)(t) for t in (0, 0.3, 0.59, 0.6, 1)]
+            == [1, 0.5, 0.5, 0.25, 0.25])
     warm = schedules.WarmUp(0.2, schedules.Linear())
     assert [warm(t) for t in (0, 0.1, 0.2, 0.6, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
 
@@ -30,7 +31,8 @@ def test_one_cycle_is_that_of_torch(shape):
     n = 50
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1, momentum=0.9)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=n, pct_start=0.3,
-                                                 anneal_strategy="cos" if shape == "cosine" else "linear")
+                                                 anneal_strategy="cos"
+                                                 if shape == "cosine" else "linear")
     # torch's last step reaches the end, and its peak is step 0.3 n - 1
     ours = schedules.OneCycle(peak=(0.3 * n - 1) / (n - 1), shape=shape)
     for step in range(n):
@@ -44,8 +46,8 @@ def test_one_cycle_is_that_of_torch(shape):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_each_step_takes_the_learning_rate_of_its_progress(schedule):
-    # one weight, constant gradient: without momentum a step is the learning rate
+def test_each_step_uses_the_learning_rate_of_its_progress(schedule):
+    # one weight and a constant gradient: without momentum a step equals the learning rate
     optimizer = sl.Adam(0.1, schedule=schedule, betas=(0.0, 0.0), eps=1e-30)
     net = sl.Network([sl.Linear(1, 1)], loss="mse", random_state=0)
     net.layers[0].set_weights([[1000.0]])
@@ -59,24 +61,28 @@ def test_each_step_takes_the_learning_rate_of_its_progress(schedule):
             steps.append((progress, float((before - pairs[0][0].value)[0, 0])))
 
     spy = Spy(0.1, schedule=schedule, betas=(0.0, 0.0), eps=1e-30)
-    net.fit(np.ones((20, 1), np.float32), np.zeros((20, 1)), optimizer=spy, epochs=1, batch_size=2, verbose=False)
+    net.fit(np.ones((20, 1), np.float32), np.zeros((20, 1)), optimizer=spy,
+            epochs=1, batch_size=2, verbose=False)
     assert [t for t, _ in steps] == pytest.approx([i / 10 for i in range(10)])
     if schedules.momentum(schedule, 0.5) is None:
-        # 1000 in float32 is good to 6e-5
-        assert [size for _, size in steps] == pytest.approx([0.1 * schedule(t) for t, _ in steps], abs=1.3e-4)
+        # 1000 in float32 is accurate to 6e-5
+        assert [size for _, size in steps] == pytest.approx(
+            [0.1 * schedule(t) for t, _ in steps], abs=1.3e-4)
     else:
         assert [size for _, size in steps][5] > next(size for _, size in steps) > 0
 
 
-def test_the_momentum_of_a_cycle_reaches_the_rule():
-    # after a first gradient of one, zero gradients: w moves by lr * momentum, then by momentum of the next step
+def test_the_momentum_of_a_cycle_is_used_in_the_update():
+    # a gradient of one, then zero gradients: w moves by lr * momentum, then by the
+    # momentum of the next step
     X = np.array([[1.0], [0.0]], np.float32)
     for pair in ((0.1, 0.1), (0.6, 0.6)):
         cycle = schedules.OneCycle(momentum=pair, start=1.0, end=1.0)
-        net = sl.Network([sl.Linear(1, 1)], loss="mse").fit(X, X * 0, epochs=1, optimizer=sl.SGD(1e-9), verbose=False)
+        net = sl.Network([sl.Linear(1, 1)], loss="mse").fit(
+            X, X * 0, epochs=1, optimizer=sl.SGD(1e-9), verbose=False)
         net.layers[0].set_weights([[1.0]])
-        net.fit(X, np.zeros((2, 1)), optimizer=sl.SGD(0.01, momentum=0.9, schedule=cycle), epochs=1, batch_size=1,
-                shuffle=False, verbose=False)
+        net.fit(X, np.zeros((2, 1)), optimizer=sl.SGD(0.01, momentum=0.9, schedule=cycle),
+                epochs=1, batch_size=1, shuffle=False, verbose=False)
         assert net.layers[0].weight[0, 0] == pytest.approx(1 - 0.02 - 0.02 * pair[0], abs=1e-6)
 
 
@@ -93,7 +99,8 @@ LAYERS = {
 
 
 def weights(layers):
-    return np.concatenate([np.append(layer.weight.ravel(), layer.bias) for layer in layers]).astype(float)
+    return np.concatenate(
+        [np.append(layer.weight.ravel(), layer.bias) for layer in layers]).astype(float)
 
 
 def one_step(kind, sparse, clip_norm, n_threads=1):
@@ -106,7 +113,7 @@ def one_step(kind, sparse, clip_norm, n_threads=1):
     net.fit(X, y, optimizer=before, epochs=1, batch_size=30, shuffle=False, verbose=False)
     start = weights(layers)
     optimizer = sl.SGD(1.0, clip_norm=clip_norm)
-    net._training.n_steps = 0  # the same sets in every call
+    net._training.n_steps = 0  # the same active sets in every call
     net.optimizer = optimizer
     net.partial_fit(X, y, batch_size=30)
     return start - weights(layers), optimizer
@@ -114,9 +121,9 @@ def one_step(kind, sparse, clip_norm, n_threads=1):
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_the_norm_of_all_gradients_is_what_a_step_takes_off(kind, sparse):
+def test_grad_norm_is_the_norm_of_what_a_step_subtracts(kind, sparse):
     step, optimizer = one_step(kind, sparse, 1e9)
-    # float32 weights of size 1 take off steps of size 0.01 with an error of 6e-8 each
+    # steps of size 0.01 are subtracted from float32 weights of size 1, with an error of 6e-8 each
     assert optimizer.grad_norm == pytest.approx(np.linalg.norm(step), rel=1e-4)
     clipped, optimizer = one_step(kind, sparse, 0.01, n_threads=2)
     np.testing.assert_allclose(clipped, step * (0.01 / optimizer.grad_norm), atol=2e-7)

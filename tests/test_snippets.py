@@ -1,4 +1,4 @@
-"""The examples of the README and of all pages run as they stand, on small data."""
+"""The examples of the README and of all pages run unchanged, on small data."""
 import re
 import shlex
 import types
@@ -18,14 +18,14 @@ PAGES = ["README.md", *sorted(
     for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
 WITH_COMMANDS = [page for page in PAGES if page == "README.md" or page.startswith("docs/guide/")]
 EXTRAS = ("safetensors", "sklearn", "matplotlib", "torch", "onnx")
-# sizes that would take long, and what stands for them here
+# sizes that would take long, and their replacements here
 SMALLER = {"8192": "64", "20_000": "2_000", "18_000": "1_800", "5_000": "500"}
-ELSEWHERE = {  # code that does not run here, and where it does
+ELSEWHERE = {  # code that is not run here, and where it is tested
     "accelerate(": "needs a layer so wide that an index gains on it: tests/test_torch_models.py"}
 
 
 def blocks(page, language):
-    """(heading, code) of the blocks of a page, in order."""
+    """Return (heading, code) of the blocks of a page, in order."""
     heading, found = "", []
     text = (ROOT / page).read_text(encoding="utf-8")
     for part in re.split(r"^(#+ [^\n]*|```\w*\n.*?^```)$", text, flags=re.M | re.S):
@@ -37,7 +37,7 @@ def blocks(page, language):
 
 
 def programs():
-    """(page, heading, blocks) of what runs together: a page of the guide, or a section."""
+    """Yield (page, heading, blocks) of what runs together: a page of the guide, or a section."""
     for page in PAGES:
         found = {}
         for heading, code in blocks(page, "python"):
@@ -47,7 +47,7 @@ def programs():
 
 
 def names():
-    """What the examples take as given."""
+    """Return the names that the examples expect to be defined."""
     rng = np.random.default_rng(0)
 
     def rows(n):
@@ -76,7 +76,7 @@ def names():
 
 
 def files(given):
-    """What they read, in the current folder."""
+    """Write the files that the examples read to the current folder."""
     sl.datasets.write_xmc("train.txt", given["X"], given["Y"])
     sl.datasets.write_xmc("train.txt.gz", given["X"], given["Y"])
     sl.datasets.write_xmc("test.txt", given["X_val"], given["Y_val"])
@@ -85,7 +85,7 @@ def files(given):
 
 
 def of_pytorch(given):
-    """Models and files of the section on pretrained networks, and a layer to come from."""
+    """Add the models and files of the section on pretrained networks, and a PyTorch layer."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
     from safetensors.numpy import save_file
@@ -118,14 +118,14 @@ PREPARED = {  # a page of the guide, or a heading
 def test_the_pages_with_examples_are_found():
     found = {page for page, _, _ in programs()}
     assert {"README.md", "docs/index.md", "docs/coming.md"} < found
-    # the index of the guide and the FAQ have none
+    # the index of the guide and the FAQ have no examples
     n_pages = len(list((ROOT / "docs" / "guide").glob("*.md")))
     assert sum(page.startswith("docs/guide/") for page in found) == n_pages - 2
 
 
 @pytest.mark.parametrize("page, heading, codes", list(programs()),
                          ids=lambda value: value if isinstance(value, str) else "")
-@pytest.mark.filterwarnings("ignore")  # of the packages that the examples use beside this one
+@pytest.mark.filterwarnings("ignore")  # warnings of the other packages that the examples use
 def test_an_example_runs(page, heading, codes, tmp_path, monkeypatch):
     for extra in EXTRAS:
         pytest.importorskip(extra)
@@ -135,7 +135,7 @@ def test_an_example_runs(page, heading, codes, tmp_path, monkeypatch):
 
     matplotlib.use("Agg")
     for number, code in enumerate(codes):
-        if number == 0 or page == "README.md":  # whose blocks do not build on each other
+        if number == 0 or page == "README.md":  # the blocks of the README are independent
             given = names()
             files(given)
             PREPARED.get(page if heading is None else heading, lambda given: None)(given)
@@ -148,7 +148,7 @@ def test_an_example_runs(page, heading, codes, tmp_path, monkeypatch):
             exec(compile(code, f"{page}: {heading}", "exec"), given)
 
 
-def test_code_lines_are_short_enough_for_a_page():
+def test_code_lines_of_the_pages_are_short_enough_to_be_shown_uncut():
     pages = ["CONTRIBUTING.md", "docs/index.md", "docs/quickstart.md", "docs/coming.md"]
     long = [f"{page}: {line}" for page in pages + WITH_COMMANDS for language in ("python", "sh")
             for _, code in blocks(page, language) for line in code.splitlines() if len(line) > 68]
@@ -168,10 +168,10 @@ def test_the_commands_of_the_guide_and_the_readme_run(tmp_path, monkeypatch, cap
     for line in lines:
         arguments = shlex.split(line, comments=True)
         assert arguments.pop(0) == "sparselsh"
-        if arguments[0] == "demo":  # takes a minute: tests/test_demo.py
+        if arguments[0] == "demo":  # takes a minute: tests/test_demo.py runs it
             parser().parse_args(arguments)
             continue
-        if "--layer" in arguments:  # weights of another program, where a network was before
+        if "--layer" in arguments:  # replaces the network by weights of another program
             second = given["W"][:20, :].repeat(20, axis=1)[:, :300].copy()
             save_file({"fc1.weight": given["W"], "fc2.weight": second}, "model.safetensors")
         assert _commands.main(arguments) == 0, (line, capsys.readouterr().err)

@@ -1,4 +1,4 @@
-"""With density=1 a network is the same network as torch's: outputs, loss, gradients and weights after ten steps."""
+"""With density=1 a network equals that of torch: outputs, loss, gradients, trained weights."""
 import warnings
 
 import numpy as np
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 N, N_IN, N_HIDDEN, N_OUT = 24, 30, 16, 40
 N_STEPS = 10
-# float32 on both sides: sums of up to 40 terms in another order, some hundred roundings of 6e-8
+# float32 on both sides: sums of up to 40 terms in another order, about a hundred roundings of 6e-8
 RTOL = 1e-5
 
 
@@ -26,7 +26,7 @@ def inputs(rng, sparse=False):
 
 
 def indicator(rng, most=4):
-    """From one to `most` labels a sample."""
+    """Return from one to `most` labels per sample."""
     Y = np.zeros((N, N_OUT), np.float32)
     for row in Y:
         row[rng.permutation(N_OUT)[:rng.integers(1, most + 1)]] = 1
@@ -34,16 +34,19 @@ def indicator(rng, most=4):
 
 
 def both(rng, *, sparse_input=False, loss="softmax"):
-    """The same network twice, with the same weights."""
-    ours = sl.Network([sl.Linear(N_IN, N_HIDDEN, activation="relu"), sl.LSHLinear(N_HIDDEN, N_OUT, density=1)],
+    """Return the same network in sparselsh and in torch, with the same weights."""
+    ours = sl.Network([sl.Linear(N_IN, N_HIDDEN, activation="relu"),
+                       sl.LSHLinear(N_HIDDEN, N_OUT, density=1)],
                       loss=loss, random_state=0)
-    theirs = torch.nn.Sequential(torch.nn.Linear(N_IN, N_HIDDEN), torch.nn.ReLU(), torch.nn.Linear(N_HIDDEN, N_OUT))
-    for layer, twin in zip(ours.layers, theirs[::2], strict=True):
-        w, b = (rng.standard_normal(tuple(p.shape), np.float32) / 3 for p in (twin.weight, twin.bias))
+    theirs = torch.nn.Sequential(torch.nn.Linear(N_IN, N_HIDDEN), torch.nn.ReLU(),
+                                 torch.nn.Linear(N_HIDDEN, N_OUT))
+    for layer, linear in zip(ours.layers, theirs[::2], strict=True):
+        w, b = (rng.standard_normal(tuple(p.shape), np.float32) / 3
+                for p in (linear.weight, linear.bias))
         layer.set_weights(w, b)
         with torch.no_grad():
-            twin.weight.copy_(torch.from_numpy(w))
-            twin.bias.copy_(torch.from_numpy(b))
+            linear.weight.copy_(torch.from_numpy(w))
+            linear.bias.copy_(torch.from_numpy(b))
     return ours, theirs
 
 
@@ -61,15 +64,15 @@ def dense(X):
 
 
 def assert_close(ours, theirs, n=1):
-    """Within n times RTOL of the largest entry."""
+    """Check that all entries agree within n times RTOL of the largest."""
     theirs = theirs.detach().numpy()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=n * RTOL * max(1, abs(theirs).max()))
 
 
 def assert_same_weights(ours, theirs, n=1):
-    for layer, twin in zip(ours.layers, theirs[::2], strict=True):
-        assert_close(layer.weight, twin.weight, n)
-        assert_close(layer.bias, twin.bias, n)
+    for layer, linear in zip(ours.layers, theirs[::2], strict=True):
+        assert_close(layer.weight, linear.weight, n)
+        assert_close(layer.bias, linear.bias, n)
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
@@ -93,13 +96,14 @@ def test_loss_and_gradients_are_those_of_torch(rng, sparse, loss):
     want = LOSSES[loss](theirs(dense(X)), torch.from_numpy(Y))
     want.backward()
     assert ours.history[-1]["loss"] == pytest.approx(want.item(), rel=RTOL)
-    for layer, twin, (w, b) in zip(ours.layers, theirs[::2], before, strict=True):
-        # a step of SGD with a rate of 1 takes the gradient off; the subtraction rounds at the size of the weight
-        assert_close(w - layer.weight, twin.weight.grad)
-        assert_close(b - layer.bias, twin.bias.grad)
+    for layer, linear, (w, b) in zip(ours.layers, theirs[::2], before, strict=True):
+        # a step of SGD with learning rate 1 subtracts the gradient; the subtraction rounds at
+        # the size of the weight
+        assert_close(w - layer.weight, linear.weight.grad)
+        assert_close(b - layer.bias, linear.bias.grad)
 
 
-def test_class_ids_are_the_classes_of_torch(rng):
+def test_class_ids_give_the_loss_of_torch(rng):
     ours, theirs = both(rng)
     X, y = inputs(rng), rng.integers(N_OUT, size=N)
     ours.fit(X, y, optimizer=sl.SGD(lr=0.1), epochs=1, batch_size=N, verbose=False)
@@ -113,7 +117,7 @@ OPTIMIZERS = {
                              lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01)),
     "SGD, Nesterov": (lambda: sl.SGD(0.1, momentum=0.9, nesterov=True),
                       lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True)),
-    # eps large enough that gradients of rounding alone do not become steps of full length
+    # eps is large enough that gradients of rounding errors only do not become full steps
     "Adam": (lambda: sl.Adam(0.01, eps=1e-4), lambda p: torch.optim.Adam(p, 0.01, eps=1e-4)),
     "AdamW": (lambda: sl.Adam(0.01, eps=1e-4, weight_decay=0.1, betas=(0.8, 0.99)),
               lambda p: torch.optim.AdamW(p, 0.01, eps=1e-4, weight_decay=0.1, betas=(0.8, 0.99))),
@@ -134,14 +138,14 @@ def test_weights_after_ten_steps_are_those_of_torch(rng, name):
     ours, theirs = both(rng)
     X, Y = [inputs(rng) for _ in range(N_STEPS)], [indicator(rng) for _ in range(N_STEPS)]
     make_ours, make_theirs = OPTIMIZERS[name]
-    ours.fit(np.concatenate(X), np.concatenate(Y), optimizer=make_ours(), epochs=1, batch_size=N, shuffle=False,
-             verbose=False)
+    ours.fit(np.concatenate(X), np.concatenate(Y), optimizer=make_ours(),
+             epochs=1, batch_size=N, shuffle=False, verbose=False)
     train(theirs, [make_theirs(theirs.parameters())], X, Y)
     assert_same_weights(ours, theirs, n=N_STEPS)
 
 
 @pytest.mark.parametrize("name", ["Adam", "SGD, Nesterov"])
-def test_an_optimizer_goes_on_where_it_was(rng, name):
+def test_an_optimizer_continues_from_its_state(rng, name):
     ours, theirs = both(rng)
     X, Y = inputs(rng), indicator(rng)
     make_ours, make_theirs = OPTIMIZERS[name]
@@ -154,7 +158,7 @@ def test_an_optimizer_goes_on_where_it_was(rng, name):
 
 
 class SparseFirst(torch.nn.Module):
-    """The twin for sparse inputs: the first layer's weights are rows of an embedding, with sparse gradients."""
+    """The network in torch for sparse inputs: its first layer is an embedding bag."""
 
     def __init__(self, theirs):
         super().__init__()
@@ -163,38 +167,41 @@ class SparseFirst(torch.nn.Module):
         self.bias, self.last = theirs[0].bias, theirs[2]
 
     def forward(self, x):
-        bags = self.rows(torch.from_numpy(x.indices.astype(np.int64)), torch.from_numpy(x.indptr[:-1].astype(np.int64)),
+        bags = self.rows(torch.from_numpy(x.indices.astype(np.int64)),
+                         torch.from_numpy(x.indptr[:-1].astype(np.int64)),
                          per_sample_weights=torch.from_numpy(x.data))
         return self.last(torch.relu(bags + self.bias))
 
 
 def test_sparse_input_trains_the_first_layer_like_sparse_adam(rng):
     ours, theirs = both(rng)
-    twin = SparseFirst(theirs)
+    reference = SparseFirst(theirs)
     X = [inputs(rng, sparse=True) for _ in range(N_STEPS)]
     for x in X[3:6]:
-        x.data[x.indices == 7] = 0  # a feature that some batches do not have
+        x.data[x.indices == 7] = 0  # a feature that does not occur in some batches
         x.eliminate_zeros()
     Y = [indicator(rng) for _ in range(N_STEPS)]
     before = ours.layers[0].weight.copy()
-    # eps stands elsewhere in SparseAdam, so it is left small, and with it the steps: Adam makes whole steps even of
-    # gradients that all but cancel, rounding errors and all
-    ours.fit(sp.vstack(X, format="csr"), np.concatenate(Y), optimizer=sl.Adam(1e-3), epochs=1, batch_size=N,
-             shuffle=False, verbose=False)
+    # SparseAdam adds eps at another place, so eps is small here, and so are the steps: Adam makes
+    # full steps even for gradients that nearly cancel and consist of rounding errors
+    ours.fit(sp.vstack(X, format="csr"), np.concatenate(Y), optimizer=sl.Adam(1e-3),
+             epochs=1, batch_size=N, shuffle=False, verbose=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch: per-sample weights of a sparse bag have no gradient
-        sparse = torch.optim.SparseAdam([twin.rows.weight], 1e-3)
-        rest = torch.optim.Adam([twin.bias, *twin.last.parameters()], 1e-3)
+        # torch warns: per-sample weights of a sparse bag have no gradient
+        warnings.simplefilter("ignore")
+        sparse = torch.optim.SparseAdam([reference.rows.weight], 1e-3)
+        rest = torch.optim.Adam([reference.bias, *reference.last.parameters()], 1e-3)
         for x, y in zip(X, Y, strict=True):
             sparse.zero_grad()
             rest.zero_grad()
-            LOSSES["softmax"](twin(x), torch.from_numpy(y)).backward()
+            LOSSES["softmax"](reference(x), torch.from_numpy(y)).backward()
             sparse.step()
             rest.step()
-    assert_close(ours.layers[0].weight, twin.rows.weight.T, n=N_STEPS)
-    assert_close(ours.layers[0].bias, twin.bias, n=N_STEPS)
-    assert_close(ours.layers[1].weight, twin.last.weight, n=N_STEPS)
-    np.testing.assert_array_equal(ours.layers[0].weight[:, 5], before[:, 5])  # no sample has this feature
+    assert_close(ours.layers[0].weight, reference.rows.weight.T, n=N_STEPS)
+    assert_close(ours.layers[0].bias, reference.bias, n=N_STEPS)
+    assert_close(ours.layers[1].weight, reference.last.weight, n=N_STEPS)
+    # no sample has this feature
+    np.testing.assert_array_equal(ours.layers[0].weight[:, 5], before[:, 5])
 
 
 @pytest.mark.parametrize("schedule, factor", [
@@ -205,8 +212,8 @@ def test_sparse_input_trains_the_first_layer_like_sparse_adam(rng):
 def test_schedules_are_those_of_torch(rng, schedule, factor):
     ours, theirs = both(rng)
     X, Y = [inputs(rng) for _ in range(N_STEPS)], [indicator(rng) for _ in range(N_STEPS)]
-    ours.fit(np.concatenate(X), np.concatenate(Y), optimizer=sl.SGD(0.1, schedule=schedule), epochs=1, batch_size=N,
-             shuffle=False, verbose=False)
+    ours.fit(np.concatenate(X), np.concatenate(Y), optimizer=sl.SGD(0.1, schedule=schedule),
+             epochs=1, batch_size=N, shuffle=False, verbose=False)
     optimizer = torch.optim.SGD(theirs.parameters(), 0.1)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / N_STEPS))
     for x, y in zip(X, Y, strict=True):
@@ -215,9 +222,10 @@ def test_schedules_are_those_of_torch(rng, schedule, factor):
     assert_same_weights(ours, theirs, n=N_STEPS)
 
 
-def test_weights_of_torch_give_its_outputs(rng):
+def test_weights_of_torch_give_the_outputs_of_torch(rng):
     linear = torch.nn.Linear(N_IN, N_OUT)
     layer = sl.LSHLinear.from_dense(linear.weight.detach().numpy(), linear.bias.detach().numpy())
     X = inputs(rng)
     assert_close(sl.Network([layer]).decision_function(X), linear(dense(X)))
-    assert isinstance(check.dense(linear.weight.detach(), "weight"), np.ndarray), "a tensor is an array"
+    assert isinstance(check.dense(linear.weight.detach(), "weight"), np.ndarray), \
+        "a tensor is accepted as an array"

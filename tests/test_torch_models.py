@@ -23,7 +23,7 @@ def bits(module):
 
 
 class Functional(nn.Module):
-    """An MLP that is no Sequential."""
+    """An MLP that is not a Sequential."""
 
     def __init__(self):
         super().__init__()
@@ -55,14 +55,14 @@ class Bag(nn.Module):
 MODELS = {
     "linear": lambda: nn.Linear(12, 6),
     "without bias": lambda: nn.Sequential(nn.Linear(12, 9, bias=False), nn.ReLU(), nn.Linear(9, 6)),
-    "nested": lambda: nn.Sequential(nn.Sequential(nn.Identity(), nn.Linear(12, 9), nn.ReLU()), nn.Dropout(0.3),
-                                    nn.Linear(9, 6)),
+    "nested": lambda: nn.Sequential(nn.Sequential(nn.Identity(), nn.Linear(12, 9), nn.ReLU()),
+                                    nn.Dropout(0.3), nn.Linear(9, 6)),
     "functional": Functional,
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_and_weights_survive_the_way_there_and_back(name, rng, tmp_path):
+def test_outputs_and_weights_are_kept_from_torch_and_back(name, rng, tmp_path):
     model = MODELS[name]().eval()
     X = rng.standard_normal((40, 12)).astype(np.float32)
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def test_outputs_and_weights_survive_the_way_there_and_back(name, rng, tmp_path)
 
 
 @pytest.mark.parametrize("options", [{}, {"mode": "mean"}, {"padding_idx": 2}])
-def test_bags_of_ids(rng, options):
+def test_bags_of_ids_give_the_outputs_of_torch(rng, options):
     bag = nn.EmbeddingBag(30, 8, **{"mode": "sum"} | options)
     model = nn.Sequential(bag, nn.ReLU(), nn.Linear(8, 5))
     ids = rng.integers(0, 30, (9, 4))
@@ -92,17 +92,20 @@ def test_bags_of_ids(rng, options):
         np.testing.assert_array_equal(back(torch.from_numpy(ids)).numpy(), want)
 
 
-def test_a_bag_with_weights_in_a_module_of_ones_own(rng):
+def test_a_bag_with_weights_in_a_custom_module_gives_the_outputs_of_torch(rng):
     import scipy.sparse as sp
 
     model = Bag()
-    X = sp.random_array((9, 30), density=0.2, format="csr", dtype=np.float32, rng=np.random.default_rng(0))
+    X = sp.random_array((9, 30), density=0.2, format="csr", dtype=np.float32,
+                        rng=np.random.default_rng(0))
     with torch.inference_mode():
-        want = model(torch.from_numpy(X.indices), torch.from_numpy(X.indptr[:-1]), torch.from_numpy(X.data)).numpy()
-    np.testing.assert_allclose(sl.from_torch(model, X).decision_function(X), want, rtol=0, atol=1e-4)
+        want = model(torch.from_numpy(X.indices), torch.from_numpy(X.indptr[:-1]),
+                     torch.from_numpy(X.data)).numpy()
+    np.testing.assert_allclose(sl.from_torch(model, X).decision_function(X),
+                               want, rtol=0, atol=1e-4)
 
 
-def test_embeddings_side_by_side(rng):
+def test_concatenated_embeddings_give_the_outputs_of_torch(rng):
     model = nn.Sequential(nn.Embedding(30, 8, padding_idx=0), nn.Flatten(), nn.Linear(24, 5))
     ids = rng.integers(0, 30, (9, 3))
     net = sl.from_torch(model, torch.from_numpy(ids))
@@ -112,7 +115,7 @@ def test_embeddings_side_by_side(rng):
         np.testing.assert_array_equal(net.to_torch()(torch.from_numpy(ids)).numpy(), want)
 
 
-def test_networks_that_were_trained_here_become_torch_modules(rng):
+def test_networks_trained_by_sparselsh_become_torch_modules(rng):
     X = rng.standard_normal((64, 12)).astype(np.float32)
     net = sl.Network([sl.Linear(12, 9, activation="relu"), sl.LSHLinear(9, 6)], random_state=0)
     net.fit(X, rng.integers(0, 6, 64), epochs=1, verbose=False)
@@ -123,26 +126,33 @@ def test_networks_that_were_trained_here_become_torch_modules(rng):
 
 @pytest.mark.parametrize("make, message", [
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU()), r"GELU \(node '1'\) is not supported"),
-    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)), r"Softmax \(node '1'\) is not supported"),
-    (lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), r"ReLU \(node '0'\) stands before the first layer"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)),
+     r"Softmax \(node '1'\) is not supported"),
+    (lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 4)),
+     r"ReLU \(node '0'\) stands before the first layer"),
     (lambda: nn.Sequential(nn.Conv1d(4, 4, 1)), r"Conv1d .*is not supported"),
     (Branching, r"(add|relu) \(node .*\) .*(takes other values|is not supported)"),
     (lambda: nn.Sequential(nn.Linear(4, 5), nn.Linear(4, 5)), "1 takes 4 inputs but 0 gives 5"),
-    (lambda: nn.Sequential(nn.EmbeddingBag(4, 5, mode="max")), "mode='max'; 'sum' and 'mean' are supported"),
-    (lambda: nn.Sequential(nn.Embedding(4, 5, max_norm=1.0)), "has max_norm, which is not supported"),
+    (lambda: nn.Sequential(nn.EmbeddingBag(4, 5, mode="max")),
+     "mode='max'; 'sum' and 'mean' are supported"),
+    (lambda: nn.Sequential(nn.Embedding(4, 5, max_norm=1.0)),
+     "has max_norm, which is not supported"),
     (lambda: nn.Sequential(nn.Dropout()), "the network has no linear layer"),
-    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 5)), "an embedding must be the first layer"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 5)),
+     "an embedding must be the first layer"),
 ])
-def test_what_is_not_supported_is_named_with_its_node(make, message):
+def test_unsupported_modules_are_named_with_their_node(make, message):
     with pytest.raises(ValueError, match=message):
         sl.from_torch(make())
 
 
 def test_bad_weights_are_refused(rng):
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
-    for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16"), (torch.float64, "float64")):
+    for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16"),
+                        (torch.float64, "float64")):
         other = copy.deepcopy(model).to(dtype)
-        with pytest.raises(TypeError, match=rf"0\.weight must be float32, got {name}; .*module\.float\(\)"):
+        with pytest.raises(TypeError,
+                           match=rf"0\.weight must be float32, got {name}; .*module\.float\(\)"):
             sl.from_torch(other)
         want = copy.deepcopy(other).float()
         assert bits(sl.from_torch(other, upcast=True).to_torch()) == bits(want)
@@ -164,11 +174,11 @@ def test_bfloat16_files_are_refused_and_upcast(tmp_path):
     assert bits(got) == bits(model.float())
 
 
-# --- accelerate -------------------------------------------------------------------------------------------
+# --- accelerate -----------------------------------------------------------------------------------
 
 
 class Tagger(nn.Module):
-    """Something that is no MLP, with a wide layer."""
+    """A model that is not an MLP, with a wide layer."""
 
     def __init__(self):
         super().__init__()
@@ -182,11 +192,11 @@ class Tagger(nn.Module):
 
 @pytest.fixture
 def always(monkeypatch):
-    """The index is said to gain, whatever the clock says."""
+    """Make every index count as a gain, whatever the timings say."""
     monkeypatch.setattr(slt, "MIN_GAIN", 0.0)
 
 
-def test_an_accelerated_layer_gives_the_largest_logits_and_fills_up_the_others(always):
+def test_an_accelerated_layer_gives_the_largest_logits_and_fills_the_others(always):
     model = Tagger().eval()
     ids = torch.randint(0, 50, (40, 12))
     with torch.inference_mode():
@@ -201,7 +211,7 @@ def test_an_accelerated_layer_gives_the_largest_logits_and_fills_up_the_others(a
     layer = model.head["out"]
     assert 0 < there.sum(-1).max() <= layer.n_logits
     torch.testing.assert_close(got[there], want[there], rtol=0, atol=1e-4)
-    # 480 rows, recall 0.95 of the five best: the best one is missed more seldom than that
+    # 480 rows, recall 0.95 of the five best: the best one is missed less often than that
     assert (got.argmax(-1) == want.argmax(-1)).float().mean() > 0.9
     values, found = layer.topk(model.rnn(model.embed(ids))[0].detach(), 3)
     assert values.shape == found.shape == (40, 12, 3)
@@ -221,29 +231,32 @@ def test_restore_gives_the_model_back(always):
     with torch.inference_mode():
         assert torch.isfinite(model(ids)).all()
     assert slt.restore(model) is model and type(model.head["out"]) is nn.Linear
-    assert all(torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(state.values(), model.state_dict().values(), strict=True))
     assert list(state) == list(model.state_dict())
     with torch.inference_mode():
         assert torch.equal(model(ids), want)
 
 
-def test_a_small_layer_stays_as_it_is():
+def test_a_small_layer_is_not_replaced():
     model = Tagger().eval()
     small = model.head["small"]
     model.forward = lambda ids: small(model.rnn(model.embed(ids))[0])
     report = slt.accelerate(model, "head.small", torch.randint(0, 50, (40, 12)))
     assert model.head["small"] is small
-    assert report.layers[0].reason.startswith("kept dense: the index does not gain a tenth (us per row: ")
+    assert report.layers[0].reason.startswith(
+        "kept dense: the index does not gain a tenth (us per row: ")
     assert set(report.layers[0].plan.values()) == {"dense"}
 
 
 @pytest.mark.parametrize("names, error, message", [
-    ("head.no", ValueError, "the model has no layer 'head.no'; its Linear layers are head.out, head.small"),
+    ("head.no", ValueError,
+     "the model has no layer 'head.no'; its Linear layers are head.out, head.small"),
     ("rnn", TypeError, "'rnn' is a GRU, not a Linear; Linear are head.out, head.small"),
     ("x.*", ValueError, r"no Linear layer matches 'x\.\*'; the model has head.out, head.small"),
     ([], ValueError, "names must hold at least one name"),
 ])
-def test_wrong_names_are_refused_with_the_right_ones(names, error, message):
+def test_wrong_names_are_refused_with_a_list_of_the_right_ones(names, error, message):
     with pytest.raises(error, match=message):
         slt.accelerate(Tagger(), names, torch.zeros(9, 3, dtype=torch.long))
 
@@ -251,8 +264,10 @@ def test_wrong_names_are_refused_with_the_right_ones(names, error, message):
 def test_bad_layers_and_inputs_change_nothing():
     ids = torch.randint(0, 50, (40, 12))
     for change, error, message in [
-            (lambda m: m.head["out"].to(torch.bfloat16), TypeError, r"head\.out\.weight must be float32"),
-            (lambda m: m.head["out"].weight.data.fill_(float("nan")), ValueError, r"head\.out\.weight.*(nan|finite)")]:
+            (lambda m: m.head["out"].to(torch.bfloat16), TypeError,
+             r"head\.out\.weight must be float32"),
+            (lambda m: m.head["out"].weight.data.fill_(float("nan")), ValueError,
+             r"head\.out\.weight.*(nan|finite)")]:
         model = Tagger()
         change(model)
         with pytest.raises(error, match=message):
@@ -264,15 +279,16 @@ def test_bad_layers_and_inputs_change_nothing():
         slt.accelerate(Tagger(), "head.out", ids, fill=float("nan"))
 
 
-def test_importing_the_bridge_loads_no_torch():
+def test_importing_sparselsh_torch_does_not_import_torch():
     import subprocess
     import sys
 
-    code = "import sys, sparselsh.torch, sparselsh.inference.readers.onnx; assert not {'torch', 'onnx'} & set(sys.modules)"
+    code = ("import sys, sparselsh.torch, sparselsh.inference.readers.onnx; "
+            "assert not {'torch', 'onnx'} & set(sys.modules)")
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
 
-def test_a_missing_torch_says_what_to_type(monkeypatch):
+def test_a_missing_torch_gives_the_install_command(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -1,4 +1,4 @@
-"""Callbacks, checkpoints and interruptions: how a training goes on, or ends."""
+"""Callbacks, checkpoints and interruptions: how a training is resumed or ends."""
 import csv
 import json
 import signal
@@ -14,11 +14,11 @@ from sparselsh import callbacks as cb
 
 
 class Leave(Exception):
-    """What a test leaves a training by."""
+    """Raised by a test to leave a training."""
 
 
 class LeaveAfter(cb.Callback):
-    """Raise after a number of steps."""
+    """Raise `Leave` after a number of steps."""
 
     runs_last = True
 
@@ -32,7 +32,7 @@ class LeaveAfter(cb.Callback):
 
 
 class PressAfter(LeaveAfter):
-    """Press Ctrl-C after a number of steps."""
+    """Simulate Ctrl-C after a number of steps."""
 
     def on_step(self, network):
         self.n_left -= 1
@@ -41,8 +41,9 @@ class PressAfter(LeaveAfter):
 
 
 def wide(**options):
-    """Wide enough for sketches when asked, and hashed."""
-    return sl.Network([sl.Linear(20, 16), sl.LSHLinear(16, 5000, density=0.03, rebuild=sl.rebuild.AtOnce(3))],
+    """Return a network wide enough for sketches in inference, with a hashed layer."""
+    return sl.Network(
+        [sl.Linear(20, 16), sl.LSHLinear(16, 5000, density=0.03, rebuild=sl.rebuild.AtOnce(3))],
                       random_state=3, **options)
 
 
@@ -50,19 +51,20 @@ def deep():
     return sl.Network([sl.Linear(20, 16, activation="relu"),
                        sl.LSHLinear(16, 300, density=0.2, activation="relu", policy="vanilla",
                                     rebuild=sl.rebuild.AtOnce(3)),
-                       sl.LSHLinear(300, 5000, density=0.05, family=sl.DWTA(tables=4), active="sample",
-                                    rebuild=sl.rebuild.AtOnce(5))],
+                       sl.LSHLinear(300, 5000, density=0.05, family=sl.DWTA(tables=4),
+                                    active="sample", rebuild=sl.rebuild.AtOnce(5))],
                       random_state=np.random.Generator(np.random.MT19937(4)))
 
 
 def dense():
-    return sl.Network([sl.Linear(20, 16, activation="relu", dtype="bfloat16"), sl.Linear(16, 5000)], random_state=5,
-                      loss="bce")
+    return sl.Network([sl.Linear(20, 16, activation="relu", dtype="bfloat16"), sl.Linear(16, 5000)],
+                      random_state=5, loss="bce")
 
 
 NETWORKS = {"wide": wide, "deep": deep, "dense": dense}
 OPTIMIZERS = {"Adam": lambda: sl.Adam(0.01, schedule="linear"), "SGD": lambda: sl.SGD(0.1),
-              "Adam with little state": lambda: sl.Adam(0.01, state_dtype="bfloat16", second_moment="row"),
+              "Adam with little state": lambda: sl.Adam(0.01, state_dtype="bfloat16",
+                                                        second_moment="row"),
               "SGD with momentum": lambda: sl.SGD(0.1, momentum=0.9, schedule="cosine")}
 TIMES = {"seconds", "cpu_seconds", "samples_per_second"}
 
@@ -82,19 +84,23 @@ def assert_same_training(a, b, X):
         assert_same_bits(one, other)
     for one, other in zip(a.topk(X), b.topk(X), strict=True):
         assert_same_bits(one, other)
-    assert ([{key: value for key, value in entry.items() if key not in TIMES} for entry in a.history]
-            == [{key: value for key, value in entry.items() if key not in TIMES} for entry in b.history])
-    assert a._training.rng.bit_generator.state["bit_generator"] == b._training.rng.bit_generator.state["bit_generator"]
+    assert ([{key: value for key, value in entry.items() if key not in TIMES}
+             for entry in a.history]
+            == [{key: value for key, value in entry.items() if key not in TIMES}
+                for entry in b.history])
+    assert (a._training.rng.bit_generator.state["bit_generator"]
+            == b._training.rng.bit_generator.state["bit_generator"])
     assert_same_bits(a._training.rng.random(9), b._training.rng.random(9))
 
 
-# ---- a training that is left and gone on with
+# ---- resumed trainings
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("n_steps", [1, 5, 12])  # 5 steps are an epoch
-def test_a_resumed_training_is_the_one_that_was_not_interrupted(kind, optimizer, n_steps, data, tmp_path):
+@pytest.mark.parametrize("n_steps", [1, 5, 12])  # an epoch has 5 steps
+def test_a_resumed_training_equals_one_that_was_not_interrupted(
+        kind, optimizer, n_steps, data, tmp_path):
     X, y = data
     options = {"epochs": 4, "batch_size": 16, "validation": (X, y), "verbose": False}
     whole = NETWORKS[kind]().fit(X, y, optimizer=OPTIMIZERS[optimizer](), **options)
@@ -107,7 +113,7 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(kind, optimizer,
     assert_same_training(whole, resumed, X)
 
 
-def test_a_checkpoint_changes_nothing(data, tmp_path):
+def test_writing_checkpoints_does_not_change_the_training(data, tmp_path):
     X, y = data
     options = {"epochs": 3, "batch_size": 16, "validation": (X, y), "verbose": False}
     plain = wide().fit(X, y, **options)
@@ -127,7 +133,8 @@ def test_every_kind_of_input_can_be_resumed(form, data, tmp_path):
             return iter(chunks)
 
     def given():
-        return {"dense": lambda: (X.toarray(), y), "file": lambda: (sl.datasets.open_csr(tmp_path / "rows.csr"),),
+        return {"dense": lambda: (X.toarray(), y),
+                "file": lambda: (sl.datasets.open_csr(tmp_path / "rows.csr"),),
                 "list of chunks": lambda: (chunks,), "chunks": lambda: (Chunks(),)}[form]()
 
     options = {"epochs": 3, "batch_size": 16, "window": 40, "verbose": False}
@@ -137,15 +144,15 @@ def test_every_kind_of_input_can_be_resumed(form, data, tmp_path):
         with pytest.raises(Leave):
             net.fit(*given(), callbacks=LeaveAfter(n_steps), **options)
         assert_same_training(net.resume(*given(), verbose=False), whole, X)
-        whole = wide().fit(*given(), **options)  # comparing has drawn from its generator
+        whole = wide().fit(*given(), **options)  # the comparison drew from its generator
 
 
-def test_fit_after_loading_a_finished_training_goes_on_with_the_same_bits(data, tmp_path):
+def test_fit_after_loading_a_finished_training_continues_with_the_same_bits(data, tmp_path):
     X, y = data
     net = wide().fit(X, y, epochs=2, batch_size=16, verbose=False)
     net.save(tmp_path / "net", training_state=True)
     loaded = sl.load(tmp_path / "net")
-    assert loaded.resume(X, y) is loaded and len(loaded.history) == 2, "there was nothing left to do"
+    assert loaded.resume(X, y) is loaded and len(loaded.history) == 2, "no steps were left"
     for each in (net, loaded):
         each.fit(X, y, epochs=1, batch_size=16, optimizer=each.optimizer, verbose=False)
         each.partial_fit(X, y)
@@ -154,7 +161,7 @@ def test_fit_after_loading_a_finished_training_goes_on_with_the_same_bits(data, 
 
 def test_early_stopping_is_resumed_with_its_best_weights(data, tmp_path):
     X, y = data
-    # the labels of the validation are others: P@1 is best early, and what comes later is in vain
+    # the validation has other labels, so that P@1 is best early and later epochs do not improve it
     options = {"validation": (X, (y + 1) % 5000), "verbose": False}
 
     def early():
@@ -164,14 +171,15 @@ def test_early_stopping_is_resumed_with_its_best_weights(data, tmp_path):
     assert len(whole.history) == 4
     path = tmp_path / "run"
     with pytest.raises(Leave):
-        wide().fit(X, y, epochs=9, batch_size=16, callbacks=[early(), cb.Checkpoint(path), LeaveAfter(13)], **options)
+        wide().fit(X, y, epochs=9, batch_size=16,
+                   callbacks=[early(), cb.Checkpoint(path), LeaveAfter(13)], **options)
     stopping = early()
     resumed = sl.load(path).resume(X, y, callbacks=[stopping], **options)
     assert stopping.best_epoch == 1
     assert_same_training(whole, resumed, X)
 
 
-def test_a_schedule_that_is_a_function_is_asked_for(data, tmp_path):
+def test_a_schedule_that_is_a_function_must_be_set_again(data, tmp_path):
     X, y = data
 
     def schedule(t):
@@ -185,7 +193,9 @@ def test_a_schedule_that_is_a_function_is_asked_for(data, tmp_path):
         wide().fit(X, y, epochs=2, batch_size=16, optimizer=optimizer(), verbose=False,
                    callbacks=[cb.Checkpoint(tmp_path / "run"), LeaveAfter(7)])
     net = sl.load(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"schedule of this training was <function .*set network.optimizer.schedule"):
+    with pytest.raises(
+            ValueError,
+            match=r"schedule of this training was <function .*set network.optimizer.schedule"):
         net.resume(X, y)
     net.optimizer.schedule = schedule
     assert_same_training(whole, net.resume(X, y, verbose=False), X)
@@ -198,14 +208,15 @@ def test_resume_needs_a_training_and_its_rows(data, tmp_path):
     net = wide()
     with pytest.raises(Leave):
         net.fit(X, y, verbose=False, batch_size=16, callbacks=LeaveAfter(2))
-    with pytest.raises(ValueError, match="X must have the 70 rows of the training that is resumed, got 69"):
+    with pytest.raises(ValueError,
+                       match="X must have the 70 rows of the training that is resumed, got 69"):
         net.resume(X[:69], y[:69])
     net.save(tmp_path / "net")
     with pytest.raises(ValueError, match="no training to resume"):
         sl.load(tmp_path / "net").resume(X, y)
 
 
-def test_a_damaged_checkpoint_says_so(data, tmp_path, rng):
+def test_a_damaged_checkpoint_is_refused(data, tmp_path, rng):
     X, y = data
     path = tmp_path / "run"
     wide().fit(X, y, epochs=1, verbose=False, validation=(X, y), callbacks=cb.Checkpoint(path))
@@ -219,7 +230,7 @@ def test_a_damaged_checkpoint_says_so(data, tmp_path, rng):
 
 
 def rewritten(path, change):
-    """Change tensors and configuration of a checkpoint and make its checksum right again."""
+    """Change tensors and configuration of a checkpoint and correct its checksum."""
     from sparselsh import _files
 
     tensors, metadata = _files.read(path, "sparselsh.network")
@@ -231,24 +242,30 @@ def rewritten(path, change):
 
 
 HOSTILE = {
-    "bucket beyond the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__((0, 0), 10**6),
-    "bucket before the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__((0, 0), -1),
-    "more neurons than room": lambda t, c: t["layers.1.tables.bucket_count"].__setitem__((0, 0), 10**6),
+    "bucket beyond the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__(
+        (0, 0), 10**6),
+    "bucket before the array": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__(
+        (0, 0), -1),
+    "more neurons than room": lambda t, c: t["layers.1.tables.bucket_count"].__setitem__(
+        (0, 0), 10**6),
     "buckets that overlap": lambda t, c: t["layers.1.tables.bucket_start"].__setitem__(0, 0),
-    "neuron that is none": lambda t, c: t["layers.1.tables.bucket_ids"].__setitem__((slice(None), 0), 5000),
+    "neuron id out of range": lambda t, c: t["layers.1.tables.bucket_ids"].__setitem__(
+        (slice(None), 0), 5000),
     "neurons in other buckets": lambda t, c: t["layers.1.tables.bucket_ids"].__setitem__(0, 7),
     "tail beyond the array": lambda t, c: t["layers.1.tables.bucket_tail"].__setitem__(0, 10**6),
-    "codes that are none": lambda t, c: t["layers.1.tables.codes"].__setitem__(0, 10**6),
+    "codes out of range": lambda t, c: t["layers.1.tables.codes"].__setitem__(0, 10**6),
     "changed of another length": lambda t, c: t.update({"layers.1.changed": np.zeros(3, np.uint8)}),
-    "moments of another shape": lambda t, c: t.update({"optimizer.0.weight.0": np.zeros((2, 2), np.float32)}),
+    "moments of another shape": lambda t, c: t.update(
+        {"optimizer.0.weight.0": np.zeros((2, 2), np.float32)}),
     "one moment": lambda t, c: t.pop("optimizer.0.weight.1"),
     "unknown optimizer": lambda t, c: c["training"]["optimizer"].update(type="os.system"),
-    "unknown generator": lambda t, c: c["training"]["generator"].update(bit_generator="default_rng"),
+    "unknown generator": lambda t, c: c["training"]["generator"].update(
+        bit_generator="default_rng"),
     "generator without a state": lambda t, c: c["training"]["generator"].pop("state"),
     "no batch size": lambda t, c: c["training"]["run"].update(batch_size=0),
-    "more epochs than all": lambda t, c: c["training"]["run"].update(epoch=99),
+    "more epochs than the total": lambda t, c: c["training"]["run"].update(epoch=99),
     "history of numbers": lambda t, c: c["training"].update(history=[3]),
-    "steps below zero": lambda t, c: c["training"].update(n_steps=-1),
+    "negative steps": lambda t, c: c["training"].update(n_steps=-1),
     "one layer": lambda t, c: c["indexes"].pop(),
 }
 
@@ -267,7 +284,7 @@ def test_a_hostile_checkpoint_is_refused(name, checkpoint, tmp_path):
     path = tmp_path / "run"
     path.write_bytes(checkpoint)
     rewritten(path, lambda tensors, config: None)
-    sl.load(path)  # as it is, it is fine
+    sl.load(path)  # the unchanged file is valid
     rewritten(path, HOSTILE[name])
     with pytest.raises(ValueError, match="damaged or from another version"):
         sl.load(path)
@@ -278,7 +295,7 @@ def test_a_hostile_checkpoint_is_refused(name, checkpoint, tmp_path):
 
 @pytest.fixture
 def ctrl_c():
-    """Python's own handler: a shell lets its background jobs ignore Ctrl-C."""
+    """Install Python's own handler: background jobs of a shell ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -293,12 +310,13 @@ def test_ctrl_c_leaves_a_network_that_can_be_used_and_resumed(data):
         net.fit(X, y, epochs=3, batch_size=16, verbose=False, callbacks=PressAfter(7))
     assert len(net.history) == 1 and net._training.progress.n_batches == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert net.topk(X, exact=True)[0].shape == (70, 5)  # sketches made now would be others than those made later
+    # exact, because sketches built now would differ from those built later
+    assert net.topk(X, exact=True)[0].shape == (70, 5)
     assert_same_training(whole, net.resume(X, y, verbose=False), X)
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_within_a_step_waits_for_its_end(data):
+def test_ctrl_c_within_a_step_takes_effect_after_the_step(data):
     X, y = data
 
     class Optimizer(sl.Adam):
@@ -333,15 +351,15 @@ def test_stop_on_interrupt_lets_fit_return(data):
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_a_handler_of_the_user_stays(data):
+def test_a_signal_handler_of_the_user_is_kept(data):
     X, y = data
-    heard = []
-    signal.signal(signal.SIGINT, lambda *args: heard.append(1))
+    received = []
+    signal.signal(signal.SIGINT, lambda *args: received.append(1))
     wide().fit(X, y, epochs=1, batch_size=16, verbose=False, callbacks=PressAfter(2))
-    assert heard == [1]
+    assert received == [1]
 
 
-def test_a_thread_can_train(data):
+def test_a_network_can_be_trained_in_a_thread(data):
     X, y = data
     net = wide()
     thread = threading.Thread(target=net.fit, args=(X, y), kwargs={"epochs": 1, "verbose": False})
@@ -353,7 +371,7 @@ def test_a_thread_can_train(data):
 # ---- callbacks
 
 
-def test_early_stopping_gives_back_the_best_weights(data):
+def test_early_stopping_restores_the_best_weights(data):
     X, y = data
     seen = []
 
@@ -367,26 +385,30 @@ def test_early_stopping_gives_back_the_best_weights(data):
     for got, want in zip(arrays(net), seen[0], strict=True):
         assert_same_bits(got, want)
     fresh = sl.Network([sl.Linear(20, 16), sl.LSHLinear(16, 5000)])
-    for layer, (w, b) in zip(fresh.layers, [(layer.weight, layer.bias) for layer in net.layers], strict=True):
+    for layer, (w, b) in zip(fresh.layers, [(layer.weight, layer.bias) for layer in net.layers],
+                             strict=True):
         layer.set_weights(w, b)
-    # the index is that of the weights: hashed answers agree with those of a fresh one
+    # the index belongs to the restored weights: hashed answers agree with those of a new index
     assert sl.metrics.neighbour_recall(net.topk(X)[0], fresh.topk(X, exact=True)[0]) >= 0.9
 
 
-def test_early_stopping_waits_as_long_as_asked(data):
+def test_early_stopping_waits_for_its_patience(data):
     X, y = data
     for patience in (1, 3):
         net = wide().fit(X, y, epochs=9, batch_size=16, verbose=False,
-                         callbacks=cb.EarlyStopping("loss", min_delta=1e9, patience=patience, restore_best=False))
+                         callbacks=cb.EarlyStopping("loss", min_delta=1e9,
+                                                    patience=patience, restore_best=False))
         assert len(net.history) == 1 + patience
     again = cb.EarlyStopping("loss", min_delta=1e9, patience=2)
-    for _ in range(2):  # a callback may serve two trainings, one after the other
-        assert len(wide().fit(X, y, epochs=9, batch_size=16, verbose=False, callbacks=again).history) == 3
+    for _ in range(2):  # a callback may be used in two trainings, one after the other
+        assert len(wide().fit(X, y, epochs=9, batch_size=16, verbose=False,
+                              callbacks=again).history) == 3
 
 
 @pytest.mark.parametrize("entry, key", [({"p_at_1": 0.5, "val_loss": 1.0, "loss": 2.0}, "p_at_1"),
-                                        ({"val_loss": 1.0, "loss": 2.0}, "val_loss"), ({"loss": 2.0}, "loss")])
-def test_auto_watches_what_validation_gives(entry, key):
+                                        ({"val_loss": 1.0, "loss": 2.0}, "val_loss"),
+                                        ({"loss": 2.0}, "loss")])
+def test_auto_monitors_what_validation_gives(entry, key):
     early = cb.EarlyStopping(patience=1, restore_best=False)
     better = 0.1 if key == "p_at_1" else -0.1
     assert not early.on_epoch_end(None, entry | {"epoch": 1})
@@ -403,7 +425,8 @@ def test_a_loss_that_is_not_finite_is_never_the_best():
 
 
 def test_a_missing_key_is_named(data):
-    with pytest.raises(ValueError, match=r"monitor='p_at_1' is no number of the history.*validation="):
+    with pytest.raises(ValueError,
+                       match=r"monitor='p_at_1' is no number of the history.*validation="):
         wide().fit(*data, epochs=1, verbose=False, callbacks=cb.EarlyStopping("p_at_1"))
 
 
@@ -422,7 +445,7 @@ def test_best_model_is_the_network_after_its_best_epoch(data, tmp_path):
         assert_same_bits(got, want)
 
 
-def test_a_log_is_the_history(data, tmp_path):
+def test_a_log_file_holds_the_history(data, tmp_path):
     X, y = data
     net = wide().fit(X, y, epochs=2, batch_size=16, verbose=False,
                      callbacks=[cb.Log(tmp_path / "a.csv"), cb.Log(tmp_path / "a.json")])
@@ -433,7 +456,7 @@ def test_a_log_is_the_history(data, tmp_path):
     net.fit(X, y, epochs=1, verbose=False, validation=(X, y), callbacks=cb.Log(tmp_path / "a.csv"))
     with open(tmp_path / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["p_at_1"] == "" for row in rows] == [True, True, False], "a column that is new"
+    assert [row["p_at_1"] == "" for row in rows] == [True, True, False], "a column added later"
 
 
 def test_callbacks_are_called_in_order(data):
@@ -464,38 +487,41 @@ def test_callbacks_are_called_in_order(data):
     (lambda: cb.EarlyStopping(min_delta=-1), ValueError, "min_delta must be at least 0"),
     (lambda: cb.Checkpoint("a", every_steps=0), ValueError, "every_steps must be at least 1"),
     (lambda: cb.Log("history.txt"), ValueError, r"path must end in \.csv or \.json"),
-    (lambda: wide().fit(np.ones((2, 20)), [0, 1], callbacks=[print]), TypeError, r"callbacks\[0\] must be a Callback"),
+    (lambda: wide().fit(np.ones((2, 20)), [0, 1], callbacks=[print]), TypeError,
+     r"callbacks\[0\] must be a Callback"),
     (lambda: wide().fit(np.ones((2, 20)), [0, 1], callbacks=2 * [cb.EarlyStopping()]), ValueError,
      r"callbacks\[1\] is in the list twice"),
 ])
-def test_bad_arguments_are_named(make, error, message):
+def test_bad_arguments_are_refused_by_name(make, error, message):
     with pytest.raises(error, match=message):
         make()
 
 
 @pytest.mark.parametrize("make", [cb.Checkpoint, cb.BestModel, lambda path: cb.Log(f"{path}.csv")])
-def test_a_file_that_cannot_be_written_is_told_of_before_the_training(make, data, tmp_path):
+def test_a_file_that_cannot_be_written_is_reported_before_the_training(make, data, tmp_path):
     net = wide()
     with pytest.raises(FileNotFoundError):
         net.fit(*data, verbose=False, callbacks=make(tmp_path / "none" / "file"))
     assert net._training.n_steps == 0
 
 
-# ---- weights of samples
+# ---- sample weights
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce", "mse"])
 @pytest.mark.parametrize("density, active", [(1, None), (0.2, "batch"), (0.2, "sample")])
 def test_a_weight_scales_the_loss_and_the_gradient_of_its_sample(loss, density, active, rng):
     def net():
-        return sl.Network([sl.Linear(6, 8), sl.LSHLinear(8, 60, density=density, active=active)], loss=loss,
-                          random_state=0)
+        return sl.Network([sl.Linear(6, 8), sl.LSHLinear(8, 60, density=density, active=active)],
+                          loss=loss, random_state=0)
 
-    X, Y = rng.standard_normal((12, 6), np.float32), np.eye(60, dtype=np.float32)[rng.integers(0, 60, 12)]
+    X, Y = (rng.standard_normal((12, 6), np.float32),
+            np.eye(60, dtype=np.float32)[rng.integers(0, 60, 12)])
     half = np.full(12, 0.5, np.float32)
 
     def step(weight, lr):
-        a = net().fit(X, Y, sample_weight=weight, optimizer=sl.SGD(lr), epochs=1, batch_size=12, verbose=False)
+        a = net().fit(X, Y, sample_weight=weight, optimizer=sl.SGD(lr),
+                      epochs=1, batch_size=12, verbose=False)
         return arrays(a), a.history[0]["loss"]
 
     (weighted, loss_weighted), (plain, loss_plain) = step(half, 0.5), step(None, 0.25)
@@ -504,49 +530,52 @@ def test_a_weight_scales_the_loss_and_the_gradient_of_its_sample(loss, density, 
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_a_weight_of_zero_is_an_absent_sample(rng):
-    # one batch, and SGD: half of the rows without weight are half of the mean
+def test_a_sample_of_weight_zero_adds_no_gradient(rng):
+    # one batch of SGD: if half of the rows have weight zero, the mean gradient is halved
     X, y = rng.standard_normal((12, 6), np.float32), rng.integers(0, 20, 12)
     weight = np.repeat([1.0, 0.0], 6)
     nets = [sl.Network([sl.Linear(6, 20)], random_state=0) for _ in range(2)]
-    nets[0].fit(X, y, sample_weight=weight, optimizer=sl.SGD(0.2), epochs=1, batch_size=12, verbose=False)
+    nets[0].fit(X, y, sample_weight=weight, optimizer=sl.SGD(0.2), epochs=1,
+                batch_size=12, verbose=False)
     nets[1].fit(X[:6], y[:6], optimizer=sl.SGD(0.1), epochs=1, batch_size=12, verbose=False)
     np.testing.assert_allclose(nets[0].layers[0].weight, nets[1].layers[0].weight, atol=1e-6)
 
 
-def test_weights_go_with_their_rows(data, tmp_path, rng):
+def test_sample_weights_stay_with_their_rows(data, tmp_path, rng):
     X, y = data
     weight = rng.random(70)
     sl.datasets.write_csr(tmp_path / "rows.csr", X, y, n_labels=5000)
     from_file, in_memory = wide(), wide()
     with sl.datasets.open_csr(tmp_path / "rows.csr") as file:
-        from_file.fit(file, sample_weight=weight, epochs=2, batch_size=16, shuffle=False, window=30, verbose=False)
+        from_file.fit(file, sample_weight=weight, epochs=2, batch_size=16,
+                      shuffle=False, window=30, verbose=False)
     in_memory.fit(X, y, sample_weight=weight, epochs=2, batch_size=16, shuffle=False, verbose=False)
     assert_same_training(from_file, in_memory, X)
 
 
 @pytest.mark.parametrize("weight, message", [
-    ([1, 2], r"sample_weight must have shape \(70,\)"), (-np.ones(70), "sample_weight must be at least 0"),
+    ([1, 2], r"sample_weight must have shape \(70,\)"),
+    (-np.ones(70), "sample_weight must be at least 0"),
     (np.zeros(70), "above 0 for one row"), (np.full(70, np.nan), "sample_weight must be finite"),
 ])
-def test_bad_weights_are_named(weight, message, data):
+def test_bad_weights_are_refused(weight, message, data):
     for train in (wide().fit, wide().partial_fit):
         with pytest.raises(ValueError, match=message):
             train(*data, sample_weight=weight)
 
 
-def test_chunks_take_no_weights(data):
+def test_sample_weights_with_chunks_are_refused(data):
     with pytest.raises(ValueError, match="sample_weight must be None where X is an iterable"):
         wide().fit([data], sample_weight=np.ones(70))
 
 
-def test_rows_that_do_not_ascend_train_the_same_network_whatever_their_flags_say(rng):
-    # kernels trust sorted rows: threads share out the columns of a batch by them
+def test_unsorted_rows_train_the_same_network_whatever_their_flags_say(rng):
+    # kernels rely on sorted rows: threads divide the columns of a batch by them
     X = sp.random_array((300, 500), density=0.1, format="csr", rng=rng, dtype=np.float32)
     Y = sp.random_array((300, 80), density=0.05, format="csr", rng=rng, dtype=np.float32)
     X.sort_indices()
     shuffled = X.copy()
-    assert X.nnz > 4096 and shuffled.has_canonical_format  # looked at once, and kept
+    assert X.nnz > 4096 and shuffled.has_canonical_format  # computed once and cached
     for start, stop in zip(X.indptr[:-1], X.indptr[1:], strict=True):
         order = start + rng.permutation(stop - start)
         shuffled.indices[start:stop], shuffled.data[start:stop] = X.indices[order], X.data[order]

@@ -1,4 +1,4 @@
-"""What type checkers see: the stubs of the compiled modules, and that the public functions say their types."""
+"""Types for type checkers: stubs of the compiled modules, annotations of public functions."""
 import importlib.util
 import inspect
 from pathlib import Path
@@ -18,19 +18,20 @@ def make_stubs():
     return module
 
 
-@pytest.mark.skipif(not SCRIPT.exists(), reason="the source is not here")
-def test_stubs_are_those_that_the_compiled_modules_ask_for():
+@pytest.mark.skipif(not SCRIPT.exists(), reason="the sources are not installed")
+def test_stubs_match_the_compiled_modules():
     script = make_stubs()
     if not script.CORE.is_dir():
         pytest.skip("the sources are not beside the tests")
     assert script.modules(), "there are compiled modules"
     for name in script.modules():
         stub = (script.CORE / f"{name}.pyi").read_text(encoding="utf-8")
-        assert stub == script.stub(name), f"{name}.pyi is of another signature: run python -P docs/make_stubs.py"
+        assert stub == script.stub(name), \
+            f"{name}.pyi has other signatures: run python -P docs/make_stubs.py"
 
 
 def public():
-    """(name, callable) of the functions and methods that users call."""
+    """Yield (name, callable) of the public functions and classes."""
     for name in sparselsh.__all__:
         thing = getattr(sparselsh, name)
         if inspect.ismodule(thing):
@@ -44,21 +45,22 @@ def functions(name, thing):
         yield name, thing
     elif inspect.isclass(thing):
         for inner, member in vars(thing).items():
-            member = inspect.unwrap(member.__func__ if isinstance(member, classmethod) else member) \
-                if not isinstance(member, property) else member.fget
+            member = (inspect.unwrap(member.__func__ if isinstance(member, classmethod) else member)
+                      if not isinstance(member, property) else member.fget)
             if inspect.isfunction(member) and (not inner.startswith("_") or inner == "__init__"):
                 yield f"{name}.{inner}", member
 
 
-@pytest.mark.parametrize("name, thing", list(public()), ids=lambda value: value if isinstance(value, str) else "")
-def test_public_functions_say_the_types_of_all_arguments_and_results(name, thing):
+@pytest.mark.parametrize("name, thing", list(public()),
+                         ids=lambda value: value if isinstance(value, str) else "")
+def test_public_functions_annotate_all_arguments_and_results(name, thing):
     for place, function in functions(name, thing):
         signature = inspect.signature(function)
         for parameter in signature.parameters.values():
-            assert parameter.name in ("self", "cls") or parameter.annotation is not parameter.empty, \
-                f"{place}: {parameter.name}"
+            assert (parameter.name in ("self", "cls")
+                    or parameter.annotation is not parameter.empty), f"{place}: {parameter.name}"
         assert signature.return_annotation is not inspect.Signature.empty, place
 
 
-def test_the_marker_of_a_typed_package_is_installed():
+def test_the_py_typed_marker_is_installed():
     assert (ROOT / "py.typed").exists()

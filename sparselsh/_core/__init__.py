@@ -13,7 +13,7 @@ _chosen = "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ
 if not _chosen:
     os.environ["GOMP_SPINCOUNT"] = "10000"
 try:
-    from . import _simd, _sparse_products  # noqa: F401
+    from . import _simd, _sparse_products
 except ImportError as error:
     if error.path != __file__:  # a compiled module exists but does not load: its message says more
         raise

@@ -22,7 +22,7 @@ from .._arrays.linalg import column_sums, matmul, row_chunks
 from .._core import _active, _select, _sparse_products
 from .._display import HtmlRepr
 from .._gradients import DenseGradient, Groups, Parameter, ProductGradient
-from ._step import Place, Step
+from ._step import OUTPUT, Place, Step
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -274,7 +274,7 @@ class Linear(HtmlRepr):
 
     # -- training -----------------------------------------------------------------------------
 
-    def prepare(self, step_number: int, epoch: int = 0, place: Place = Place()) -> None:
+    def prepare(self, step_number: int, epoch: int = 0, place: Place = OUTPUT) -> None:
         """Called before a training step, with the steps and whole epochs trained so far."""
 
     def updated(self, pairs: list[Pair], n_threads: int, tally: Tally | None = None) -> None:
@@ -284,7 +284,7 @@ class Linear(HtmlRepr):
         """Nanoseconds that n samples with every input take longer than with n_active inputs."""
         return 0.0
 
-    def plan_report(self, place: Place = Place()) -> tuple[str, str]:
+    def plan_report(self, place: Place = OUTPUT) -> tuple[str, str]:
         """The plan in use, and why, in words; for :meth:`Network.profile`."""
         return "dense", ""
 
@@ -348,7 +348,7 @@ class Linear(HtmlRepr):
         """The layer that `config` describes, without weights."""
         return cls(**config)
 
-    def config(self, place: Place = Place()) -> dict[str, Any]:
+    def config(self, place: Place = OUTPUT) -> dict[str, Any]:
         """What restores the layer, but for its weights: plain numbers, strings and dicts."""
         return {"n_in": self.n_in, "n_out": self.n_out, "activation": self.activation,
                 "init_scale": self.init_scale, "dropout": self.dropout, "dtype": self.dtype}

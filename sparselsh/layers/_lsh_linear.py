@@ -18,7 +18,7 @@ from ..index import MIN_NEURONS_PER_CANDIDATE, default_family
 from . import _plans
 from ._active_sets import new_finder
 from ._linear import Linear
-from ._step import Place, Step
+from ._step import OUTPUT, Place, Step
 from ._topk_search import TopKSearch
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class LSHLinear(Linear):
         if not self.is_dense_at(place):
             self._check_policy_options(policy, f"{name}: ")
 
-    def prepare(self, step_number: int, epoch: int = 0, place: Place = Place()) -> None:
+    def prepare(self, step_number: int, epoch: int = 0, place: Place = OUTPUT) -> None:
         self._step_number = step_number
         is_label_set = not self.candidates and self.active_at(place) == "batch"
         if not self.is_dense_at(place) and not is_label_set:
@@ -363,7 +363,7 @@ class LSHLinear(Linear):
 
     # -- the plan -----------------------------------------------------------------------------
 
-    def plan_report(self, place: Place = Place()) -> tuple[str, str]:
+    def plan_report(self, place: Place = OUTPUT) -> tuple[str, str]:
         if self.is_dense_at(place):
             return "dense", "density=1"
         if self.active_at(place) == "batch":
@@ -649,7 +649,7 @@ class LSHLinear(Linear):
         if plain["chosen_plan"] is not None:
             self.chosen_plan = check.choice(plain["chosen_plan"], "chosen_plan", _plans.PLANS)
 
-        finder = self._finder_at(Place())
+        finder = self._finder_at(OUTPUT)
         if plain["clock"] is not None:
             finder.restore_clock(plain["clock"])
         parts = {name: with_prefix(arrays, f"{name}.") for name in ("tables", "sets", "searcher")}
@@ -684,7 +684,7 @@ class LSHLinear(Linear):
             layer.chosen_plan = check.choice(chosen, "chosen_plan", _plans.PLANS)
         return layer
 
-    def config(self, place: Place = Place()) -> dict[str, Any]:
+    def config(self, place: Place = OUTPUT) -> dict[str, Any]:
         return super().config(place) | {
             "family": family_config(self.family), "seed": self._seed, "density": self.density,
             "active": self.active_at(place), "candidates": self.candidates, "fill": self.fill,

@@ -35,9 +35,12 @@ class Place(NamedTuple):
         return self.following.dense_input_cost(n, n_active, self.following_place)
 
 
+OUTPUT = Place()  # of the last layer, and of a layer by itself
+
+
 def places_of(layers: Sequence[Following]) -> list[Place]:
     """The place of each layer of a network."""
-    places = [Place()]
+    places = [OUTPUT]
     for following in reversed(layers[1:]):
         places.append(Place(False, following, places[-1]))
     return places[::-1]
@@ -52,4 +55,4 @@ class Step(NamedTuple):
     need_input_gradient: bool = True
     n_threads: int = 1
     tally: Tally | None = None  # counts what is computed
-    place: Place = Place()
+    place: Place = OUTPUT
