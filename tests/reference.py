@@ -29,8 +29,8 @@ def code_costs(digits, radix):
 
 def probe_signs(projections, n_bits):
     p = projections.astype(float).reshape(-1, projections.shape[1] // n_bits, n_bits)
-    return [[code_costs([{int(x > 0): 0.0, int(x <= 0): x * x} for x in table],
-                        2) for table in row] for row in p]
+    return [[code_costs([{int(x > 0): 0.0, int(x <= 0): x * x} for x in table], 2)
+             for table in row] for row in p]
 
 
 def nearest_vertices(projections, n_dims, n_polytopes):
@@ -89,11 +89,11 @@ def winners(v, places, bin_size, n_digits, n_tables, seed):
                 if place >= 0:
                     bins[place // bin_size][int(place % bin_size)] = row[c]
         full = [len(b) > 0 for b in bins]
-        costs = [{slot: (max(b.values()) - x) ** 2 for slot,
-                  x in b.items()} or {0: 0.0} for b in bins]
+        costs = [{slot: (max(b.values()) - x) ** 2 for slot, x in b.items()} or {0: 0.0}
+                 for b in bins]
         costs = [costs[lender(seed, b, full)] if any(full) else costs[b] for b in range(len(bins))]
-        out.append([code_costs(costs[t * n_digits : (t + 1) * n_digits],
-                               bin_size) for t in range(n_tables)])
+        out.append([code_costs(costs[t * n_digits : (t + 1) * n_digits], bin_size)
+                    for t in range(n_tables)])
     return out
 
 
@@ -164,8 +164,8 @@ def draw(query_codes, codes, seed, n_wanted):
         for t in table_order(len(probes), own_seed):
             for b in probes[t][probes[t] >= 0]:
                 bucket = set(np.flatnonzero(codes[:, t] == b).tolist()) - found[i]
-                by_chance = sorted(bucket, key=lambda j: (random_at(2**64 - 1 - own_seed, j) >> 32,
-                                                          j))
+                inverse = 2**64 - 1 - own_seed
+                by_chance = sorted(bucket, key=lambda j: (random_at(inverse, j) >> 32, j))
                 found[i].update(by_chance[: n_wanted - len(found[i])])
     return found
 
@@ -574,8 +574,8 @@ def take_rows(indptr, values, rows):
 def best_entries(indptr, indices, data, n_best, positive):
     rows = []
     for i in range(len(indptr) - 1):
-        entries = [(value, j) for value, j in zip(data[indptr[i]:indptr[i + 1]],
-                                                  indices[indptr[i]:indptr[i + 1]],
+        row = slice(indptr[i], indptr[i + 1])
+        entries = [(value, j) for value, j in zip(data[row], indices[row],
                                                   strict=True) if value > 0 or not positive]
         best = sorted(entries, key=lambda entry: (-entry[0], entry[1]))[:n_best]
         rows.append(sorted((j, value) for value, j in best))
@@ -605,8 +605,8 @@ def quantize_int8(w):
     scales = largest / np.float32(127)
     scales[scales < 1.2e-38] = 0
     safe = np.where(scales > 0, largest, 1).astype(float)[:, None]
-    return np.where(scales[:, None] > 0, np.rint(w.astype(float) * 127 / safe),
-                    0).astype(int), scales
+    rows = np.where(scales[:, None] > 0, np.rint(w.astype(float) * 127 / safe), 0)
+    return rows.astype(int), scales
 
 
 def squared_hinge(w, bias, x, y, costs):

@@ -310,8 +310,8 @@ def test_draw_takes_whole_buckets_of_tables_in_random_order(
 
 def test_what_is_drawn_does_not_depend_on_how_the_tables_came_about(rng, n_threads):
     codes, queries = random_codes(rng, 400, 5, 8), random_codes(rng, 30, 5, 8)
-    moved, fresh = Tables.build(random_codes(rng, 400, 5, 8), 8,
-                                n_threads=n_threads), Tables.build(codes, 8, False)
+    moved = Tables.build(random_codes(rng, 400, 5, 8), 8, n_threads=n_threads)
+    fresh = Tables.build(codes, 8, False)
     moved.move(rng.permutation(400), random_codes(rng, 400, 5, 8))
     moved.move(np.arange(400), codes)
     for n_wanted in (3, 30, 100):
@@ -349,8 +349,8 @@ def test_every_table_comes_first_equally_often():
 
 def test_a_bucket_that_is_not_taken_whole_favours_no_neuron():
     n, n_queries = 40, 4000
-    drawn = Tables.build(np.zeros((n, 1), np.int32), 1).draw(np.zeros((n_queries, 1), np.int32), 7,
-                                                             4)
+    tables = Tables.build(np.zeros((n, 1), np.int32), 1)
+    drawn = tables.draw(np.zeros((n_queries, 1), np.int32), 7, 4)
     p = 4 / n
     band = 5 * np.sqrt(n_queries * p * (1 - p))
     assert np.all(abs(np.bincount(drawn.ravel(), minlength=n) - n_queries * p) < band)

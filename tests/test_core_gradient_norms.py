@@ -67,8 +67,8 @@ def test_grouped_squares(rng, pattern, d):
     rows, groups = grouped(indptr, indices, m)
     x = gaussian(rng, n, d)
     got = measured("grouped_squares", len(rows), *groups, data, x)
-    want, largest = (reference.grouped_squares(indptr, indices, f(data), m,
-                                               f(x))[rows] for f in (np.array, abs))
+    want, largest = (reference.grouped_squares(indptr, indices, f(data), m, f(x))[rows]
+                     for f in (np.array, abs))
     assert_squares_close(got, want, largest, n + d)
 
 
@@ -81,6 +81,6 @@ def test_grouped_squares_of_sparse_inputs(rng, pattern, d, x_density):
     x = random_csr(rng, n, d, x_density)
     plain = reference.dense(*x, d)
     got = measured("grouped_squares_csr", len(rows), *groups, data, *x, d)
-    want, largest = (reference.grouped_squares(indptr, indices, f(data), m,
-                                               f(plain))[rows] for f in (np.array, abs))
+    want, largest = (reference.grouped_squares(indptr, indices, f(data), m, f(plain))[rows]
+                     for f in (np.array, abs))
     assert_squares_close(got, want, largest, n + d)

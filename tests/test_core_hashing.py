@@ -250,10 +250,11 @@ def test_minima_of_dense_and_sparse_rows(rng, n, d, n_tables, n_digits, n_bits):
     v = sparse_rows(rng, n, d)
     dense = probed(_winners.minima, *dense_entries(v), n_digits, n_bits, 2**63 + 11,
                    shape=(n, n_tables))
-    np.testing.assert_array_equal(dense, reference.minima(v, n_digits, n_tables, n_bits,
-                                                          2**63 + 11))
-    assert_same_bits(dense, probed(_winners.minima, *csr_of(v), n_digits, n_bits, 2**63 + 11,
-                                   shape=(n, n_tables)))
+    want = reference.minima(v, n_digits, n_tables, n_bits, 2**63 + 11)
+    np.testing.assert_array_equal(dense, want)
+    sparse = probed(_winners.minima, *csr_of(v), n_digits, n_bits, 2**63 + 11,
+                    shape=(n, n_tables))
+    assert_same_bits(dense, sparse)
 
 
 def test_a_single_entry_fills_every_bin(rng):

@@ -65,8 +65,8 @@ def test_top_k_of_every_sign_and_size():
 
 
 def test_both_zeros_tie():
-    assert top_k(read_only(np.array([[-0.0, 0.0, -0.0]], np.float32)), None,
-                 3)[0].tolist() == [[0, 1, 2]]
+    zeros = read_only(np.array([[-0.0, 0.0, -0.0]], np.float32))
+    assert top_k(zeros, None, 3)[0].tolist() == [[0, 1, 2]]
 
 
 scores_with_ties = st.lists(st.integers(-3, 3), min_size=1, max_size=300)
@@ -161,8 +161,8 @@ def test_candidates_are_taken_in_their_order():
     in_order = [5, 30, 10, 20]
     candidates = [30, -1, 5, 10, 20]
     for n_wanted in range(1, 5):
-        assert batch_union([5], candidates, n_wanted, False, 0,
-                           100).tolist() == sorted(in_order[:n_wanted])
+        active = batch_union([5], candidates, n_wanted, False, 0, 100)
+        assert active.tolist() == sorted(in_order[:n_wanted])
         (active,) = sample_union([0, 1], [5], [candidates], n_wanted, False, 0, 100)
         assert active.tolist() == sorted(in_order[:n_wanted])
 

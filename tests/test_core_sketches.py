@@ -305,8 +305,8 @@ def test_a_search_is_a_scan_of_cells_and_the_exact_best_of_what_it_finds(rng):
     factors[:n] = abs(gaussian(rng, n))
 
     projected = (x @ rows.T + constant).astype(np.float32)
-    rotated, cells = (np.ascontiguousarray(part) for part in (projected[:, :n_bits],
-                                                              projected[:, n_bits:]))
+    rotated, cells = (np.ascontiguousarray(part)
+                      for part in (projected[:, :n_bits], projected[:, n_bits:]))
 
     found = unwritten((3, n_best), np.int32)
     _sketches.scan_cells(rotated, cells, 3, cell_start, cell, blocks, factors, ids, n, found, 1)

@@ -76,8 +76,8 @@ def test_many_entries_are_grouped_in_parts_of_the_columns(rng, n, m, density):
 
 def test_most_entries_in_one_column_are_grouped_too(rng):
     # all borders between the parts are then the same column: some parts are empty
-    columns = [np.union1d([7], rng.integers(0, 50_000,
-                                            1 if i % 8 == 0 else 0)) for i in range(8000)]
+    columns = [np.union1d([7], rng.integers(0, 50_000, 1 if i % 8 == 0 else 0))
+               for i in range(8000)]
     indptr = np.cumsum([0, *map(len, columns)]).astype(np.int64)
     indices = np.concatenate(columns).astype(np.int32)
     got = group_columns(*read_only(indptr, indices), 50_000)

@@ -35,8 +35,8 @@ def neighbours(x):
     """The bfloat16 numbers below and above, by magnitude, as float32."""
     bits = np.asarray(x, np.float32).view(np.uint32)
     low = bits & np.uint32(0xFFFF0000)
-    return low.view(np.float32), np.where(bits == low, low,
-                                          low + np.uint32(0x10000)).view(np.float32)
+    high = np.where(bits == low, low, low + np.uint32(0x10000))
+    return low.view(np.float32), high.view(np.float32)
 
 
 @pytest.mark.parametrize("n", (0, *SIZES, 1000))
@@ -162,8 +162,8 @@ def stepped(kernel, rule, state, *arguments):
 def updates(rng, n_rows, d):
     """name: (kernel, arguments) that touch all of n_rows rows, or some of their columns."""
     rows = read_only(rng.permutation(n_rows).astype(np.int32))
-    dense = read_only(np.arange(n_rows + 1) * n_rows, np.tile(np.arange(n_rows, dtype=np.int32),
-                                                              n_rows))
+    dense = read_only(np.arange(n_rows + 1) * n_rows,
+                      np.tile(np.arange(n_rows, dtype=np.int32), n_rows))
     data, x = eighths(rng, n_rows * n_rows), eighths(rng, n_rows, d)
     groups = read_only(*reference.group_columns(*dense))
     x_csr = random_csr(rng, n_rows, d, 0.3, eighths)

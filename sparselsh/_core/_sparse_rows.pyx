@@ -45,8 +45,8 @@ def take_rows(const int64_t[::1] indptr, const int32_t[::1] indices, const float
     with nogil:
         for i in range(rows.shape[0]):
             if i + distance < rows.shape[0]:
-                first = indptr[rows[i + distance]]
-                n = out_indptr[i + distance + 1] - out_indptr[i + distance]
+                first, n = (indptr[rows[i + distance]],
+                            out_indptr[i + distance + 1] - out_indptr[i + distance])
                 if n > 0:
                     prefetch_run(&indices[first], n * sizeof(int32_t))
                     prefetch_run(&data[first], n * sizeof(float))
