@@ -208,9 +208,9 @@ class SGD(_Optimizer):
 
 
 class Adam(_Optimizer):
-    """Adam with decoupled weight decay, over the rows that a batch touches [1]_.
+    """Adam with decoupled weight decay, over the rows that a batch touches.
 
-    ::
+    The update rule is algorithm 1 of [1]_::
 
         m = b1 m + (1 - b1) g
         v = b2 v + (1 - b2) g^2
@@ -254,7 +254,7 @@ class Adam(_Optimizer):
 
     References
     ----------
-    .. [1] D. Kingma and J. Ba: Adam: a method for stochastic optimization. ICLR 2015, algorithm 1.
+    .. [1] D. Kingma and J. Ba: Adam: a method for stochastic optimization. ICLR 2015.
     .. [2] I. Loshchilov and F. Hutter: Decoupled weight decay regularization. ICLR 2019.
     .. [3] N. Shazeer and M. Stern: Adafactor. ICML 2018, section 3 (moments of rows).
     .. [4] S. Gupta et al.: Deep learning with limited numerical precision. ICML 2015, section 3

@@ -278,8 +278,8 @@ def test_an_interrupted_training_prints_how_to_resume(folder, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("args, named", [
-    (["--hidden", 16], ["--hidden: a training that is resumed keeps"]),
-    (["--seed", 0], ["--seed: a training that is resumed keeps"]),
+    (["--hidden", 16], ["--hidden: a resumed training keeps"]),
+    (["--seed", 0], ["--seed: a resumed training keeps"]),
     (["--model", "run.safetensors"], ["'run.safetensors': is also given as"]),
     (["--resume", "model.safetensors"],
      ["model.safetensors", "no training to continue", "--checkpoint"]),
@@ -309,7 +309,7 @@ def test_resume_refuses_other_rows_than_those_of_the_training(
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     place = tmp_path / "out.json"
     place.write_text("old")
-    with pytest.raises(RuntimeError), _commands._writing(place) as file:
+    with pytest.raises(RuntimeError), _commands.writing(place) as file:
         file.write("half")
         raise RuntimeError
     assert place.read_text() == "old" and os.listdir(tmp_path) == ["out.json"]

@@ -41,6 +41,7 @@ SHARED_IDS: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
     args = parser().parse_args(argv)
+
     try:
         COMMANDS[args.command](args)
         sys.stdout.flush()  # reports a closed pipe here and not at interpreter exit

@@ -309,6 +309,7 @@ def _read_tokens(files: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         parts.append(np.array(part, np.int32))
         start_of.append(total + AROUND_DISTANCE)
         total += len(part)
+
     file_of = np.repeat(np.arange(len(files), dtype=np.int32), [len(part) for part in parts])
     parts.append(np.zeros(AROUND_DISTANCE, np.int32))
     file_of = np.concatenate([file_of, np.full(AROUND_DISTANCE, len(files) - 1, np.int32)])

@@ -41,10 +41,12 @@ def source_of(X: Any, Y: Any, window: int, n_epochs: int,
     if Y is not None:
         X, Y = check_data(X, Y, "X", "Y")
         return _Matrices(X, Y, check.sample_weight(sample_weight, X.shape[0]))
+
     is_single = sp.issparse(X) or isinstance(X, (np.ndarray, str, os.PathLike))
     if is_single or not hasattr(X, "__iter__"):
         raise TypeError(f"Y is missing, and X, {type(X).__name__}, is neither a CSR file nor an "
                         "iterable of (X, Y): give Y, open_csr(path), or chunks")
+
     if sample_weight is not None:
         raise ValueError("sample_weight must be None where X is an iterable of chunks; give "
                          "matrices or a CSR file")
