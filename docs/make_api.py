@@ -189,7 +189,8 @@ def reference_pages():
     """{file name: text} of the reference: an index, a page per object and per method."""
     pages, index = {}, [
         "API reference", "=" * 13, "",
-        "Every public object and method has a page of its own. ``sparselsh.__version__`` is the version.",
+        "Every public object and method has a page of its own.",
+        "``sparselsh.__version__`` is the version.",
         "Import ``sparselsh.estimators`` and ``sparselsh.torch`` by their names.", "",
         ".. currentmodule:: sparselsh", "",
     ]

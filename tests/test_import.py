@@ -112,7 +112,7 @@ def circle(edges):
 
     def visit(node):
         if node in trail:
-            return trail[trail.index(node):] + [node]
+            return [*trail[trail.index(node):], node]
         if node in done:
             return None
         trail.append(node)
@@ -159,7 +159,8 @@ def test_a_package_is_imported_by_its_front_door():
             package, _, file = name.partition("/")
             if package in (package_of(own), "_arrays", "_core") or own.startswith("__"):
                 continue
-            is_private = any(part.startswith("_") and part != "__init__" for part in file.split("/"))
+            parts = [part for part in file.split("/") if part != "__init__"]
+            is_private = any(part.startswith("_") for part in parts)
             assert not is_private, f"{own} imports {name}"
             is_dunder = imported is not None and imported.startswith("__")
             assert imported is None or is_dunder or not imported.startswith("_"), (
@@ -240,7 +241,8 @@ def test_the_core_imports_nothing_of_the_package():
 def run(code, **environment):
     """What the code prints in a new interpreter; a variable given as None is not set there."""
     env = {key: value for key, value in (os.environ | environment).items() if value is not None}
-    done = subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], env=env,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

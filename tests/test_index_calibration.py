@@ -340,7 +340,8 @@ def test_auto_starts_at_the_closed_form_and_takes_the_cheapest_tables_that_reach
     cosine = float(np.median(np.einsum("nd,nkd->nk", Q, V[truth])))
     trials = of_method(index.report()["trials"], "probes")
     first = (trials[0]["bits"], trials[0]["tables"])
-    assert first == sl.choose_bits_and_tables(choice.MAX_FOUND_FRACTION, len(W), similarity=cosine, recall=0.9)
+    assert first == sl.choose_bits_and_tables(
+        choice.MAX_FOUND_FRACTION, len(W), similarity=cosine, recall=0.9)
     settings = {(trial["bits"], trial["tables"]) for trial in trials}
     most = int(np.log2(2 * len(W)))  # with more buckets than that, most are empty
     assert (len(settings) == 9
@@ -374,8 +375,9 @@ def test_auto_keeps_the_tables_nearest_to_the_recall_where_none_reaches_it(rng):
 def test_auto_without_queries_assumes_a_similarity():
     W = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
     index = sl.LSHIndex("auto", random_state=0).fit(W)
-    expected = sl.choose_bits_and_tables(choice.MAX_FOUND_FRACTION, 3000, similarity=choice.DEFAULT_SIMILARITY,
-                                         recall=index.recall)
+    expected = sl.choose_bits_and_tables(
+        choice.MAX_FOUND_FRACTION, 3000, similarity=choice.DEFAULT_SIMILARITY,
+        recall=index.recall)
     assert (index.family_.bits, index.family_.tables) == expected
 
 

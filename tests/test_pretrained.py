@@ -208,7 +208,8 @@ def test_a_single_query_to_dense_layers_and_rows_takes_the_single_query_path(
     assert {layer.plan["single"] for layer in net.layers} == {"dense", plan}
     for row in range(5):
         x = X[row:row + 1]
-        assert net._single_row(net._validated_queries(x), 4) is not None, "the single-query path is taken"
+        found = net._single_row(net._validated_queries(x), 4)
+        assert found is not None, "the single-query path is taken"
         (ids, scores), (want_ids, want_scores) = net.topk(x, 4), by_layers(net, x, 4)
         np.testing.assert_array_equal(ids, want_ids)
         np.testing.assert_allclose(scores, want_scores, rtol=1e-4, atol=1e-4)

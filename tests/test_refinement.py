@@ -58,7 +58,7 @@ def refined(trained):
 
 @pytest.mark.parametrize(("relu", "shared"), [(False, False), (True, False), (False, True)])
 def test_weights_computed_from_data_follow_their_formula(monkeypatch, relu, shared):
-    monkeypatch.setattr(_label_vectors, "ROWS_PER_PART", 400)  # the data is processed in several parts
+    monkeypatch.setattr(_label_vectors, "ROWS_PER_PART", 400)  # several parts
     X, Y = TRAIN
     if shared:
         X = sp.csr_array(X[:, :N_LABELS])

@@ -4,11 +4,9 @@
 callable. A public name without a row fails the test, so that no new name is forgotten. The error
 must be raised in the callable that the row is for.
 """
-import ast
 import importlib
 import inspect
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
