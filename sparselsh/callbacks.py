@@ -53,29 +53,80 @@ class Callback(HtmlRepr):
     runs_last = False  # whether it is called after the other callbacks
 
     def on_begin(self, network: TrainedNetwork) -> None:
-        """Called when `fit` or `resume` begins."""
+        """Called when `fit` or `resume` begins.
+
+        Parameters
+        ----------
+        network : Network
+            The network that is trained; :class:`TrainedNetwork` names what may be used of it.
+        """
 
     def on_step(self, network: TrainedNetwork) -> None:
-        """Called after each step, so it should be fast."""
+        """Called after each step, so it should be fast.
+
+        Parameters
+        ----------
+        network : Network
+            The network that is trained; :class:`TrainedNetwork` names what may be used of it.
+        """
 
     def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> bool | None:
-        """Called after each epoch, with its history entry. Returning True ends the training."""
+        """Called after each epoch.
+
+        Parameters
+        ----------
+        network : Network
+            The network that is trained; :class:`TrainedNetwork` names what may be used of it.
+        entry : dict
+            The entry of the epoch, which is already the last of ``network.history``.
+
+        Returns
+        -------
+        bool or None
+            True ends the training.
+        """
 
     def on_interrupt(self, network: TrainedNetwork) -> bool | None:
         """Called on Ctrl-C, after the current step.
 
-        `fit` returns if this returns True, and raises KeyboardInterrupt otherwise.
+        Parameters
+        ----------
+        network : Network
+            The network that is trained; :class:`TrainedNetwork` names what may be used of it.
+
+        Returns
+        -------
+        bool or None
+            True lets `fit` return; otherwise it raises KeyboardInterrupt.
         """
 
     def on_end(self, network: TrainedNetwork) -> None:
-        """Called when the training is complete: after its last epoch, or ended by a callback."""
+        """Called when the training is complete: after its last epoch, or ended by a callback.
+
+        Parameters
+        ----------
+        network : Network
+            The network that is trained; :class:`TrainedNetwork` names what may be used of it.
+        """
 
     def state(self) -> dict[str, Any]:
-        """State for a checkpoint: a dict of plain values and lists of arrays."""
+        """State for a checkpoint.
+
+        Returns
+        -------
+        dict
+            Plain values, and lists of arrays.
+        """
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned; called before `on_begin` when a training is resumed."""
+        """Restore what `state` returned; called before `on_begin` when a training is resumed.
+
+        Parameters
+        ----------
+        state : dict
+            As `state` returned it.
+        """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -48,15 +48,7 @@ class _Optimizer(HtmlRepr):
         self._state: dict[int, Any] = {}
 
     def step(self, pairs: list[Pair], *, progress: float = 0.0, n_threads: int = 1) -> None:
-        """Update parameters by one step.
-
-        Parameters
-        ----------
-        pairs : list of (Parameter, gradient)
-        progress : float
-            Fraction of the training that is done, in [0, 1], for the schedule.
-        n_threads : int
-        """
+        """Apply (parameter, gradient) pairs; `progress` in [0, 1] is where the schedule stands."""
         self.n_steps += 1
         lr = self.lr * schedules.factor(self.schedule, progress)
         rule = self._rule(lr, schedules.momentum(self.schedule, progress))

@@ -193,13 +193,35 @@ class CSRFile:
         return _as_scipy(self._checked(X, Y))
 
     def chunks(self, n_rows: int = _DEFAULT_CHUNK_ROWS) -> Iterator[tuple[csr_array, csr_array]]:
-        """Yield all rows in order, as (X, Y) of `n_rows` rows each; the last may have fewer."""
+        """Yield all rows in order, in chunks.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows per chunk; the last chunk may have fewer.
+
+        Yields
+        ------
+        X : csr_array of shape (n_rows, n_features), float32
+        Y : csr_array of shape (n_rows, n_labels), float32
+
+        Raises
+        ------
+        ValueError
+            If the file is closed, or `n_rows` is not a positive integer.
+        """
         n_rows = check.integer(n_rows, "n_rows")
         for start in range(0, len(self), n_rows):
             yield self[start:start + n_rows]
 
     def close(self) -> None:
-        """Close the file. Rows that were read from it remain valid."""
+        """Close the file. Rows that were read from it remain valid.
+
+        Returns
+        -------
+        None
+            A later read of this object raises ValueError.
+        """
         self._arrays = None
 
     def __enter__(self) -> Self:

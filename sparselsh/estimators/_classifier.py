@@ -509,7 +509,22 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         return p
 
     def predict_log_proba(self, X: MatrixLike) -> np.ndarray:
-        """The logarithm of `predict_proba`, of the same shape and dtype."""
+        """The logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of `predict_proba`; -inf where a probability is 0.
+
+        Raises
+        ------
+        MemoryError
+            As for `predict_proba`.
+        """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 

@@ -249,7 +249,13 @@ class InferenceNetwork:
     # -- export -------------------------------------------------------------------------------
 
     def architecture(self) -> list[Affine]:
-        """The layers with the weights as they were given, bit by bit."""
+        """The layers as plain affine maps, with the weights as they were given, bit by bit.
+
+        Returns
+        -------
+        list of Affine
+            Named tuples with name, weight, bias and activation, among others.
+        """
         return [Affine(layer.name, layer.weight, layer.true_bias, layer.activation, layer.kind,
                        layer.mode, layer.padding, layer.width) for layer in self.layers]
 
