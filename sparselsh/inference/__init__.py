@@ -15,6 +15,8 @@ The path of a network, and the modules of the package:
     _accelerated_linear a layer of a PyTorch model whose outputs an index finds
     readers             networks of other libraries as chains of affine layers
 """
+from typing import Any
+
 from ._conversion import MIN_GAIN, convert
 from ._network import InferenceNetwork
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
@@ -30,7 +32,7 @@ from .readers import (
 )
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name == "AcceleratedLinear":  # it needs torch
         from ._accelerated_linear import AcceleratedLinear
 

@@ -212,8 +212,9 @@ class InferenceNetwork:
             return check.matrix(X, n_columns=first.n_in)
         if first.kind == "embedding_bag" and (isinstance(X, CSR) or sp.issparse(X)):
             weighted = check.matrix(X, n_columns=first.n_in, what="ids")
-            is_mean = isinstance(weighted, CSR) and first.mode == "mean"
-            return _means(weighted) if is_mean else weighted
+            if isinstance(weighted, CSR) and first.mode == "mean":
+                return _means(weighted)
+            return weighted
 
         ids = np.asarray(X)
         if ids.ndim == 1 and first.width == 1 and first.kind == "embedding":

@@ -178,5 +178,6 @@ def _count(chunks: Any) -> int | None:
     if not isinstance(chunks, (list, tuple)):
         return None
     inputs = [chunk[0] for chunk in chunks if isinstance(chunk, (list, tuple)) and len(chunk) == 2]
-    shapes = [np.shape(X) if sp.issparse(X) or isinstance(X, np.ndarray) else () for X in inputs]
+    shapes: list[tuple[int, ...]] = [
+        np.shape(X) if sp.issparse(X) or isinstance(X, np.ndarray) else () for X in inputs]
     return sum(shape[0] for shape in shapes) if len(shapes) == len(chunks) and all(shapes) else None
