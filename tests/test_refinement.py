@@ -256,7 +256,7 @@ def test_threads_do_not_change_the_classifiers(trained):
 
 
 def test_blocks_of_labels_do_not_change_the_classifiers(trained, refined, monkeypatch):
-    monkeypatch.setattr(sl.refinement, "ROOM", 5000)
+    monkeypatch.setattr(sl.refinement, "MAX_WEIGHTS_PER_BLOCK", 5000)
     other = copy.deepcopy(trained).refine(*TRAIN, verbose=False).refinement
     # passes in another order: the optimum is reached only within the tolerance
     difference = other.weight.toarray() - refined.refinement.weight.toarray()

@@ -134,7 +134,7 @@ def rows_of(blocks, batch_size, rng):
 @pytest.mark.parametrize("batch_size", [1, 8, 100, 300])
 def test_every_row_occurs_once_per_epoch_in_a_new_order(tmp_path, size, batch_size, rng):
     write_csr(tmp_path / "rows", sp.csr_array(np.arange(1, 101)[:, None]), np.zeros(100, int))
-    source = _batches.source(open_csr(tmp_path / "rows"), None, size, 2, None)
+    source = _batches.source_of(open_csr(tmp_path / "rows"), None, size, 2, None)
     epochs = [rows_of(source.blocks(), batch_size, rng) for _ in range(2)]
     for batches in epochs:
         rows = list(itertools.chain(*batches))
