@@ -365,7 +365,8 @@ def deep_networks():
          sl.LSHLinear(24, 12, density=0.5, family=sl.SimHash(2, 3), rebuild=rebuild.Frozen(1))],
         [sl.LSHLinear(10, 16, policy="sketches", sketch_bits=64, oversample=3,
                       dtype="bfloat16", **hidden),
-         sl.LSHLinear(16, 20, family=sl.DWTA(2, 3, bin_size=4), rebuild=rebuild.Exponential(2),
+         sl.LSHLinear(16, 20, policy="top", family=sl.DWTA(2, 3, bin_size=4),
+                      rebuild=rebuild.Exponential(2),
                       dropout=0.1, **hidden),
          sl.Linear(20, 12, dtype="bfloat16")],
     ):
@@ -502,7 +503,7 @@ class Index:
         tensors |= {"cell_centroids": means, "cell_means": means,
                     "cell": np.arange(n, dtype=np.int32) % 5}
         config["n_cells_probed"] = 2
-        _file.write(path, tensors, config)
+        _files.write_checked(path, tensors, _file.FORMAT, json.dumps(config))
         self.read(path)
         return path.read_bytes()
 

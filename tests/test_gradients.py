@@ -112,7 +112,8 @@ def assert_gradients(layers, loss, X, Y, rng):
     backward, out = [], x
     for i, layer in enumerate(net.layers):
         labels = targets if i == len(net.layers) - 1 else None
-        out, backprop = layer.forward(out, Step(True, labels, seed=8 * i + 1, n_threads=2))
+        step = Step(True, labels, seed=8 * i + 1, n_threads=2, place=net._training.places[i])
+        out, backprop = layer.forward(out, step)
         backward.append(backprop)
     got_loss, d = net.loss(out, targets)
     pairs = []

@@ -86,7 +86,7 @@ def test_a_missing_extra_gives_the_install_command(module, line, act, monkeypatc
     import sys
 
     for name in [name for name in sys.modules if name.split(".")[0] == module
-                 or name == "sparselsh.estimators"]:
+                 or name.startswith("sparselsh.estimators")]:
         monkeypatch.delitem(sys.modules, name)
     real = builtins.__import__
 

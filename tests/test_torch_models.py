@@ -217,8 +217,8 @@ def test_an_accelerated_layer_gives_the_largest_logits_and_fills_the_others(alwa
     assert values.shape == found.shape == (40, 12, 3)
     torch.testing.assert_close(values, want.gather(-1, found), rtol=0, atol=1e-4)
     assert torch.softmax(got, -1).isfinite().all()
-    again = pickle.loads(pickle.dumps(layer.index))
-    assert again.n_candidates == layer.index.n_candidates
+    again = pickle.loads(pickle.dumps(layer.engine))
+    assert again.n_candidates == layer.engine.n_candidates
     torch.testing.assert_close(copy.deepcopy(model)(ids), got, rtol=0, atol=0)
 
 

@@ -556,7 +556,8 @@ def test_sample_weights_stay_with_their_rows(data, tmp_path, rng):
 @pytest.mark.parametrize("weight, message", [
     ([1, 2], r"sample_weight must have shape \(70,\)"),
     (-np.ones(70), "sample_weight must be at least 0"),
-    (np.zeros(70), "above 0 for one row"), (np.full(70, np.nan), "sample_weight must be finite"),
+    (np.zeros(70), "above 0 for at least one row"),
+    (np.full(70, np.nan), "sample_weight must be finite"),
 ])
 def test_bad_weights_are_refused(weight, message, data):
     for train in (wide().fit, wide().partial_fit):

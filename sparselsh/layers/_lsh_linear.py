@@ -482,8 +482,7 @@ class LSHLinear(Linear):
             else:
                 sets = self._sample_sets(x, step, self.oversample * n_active)
                 outputs, _ = self._set_outputs(x, sets, step)
-            is_relu = self.activation == "relu"
-            active, groups = self._cut(outputs, n_active, is_relu, step.n_threads), None
+            active, groups = self._best(outputs, step), None
         else:
             active, groups = self._set_outputs(x, self._sample_sets(x, step, n_active), step)
 
@@ -567,6 +566,11 @@ class LSHLinear(Linear):
         indptr = np.arange(len(x) + 1, dtype=np.int64) * self.n_out
         every_id: Any = None  # the kernels read it as all columns
         return CSR(indptr, every_id, z.reshape(-1), self.n_out)
+
+    def _best(self, outputs: CSR, step: Step) -> CSR:
+        """The n_active largest entries of each row; before a ReLU, of those above zero."""
+        return self._cut(outputs, self.n_active_at(step.place), self.activation == "relu",
+                         step.n_threads)
 
     def _entries_above_zero(self, active: CSR) -> CSR:
         return self._cut(active, self.n_out, True, 1)
