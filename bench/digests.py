@@ -326,8 +326,8 @@ def sample_sets(run):
                       n_probes=n_probes, min_count=1 + (policy == "top"), fill=policy != "vanilla")
         trained(run, f"{name}, {policy}", net, X=run.few[0][:600], Y=run.few[1][:600])
     for policy, plan in (("sketches", "auto"), ("sketches", "gather"), ("top", "rows")):
-        net = network(run, active="sample", density=0.01, policy=policy, plan=plan, oversample=3,
-                      sketch_bits=192)
+        options = {"oversample": 3, "sketch_bits": 192} if policy == "sketches" else {}
+        net = network(run, active="sample", density=0.01, policy=policy, plan=plan, **options)
         trained(run, f"{policy}, {plan}", net, X=run.few[0][:600], Y=run.few[1][:600])
 
 
