@@ -108,7 +108,6 @@ class Linear(HtmlRepr):
         self._check_initialized()
         return self._w, self._b
 
-    @property
     def output_fraction(self) -> float:
         """Fraction of the outputs of a hidden layer that may differ from zero before a ReLU."""
         return 1.0

@@ -240,7 +240,6 @@ class LSHLinear(Linear):
         """Whether every neuron is computed."""
         return self.n_active == self.n_out
 
-    @property
     def output_fraction(self) -> float:
         if self.active == "batch" or self.chosen_plan == "dense":
             return 1.0

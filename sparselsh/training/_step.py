@@ -74,7 +74,7 @@ class Training:
         self.optimizer = optimizer
         for i, layer in enumerate(self.layers):
             if not layer.initialized:
-                fraction = self.layers[i - 1].output_fraction if i else 1.0
+                fraction = self.layers[i - 1].output_fraction() if i else 1.0
                 layer.initialize(self.rng, sparse_input=i == 0 and sparse_input,
                                  input_fraction=fraction)
 
