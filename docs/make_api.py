@@ -15,13 +15,14 @@ from sparselsh.callbacks import Callback
 
 # Modules whose __all__ is public, besides that of sparselsh itself. estimators needs scikit-learn.
 MODULES = (
-    "callbacks", "datasets", "estimators", "hashing", "metrics", "rebuild", "schedules", "torch",
+    "calibration", "callbacks", "datasets", "estimators", "hashing", "metrics", "rebuild",
+    "schedules", "torch",
 )
 
 # title: (what the section is for, its names without the leading "sparselsh.")
 SECTIONS = {
     "Networks": ("A network is a sequence of layers with a loss.", (
-        "Network", "load", "Refinement", "profiling.Profile")),
+        "Network", "load", "Refinement", "calibration.Calibration", "profiling.Profile")),
     "Layers": ("Dense layers, and layers that compute only the neurons that hashing finds.", (
         "Linear", "LSHLinear")),
     "Losses": ("Over all outputs or over an active set. `Network` also takes their short names.", (
@@ -50,6 +51,10 @@ SECTIONS = {
     "Metrics": ("They compare ranked ids with true labels.", (
         "metrics.precision_at_k", "metrics.recall_at_k", "metrics.ndcg_at_k", "metrics.psp_at_k",
         "metrics.propensities", "metrics.neighbour_recall")),
+    "Metrics of probabilities": ("They compare probabilities with true labels.", (
+        "metrics.expected_calibration_error", "metrics.calibration_curve", "metrics.log_loss",
+        "metrics.brier_score", "metrics.micro_f1", "calibration.calibrate",
+        "calibration.plot_reliability")),
     "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
 }
 

@@ -6,7 +6,7 @@
 
 Weights are dense and activations sparse. See https://github.com/sparselsh/sparselsh for the guide.
 """
-from . import callbacks, datasets, metrics, rebuild, schedules
+from . import calibration, callbacks, datasets, metrics, rebuild, schedules
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
@@ -47,6 +47,7 @@ __all__ = [
     "SimHash",
     "SoftmaxCrossEntropy",
     "__version__",
+    "calibration",
     "callbacks",
     "choose_bits_and_tables",
     "datasets",

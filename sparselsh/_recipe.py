@@ -16,7 +16,11 @@ from .layers import Linear, LSHLinear
 from .losses import SoftmaxCrossEntropy
 from .network import Network
 
-MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units
+MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units,
+MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
+# Weight of the errors of the classifiers. Labels with many rows of few words, each of which occurs
+# with many labels, need a stronger penalty of the weights.
+C_OF_FEW_LABELS, C_OF_MANY_LABELS = 0.3, 1.0
 EPOCHS_FROM_DATA = 2  # from weights computed from the data, more epochs are not worth their time
 # Learning rate times steps: twice the distance that Adam can move a weight under a linear schedule.
 RATE_TIMES_STEPS = 3.3
@@ -24,6 +28,9 @@ MIN_RATE, MAX_RATE = 5e-4, 2e-2
 DROPOUT = 0.2  # fraction of the hidden units, from DROPOUT_MIN_STEPS on
 # Long enough to memorize the rows; in shorter trainings dropout lowers the accuracy.
 DROPOUT_MIN_STEPS = 2000
+MAX_HELD_OUT_ROWS = 2048  # and at most a tenth of the rows
+MIN_ROWS_TO_SPLIT = 500
+SPLIT_SEED = 0  # a training that is resumed leaves the same rows out
 MAX_CHECKED_ROWS = 2048  # training rows on which classifiers are checked
 MIN_TRAINING_PRECISION = 0.5  # P@1 on these rows; classifiers below it are removed
 
@@ -32,14 +39,20 @@ def suits(network: Network, X: Any) -> bool:
     """Whether the recipe applies to this network and these inputs."""
     return (len(network.layers) == 2 and type(network.layers[0]) is Linear
             and isinstance(network.layers[1], LSHLinear)
-            and network.n_labels >= MIN_LABELS and isinstance(network.loss, SoftmaxCrossEntropy)
-            and (isinstance(X, CSRFile) or hasattr(X, "tocsr")))
+            and isinstance(network.loss, SoftmaxCrossEntropy)
+            and suits_data(X, network.n_labels, network.layers[0].n_out))
+
+
+def suits_data(X: Any, n_labels: int, n_hidden: int) -> bool:
+    """Whether the hidden layer is a bottleneck between these inputs and these labels."""
+    is_sparse = isinstance(X, CSRFile) or hasattr(X, "tocsr")
+    return is_sparse and (n_labels >= MIN_LABELS or X.shape[1] >= MIN_FEATURES_PER_UNIT * n_hidden)
 
 
 def begin(network: Network, X: Any, Y: Any, n_steps: int, *, dropout: float | None = None,
-          shared_ids: bool | Literal["auto"] = "auto") -> None:
+          shared_ids: bool | Literal["auto"] = "auto", sample_weight: Any = None) -> None:
     """Set the initial weights, and the dropout of the hidden layer: by n_steps if it is None."""
-    network.initialize(X, Y, shared_ids=shared_ids)
+    network.initialize(X, Y, shared_ids=shared_ids, sample_weight=sample_weight)
     if dropout is None:
         dropout = DROPOUT if n_steps >= DROPOUT_MIN_STEPS else 0.0
     network.layers[0].dropout = dropout
@@ -55,23 +68,58 @@ def rate(n_steps: int) -> float:
     return float(np.clip(RATE_TIMES_STEPS / n_steps, MIN_RATE, MAX_RATE))
 
 
-def refine(network: Network, X: Any, Y: Any = None, *, sample_weight: Any = None,
-           verbose: bool = True) -> bool:
+def n_held_out(n_rows: int) -> int:
+    """Rows that the training leaves out, by which it is calibrated; 0 where rows are few."""
+    return 0 if n_rows < MIN_ROWS_TO_SPLIT else min(MAX_HELD_OUT_ROWS, n_rows // 10)
+
+
+def split(X: Any, Y: Any, n_rows: int | None = None) -> tuple[np.ndarray | None, Any]:
+    """Leave rows out of a training that may be resumed, which stays one of all rows.
+
+    Parameters
+    ----------
+    X, Y
+        Sparse matrices, or a CSRFile and None.
+    n_rows : int or None
+        Number of rows to leave out; None for `n_held_out`.
+
+    Returns
+    -------
+    sample_weight : ndarray of shape (n,), float32, or None
+        0 for the rows that are left out, a random sample that depends on their number alone.
+    held_out : (X, Y) or None
+        These rows, in memory.
+    """
+    n_rows = n_held_out(X.shape[0]) if n_rows is None else n_rows
+    if not n_rows:
+        return None, None
+    rows = np.sort(np.random.default_rng(SPLIT_SEED).permutation(X.shape[0])[:n_rows])
+    weight = np.ones(X.shape[0], np.float32)
+    weight[rows] = 0
+    return weight, X[rows] if isinstance(X, CSRFile) else (X[rows], Y[rows])
+
+
+def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | None = None, *,
+           sample_weight: Any = None, verbose: bool = True) -> bool:
     """Add classifiers of the inputs to a trained network; remove them if they do harm.
 
     Classifiers learn to tell rows apart. Where the labels of a row follow from its features, as
-    those of a text do, they rank nearly all of their training rows correctly, and other rows better
-    than the network alone. Where the same features occur with other labels each time, as in
-    sessions of a shop, there is nothing to tell apart, and they learn noise. P@1 on the training
-    rows distinguishes these cases: it is 77 to 99 % on five data sets where classifiers help, and
-    31 % on the one where they do not (docs/accuracy.md).
+    those of a text do, they rank other rows better than the network alone. Where the same features
+    occur with other labels each time, as in sessions of a shop, there is nothing to tell apart, and
+    they learn noise. The rows that were held out tell which it is, and how much the classifiers
+    count. Without such rows, P@1 on the training rows distinguishes the cases: it is 77 to 99 % on
+    five data sets where classifiers help, and 31 % on the one where they do not (docs/accuracy.md).
 
     Returns
     -------
     bool
         Whether the classifiers were kept.
     """
-    network.refine(X, Y, sample_weight=sample_weight, verbose=verbose)
+    C = C_OF_FEW_LABELS if network.n_labels < MIN_LABELS else C_OF_MANY_LABELS
+    network.refine(X, Y, sample_weight=sample_weight, C=C, verbose=verbose)
+    if held_out is not None:
+        network.tune_refinement(*held_out)
+        return network.refinement is not None
 
     n_rows = X.shape[0]
     rows = np.linspace(0, n_rows - 1, min(MAX_CHECKED_ROWS, n_rows)).astype(np.int64)

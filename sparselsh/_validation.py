@@ -272,6 +272,16 @@ def sample_weight(values: ArrayLike | None, n_rows: int) -> Floats | None:
     return values
 
 
+def thresholds(values: Any, n_labels: int) -> Floats:
+    """A threshold of probabilities, or one per label, as a float32 vector."""
+    if np.ndim(values) == 0:
+        return np.full(n_labels, number(values, "threshold", above=0, maximum=1), np.float32)
+    values = vector(values, "threshold", n_labels)
+    if not np.all((values > 0) & (values <= 1)):
+        raise ValueError("threshold holds values outside (0, 1]; a threshold is a probability")
+    return values
+
+
 def ids(values: ArrayLike, name: str, bound: int, *, unique: bool = False) -> Ids:
     """One-dimensional int32 ids in 0..bound-1."""
     values = _array(values, name)

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from ._arrays.types import MatrixLike
 
 __all__ = [
+    "brier_score",
+    "calibration_curve",
+    "expected_calibration_error",
+    "log_loss",
+    "micro_f1",
     "ndcg_at_k",
     "neighbour_recall",
     "precision_at_k",
@@ -29,6 +34,10 @@ __all__ = [
     "psp_at_k",
     "recall_at_k",
 ]
+
+SMALLEST_PROBABILITY = 1e-7  # of a true label, in the log-loss: float32 has no better 1 - p
+SUM_TOLERANCE = 1e-5  # by which a rounded probability may exceed 1
+ROWS_PER_CHUNK = 256
 
 
 def precision_at_k(Y_true: MatrixLike, ids: ArrayLike, k: int) -> float:
@@ -258,6 +267,206 @@ def neighbour_recall(ids: ArrayLike, true_ids: ArrayLike) -> float:
     found = np.isin(_keys(true_ids, width), _keys(ids, width)) & is_id
     rows = n_true > 0
     return float(np.mean(found.sum(axis=1)[rows] / n_true[rows]))
+
+# -- probabilities -------------------------------------------------------------------------------
+
+
+def calibration_curve(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 1,
+                      n_bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often labels are true, by the probability that was stated for them.
+
+    The k labels with the largest probabilities of each row are put into bins of equal width.
+
+    Parameters
+    ----------
+    Y_true : sparse or dense matrix of shape (n, n_labels), or int array of shape (n,)
+        Indicator, whose nonzero entries are the true labels, or one class id per row.
+    probabilities : array of shape (n, n_labels)
+        In [0, 1], as of `predict_proba`.
+    k : int
+        Labels per row that are counted; 1 is the confidence of [1]_.
+    n_bins : int
+
+    Returns
+    -------
+    stated : float64 array of shape (n_bins,)
+        Mean probability of each bin; 0 for an empty one.
+    observed : float64 array of shape (n_bins,)
+        Fraction of the bin's labels that are true.
+    counts : int64 array of shape (n_bins,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, shape or range.
+
+    References
+    ----------
+    .. [1] C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599,
+       section 2.
+    """
+    Y, p = _stated(Y_true, probabilities)
+    k = check.rank(k, p.shape[1], "probabilities")
+    n_bins = check.integer(n_bins, "n_bins")
+    best = np.argpartition(-p, k - 1, axis=1)[:, :k]
+    values = np.take_along_axis(p, best, axis=1).ravel().astype(np.float64)
+    hits = np.asarray(Y[np.repeat(np.arange(len(p)), k), best.ravel()]).ravel() != 0
+
+    bins = np.minimum((values * n_bins).astype(np.int64), n_bins - 1)
+    counts = np.bincount(bins, minlength=n_bins)
+    at_least_one = np.maximum(counts, 1)
+    return (np.bincount(bins, values, n_bins) / at_least_one,
+            np.bincount(bins, hits, n_bins) / at_least_one, counts)
+
+
+def expected_calibration_error(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 1,
+                               n_bins: int = 15) -> float:
+    """Mean difference between stated probabilities and observed fractions, over bins.
+
+    ``ECE = sum_b |bin b| / n |observed_b - stated_b|`` over the bins of :func:`calibration_curve`
+    [1]_. Of perfect probabilities it is above 0 as well, because fractions of few rows scatter: for
+    15 bins by about 0.35 / sqrt(n / 15).
+
+    Parameters
+    ----------
+    Y_true, probabilities, k, n_bins
+        As in :func:`calibration_curve`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`calibration_curve`.
+
+    References
+    ----------
+    .. [1] M. P. Naeini, G. F. Cooper, M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
+       Bayesian Binning", AAAI 2015.
+    """
+    stated, observed, counts = calibration_curve(Y_true, probabilities, k=k, n_bins=n_bins)
+    return float(np.abs(observed - stated) @ counts / counts.sum())
+
+
+def log_loss(Y_true: MatrixLike, probabilities: ArrayLike) -> float:
+    """Negative log-likelihood of the true labels, a mean over the rows.
+
+    For class ids ``-log p[i, y_i]``; for an indicator the sum over all labels of
+    ``-y log p - (1 - y) log(1 - p)``.
+
+    Parameters
+    ----------
+    Y_true, probabilities
+        As in :func:`calibration_curve`.
+
+    Returns
+    -------
+    float
+        In nats per row. Probabilities of true labels below 1e-7, and of others above 1 - 1e-7, count
+        as these.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`calibration_curve`.
+    """
+    Y, p = _stated(Y_true, probabilities)
+    rows = np.repeat(np.arange(len(p)), np.diff(Y.indptr))
+    own = p[rows, Y.indices]
+    total = -np.log(np.maximum(own.astype(np.float64), SMALLEST_PROBABILITY)).sum()
+    if _ndim(Y_true) != 1:
+        # that of all labels as if none were true, less that of the true ones
+        for start in range(0, len(p), ROWS_PER_CHUNK):
+            total += _surprise_of_false(p[start:start + ROWS_PER_CHUNK])
+        total -= _surprise_of_false(own)
+    return float(total / len(p))
+
+
+def _surprise_of_false(p: np.ndarray) -> float:
+    """The sum of -log(1 - p)."""
+    rest = np.maximum(1 - p.astype(np.float64), SMALLEST_PROBABILITY)
+    return -float(np.log(rest).sum())
+
+
+def brier_score(Y_true: MatrixLike, probabilities: ArrayLike) -> float:
+    """Squared difference of the probabilities from the truth: the sum over the labels of a row.
+
+    ``mean_i sum_j (p_ij - y_ij)^2`` [1]_, from 0 to 2 for class ids.
+
+    Parameters
+    ----------
+    Y_true, probabilities
+        As in :func:`calibration_curve`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`calibration_curve`.
+
+    References
+    ----------
+    .. [1] G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly
+       Weather Review 78(1), 1950.
+    """
+    Y, p = _stated(Y_true, probabilities)
+    rows = np.repeat(np.arange(len(p)), np.diff(Y.indptr))
+    total = np.einsum("ij,ij->", p, p, dtype=np.float64)
+    return float((total + (1 - 2 * p[rows, Y.indices].astype(np.float64)).sum()) / len(p))
+
+
+def micro_f1(Y_true: MatrixLike, Y_pred: MatrixLike) -> float:
+    """F1 of all pairs of rows and labels: ``2 hits / (n predicted + n true)``.
+
+    Parameters
+    ----------
+    Y_true, Y_pred : sparse or dense matrix of shape (n, n_labels), or int array of shape (n,)
+        Indicators or class ids.
+
+    Returns
+    -------
+    float
+        0 where nothing is true and nothing predicted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type, or the shapes differ.
+    """
+    true, predicted = check.indicator(Y_true, "Y_true"), check.indicator(Y_pred, "Y_pred")
+    n_labels = max(true.shape[1], predicted.shape[1])
+    if true.shape[0] != predicted.shape[0] or (
+            true.shape[1] != predicted.shape[1] and 1 not in (_ndim(Y_true), _ndim(Y_pred))):
+        raise ValueError(f"Y_true {true.shape} and Y_pred {predicted.shape} must have the same "
+                         "shape")
+    keys = [np.repeat(np.arange(y.shape[0]), np.diff(y.indptr)) * n_labels + y.indices
+            for y in (true, predicted)]
+    hits = np.isin(*keys, assume_unique=True).sum()
+    return float(2 * hits / max(len(keys[0]) + len(keys[1]), 1))
+
+
+def _stated(Y_true: MatrixLike, probabilities: ArrayLike) -> tuple[csr_array, np.ndarray]:
+    """The labels as csr_array, and the checked probabilities."""
+    Y = check.indicator(Y_true, "Y_true")
+    p = check.numeric(probabilities, "probabilities")
+    if p.ndim != 2 or len(p) != Y.shape[0] or not len(p):
+        raise ValueError(f"probabilities has shape {p.shape}; give one row for each of the "
+                         f"{Y.shape[0]} rows of Y_true, at least one, and a column per label")
+    n_labels = Y.shape[1]
+    if p.shape[1] < n_labels or (p.shape[1] > n_labels and _ndim(Y_true) != 1):
+        raise ValueError(f"probabilities has {p.shape[1]} columns; Y_true has {n_labels} labels")
+    if not (p.size and p.min() >= 0 and p.max() <= 1 + SUM_TOLERANCE):  # False for NaN as well
+        raise ValueError("probabilities holds values outside [0, 1] or NaN; take them from "
+                         "predict_proba")
+    return type(Y)((Y.data, Y.indices, Y.indptr), shape=(len(p), p.shape[1])), p
+
+
+# -- helpers -------------------------------------------------------------------------------------
 
 
 def _hits(Y_true: MatrixLike, ids: Any, k: int) -> tuple[csr_array, np.ndarray]:

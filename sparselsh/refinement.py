@@ -8,6 +8,7 @@ those inputs from the inputs of the label, and re-ranks what the network finds.
 """
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,11 +35,14 @@ GRADIENT_TOLERANCE = 0.1  # of the projected gradients, whose scale is 1
 class Refinement:
     """One linear classifier per label of the inputs of a network; made by :meth:`Network.refine`.
 
-    The outputs of the network become ``z + scale (W x + b)``, where z are the outputs of its
-    layers. W and b minimize, for each label j,
-    ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j . x_i + b_j))^2`` over the rows that
-    have the label (y = 1) and the rows without it for which the network ranks it among its best
-    labels (y = -1).
+    The score of a label j becomes ``s_j = z_j + scale (w_j . x + b_j)``, where z are the outputs of
+    the layers, if it is one of the row's `n_candidates` labels with the largest z. W and b minimize,
+    for each label j, ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j . x_i + b_j))^2`` over
+    the rows that have the label (y = 1) and the rows without it for which the network ranks it among
+    its best labels (y = -1). So a classifier tells apart what the network confuses, and knows
+    nothing of rows for which the network does not rank its label high. There the order is the
+    network's: every other label has the score ``s_c + min(z_j - z_c, 0)``, where s_c is the smallest
+    score and z_c the smallest output of the candidates.
 
     Attributes
     ----------
@@ -170,11 +174,117 @@ def rerank(refinement: Refinement, x: CSR, ids: Ids, scores: Floats, k: int,
     return best
 
 
-def add_scores(refinement: Refinement, x: CSR, out: Floats, n_threads: int) -> None:
-    """Add the scores of every classifier to all outputs (n_rows, n_labels), in place."""
-    w = refinement._w
-    _one_vs_rest.add_all(x.indptr, x.indices, x.data, w.indptr, w.indices, w.data, refinement.bias,
-                         refinement.scale, refinement._workspace(n_threads), out, n_threads)
+def refined_topk(refinement: Refinement, x: CSR, ids: Ids, z: Floats, k: int,
+                 n_threads: int) -> tuple[Ids, Floats]:
+    """The k labels per row with the largest scores, among those that the network found.
+
+    Parameters
+    ----------
+    refinement : Refinement
+    x : CSR of shape (n_rows, n_features)
+    ids, z : ndarray of shape (n_rows, n_found)
+        Labels in the order of the network's outputs, best first, -1 for none (int32), and the
+        outputs (float32); at least k, and at least the candidates.
+    k, n_threads : int
+
+    Returns
+    -------
+    ids : ndarray of shape (n_rows, k), int32
+    scores : ndarray of shape (n_rows, k), float32
+    """
+    n = min(refinement.n_candidates, ids.shape[1])
+    if k <= n:
+        return rerank(refinement, x, np.ascontiguousarray(ids[:, :n]),
+                      np.ascontiguousarray(z[:, :n]), k, n_threads)
+    best = np.array(ids[:, :k]), np.array(z[:, :k])
+    head = rerank(refinement, x, np.ascontiguousarray(ids[:, :n]),
+                  np.ascontiguousarray(z[:, :n]), n, n_threads)
+    best[1][:, n:] = scores_below(best[1][:, n:], z[:, n - 1], head[1][:, -1])
+    best[1][best[0] < 0] = -np.inf
+    for out, part in zip(best, head, strict=True):
+        out[:, :n] = part
+    return best
+
+
+def scores_below(z: Floats, last_output: Floats, last_score: Floats) -> Floats:
+    """Scores of labels that are no candidates: below the candidates, in the order of z.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n_rows, n), float32
+        Outputs of the layers.
+    last_output, last_score : ndarray of shape (n_rows,), float32
+        The smallest output, and the smallest score, of the candidates of each row.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n), float32
+    """
+    with np.errstate(invalid="ignore"):  # -inf of a row with fewer candidates
+        return last_score[:, None] + np.minimum(z - last_output[:, None], 0)
+
+
+def followed_by(first: tuple[Ids, Floats], others: tuple[Ids, Floats]) -> tuple[Ids, Floats]:
+    """The labels of one search, and then those of another that it has not found.
+
+    Parameters
+    ----------
+    first, others : (ids, z)
+        Labels (int32, -1 for none) and their outputs (float32), best first, of shapes
+        (n_rows, n) and (n_rows, k) with k > n.
+
+    Returns
+    -------
+    ids, z : ndarray of shape (n_rows, k), int32 and float32
+        Outputs after the first n are at most the last of these, so that the order is that of z.
+    """
+    (head, head_z), (ids, z) = first, others
+    n, k = head.shape[1], ids.shape[1]
+    width = int(ids.max(initial=0)) + int(head.max(initial=0)) + 2
+    rows = np.arange(len(ids), dtype=np.int64)[:, None] * width
+    is_known = np.isin(rows + ids, rows + head) | (ids < 0)
+    order = np.argsort(is_known, axis=1, kind="stable")[:, :k - n]
+    rest = np.take_along_axis(ids, order, axis=1)
+    rest_z = np.minimum(np.take_along_axis(z, order, axis=1), head_z[:, -1:])
+    repeated = np.take_along_axis(is_known, order, axis=1)  # where too few were found
+    rest[repeated], rest_z[repeated] = -1, -np.inf
+    return np.concatenate([head, rest], axis=1), np.concatenate([head_z, rest_z], axis=1)
+
+
+def spread(ids: Ids, scores: Floats, z: Floats) -> Floats:
+    """Scores of all labels: those of the candidates, and of the others below them.
+
+    Parameters
+    ----------
+    ids, scores : ndarray of shape (n_rows, n_candidates), int32 and float32
+        The candidates, -1 for none, and their scores.
+    z : ndarray of shape (n_rows, n_labels), float32
+        Outputs of the layers.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_labels), float32
+    """
+    found = ids >= 0
+    rows, ranks = np.nonzero(found)
+    outputs = np.full(ids.shape, np.inf, np.float32)
+    outputs[rows, ranks] = z[rows, ids[rows, ranks]]
+    out = scores_below(z, outputs.min(axis=1), np.where(found, scores, np.inf).min(axis=1))
+    out[rows, ids[rows, ranks]] = scores[rows, ranks]
+    return out
+
+
+def classifier_scores(refinement: Refinement, x: CSR, ids: Ids, n_threads: int) -> Floats:
+    """``W x + b`` of the given labels of each row, 0 for -1: (n_rows, n), float32."""
+    one = copy.copy(refinement)
+    one.scale = 1.0
+    found, scores = rerank(one, x, ids, np.zeros(ids.shape, np.float32), ids.shape[1], n_threads)
+    out = np.zeros(ids.shape, np.float32)
+    places = np.argsort(ids, axis=1, kind="stable")
+    ordered = np.take_along_axis(scores, np.argsort(found, axis=1, kind="stable"), axis=1)
+    np.put_along_axis(out, places, ordered, axis=1)
+    out[ids < 0] = 0
+    return out
 
 
 # -- files ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ ROWS = [
     {"network"},
     {"pretrained", "training", "profiling"},
     {"layers", "inference"},
-    {"index", "datasets", "optim", "callbacks"},
+    {"index", "datasets", "optim", "callbacks", "calibration"},
     {"hashing", "rebuild", "schedules", "metrics", "refinement", "losses", "_gradients"},
     {"_threads", "_files"},
     {"_validation"},

@@ -15,16 +15,24 @@ import sparselsh as sl
 
 pytest.importorskip("safetensors")
 
-MODULES = ("callbacks", "datasets", "metrics", "rebuild", "schedules", "estimators", "torch")
+MODULES = ("calibration", "callbacks", "datasets", "metrics", "rebuild", "schedules", "estimators",
+           "torch")
 X = np.ones((4, 3), np.float32)
 Y = np.array([0, 1, 2, 0])
 IDS = np.zeros((4, 2), int)
+P = np.full((4, 3), 1 / 3)
 NAN = float("nan")
 
 
 def trained():
     net = sl.Network([sl.Linear(3, 8), sl.LSHLinear(8, 5, density=0.5)], random_state=0)
     return net.fit(X, Y, epochs=1, verbose=False)
+
+
+def calibrated():
+    X, Y = np.eye(3, dtype=np.float32)[np.arange(60) % 3], np.arange(60) % 3
+    return sl.Network([sl.Linear(3, 3)], random_state=0).fit(
+        X, Y, epochs=1, verbose=False).calibrate(X, Y).calibration
 
 
 def fitted():
@@ -68,6 +76,14 @@ ROWS = {
                            "X must be sparse to make weights from"),
     "Network.refine": (lambda p: trained().refine(X, Y, C=-1), ValueError,
                        "C must be above 0, got -1"),
+    "Network.calibrate": (lambda p: trained().calibrate(X, Y), ValueError,
+                          "X has 4 rows; give at least 20"),
+    "Network.tune_refinement": (lambda p: trained().tune_refinement(X, Y), ValueError,
+                                "no refinement; call refine"),
+    "Network.predict_proba": (lambda p: trained().predict_proba(X[:, :2]), ValueError,
+                              "X must have 3 features, got 2"),
+    "Network.predict_labels": (lambda p: trained().predict_labels(X, 1.5), ValueError,
+                               "threshold must be at most 1 and above 0, got"),
     "Network.resume": (lambda p: sl.Network([sl.Linear(3, 2)]).resume(X, Y),
                        ValueError, "no training to resume; call"),
     "Network.partial_fit": (lambda p: trained().partial_fit(X, [9] * 4),
@@ -178,6 +194,32 @@ ROWS = {
     "metrics.psp_at_k": (
         lambda p: sl.metrics.psp_at_k(Y, IDS, 1, [2, 2, 2]), ValueError,
         "propensities holds values out"),
+    "metrics.expected_calibration_error": (
+        lambda p: sl.metrics.expected_calibration_error(Y, P, k=4), ValueError,
+        "k=4 exceeds the 3 columns of probabilities"),
+    "metrics.calibration_curve": (lambda p: sl.metrics.calibration_curve(Y, P, n_bins=0),
+                                  ValueError, "n_bins must be at least 1, got 0"),
+    "metrics.log_loss": (lambda p: sl.metrics.log_loss(Y, 2 * P + 1), ValueError,
+                         "probabilities holds values outside"),
+    "metrics.brier_score": (lambda p: sl.metrics.brier_score(Y[:3], P), ValueError,
+                            "one row for each of the 3 rows"),
+    "metrics.micro_f1": (lambda p: sl.metrics.micro_f1(Y, Y[:3]), ValueError,
+                         "must have the same shape"),
+    "calibration.Calibration": (
+        lambda p: sl.calibration.Calibration("both", 3, 3, {}, 0.5, 4), ValueError,
+        "kind must be one of"),
+    "calibration.Calibration.ranked": (
+        lambda p: calibrated().ranked(P[:, :2].astype(np.float32)), ValueError,
+        "scores must have the shape"),
+    "calibration.Calibration.every": (
+        lambda p: calibrated().every(IDS, P[:, :2].astype(np.float32), P.astype(np.float32)),
+        ValueError, "scores must have the shape"),
+    "calibration.calibrate": (
+        lambda p: sl.calibration.calibrate(IDS[:, :1], P[:, :1], Y), ValueError,
+        "Y_true has 4 rows; give at least 20"),
+    "calibration.plot_reliability": (
+        lambda p: axes(lambda ax: sl.calibration.plot_reliability(Y, P, ax=ax)), TypeError,
+        "ax must be matplotlib Axes"),
     "callbacks.EarlyStopping": (
         lambda p: sl.callbacks.EarlyStopping(patience=0), ValueError, "patience must be at least"),
     "callbacks.BestModel": (lambda p: sl.callbacks.BestModel(p, mode="up"),

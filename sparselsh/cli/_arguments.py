@@ -60,17 +60,23 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     _option(sub, "--loss", "softmax over all labels, or binary cross-entropy of each", "softmax",
             choices=["softmax", "bce"], action=_Given)
     _option(sub, "--density", "fraction of the output neurons to compute; 1 computes all of them",
-            DENSITY, type=_density, metavar="auto|FLOAT", action=_Given)
+            DENSITY, type=_fraction_or_auto, metavar="auto|FLOAT", action=_Given)
     _option(sub, "--init", "initial weights: computed from the rows and their labels, or random; "
-                           "auto computes them for 1,000 labels or more and the loss softmax",
+                           "auto computes them for the loss softmax, if there are 1,000 "
+                           "labels or eight times as many features as hidden units",
             "auto", choices=["auto", "labels", "random"], action=_Given)
     _option(sub, "--shared-ids", "whether feature j and label j are the same thing, as the items "
                                  "of a session and the next item; for weights that --init "
                                  "computes; auto decides from the rows",
             "auto", choices=["auto", "yes", "no"], action=_Given)
     _option(sub, "--refine", "add one classifier of the inputs per label; auto adds them under the "
-                             "same conditions as --init, if they learn their rows",
+                             "same conditions as --init, if they help on the rows held out",
             "auto", choices=["auto", "yes", "no"])
+    _option(sub, "--hold-out", "rows, a random sample, that the training leaves out, by which "
+                               "--refine is judged and probabilities are calibrated; 0 trains on "
+                               "all rows and gives no probabilities",
+            None, unset="a tenth, at most 2,048; 0 for fewer than 500 rows", type=_whole(0),
+            metavar="N")
 
     _option(sub, "--epochs", "passes over the rows", None,
             unset=f"2, or {EPOCHS_FROM_RANDOM} from random weights", type=_whole(1), metavar="N",
@@ -144,6 +150,11 @@ def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
                      help="file that `sparselsh train --model` has written")
     sub.add_argument("test", metavar="TEST.txt", help="rows to predict; their labels are ignored")
     _option(sub, "-k", "labels per row", 5, type=_whole(1), metavar="N")
+    sub.add_argument("--probabilities", action="store_true",
+                     help="write the probability after each label instead of its score")
+    _option(sub, "--threshold", "write all labels whose probability is at least this, instead of k "
+                                "labels; auto is the one with the best F1 on the rows held out",
+            None, unset="k labels", type=_fraction_or_auto, metavar="auto|FLOAT")
     sub.add_argument("--output", metavar="FILE", help="write to FILE instead of the terminal")
     sub.add_argument("--exact", action="store_true", help="compute every output neuron")
     _add_threads(sub)
@@ -267,7 +278,8 @@ def _fraction(text: str) -> float:
     return value
 
 
-def _density(text: str) -> float | str:
+def _fraction_or_auto(text: str) -> float | str:
+    """A fraction in (0, 1], or "auto"."""
     if text == "auto":
         return text
     try:

@@ -88,7 +88,9 @@ def train(args: argparse.Namespace) -> None:
         say(_describe("test", X_test, Y_test))
 
     net = resumed or _new_network(args, X.shape[1], n_labels)
-    options = {"callbacks": _checkpoints(checkpoint), "verbose": not args.quiet}
+    weight, held_out = _split(args, X, Y)
+    options = {"callbacks": _checkpoints(checkpoint), "verbose": not args.quiet,
+               "sample_weight": weight}
     try:
         if resumed:
             is_done = net.training_progress.is_done
@@ -101,7 +103,7 @@ def train(args: argparse.Namespace) -> None:
         remedy = f"continue with --resume {checkpoint}" if checkpoint else ""
         raise KeyboardInterrupt(remedy) from None
 
-    refining = _measure.seconds(partial(_refine, net, args), X, Y)
+    refining = _measure.seconds(partial(_finish, net, args, held_out), X, Y, sample_weight=weight)
     report: dict[str, Any] = {"train_seconds": wall + refining[0],
                               "train_cpu_seconds": cpu + refining[1],
                               "refined": net.refinement is not None,
@@ -144,7 +146,8 @@ def _new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Ne
     )
 
 
-def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any) -> None:
+def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, *, sample_weight: Any,
+         **options: Any) -> None:
     """Train a new network, by the recipe for many labels where it applies."""
     from .. import _recipe
     from ..optim import Adam
@@ -156,20 +159,36 @@ def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, **options: Any)
         n_steps = _recipe.steps(X.shape[0], args.batch_size, epochs)
         lr = lr or _recipe.rate(n_steps)
         _recipe.begin(net, X, Y, n_steps, dropout=args.dropout,
-                      shared_ids=SHARED_IDS[args.shared_ids])
+                      shared_ids=SHARED_IDS[args.shared_ids], sample_weight=sample_weight)
     optimizer = None if lr is None else Adam(
         lr, schedule=SCHEDULE, second_moment="row" if from_labels else "element")
-    net.fit(X, Y, optimizer=optimizer, epochs=epochs or EPOCHS_FROM_RANDOM,
-            batch_size=args.batch_size, window=args.window, **options)
+    net.fit(X, Y, sample_weight=sample_weight, optimizer=optimizer,
+            epochs=epochs or EPOCHS_FROM_RANDOM, batch_size=args.batch_size, window=args.window,
+            **options)
 
 
-def _refine(net: Network, args: argparse.Namespace, X: Any, Y: Any) -> None:
+def _split(args: argparse.Namespace, X: Any, Y: Any) -> tuple[Any, Any]:
+    """Leave out rows for the calibration; the same ones where a training is resumed."""
     from .. import _recipe
 
+    if args.hold_out is not None and args.hold_out > X.shape[0] // 2:
+        raise UserError(f"--hold-out {args.hold_out}: {args.train!r} has {X.shape[0]} rows; give "
+                        "at most half of them")
+    return _recipe.split(X, Y, args.hold_out)
+
+
+def _finish(net: Network, args: argparse.Namespace, held_out: Any, X: Any, Y: Any,
+            sample_weight: Any) -> None:
+    """Refine a trained network, and calibrate its probabilities."""
+    from .. import _recipe
+
+    options = {"sample_weight": sample_weight, "verbose": not args.quiet}
     if args.refine == "yes":
-        net.refine(X, Y, verbose=not args.quiet)
+        net.refine(X, Y, **options)
     elif args.refine == "auto" and net.refinement is None and _recipe.suits(net, X):
-        _recipe.refine(net, X, Y, verbose=not args.quiet)
+        _recipe.refine(net, X, Y, held_out, **options)
+    if held_out is not None:
+        net.calibrate(*held_out)
 
 
 def _resumed(args: argparse.Namespace) -> Network:
@@ -229,14 +248,36 @@ def predict(args: argparse.Namespace) -> None:
         raise UserError(f"-k {args.k}: {args.model!r} has {net.n_labels} labels; give at most that "
                         "many")
 
+    if (args.probabilities or args.threshold is not None) and net.calibration is None:
+        raise UserError(f"{args.model!r}: holds no calibration, without which there are no "
+                        "probabilities; train it with --hold-out")
+
     X, _ = read_matching(args.test, net.n_features, None, of=args.model, labelled=False)
-    ids, scores = net.topk(X, k=args.k, exact=args.exact)
+    if args.threshold is None:
+        ids, scores = net.topk(X, k=args.k, exact=args.exact, probabilities=args.probabilities)
+    else:
+        ids, scores = _labels_above(net, X, args)
     lines = _lines(ids, scores if args.scores else None)
     if args.output is None:
         sys.stdout.writelines(lines)
     else:
         with writing(args.output) as file:
             file.writelines(lines)
+
+
+def _labels_above(net: Network, X: Any, args: argparse.Namespace) -> tuple[Ids, Floats]:
+    """The labels that reach the threshold, as a table, best first, -1 for none."""
+    import numpy as np
+
+    threshold = None if args.threshold == "auto" else args.threshold
+    labels = net.predict_labels(X, threshold, exact=args.exact)
+    counts = np.diff(labels.indptr)
+    ids = np.full((X.shape[0], counts.max(initial=1)), -1, np.int32)
+    p = np.zeros(ids.shape, np.float32)
+    places = np.arange(ids.shape[1]) < counts[:, None]
+    ids[places], p[places] = labels.indices, labels.data
+    order = np.argsort(-p, axis=1, kind="stable")
+    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(p, order, axis=1)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -256,6 +297,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     report, ids = _measure.quality(net, X, Y, args.exact)
     report |= _measure.ranking(Y, ids, propensities)
+    report |= _measure.probabilities(net, X, Y, args.exact)
     report["peak_rss_bytes"] = _measure.peak_rss()
     print(_describe("test", X, Y))
     print(_summary(report))
@@ -307,6 +349,9 @@ def _summary(report: dict[str, Any]) -> str:
     for name, key in (("P", "p_at_"), ("nDCG", "ndcg_at_"), ("PSP", "psp_at_")):
         if f"{key}1" in report:
             lines.append("   ".join(f"{name}@{k} {report[f'{key}{k}']:6.2%}" for k in (1, 3, 5)))
+    if "micro_f1" in report:
+        lines.append(f"micro-F1 {report['micro_f1']:6.2%}   calibration error "
+                     f"{report['calibration_error']:.3f}")
     if "train_seconds" in report:
         lines.append(f"training {report['train_seconds']:.1f} s, "
                      f"{report['train_cpu_seconds']:.1f} CPU s")

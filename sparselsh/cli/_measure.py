@@ -66,6 +66,25 @@ def ranking(Y: Any, ids: Ids, propensities: np.ndarray | None = None) -> dict[st
     return report
 
 
+def probabilities(net: Network, X: Any, Y: Any, exact: bool = False) -> dict[str, float]:
+    """Micro-averaged F1 of the labels above the threshold, and the calibration error of the best.
+
+    Empty for a network without a calibration.
+    """
+    import numpy as np
+
+    from .. import metrics
+
+    if net.calibration is None:
+        return {}
+    ids, p = net.topk(X, 1, exact=exact, probabilities=True)
+    keys = np.arange(len(ids)) * Y.shape[1]
+    true = np.repeat(keys, np.diff(Y.indptr)) + Y.indices
+    hits = np.isin(keys + ids[:, 0], true)[:, None]
+    return {"micro_f1": metrics.micro_f1(Y, net.predict_labels(X, exact=exact)),
+            "calibration_error": metrics.expected_calibration_error(hits.astype(np.float32), p)}
+
+
 def peak_rss() -> int | None:
     """Peak resident memory of this process in bytes; None where the system does not report it."""
     try:

@@ -26,7 +26,7 @@ from ..network import Network
 from ..optim import SGD, Adam
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -115,15 +115,16 @@ class LSHEstimator(BaseEstimator):
         # hold rows out before the network sees them
         stop = StopOnInterrupt()
         callbacks: list[Callback] = [stop]
-        validation = held_out = None
+        validation: tuple[Any, Any] | None = None
+        held_out: tuple[Any, Any, Any] | None = None
         if self.early_stopping:
             X, targets, weight, validation = self._split(X, targets, weight, rng)
             callbacks.append(EarlyStopping(patience=self.n_iter_no_change, min_delta=self.tol))
         elif n_held_out := self._n_held_out(X):
-            rows = rng.permutation(X.shape[0])
-            held_out, rows = rows[:n_held_out], np.sort(rows[n_held_out:])
-            held_out = X[held_out], targets[held_out]
-            X, targets, weight = X[rows], targets[rows], None if weight is None else weight[rows]
+            order = rng.permutation(X.shape[0])
+            rows, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+            held_out = X[rows], targets[rows], None if weight is None else weight[rows]
+            X, targets, weight = X[kept], targets[kept], None if weight is None else weight[kept]
 
         network, n_before = self.network_, len(self.network_.history) if continues else 0
         batch_size = self._batch_size(X.shape[0])
@@ -146,9 +147,11 @@ class LSHEstimator(BaseEstimator):
                           stacklevel=2)
         self._after_training(n_before, validation)
 
+        if validation is not None:
+            held_out = *validation, None
         if not stop.interrupted:
-            self._refine(X, targets, weight)
-        self._after_fit(X, targets, held_out if validation is None else validation)
+            self._refine(X, targets, weight, held_out)
+        self._after_fit(X, targets, held_out)
         return self
 
     def _validated_data(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
@@ -169,7 +172,8 @@ class LSHEstimator(BaseEstimator):
         """Whether the network starts from weights computed from the data."""
         return False
 
-    def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
+    def _refine(self, X: Any, targets: Any, weight: np.ndarray | None,
+                held_out: tuple[Any, Any, Any] | None) -> None:
         """Refine the trained network."""
 
     @property
@@ -262,7 +266,7 @@ class LSHEstimator(BaseEstimator):
         layers.append(self._output_layer(sizes[-1]))
 
         n_threads = None if self.n_jobs is None else effective_n_jobs(self.n_jobs)
-        return Network(layers, loss=self._loss(), random_state=int(rng.randint(2**31 - 1)),
+        return Network(layers, loss=self._loss(X), random_state=int(rng.randint(2**31 - 1)),
                        n_threads=n_threads)
 
     def _split(self, X: Any, targets: Any, weight: np.ndarray | None,
@@ -297,7 +301,7 @@ class LSHEstimator(BaseEstimator):
         check_is_fitted(self, "network_")
         return validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
 
-    def _outputs(self, X: Any, what: str) -> Floats:
+    def _check_memory(self, X: Any, what: str) -> None:
         n_bytes = 4 * X.shape[0] * self.network_.n_labels
         available = _available_memory()
         if n_bytes > available:
@@ -306,10 +310,17 @@ class LSHEstimator(BaseEstimator):
                               f"{available / 1e9:.1f} GB are free; pass fewer rows at a time, or "
                               "call predict_topk or predict, which need not hold all outputs")
 
-        n = X.shape[0]
-        if 0 < n < ROW_INDEPENDENT_MIN_ROWS:
-            X = X[np.arange(ROW_INDEPENDENT_MIN_ROWS) % n]
-        return self.network_.decision_function(X)[:n]
+    def _outputs(self, X: Any, what: str) -> Floats:
+        self._check_memory(X, what)
+        return of_rows(X, lambda x: self.network_.decision_function(x, exact=False))
+
+
+def of_rows(X: Any, function: Callable[[Any], Any]) -> Any:
+    """The function of some rows, whose bits do not depend on their number."""
+    n = X.shape[0]
+    if 0 < n < ROW_INDEPENDENT_MIN_ROWS:
+        return function(X[np.arange(ROW_INDEPENDENT_MIN_ROWS) % n])[:n]
+    return function(X)
 
 
 def _with_weight(X: Any, targets: Any, weight: np.ndarray) -> tuple[Any, Any, np.ndarray]:

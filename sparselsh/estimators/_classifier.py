@@ -13,11 +13,11 @@ from sklearn.utils.validation import validate_data
 
 from .. import _recipe
 from .. import _validation as check
-from .._arrays.linalg import row_chunks
 from .._arrays.scipy import sp
-from ..layers import SEARCH_MIN_NEURONS, Linear, LSHLinear
+from ..calibration import MIN_FIT_ROWS, best_threshold, probabilities_of
+from ..layers import Linear, LSHLinear
 from ..losses import SoftmaxCrossEntropy
-from ._base import LSHEstimator
+from ._base import LSHEstimator, of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from .._arrays.types import Floats, Ids, MatrixLike
 
-# Labels per row over which probabilities are normalized, for a multilabel softmax.
-N_RANKED_LABELS = 32
-MAX_CALIBRATION_ROWS = 2048  # rows from which the threshold is determined
+BCE_MAX_LABELS = 512  # with more, independent decisions learn worse than a softmax
+MAX_THRESHOLD_ROWS = 2048  # training rows from which a threshold is determined without others
 LSH_PARAMS = set(inspect.signature(LSHLinear).parameters) - {"n_in", "n_out", "density"}
 
 
@@ -59,14 +58,20 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         ``{"family": sl.DWTA()}``.
     loss : {"auto", "softmax", "bce"}
         "softmax" lets classes compete; "bce" decides on each label independently. "auto" is "bce"
-        for an indicator of up to 4,096 labels, all of which are computed, and "softmax" otherwise:
-        independent decisions on very many labels learn badly.
-    threshold : float or "auto"
-        For an indicator, `predict` returns the labels whose probability is above it. "auto" is 0.5
-        with "bce". With "softmax", probabilities are normalized over the 32 best labels of the row,
-        and "auto" takes the threshold with the best micro-averaged F1 on the rows held out by
-        `early_stopping`, or else on up to 2,048 training rows; with `refine` these rows (at most a
-        twentieth) are held out too.
+        for an indicator of up to 512 labels, all of which are computed, where weights are not
+        computed from the data (see `init`), and "softmax" otherwise: independent decisions on many
+        labels learn badly.
+    threshold : float, "auto" or "per-label"
+        For an indicator, `predict` returns the labels whose probability, as of `predict_proba`, is
+        at least this. "auto" is the threshold with the largest micro-averaged F1 on the rows held
+        out for the calibration, and "per-label" one such threshold for each label that is true in
+        eight or more of them. Without such rows "auto" is 0.5 with "bce", and chosen on training
+        rows with "softmax".
+    calibration_fraction : float or "auto"
+        Fraction of the rows that the training leaves out, in [0, 1). By them the probabilities are
+        calibrated (:meth:`Network.calibrate <sparselsh.Network.calibrate>`), the thresholds chosen,
+        and the classifiers of `refine` weighted or removed. "auto" is a tenth, at most 2,048 rows,
+        and 0 for fewer than 500 rows. With `early_stopping` its rows are used.
     solver : {"adam", "sgd"}
     learning_rate_init : float or "auto"
         Learning rate at the first step. "auto" is 0.01 or, with weights computed from the data, a
@@ -96,12 +101,13 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         Factors of the loss per class. A row of an indicator gets the mean of those of its labels.
     init : {"auto", "labels", "random"}
         "labels" computes initial weights from the data (see :meth:`Network.initialize
-        <sparselsh.Network.initialize>`). "auto" does so for sparse X, one hidden layer, 1,000
-        labels or more and "softmax".
+        <sparselsh.Network.initialize>`). "auto" does so for sparse X, one hidden layer and
+        "softmax", if there are 1,000 labels or more, or eight times as many features as hidden
+        neurons.
     refine : bool or "auto"
         Add one classifier of the inputs per label (see :meth:`Network.refine
-        <sparselsh.Network.refine>`). "auto" does so under the conditions of `init`, and removes the
-        classifiers if they get less than half of the training rows right.
+        <sparselsh.Network.refine>`). "auto" does so under the conditions of `init`, chooses how
+        much they count by the rows that are held out, and removes them if they do harm.
     warm_start : bool
         Continue with the network of the last `fit`, with a new optimizer.
     random_state : None, int or numpy.random.RandomState
@@ -152,7 +158,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
                  *, density: float | Literal["auto"] = "auto", hidden_density: float = 1.0,
                  dropout: float | Literal["auto"] = "auto",
                  lsh_params: dict[str, Any] | None = None, loss: str = "auto",
-                 threshold: float | Literal["auto"] = "auto", solver: str = "adam",
+                 threshold: float | Literal["auto", "per-label"] = "auto",
+                 calibration_fraction: float | Literal["auto"] = "auto", solver: str = "adam",
                  learning_rate_init: float | Literal["auto"] = "auto",
                  learning_rate: str = "linear", momentum: float = 0.9, weight_decay: float = 0.01,
                  batch_size: int | Literal["auto"] = "auto",
@@ -175,6 +182,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         self.lsh_params = lsh_params
         self.loss = loss
         self.threshold = threshold
+        self.calibration_fraction = calibration_fraction
         self.class_weight = class_weight
         self.init = init
         self.refine = refine
@@ -230,8 +238,12 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         check.choice(self.init, "init", ("auto", "labels", "random"))
         if self.refine not in (True, False, "auto"):
             raise ValueError(f"refine must be True, False or 'auto', got {self.refine!r}")
-        if self.threshold != "auto":
+        if isinstance(self.threshold, str):
+            check.choice(self.threshold, "threshold", ("auto", "per-label"))
+        else:
             check.number(self.threshold, "threshold", above=0, below=1)
+        if self.calibration_fraction != "auto":
+            check.number(self.calibration_fraction, "calibration_fraction", minimum=0, below=1)
 
         if self.class_weight not in (None, "balanced") and not isinstance(self.class_weight, dict):
             raise ValueError("class_weight must be None, 'balanced' or a dict, "
@@ -335,33 +347,35 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             factors[j] = factor
         return factors
 
-    def _loss(self) -> str:
+    def _loss(self, X: Any) -> str:
         if self.loss != "auto":
             return self.loss
-        few = len(self.classes_) <= SEARCH_MIN_NEURONS and self.density in ("auto", 1)
-        return "bce" if self._multilabel and few else "softmax"
+        n_labels, sizes = len(self.classes_), self._hidden_sizes()
+        few = n_labels <= BCE_MAX_LABELS and self.density in ("auto", 1)
+        by_recipe = len(sizes) == 1 and _recipe.suits_data(X, n_labels, sizes[0])
+        return "bce" if self._multilabel and few and not by_recipe else "softmax"
 
     def _output_layer(self, n_in: int) -> Linear:
         return LSHLinear(n_in, len(self.classes_), density=self.density, **self._lsh_params())
 
     def _n_held_out(self, X: Any) -> int:
-        # The classifiers of `refine` rank nearly all of their training rows correctly: a threshold
-        # determined on these would be too high.
-        needs_rows = self._multilabel and self.threshold == "auto" and self.refine
-        if needs_rows and _recipe.suits(self.network_, X):
-            return min(MAX_CALIBRATION_ROWS, X.shape[0] // 20)
-        return 0
+        if self.calibration_fraction == "auto":
+            return _recipe.n_held_out(X.shape[0])
+        n = round(self.calibration_fraction * X.shape[0])
+        return n if n >= MIN_FIT_ROWS else 0
 
     def _starts_from_data(self, X: Any) -> bool:
         return self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))
 
-    def _refine(self, X: Any, targets: Any, weight: np.ndarray | None) -> None:
+    def _refine(self, X: Any, targets: Any, weight: np.ndarray | None,
+                held_out: tuple[Any, Any, Any] | None) -> None:
         options: dict[str, Any] = {"sample_weight": weight, "verbose": bool(self.verbose)}
         if self.refine != "auto":
             if self.refine:
                 self.network_.refine(X, targets, **options)
         elif _recipe.suits(self.network_, X):
-            _recipe.refine(self.network_, X, targets, **options)
+            _recipe.refine(self.network_, X, targets, None if held_out is None else held_out[:2],
+                           **options)
 
     def _strata(self, targets: Any) -> Any:
         if self._multilabel:
@@ -374,14 +388,23 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     def _scores(self, history: list[dict[str, Any]], targets: Any) -> list[float]:
         return [entry["p_at_1"] for entry in history]
 
-    def _after_fit(self, X: Any, targets: Any, validation: tuple[Any, Any] | None) -> None:
+    def _after_fit(self, X: Any, targets: Any, held_out: tuple[Any, Any, Any] | None) -> None:
+        network, kind = self.network_, "labels" if self._multilabel else "classes"
+        if held_out is not None and held_out[0].shape[0] >= MIN_FIT_ROWS:
+            network.calibrate(*held_out[:2], sample_weight=held_out[2], kind=kind,
+                              thresholds="per-label" if self.threshold == "per-label" else "one")
         if not self._multilabel:
             return
-        self.threshold_ = 0.5 if self.threshold == "auto" else self.threshold
-        if self.threshold == "auto" and isinstance(self.network_.loss, SoftmaxCrossEntropy):
-            step = -(-X.shape[0] // MAX_CALIBRATION_ROWS)
-            X, targets = validation if validation is not None else (X[::step], targets[::step])
-            self.threshold_ = _best_threshold(*self._ranked_labels(X), targets)
+        if not isinstance(self.threshold, str):
+            self.threshold_: float | Floats = self.threshold
+        elif network.calibration is not None:
+            self.threshold_ = network.calibration.threshold
+        elif isinstance(network.loss, SoftmaxCrossEntropy):
+            step = -(-X.shape[0] // MAX_THRESHOLD_ROWS)
+            p, indicator = network.predict_proba(X[::step]), targets[::step]
+            self.threshold_ = best_threshold(p, indicator.toarray() > 0, indicator.nnz)
+        else:
+            self.threshold_ = 0.5
 
     # -- inference -------------------------------------------------------------------------------
 
@@ -402,36 +425,12 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         if not self._multilabel:
             return self.classes_[self.network_.predict(X)]
 
-        if isinstance(self.network_.loss, SoftmaxCrossEntropy):
-            ids, probabilities = self._ranked_labels(X)
-            rows, positions = np.nonzero(probabilities > self.threshold_)
-            columns = ids[rows, positions]
-        else:
-            rows, columns = self._positive(X)
-        found = sp.csr_array((np.ones(len(rows), np.int64), (rows, columns)),
-                             shape=(X.shape[0], len(self.classes_)))
+        p = of_rows(X, lambda x: self.network_.predict_labels(x, self.threshold_))
+        found = sp.csr_array((np.ones(p.nnz, np.int64), p.indices, p.indptr), shape=p.shape)
         return found.toarray() if self._y_type is np.ndarray else self._kind_of_y(found)
 
     def _kind_of_y(self, indicator: Any) -> Any:
         return indicator if issubclass(self._y_type, sp.sparray) else sp.csr_matrix(indicator)
-
-    def _ranked_labels(self, X: Any) -> tuple[Ids, Floats]:
-        """The k best labels per row, (n, k), and their probabilities, normalized over them."""
-        ids, scores = self.network_.topk(X, k=min(N_RANKED_LABELS, len(self.classes_)))
-        return ids, _softmax(scores)
-
-    def _positive(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and columns of the labels whose probability is above the threshold.
-
-        Only a chunk of the outputs is held in memory at a time.
-        """
-        min_score = np.log(self.threshold_) - np.log1p(-self.threshold_)
-        rows, columns = [], []
-        for start, stop in row_chunks(X.shape[0], len(self.classes_)):
-            i, j = np.nonzero(self.network_.decision_function(X[start:stop]) > min_score)
-            rows.append(start + i)
-            columns.append(j)
-        return np.concatenate(rows), np.concatenate(columns)
 
     def predict_topk(self, X: MatrixLike, k: int = 5, *,
                      exact: bool = False) -> tuple[np.ndarray, Floats]:
@@ -500,11 +499,14 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         MemoryError
             If the array does not fit into the free memory.
         """
-        z = self._outputs(self._validated_queries(X), "predict_proba")
-        if isinstance(self.network_.loss, SoftmaxCrossEntropy):
-            return _softmax(z if z.shape[1] > 2 else z.astype(np.float64))
-        p = _sigmoid(z)
-        if not self._multilabel:  # the sigmoids of the classes are independent
+        X = self._validated_queries(X)
+        self._check_memory(X, "predict_proba")
+        if self.network_.calibration is not None or self._multilabel:
+            return of_rows(X, self.network_.predict_proba)
+        z = self._outputs(X, "predict_proba")
+        p = probabilities_of(self.network_.loss, z if z.shape[1] > 2 else z.astype(np.float64))
+        if not isinstance(self.network_.loss, SoftmaxCrossEntropy):
+            # the sigmoids of the classes are independent
             p /= np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
         return p
 
@@ -527,32 +529,3 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    """Softmax of each row, in place."""
-    z -= z.max(axis=1, keepdims=True, initial=-np.inf)
-    np.exp(z, out=z)
-    z /= z.sum(axis=1, keepdims=True)
-    return z
-
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    """Sigmoid of each entry, in place, without overflow."""
-    np.multiply(z, 0.5, out=z)
-    np.tanh(z, out=z)
-    z += 1
-    z *= 0.5
-    return z
-
-
-def _best_threshold(ids: Ids, probabilities: Floats, indicator: Any) -> float:
-    """The threshold with the best micro-averaged F1 on these rows."""
-    rows = np.repeat(np.arange(len(ids)), ids.shape[1])
-    correct = np.asarray(indicator[rows, ids.ravel()]).ravel() > 0
-    order = np.argsort(-probabilities.ravel(), kind="stable")
-    values = probabilities.ravel()[order]
-    f1 = 2 * np.cumsum(correct[order]) / (np.arange(1, len(order) + 1) + indicator.nnz)
-    best = int(f1.argmax())
-    below = values[best + 1] if best + 1 < len(values) else 0.0
-    return float((values[best] + below) / 2)

@@ -108,7 +108,7 @@ class LSHRegressor(RegressorMixin, LSHEstimator):
     def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
         return sample_weight
 
-    def _loss(self) -> str:
+    def _loss(self, X: Any) -> str:
         return "mse"
 
     def _output_layer(self, n_in: int) -> Linear:
@@ -122,7 +122,7 @@ class LSHRegressor(RegressorMixin, LSHEstimator):
         return [1 - entry["val_loss"] / variance if variance > 0 else np.nan
                 for entry in history]
 
-    def _after_fit(self, X: Any, targets: Any, validation: tuple[Any, Any] | None) -> None:
+    def _after_fit(self, X: Any, targets: Any, held_out: tuple[Any, Any, Any] | None) -> None:
         pass
 
     def predict(self, X: MatrixLike) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _files
 from .._version import __version__
+from ..calibration import Calibration
 from ..layers import Linear, LSHLinear
 from ..losses import LOSSES
 from ..refinement import (
@@ -37,8 +38,8 @@ LAYERS = {"Linear": Linear, "LSHLinear": LSHLinear}
 DAMAGES = (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError)
 
 
-def write(path: PathLike, training: Training, refinement: Refinement | None, with_indexes: bool,
-          with_training: bool) -> None:
+def write(path: PathLike, training: Training, refinement: Refinement | None,
+          calibration: Calibration | None, with_indexes: bool, with_training: bool) -> None:
     """Write a network with initialized weights as one safetensors file."""
     tensors: dict[str, np.ndarray] = {}
     configs = []
@@ -58,6 +59,8 @@ def write(path: PathLike, training: Training, refinement: Refinement | None, wit
     config: dict[str, Any] = {"version": __version__, "loss": loss, "layers": configs}
     if refinement is not None:
         config["refinement"] = refinement_config(refinement)
+    if calibration is not None:
+        config["calibration"] = calibration.config()
     if with_indexes:
         config["indexes"] = _checkpoint.layers_state(training.layers, tensors)
     if with_training:
@@ -96,6 +99,12 @@ class StoredNetwork(NamedTuple):
             return None
         tensors = _files.with_prefix(self.tensors, "refinement.")
         return refinement_of_file(tensors, self.config["refinement"], shape)
+
+    def calibration(self, n_labels: int) -> Calibration | None:
+        """The map from scores to probabilities, or None."""
+        if "calibration" not in self.config:
+            return None
+        return Calibration.from_config(self.config["calibration"], n_labels)
 
     def restore(self, training: Training) -> None:
         """Restore indexes and training state, where the file holds them."""

@@ -16,6 +16,14 @@ from .._arrays.scipy import sp
 from .._core import _select
 from .._display import plot_history, table
 from .._threads import Lock, one_at_a_time, resolve
+from ..calibration import (
+    MIN_FIT_ROWS,
+    Calibration,
+    fit_calibration,
+    probabilities_of,
+    ranked_labels,
+    tail_rows,
+)
 from ..callbacks import checked as checked_callbacks
 from ..datasets import CSRFile, mapped_rows
 from ..inference import Affine
@@ -23,7 +31,14 @@ from ..layers import Linear, LSHLinear, Step, Tally
 from ..losses import LOSSES, Loss, MeanSquaredError
 from ..optim import SGD, Adam
 from ..profiling import Profile
-from ..refinement import Refinement, add_scores, fit_refinement, rerank
+from ..refinement import (
+    Refinement,
+    classifier_scores,
+    fit_refinement,
+    followed_by,
+    refined_topk,
+    spread,
+)
 from ..training import (
     WINDOW_ROWS,
     Training,
@@ -40,6 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
+    from scipy.sparse import csr_array
 
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
     from ..callbacks import Callback
@@ -73,6 +89,8 @@ class Network:
         Fraction of the output neurons that the last `fit` or `topk` computed, in [0, 1].
     refinement : Refinement or None
         Classifiers that `refine` added; set None to remove them.
+    calibration : Calibration or None
+        Map from scores to probabilities that `calibrate` fitted; set None to remove it.
 
     Raises
     ------
@@ -112,6 +130,7 @@ class Network:
                 layer.check_place(place, f"layers[{i}]")
         self._lock = Lock()
         self.refinement: Refinement | None = None
+        self.calibration: Calibration | None = None
 
     @property
     def n_features(self) -> int:
@@ -229,7 +248,7 @@ class Network:
             optimizer = Adam(1e-2, schedule="linear")
 
         self._training.begin(_checked_optimizer(optimizer), source.is_sparse)
-        self.refinement = None
+        self.refinement = self.calibration = None
         self._training.progress = TrainingProgress(epochs, batch_size, bool(shuffle), window)
         self._train(source, validation, callbacks, verbose)
         return self
@@ -326,6 +345,7 @@ class Network:
 
     @one_at_a_time
     def initialize(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
+                   sample_weight: ArrayLike | None = None,
                    shared_ids: bool | Literal["auto"] = "auto") -> Self:
         """Compute initial weights from the data, from which `fit` starts instead of random ones.
 
@@ -341,6 +361,8 @@ class Network:
         Y : int array of shape (n_samples,), or matrix of shape (n_samples, n_labels)
             Class ids, or a sparse or dense indicator of labels; None for a file, which contains
             them.
+        sample_weight : array of shape (n_samples,) or None
+            Factors of the rows in the means; 0 leaves a row out.
         shared_ids : bool or "auto"
             Whether feature j and label j are the same thing, as where the items of a session
             predict the next one. Features then also count as labels of their rows, so that items
@@ -385,10 +407,11 @@ class Network:
                              f"and {X.shape[1]}; number both alike, or give False")
 
         features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", shared,
-                                         self._training.rng, resolve(self.n_threads))
+                                         self._training.rng, resolve(self.n_threads),
+                                         check.sample_weight(sample_weight, X.shape[0]))
         hidden.set_first_weights(features, self._training.rng)
         last.set_first_weights(labels, self._training.rng)
-        self.refinement = None
+        self.refinement = self.calibration = None
         return self
 
     def _rows_of(self, X: Any, Y: Any) -> tuple[Floats | CSR, CSR]:
@@ -433,7 +456,8 @@ class Network:
         scale : float
             Factor of the classifiers' outputs, which are added to the outputs of the layers.
         n_candidates : int
-            `topk` re-ranks at least this many of the network's best outputs.
+            This many of the network's best outputs are ranked again; all others follow, in the
+            order of the network.
         verbose : bool
             Show a progress bar.
 
@@ -461,7 +485,8 @@ class Network:
 
         n_threads = resolve(self.n_threads)
         n_negatives, n = min(n_negatives, self.n_labels), X.shape[0]
-        self.refinement = None  # the negatives are those of the layers alone
+        # the negatives are those of the layers alone
+        self.refinement = self.calibration = None
         with tqdm(total=n + self.n_labels, desc="refine", unit="", disable=not verbose) as bar:
             candidates = np.empty((n, n_negatives), np.int32)
             for start in range(0, n, ROWS_PER_CHUNK):
@@ -474,6 +499,134 @@ class Network:
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
                 n_candidates=n_candidates, seed=int(self._training.rng.integers(2**31)),
                 n_threads=n_threads, progress=bar.update)
+        return self
+
+    @one_at_a_time
+    def tune_refinement(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
+                        scales: Sequence[float] = (0, 2, 4, 8, 12, 16, 24, 32)) -> Self:
+        """Choose the factor of the classifiers by rows that the training did not see.
+
+        The factor with the largest mean of P@1 and nDCG@5 is taken. If that is 0, because the
+        classifiers do harm, they are removed.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features), or CSRFile
+            Rows that neither `fit` nor `refine` has seen.
+        Y : int array of shape (n_samples,), or matrix of shape (n_samples, n_labels)
+            Class ids, or a sparse or dense indicator of labels; None for a file, which contains
+            them.
+        scales : sequence of float
+            Factors to try, at least 0.
+
+        Returns
+        -------
+        Network
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is invalid, no row has a label, or the network has no refinement.
+        """
+        if self.refinement is None:
+            raise ValueError("this network has no refinement; call refine on the training rows "
+                             "first")
+        scales = [check.number(scale, "scales", minimum=0) for scale in scales]
+        if not scales:
+            raise ValueError("scales must hold at least one factor, got none")
+        X, Y = self._rows_of(X, Y)
+        if not Y.nnz:
+            raise ValueError("Y must have a label in at least one row, got none")
+
+        refinement, self.refinement, self.calibration = self.refinement, None, None
+        try:
+            ids, z = self._topk(X, min(refinement.n_candidates, self.n_labels), False)
+        finally:
+            self.refinement = refinement
+        x = self._sparse_rows(X, 0, X.shape[0])
+        gains = classifier_scores(refinement, x, ids, resolve(self.n_threads))
+        indicator, k = Y.to_scipy(), min(5, ids.shape[1])
+        values = []
+        for scale in scales:
+            order = np.argsort(-(z + np.float32(scale) * gains), axis=1, kind="stable")[:, :k]
+            best = np.take_along_axis(ids, order, axis=1)
+            values.append(metrics.precision_at_k(indicator, best, 1)
+                          + metrics.ndcg_at_k(indicator, best, k))
+        refinement.scale = scales[int(np.argmax(values))]
+        if refinement.scale == 0:
+            self.refinement = None
+        return self
+
+    @one_at_a_time
+    def calibrate(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
+                  sample_weight: ArrayLike | None = None,
+                  kind: Literal["auto", "classes", "labels"] = "auto",
+                  thresholds: Literal["one", "per-label"] = "one") -> Self:
+        """Fit the map from scores to probabilities, and the threshold from which labels are named.
+
+        `predict_proba`, `predict_labels` and ``topk(probabilities=True)`` use it. `partial_fit` and
+        `resume` leave it unchanged; `fit`, `initialize` and `refine` drop it.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features), or CSRFile
+            Rows that the training did not see, some hundreds or more: on rows that it saw, the
+            network is right more often than on others.
+        Y : int array of shape (n_samples,), or matrix of shape (n_samples, n_labels)
+            Class ids, or a sparse or dense indicator of labels; None for a file, which contains
+            them.
+        sample_weight : array of shape (n_samples,) or None
+        kind : {"auto", "classes", "labels"}
+            Whether each row has exactly one label, so that probabilities add up to 1, or each label
+            is true or false for itself. "auto" is "classes" where each of these rows has one.
+        thresholds : {"one", "per-label"}
+            One threshold for all labels, or one for each that is true in eight or more rows. A
+            threshold has the largest micro-averaged F1 on these rows.
+
+        Returns
+        -------
+        Network
+            Itself; `calibration` holds the map.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is invalid, there are fewer than 20 rows, the network has no weights yet
+            or its loss is "mse".
+        """
+        X, Y = self._rows_of(X, Y)
+        self._check_initialized()
+        if isinstance(self.loss, MeanSquaredError):
+            raise ValueError("this network predicts values (its loss is 'mse'), which have no "
+                             "probabilities")
+        kind = check.choice(kind, "kind", ("auto", "classes", "labels"))
+        thresholds = check.choice(thresholds, "thresholds", ("one", "per-label"))
+        n = X.shape[0]
+        if n < MIN_FIT_ROWS:
+            raise ValueError(f"X has {n} rows; give at least {MIN_FIT_ROWS}, better some hundreds, "
+                             "that the training did not see")
+        weight = check.sample_weight(sample_weight, n)
+        counts = np.diff(Y.indptr)
+        if kind == "auto":
+            kind = "classes" if (counts == 1).all() else "labels"
+        elif kind == "classes" and not (counts == 1).any():
+            raise ValueError("kind='classes' needs rows with exactly one label, Y has none; give "
+                             "kind='labels'")
+
+        n_ranked = ranked_labels(Y, self.n_labels)
+        if self.refinement is not None:
+            n_ranked = min(self.n_labels, max(n_ranked, self.refinement.n_candidates))
+        ids, scores = self._topk(X, n_ranked, False)
+        tail = None
+        if n_ranked < self.n_labels:
+            rows = tail_rows(ids, Y)
+            if len(rows):
+                x = _take(X, rows)
+                tail = rows, np.concatenate([np.array(self._scores(x, *chunk, False))
+                                             for chunk in self._chunks(len(rows))])
+        self.calibration = fit_calibration(ids, scores, Y, kind, tail, sample_weight=weight,
+                                           thresholds=thresholds)
         return self
 
     def _source(self, X: Any, Y: Any, window: int, epochs: int,
@@ -638,8 +791,9 @@ class Network:
     # -- inference -------------------------------------------------------------------------------
 
     @one_at_a_time
-    def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
-        """The k outputs with the largest scores.
+    def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False,
+             probabilities: bool = False) -> tuple[Ids, Floats]:
+        """The k outputs with the largest scores. The first of them do not depend on k.
 
         Parameters
         ----------
@@ -647,13 +801,18 @@ class Network:
         k : int
         exact : bool
             Compute every output neuron instead of those that the index finds.
+        probabilities : bool
+            Return probabilities instead of scores: those of `predict_proba`, without computing all
+            of them. It needs a `calibration`, and k may be at most the number of labels that it
+            ranks.
 
         Returns
         -------
         ids : ndarray of shape (n_samples, k), int32
             Best first; -1 where the network has fewer outputs.
         scores : ndarray of shape (n_samples, k), float32
-            The outputs before softmax or sigmoid; exact for the ids returned.
+            Exact for the ids returned: the outputs before softmax or sigmoid and, of a refined
+            network, those of :class:`Refinement`. With `probabilities`, the probabilities.
 
         Raises
         ------
@@ -662,54 +821,97 @@ class Network:
         """
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
-        ids, scores = self._topk(X, check.integer(k, "k"), exact)
-        self.computed_share = self.layers[-1].computed_fraction(k, exact=exact)
+        k = check.integer(k, "k")
+        if probabilities:
+            ids, scores = self._topk_probabilities(X, k, exact)
+        else:
+            ids, scores = self._topk(X, k, exact)
+        n = max(k, min(self._n_searched, self.n_labels))
+        self.computed_share = self.layers[-1].computed_fraction(n, exact=exact)
         return ids, scores
 
     def _topk(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
         n = X.shape[0]
+        if n <= ROWS_PER_CHUNK:
+            return self._ranked(X, 0, n, k, exact)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         for start in range(0, n, ROWS_PER_CHUNK):
             stop = min(start + ROWS_PER_CHUNK, n)
             ids[start:stop], scores[start:stop] = self._ranked(X, start, stop, k, exact)
         return ids, scores
 
-    def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int,
-                exact: bool) -> tuple[Ids, Floats]:
-        n_threads, refinement, last = resolve(self.n_threads), self.refinement, self.layers[-1]
-        if refinement is None:
+    def _topk_probabilities(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
+        if self.calibration is None:
+            raise ValueError("probabilities=True needs a calibration; call calibrate on rows that "
+                             "the training did not see")
+        n = self.calibration.n_ranked
+        if k > n:
+            raise ValueError(f"k={k} exceeds the {n} labels per row that have probabilities of "
+                             "their own; lower k, or call predict_proba")
+        ids, scores = self._topk(X, n, exact)
+        return ids[:, :k], self.calibration.ranked(scores)[:, :k]
+
+    def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int, exact: bool,
+                h: Floats | CSR | None = None) -> tuple[Ids, Floats]:
+        """The k best labels and their scores, of which every answer is made.
+
+        At least as many labels are searched for as the refinement ranks again and the calibration
+        reads, so that the first labels do not depend on k.
+        """
+        n_threads = resolve(self.n_threads)
+        if h is None:
             h = self._hidden(X, start, stop, n_threads)
-            return last.topk(h, k, exact=exact, n_threads=n_threads)
+        ids, z = self._found(h, k, exact, n_threads)
+        if self.refinement is None:
+            return ids[:, :k], z[:, :k]
+        return refined_topk(self.refinement, self._sparse_rows(X, start, stop), ids, z, k,
+                            n_threads)
 
-        if exact:
-            ids = np.full((stop - start, k), -1, np.int32)
-            scores = np.full((stop - start, k), -np.inf, np.float32)
-            for first, end in row_chunks(stop - start, self.n_labels):
-                out = self._outputs(X, start + first, start + end, n_threads)
-                _select.top_k(out, None, ids[first:end], scores[first:end], n_threads)
-            return ids, scores
+    def _found(self, h: Floats | CSR, k: int, exact: bool, n_threads: int) -> tuple[Ids, Floats]:
+        """At least k labels of the output layer: first those that every search finds."""
+        last, n = self.layers[-1], min(self._n_searched, self.n_labels)
+        found = last.topk(h, max(k, n), exact=exact, n_threads=n_threads)
+        if not 0 < n < k or exact or last.computed_fraction(n) == 1:
+            return found
+        # a search for more labels may find others among the best
+        return followed_by(last.topk(h, n, n_threads=n_threads), found)
 
-        n_candidates = min(max(k, refinement.n_candidates), self.n_labels)
+    @property
+    def _n_searched(self) -> int:
+        """Labels per row that every search finds."""
+        return max(0 if self.refinement is None else self.refinement.n_candidates,
+                   0 if self.calibration is None else self.calibration.n_ranked)
+
+    def _scores(self, X: Floats | CSR, start: int, stop: int, exact: bool) -> Floats:
+        """The scores of all labels, for the rows from start to stop; until the next call."""
+        n_threads, last = resolve(self.n_threads), self.layers[-1]
         h = self._hidden(X, start, stop, n_threads)
-        ids, scores = last.topk(h, n_candidates, n_threads=n_threads)
-        return rerank(refinement, self._sparse_rows(X, start, stop), ids, scores, k, n_threads)
+        if self.refinement is None:
+            return last.all_outputs(h, n_threads)
+        n = min(self.refinement.n_candidates, self.n_labels)
+        ids, scores = self._ranked(X, start, stop, n, exact, h)
+        return spread(ids, scores, last.all_outputs(h, n_threads))
 
-    def _outputs(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats:
-        """All outputs of the rows from start to stop."""
-        h = self._hidden(X, start, stop, n_threads)
-        out = self.layers[-1].all_outputs(h, n_threads)
-        if self.refinement is not None:
-            add_scores(self.refinement, self._sparse_rows(X, start, stop), out, n_threads)
-        return out
+    def _probabilities(self, X: Floats | CSR, start: int, stop: int, exact: bool) -> Floats:
+        """The probabilities of all labels, for the rows from start to stop; until the next call."""
+        if self.calibration is None:
+            return probabilities_of(self.loss, self._scores(X, start, stop, exact))
+        ids, scores = self._ranked(X, start, stop, self.calibration.n_ranked, exact)
+        return self.calibration.every(ids, scores, self._scores(X, start, stop, exact))
+
+    def _chunks(self, n_rows: int) -> list[tuple[int, int]]:
+        """Ranges of rows whose outputs are held in memory together."""
+        return [(first, min(first + ROWS_PER_CHUNK, stop))
+                for start, stop in row_chunks(n_rows, self.n_labels)
+                for first in range(start, stop, ROWS_PER_CHUNK)]
 
     @staticmethod
     def _sparse_rows(X: Floats | CSR, start: int, stop: int) -> CSR:
-        if isinstance(X, CSR):
-            return X.slice(start, stop)
-        return from_scipy(sp.csr_array(X[start:stop]))
+        X = _part(X, start, stop)
+        return X if isinstance(X, CSR) else from_scipy(sp.csr_array(X))
 
     def _hidden(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats | CSR:
-        x = X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
+        x = _part(X, start, stop)
         for layer, place in zip(self.layers[:-1], self._training.places, strict=False):
             x, _ = layer.forward(x, Step(n_threads=n_threads, place=place))
         return x
@@ -739,16 +941,116 @@ class Network:
         return self.decision_function(X)
 
     @one_at_a_time
-    def decision_function(self, X: MatrixLike) -> Floats:
-        """All outputs: the exact score of every neuron, before softmax or sigmoid.
+    def predict_labels(self, X: MatrixLike, threshold: float | ArrayLike | None = None, *,
+                       exact: bool = False) -> csr_array:
+        """The labels whose probability is at least the threshold.
 
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features)
+        threshold : float, array of shape (n_labels,) or None
+            None for that of the `calibration`, or for 0.5 without one.
+        exact : bool
+            As for `topk`.
+
+        Returns
+        -------
+        csr_array of shape (n_samples, n_labels), float32
+            The probabilities of these labels, sorted by label in each row: the entries of
+            `predict_proba` that reach the threshold. A row may be empty.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `predict_proba`; also if `threshold` is not in (0, 1].
+        """
+        X = self._checked_queries(X)
+        if threshold is None:
+            threshold = 0.5 if self.calibration is None else self.calibration.threshold
+        limits = check.thresholds(threshold, self.n_labels)
+        parts = [self._labels_above(X, *chunk, limits, exact) for chunk in self._chunks(X.shape[0])]
+        if not parts:
+            return sp.csr_array((X.shape[0], self.n_labels), dtype=np.float32)
+        return sp.vstack(parts, format="csr")
+
+    def _labels_above(self, X: Floats | CSR, start: int, stop: int, limits: Floats,
+                      exact: bool) -> csr_array:
+        n, shape = stop - start, (stop - start, self.n_labels)
+        if self.calibration is None:
+            return _above(self._probabilities(X, start, stop, exact), limits)
+
+        # labels that are not ranked have at most the probability of the last that is
+        ids, scores = self._ranked(X, start, stop, self.calibration.n_ranked, exact)
+        p = self.calibration.ranked(scores)
+        rows, ranks = np.nonzero((ids >= 0) & (p >= limits[ids]))
+        columns = ids[rows, ranks]
+        order = np.lexsort((columns, rows))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
+        found = sp.csr_array((p[rows, ranks][order], columns[order], indptr), shape=shape)
+
+        wide = np.flatnonzero(p[:, -1] >= limits.min())
+        if not len(wide) or self.calibration.n_ranked == self.n_labels:
+            return found
+        x = _take(X, start + wide)
+        selected = _above(self._probabilities(x, 0, len(wide), exact), limits)
+        place = np.arange(n)
+        place[wide] = n + np.arange(len(wide))
+        return sp.vstack([found, selected], format="csr")[place]
+
+    @one_at_a_time
+    def predict_proba(self, X: MatrixLike, *, exact: bool = False) -> Floats:
+        """Probabilities of all labels, as a dense array.
+
+        They are those of the `calibration`; call `calibrate` first, on rows that the training did
+        not see. Without it, they are the softmax or the sigmoids of the scores, as the loss is,
+        which rank the labels but are too sure of themselves.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        exact : bool
+            As for `topk`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_labels), float32
+            Rows add up to 1 where labels are classes. The largest of a row is that of the label
+            that `predict` returns.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `topk`; also if the loss is "mse".
+        """
+        X = self._checked_queries(X)
+        out = np.empty((X.shape[0], self.n_labels), np.float32)
+        for start, stop in self._chunks(X.shape[0]):
+            out[start:stop] = self._probabilities(X, start, stop, exact)
+        return out
+
+    def _checked_queries(self, X: MatrixLike) -> Floats | CSR:
+        X = check.matrix(X, n_columns=self.n_features)
+        self._check_initialized()
+        if isinstance(self.loss, MeanSquaredError):
+            raise ValueError("this network predicts values (its loss is 'mse'), which have no "
+                             "probabilities; call predict")
+        return X
+
+    @one_at_a_time
+    def decision_function(self, X: MatrixLike, *, exact: bool = True) -> Floats:
+        """The scores of all labels, before softmax, sigmoid or calibration.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        exact : bool
+            Of a refined network: which labels the classifiers rank again, those with the largest
+            outputs or, if False, those that the index finds, as for `topk`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels), float32
+            In the order of `topk`.
 
         Raises
         ------
@@ -757,11 +1059,9 @@ class Network:
         """
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
-        n_threads = resolve(self.n_threads)
         out = np.empty((X.shape[0], self.n_labels), np.float32)
-        for start in range(0, X.shape[0], ROWS_PER_CHUNK):
-            stop = min(start + ROWS_PER_CHUNK, X.shape[0])
-            out[start:stop] = self._outputs(X, start, stop, n_threads)
+        for start, stop in self._chunks(X.shape[0]):
+            out[start:stop] = self._scores(X, start, stop, exact)
         return out
 
     def _check_initialized(self) -> None:
@@ -806,7 +1106,8 @@ class Network:
         if not with_indexes:
             for layer in self.layers:
                 layer.drop_indexes()
-        _file.write(path, self._training, self.refinement, with_indexes, bool(training_state))
+        _file.write(path, self._training, self.refinement, self.calibration, with_indexes,
+                    bool(training_state))
 
     def architecture(self) -> list[Affine]:
         """The layers as affine maps, with views of their weights.
@@ -869,6 +1170,21 @@ class Network:
         return f"Network([{body}],\n        loss={self.loss!r})"
 
 
+def _part(X: Floats | CSR, start: int, stop: int) -> Floats | CSR:
+    if start == 0 and stop == X.shape[0]:
+        return X
+    return X.slice(start, stop) if isinstance(X, CSR) else X[start:stop]
+
+
+def _take(X: Floats | CSR, rows: np.ndarray) -> Floats | CSR:
+    return X.take(rows.astype(np.int64)) if isinstance(X, CSR) else X[rows]
+
+
+def _above(p: Floats, limits: Floats) -> csr_array:
+    """The entries of p that reach the limit of their column."""
+    return sp.csr_array(np.where(p >= limits, p, np.float32(0)))
+
+
 def _check_layers(layers: list[Linear]) -> None:
     if not layers:
         raise ValueError("layers must hold at least one layer, got none")
@@ -921,5 +1237,6 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
     with _file.opened(path) as stored:
         network = Network(stored.layers(), loss=stored.loss, n_threads=n_threads)
         network.refinement = stored.refinement((network.n_labels, network.n_features))
+        network.calibration = stored.calibration(network.n_labels)
         stored.restore(network._training)
     return network

@@ -54,7 +54,8 @@ def ids_are_shared(x: CSR, y: CSR) -> bool:
 
 
 def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
-                  rng: np.random.Generator, n_threads: int) -> tuple[Floats, Floats]:
+                  rng: np.random.Generator, n_threads: int,
+                  sample_weight: Floats | None = None) -> tuple[Floats, Floats]:
     """Initial weights of the features and of the labels.
 
     ``V_f = mean over the rows with feature f of x_f B``, where B, of a row, is the mean of the
@@ -74,6 +75,8 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
         Whether feature j and label j are the same thing.
     rng : numpy.random.Generator
     n_threads : int
+    sample_weight : None or ndarray of shape (n_rows,), float32
+        Factors of the rows in the means.
 
     Returns
     -------
@@ -96,6 +99,8 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
         vectors = _product(means, random, n_threads)
         if shared:
             vectors += _product(_normalized(inputs), random, n_threads)
+        if sample_weight is not None:
+            vectors *= sample_weight[part, None]
         transposed = _transposed(inputs)
         features += _product(transposed, vectors, n_threads)
         counts += np.diff(transposed.indptr)
@@ -110,6 +115,8 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
         norms = np.linalg.norm(h, axis=1, keepdims=True)
         total += float(norms.sum(dtype=np.float64))
         h *= _inverse(norms)
+        if sample_weight is not None:
+            h *= sample_weight[part, None]
         labels += _product(_transposed(y.slice(part.start, part.stop)), h, n_threads)
 
     if total > 0:

@@ -1,0 +1,689 @@
+"""Calibration: from scores and their ranks to probabilities that can be believed.
+
+The outputs of a network rank labels; they are no probabilities. A softmax that was trained on few
+rows is too sure of itself, for several labels per row it adds up to 1 where the labels do not, and
+the classifiers of a refinement are trained on margins. A `Calibration` is a map from the scores of
+the best labels of a row, and their ranks, to probabilities; it is fitted on rows that the training
+did not see (:meth:`Network.calibrate <sparselsh.Network.calibrate>`). It keeps the order: the label
+with the larger score has the larger probability.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from . import _validation as check
+from ._arrays.csr import from_scipy
+from ._display import axes
+from .losses import SoftmaxCrossEntropy
+from .metrics import calibration_curve
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from ._arrays.csr import CSR
+    from ._arrays.types import Floats, Ids, MatrixLike
+    from .losses import Loss
+
+__all__ = ["Calibration", "calibrate", "plot_reliability"]
+
+MIN_RANKED, MAX_RANKED = 50, 500  # labels per row with probabilities of their own
+RANKED_PER_LABEL = 3  # times the number of labels of a row that has many
+N_SEGMENTS = 4  # of the piecewise linear map of the gaps between scores
+MAX_FEATURE = 3.0  # standard deviations at which the features of a row are cut off
+MAX_LOG = 50.0  # of a slope or an odds
+PENALTY = 3e-3  # of the squared parameters, per row: few rows leave the map near a temperature
+MIN_FIT_ROWS = 20
+TAIL_ROWS = 512  # rows whose outputs are all computed, to fit how the rest is distributed
+MAX_TAIL_OUTPUTS = 1 << 25  # of these rows together
+TAIL_SLOPES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+UNIFORM_SHARES = (0.01, 0.05, 0.2, 1.0)
+SMALLEST_THRESHOLD = 1e-6
+MIN_POSITIVES = 8  # rows with a label, from which on it may have a threshold of its own
+
+
+class Calibration:
+    """Probabilities of labels from the scores of a network.
+
+    The scores of a row, best first, are ``s_1 >= s_2 >= ...``. The gap of the label of rank r is
+    ``d_r = s_1 - s_r``, and ``g_r = -t(u) phi(d_r) - c log(r)`` its *log odds against the best
+    label*: phi is piecewise linear and increasing, t > 0 is a temperature that depends on two
+    features u of the row, its best score and the logarithm of the sum of the exponentials of its
+    scores, and c >= 0. Then
+
+    - for classes, one per row: ``p_r = exp(g_r) / (sum_r exp(g_r) + rest)``, a softmax;
+    - for labels, any number per row: ``p_r = 1 / (1 + exp(-(b(u) + g_r)))``, a sigmoid each.
+
+    The labels beyond the first `n_ranked` share the rest: the probability that the class is among
+    them, or the expected number of labels among them, both a function of u. It is divided in
+    proportion to a mixture of ``exp(slope s_j)`` and a constant, and none of them gets more than
+    the last ranked label. All parameters minimize the negative log-likelihood of the rows of the
+    fit, with a small ridge penalty; with phi linear and c = 0 this is temperature scaling [1]_.
+
+    Attributes
+    ----------
+    kind : {"classes", "labels"}
+        One class per row, or any number of labels.
+    n_labels, n_ranked : int
+        Number of labels of the network, and of labels per row with probabilities of their own.
+    threshold : float or ndarray of shape (n_labels,), float32
+        For labels: the probability from which on a label is predicted; it maximizes the
+        micro-averaged F1 of the rows of the fit, as a whole or per label. Can be set.
+    n_rows : int
+        Number of rows of the fit.
+
+    References
+    ----------
+    .. [1] C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599,
+       section 4.2.
+    """
+
+    def __init__(self, kind: str, n_labels: int, n_ranked: int, parameters: dict[str, list[float]],
+                 threshold: float | np.ndarray, n_rows: int) -> None:
+        self.kind = check.choice(kind, "kind", ("classes", "labels"))
+        self.n_labels = check.integer(n_labels, "n_labels")
+        self.n_ranked = check.integer(n_ranked, "n_ranked", maximum=self.n_labels)
+        self.n_rows = check.integer(n_rows, "n_rows", minimum=0)
+        self._parameters = {
+            name: _finite(parameters[name], name, size) for name, size in _SIZES.items()}
+        self.threshold = threshold
+
+    @property
+    def threshold(self) -> float | np.ndarray:
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float | ArrayLike) -> None:
+        if np.ndim(threshold) == 0:
+            self._threshold: float | np.ndarray = check.number(threshold, "threshold", above=0,
+                                                               maximum=1)
+            return
+        self._threshold = check.thresholds(threshold, self.n_labels)
+
+    # -- probabilities ---------------------------------------------------------------------------
+
+    def ranked(self, scores: Floats) -> Floats:
+        """Probabilities of the best labels of each row.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_rows, n_ranked), float32
+            Best first, as of :meth:`Network.topk <sparselsh.Network.topk>`; -inf for none.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_ranked), float32
+            Strictly decreasing in each row as far as they are above 0; 0 for none.
+        """
+        return self._ranked(scores)[0]
+
+    def _ranked(self, scores: Floats) -> tuple[Floats, np.ndarray]:
+        """Probabilities of the ranked labels, and the rest of each row."""
+        if scores.ndim != 2 or scores.shape[1] != self.n_ranked:
+            raise ValueError(f"scores must have the shape (n_rows, {self.n_ranked}), got "
+                             f"{scores.shape}; take topk of {self.n_ranked}")
+        p = self._parameters
+        inputs = _Inputs(scores, p["knots"], p["location"], p["spread"])
+        g, _ = _log_odds(inputs, p["temperature"], p["slopes"], p["rank"])
+        rest = _linear(inputs.u, p["rest"])
+        if self.kind == "classes":
+            if self.n_ranked == self.n_labels:
+                rest[:] = -np.inf
+            total = np.logaddexp(_log_sum_exp(g), rest)
+            values, rest = np.exp(g - total[:, None]), np.exp(rest - total)
+            values = self._above_rest(values, rest)
+            total = np.maximum(values.sum(axis=1) + rest, 1e-30)
+            values, rest = values / total[:, None], rest / total
+        else:
+            values = _sigmoid(g + _linear(inputs.u, p["best"])[:, None])
+            rest = np.exp(np.minimum(rest, np.log(self.n_labels)))
+            if self.n_ranked == self.n_labels:
+                rest[:] = 0
+            values = self._above_rest(_pooled(values), rest)
+        return _strictly_decreasing(values, np.isfinite(scores)), rest
+
+    def _above_rest(self, values: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        """Probabilities that are at least the mean of the labels that are not ranked."""
+        return np.maximum(values, (rest / max(1, self.n_labels - self.n_ranked))[:, None])
+
+    def every(self, ids: Ids, scores: Floats, all_scores: Floats) -> Floats:
+        """Probabilities of all labels, which overwrite `all_scores`.
+
+        Parameters
+        ----------
+        ids : ndarray of shape (n_rows, n_ranked), int32
+        scores : ndarray of shape (n_rows, n_ranked), float32
+            The best labels, as for `ranked`, and their scores.
+        all_scores : ndarray of shape (n_rows, n_labels), float32
+            Scores of all labels.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_labels), float32
+        """
+        values, rest = self._ranked(scores)
+        out = all_scores
+        found = ids >= 0
+        if self.n_ranked < self.n_labels:
+            slope, uniform = self._parameters["tail"]
+            n_found = found.sum(axis=1)
+            last = np.where(found, scores, np.inf).min(axis=1, initial=np.inf)
+            last[n_found == 0] = 0
+            out -= last[:, None]
+            np.minimum(out, 0, out=out)
+            out *= np.float32(slope)
+            np.exp(out, out=out)
+            _put(out, ids, found, np.zeros_like(values))
+
+            n_tail = self.n_labels - n_found
+            out *= np.float32(1 - uniform) / np.maximum(out.sum(axis=1), 1e-30)[:, None]
+            out += (uniform / np.maximum(n_tail, 1)).astype(np.float32)[:, None]
+            _put(out, ids, found, np.zeros_like(values))
+            limit = np.where(n_found == self.n_ranked, values[:, -1], 1.0)
+            self._divide(out, rest, limit, n_tail)
+        _put(out, ids, found, values)
+        return out
+
+    @staticmethod
+    def _divide(shares: Floats, rest: np.ndarray, limit: np.ndarray, n_tail: np.ndarray) -> None:
+        """Give each share its part of the rest, none more than the limit of its row."""
+        n_tail = np.maximum(n_tail, 1)
+        rest = np.minimum(rest, limit * n_tail)
+        largest = shares.max(axis=1) * rest
+        flat = rest / n_tail
+        # a mixture of the shares and of equal ones, whose largest is the limit
+        mixed = np.divide(limit - flat, largest - flat, out=np.ones_like(flat),
+                          where=largest > limit)
+        mixed = np.clip(mixed, 0, 1)
+        shares *= (rest * mixed).astype(np.float32)[:, None]
+        shares += (flat * (1 - mixed)).astype(np.float32)[:, None]
+        np.minimum(shares, limit.astype(np.float32)[:, None], out=shares)
+
+    # -- files -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], n_labels: int) -> Calibration:
+        """The calibration of a file, of a network with n_labels labels; ValueError if damaged."""
+        if config["n_labels"] != n_labels:
+            raise ValueError(f"the calibration is of {config['n_labels']} labels, the network has "
+                             f"{n_labels}")
+        return cls(**config)
+
+    def config(self) -> dict[str, Any]:
+        """The plain values, for a file; `threshold` is a list where labels have their own."""
+        threshold = self._threshold
+        return {"kind": self.kind, "n_labels": self.n_labels, "n_ranked": self.n_ranked,
+                "parameters": {name: [float(v) for v in values]
+                               for name, values in self._parameters.items()},
+                "threshold": threshold if isinstance(threshold, float) else threshold.tolist(),
+                "n_rows": self.n_rows}
+
+    def __repr__(self) -> str:
+        threshold = "" if self.kind == "classes" else ", threshold=" + (
+            f"{self.threshold:.3g}" if isinstance(self.threshold, float) else "one per label")
+        return (f"Calibration(kind={self.kind!r}, n_ranked={self.n_ranked}, "
+                f"n_rows={self.n_rows}{threshold})")
+
+
+# -- the map -------------------------------------------------------------------------------------
+
+RANK_STEPS = (1, 2, 3, 5)  # after which the log odds may jump
+# By how much they may rise there, where a row has several labels: of two labels with almost the same
+# score the first is often true no more than the second. Both then get the mean.
+MIN_STEP = -0.5
+POOL_PASSES = 8
+N_FEATURES = 4
+N_ROW_INPUTS = 1 + 2 * N_FEATURES  # a constant, the features, and their absolute values
+_SIZES = {"knots": N_SEGMENTS, "location": N_FEATURES, "spread": N_FEATURES,
+          "temperature": N_ROW_INPUTS, "slopes": N_SEGMENTS, "rank": 1 + len(RANK_STEPS), "best": N_ROW_INPUTS,
+          "rest": N_ROW_INPUTS, "tail": 2}
+
+
+class _Inputs:
+    """What the map reads of the scores of some rows."""
+
+    def __init__(self, scores: Floats, knots: np.ndarray, location: np.ndarray,
+                 spread: np.ndarray) -> None:
+        self.found = np.isfinite(scores)
+        s = np.where(self.found, scores, 0.0).astype(np.float64)
+        best = s[:, :1]
+        gaps = np.where(self.found, np.maximum(best - s, 0), 0)
+        ends = np.append(knots[1:], np.inf)
+        self.parts = [np.clip(gaps - start, 0, end - start)
+                      for start, end in zip(knots, ends, strict=True)]
+        ranks = np.arange(1, scores.shape[1] + 1)
+        self.ranks = np.stack([np.log(ranks), *(ranks > r for r in RANK_STEPS)], axis=1)
+        u = (_features(scores) - location) / spread
+        u = np.clip(u, -MAX_FEATURE, MAX_FEATURE)
+        self.u = np.concatenate([u, np.abs(u)], axis=1)
+
+
+def _features(scores: Floats) -> np.ndarray:
+    """What tells how sure a row is, (n_rows, N_FEATURES); 0 where it has no scores.
+
+    The best score, its gaps to the second and the mean of the next four, and the logarithm of the
+    sum of the exponentials of the gaps.
+    """
+    found = np.isfinite(scores[:, :6])
+    s = np.where(found, scores[:, :6], 0).astype(np.float64)
+    best = s[:, 0]
+    gaps = np.where(found, best[:, None] - s, 0)
+    second = gaps[:, 1] if s.shape[1] > 1 else np.zeros(len(s))
+    others = gaps[:, 1:].sum(axis=1) / np.maximum(found[:, 1:].sum(axis=1), 1)
+    with np.errstate(invalid="ignore"):  # -inf of a row without scores
+        crowd = np.exp(np.where(np.isfinite(scores), scores - scores[:, :1], -np.inf)).sum(axis=1)
+    return np.stack([best, second, others, np.log(np.maximum(crowd, 1))], axis=1)
+
+
+def _log_sum_exp(g: np.ndarray) -> np.ndarray:
+    """log sum exp of each row, whose first entry is 0 or, in an empty row, -inf."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(g).sum(axis=1))
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * z))
+
+
+def _linear(u: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return weights[0] + u @ weights[1:]
+
+
+def _log_odds(inputs: _Inputs, temperature: np.ndarray, slopes: np.ndarray,
+              rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """g of every ranked label, -inf for none, and t(u) phi(d)."""
+    phi = np.zeros_like(inputs.parts[0])
+    for part, slope in zip(inputs.parts, slopes, strict=True):
+        phi += np.exp(slope) * part
+    scaled = phi * np.exp(np.clip(_linear(inputs.u, temperature), -MAX_LOG, MAX_LOG))[:, None]
+    g = -scaled - inputs.ranks @ rank
+    return np.where(inputs.found, g, -np.inf), scaled
+
+
+def _pooled(values: np.ndarray) -> np.ndarray:
+    """Neighbours that rise are replaced by their mean, which keeps the sum of a row."""
+    head = values[:, :RANK_STEPS[-1] + 2]
+    for _ in range(POOL_PASSES):
+        for r in range(head.shape[1] - 1):
+            rises = head[:, r] < head[:, r + 1]
+            mean = 0.5 * (head[:, r] + head[:, r + 1])
+            head[rises, r] = head[rises, r + 1] = mean[rises]
+    return values
+
+
+def _strictly_decreasing(values: np.ndarray, found: np.ndarray) -> Floats:
+    """As float32, each below the one before, so that equal roundings do not change the order."""
+    p = np.where(found, values, 0).astype(np.float32)
+    below = p[:, 0]
+    for r in range(1, p.shape[1]):
+        below = np.minimum(p[:, r], np.nextafter(below, np.float32(0)))
+        p[:, r] = below
+    return p
+
+
+def _put(out: Floats, ids: Ids, found: np.ndarray, values: Floats) -> None:
+    rows, ranks = np.nonzero(found)
+    out[rows, ids[rows, ranks]] = values[rows, ranks]
+
+
+def _finite(values: Any, name: str, size: int) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if values.shape != (size,) or not np.isfinite(values).all():
+        raise ValueError(f"the parameter {name} of a calibration must be {size} finite numbers")
+    return values
+
+
+# -- the fit -------------------------------------------------------------------------------------
+
+
+def calibrate(ids: ArrayLike, scores: ArrayLike, Y_true: MatrixLike, *,
+              n_labels: int | None = None, kind: Literal["auto", "classes", "labels"] = "auto",
+              sample_weight: ArrayLike | None = None,
+              thresholds: Literal["one", "per-label"] = "one") -> Calibration:
+    """Fit a calibration for the scores of any model.
+
+    :meth:`Network.calibrate <sparselsh.Network.calibrate>` does it for a network.
+
+    Parameters
+    ----------
+    ids : int array of shape (n_rows, n_ranked)
+        The best labels of each row, best first; -1 for none.
+    scores : array of shape (n_rows, n_ranked)
+        Their scores, in falling order; -inf where there is no label.
+    Y_true : sparse or dense matrix of shape (n_rows, n_labels), or int array of shape (n_rows,)
+        The true labels of these rows, which the training did not see.
+    n_labels : int or None
+        Number of labels of the model; None for the columns of `Y_true` or, for class ids, the
+        largest id plus one.
+    kind : {"auto", "classes", "labels"}
+        Whether each row has exactly one label, so that probabilities add up to 1, or each label is
+        true or false for itself. "auto" is "classes" where each of these rows has one.
+    sample_weight : array of shape (n_rows,) or None
+    thresholds : {"one", "per-label"}
+        One threshold for all labels, or one for each that is true in eight or more rows.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is invalid or scores rise in a row; the message names it.
+
+    Examples
+    --------
+    >>> import numpy as np, sparselsh as sl
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(3, size=300)
+    >>> z = rng.standard_normal((300, 3)) + 4 * np.eye(3)[y]
+    >>> ids = np.argsort(-z, axis=1)
+    >>> ranked = np.take_along_axis(z, ids, axis=1)
+    >>> calibration = sl.calibration.calibrate(ids, ranked, y)
+    >>> calibration.ranked(ranked.astype(np.float32)).shape
+    (300, 3)
+    """
+    true = check.indicator(Y_true, "Y_true")
+    n = true.shape[0]
+    if n_labels is None:
+        n_labels = true.shape[1]
+    n_labels = check.integer(n_labels, "n_labels", minimum=true.shape[1])
+    true = type(true)((true.data, true.indices, true.indptr), shape=(n, n_labels))
+    ids = check.id_table(ids, n, "ids")
+    check.distinct(ids, "ids")
+    if n < MIN_FIT_ROWS:
+        raise ValueError(f"Y_true has {n} rows; give at least {MIN_FIT_ROWS}, better some hundreds")
+    if ids.max() >= n_labels:
+        raise ValueError(f"ids holds {ids.max()}, but there are {n_labels} labels; give n_labels")
+
+    values = check.numeric(scores, "scores")
+    if values.shape != ids.shape:
+        raise ValueError(f"scores must have the shape of ids, {ids.shape}, got {values.shape}")
+    values = np.where(ids >= 0, values, -np.inf).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        rises = np.diff(values, axis=1) > 0
+    if np.isnan(values).any() or rises.any():
+        raise ValueError("scores must be finite and fall from left to right in each row; sort them")
+    kind = check.choice(kind, "kind", ("auto", "classes", "labels"))
+    y = from_scipy(true)
+    if kind == "auto":
+        kind = "classes" if (np.diff(y.indptr) == 1).all() else "labels"
+    return fit_calibration(ids.astype(np.int32), values, y, kind, None,
+                           sample_weight=check.sample_weight(sample_weight, n),
+                           thresholds=check.choice(thresholds, "thresholds", ("one", "per-label")))
+
+
+
+def ranked_labels(y: CSR, n_labels: int) -> int:
+    """How many labels per row get probabilities of their own."""
+    most = int(np.quantile(np.diff(y.indptr), 0.99)) if y.shape[0] else 1
+    return min(n_labels, max(MIN_RANKED, min(MAX_RANKED, RANKED_PER_LABEL * most)))
+
+
+def tail_rows(ids: Ids, y: CSR) -> np.ndarray:
+    """Some rows with labels that are not among the ids, spread over all of them."""
+    rows = np.flatnonzero(np.diff(y.indptr) > _hits(ids, y).sum(axis=1))
+    n = min(TAIL_ROWS, MAX_TAIL_OUTPUTS // y.n_columns)
+    return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)]
+
+
+def fit_calibration(ids: Ids, scores: Floats, y: CSR, kind: str,
+                    tail: tuple[np.ndarray, Floats] | None, *, sample_weight: Floats | None = None,
+                    thresholds: Literal["one", "per-label"] = "one") -> Calibration:
+    """Fit the map on rows that the training did not see.
+
+    Parameters
+    ----------
+    ids, scores : ndarray of shape (n_rows, n_ranked), int32 and float32
+        Best labels of each row, best first.
+    y : CSR of shape (n_rows, n_labels)
+    kind : {"classes", "labels"}
+    tail : None or (rows, all_scores)
+        Some of the rows, and the scores of all labels for them, (n, n_labels).
+    sample_weight : None or ndarray of shape (n_rows,), float32
+    thresholds : {"one", "per-label"}
+
+    Returns
+    -------
+    Calibration
+    """
+    n_labels = y.n_columns
+    hit = _hits(ids, y)
+    n_missed = np.diff(y.indptr) - hit.sum(axis=1)
+    weight = np.ones(len(ids)) if sample_weight is None else sample_weight.astype(np.float64)
+    if kind == "classes":
+        weight = weight * (np.diff(y.indptr) == 1)
+    weight /= max(weight.sum(), 1e-30)
+
+    features = _features(scores)
+    gaps = (scores[:, :1] - scores)[np.isfinite(scores)]
+    knots = np.concatenate([[0.0], _knots(gaps)])
+    parameters = {"knots": knots, "location": features.mean(axis=0),
+                  "spread": np.maximum(features.std(axis=0), 1e-6)}
+    inputs = _Inputs(scores, *parameters.values())
+    parameters |= _minimized(inputs, hit, n_missed, weight, kind, n_labels > ids.shape[1],
+                             by_row=n_labels > 2)
+    parameters["tail"] = (np.array([1.0, 0.05]) if tail is None else
+                          _fitted_tail(ids[tail[0]], scores[tail[0]], tail[1],
+                                       y.take(tail[0].astype(np.int64))))
+
+    fitted = Calibration(kind, n_labels, ids.shape[1],
+                         {name: values.tolist() for name, values in parameters.items()}, 0.5,
+                         len(ids))
+    if kind == "labels":
+        p = fitted.ranked(scores)
+        fitted.threshold = best_threshold(p, hit, y.nnz)
+        if thresholds == "per-label":
+            fitted.threshold = _label_thresholds(ids, p, hit, y, float(fitted.threshold))
+    return fitted
+
+
+def _hits(ids: Ids, y: CSR) -> np.ndarray:
+    """Which of the ids are labels of their rows, bool."""
+    width = y.n_columns
+    rows = np.repeat(np.arange(len(ids), dtype=np.int64), np.diff(y.indptr))
+    true = np.sort(rows * width + y.indices)
+    keys = np.arange(len(ids), dtype=np.int64)[:, None] * width + ids
+    return np.isin(keys, true) & (ids >= 0)
+
+
+def _knots(gaps: np.ndarray) -> np.ndarray:
+    """Inner knots of the map of gaps: quantiles, made increasing."""
+    positive = gaps[gaps > 0]
+    if not len(positive):
+        return np.arange(1.0, N_SEGMENTS)
+    knots = np.quantile(positive, [0.02, 0.1, 0.4])
+    return np.maximum.accumulate(knots + 1e-6 * np.arange(1, N_SEGMENTS))
+
+
+def _minimized(inputs: _Inputs, hit: np.ndarray, n_missed: np.ndarray, weight: np.ndarray,
+               kind: str, has_tail: bool, by_row: bool) -> dict[str, np.ndarray]:
+    """The parameters with the smallest negative log-likelihood."""
+    u1 = np.concatenate([np.ones((len(inputs.u), 1)), inputs.u], axis=1)
+    classes = kind == "classes"
+
+    def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        temperature, slopes, rank, best, rest = np.split(theta, SPLITS)
+        g, scaled = _log_odds(inputs, temperature, slopes, rank)
+        if classes:
+            tail = u1 @ rest if has_tail else np.full(len(g), -np.inf)
+            total = np.logaddexp(_log_sum_exp(g), tail)
+            p, p_tail = np.exp(g - total[:, None]), np.exp(tail - total)
+            is_missed = (n_missed > 0) & has_tail
+            losses = total - np.where(is_missed, np.where(has_tail, tail, 0),
+                                      np.where(hit, g, 0).sum(axis=1))
+            d_tail = p_tail - is_missed
+            d_best = np.zeros_like(p_tail)
+        else:
+            logits = g + (u1 @ best)[:, None]
+            p = _sigmoid(logits)
+            z = np.where(inputs.found, logits, 0)
+            losses = np.where(inputs.found, np.logaddexp(0, z) - hit * z, 0).sum(axis=1)
+            expected = np.exp(np.clip(u1 @ rest, -MAX_LOG, MAX_LOG))
+            if has_tail:
+                losses += expected - n_missed * np.clip(u1 @ rest, -MAX_LOG, MAX_LOG)
+            d_tail = (expected - n_missed) * has_tail
+            d_best = np.where(inputs.found, p - hit, 0).sum(axis=1)
+
+        d = np.where(inputs.found, p - hit, 0) * weight[:, None]
+        d_scaled = -(d * scaled).sum(axis=1)
+        factor = np.exp(np.clip(u1 @ temperature, -MAX_LOG, MAX_LOG))
+        d_slopes = [-(np.exp(slope) * (d * part).sum(axis=1) * factor).sum()
+                    for part, slope in zip(inputs.parts, slopes, strict=True)]
+        gradient = np.concatenate([
+            u1.T @ d_scaled, d_slopes, -(d.sum(axis=0) @ inputs.ranks),
+            u1.T @ (d_best * weight), u1.T @ (d_tail * weight)])
+        penalized = np.where(IS_PENALIZED, theta, 0)
+        return (float(losses @ weight + PENALTY * (penalized @ penalized)),
+                gradient + 2 * PENALTY * penalized)
+
+    bounds = [(-MAX_LOG, MAX_LOG)] * N_PARAMETERS
+    least = 0.0 if classes else MIN_STEP
+    bounds[SPLITS[1]:SPLITS[2]] = [(0.0, MAX_LOG)] + [(least, MAX_LOG)] * len(RANK_STEPS)
+    if not by_row:  # two classes: the order of the rows is that of their scores
+        bounds[1:SPLITS[0]] = [(0.0, 0.0)] * (N_ROW_INPUTS - 1)
+        bounds[SPLITS[1]:SPLITS[2]] = [(0.0, 0.0)] * _SIZES["rank"]
+    start = np.zeros(N_PARAMETERS)
+    gaps = np.sum(inputs.parts, axis=0)[:, 1:6]
+    typical = gaps[inputs.found[:, 1:6]].mean() if inputs.found[:, 1:2].any() else 1.0
+    start[0] = -np.log(max(float(typical), 1e-6))  # from where the search finds any scale
+    from scipy.optimize import minimize  # 0.1 s, which `import sparselsh` need not take
+
+    found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds,
+                     options={"maxiter": 200})
+    names = ("temperature", "slopes", "rank", "best", "rest")
+    return dict(zip(names, np.split(found.x, SPLITS), strict=True))
+
+
+SPLITS = np.cumsum([_SIZES[name] for name in ("temperature", "slopes", "rank", "best")])
+N_PARAMETERS = int(SPLITS[-1]) + _SIZES["rest"]
+# the dependence on the row, and how the slopes differ: not the level of anything
+IS_PENALIZED = np.ones(N_PARAMETERS, bool)
+IS_PENALIZED[[0, *range(SPLITS[1], SPLITS[2] + 1), SPLITS[3]]] = False
+
+
+def _fitted_tail(ids: Ids, scores: Floats, every: Floats, y: CSR) -> np.ndarray:
+    """How the rest is divided: a slope and a uniform share, by the labels that it held."""
+    best, found = (np.inf, (1.0, 0.05)), ids >= 0
+    hit = _hits(ids, y)
+    rows = np.repeat(np.arange(len(ids)), np.diff(y.indptr))
+    ranked = set(zip(np.nonzero(hit)[0].tolist(), ids[hit].tolist(), strict=True))
+    pairs = [(i, j) for i, j in zip(rows.tolist(), y.indices.tolist(), strict=True)
+             if (i, j) not in ranked]
+    if not pairs:
+        return np.array(best[1])
+    i, j = (np.array(side) for side in zip(*pairs, strict=True))
+    last = np.where(found, scores, np.inf).min(axis=1)
+    gaps = np.minimum(every - np.where(np.isfinite(last), last, 0)[:, None], 0)
+    _put(gaps, ids, found, np.full(ids.shape, -np.inf, np.float32))
+    n_tail = y.n_columns - found.sum(axis=1)
+    for slope in TAIL_SLOPES:
+        shares = np.exp(slope * gaps) if slope else np.isfinite(gaps).astype(np.float32)
+        own = shares[i, j] / np.maximum(shares.sum(axis=1), 1e-30)[i]
+        for uniform in UNIFORM_SHARES:
+            loss = -np.log((1 - uniform) * own + uniform / np.maximum(n_tail[i], 1)).mean()
+            if loss < best[0]:
+                best = float(loss), (slope, uniform)
+    return np.array(best[1])
+
+
+def probabilities_of(loss: Loss, scores: Floats) -> Floats:
+    """Probabilities without a calibration, as the loss reads the scores; in place."""
+    if isinstance(loss, SoftmaxCrossEntropy):
+        scores -= scores.max(axis=1, keepdims=True, initial=-np.inf)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=1, keepdims=True)
+        return scores
+    scores *= np.float32(0.5)
+    np.tanh(scores, out=scores)
+    scores += 1
+    scores *= np.float32(0.5)
+    return scores
+
+
+# -- thresholds ----------------------------------------------------------------------------------
+
+
+def best_threshold(p: Floats, hit: np.ndarray, n_true: int) -> float:
+    """The threshold of p with the largest micro-averaged F1, between two of the values.
+
+    Parameters
+    ----------
+    p : ndarray, float32
+        Probabilities of pairs of rows and labels.
+    hit : ndarray of the same shape, bool
+        Which of the pairs are true.
+    n_true : int
+        Number of true pairs, those that p has not included.
+
+    Returns
+    -------
+    float
+    """
+    order = np.argsort(-p.ravel(), kind="stable")
+    values = p.ravel()[order]
+    f1 = 2 * np.cumsum(hit.ravel()[order]) / (np.arange(1, len(order) + 1) + n_true)
+    # a threshold cannot part equal values
+    f1[:-1][values[:-1] == values[1:]] = -1
+    if not len(f1):
+        return 0.5
+    best = int(f1.argmax())
+    below = float(values[best + 1]) if best + 1 < len(values) else 0.0
+    return max((float(values[best]) + below) / 2, SMALLEST_THRESHOLD)
+
+
+def _label_thresholds(ids: Ids, p: Floats, hit: np.ndarray, y: CSR, common: float) -> np.ndarray:
+    """A threshold per label that occurs often enough, and the common one for the others."""
+    thresholds = np.full(y.n_columns, common, np.float32)
+    counts = np.bincount(y.indices, minlength=y.n_columns)
+    order = np.argsort(ids.ravel(), kind="stable")
+    labels = ids.ravel()[order]
+    for j in np.flatnonzero(counts >= MIN_POSITIVES):
+        at = order[slice(*np.searchsorted(labels, [j, j + 1]))]
+        if len(at):
+            own = best_threshold(p.ravel()[at], hit.ravel()[at], int(counts[j]))
+            # few rows tell little: between the label's own and the common one
+            share = counts[j] / (counts[j] + MIN_POSITIVES)
+            thresholds[j] = share * own + (1 - share) * common
+    return thresholds
+
+
+# -- diagrams ------------------------------------------------------------------------------------
+
+
+def plot_reliability(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 1,
+                     n_bins: int = 15, ax: Any = None) -> Any:
+    """Plot how often labels are true against the probability that was stated; needs matplotlib.
+
+    Parameters
+    ----------
+    Y_true : int array of shape (n,), or sparse or dense matrix of shape (n, n_labels)
+        One class id per row, or an indicator of labels.
+    probabilities : array of shape (n, n_labels)
+        As of `predict_proba`.
+    k : int
+        The k best labels of each row are counted.
+    n_bins : int
+        Number of bins of equal width of the probability.
+    ax : matplotlib Axes or None
+        None for a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for :func:`sparselsh.metrics.expected_calibration_error`.
+    ImportError
+        If matplotlib is missing.
+    """
+    stated, observed, counts = calibration_curve(Y_true, probabilities, k=k, n_bins=n_bins)
+    ax = axes(ax, (4.5, 4.5))
+    kept = counts > 0
+    ax.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    ax.plot(stated[kept], observed[kept], marker="o")
+    ax.set(xlabel="probability stated", ylabel="fraction true", xlim=(0, 1), ylim=(0, 1))
+    return ax
