@@ -21,7 +21,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from support import assert_same_bits
 
 import sparselsh as sl
-from sparselsh.estimators import LSHClassifier, LSHRegressor, _base, _classifier
+from sparselsh.calibration import best_threshold
+from sparselsh.estimators import LSHClassifier, LSHRegressor, _base
 from sparselsh.training import Training
 
 # scikit-learn lists the same checks for its own SGD estimators
@@ -248,12 +249,11 @@ def test_subject_tags_of_library_records_are_predicted_better_than_by_rivals():
 
 
 def test_the_threshold_with_the_best_f1_is_found():
-    ids = np.array([[0, 1, 2], [1, 0, 2]])
-    probabilities = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1]])
-    indicator = sp.csr_array([[1, 1, 0], [0, 1, 0]])
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1]], np.float32)
+    hit = np.array([[True, True, False], [True, False, False]])
     # by probability: 0.6 right, 0.5 right, 0.4 wrong, 0.3 right: F1 of 0.5,
     # 0.8, 0.67, 0.86, then less
-    assert _classifier._best_threshold(ids, probabilities, indicator) == pytest.approx(0.2)
+    assert best_threshold(probabilities, hit, 3) == pytest.approx(0.2)
 
 
 # ---- weights

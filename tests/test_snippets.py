@@ -59,7 +59,7 @@ def names():
     H = rng.standard_normal((100, 16), dtype=np.float32)
     net = sl.Network([sl.Linear(40, 16), sl.LSHLinear(16, 30)], random_state=0)
     net.fit(X, Y, epochs=1, verbose=False)
-    texts = [f"word{i} word{i % 7} word{i % 5}" for i in range(40)]
+    texts = [f"word{i} word{i % 7} word{i % 5}" for i in range(400)]
     return {
         "sl": sl, "np": np, "sp": sp, "net": net,
         "n_features": 40, "n_labels": 30, "n_in": 40, "n_hidden": 16, "n_items": 40,
@@ -69,8 +69,8 @@ def names():
         "W1": W[:16, :].repeat(3, axis=1)[:, :40], "b1": b[:16],
         "rows": np.arange(4), "W_new": W[:9], "b_new": b[:9], "step": 3,
         "days": [1, 2], "read": lambda day: (X, Y), "stream_of_chunks": [(X, Y), (X, Y)],
-        "texts": texts, "tags": np.arange(40) % 5,
-        "tag_lists": [[f"tag{i % 7}", f"tag{i % 5}"] for i in range(40)],
+        "texts": texts, "tags": np.arange(400) % 5,
+        "tag_lists": [[f"tag{i % 7}", f"tag{i % 5}"] for i in range(400)],
         "sessions": rng.integers(40, size=(300, 5)).tolist(),
     }
 
