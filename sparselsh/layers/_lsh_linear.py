@@ -659,8 +659,8 @@ class LSHLinear(Linear):
         finder.restore(self._w.value, self.bias, parts, plain)
         self._topk_search().restore(self._w.value, self.bias, parts, arrays, plain)
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        tensors = super().tensors()
+    def tensors(self, as_stored: bool = False) -> dict[str, np.ndarray]:
+        tensors = super().tensors(as_stored)
         return tensors | {"inputs": self._inputs} if len(self._inputs) else tensors
 
     def load_tensors(self, tensors: dict[str, np.ndarray], input_major: bool) -> None:
