@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import _files
 from .._version import __version__
+from ..inference import NETWORK_FORMAT as FORMAT
 from ..layers import Linear, LSHLinear
 from ..losses import LOSSES
 from ..refinement import (
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from .._arrays.types import PathLike
     from ..training import Training
 
-FORMAT = "sparselsh.network"
 LAYERS = {"Linear": Linear, "LSHLinear": LSHLinear}
 DAMAGES = (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError)
 

@@ -18,7 +18,7 @@ from .._display import plot_history, table
 from .._threads import Lock, one_at_a_time, resolve
 from ..callbacks import checked as checked_callbacks
 from ..datasets import CSRFile, mapped_rows
-from ..inference import Affine
+from ..inference import Affine, build_module, kept_refinement
 from ..layers import Linear, LSHLinear, Step, Tally
 from ..losses import LOSSES, Loss, MeanSquaredError
 from ..optim import SGD, Adam
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
+    from torch import nn
 
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
     from ..callbacks import Callback
@@ -808,8 +809,35 @@ class Network:
                 layer.drop_indexes()
         _file.write(path, self._training, self.refinement, with_indexes, bool(training_state))
 
+    def to_torch(self, *, refinement: str = "keep") -> nn.Module:
+        """The network as a ``torch.nn.Module`` with the same weights, bit by bit.
+
+        The module takes dense rows and gives all outputs, before softmax or sigmoid.
+
+        Parameters
+        ----------
+        refinement : {"keep", "drop"}
+            With "keep", a refined network becomes a module that gives the refined scores of all
+            labels: the `n_candidates` labels with the largest outputs of the layers have the scores
+            that the classifiers give, and the others follow them in the order of the layers. "drop"
+            gives the layers alone.
+
+        Returns
+        -------
+        torch.nn.Sequential, or torch.nn.Module where there is a refinement
+            In evaluation mode.
+
+        Raises
+        ------
+        ImportError
+            If torch is missing.
+        ValueError
+            If `refinement` is neither, or the network has no weights yet.
+        """
+        return build_module(self.architecture(), kept_refinement(self.refinement, refinement))
+
     def architecture(self) -> list[Affine]:
-        """The layers as affine maps, with views of their weights.
+        """The layers as affine maps, with views of their weights. A refinement is no layer.
 
         Returns
         -------
