@@ -201,8 +201,8 @@ def convert(args: argparse.Namespace) -> None:
         return
 
     if args.csr is None or args.output is not None or args.calibration is not None:
-        raise UserError("convert: text needs OUT.csr and no more; weights need --layer NAME and "
-                        "-o OUT.safetensors")
+        raise UserError("convert: text needs OUT.csr and no more; weights of other programs need "
+                        "--layer NAME, and all weights -o OUT.safetensors")
     check_outputs([args.csr], inputs=[args.input])
     from .. import datasets
 
