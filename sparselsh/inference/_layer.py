@@ -251,6 +251,11 @@ def nonzeros(x: Floats) -> CSR:
     return CSR(indptr, j.astype(np.int32), x[i, j], x.shape[1])
 
 
+def sparse_rows(x: np.ndarray | CSR) -> CSR:
+    """The rows as CSR."""
+    return x if isinstance(x, CSR) else nonzeros(x)
+
+
 def _csr(ids: Ids, values: Floats, known: NDArray[np.bool_], n_columns: int) -> CSR:
     """The known entries (ids, values) as CSR, best first in each row."""
     indptr = np.zeros(len(ids) + 1, np.int64)

@@ -13,7 +13,7 @@ from .._core import _single_row_mlp
 from .._threads import resolve
 from ..index import BATCH_PLAN_MIN_ROWS, MIN_NEURONS_PER_CANDIDATE
 from . import _file
-from ._layer import nonzeros
+from ._layer import sparse_rows
 from ._refined import StoredRefinement, refined_outputs, refined_topk
 from .readers.affine import Affine
 from .readers.torch import build_module, kept_refinement
@@ -98,7 +98,7 @@ class ServedNetwork:
         n_found = min(max(k, refinement.n_candidates), self.n_labels)
         ids, z = self._layer_answers(x, n_found, exact)
         n_threads = resolve(self.n_threads) if x.shape[0] > 1 else 1
-        return refined_topk(refinement, _sparse_rows(x), ids, z, k, n_threads)
+        return refined_topk(refinement, sparse_rows(x), ids, z, k, n_threads)
 
     def _layer_answers(self, x: np.ndarray | CSR, k: int,
                        exact: bool) -> tuple[Ids, Floats]:
@@ -217,7 +217,7 @@ class ServedNetwork:
             kind = _kind(h)
             z = last.outputs(h, kind, n_threads, exact or last.plan[kind] == "lsh")
             if self.refinement is not None:
-                z = refined_outputs(self.refinement, _sparse_rows(part), z, n_threads)
+                z = refined_outputs(self.refinement, sparse_rows(part), z, n_threads)
             out[start:stop] = z
         return out
 
@@ -363,10 +363,6 @@ class ServedNetwork:
 
 def _kind(x: np.ndarray | CSR) -> str:
     return "batch" if x.shape[0] >= BATCH_PLAN_MIN_ROWS else "single"
-
-
-def _sparse_rows(x: np.ndarray | CSR) -> CSR:
-    return x if isinstance(x, CSR) else nonzeros(x)
 
 
 def _part(x: np.ndarray | CSR, start: int, stop: int) -> np.ndarray | CSR:
