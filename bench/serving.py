@@ -9,18 +9,31 @@ MODEL, is measured beside them. Times are CPU microseconds per query (all thread
 for single queries and in batches of 256; the contenders take turns, and the median of the rounds
 is printed with the smallest and the largest. Queries are sparse rows of TEST. "same first label" is
 the fraction of the rows of TEST whose first label is the one that every neuron in float32 gives.
+"memory" is the peak of a process of its own that maps the file (the network: loads it) and answers
+300 single queries; the interpreter and its packages are in it. Linux only.
 """
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 
 import sparselsh as sl
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import markdown_table, per_call, restart_with, spread, thread_environment, write_json
+from common import (
+    child_environment,
+    markdown_table,
+    per_call,
+    restart_with,
+    run_child,
+    spread,
+    thread_environment,
+    write_json,
+)
 
 STORAGES = ("float32", "bfloat16", "int8")
 N_CALIBRATION = 1000
@@ -39,7 +52,11 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--unrefined", action="store_true", help="drop the refinement first")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--child", metavar="QUERIES", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.child:
+        print(json.dumps(serve(args)))
+        return
     restart_with(thread_environment(args.threads))
 
     train, _ = sl.datasets.read_xmc(args.train)
@@ -55,13 +72,37 @@ def main():
             print(served.report, end="\n\n", file=sys.stderr)
             contenders[storage] = served, path.stat().st_size
         rows = measured(contenders, X, Y, args)
+        few = Path(folder) / "queries.npz"
+        sp.save_npz(few, X[:300])
+        for row in rows:
+            path = Path(folder) / f"{row['name']}.safetensors"
+            command = [sys.executable, "-P", __file__, args.model if row["name"] == "Network"
+                       else str(path), "-", "-", "--child", str(few)]
+            command += ["--unrefined"] * args.unrefined
+            row["memory"] = run_child(command, child_environment(args.threads))
 
-    header = ("served as", "file, MB", "P@1", "P@5", "same first label", "single, us", "batch, us")
+    header = ("served as", "file, MB", "memory, MB", "P@1", "P@5", "same first label",
+              "single, us", "batch, us")
     print(markdown_table(header, [
-        (row["name"], f"{row['bytes'] / 1e6:.1f}", f"{row['p1']:.2%}", f"{row['p5']:.2%}",
-         f"{row['same']:.2%}", shown(row["single"]), shown(row["batch"])) for row in rows]))
+        (row["name"], f"{row['bytes'] / 1e6:.1f}", f"{row['memory']:.0f}", f"{row['p1']:.2%}",
+         f"{row['p5']:.2%}", f"{row['same']:.2%}", shown(row["single"]), shown(row["batch"]))
+        for row in rows]))
     if args.json:
         write_json(args.json, rows)
+
+
+def serve(args):
+    """Peak memory in MB of a process that serves single queries, the rows of a file."""
+    X = sp.load_npz(args.child)
+    try:
+        net = sl.InferenceNetwork.load(args.model, mmap=True, n_threads=1)
+    except ValueError:
+        net = network(args)
+    for i in range(X.shape[0]):
+        net.topk(X[i:i + 1], K)
+    # not ru_maxrss, which a child inherits from the process that starts it
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 def network(args):
