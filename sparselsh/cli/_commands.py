@@ -191,7 +191,7 @@ def convert(args: argparse.Namespace) -> None:
     """Convert an XMC text file to a CSR file, or weights to a network for inference."""
     from ._serving import convert_weights, is_weights
 
-    if is_weights(args.input, args.layer):
+    if is_weights(args.input, args.layer, args.csr is not None):
         if args.output is None:
             raise UserError("convert: weights need a place to write to; give -o OUT.safetensors")
         if args.csr is not None:

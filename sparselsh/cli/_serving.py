@@ -24,9 +24,12 @@ MAX_TIMING_SECONDS = 5.0  # of all rounds together
 N_RANDOM_QUERIES = 256  # where no queries are given
 
 
-def is_weights(path: str, layers: list[str] | None) -> bool:
-    """Whether the input of `sparselsh convert` is weights and not text."""
-    return bool(layers) or str(path).endswith(".onnx") or is_network_file(path)
+def is_weights(path: str, layers: list[str] | None, to_csr: bool) -> bool:
+    """Whether the input of `sparselsh convert` is weights and not text.
+
+    A model of `sparselsh train` is recognized by its content, unless a CSR file is to be made.
+    """
+    return bool(layers) or path.endswith(".onnx") or (not to_csr and is_network_file(path))
 
 
 def convert_weights(args: argparse.Namespace) -> None:
