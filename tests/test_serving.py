@@ -343,6 +343,8 @@ def test_saved_and_loaded_networks_give_the_same_bits(storage, mmap, n_labels, t
                             strict=True):
                 assert_same_bits(a, b)
     assert_same_bits(served.decision_function(X), loaded.decision_function(X))
+    stored = [layer.values if layer.rows is None else layer.rows.values for layer in loaded.layers]
+    assert all(isinstance(a.base, np.memmap) == mmap for a in stored)
     assert str(loaded.report) == str(served.report) and repr(loaded) == repr(served)
     again = tmp_path / "again.safetensors"
     loaded.save(again)
@@ -398,6 +400,27 @@ def test_damaged_files_of_converted_networks_are_refused(damage, tmp_path):
     for mmap in (False, True):
         with pytest.raises(ValueError, match=r"bad\.safetensors: .*(damaged|mapped)"):
             sl.InferenceNetwork.load(tmp_path / "bad.safetensors", mmap=mmap)
+
+
+def test_networks_whose_hidden_layers_are_sparse_are_refused(tmp_path):
+    X, y = rows(np.random.default_rng(0), 200, N, N)
+    for density, plan in ((0.2, "auto"), (0.2, "exact"), ("auto", "rows")):
+        net = sl.Network([sl.LSHLinear(N, 200, density=density, plan=plan, activation="relu"),
+                          sl.Linear(200, N)], random_state=0, n_threads=1)
+        net.fit(X.toarray(), y, epochs=1, batch_size=32, verbose=False)
+        net.layers[0].chosen_plan = None  # small layers become dense
+        net.save(tmp_path / "net.safetensors")
+        for convert in (sl.InferenceNetwork.from_network, sl.Network.to_torch,
+                        lambda net: sl.from_file(tmp_path / "net.safetensors")):
+            with pytest.raises(ValueError, match=r"layers\[0\] is a hidden layer that passes on "
+                               r"(20|32)\.0% of .*density = 1"):
+                convert(net)
+        net.layers[0].density = 1
+        net.save(tmp_path / "net.safetensors")
+        for served in (sl.InferenceNetwork.from_network(net),
+                       sl.from_file(tmp_path / "net.safetensors")):
+            np.testing.assert_allclose(served.decision_function(X), net.decision_function(X),
+                                       rtol=0, atol=1e-4)
 
 
 def test_networks_that_cannot_be_converted_are_refused():
@@ -463,6 +486,20 @@ def test_a_refined_network_becomes_a_torch_module_with_the_refinement():
     assert abs(plain - got).max() > 0.1
     assert {"data", "indices", "indptr", "bias"} < set(module.state_dict())
     assert "n_candidates=7" in repr(module)
+
+
+@pytest.mark.parametrize("refined", [True, False])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_torch_modules_take_sparse_tensors(refined):
+    torch = pytest.importorskip("torch")
+    module, X = trained(refined=refined).to_torch(), queries()
+    indptr, indices = (torch.from_numpy(a.astype(np.int64)) for a in (X.indptr, X.indices))
+    csr = torch.sparse_csr_tensor(indptr, indices, torch.from_numpy(X.data), X.shape,
+                                  check_invariants=True)
+    with torch.inference_mode():
+        want = module(torch.from_numpy(X.toarray()))
+        for x in (csr, csr.to_sparse_coo()):
+            torch.testing.assert_close(module(x), want, rtol=0, atol=1e-5)
 
 
 def test_torch_modules_of_refined_networks_are_saved_and_loaded(tmp_path):

@@ -27,6 +27,7 @@ from .readers import (
     NETWORK_FORMAT,
     Affine,
     build_module,
+    check_dense_hidden,
     is_network_file,
     kept_refinement,
     read_layers,

@@ -9,7 +9,7 @@ from .. import _validation as check
 from ..index import STORAGES
 from ._conversion import convert
 from ._network import ServedNetwork
-from .readers import TrainedNetwork
+from .readers import TrainedNetwork, check_dense_hidden
 
 if TYPE_CHECKING:
     from .._arrays.types import MatrixLike, RandomState
@@ -68,7 +68,9 @@ class InferenceNetwork(ServedNetwork):
         Raises
         ------
         TypeError, ValueError
-            If `net` is no Network or has no weights, or another argument does not fit.
+            If `net` is no Network or has no weights, one of its hidden layers passes on a part of
+            its outputs only, as an LSHLinear with one set per sample does, or another argument does
+            not fit.
 
         Examples
         --------
@@ -105,6 +107,7 @@ def _trained(net: Any) -> TrainedNetwork:
                         "there is from_torch")
     layers = [layer._replace(weight=np.array(layer.weight), bias=np.array(layer.bias))
               for layer in net.architecture()]
+    check_dense_hidden(net.layers)
     first, last = (net.layers[i].parameters[0].input_major for i in (0, -1))
     inputs = None if last else net.layers[-1].tensors().get("inputs")
     return TrainedNetwork(layers, net.refinement, first, inputs)

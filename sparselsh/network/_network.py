@@ -18,7 +18,7 @@ from .._display import plot_history, table
 from .._threads import Lock, one_at_a_time, resolve
 from ..callbacks import checked as checked_callbacks
 from ..datasets import CSRFile, mapped_rows
-from ..inference import Affine, build_module, kept_refinement
+from ..inference import Affine, build_module, check_dense_hidden, kept_refinement
 from ..layers import Linear, LSHLinear, Step, Tally
 from ..losses import LOSSES, Loss, MeanSquaredError
 from ..optim import SGD, Adam
@@ -812,7 +812,8 @@ class Network:
     def to_torch(self, *, refinement: str = "keep") -> nn.Module:
         """The network as a ``torch.nn.Module`` with the same weights, bit by bit.
 
-        The module takes dense rows and gives all outputs, before softmax or sigmoid.
+        The module takes dense rows, or sparse tensors of them, and gives all outputs, before
+        softmax or sigmoid.
 
         Parameters
         ----------
@@ -832,8 +833,10 @@ class Network:
         ImportError
             If torch is missing.
         ValueError
-            If `refinement` is neither, or the network has no weights yet.
+            If `refinement` is neither, the network has no weights yet, or a hidden layer passes on
+            a part of its outputs only, as an LSHLinear with one set per sample does.
         """
+        check_dense_hidden(self.layers)
         return build_module(self.architecture(), kept_refinement(self.refinement, refinement))
 
     def architecture(self) -> list[Affine]:

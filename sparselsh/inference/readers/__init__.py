@@ -10,7 +10,7 @@ One module per source:
     network_files   networks of this library, as it saves them
 """
 from .affine import Affine
-from .network_files import TrainedNetwork, is_network_file, read_network
+from .network_files import TrainedNetwork, check_dense_hidden, is_network_file, read_network
 from .onnx import read_onnx
 from .torch import build_module, kept_refinement, read_module, require_torch, to_numpy
 from .weight_files import NETWORK_FORMAT, read_layers

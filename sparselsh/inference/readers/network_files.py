@@ -13,6 +13,8 @@ from .affine import Affine, checked
 from .weight_files import NETWORK_FORMAT, SafeArrays
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..._arrays.types import Floats, PathLike
     from ...refinement import Refinement
 
@@ -57,11 +59,39 @@ def read_network(path: PathLike) -> TrainedNetwork:
             inputs = None
             if last in arrays.names:
                 inputs = check.dense(_float32(arrays, last), last, n_columns=layers[-1].n_in)
-            return TrainedNetwork(
+            fractions = [_passed_fraction(entry) for entry in entries[:-1]]
+            trained = TrainedNetwork(
                 layers, _refinement(arrays, config, (layers[-1].n_out, layers[0].n_in)),
                 bool(first.get("input_major", first.get("input_major_in_memory"))), inputs)
         except DAMAGES as error:
             raise _files.damaged(path, "network", error) from error
+        for i, fraction in enumerate(fractions):
+            if fraction < 1:
+                raise ValueError(f"{path}: {_sparse_hidden(i, fraction)}")
+        return trained
+
+
+def check_dense_hidden(layers: Sequence[Any]) -> None:
+    """Refuse layers of a Network of which a hidden one passes on a part of its outputs only."""
+    for i, layer in enumerate(layers[:-1]):
+        if layer.output_fraction() < 1 and layer.plan != "dense":
+            raise _sparse_hidden(i, layer.output_fraction())
+
+
+def _sparse_hidden(i: int, fraction: float) -> ValueError:
+    return ValueError(f"layers[{i}] is a hidden layer that passes on {fraction:.1%} of its outputs "
+                      "for each row, which inference outside of Network does not do; set "
+                      f"net.layers[{i}].density = 1, and measure what that changes")
+
+
+def _passed_fraction(entry: dict[str, Any]) -> float:
+    """The fraction of the outputs that a hidden layer passes on, by its configuration."""
+    if (entry["type"] != "LSHLinear" or entry["active"] == "batch"
+            or "dense" in (entry["plan"], entry["chosen_plan"])):
+        return 1.0
+    n, density = entry["n_out"], entry["density"]
+    n_active = max(64, n // 100) if density == "auto" else max(1, round(density * n))
+    return min(1.0, n_active / n)
 
 
 def _affine(arrays: SafeArrays, i: int, entry: dict[str, Any]) -> Affine:

@@ -26,7 +26,7 @@ class RefinedModule(nn.Module):
     smallest z of the candidates. The classifiers W are sparse; they are kept as the three arrays of
     a CSR matrix, and their gradients are not computed.
 
-    Inputs are (n_rows, n_features), dense.
+    Inputs are (n_rows, n_features). Sparse ones are made dense for the classifiers.
     """
 
     def __init__(self, layers: nn.Sequential, refinement: Refinement) -> None:
@@ -44,10 +44,11 @@ class RefinedModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scores (n_rows, n_labels) of all labels."""
         z = self.layers(x)
+        rows = x.detach() if x.layout == torch.strided else x.detach().to_dense()
         of, ids = z.topk(min(self.n_candidates, z.shape[1]), dim=1)
         # W x^T: a bag per label, whose entries are the weights of rows of x^T
         added = nn.functional.embedding_bag(
-            self.indices.long(), x.detach().T.contiguous(), self.indptr, mode="sum",
+            self.indices.long(), rows.T.contiguous(), self.indptr, mode="sum",
             per_sample_weights=self.data, include_last_offset=True).T + self.bias
         scores = of + self.scale * added.gather(1, ids)
         below = scores.amin(1, keepdim=True) + (z - of[:, -1:]).clamp(max=0)
