@@ -1,6 +1,8 @@
 """Networks of this library in files, as converted networks and as PyTorch modules."""
+import copy
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -212,6 +214,54 @@ def test_a_network_is_served_for_sparse_and_dense_rows(sparse, calibrated):
                                        atol=1e-4)
     if sparse:
         assert served.layers[0].plan == {"single": "rows", "batch": "rows"}
+
+
+NETWORKS = {
+    "one layer": lambda: [sl.Linear(N, N)],
+    "one wide layer": lambda: [sl.LSHLinear(N, 9000)],
+    "three layers": lambda: [sl.Linear(N, 600, activation="relu"),
+                             sl.Linear(600, 500, activation="relu"), sl.LSHLinear(500, N)],
+    "values": lambda: [sl.Linear(N, 16, activation="relu"), sl.Linear(16, N)],
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_networks_of_any_depth_are_served(name, sparse, storage, tmp_path):
+    net = sl.Network(NETWORKS[name](), loss="mse" if name == "values" else "softmax",
+                     random_state=0, n_threads=1)
+    X, y = rows(np.random.default_rng(1), 300, N, net.n_labels)
+    x = X if sparse else X.toarray()
+    Y = np.eye(N)[y] if name == "values" else y
+    net.fit(x, Y, epochs=1, batch_size=32, verbose=False)
+    net.save(tmp_path / "net.safetensors")
+    want = net.decision_function(x)
+    for calibration in (None, x):
+        for served in (
+                sl.InferenceNetwork.from_network(net, calibration, storage=storage, error=0,
+                                                 random_state=0, n_threads=1),
+                sl.from_file(tmp_path / "net.safetensors", calibration, storage=storage, error=0,
+                             random_state=0, n_threads=1)):
+            for rows_ in (X, X.toarray()):
+                got = served.decision_function(rows_)
+                # float32: sums of at most 600 products; int8: a 254th of the largest weight
+                bound = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.03}[storage]
+                assert np.linalg.norm(got - want) < bound * np.linalg.norm(want)
+                ids, scores = served.topk(rows_[:40], 3, exact=True)
+                np.testing.assert_allclose(np.take_along_axis(got[:40], ids, 1), scores, rtol=1e-4,
+                                           atol=1e-4)
+
+
+def test_copies_pickles_and_threads_give_the_same_bits():
+    net, X = trained(refined=True), queries()
+    served = sl.InferenceNetwork.from_network(net, X, storage="int8", random_state=0, n_threads=1)
+    want = served.topk(X, 9)
+    others = [copy.deepcopy(served), pickle.loads(pickle.dumps(served)), copy.copy(served)]
+    others[2].n_threads = 2
+    for other in others:
+        for a, b in zip(want, other.topk(X, 9), strict=True):
+            assert_same_bits(a, b)
 
 
 def test_sparse_rows_are_never_made_dense(monkeypatch):
