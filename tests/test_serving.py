@@ -142,6 +142,22 @@ def test_a_checkpoint_keeps_the_layout_of_the_layer_under_another_name(tmp_path)
         assert_same_bits(a, b)
 
 
+def test_a_file_cannot_make_a_hashed_layer_input_major(tmp_path):
+    X, y = rows(np.random.default_rng(0), 64, N, N)
+    net = sl.Network([sl.Linear(N, N), sl.LSHLinear(N, N, density=0.5)], random_state=0)
+    net.fit(X, y, epochs=1, verbose=False).save(tmp_path / "net.safetensors")
+    for path in (tmp_path / "net.safetensors",
+                 as_before(tmp_path / "net.safetensors", tmp_path / "old.safetensors")):
+        tensors, metadata = tensors_of(path)
+        for key in ("input_major", "input_major_in_memory"):
+            config = metadata["config"].replace(f'"{key}": false', f'"{key}": true')
+            if config == metadata["config"]:
+                continue
+            save_file(tensors, tmp_path / "bad.safetensors", metadata | {"config": config})
+            with pytest.raises(ValueError, match=r"bad\.safetensors: .*input-major in a layer"):
+                sl.load(tmp_path / "bad.safetensors")
+
+
 @pytest.mark.parametrize("kind", ["file", "file of before", "checkpoint"])
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("sizes", [(N, N, N), (90, 8, 30)])
