@@ -74,8 +74,11 @@ def refined_outputs(z, X, refinement):
 
 
 def tensors_of(path):
+    """The arrays and the metadata of a file, without its checksum, if it has one."""
     with safe_open(path, "numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+        metadata = file.metadata()
+        metadata.pop("checksum", None)
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata
 
 
 def as_before(path, old):
