@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ._arrays.types import PathLike
 
 
+MAPPED_DTYPES = {"F32": np.float32, "U16": np.uint16, "I8": np.int8}  # of weights
+
+
 def require_safetensors() -> ModuleType:
     """The module safetensors.numpy; ImportError with the remedy if it is missing."""
     try:
@@ -162,7 +165,8 @@ def places_of(path: PathLike) -> dict[str, Any]:
 
 
 def _mapped(path: PathLike, dtype: str, shape: tuple[int, ...], start: int) -> np.ndarray:
-    if dtype != "F32" or 0 in shape or start % 4:
+    known = MAPPED_DTYPES.get(dtype)
+    if known is None or 0 in shape or start % np.dtype(known).itemsize:
         raise ValueError(f"{path}: holds {dtype} of shape {shape} where float32 weights should be "
                          "mapped")
-    return np.memmap(path, np.float32, "r", start, shape).view(np.ndarray)
+    return np.memmap(path, known, "r", start, shape).view(np.ndarray)

@@ -229,15 +229,15 @@ class Calibration:
 # -- the map -------------------------------------------------------------------------------------
 
 RANK_STEPS = (1, 2, 3, 5)  # after which the log odds may jump
-# By how much they may rise there, where a row has several labels: of two labels with almost the same
-# score the first is often true no more than the second. Both then get the mean.
+# By how much they may rise there, where a row has several labels: of two labels with almost the
+# same score the first is often true no more than the second. Both then get the mean.
 MIN_STEP = -0.5
 POOL_PASSES = 8
 N_FEATURES = 4
 N_ROW_INPUTS = 1 + 2 * N_FEATURES  # a constant, the features, and their absolute values
 _SIZES = {"knots": N_SEGMENTS, "location": N_FEATURES, "spread": N_FEATURES,
-          "temperature": N_ROW_INPUTS, "slopes": N_SEGMENTS, "rank": 1 + len(RANK_STEPS), "best": N_ROW_INPUTS,
-          "rest": N_ROW_INPUTS, "tail": 2}
+          "temperature": N_ROW_INPUTS, "slopes": N_SEGMENTS, "rank": 1 + len(RANK_STEPS),
+          "best": N_ROW_INPUTS, "rest": N_ROW_INPUTS, "tail": 2}
 
 
 class _Inputs:
@@ -405,13 +405,14 @@ def calibrate(ids: ArrayLike, scores: ArrayLike, Y_true: MatrixLike, *,
         rises = np.diff(values, axis=1) > 0
     if np.isnan(values).any() or rises.any():
         raise ValueError("scores must be finite and fall from left to right in each row; sort them")
-    kind = check.choice(kind, "kind", ("auto", "classes", "labels"))
+    check.choice(kind, "kind", ("auto", "classes", "labels"))
+    check.choice(thresholds, "thresholds", ("one", "per-label"))
     y = from_scipy(true)
     if kind == "auto":
         kind = "classes" if (np.diff(y.indptr) == 1).all() else "labels"
     return fit_calibration(ids.astype(np.int32), values, y, kind, None,
                            sample_weight=check.sample_weight(sample_weight, n),
-                           thresholds=check.choice(thresholds, "thresholds", ("one", "per-label")))
+                           thresholds=thresholds)
 
 
 

@@ -364,8 +364,8 @@ def log_loss(Y_true: MatrixLike, probabilities: ArrayLike) -> float:
     Returns
     -------
     float
-        In nats per row. Probabilities of true labels below 1e-7, and of others above 1 - 1e-7, count
-        as these.
+        In nats per row. Probabilities of true labels below 1e-7, and of others above 1 - 1e-7,
+        count as these.
 
     Raises
     ------
@@ -444,10 +444,10 @@ def micro_f1(Y_true: MatrixLike, Y_pred: MatrixLike) -> float:
             true.shape[1] != predicted.shape[1] and 1 not in (_ndim(Y_true), _ndim(Y_pred))):
         raise ValueError(f"Y_true {true.shape} and Y_pred {predicted.shape} must have the same "
                          "shape")
-    keys = [np.repeat(np.arange(y.shape[0]), np.diff(y.indptr)) * n_labels + y.indices
-            for y in (true, predicted)]
-    hits = np.isin(*keys, assume_unique=True).sum()
-    return float(2 * hits / max(len(keys[0]) + len(keys[1]), 1))
+    of_true, of_predicted = (np.repeat(np.arange(y.shape[0]), np.diff(y.indptr)) * n_labels
+                             + y.indices for y in (true, predicted))
+    hits = np.isin(of_true, of_predicted, assume_unique=True).sum()
+    return float(2 * hits / max(len(of_true) + len(of_predicted), 1))
 
 
 def _stated(Y_true: MatrixLike, probabilities: ArrayLike) -> tuple[csr_array, np.ndarray]:

@@ -4,8 +4,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import _validation as check
-from .index import STORAGES
-from .inference import convert, read_layers, read_module, read_onnx, to_numpy
+from .inference import (
+    InferenceNetwork,
+    checked_options,
+    convert,
+    convert_trained,
+    is_network_file,
+    read_layers,
+    read_module,
+    read_network,
+    read_onnx,
+    to_numpy,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,7 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ._arrays.types import PathLike, RandomState
-    from .inference import InferenceNetwork
 
 __all__ = ["from_file", "from_onnx", "from_torch"]
 
@@ -71,9 +80,9 @@ def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.
     >>> print(net.report)  # doctest: +SKIP
     >>> ids, scores = net.topk(X_new, k=5)  # doctest: +SKIP
     """
-    options = _options(recall, error, k, storage, random_state, n_threads)
+    options = checked_options(recall, error, k, storage, random_state, n_threads)
     layers = read_module(module, upcast=bool(upcast))
-    return convert(layers, to_numpy(calibration, "calibration"), **options)
+    return convert(layers, to_numpy(calibration, "calibration"), kind=InferenceNetwork, **options)
 
 
 def from_onnx(path: PathLike, calibration: Any = None, *, recall: float = 0.99,
@@ -100,8 +109,9 @@ def from_onnx(path: PathLike, calibration: Any = None, *, recall: float = 0.99,
         If the file is missing or damaged, has an operator that is not supported, which is named
         with its node, or an argument does not fit.
     """
-    options = _options(recall, error, k, storage, random_state, n_threads)
-    return convert(read_onnx(path, upcast=bool(upcast)), calibration, source=str(path), **options)
+    options = checked_options(recall, error, k, storage, random_state, n_threads)
+    return convert(read_onnx(path, upcast=bool(upcast)), calibration, source=str(path),
+                   kind=InferenceNetwork, **options)
 
 
 def from_file(path: PathLike, calibration: Any = None, *,
@@ -112,6 +122,9 @@ def from_file(path: PathLike, calibration: Any = None, *,
               n_threads: int | None = None) -> InferenceNetwork:
     """Convert an MLP whose weights are in a safetensors or .npz file.
 
+    A file of :meth:`Network.save` says itself what its layers are, and is converted with its
+    refinement, as by :meth:`InferenceNetwork.from_network`.
+
     Parameters
     ----------
     path : str or path-like
@@ -121,9 +134,11 @@ def from_file(path: PathLike, calibration: Any = None, *,
         The layers in the order of the network: NAME for the arrays NAME.weight, (n_out, n_in), and
         NAME.bias if the file has it; WEIGHT:BIAS for arrays with other names. A pattern such as
         ``"head.fc*"`` takes all that match, and None all matrices NAME.weight, in natural order:
-        fc2 before fc10.
+        fc2 before fc10. For a file of :meth:`Network.save`, None takes the whole network, with the
+        activations and the refinement that the file names.
     activation : None or "relu"
-        The activation between two layers.
+        The activation between two layers. Not read where a file of :meth:`Network.save` is taken as
+        a whole.
     recall, error, k, storage, upcast, random_state, n_threads
         As for :func:`from_torch`.
 
@@ -139,16 +154,10 @@ def from_file(path: PathLike, calibration: Any = None, *,
         If the file is missing or damaged, has no such layers, they do not fit each other, or an
         argument does not fit.
     """
-    options = _options(recall, error, k, storage, random_state, n_threads)
+    options = checked_options(recall, error, k, storage, random_state, n_threads)
     activation = None if activation is None else check.choice(activation, "activation", ("relu",))
+    if layers is None and is_network_file(path):
+        return convert_trained(InferenceNetwork, read_network(path), calibration, str(path),
+                               **options)
     affine = read_layers(path, layers, activation, bool(upcast))
-    return convert(affine, calibration, source=str(path), **options)
-
-
-def _options(recall: float, error: float, k: int, storage: str, random_state: RandomState,
-             n_threads: int | None) -> dict[str, Any]:
-    check.generator(random_state)
-    return {"recall": check.number(recall, "recall", above=0, below=1),
-            "error": check.number(error, "error", minimum=0, below=1), "k": check.integer(k, "k"),
-            "storage": check.choice(storage, "storage", STORAGES), "random_state": random_state,
-            "n_threads": check.threads(n_threads)}
+    return convert(affine, calibration, source=str(path), kind=InferenceNetwork, **options)

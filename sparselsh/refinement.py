@@ -36,13 +36,14 @@ class Refinement:
     """One linear classifier per label of the inputs of a network; made by :meth:`Network.refine`.
 
     The score of a label j becomes ``s_j = z_j + scale (w_j . x + b_j)``, where z are the outputs of
-    the layers, if it is one of the row's `n_candidates` labels with the largest z. W and b minimize,
-    for each label j, ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j . x_i + b_j))^2`` over
-    the rows that have the label (y = 1) and the rows without it for which the network ranks it among
-    its best labels (y = -1). So a classifier tells apart what the network confuses, and knows
-    nothing of rows for which the network does not rank its label high. There the order is the
-    network's: every other label has the score ``s_c + min(z_j - z_c, 0)``, where s_c is the smallest
-    score and z_c the smallest output of the candidates.
+    the layers, if it is one of the row's `n_candidates` labels with the largest z. W and b
+    minimize, for each label j,
+    ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j . x_i + b_j))^2`` over the rows that
+    have the label (y = 1) and the rows without it for which the network ranks it among its best
+    labels (y = -1). So a classifier tells apart what the network confuses, and knows nothing of
+    rows for which the network does not rank its label high. There the order is the network's: every
+    other label has the score ``s_c + min(z_j - z_c, 0)``, where s_c is the smallest score and z_c
+    the smallest output of the candidates.
 
     Attributes
     ----------
@@ -184,7 +185,7 @@ def refined_topk(refinement: Refinement, x: CSR, ids: Ids, z: Floats, k: int,
     x : CSR of shape (n_rows, n_features)
     ids, z : ndarray of shape (n_rows, n_found)
         Labels in the order of the network's outputs, best first, -1 for none (int32), and the
-        outputs (float32); at least k, and at least the candidates.
+        outputs (float32); k and the candidates at least, or all labels.
     k, n_threads : int
 
     Returns
@@ -196,7 +197,9 @@ def refined_topk(refinement: Refinement, x: CSR, ids: Ids, z: Floats, k: int,
     if k <= n:
         return rerank(refinement, x, np.ascontiguousarray(ids[:, :n]),
                       np.ascontiguousarray(z[:, :n]), k, n_threads)
-    best = np.array(ids[:, :k]), np.array(z[:, :k])
+    width = min(k, ids.shape[1])
+    best = np.full((len(ids), k), -1, np.int32), np.full((len(ids), k), -np.inf, np.float32)
+    best[0][:, :width], best[1][:, :width] = ids[:, :width], z[:, :width]
     head = rerank(refinement, x, np.ascontiguousarray(ids[:, :n]),
                   np.ascontiguousarray(z[:, :n]), n, n_threads)
     best[1][:, n:] = scores_below(best[1][:, n:], z[:, n - 1], head[1][:, -1])

@@ -26,7 +26,6 @@ from .inference import (
     TIMED_ROWS,
     ConversionReport,
     LayerReport,
-    build_module,
     fastest,
     require_torch,
 )
@@ -48,28 +47,30 @@ MIN_CALIBRATION_ROWS = 2  # per layer: one to choose by and one to measure
 N_TIMED_QUERIES = 8  # single queries that are timed one after the other
 
 
-def to_torch(network: InferenceNetwork | Network) -> nn.Sequential:
-    """A network as a ``torch.nn.Sequential`` with the same weights, bit by bit.
+def to_torch(network: InferenceNetwork | Network, *, refinement: str = "keep") -> nn.Module:
+    """A network as a ``torch.nn.Module`` with the same weights, bit by bit.
 
     Parameters
     ----------
     network : InferenceNetwork or Network
+    refinement : {"keep", "drop"}
+        As for :meth:`Network.to_torch`.
 
     Returns
     -------
-    torch.nn.Sequential
+    torch.nn.Sequential, or torch.nn.Module where there is a refinement
         In evaluation mode.
 
     Raises
     ------
     ImportError
         If torch is missing.
-    TypeError
-        If the argument is no such network.
+    TypeError, ValueError
+        If the network is none of these, or `refinement` is neither.
     """
-    if not hasattr(network, "architecture"):
+    if not hasattr(network, "to_torch"):
         raise TypeError(f"network must be a Network or an InferenceNetwork, got {network!r}")
-    return build_module(network.architecture())
+    return network.to_torch(refinement=refinement)
 
 
 # -- layers inside any model ---------------------------------------------------------------------

@@ -538,6 +538,12 @@ class Served:
                    f"no layer is served by the plan {plan}")
             net.save(path)
             files.append(path.read_bytes())
+        for storage in ("bfloat16", "int8"):
+            net, X, _ = refined_network()
+            with planned("lsh"):
+                sl.InferenceNetwork.from_network(net, X, storage=storage, random_state=0,
+                                                 n_threads=1).save(path)
+            files.append(path.read_bytes())
         return files
 
     make = Model.make
@@ -546,6 +552,39 @@ class Served:
         for mmap in (False, True):
             net = sl.InferenceNetwork.load(path, mmap=mmap, n_threads=1)
             expect_inference(net)
+
+
+def refined_network():
+    """Return (network, X, Y): a network with classifiers, trained on sparse rows."""
+    rng = np.random.default_rng(0)
+    X = sp.random_array((64, 20), density=0.3, format="csr", dtype=np.float32, rng=rng)
+    Y = np.arange(64)
+    net = sl.Network([sl.Linear(20, 8, activation="relu"), sl.LSHLinear(8, 64, density=0.5)],
+                     random_state=0, n_threads=1)
+    return net.fit(X, Y, epochs=1, verbose=False).refine(X, Y, threshold=0, n_candidates=5,
+                                                         verbose=False), X, Y
+
+
+class Trained:
+    """Networks of the library: inference works after conversion of the file."""
+
+    suffix = ".safetensors"
+
+    def seeds(self, folder):
+        path, files = Path(folder) / "sound.safetensors", []
+        net, _, _ = refined_network()
+        for training_state in (False, True):
+            net.save(path, training_state=training_state)
+            files.append(path.read_bytes())
+        return files
+
+    make = Model.make
+
+    def read(self, path):
+        try:
+            expect_inference(sl.from_file(path, n_threads=1))
+        except TypeError as error:  # where the format is damaged: weights of another program
+            raise ValueError(*error.args) from error
 
 
 class Weights:
@@ -661,6 +700,7 @@ READERS = {
     "checkpoint": Checkpoint(),
     "index": Index(),
     "served": Served(),
+    "trained": Trained(),
     "safetensors": Weights(".safetensors"),
     "npz": Weights(".npz"),
 }

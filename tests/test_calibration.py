@@ -204,7 +204,7 @@ def test_training_anew_drops_a_calibration_and_partial_fit_keeps_it(labels):
 def test_what_has_no_probabilities_says_so(refined):
     with pytest.raises(ValueError, match="call calibrate"):
         refined.topk(TEST[0], 5, probabilities=True)
-    with pytest.raises(ValueError, match="n_ranked|have probabilities of their own"):
+    with pytest.raises(ValueError, match="have probabilities of their own"):
         copy.deepcopy(refined).calibrate(*HELD_OUT).topk(TEST[0], 200, probabilities=True)
     values = sl.Network([sl.Linear(N_FEATURES, 3)], loss="mse")
     values.fit(TRAIN[0], np.zeros((1500, 3), np.float32), epochs=1, verbose=False)

@@ -3,7 +3,10 @@ import json
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from test_cli import assert_one_line_error, sparselsh
+
+import sparselsh as sl
 
 st = pytest.importorskip("safetensors.numpy")
 
@@ -47,6 +50,25 @@ def test_a_single_layer_is_timed_on_random_inputs(folder):
     assert done.returncode == 0, done.stderr
     done = sparselsh("serve-bench", "one.safetensors", "--batch", 1, cwd=folder)
     assert done.returncode == 0 and "note: random inputs" in done.stderr
+
+
+def test_a_network_of_the_library_is_converted_with_text_and_timed(folder):
+    rng = np.random.default_rng(1)
+    X = sp.random_array((120, 50), density=0.1, format="csr", dtype=np.float32, rng=rng)
+    Y = sp.csr_array(np.eye(120, 30, dtype=np.float32)[rng.integers(30, size=120)])
+    sl.datasets.write_xmc(folder / "rows.txt", X, Y)
+    done = sparselsh("train", "rows.txt", "--hidden", 8, "--epochs", 1, "--refine", "yes",
+                     "--model", "own.safetensors", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = sparselsh("convert", "own.safetensors", "--calibration", "rows.txt", "-o",
+                     "small.safetensors", "--storage", "int8", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "MB of arrays, weights in int8" in done.stdout and "refinement" in done.stdout
+    done = sparselsh("serve-bench", "small.safetensors", "--queries", "rows.txt", "--batch", 1,
+                     "--mmap", cwd=folder)
+    assert done.returncode == 0 and "120 queries" in done.stdout, done.stderr
+    done = sparselsh("convert", "own.safetensors", "-o", "small.safetensors", cwd=folder)
+    assert done.returncode == 0 and "rows: sparse inputs" in done.stdout
 
 
 @pytest.mark.parametrize("args, named", [

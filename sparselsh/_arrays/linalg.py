@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .types import Floats, Ids
 
 NO_BIAS = np.zeros(0, np.float32)
+ROWS_PER_TRANSPOSED_BLOCK = 256  # a quarter of a megabyte for rows of 256 floats
 MAX_SCORES_PER_CHUNK = 1 << 24  # scores that an exact search computes at a time: 64 MB
 
 
@@ -22,6 +23,15 @@ def matmul(a: Floats, b: Floats, n_threads: int, *, transpose_a: bool = False,
     if out is None:
         out = np.empty((m, n), np.float32)
     _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads)
+    return out
+
+
+def transposed(a: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy of a.T, in blocks whose rows stay in the cache while they are copied."""
+    out = np.empty((a.shape[1], a.shape[0]), a.dtype)
+    for start in range(0, a.shape[0], ROWS_PER_TRANSPOSED_BLOCK):
+        rows = slice(start, start + ROWS_PER_TRANSPOSED_BLOCK)
+        out[:, rows] = a[rows].T
     return out
 
 

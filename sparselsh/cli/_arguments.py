@@ -99,9 +99,11 @@ def _add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
         "convert", help="convert an XMC file to a binary file, or trained weights to a network for "
                         "inference",
         description="An XMC file becomes a binary file that needs no parsing and little memory in "
-                    "training. Weights (--layer, or a .onnx file) become a network for serve-bench "
-                    "and sparselsh.InferenceNetwork.load.",
+                    "training. Weights (--layer, a .onnx file, or a file that `sparselsh train "
+                    "--model` has written) become a network for serve-bench and "
+                    "sparselsh.InferenceNetwork.load.",
         usage="%(prog)s TEXT.txt OUT.csr\n"
+              "       %(prog)s MODEL.safetensors --calibration X.txt -o OUT.safetensors [options]\n"
               "       %(prog)s WEIGHTS --layer NAME ... --calibration X.npz -o OUT.safetensors "
               "[options]\n"
               "       %(prog)s MODEL.onnx --calibration X.npz -o OUT.safetensors [options]")
@@ -115,8 +117,9 @@ def _add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
     weights.add_argument("--layer", metavar="NAME", action="append",
                          help="a linear layer: NAME.weight (outputs, inputs) and NAME.bias, or "
                               "WEIGHT:BIAS; several, in order, have a ReLU between them")
-    weights.add_argument("--calibration", metavar="X.npz",
-                         help="inputs of the first layer, some hundreds of rows")
+    weights.add_argument("--calibration", metavar="X",
+                         help="inputs of the first layer, some hundreds of rows: a .npz or .npy "
+                              "file, XMC text or a CSR file")
     weights.add_argument("-o", "--output", metavar="OUT.safetensors",
                          help="file to write from weights")
     _option(weights, "--recall", "fraction of the best outputs to find", 0.99, type=_below_one,
@@ -136,10 +139,11 @@ def _add_serve_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
                               help="time a converted network, with and without computing every "
                                    "neuron")
     sub.add_argument("model", metavar="MODEL", help="file that `sparselsh convert -o` has written")
-    sub.add_argument("--queries", metavar="X.npz", help="inputs to time it with")
+    sub.add_argument("--queries", metavar="X",
+                     help="inputs to time it with: a .npz or .npy file, XMC text or a CSR file")
     _option(sub, "--batch", "queries per call", [1, 256], type=_whole(1), nargs="+", metavar="N")
     _option(sub, "-k", "outputs per query", 5, type=_whole(1), metavar="N")
-    sub.add_argument("--mmap", action="store_true", help="leave float32 weights in the file")
+    sub.add_argument("--mmap", action="store_true", help="leave the weights in the file")
     _add_threads(sub)
     _add_json(sub)
 

@@ -210,7 +210,7 @@ def convert(args: argparse.Namespace) -> None:
     """Convert an XMC text file to a CSR file, or weights to a network for inference."""
     from ._serving import convert_weights, is_weights
 
-    if is_weights(args.input, args.layer):
+    if is_weights(args.input, args.layer, args.csr is not None):
         if args.output is None:
             raise UserError("convert: weights need a place to write to; give -o OUT.safetensors")
         if args.csr is not None:
@@ -220,8 +220,8 @@ def convert(args: argparse.Namespace) -> None:
         return
 
     if args.csr is None or args.output is not None or args.calibration is not None:
-        raise UserError("convert: text needs OUT.csr and no more; weights need --layer NAME and "
-                        "-o OUT.safetensors")
+        raise UserError("convert: text needs OUT.csr and no more; weights of other programs need "
+                        "--layer NAME, and all weights -o OUT.safetensors")
     check_outputs([args.csr], inputs=[args.input])
     from .. import datasets
 

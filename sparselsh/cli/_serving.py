@@ -10,7 +10,8 @@ import numpy as np
 
 from .. import _validation as check
 from .._arrays.csr import CSR
-from ..inference import seconds_of_rounds
+from ..inference import is_network_file, seconds_of_rounds
+from ._files import read_rows
 
 if TYPE_CHECKING:
     import argparse
@@ -23,9 +24,12 @@ MAX_TIMING_SECONDS = 5.0  # of all rounds together
 N_RANDOM_QUERIES = 256  # where no queries are given
 
 
-def is_weights(path: str, layers: list[str] | None) -> bool:
-    """Whether the input of `sparselsh convert` is weights and not text."""
-    return bool(layers) or str(path).endswith(".onnx")
+def is_weights(path: str, layers: list[str] | None, to_csr: bool) -> bool:
+    """Whether the input of `sparselsh convert` is weights and not text.
+
+    A model of `sparselsh train` is recognized by its content, unless a CSR file is to be made.
+    """
+    return bool(layers) or path.endswith(".onnx") or (not to_csr and is_network_file(path))
 
 
 def convert_weights(args: argparse.Namespace) -> None:
@@ -109,9 +113,10 @@ def _rows(x: np.ndarray | CSR, rows: np.ndarray) -> np.ndarray | CSR:
 
 
 def read_inputs(path: str) -> Any:
-    """Read input rows from an .npz or .npy file.
+    """Read input rows from an .npz or .npy file, or from XMC text or a CSR file.
 
     An .npz file holds a matrix that scipy.sparse.save_npz wrote, an array named X, or one array.
+    Labels of text and of CSR files are ignored.
 
     Raises
     ------
@@ -120,6 +125,8 @@ def read_inputs(path: str) -> Any:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
+    if not _is_numpy_file(path):
+        return read_rows(path, labelled=False)[0]
     try:
         with open(path, "rb") as file:  # numpy.load would leave a damaged file open
             loaded = np.load(file, allow_pickle=False)
@@ -137,3 +144,10 @@ def read_inputs(path: str) -> Any:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a readable .npz file of inputs ({error}); save it with "
                          "numpy.savez(path, X=X)") from error
+
+
+def _is_numpy_file(path: str) -> bool:
+    if path.endswith((".npz", ".npy")):
+        return True
+    with open(path, "rb") as file:
+        return file.read(6).startswith((b"\x93NUMPY", b"PK"))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from .._arrays.types import Floats, Ids, MatrixLike
+    from .._arrays.types import Floats, MatrixLike
 
 BCE_MAX_LABELS = 512  # with more, independent decisions learn worse than a softmax
 MAX_THRESHOLD_ROWS = 2048  # training rows from which a threshold is determined without others
@@ -389,9 +389,10 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         return [entry["p_at_1"] for entry in history]
 
     def _after_fit(self, X: Any, targets: Any, held_out: tuple[Any, Any, Any] | None) -> None:
-        network, kind = self.network_, "labels" if self._multilabel else "classes"
+        network = self.network_
         if held_out is not None and held_out[0].shape[0] >= MIN_FIT_ROWS:
-            network.calibrate(*held_out[:2], sample_weight=held_out[2], kind=kind,
+            network.calibrate(*held_out[:2], sample_weight=held_out[2],
+                              kind="labels" if self._multilabel else "classes",
                               thresholds="per-label" if self.threshold == "per-label" else "one")
         if not self._multilabel:
             return

@@ -49,6 +49,16 @@ class QuantizedRows:
             raise ValueError(f"its scales must be finite float32 of shape {shape[:1]}")
         return cls(storage, values, scales)
 
+    def to_float32(self) -> Floats:
+        """What the rows stand for, as float32; float32 rows themselves."""
+        if self.storage == "float32":
+            return self.values
+        if self.storage == "bfloat16":
+            return bfloat16.to_float32(self.values)
+        out = self.values.astype(np.float32)
+        out *= np.float32(0) if self.scales is None else self.scales[:, None]
+        return out
+
     @property
     def is_quantized(self) -> bool:
         """Whether the values are a copy in fewer bits; else they are the weights themselves."""

@@ -6,7 +6,9 @@ The path of a network, and the modules of the package:
     torch, onnx,         measures       ServedLayers, each
     weight files         plans          with a plan
 
-    _network            InferenceNetwork: inference by the plans of its layers
+    _inference_network  InferenceNetwork: how one is made of a network of this library
+    _network            ServedNetwork, its base: inference by the plans of its layers
+    _refined            the refinement of a network: scores, weights in fewer bits
     _layer              ServedLayer: a layer, forward only, by one of three plans
     _conversion         chooses the plan of each layer by measurement
     _report             ConversionReport: what was chosen, why, and the gain
@@ -18,14 +20,19 @@ The path of a network, and the modules of the package:
 from typing import Any
 
 from ._conversion import MIN_GAIN, convert
-from ._network import InferenceNetwork
+from ._inference_network import InferenceNetwork, checked_options, convert_trained
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
 from ._timing import fastest, seconds_of_rounds
 from .readers import (
+    NETWORK_FORMAT,
     Affine,
     build_module,
+    check_dense_hidden,
+    is_network_file,
+    kept_refinement,
     read_layers,
     read_module,
+    read_network,
     read_onnx,
     require_torch,
     to_numpy,

@@ -8,6 +8,11 @@ Hidden layers may pass on only some of their activations: those with the largest
 activation and the norm of the weights that leave it. Their number is set by the error of the
 network's outputs. Choices are made on one half of the calibration rows; error, agreement and recall
 are measured on the other.
+
+Where the inputs are sparse, the first layer has the plan "rows" without a choice. A network of this
+library becomes *compact* at the end, if its storage is of fewer bits: that comes after the plans,
+because the rows that are rounded are those of the layout. Its report compares it with the network
+as it was given.
 """
 from __future__ import annotations
 
@@ -18,6 +23,7 @@ import numpy as np
 
 from .._arrays.csr import CSR
 from .._arrays.linalg import exact_topk, matmul
+from .._arrays.scipy import sp
 from .._core import _select
 from .._threads import resolve
 from ..index import (
@@ -29,8 +35,11 @@ from ..index import (
     recall_of,
     tune,
 )
-from ._layer import ServedLayer
-from ._network import InferenceNetwork
+from ..refinement import refined_topk
+from ._file import stored_bytes
+from ._layer import ServedLayer, sparse_rows
+from ._network import ServedNetwork
+from ._refined import StoredRefinement
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
 from ._timing import fastest
 from .readers.affine import checked
@@ -39,6 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from .._arrays.types import Floats, Ids, RandomState
+    from ..index import IndexEngine
+    from ..refinement import Refinement
     from .readers.affine import Affine
 
 Times: TypeAlias = dict[int, float]  # by the number of queries per call
@@ -52,6 +63,7 @@ MIN_INDEX_NEURONS = 4096  # with fewer, an index is not tried
 KEPT_FRACTIONS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.5)
 MAX_ERROR_OUTPUTS = 4096  # of a wide last layer, by which the error is estimated
 MAX_NONZERO_FRACTION = 0.9  # of the inputs; with more, reading only these is not tried
+SPARSE_MAX_FRACTION = 0.1  # of a sparse calibration; with more, a first layer has other plans too
 MIN_GAIN = 1.1  # of a plan, in speed over dense
 HIDDEN_RECALL = 0.9  # of an index over hidden neurons; the error decides on its candidates
 N_SINGLE_QUERIES = 8  # single queries that are timed one after the other
@@ -59,45 +71,100 @@ N_SINGLE_QUERIES = 8  # single queries that are timed one after the other
 
 def convert(layers: Sequence[Affine], calibration: Any, *, recall: float = 0.99,
             error: float = 0.02, k: int = 5, storage: str = "float32",
-            random_state: RandomState = None, n_threads: int | None = None,
-            source: str = "") -> InferenceNetwork:
-    """The converted network of `layers`, from the file `source`.
+            random_state: RandomState = None, n_threads: int | None = None, source: str = "",
+            kind: type[Any] = ServedNetwork, refinement: Refinement | None = None,
+            sparse_input: bool = False, last_inputs: Floats | None = None,
+            compact: bool = False) -> Any:
+    """The converted network of `layers`, from the file `source`, an instance of `kind`.
 
-    `calibration` holds its inputs, or is None. The caller checks all arguments but the layers.
+    `calibration` holds its inputs, or is None; an index of the last layer is then made from
+    `last_inputs`, if there are some. `sparse_input` says that the rows to come are sparse, which a
+    sparse calibration also does. With `compact` the weights are kept in `storage` alone. The caller
+    checks all arguments but the layers.
     """
-    layers = [ServedLayer(layer, storage) for layer in checked(layers, source)]
-    network = InferenceNetwork(layers, ConversionReport([]), n_threads)
+    affine = checked(layers, source)
+    is_linear = affine[0].kind == "linear"
+    if is_linear and len(affine) > 1 and sp.issparse(calibration) and calibration.ndim == 2:
+        sparse_input |= _nonzero_fraction(calibration) < SPARSE_MAX_FRACTION
+    served = [ServedLayer(layer, storage, sparse_input=sparse_input and is_linear and i == 0)
+              for i, layer in enumerate(affine)]
+    stored = None if refinement is None else StoredRefinement.of(refinement, "float32")
+    network = kind(served, ConversionReport([]), n_threads, stored)
     if calibration is None:
-        return _without_calibration(network)
+        return _without_calibration(network, last_inputs, recall, k, random_state, compact)
     x = network._validated_queries(calibration)
     if x.shape[0] < 2:
         raise ValueError("calibration must have at least two rows, and should have some hundreds; "
                          f"got {x.shape[0]}")
-    return _Conversion(network, x, recall, error, k, random_state).run()
+    return _Conversion(network, x, recall, error, k, random_state, compact).run()
 
 
-def _without_calibration(network: InferenceNetwork) -> InferenceNetwork:
-    reports = []
+def _without_calibration(network: ServedNetwork, last_inputs: Floats | None, recall: float, k: int,
+                         random_state: RandomState, compact: bool) -> ServedNetwork:
+    reports, last = [], network.layers[-1]
+    n_threads = resolve(network.n_threads)
     for layer in network.layers:
-        layer.lay_out(resolve(network.n_threads))
-        reason = "rows: a table"
-        if layer.plan["single"] == "dense":
-            reason = "dense: there are no calibration inputs to choose by"
+        layer.lay_out(n_threads)
+    if (last_inputs is not None and len(last_inputs) and last.n_out >= MIN_INDEX_NEURONS
+            and not last.input_major):
+        engine = _output_index(last, last_inputs, _n_found(network, k), recall, random_state,
+                               n_threads)
+        if engine is not None:
+            last.index, last.plan = engine, {"single": "lsh", "batch": "lsh"}
+
+    before = [_dense_bytes(layer) for layer in network.layers]
+    if compact:
+        _make_compact(network, n_threads)
+    for layer, n_bytes in zip(network.layers, before, strict=True):
+        reason = {"rows": "rows: a table" if layer.kind != "linear" else "rows: sparse inputs",
+                  "lsh": "lsh: an index, made for inputs that the training has kept",
+                  "dense": "dense: there are no calibration inputs to choose by",
+                  }[layer.plan["single"]]
         reports.append(LayerReport(layer.name, (layer.n_out, layer.n_in), dict(layer.plan), reason,
-                                   bytes_dense=_dense_bytes(layer), bytes=layer.nbytes))
+                                   bytes_dense=n_bytes, bytes=layer.nbytes))
     network.report = ConversionReport(reports, storage=network.layers[0].storage)
+    _report_sizes(network)
     return network
+
+
+def _n_found(network: ServedNetwork, k: int) -> int:
+    """The labels that the last layer finds where k are asked for."""
+    if network.refinement is not None:
+        k = max(k, network.refinement.n_candidates)
+    return min(k, network.n_labels)
+
+
+def _make_compact(network: ServedNetwork, n_threads: int) -> None:
+    """Keep all weights in the storage alone."""
+    storage = network.layers[0].storage
+    if storage == "float32":
+        return
+    for layer in network.layers:
+        layer.compact(n_threads)
+    if network.refinement is not None:
+        network._refinement = StoredRefinement.of(network.refinement, storage)
+    network._plans_changed()
+
+
+def _report_sizes(network: ServedNetwork) -> None:
+    refinement = network._refinement
+    if refinement is not None:
+        network.report.refinement = str(refinement)
+        network.report.bytes_refinement = refinement.nbytes
+    network.report.bytes_file = stored_bytes(network.layers, refinement)
 
 
 class _Conversion:
     """One conversion: its inputs, and what has been measured so far."""
 
-    def __init__(self, network: InferenceNetwork, x: np.ndarray | CSR, recall: float, error: float,
-                 k: int, random_state: RandomState) -> None:
+    def __init__(self, network: ServedNetwork, x: np.ndarray | CSR, recall: float, error: float,
+                 k: int, random_state: RandomState, compact: bool = False) -> None:
         self.network, self.layers = network, network.layers
         self.last = len(self.layers) - 1
         self.recall, self.budget, self.k = recall, error, min(k, network.n_labels)
+        self.n_found = _n_found(network, k)  # by the last layer, for k labels
         self.random_state, self.n_threads = random_state, resolve(network.n_threads)
+        self.is_compact = compact
 
         every = np.arange(x.shape[0])
         self.halves = [_take(x, _spaced(every[i::2])) for i in (0, 1)]
@@ -105,10 +172,10 @@ class _Conversion:
         # more queries than rows of a half describe the distribution of an index's inputs better
         n_weights = sum(layer.values.size for layer in self.layers if layer.kind == "linear")
         n_queries = min(MAX_QUERIES, MAX_QUERY_PRODUCTS // n_weights)
-        self.queries = None
+        self.queries, self.query_rows = None, self.halves[0]
         if n_queries > len(every[::2][:MAX_HALF_ROWS]) and network.n_labels >= MIN_INDEX_NEURONS:
-            some = _take(x, _spaced(every[::2], n_queries))
-            self.queries = network._hidden(some, exact=True)
+            self.query_rows = _take(x, _spaced(every[::2], n_queries))
+            self.queries = network._hidden(self.query_rows, exact=True)
 
         self.columns = None
         if network.n_labels > MAX_ERROR_OUTPUTS:
@@ -118,10 +185,13 @@ class _Conversion:
         self.dense_inputs = [[network._hidden(half, i, exact=True) for i in range(len(self.layers))]
                              for half in self.halves]
         self.reference = self._outputs(self.last, self.dense_inputs[0][-1])
+        # the same for the rows that no choice uses, and the best labels of these
+        self.held_reference = self._outputs(self.last, self.dense_inputs[1][-1])
+        self.held_best, _ = network._answers(self.halves[1], 1, exact=True)
         # per layer: how many inputs are read, their importance, and the output error
         self.kept_of: list[tuple[int, Floats, float] | None] = [None] * len(self.layers)
 
-    def run(self) -> InferenceNetwork:
+    def run(self) -> ServedNetwork:
         """Plan every layer, pass on more activations until the error is reached, and measure."""
         for layer in self.layers:  # before any plan
             layer.lay_out(self.n_threads)
@@ -135,6 +205,8 @@ class _Conversion:
                 if i < self.last:
                     inputs[kind] = self._forward(i, inputs[kind], kind)
         self._tighten()
+        if self.is_compact:
+            _make_compact(self.network, self.n_threads)
 
         for layer, report in zip(self.layers, reports, strict=True):
             report.bytes = layer.nbytes
@@ -142,6 +214,7 @@ class _Conversion:
         if self.layers[-1].index is not None:
             reports[-1].recall = self._recall()
         self.network.report = self._whole(reports, network_dense)
+        _report_sizes(self.network)
         return self.network
 
     # -- outputs and errors -------------------------------------------------------------------
@@ -173,6 +246,13 @@ class _Conversion:
                              bytes_dense=_dense_bytes(layer))
         if layer.kind != "linear":
             report.reason = "rows: a table, of which the ids given are read"
+            self._time(report.microseconds, layer, i, inputs)
+            report.microseconds_dense = dict(report.microseconds)
+            return report
+
+        if i == 0 and layer.input_major:
+            nonzero = 100 * _nonzero_fraction(inputs["single"])
+            report.reason = f"rows: {nonzero:.2g}% of its inputs are not zero, which is exact"
             self._time(report.microseconds, layer, i, inputs)
             report.microseconds_dense = dict(report.microseconds)
             return report
@@ -233,18 +313,48 @@ class _Conversion:
         """An index over the outputs; None where it would compute too many of them."""
         queries = self.queries if self.queries is not None else self.dense_inputs[0][i]
         queries = np.ascontiguousarray(_dense_array(queries))
-        options = IndexOptions(recall=self.recall, plan="sketches", storage=layer.storage,
-                               scaling=_scaling(layer))
-        engine = build(options, layer.values, layer.bias, queries, drawn_seed(self.random_state),
-                       self.n_threads)
-        if self.k != N_NEIGHBOURS:
-            tune(engine, queries, min(self.k, layer.n_out), self.recall, self.n_threads)
-        if engine.default_candidates(self.k) > layer.n_out // MIN_NEURONS_PER_CANDIDATE:
+        engine = _output_index(layer, queries, self.n_found, self.recall, self.random_state,
+                               self.n_threads)
+        if engine is None:
             return None
+        if self.network.refinement is not None:
+            self._set_candidates(engine, self.network.refinement, queries)
 
         candidate = copy.copy(layer)
         candidate.index, candidate.plan = engine, {"single": "lsh", "batch": "lsh"}
         return _Trial(candidate, self._times(candidate, i, inputs))
+
+    def _set_candidates(self, engine: IndexEngine, refinement: Refinement,
+                        queries: Floats) -> None:
+        """Compute as few candidates as give the refined answers to the queries the recall.
+
+        The index was tuned for all the labels that are ranked again, of which most that it misses
+        would not have come to the front.
+        """
+        x = sparse_rows(self.query_rows)
+        wanted = self.recall + (1 - self.recall) / 4  # a sample is not all rows: aim higher
+
+        def answers(found: tuple[Ids, Floats]) -> Ids:
+            return refined_topk(refinement, x, *found, self.k, self.n_threads)[0]
+
+        def recall(n: int) -> float:
+            found = engine.search(queries, self.n_found, n, self.n_threads)
+            return recall_of(answers(found), truth)
+
+        truth = answers(exact_topk(queries, engine.W, engine.bias, self.n_found, self.n_threads))
+        limit = len(engine.W) // MIN_NEURONS_PER_CANDIDATE
+        low, high = self.n_found, min(limit, engine.default_candidates(self.n_found))
+        reached = recall(high)
+        if reached < wanted:
+            engine.set_candidates(high)  # in all cells
+            before, reached = 0.0, recall(high)
+            while before < reached < wanted and high < limit:
+                low, high, before = high, min(limit, 3 * high // 2 + 1), reached
+                reached = recall(high)
+        while high - low > max(1, high // 16):
+            middle = (low + high) // 2
+            low, high = (low, middle) if recall(middle) >= min(reached, wanted) else (middle, high)
+        engine.n_candidates = high
 
     def _try_lsh_hidden(self, layer: ServedLayer, i: int,
                         inputs: dict[str, Any]) -> _Trial | None:
@@ -306,8 +416,7 @@ class _Conversion:
         Returns what is read, in words, or None where too few inputs are zero.
         """
         x = self.dense_inputs[0][i]
-        n_nonzero = x.nnz if isinstance(x, CSR) else np.count_nonzero(x)
-        nonzero = n_nonzero / (x.shape[0] * x.shape[1])
+        nonzero = _nonzero_fraction(x)
         if i and self.budget and not isinstance(x, CSR):
             before, importance = self.layers[i - 1], self._importance(i - 1)
 
@@ -374,20 +483,17 @@ class _Conversion:
         last = self.layers[-1]
         queries = self.dense_inputs[1][-1]
         queries = np.ascontiguousarray(_dense_array(queries))
-        truth, _ = exact_topk(queries, last.values, last.bias, self.k, self.n_threads)
-        return recall_of(last.index.search(queries, self.k, None, self.n_threads)[0], truth)
+        truth, _ = exact_topk(queries, last.values, last.bias, self.n_found, self.n_threads)
+        return recall_of(last.index.search(queries, self.n_found, None, self.n_threads)[0], truth)
 
     def _whole(self, reports: list[LayerReport], dense: Times) -> ConversionReport:
         held = self.halves[1]
         self.network._plans_changed()
-        reference = self._outputs(len(self.layers) - 1, self.dense_inputs[1][-1])
         singles = [self.network._answers(_take(held, np.array([row])), self.k)[0][0, 0]
                    for row in range(held.shape[0])]
-        truth, _ = self.layers[-1].topk(self.dense_inputs[1][-1], 1, "single", self.n_threads,
-                                        exact=True)
         return ConversionReport(
-            reports, self._error(self._planned_outputs(1), reference),
-            float(np.mean(np.array(singles) == truth[:, 0])),
+            reports, self._error(self._planned_outputs(1), self.held_reference),
+            float(np.mean(np.array(singles) == self.held_best[:, 0])),
             held.shape[0], dense, self._network_times(), self.layers[0].storage)
 
     def _network_times(self) -> Times:
@@ -406,7 +512,7 @@ class _Conversion:
         """Seconds per row of layer i, by its plan for `kind`, for n rows at once."""
         def call(part: np.ndarray | CSR) -> object:
             if i == self.last:
-                return layer.topk(part, self.k, kind, self.n_threads)
+                return layer.topk(part, self.n_found, kind, self.n_threads)
             return layer.forward(part, kind, self.n_threads)
 
         if isinstance(x, _Selected):
@@ -435,6 +541,24 @@ class _Selected:
         if isinstance(self.x, CSR):
             return _seconds_of(call, self.x, n)
         return _seconds_of(lambda part: call(self.before.largest(part, n_threads)), self.x, n)
+
+
+def _output_index(layer: ServedLayer, queries: Floats, k: int, recall: float,
+                  random_state: RandomState, n_threads: int) -> IndexEngine | None:
+    """An index over the outputs, for the k best; None where it would compute too many of them."""
+    options = IndexOptions(recall=recall, plan="sketches", storage=layer.storage,
+                           scaling=_scaling(layer))
+    engine = build(options, layer.values, layer.bias, queries, drawn_seed(random_state), n_threads)
+    if k != N_NEIGHBOURS:
+        tune(engine, queries, min(k, layer.n_out), recall, n_threads)
+    too_many = engine.default_candidates(k) > layer.n_out // MIN_NEURONS_PER_CANDIDATE
+    return None if too_many else engine
+
+
+def _nonzero_fraction(x: Any) -> float:
+    """The fraction of the entries of a matrix, dense or sparse, that are not zero."""
+    n_nonzero = np.count_nonzero(x) if isinstance(x, np.ndarray) else x.nnz
+    return n_nonzero / max(1, x.shape[0] * x.shape[1])
 
 
 def _reason(chosen: dict[str, str], trials: dict[str, _Trial]) -> str:

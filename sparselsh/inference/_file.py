@@ -12,7 +12,8 @@ from .. import _validation as check
 from .._threads import resolve
 from .._version import __version__
 from ..index import STORAGES, QuantizedRows, engine_of_state, state
-from ._layer import PLANS, ServedLayer
+from ._layer import PLANS, ServedLayer, reads_quantized_rows
+from ._refined import StoredRefinement
 from ._report import ConversionReport, LayerReport
 from .readers.affine import KINDS, Affine
 
@@ -22,27 +23,44 @@ if TYPE_CHECKING:
     from .._arrays.types import PathLike
 
 FORMAT = "sparselsh.inference"
+SHARED_ROWS = ("rows", "rows_scales")  # of a compact layer and its index: the file has them once
 DAMAGES = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError,
            ValueError)
 
 
-def write(path: PathLike, layers: Sequence[ServedLayer], report: ConversionReport) -> None:
+def write(path: PathLike, layers: Sequence[ServedLayer], report: ConversionReport,
+          refinement: StoredRefinement | None) -> None:
     """Write a converted network as one safetensors file."""
-    tensors: dict[str, np.ndarray] = {}
-    configs = []
-    for i, layer in enumerate(layers):
-        arrays, config = _layer_state(layer)
-        tensors |= {f"layers.{i}.{name}": np.ascontiguousarray(a)
-                    for name, a in arrays.items() if a is not None}
-        configs.append(config)
-    config = {"version": __version__, "layers": configs, "report": report.to_dict()}
+    tensors, config = _state(layers, refinement)
+    config |= {"version": __version__, "report": report.to_dict()}
     _files.write(path, tensors, {"format": FORMAT, "config": json.dumps(config)})
 
 
-def read(path: PathLike, mmap: bool,
-         n_threads: int | None) -> tuple[list[ServedLayer], ConversionReport]:
-    """Layers and report of a file; with `mmap` the float32 weights stay in it."""
-    mapped = (lambda name: name.endswith(".weight")) if mmap else None
+def stored_bytes(layers: Sequence[ServedLayer], refinement: StoredRefinement | None) -> int:
+    """Bytes of all arrays of a file."""
+    return sum(a.nbytes for a in _state(layers, refinement)[0].values())
+
+
+def _state(layers: Sequence[ServedLayer], refinement: StoredRefinement | None
+           ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    tensors: dict[str, np.ndarray] = {}
+    configs = []
+    for i, layer in enumerate(layers):
+        arrays, plain = _layer_state(layer)
+        tensors |= {f"layers.{i}.{name}": np.ascontiguousarray(a)
+                    for name, a in arrays.items() if a is not None}
+        configs.append(plain)
+    config: dict[str, Any] = {"layers": configs}
+    if refinement is not None:
+        tensors |= {f"refinement.{name}": a for name, a in refinement.tensors().items()}
+        config["refinement"] = refinement.config()
+    return tensors, config
+
+
+def read(path: PathLike, mmap: bool, n_threads: int | None
+         ) -> tuple[list[ServedLayer], ConversionReport, StoredRefinement | None]:
+    """Layers, report and refinement of a file; with `mmap` the weights of the layers stay in it."""
+    mapped = (lambda name: name.endswith((".weight", ".rows"))) if mmap else None
     tensors, metadata = _files.read(path, FORMAT, mapped=mapped)
 
     try:
@@ -57,7 +75,14 @@ def read(path: PathLike, mmap: bool,
             if "lsh" in layer.plan.values() and not is_whole:
                 raise ValueError(f"kept or exponents of {layer.name} are missing")
 
-        return layers, _restored_report(config["report"])
+        refinement = None
+        if "refinement" in config:
+            if layers[0].kind != "linear":
+                raise ValueError("its refinement has no features to read")
+            refinement = StoredRefinement.restored(
+                _files.with_prefix(tensors, "refinement."), config["refinement"],
+                (layers[-1].n_out, layers[0].n_in))
+        return layers, _restored_report(config["report"]), refinement
     except DAMAGES as error:
         raise _files.damaged(path, "network", error) from error
 
@@ -74,15 +99,18 @@ def _restored_report(report: dict[str, Any]) -> ConversionReport:
 
 
 def _layer_state(layer: ServedLayer) -> tuple[dict[str, Any], dict[str, Any]]:
-    tensors = {"weight": layer.values, "bias": layer.bias, "importance": layer.importance,
-               "exponents": layer.exponents}
+    tensors = {"bias": layer.bias, "importance": layer.importance, "exponents": layer.exponents}
+    if not layer.is_compact:
+        tensors["weight"] = layer.values
     config = {name: getattr(layer, name) for name in
               ("name", "kind", "activation", "mode", "padding", "width", "has_bias", "input_major",
-               "plan", "kept", "storage")}
+               "plan", "kept", "storage", "is_compact")}
     if layer.rows is not None:
         tensors |= layer.rows.tensors("rows")
     if layer.index is not None:
         arrays, config["index"] = state(layer.index)
+        if layer.rows is layer.index.rows:  # of a compact layer
+            arrays = {name: a for name, a in arrays.items() if name not in SHARED_ROWS}
         tensors |= {f"index.{name}": a for name, a in arrays.items()}
     return tensors, config
 
@@ -90,13 +118,16 @@ def _layer_state(layer: ServedLayer) -> tuple[dict[str, Any], dict[str, Any]]:
 def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapped: bool,
                     n_threads: int | None) -> ServedLayer:
     """The layer of `_layer_state`, checked, because kernels do not check it."""
-    weight, bias = tensors["weight"], tensors["bias"]
+    is_compact = bool(config.get("is_compact"))  # files of before have no such entry
+    weight, bias = tensors["rows" if is_compact else "weight"], tensors["bias"]
     linear = check.choice(config["kind"], "kind", KINDS) == "linear"
     input_major = bool(config["input_major"]) and linear
-    if weight.ndim != 2 or weight.dtype != np.float32:
+    if is_compact:
+        rows = _compact_rows(config, tensors, linear, mapped)
+    elif weight.ndim != 2 or weight.dtype != np.float32:
         raise ValueError(f"weight must be a float32 matrix, got {weight.dtype} of shape "
                          f"{weight.shape}")
-    if not mapped:
+    elif not mapped:
         check.dense(weight, "weight")
 
     activation = config["activation"]
@@ -106,8 +137,11 @@ def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapp
         str(config["name"]), weight.T if input_major else weight, bias, activation, config["kind"],
         check.choice(config["mode"], "mode", ("sum", "mean")), config["padding"],
         check.integer(config["width"], "width"))
-    layer = ServedLayer(affine, check.choice(config["storage"], "storage", STORAGES))
+    layer = ServedLayer(affine, check.choice(config["storage"], "storage", STORAGES),
+                        sparse_input=input_major)
     layer.values, layer.input_major = weight, bool(config["input_major"]) or not linear
+    if is_compact:
+        layer.take_rows(rows)
     layer.bias = check.vector(bias, "bias", layer.n_out)
     layer.has_bias = bool(config["has_bias"])
     layer.plan = {kind: check.choice(config["plan"][kind], "plan", PLANS) for kind in layer.plan}
@@ -124,13 +158,31 @@ def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapp
         if layer.importance is None:
             raise ValueError("importance is missing")
 
-    if "rows" in tensors:
+    if "rows" in tensors and not is_compact:
         layer.rows = QuantizedRows.restored(layer.storage, weight.shape, tensors["rows"],
                                             tensors.get("rows_scales"))
     if "index" in config:
         arrays = _files.with_prefix(tensors, "index.")
+        if is_compact and "rows" not in arrays:
+            arrays |= {name: tensors[name] for name in SHARED_ROWS if name in tensors}
         layer.index = engine_of_state(layer.values, layer.bias, arrays, config["index"],
                                       resolve(n_threads))
+        if is_compact and reads_quantized_rows(layer.index):
+            layer.rows = layer.index.rows
     elif "lsh" in layer.plan.values():
         raise ValueError("its index is missing")
     return layer
+
+
+def _compact_rows(config: dict[str, Any], tensors: dict[str, np.ndarray], linear: bool,
+                  mapped: bool) -> QuantizedRows:
+    """The rows of a compact layer, checked."""
+    values, storage = tensors["rows"], config["storage"]
+    if not linear or storage not in STORAGES or storage == "float32" or values.ndim != 2:
+        raise ValueError("its weights in fewer bits contradict its configuration")
+    rows = QuantizedRows.restored(storage, values.shape, values, tensors.get("rows_scales"))
+    if storage == "int8" and rows.scales is not None:
+        check.vector(rows.scales * np.float32(127), "rows_scales", len(values))
+    elif not mapped and ((values & 0x7F80) == 0x7F80).any():  # infinity, or not a number
+        raise ValueError("rows must be finite")
+    return rows

@@ -6,6 +6,9 @@
     lsh     the neurons that an index finds
 
 A layer has one plan for "single" queries and one for a "batch".
+
+A layer that is *compact* has no float32 weights of its own: its weights are what the rows in fewer
+bits stand for. Plans that need them in float32 decode them at the first use.
 """
 from __future__ import annotations
 
@@ -44,20 +47,53 @@ class ServedLayer:
     index: IndexEngine | None
     exponents: Ids | None
 
-    def __init__(self, layer: Affine, storage: str = "float32") -> None:
+    def __init__(self, layer: Affine, storage: str = "float32", *,
+                 sparse_input: bool = False) -> None:
         self.name, self.kind, self.activation = layer.name, layer.kind, layer.activation
         self.mode, self.padding, self.width = layer.mode, layer.padding, layer.width
         self.n_in, self.n_out = layer.n_in, layer.n_out
         self.has_bias = layer.bias is not None
         self.bias = layer.bias if layer.bias is not None else np.zeros(self.n_out, np.float32)
         self.storage = storage
-        self.values = layer.weight  # as stored: (n_out, n_in), or (n_in, n_out) where input_major
-        self.input_major = layer.kind != "linear"
+        # as stored: (n_out, n_in), or (n_in, n_out) where input_major
+        self._values: Floats | None = np.ascontiguousarray(
+            layer.weight.T if sparse_input else layer.weight)
+        self.is_compact = False
+        self.input_major = layer.kind != "linear" or sparse_input
         self.plan = dict.fromkeys(("single", "batch"), "rows" if self.input_major else "dense")
-        self.rows = None  # `values` in fewer bits, where the plan "rows" reads them
+        self.rows = None  # `values` in fewer bits, for the plan "rows" and compact layers
         self.kept = self.importance = self.index = self.exponents = None
 
     # -- weights ------------------------------------------------------------------------------
+
+    @property
+    def values(self) -> Floats:
+        """The float32 weights as stored."""
+        if self._values is None:
+            if self.rows is None:
+                raise ValueError(f"{self.name} has no weights")
+            self._values = self.rows.to_float32()
+        return self._values
+
+    @values.setter
+    def values(self, values: Floats) -> None:
+        self._values = values
+
+    def compact(self, n_threads: int) -> None:
+        """Keep the weights in fewer bits alone, in the order in which they are stored now."""
+        if self.storage == "float32" or self.kind != "linear":
+            return
+        if reads_quantized_rows(self.index):
+            self.rows = self.index.rows
+        elif self.rows is None:
+            self.rows = QuantizedRows.of(self.values, self.storage, n_threads)
+        self.take_rows(self.rows)
+        if self.index is not None:
+            self.index.rebind_weights(self.values, self.bias)
+
+    def take_rows(self, rows: QuantizedRows) -> None:
+        """Become compact, with these rows."""
+        self.rows, self._values, self.is_compact = rows, None, True
 
     @property
     def weight(self) -> Floats:
@@ -76,7 +112,7 @@ class ServedLayer:
         return self.bias if self.exponents is None else np.ldexp(self.bias, -self.exponents)
 
     def lay_out(self, n_threads: int) -> None:
-        """Store the weights as the plans read them."""
+        """Store the weights as the plans read them; before the layer is made compact."""
         if self.kind == "linear":
             input_major = "rows" in self.plan.values()
             if input_major != self.input_major:
@@ -116,7 +152,7 @@ class ServedLayer:
 
     def _from_rows(self, s: CSR, exact: bool, n_threads: int) -> Floats:
         rows = self.rows
-        if rows is None or exact:
+        if rows is None or (exact and not self.is_compact):
             rows = QuantizedRows("float32", self.values)
         out = np.empty((s.shape[0], self.n_out), np.float32)
         _quantized.weighted_rows(s.indptr, s.indices, s.data, rows.values, rows.scales, self.bias,
@@ -158,7 +194,7 @@ class ServedLayer:
         """
         if self.kind == "embedding" or self.plan["single"] == "lsh" or self.exponents is not None:
             return None
-        reads_rows = self.rows is not None and self.plan["single"] == "rows"
+        reads_rows = self.is_compact or (self.rows is not None and self.plan["single"] == "rows")
         rows = self.rows if reads_rows else QuantizedRows("float32", self.values)
         return rows.values, rows.scales, self.bias, self.input_major, self.activation == "relu"
 
@@ -192,7 +228,8 @@ class ServedLayer:
     def nbytes(self) -> int:
         """Bytes that inference reads, without float32 weights that only rank the last few again."""
         index = self.index.nbytes if self.index is not None else 0
-        rows = self.rows.nbytes if self.rows is not None else 0
+        is_shared = reads_quantized_rows(self.index) and self.rows is self.index.rows
+        rows = self.rows.nbytes if self.rows is not None and not is_shared else 0
         is_quantized = self.rows is not None or reads_quantized_rows(self.index)
         reads_weights = not is_quantized or "dense" in self.plan.values()
         return index + rows + self.bias.nbytes + (self.values.nbytes if reads_weights else 0)
@@ -212,6 +249,11 @@ def nonzeros(x: Floats) -> CSR:
     indptr = np.zeros(len(x) + 1, np.int64)
     np.cumsum(np.bincount(i, minlength=len(x)), out=indptr[1:])
     return CSR(indptr, j.astype(np.int32), x[i, j], x.shape[1])
+
+
+def sparse_rows(x: np.ndarray | CSR) -> CSR:
+    """The rows as CSR."""
+    return x if isinstance(x, CSR) else nonzeros(x)
 
 
 def _csr(ids: Ids, values: Floats, known: NDArray[np.bool_], n_columns: int) -> CSR:

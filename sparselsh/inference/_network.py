@@ -1,4 +1,4 @@
-"""InferenceNetwork: a trained network, for inference only."""
+"""ServedNetwork: a trained network, for inference only, without the ways to make one."""
 from __future__ import annotations
 
 import itertools
@@ -12,14 +12,18 @@ from .._arrays.scipy import sp
 from .._core import _single_row_mlp
 from .._threads import resolve
 from ..index import BATCH_PLAN_MIN_ROWS, MIN_NEURONS_PER_CANDIDATE
+from ..refinement import refined_topk
 from . import _file
+from ._layer import sparse_rows
+from ._refined import StoredRefinement, refined_outputs
 from .readers.affine import Affine
-from .readers.torch import build_module
+from .readers.torch import build_module, kept_refinement
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike
+    from ..refinement import Refinement
     from ._layer import ServedLayer
     from ._report import ConversionReport
 
@@ -29,25 +33,15 @@ SINGLE_THREAD_MAX_WEIGHTS = 1 << 18  # of a neuron-major layer
 SINGLE_THREAD_MAX_OUTPUTS = 2048  # of an input-major layer
 
 
-class InferenceNetwork:
-    """A trained network, converted for inference.
-
-    It is made by :func:`from_torch`, :func:`from_onnx`, :func:`from_file` or :meth:`load`. Each
-    layer has a plan for few rows and a plan for batches (32 rows or more): "dense" computes every
-    neuron; "rows" reads the weights of active inputs only; "lsh" computes the neurons that an index
-    finds. `report` says which plans were chosen, why, and what was measured.
-
-    Attributes
-    ----------
-    report : ConversionReport
-    n_threads : int or None
-    """
+class ServedNetwork:
+    """Layers with plans, and a refinement or None; see :class:`InferenceNetwork`."""
 
     def __init__(self, layers: list[ServedLayer], report: ConversionReport,
-                 n_threads: int | None = None) -> None:
+                 n_threads: int | None = None, refinement: StoredRefinement | None = None) -> None:
         self.layers = layers
         self.report = report
         self.n_threads = n_threads
+        self._refinement = refinement
         self._chain: tuple[int, Any, bool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,6 +56,11 @@ class InferenceNetwork:
     def n_labels(self) -> int:
         """Number of outputs."""
         return self.layers[-1].n_out
+
+    @property
+    def refinement(self) -> Refinement | None:
+        """The classifiers that rank the best labels again, as they are served; None without any."""
+        return None if self._refinement is None else self._refinement.refinement
 
     # -- inference ----------------------------------------------------------------------------
 
@@ -83,7 +82,7 @@ class InferenceNetwork:
             Best first; -1 where the network has fewer outputs.
         scores : ndarray of shape (n_samples, k), float32
             The outputs of these ids, computed in float32 from the activations that reach the last
-            layer; -inf where there is none.
+            layer; -inf where there is none. With a refinement, the refined scores.
 
         Raises
         ------
@@ -94,6 +93,17 @@ class InferenceNetwork:
 
     def _answers(self, x: np.ndarray | CSR, k: int, exact: bool = False) -> tuple[Ids, Floats]:
         """`topk` for checked input."""
+        refinement = self.refinement
+        if refinement is None:
+            return self._layer_answers(x, k, exact)
+        n_found = min(max(k, refinement.n_candidates), self.n_labels)
+        ids, z = self._layer_answers(x, n_found, exact)
+        n_threads = resolve(self.n_threads) if x.shape[0] > 1 else 1
+        return refined_topk(refinement, sparse_rows(x), ids, z, k, n_threads)
+
+    def _layer_answers(self, x: np.ndarray | CSR, k: int,
+                       exact: bool) -> tuple[Ids, Floats]:
+        """The k best outputs of the layers."""
         n = x.shape[0]
         if n == 1 and not exact and (found := self._single_row(x, k)):
             return found
@@ -151,7 +161,7 @@ class InferenceNetwork:
             return None, False
 
         is_large = any(layer.n_out > SINGLE_THREAD_MAX_OUTPUTS if layer.input_major
-                       else layer.values.size > SINGLE_THREAD_MAX_WEIGHTS
+                       else layer.n_in * layer.n_out > SINGLE_THREAD_MAX_WEIGHTS
                        for layer in layers)
         return _single_row_mlp.prepare(steps, search), is_large
 
@@ -178,6 +188,9 @@ class InferenceNetwork:
     def decision_function(self, X: MatrixLike | CSR, *, exact: bool = False) -> Floats:
         """All outputs: every output neuron, from the hidden activations as planned.
 
+        With a refinement they are the refined scores: the candidates have theirs, and the others
+        follow them in the order of the layers.
+
         Parameters
         ----------
         X
@@ -200,9 +213,13 @@ class InferenceNetwork:
         last = self.layers[-1]
         for start in range(0, len(out), ROWS_PER_CHUNK):
             stop = min(start + ROWS_PER_CHUNK, len(out))
-            h = self._hidden(_part(x, start, stop), exact=exact)
+            part = _part(x, start, stop)
+            h = self._hidden(part, exact=exact)
             kind = _kind(h)
-            out[start:stop] = last.outputs(h, kind, n_threads, exact or last.plan[kind] == "lsh")
+            z = last.outputs(h, kind, n_threads, exact or last.plan[kind] == "lsh")
+            if self.refinement is not None:
+                z = refined_outputs(self.refinement, sparse_rows(part), z, n_threads)
+            out[start:stop] = z
         return out
 
     def _validated_queries(self, X: MatrixLike | CSR) -> np.ndarray | CSR:
@@ -252,6 +269,9 @@ class InferenceNetwork:
     def architecture(self) -> list[Affine]:
         """The layers as plain affine maps, with the weights as they were given, bit by bit.
 
+        Weights that are stored in fewer bits alone are given as these stand for them. A refinement
+        is no layer, and not among them.
+
         Returns
         -------
         list of Affine
@@ -260,20 +280,29 @@ class InferenceNetwork:
         return [Affine(layer.name, layer.weight, layer.true_bias, layer.activation, layer.kind,
                        layer.mode, layer.padding, layer.width) for layer in self.layers]
 
-    def to_torch(self) -> nn.Sequential:
-        """The network as a ``torch.nn.Sequential``, with the weights as converted, bit by bit.
+    def to_torch(self, *, refinement: str = "keep") -> nn.Module:
+        """The network as a ``torch.nn.Module``, with the weights as converted, bit by bit.
+
+        Parameters
+        ----------
+        refinement : {"keep", "drop"}
+            With "keep", a refined network becomes a module that gives the refined scores of all
+            labels, as `decision_function` does. "drop" gives the layers alone.
 
         Returns
         -------
-        torch.nn.Sequential
+        torch.nn.Sequential, or torch.nn.Module where there is a refinement
             In evaluation mode.
 
         Raises
         ------
         ImportError
             If torch is missing.
+        ValueError
+            If `refinement` is neither.
         """
-        return build_module(self.architecture())
+        return build_module(self.architecture(),
+                            kept_refinement(self.refinement, refinement))
 
     # -- files --------------------------------------------------------------------------------
 
@@ -291,7 +320,7 @@ class InferenceNetwork:
         OSError
             If the file cannot be written.
         """
-        _file.write(path, self.layers, self.report)
+        _file.write(path, self.layers, self.report, self._refinement)
 
     @classmethod
     def load(cls, path: PathLike, *, mmap: bool = False, n_threads: int | None = None) -> Self:
@@ -301,9 +330,9 @@ class InferenceNetwork:
         ----------
         path : str or path-like
         mmap : bool
-            Leave the float32 weights in the file and map them into memory: only the parts that are
-            read take memory, which with a `storage` of fewer bits is little. The file must then not
-            change.
+            Leave the weights of the layers in the file and map them into memory: only the parts
+            that are read take memory, which with a `storage` of fewer bits is little. The file must
+            then not change. The classifiers of a refinement are copied in any case.
         n_threads : int or None
 
         Returns
@@ -320,14 +349,16 @@ class InferenceNetwork:
             If the package safetensors is missing.
         """
         n_threads = check.threads(n_threads)
-        layers, report = _file.read(path, mmap, n_threads)
-        return cls(layers, report, n_threads)
+        layers, report, refinement = _file.read(path, mmap, n_threads)
+        return cls(layers, report, n_threads, refinement)
 
     def __repr__(self) -> str:
         lines = [f"{layer.name}: {layer.kind} {layer.n_in} -> {layer.n_out}"
                  + (", relu" if layer.activation else "")
                  + f", {' and '.join(dict.fromkeys(layer.plan.values()))}"
                  for layer in self.layers]
+        if self._refinement is not None:
+            lines.append(f"refinement: {self._refinement}")
         return "InferenceNetwork(\n  " + "\n  ".join(lines) + ")"
 
 

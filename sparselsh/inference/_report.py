@@ -72,6 +72,12 @@ class ConversionReport:
         For the k best outputs, per row, with the whole network, by the number of rows per call.
     storage : str
         "float32", "bfloat16" or "int8".
+    refinement : str
+        The refinement in words, or "" without one.
+    bytes_refinement : int
+        Of its arrays in a file.
+    bytes_file : int
+        Of all arrays in the file that `InferenceNetwork.save` writes.
     """
 
     layers: list[LayerReport]
@@ -81,6 +87,9 @@ class ConversionReport:
     microseconds_dense: dict[int, float] = field(default_factory=dict)
     microseconds: dict[int, float] = field(default_factory=dict)
     storage: str = "float32"
+    refinement: str = ""
+    bytes_refinement: int = 0
+    bytes_file: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values that JSON can hold.
@@ -116,6 +125,12 @@ class ConversionReport:
             lines.append(f"the best output is the same for {self.agreement:.2%} of {self.n_rows} "
                          "rows that no choice has seen")
         lines += [f"{layer.name}: {layer.reason}" for layer in self.layers]
+        if self.refinement:
+            lines.append(f"refinement: {self.refinement}")
+        if self.bytes_file:
+            part = f", {self.bytes_refinement / 1e6:.1f} MB of them for the refinement"
+            lines.append(f"file: {self.bytes_file / 1e6:.1f} MB of arrays, weights in "
+                         f"{self.storage}{part if self.refinement else ''}")
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -18,7 +18,7 @@ import numpy as np
 from .. import _validation as check
 from .._arrays import aligned, bfloat16
 from .._arrays.csr import CSR
-from .._arrays.linalg import column_sums, matmul, row_chunks
+from .._arrays.linalg import column_sums, matmul, row_chunks, transposed
 from .._core import _active, _select, _sparse_products
 from .._display import HtmlRepr
 from .._gradients import DenseGradient, Groups, Parameter, ProductGradient
@@ -331,14 +331,27 @@ class Linear(HtmlRepr):
             parameter.value[:] = value
         self.drop_indexes()
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """The arrays of a file: the weights in float32, as they are stored, and the bias."""
-        return {"weight": bfloat16.as_float32(self._w.value), "bias": self.bias}
+    def tensors(self, as_stored: bool = False) -> dict[str, np.ndarray]:
+        """The arrays of a file: the weights in float32, and the bias.
+
+        The weights are called "weight" and are (n_out, n_in), or with `as_stored` the array that
+        the layer has: where that is input-major, "weight_input_major" of shape (n_in, n_out).
+        """
+        value = bfloat16.as_float32(self._w.value)
+        if not self._w.input_major:
+            return {"weight": value, "bias": self.bias}
+        if as_stored:
+            return {"weight_input_major": value, "bias": self.bias}
+        # a writer that streams could take blocks of rows of value.T instead of this copy
+        return {"weight": transposed(value), "bias": self.bias}
 
     def load_tensors(self, tensors: dict[str, np.ndarray], input_major: bool) -> None:
-        """Take what `tensors` gave; it is checked."""
-        weight = tensors["weight"]
-        self.set_weights(weight.T if input_major else weight, tensors["bias"])
+        """Take what `tensors` gave, and store the weights in this order; they are checked."""
+        if "weight_input_major" in tensors:
+            weight = tensors["weight_input_major"].T
+        else:
+            weight = tensors["weight"]
+        self.set_weights(weight, tensors["bias"])
         if input_major:
             self._w.transpose()
 

@@ -659,11 +659,13 @@ class LSHLinear(Linear):
         finder.restore(self._w.value, self.bias, parts, plain)
         self._topk_search().restore(self._w.value, self.bias, parts, arrays, plain)
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        tensors = super().tensors()
+    def tensors(self, as_stored: bool = False) -> dict[str, np.ndarray]:
+        tensors = super().tensors(as_stored)
         return tensors | {"inputs": self._inputs} if len(self._inputs) else tensors
 
     def load_tensors(self, tensors: dict[str, np.ndarray], input_major: bool) -> None:
+        if input_major and not self.is_dense:  # the index reads rows of neurons
+            raise ValueError("weights are input-major in a layer that skips neurons")
         super().load_tensors(tensors, input_major)
         if "inputs" in tensors:
             self._inputs = check.dense(tensors["inputs"], "inputs", n_columns=self.n_in)

@@ -1,10 +1,15 @@
 """Files of networks: how one is written, and how it is read.
 
-    layers.{i}.weight, .bias, .inputs   float32 arrays, in the layout of the layer
+    layers.{i}.weight, .bias, .inputs   float32 arrays; weight is (n_out, n_in)
+    layers.{i}.weight_input_major       in place of weight in files of a training that is to be
+                                        continued: (n_in, n_out), as the layer has it
     refinement.*                        the classifiers of a refined network
     layers.{i}.tables.*, ...            indexes, if kept
     optimizer.*, callbacks.*            state of the training, if kept
     config                              everything else, as JSON in the metadata
+
+In files of before, whose configuration of a layer has "input_major", weight is (n_in, n_out) where
+that is true.
 """
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import _files
 from .._version import __version__
 from ..calibration import Calibration
+from ..inference import NETWORK_FORMAT as FORMAT
 from ..layers import Linear, LSHLinear
 from ..losses import LOSSES
 from ..refinement import (
@@ -33,7 +39,6 @@ if TYPE_CHECKING:
     from .._arrays.types import PathLike
     from ..training import Training
 
-FORMAT = "sparselsh.network"
 LAYERS = {"Linear": Linear, "LSHLinear": LSHLinear}
 DAMAGES = (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError)
 
@@ -48,9 +53,12 @@ def write(path: PathLike, training: Training, refinement: Refinement | None,
         if type(layer) is not LAYERS.get(name):
             raise TypeError(f"layers[{i}] must be one of {', '.join(LAYERS)} to be saved, got "
                             f"{layer!r} of type {name}; use pickle for other classes")
-        tensors |= {f"layers.{i}.{key}": a for key, a in layer.tensors().items()}
+        # a checkpoint is written often: it does without the transposition
+        arrays = layer.tensors(as_stored=with_training)
+        tensors |= {f"layers.{i}.{key}": a for key, a in arrays.items()}
         weight, _ = layer.parameters
-        configs.append({"type": name, "input_major": weight.input_major} | layer.config(place))
+        configs.append({"type": name, "input_major_in_memory": weight.input_major}
+                       | layer.config(place))
     if refinement is not None:
         arrays = refinement_tensors(refinement)
         tensors |= {f"refinement.{name}": a for name, a in arrays.items()}
@@ -87,9 +95,16 @@ class StoredNetwork(NamedTuple):
         """The layers, with their weights."""
         layers = []
         for i, entry in enumerate(self.config["layers"]):
-            kind, input_major = LAYERS[entry.pop("type")], entry.pop("input_major")
+            kind = LAYERS[entry.pop("type")]
+            tensors = _files.with_prefix(self.tensors, f"layers.{i}.")
+            if "input_major" in entry:  # a file of before
+                input_major = entry.pop("input_major")
+                if input_major:
+                    tensors["weight_input_major"] = tensors.pop("weight")
+            else:
+                input_major = entry.pop("input_major_in_memory")
             layer = kind.from_config(entry)
-            layer.load_tensors(_files.with_prefix(self.tensors, f"layers.{i}."), input_major)
+            layer.load_tensors(tensors, bool(input_major))
             layers.append(layer)
         return layers
 

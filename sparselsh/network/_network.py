@@ -13,7 +13,6 @@ from .. import metrics
 from .._arrays.csr import CSR, from_scipy
 from .._arrays.linalg import row_chunks
 from .._arrays.scipy import sp
-from .._core import _select
 from .._display import plot_history, table
 from .._threads import Lock, one_at_a_time, resolve
 from ..calibration import (
@@ -26,7 +25,7 @@ from ..calibration import (
 )
 from ..callbacks import checked as checked_callbacks
 from ..datasets import CSRFile, mapped_rows
-from ..inference import Affine
+from ..inference import Affine, build_module, check_dense_hidden, kept_refinement
 from ..layers import Linear, LSHLinear, Step, Tally
 from ..losses import LOSSES, Loss, MeanSquaredError
 from ..optim import SGD, Adam
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
     from scipy.sparse import csr_array
+    from torch import nn
 
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
     from ..callbacks import Callback
@@ -600,8 +600,8 @@ class Network:
         if isinstance(self.loss, MeanSquaredError):
             raise ValueError("this network predicts values (its loss is 'mse'), which have no "
                              "probabilities")
-        kind = check.choice(kind, "kind", ("auto", "classes", "labels"))
-        thresholds = check.choice(thresholds, "thresholds", ("one", "per-label"))
+        check.choice(kind, "kind", ("auto", "classes", "labels"))
+        check.choice(thresholds, "thresholds", ("one", "per-label"))
         n = X.shape[0]
         if n < MIN_FIT_ROWS:
             raise ValueError(f"X has {n} rows; give at least {MIN_FIT_ROWS}, better some hundreds, "
@@ -1109,8 +1109,38 @@ class Network:
         _file.write(path, self._training, self.refinement, self.calibration, with_indexes,
                     bool(training_state))
 
+    def to_torch(self, *, refinement: str = "keep") -> nn.Module:
+        """The network as a ``torch.nn.Module`` with the same weights, bit by bit.
+
+        The module takes dense rows, or sparse tensors of them, and gives all outputs, before
+        softmax or sigmoid.
+
+        Parameters
+        ----------
+        refinement : {"keep", "drop"}
+            With "keep", a refined network becomes a module that gives the refined scores of all
+            labels: the `n_candidates` labels with the largest outputs of the layers have the scores
+            that the classifiers give, and the others follow them in the order of the layers. "drop"
+            gives the layers alone.
+
+        Returns
+        -------
+        torch.nn.Sequential, or torch.nn.Module where there is a refinement
+            In evaluation mode.
+
+        Raises
+        ------
+        ImportError
+            If torch is missing.
+        ValueError
+            If `refinement` is neither, the network has no weights yet, or a hidden layer passes on
+            a part of its outputs only, as an LSHLinear with one set per sample does.
+        """
+        check_dense_hidden(self.layers)
+        return build_module(self.architecture(), kept_refinement(self.refinement, refinement))
+
     def architecture(self) -> list[Affine]:
-        """The layers as affine maps, with views of their weights.
+        """The layers as affine maps, with views of their weights. A refinement is no layer.
 
         Returns
         -------

@@ -54,6 +54,7 @@ def float32(array: np.ndarray | BFloat16, name: str, upcast: bool) -> Floats:
 def checked(layers: Sequence[Affine], source: str = "") -> list[Affine]:
     """The layers, if each is valid and its inputs are the outputs of the one before.
 
+    Their weights are float32, C-contiguous, or Fortran-contiguous where they were given so.
     `source` is the file that holds them, for messages.
     """
     where = f"{source}: " if source else ""
@@ -63,7 +64,11 @@ def checked(layers: Sequence[Affine], source: str = "") -> list[Affine]:
     out: list[Affine] = []
     for i, layer in enumerate(layers):
         name = f"{where}{layer.name}"
-        weight = check.dense(layer.weight, f"{name}.weight")
+        weight = layer.weight
+        if weight.ndim == 2 and weight.T.flags.c_contiguous:  # input-major, and stays so
+            weight = check.dense(weight.T, f"{name}.weight").T
+        else:
+            weight = check.dense(weight, f"{name}.weight")
         if 0 in weight.shape:
             raise ValueError(f"{name}.weight must have at least one row and one column, "
                              f"got shape {weight.shape}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ... import _validation as check
 from .affine import Affine
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
     from ..._arrays.types import Floats
+    from ...refinement import Refinement
 
 
 def require_torch() -> ModuleType:
@@ -155,12 +157,21 @@ class _ModuleChain:
 # -- affine layers as modules --------------------------------------------------------------------
 
 
-def build_module(layers: Sequence[Affine]) -> nn.Sequential:
+def kept_refinement(refinement: Refinement | None, what: str) -> Refinement | None:
+    """The refinement, or None where `what` is "drop"."""
+    return refinement if check.choice(what, "refinement", ("keep", "drop")) == "keep" else None
+
+
+def build_module(layers: Sequence[Affine], refinement: Refinement | None = None) -> nn.Module:
     """A module in evaluation mode with these weights, bit by bit."""
     torch = require_torch()
     out = torch.nn.Sequential()
     for layer in layers:
         out.extend(_modules(torch, layer))
+    if refinement is not None:
+        from .refined_module import RefinedModule
+
+        out = RefinedModule(out, refinement)
     return out.eval()
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 import zipfile
 import zlib
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ..._arrays.types import PathLike
+
+
+NETWORK_FORMAT = "sparselsh.network"  # of files that Network.save has written
 
 
 def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | None,
@@ -41,7 +45,7 @@ def read_layers(path: PathLike, layers: str | Sequence[str | tuple[str, str]] | 
     return out
 
 
-def _chosen(arrays: _Zipped | _Safe, layers: str | Sequence[str | tuple[str, str]] | None,
+def _chosen(arrays: _Zipped | SafeArrays, layers: str | Sequence[str | tuple[str, str]] | None,
             path: PathLike) -> Sequence[str | tuple[str, str]]:
     """The layers in order, each a name or a pair (weight, bias)."""
     known = sorted({name[:-len(".weight")] for name in arrays.names
@@ -57,7 +61,7 @@ def _chosen(arrays: _Zipped | _Safe, layers: str | Sequence[str | tuple[str, str
     return [layers] if isinstance(layers, str) else list(layers)
 
 
-def _pair(arrays: _Zipped | _Safe, layer: str | tuple[str, str],
+def _pair(arrays: _Zipped | SafeArrays, layer: str | tuple[str, str],
           path: PathLike) -> tuple[str, str, str | None]:
     """The names of a layer, of its weight and of its bias, which is None where there is none."""
     if not isinstance(layer, str):
@@ -91,7 +95,7 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + more or "nothing"
 
 
-def _opened(path: PathLike) -> _Zipped | _Safe:
+def _opened(path: PathLike) -> _Zipped | SafeArrays:
     with open(path, "rb") as file:
         start = file.read(4)
     if start[:2] == b"PK":
@@ -99,7 +103,7 @@ def _opened(path: PathLike) -> _Zipped | _Safe:
     if str(path).endswith(".npz"):
         raise ValueError(f"{path}: not a readable .npz file; it may be cut short or of another "
                          "kind: save it again")
-    return _Safe(path)
+    return SafeArrays(path)
 
 
 class _Zipped:
@@ -141,8 +145,11 @@ class _Zipped:
         return array
 
 
-class _Safe:
-    """The arrays of a safetensors file; bfloat16, which NumPy lacks, as :class:`BFloat16`."""
+class SafeArrays:
+    """The arrays of a safetensors file; bfloat16, which NumPy lacks, as :class:`BFloat16`.
+
+    Weights of a network of this library are (n_out, n_in), also those that the file has transposed.
+    """
 
     def __init__(self, path: PathLike) -> None:
         _files.require_safetensors()
@@ -158,22 +165,43 @@ class _Safe:
                              "cut short or of another kind: save it again") from error
         self._places = _files.places_of(self.path)
         self.names = list(self._places)
+        self.metadata: dict[str, str] = self._file.metadata() or {}
+        self._transposed = _transposed_names(self.metadata)
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._file.__exit__(*error)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._places[name][1]
+        shape = self._places[name][1]
+        return shape[::-1] if name in self._transposed else shape
 
     def get(self, name: str) -> np.ndarray | BFloat16:
         dtype, shape, start = self._places[name]
         if dtype != "BF16":
             try:
-                return self._file.get_tensor(name)
+                array = self._file.get_tensor(name)
+                return array.T if name in self._transposed else array
             # a dtype or a shape that NumPy does not have
             except (AttributeError, TypeError, ValueError) as error:
                 raise ValueError(f"{self.path}: {name} is {dtype} of shape {shape}, which cannot "
                                  f"be read ({error}); save it as float32") from error
         halves = np.fromfile(self.path, np.uint16, int(np.prod(shape)), offset=start)
         return BFloat16(halves.reshape(shape))
+
+
+def _transposed_names(metadata: dict[str, str]) -> set[str]:
+    """The weights that are (n_in, n_out): in files of this library, after training on sparse rows.
+
+    Those of before have "input_major" in the configuration of the layer. Now such weights have a
+    name that says it, which only files of a training that is to be continued contain.
+    """
+    if metadata.get("format") != NETWORK_FORMAT:
+        return set()
+    try:
+        layers = json.loads(metadata["config"])["layers"]
+        turned = {i for i, layer in enumerate(layers) if layer.get("input_major")}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        return set()  # `read_network` says what is wrong with it
+    return ({f"layers.{i}.weight" for i in turned}
+            | {f"layers.{i}.weight_input_major" for i in range(len(layers))})
