@@ -136,7 +136,9 @@ class Calibration:
             total = np.maximum(values.sum(axis=1) + rest, 1e-30)
             values, rest = values / total[:, None], rest / total
         else:
-            values = _sigmoid(g + _linear(inputs.u, p["best"])[:, None])
+            logits = g + _linear(inputs.u, p["best"])[:, None]
+            logits[:, 0] = _bent(logits[:, 0], p["first_at"], p["first_shift"])
+            values = _sigmoid(logits)
             rest = np.exp(np.minimum(rest, np.log(self.n_labels)))
             if self.n_ranked == self.n_labels:
                 rest[:] = 0
@@ -233,11 +235,14 @@ RANK_STEPS = (1, 2, 3, 5)  # after which the log odds may jump
 # same score the first is often true no more than the second. Both then get the mean.
 MIN_STEP = -0.5
 POOL_PASSES = 8
+N_FIRST = 5  # parts of the rows by which the best label is corrected
 N_FEATURES = 4
-N_ROW_INPUTS = 1 + 2 * N_FEATURES  # a constant, the features, and their absolute values
+BENDS = (-1.0, 0.0, 1.0)  # of the piecewise linear functions of a feature, in standard deviations
+N_ROW_INPUTS = 1 + (1 + len(BENDS)) * N_FEATURES
 _SIZES = {"knots": N_SEGMENTS, "location": N_FEATURES, "spread": N_FEATURES,
           "temperature": N_ROW_INPUTS, "slopes": N_SEGMENTS, "rank": 1 + len(RANK_STEPS),
-          "best": N_ROW_INPUTS, "rest": N_ROW_INPUTS, "tail": 2}
+          "best": N_ROW_INPUTS, "rest": N_ROW_INPUTS,
+          "first_at": N_FIRST, "first_shift": N_FIRST, "tail": 2}
 
 
 class _Inputs:
@@ -256,7 +261,7 @@ class _Inputs:
         self.ranks = np.stack([np.log(ranks), *(ranks > r for r in RANK_STEPS)], axis=1)
         u = (_features(scores) - location) / spread
         u = np.clip(u, -MAX_FEATURE, MAX_FEATURE)
-        self.u = np.concatenate([u, np.abs(u)], axis=1)
+        self.u = np.concatenate([u, *(np.maximum(u - bend, 0) for bend in BENDS)], axis=1)
 
 
 def _features(scores: Floats) -> np.ndarray:
@@ -284,6 +289,13 @@ def _log_sum_exp(g: np.ndarray) -> np.ndarray:
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * z))
+
+
+def _bent(logits: np.ndarray, at: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Log odds plus a shift that is interpolated between some of them; never falling."""
+    grid = np.maximum.accumulate(at + shift)
+    inside = np.interp(logits, at, grid)
+    return inside + np.minimum(logits - at[0], 0) + np.maximum(logits - at[-1], 0)
 
 
 def _linear(u: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -465,6 +477,7 @@ def fit_calibration(ids: Ids, scores: Floats, y: CSR, kind: str,
     inputs = _Inputs(scores, *parameters.values())
     parameters |= _minimized(inputs, hit, n_missed, weight, kind, n_labels > ids.shape[1],
                              by_row=n_labels > 2)
+    parameters |= _first_shift(inputs, hit, weight, parameters, kind)
     parameters["tail"] = (np.array([1.0, 0.05]) if tail is None else
                           _fitted_tail(ids[tail[0]], scores[tail[0]], tail[1],
                                        y.take(tail[0].astype(np.int64))))
@@ -555,6 +568,29 @@ def _minimized(inputs: _Inputs, hit: np.ndarray, n_missed: np.ndarray, weight: n
                      options={"maxiter": 200})
     names = ("temperature", "slopes", "rank", "best", "rest")
     return dict(zip(names, np.split(found.x, SPLITS), strict=True))
+
+
+def _first_shift(inputs: _Inputs, hit: np.ndarray, weight: np.ndarray,
+                 parameters: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """Shifts of the log odds of the best label, by parts of the rows with similar ones.
+
+    The parameters weigh all ranks alike; few labels of a row are ranked first, but these are what
+    is looked at.
+    """
+    at, shift = np.arange(float(N_FIRST)), np.zeros(N_FIRST)
+    rows = np.flatnonzero(inputs.found[:, 0] & (weight > 0))
+    if kind == "labels" and len(rows) >= MIN_FIT_ROWS:
+        logits = _linear(inputs.u, parameters["best"])[rows]
+        for i, part in enumerate(np.array_split(np.argsort(logits, kind="stable"), N_FIRST)):
+            w = weight[rows[part]] / weight[rows].mean()
+            n_true, n = w @ hit[rows[part], 0], w.sum()
+            at[i] = logits[part].mean()
+            # half a row more of each kind, so that a part without errors has finite odds
+            expected = _sigmoid(logits[part]).mean()
+            shift[i] = (np.log((n_true + 0.5) / (n - n_true + 0.5))
+                        - np.log((n * expected + 0.5) / (n - n * expected + 0.5)))
+        at = np.maximum.accumulate(at + 1e-6 * np.arange(N_FIRST))
+    return {"first_at": at, "first_shift": np.clip(shift, -MAX_LOG, MAX_LOG)}
 
 
 SPLITS = np.cumsum([_SIZES[name] for name in ("temperature", "slopes", "rank", "best")])
