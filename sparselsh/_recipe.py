@@ -28,7 +28,7 @@ MIN_RATE, MAX_RATE = 5e-4, 2e-2
 DROPOUT = 0.2  # fraction of the hidden units, from DROPOUT_MIN_STEPS on
 # Long enough to memorize the rows; in shorter trainings dropout lowers the accuracy.
 DROPOUT_MIN_STEPS = 2000
-MAX_HELD_OUT_ROWS = 2048  # and at most a tenth of the rows
+MAX_HELD_OUT_ROWS = 1024  # and at most a tenth of the rows
 MIN_ROWS_TO_SPLIT = 500
 SPLIT_SEED = 0  # a training that is resumed leaves the same rows out
 MAX_CHECKED_ROWS = 2048  # training rows on which classifiers are checked

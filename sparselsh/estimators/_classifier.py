@@ -70,7 +70,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     calibration_fraction : float or "auto"
         Fraction of the rows that the training leaves out, in [0, 1). By them the probabilities are
         calibrated (:meth:`Network.calibrate <sparselsh.Network.calibrate>`), the thresholds chosen,
-        and the classifiers of `refine` weighted or removed. "auto" is a tenth, at most 2,048 rows,
+        and the classifiers of `refine` weighted or removed. "auto" is a tenth, at most 1,024 rows,
         and 0 for fewer than 500 rows. With `early_stopping` its rows are used.
     solver : {"adam", "sgd"}
     learning_rate_init : float or "auto"
