@@ -32,11 +32,10 @@ def write(path: PathLike, layers: Sequence[ServedLayer], report: ConversionRepor
     configs = []
     for i, layer in enumerate(layers):
         arrays, config = _layer_state(layer)
-        tensors |= {f"layers.{i}.{name}": np.ascontiguousarray(a)
-                    for name, a in arrays.items() if a is not None}
+        tensors |= {f"layers.{i}.{name}": a for name, a in arrays.items() if a is not None}
         configs.append(config)
     config = {"version": __version__, "layers": configs, "report": report.to_dict()}
-    _files.write(path, tensors, {"format": FORMAT, "config": json.dumps(config)})
+    _files.write_checked(path, tensors, FORMAT, json.dumps(config))
 
 
 def read(path: PathLike, mmap: bool,

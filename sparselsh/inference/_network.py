@@ -286,8 +286,6 @@ class InferenceNetwork:
 
         Raises
         ------
-        ImportError
-            If the package safetensors is missing.
         OSError
             If the file cannot be written.
         """
@@ -316,8 +314,6 @@ class InferenceNetwork:
             If there is no such file.
         ValueError
             If it is cut short, damaged, or holds no such network.
-        ImportError
-            If the package safetensors is missing.
         """
         n_threads = check.threads(n_threads)
         layers, report = _file.read(path, mmap, n_threads)

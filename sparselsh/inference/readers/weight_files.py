@@ -145,7 +145,6 @@ class _Safe:
     """The arrays of a safetensors file; bfloat16, which NumPy lacks, as :class:`BFloat16`."""
 
     def __init__(self, path: PathLike) -> None:
-        _files.require_safetensors()
         self.path = path
 
     def __enter__(self) -> Self:
