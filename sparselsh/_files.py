@@ -99,9 +99,9 @@ def replacing(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[IO[A
     folder, name = os.path.split(os.path.abspath(path))
     with naming(path):
         _sweep(folder, name)
-        handle, temporary = _new_temporary(folder, name, os.path.exists(path))
+    temporary = os.path.join(folder, f"{_prefix(name)}{secrets.token_hex(6)}{SUFFIX}")
     try:
-        with naming(path), os.fdopen(handle, mode, **options) as file:
+        with naming(path), _new(temporary, os.path.exists(path), mode, options) as file:
             yield file
             file.flush()
             _take_attributes(file.fileno(), path)
@@ -132,28 +132,31 @@ def _prefix(name: str) -> str:
     return f".sparselsh-{zlib.crc32(os.fsencode(name)):08x}-"
 
 
-def _new_temporary(folder: str, name: str, replaces: bool) -> tuple[int, str]:
-    """A locked file of a new name: (descriptor, path)."""
+def _new(path: str, replaces: bool, mode: str, options: dict[str, Any]) -> IO[Any]:
+    """A new file, locked, which says that its writer lives."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-    flags |= getattr(os, "O_BINARY", 0)
-    while True:
-        path = os.path.join(folder, f"{_prefix(name)}{secrets.token_hex(6)}{SUFFIX}")
-        # the system applies the umask; a file that replaces another gets the mode of that one,
-        # which may let fewer people read it
-        handle = os.open(path, flags, 0o600 if replaces else 0o666)
-        if fcntl is None or _is_locked(handle, path):
-            return handle, path
-        os.close(handle)  # another process has just swept it up
+    # the system applies the umask; a file that replaces another gets the mode of that one, which
+    # may let fewer people read it
+    mask = 0o600 if replaces else 0o666
+    file = open(path, mode, opener=lambda name, _: os.open(
+        name, flags | getattr(os, "O_BINARY", 0), mask), **options)
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            while not _is_ours(file, path):
+                file.close()  # another process has just swept it up
+                file = open(path, mode, opener=lambda name, _: os.open(name, flags, mask),
+                            **options)
+    return file
 
 
-def _is_locked(handle: int, path: str) -> bool:
-    """Lock a new file, which says that its writer lives; False if another process removes it."""
+def _is_ours(file: IO[Any], path: str) -> bool:
+    """Lock a file; False if a process that sweeps has got it first."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         return False
-    except OSError:  # a file system without locks
-        pass
     return os.path.exists(path)
 
 

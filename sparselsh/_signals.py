@@ -27,12 +27,13 @@ def _never() -> bool:
 class Interrupts:
     """Holds the handlers of signals back where the code says so; a context manager.
 
-    Only the main thread runs handlers, so that in another thread it does nothing. Handlers that are
-    not functions of Python, such as those that end the process, stay as they are.
+    It holds them back from its begin until `release`, and while it ends. Only the main thread runs
+    handlers, so that in another thread it does nothing. Handlers that are not functions of Python,
+    such as those that end the process, stay as they are.
     """
 
     def __init__(self) -> None:
-        self._is_held = False
+        self._is_held = True
         self._may_cut: Callable[[], bool] = _never
         self._handlers: dict[int, Any] = {}
         self._pending: dict[int, None] = {}  # in the order of their arrival
@@ -57,6 +58,7 @@ class Interrupts:
                 signal.signal(number, handler)
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._is_held = True
         self._restore()
         pending, self._pending = self._pending, {}
         for number in pending:  # where an error has ended a block that held them
@@ -86,7 +88,16 @@ class Interrupts:
             yield
         finally:
             self._is_held, self._may_cut = before
-        while self._pending and not self._is_held:
+        if not self._is_held:
+            self._deliver()
+
+    def release(self) -> None:
+        """Call handlers from now on, but within `held`; the first statement of the context."""
+        self._is_held = False
+        self._deliver()
+
+    def _deliver(self) -> None:
+        while self._pending:
             number = next(iter(self._pending))
             self._pending.pop(number, None)
             self._handlers[number](number, None)
@@ -95,5 +106,5 @@ class Interrupts:
 @contextmanager
 def held() -> Iterator[None]:
     """Hold the handlers of signals back, for a change of some attributes that belong together."""
-    with Interrupts() as interrupts, interrupts.held():
+    with Interrupts():
         yield

@@ -8,6 +8,7 @@ between builds. A finder exists from the first step on; its index is built by th
 """
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,6 +105,11 @@ class TableFinder(Finder):
         self.n_projections = family.tables * getattr(family, "bits", getattr(family, "bins", 1))
         self.engine: IndexEngine | None = None
         self._spare: Any = None  # tables of before, while an engine is built in their memory
+
+    def undo_prepare(self, clock_state: dict[str, Any] | None) -> None:
+        super().undo_prepare(clock_state)
+        if self.engine is not None:  # a copy drops scratch memory, which may be half made
+            self.engine.tables = copy.copy(self.engine.tables)
 
     def drift(self) -> float:
         if self.engine is None:

@@ -448,17 +448,19 @@ class Network:
                              f"and {X.shape[1]}; number both alike, or give False")
 
         rng, generator = self._training.rng, self._training.rng.bit_generator.state
+        is_done = False
         try:
             features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu",
                                              shared, rng, resolve(self.n_threads))
             features, labels = hidden.first_weights(features), last.first_weights(labels)
+            with held():
+                hidden.take_first_weights(features, rng)
+                last.take_first_weights(labels, rng)
+                self.refinement, is_done = None, True
         except BaseException:
-            rng.bit_generator.state = generator
+            if not is_done:
+                rng.bit_generator.state = generator
             raise
-        with held():
-            hidden.take_first_weights(features, rng)
-            last.take_first_weights(labels, rng)
-            self.refinement = None
         return self
 
     def _rows_of(self, X: Any, Y: Any) -> tuple[Floats | CSR, CSR]:

@@ -65,6 +65,7 @@ def train(training: Training, source: Source, network: TrainedNetwork,
             callback.on_begin(network)
         training.callbacks = callbacks
         try:
+            interrupts.release()
             while not progress.is_done:
                 steps = _Steps(training, interrupts, n_threads, on_nonfinite)
                 _epoch(steps, source, network, validate, verbose)
@@ -223,6 +224,7 @@ def train_once(training: Training, source: Source, batch_size: int, n_threads: i
                on_nonfinite: str) -> None:
     """Train on all rows once, in order, with the schedule of the optimizer at its start."""
     with Interrupts() as interrupts:
+        interrupts.release()
         steps = _Steps(training, interrupts, n_threads, on_nonfinite)
         for batch in batches(source.blocks(), batch_size):
             with interrupts.held(steps.can_undo):
