@@ -62,7 +62,7 @@ class Attempt:
                  count: Callable[[float, float], None] | None) -> None:
         self.states = [layer.step_state() for layer in layers]
         self.fraction_done, self.n_threads, self.count = fraction_done, n_threads, count
-        self.is_running = True
+        self.is_running = False
         self.loss = self.computed = 0.0
         self.pairs_of: list[tuple[Linear, list[Pair], Tally | None]] = []
         self.pairs: list[Pair] = []
