@@ -102,8 +102,8 @@ def test_a_thread_that_cannot_be_started_is_an_error(monkeypatch):
 
 
 def test_large_sparse_arrays_begin_at_a_page_and_are_zero():
-    array = aligned.sparse_zeros((1 << 11, 1 << 10))
-    assert array.nbytes >= aligned.HUGE_PAGE_MIN_BYTES and array.flags.writeable
+    array = aligned.sparse_zeros((1 << 15, 1 << 10))
+    assert array.nbytes >= aligned.SPARSE_MIN_BYTES and array.flags.writeable
     assert array.ctypes.data % aligned.ALIGNMENT == 0 and not array.any()
     array[5] = 1
     assert array.sum() == 1 << 10 and array.copy()[5, 0] == 1
@@ -119,13 +119,13 @@ def test_moments_of_rows_that_are_not_touched_take_no_memory():
         def used():
             with open("/proc/self/statm") as file:
                 return int(file.read().split()[1]) * 4096
-        net = sl.Network([sl.Linear(8, 64), sl.LSHLinear(64, 400_000, density=1e-4, candidates=0,
+        net = sl.Network([sl.Linear(8, 64), sl.LSHLinear(64, 600_000, density=1e-4, candidates=0,
                                                          fill=False)], random_state=0, n_threads=1)
         X = np.ones((4, 8), np.float32)
         net.partial_fit(X, [1, 2, 3, 4])
         before = used()
         for i in range(8):
-            net.partial_fit(X, 40_000 * i + np.arange(4) * 9_000)
+            net.partial_fit(X, 70_000 * i + np.arange(4) * 9_000)
         print(used() - before)"""
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True,
                           check=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
 ALIGNMENT = 128  # bytes: two lines, which many processors fetch together
-HUGE_PAGE_MIN_BYTES = 1 << 22  # of arrays for which NumPy asks for huge pages
+SPARSE_MIN_BYTES = 1 << 27  # of arrays of which small parts are touched: see `sparse_zeros`
 
 
 def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
@@ -36,11 +36,13 @@ def sparse_zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.nd
     """`zeros`, for arrays of which a program may write a few rows only.
 
     NumPy asks for huge pages of 2 MB, so that writing one row of a large array costs and takes as
-    much as writing a thousand. MemoryError if there is no room.
+    much as writing a thousand. From 128 MB on, small pages are asked for here; in smaller arrays an
+    epoch writes every row, and small pages would cost 3 to 5 % of it. MemoryError if there is no
+    room.
     """
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
-    if n_bytes < HUGE_PAGE_MIN_BYTES or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+    if n_bytes < SPARSE_MIN_BYTES or not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return zeros(shape, dtype)
     try:
         room = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -107,6 +107,11 @@ class Linear(HtmlRepr):
         return _read_only(self._b.value[:, 0])
 
     @property
+    def _bias(self) -> Floats:
+        """`bias` for kernels, of which some calls take microseconds: without a check and a flag."""
+        return self._b.value[:, 0]
+
+    @property
     def parameters(self) -> tuple[Parameter, Parameter]:
         """Weight and bias as the optimizer trains them."""
         self._check_initialized()
@@ -245,7 +250,7 @@ class Linear(HtmlRepr):
     def _forward_dense(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
         out = self._buffer("out", (len(x), self.n_out))
         w, input_major, n_threads = self._w.value, self._w.input_major, step.n_threads
-        matmul(x, w, n_threads, transpose_b=not input_major, bias=self.bias, out=out)
+        matmul(x, w, n_threads, transpose_b=not input_major, bias=self._bias, out=out)
         if step.tally is not None:
             step.tally.products(len(x) * w.size, w.size, w.size, step.training,
                                 step.need_input_gradient)
@@ -265,7 +270,7 @@ class Linear(HtmlRepr):
         if not self._w.input_major:
             self._w.transpose()
         out = self._buffer("out", (x.shape[0], self.n_out))
-        _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out,
+        _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self._bias, out,
                                        step.n_threads)
         if step.tally is not None:
             step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out,
@@ -381,7 +386,7 @@ class Linear(HtmlRepr):
         """The arrays of a file: the weights in float32, as they are stored, and the bias."""
         value = self._w.value
         return {"weight": bfloat16.Widened(value) if value.dtype == np.uint16 else value,
-                "bias": self.bias}
+                "bias": self._bias}
 
     def load_tensors(self, tensors: dict[str, np.ndarray], input_major: bool) -> None:
         """Take what `tensors` gave; it is checked."""

@@ -239,7 +239,7 @@ class LSHLinear(Linear):
             return
         for part in (self._finder, self._search):
             if part is not None:
-                part.rebind_weights(self._w.value, self.bias)
+                part.rebind_weights(self._w.value, self._bias)
 
     # -- active sets --------------------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class LSHLinear(Linear):
     def _found(self, x: Floats | CSR, n: int, step: Step) -> Ids:
         """Ids of n neurons that the finder gives for each input, -1 for none."""
         finder = self._finder_at(step.place)
-        return finder.find(self._w.value, self.bias, x, min(n, self.n_out), step, self._inputs)
+        return finder.find(self._w.value, self._bias, x, min(n, self.n_out), step, self._inputs)
 
     def _observe(self, x: Floats | CSR, step: Step) -> None:
         """Keep some inputs of the last steps."""
@@ -454,7 +454,7 @@ class LSHLinear(Linear):
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
-        _gemm.active_outputs(x, w, ids, self.bias, out, n_threads)
+        _gemm.active_outputs(x, w, ids, self._bias, out, n_threads)
 
         if step.tally is not None:
             size = len(ids) * self.n_in
@@ -577,7 +577,7 @@ class LSHLinear(Linear):
     def _set_outputs(self, x: Floats | CSR, active: CSR, step: Step) -> tuple[CSR, Groups]:
         """The outputs of the active neurons, and the groups of the set."""
         groups = Groups.of(active, self._slots(1)[0], step.n_threads)
-        to = self._w.value, self.bias, active.data, step.n_threads
+        to = self._w.value, self._bias, active.data, step.n_threads
         if isinstance(x, CSR):
             _sparse_products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *to)
         else:
@@ -589,7 +589,7 @@ class LSHLinear(Linear):
     def _every_output(self, x: Floats | CSR, step: Step) -> CSR:
         """Every output, as rows of which the best are taken."""
         x = x.to_dense() if isinstance(x, CSR) else x
-        z = matmul(x, self._w.value, step.n_threads, transpose_b=True, bias=self.bias,
+        z = matmul(x, self._w.value, step.n_threads, transpose_b=True, bias=self._bias,
                    out=self._buffer("out", (len(x), self.n_out)))
         if step.tally is not None:
             step.tally.add("forward", len(x) * self._w.value.size, 4 * self._w.value.size)
@@ -649,7 +649,7 @@ class LSHLinear(Linear):
         """
         if self.is_dense or self.n_out < SEARCH_MIN_NEURONS:
             return None
-        engine = self._topk_search().ready(self._w.value, self.bias, self._inputs, n_threads)
+        engine = self._topk_search().ready(self._w.value, self._bias, self._inputs, n_threads)
         is_worth_it = engine.default_candidates(k) <= self.n_out // MIN_NEURONS_PER_CANDIDATE
         return engine if is_worth_it else None
 
@@ -687,8 +687,8 @@ class LSHLinear(Linear):
         if plain["clock"] is not None:
             finder.restore_clock(plain["clock"])
         parts = {name: with_prefix(arrays, f"{name}.") for name in ("tables", "sets", "searcher")}
-        finder.restore(self._w.value, self.bias, parts, plain)
-        self._topk_search().restore(self._w.value, self.bias, parts, arrays, plain)
+        finder.restore(self._w.value, self._bias, parts, plain)
+        self._topk_search().restore(self._w.value, self._bias, parts, arrays, plain)
 
     def tensors(self) -> dict[str, Any]:
         tensors = super().tensors()

@@ -120,7 +120,8 @@ class Network:
 
     def _begin_call(self) -> None:
         """Finish or undo a training step that an error has ended; each locked call does it."""
-        self._training.settle()
+        if self._training.attempt is not None:
+            self._training.settle()
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
