@@ -106,6 +106,8 @@ def replacing(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[IO[A
             file.flush()
             _take_attributes(file.fileno(), path)
             os.fsync(file.fileno())
+            if os.name == "nt":  # where an open file cannot be renamed
+                file.close()
             os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):  # it may be the new file already
