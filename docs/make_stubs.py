@@ -18,6 +18,7 @@ RETURNS = {
     "_single_row_mlp.prepare": "SingleRowMLP",
     "_checks.is_row": "bool",
     "_format.format_rows": "int",
+    "_openmp.max_threads": "int",
     "_parse.count": "tuple[int, int, int]",
     "_parse.parse": "tuple[int, int, int, int]",
     "_sparse_rows.group_columns": "int",

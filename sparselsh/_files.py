@@ -1,36 +1,64 @@
-"""Files that are written as a whole or not at all; safetensors files."""
+"""Files that are written as a whole or not at all; safetensors files with checksums.
+
+A file is written under another name in the same folder, checked, flushed to disk and then renamed:
+a reader finds the old file or the new one, and a process that is killed leaves the old one. What is
+left under the other name is removed by the next write of the same file.
+
+Arrays go to the file in parts, so that writing needs some megabytes of memory however large a
+network is. The format safetensors is 8 bytes with the length of a JSON header, the header, and the
+arrays. Its metadata hold here
+
+    format      the kind of file
+    config      everything that is no array, as JSON
+    checksum    of both and of the arrays, see `checksum`
+"""
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
-import tempfile
+import secrets
+import stat
 import zlib
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from . import _validation as check
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import ModuleType
+    from collections.abc import Callable, Iterator, Mapping
 
     from ._arrays.types import PathLike
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
+SUFFIX = ".part"
+PART_BYTES = 1 << 20  # of an array that are converted, summed or written at a time
+CHECKSUM_VERSION = "2-"  # at the start of checksums; those of earlier versions have none
+DTYPES = {"float32": "F32", "float64": "F64", "float16": "F16", "int8": "I8", "uint8": "U8",
+          "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32", "int64": "I64",
+          "uint64": "U64", "bool": "BOOL"}
 MAPPED_DTYPES = {"F32": np.float32, "U16": np.uint16, "I8": np.int8}  # of weights
+TRANSFER_ERRORS = (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS)
 
 
-def require_safetensors() -> ModuleType:
-    """The module safetensors.numpy; ImportError with the remedy if it is missing."""
-    try:
-        import safetensors.numpy as st
-    except ImportError as error:
-        raise ImportError('reading and writing models needs the package safetensors; '
-                          'type: pip install "sparselsh-nn[files]"') from error
-    return st
+class ArrayLike(Protocol):
+    """An array, or what gives parts of one: `array[start:stop]` is an ndarray."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __getitem__(self, rows: Any) -> Any: ...
+
+
+# --- paths ----------------------------------------------------------------------------------------
 
 
 def existing(path: PathLike) -> str:
@@ -51,52 +79,268 @@ def place(path: PathLike) -> str:
         raise FileNotFoundError(f"{folder!r} is no directory; create it first")
     if os.path.isdir(real):
         raise IsADirectoryError(f"{real!r} is a directory; give the path of a file in it")
+    if os.path.exists(real) and not os.path.isfile(real):
+        raise ValueError(f"{real!r} is a device or a pipe, which a file must not replace; give the "
+                         "name of a file")
     return real
+
+
+# --- replacing a file -----------------------------------------------------------------------------
 
 
 @contextmanager
 def replacing(path: PathLike, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
     """Open a temporary file that replaces `path` if the block succeeds and is deleted otherwise.
 
-    It is in the same folder, so that the renaming is atomic, and is flushed to disk before.
+    It is in the same folder, so that the renaming is atomic, and is flushed to disk before, as the
+    folder is after it. It gets the mode, the owner and the extended attributes of the file that it
+    replaces. An OSError names `path`.
     """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    path = os.fspath(path)
+    folder, name = os.path.split(os.path.abspath(path))
+    with naming(path):
+        _sweep(folder, name)
+    temporary = os.path.join(folder, f"{_prefix(name)}{secrets.token_hex(6)}{SUFFIX}")
     try:
-        with os.fdopen(handle, mode, **options) as file:
+        with naming(path), _new(temporary, os.path.exists(path), mode, options) as file:
             yield file
             file.flush()
+            _take_attributes(file.fileno(), path)
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp lets only the owner read
-        os.replace(temporary, path)
+            if os.name == "nt":  # where an open file cannot be renamed
+                file.close()
+            os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):  # it may be the new file already
+            os.unlink(temporary)
         raise
+    with naming(path):
+        _flush_folder(folder)
 
 
-def write(path: PathLike, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write named arrays and a dict of strings."""
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Context in which an OSError names the file that the user has given, and no temporary one."""
+    try:
+        yield
+    except OSError as error:
+        given = error.filename
+        if error.errno is None or not (given is None or os.fsdecode(given).endswith(SUFFIX)):
+            raise
+        raise type(error)(error.errno, error.strerror, path) from error
+
+
+def _prefix(name: str) -> str:
+    """The begin of the names of temporary files: short, as names have at most 255 bytes."""
+    return f".sparselsh-{zlib.crc32(os.fsencode(name)):08x}-"
+
+
+def _new(path: str, replaces: bool, mode: str, options: dict[str, Any]) -> IO[Any]:
+    """A new file, locked, which says that its writer lives."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    # the system applies the umask; a file that replaces another gets the mode of that one, which
+    # may let fewer people read it
+    mask = 0o600 if replaces else 0o666
+    file = open(path, mode, opener=lambda name, _: os.open(
+        name, flags | getattr(os, "O_BINARY", 0), mask), **options)
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            while not _is_ours(file, path):
+                file.close()  # another process has just swept it up
+                file = open(path, mode, opener=lambda name, _: os.open(name, flags, mask),
+                            **options)
+    return file
+
+
+def _is_ours(file: IO[Any], path: str) -> bool:
+    """Lock a file; False if a process that sweeps has got it first."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return False
+    return os.path.exists(path)
+
+
+def _sweep(folder: str, name: str) -> None:
+    """Remove the temporary files of writers that were killed: those that nobody has locked."""
+    if fcntl is None:
+        return
+    prefix = _prefix(name)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not (entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)):
+                continue
+            with contextlib.suppress(OSError):
+                handle = os.open(entry.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+                finally:
+                    os.close(handle)
+
+
+def _take_attributes(handle: int, path: str) -> None:
+    """Give a file the owner, the mode and the extended attributes of the one at `path`, if any."""
+    try:
+        old = os.stat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(old.st_mode) or not hasattr(os, "fchown"):
+        return
+    new = os.fstat(handle)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with _where_supported():
+            os.fchown(handle, old.st_uid, old.st_gid)
+    if hasattr(os, "listxattr"):
+        with _where_supported():
+            for name in os.listxattr(path):
+                with _where_supported():
+                    os.setxattr(handle, name, os.getxattr(path, name))
+    mode = stat.S_IMODE(old.st_mode)
+    if os.fstat(handle).st_gid != old.st_gid:
+        mode &= ~0o070  # meant for another group
+    os.fchmod(handle, mode)
+
+
+@contextmanager
+def _where_supported() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in TRANSFER_ERRORS:
+            raise
+
+
+def _flush_folder(folder: str) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with _where_supported():
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# --- writing safetensors --------------------------------------------------------------------------
+
+
+def parts_of(array: ArrayLike) -> Iterator[memoryview]:
+    """The bytes of an array in C order, some megabytes at a time."""
+    shape, size = array.shape, int(np.prod(array.shape, dtype=np.int64))
+    if not size:
+        return
+    if isinstance(array, np.ndarray) and array.flags.c_contiguous:
+        whole = array.reshape(-1).view(np.uint8).data
+        for start in range(0, len(whole), PART_BYTES):
+            yield whole[start:start + PART_BYTES]
+        return
+    if not shape:
+        yield np.ascontiguousarray(array).reshape(1).view(np.uint8).data
+        return
+    step = max(1, PART_BYTES * shape[0] // (size * array.dtype.itemsize))
+    for start in range(0, shape[0], step):
+        part = np.ascontiguousarray(array[start:start + step])
+        yield part.reshape(-1).view(np.uint8).data
+
+
+def write(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: Mapping[str, str]) -> None:
+    """Write named arrays and a dict of strings.
+
+    Equal arguments give equal files: arrays are in the order of their names, larger numbers first,
+    so that each is aligned.
+    """
     path = place(path)
-    data = require_safetensors().save(tensors, metadata)
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        array = tensors[name]
+        start, end = end, end + _n_bytes(array)
+        header[name] = {"dtype": DTYPES[array.dtype.name], "shape": list(array.shape),
+                        "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
     with replacing(path) as file:
-        file.write(data)
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in names:
+            for part in parts_of(tensors[name]):
+                file.write(part)
+        file.flush()
+        # a file of another size would be one that no reader takes
+        size = os.fstat(file.fileno()).st_size
+        if size != 8 + len(text) + end:
+            raise OSError(errno.EIO, f"{size} bytes were written instead of {8 + len(text) + end}")
 
 
-def checksum(tensors: dict[str, np.ndarray], config: str) -> str:
-    """Checksum of arrays and config: a flipped bit would silently spoil training or recall."""
+def _n_bytes(array: ArrayLike) -> int:
+    return int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize
+
+
+def write_checked(path: PathLike, tensors: Mapping[str, ArrayLike], kind: str,
+                  config: str) -> None:
+    """Write named arrays and a text, with their checksum, as a file of the format `kind`."""
+    write(path, tensors, {"format": kind, "config": config,
+                          "checksum": checksum(tensors, config)})
+
+
+# --- checksums ------------------------------------------------------------------------------------
+
+
+def checksum(tensors: Mapping[str, ArrayLike], config: str,
+             known: Mapping[str, int] | None = None) -> str:
+    """Checksum of arrays and config: a flipped bit would silently change answers.
+
+    It consists of the version, the sum of everything, and those of the arrays in the order of their
+    names, 8 hexadecimal digits each. `known` has the sums of arrays that are not to be read.
+    """
+    known = known or {}
+    value, sums = zlib.crc32(config.encode()), []
+    for name, array in sorted(tensors.items()):
+        if name in known:
+            own = known[name]
+        else:
+            own = 0
+            for part in parts_of(array):
+                own = zlib.crc32(part, own)
+        value = zlib.crc32(f"{name} {array.dtype} {tuple(array.shape)} {own}".encode(), value)
+        sums.append(own)
+    return CHECKSUM_VERSION + "".join(f"{number:08x}" for number in (value, *sums))
+
+
+def _checksum_of_version_1(tensors: Mapping[str, np.ndarray], config: str) -> str:
     value = zlib.crc32(config.encode())
-    for name, a in sorted(tensors.items()):
-        head = f"{name} {a.dtype} {a.shape}".encode()
-        value = zlib.crc32(np.ascontiguousarray(a).data, zlib.crc32(head, value))
+    for name, array in sorted(tensors.items()):
+        head = f"{name} {array.dtype} {array.shape}".encode()
+        value = zlib.crc32(head, value)
+        for part in parts_of(array):
+            value = zlib.crc32(part, value)
     return str(value)
 
 
-def write_checked(path: PathLike, tensors: dict[str, np.ndarray], kind: str, config: str) -> None:
-    """Write named arrays and a text, with their checksum, as a file of the format `kind`."""
-    arrays = {name: np.ascontiguousarray(a) for name, a in tensors.items()}
-    write(path, arrays, {"format": kind, "config": config, "checksum": checksum(arrays, config)})
+def _is_sound(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str],
+              mapped: Callable[[str], bool] | None) -> bool:
+    """Whether the checksum is right; arrays that are mapped are not read for it."""
+    given = metadata.get("checksum")
+    if given is None:  # a file of an earlier version
+        return True
+    config = metadata.get("config", "")
+    if not given.startswith(CHECKSUM_VERSION):
+        return given == _checksum_of_version_1(tensors, config)
+    known = {}
+    if mapped is not None:
+        digits = given[len(CHECKSUM_VERSION) + 8:]
+        for i, name in enumerate(sorted(tensors)):
+            if mapped(name):
+                known[name] = int(digits[8 * i:8 * i + 8], 16)
+    return given == checksum(tensors, config, known)
+
+
+# --- reading --------------------------------------------------------------------------------------
 
 
 def with_prefix(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -114,9 +358,9 @@ def read(path: PathLike, kind: str, mapped: Callable[[str], bool] | None = None
          ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Named arrays and metadata of a file whose metadata have format = `kind`.
 
-    Arrays for whose names `mapped` returns True are memory-mapped, the others are copied.
+    Arrays for whose names `mapped` returns True are memory-mapped, the others are copied. The
+    checksum is compared, if there is one; mapped arrays are left out of it.
     """
-    require_safetensors()
     from safetensors import SafetensorError, safe_open
 
     path = existing(path)
@@ -133,13 +377,20 @@ def read(path: PathLike, kind: str, mapped: Callable[[str], bool] | None = None
         for name, array in tensors.items():
             if array.dtype.kind not in "fiub":  # types of ml_dtypes, where that is installed
                 raise TypeError(f"{name} is {array.dtype}")
-        return tensors, metadata
     except (AttributeError, TypeError) as error:  # NumPy lacks some types of the format
         raise ValueError(f"{path}: a safetensors file with a type of numbers that no {kind} has "
                          f"({error}); save it again") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short "
                          "or of another kind: save it again") from error
+    try:
+        is_sound = _is_sound(tensors, metadata, mapped)
+    except ValueError:  # digits that are none
+        is_sound = False
+    if not is_sound:
+        what = "index" if kind.endswith("index") else "network"
+        raise damaged(path, what, ValueError("its checksum differs"))
+    return tensors, metadata
 
 
 def _copied(path: PathLike, file: Any, name: str) -> np.ndarray:
@@ -153,9 +404,8 @@ def _copied(path: PathLike, file: Any, name: str) -> np.ndarray:
 def places_of(path: PathLike) -> dict[str, Any]:
     """{name: (dtype, shape, first byte)} of a file that the package safetensors has opened.
 
-    Opening has checked the file. The format is 8 bytes with the length of a JSON header, the
-    header, the arrays. The package copies arrays and does not support bfloat16 in NumPy, so mapping
-    or converting them needs their positions.
+    Opening has checked the file. The package copies arrays and does not support bfloat16 in NumPy,
+    so mapping or converting them needs their positions.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")

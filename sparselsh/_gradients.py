@@ -39,8 +39,14 @@ class Parameter:
 
     def transpose(self) -> None:
         """Store the transpose."""
-        self.value = aligned.aligned(self.value.T)
-        self.input_major = not self.input_major
+        value = aligned.aligned(self.value.T)
+        # one instruction: the handler of a signal finds the old layout or the new one
+        self.__dict__.update(value=value, input_major=not self.input_major)
+
+    def own(self) -> None:
+        """Copy an array that cannot be written, such as one that joblib has mapped from a file."""
+        if not self.value.flags.writeable:
+            self.value = aligned.aligned(self.value, copy=True)
 
 
 def _flat_squares(values: Floats, n_threads: int) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import _files
@@ -248,7 +249,8 @@ class BestModel(_Monitor):
     Parameters
     ----------
     path : str or path-like
-        A safetensors file for `sparselsh.load`; replaced as a whole or not at all.
+        A safetensors file for `sparselsh.load`; replaced as a whole or not at all. Where that
+        fails, a RuntimeWarning says why, and the training continues.
     monitor, mode, min_delta
         As for :class:`EarlyStopping`.
     """
@@ -264,7 +266,7 @@ class BestModel(_Monitor):
 
     def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> None:
         if self._is_best(entry):
-            network.save(self.path, indexes=True)
+            _save(network, self.path, self, indexes=True)
 
     def __repr__(self) -> str:
         return (f"BestModel({self.path!r}, {self.monitor!r}, mode={self.mode!r}, "
@@ -275,7 +277,9 @@ class Checkpoint(Callback):
     """Save the network and its training state, so that `resume` continues with the same bits.
 
     The file is written after each epoch, on Ctrl-C and when the training is complete. It is
-    replaced as a whole or not at all: a process that is killed leaves the previous file.
+    replaced as a whole or not at all: a process that is killed leaves the previous file. So does a
+    file that cannot be written, or that `load` would refuse; a RuntimeWarning says why, and the
+    training continues.
 
     Parameters
     ----------
@@ -311,7 +315,7 @@ class Checkpoint(Callback):
         self._save(network)
 
     def _save(self, network: TrainedNetwork) -> None:
-        network.save(self.path, training_state=True)
+        _save(network, self.path, self, training_state=True)
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.path!r}, every_steps={self.every_steps})"
@@ -398,8 +402,16 @@ def _path(path: PathLike) -> str:
     return os.path.abspath(check.path(path))
 
 
+def _save(network: TrainedNetwork, path: PathLike, callback: Callback, **options: Any) -> None:
+    """Save a network, or warn: hours of training are worth more than one of its files."""
+    try:
+        network.save(path, **options)
+    except (OSError, MemoryError, ValueError) as error:
+        warnings.warn(f"{type(callback).__name__} could not save the network "
+                      f"({type(error).__name__}: {error}); the training continues, and a file that "
+                      "was saved before is unchanged", RuntimeWarning, stacklevel=2)
+
+
 def _check_writable(path: PathLike) -> None:
     """Raise, before the training, the error that saving would raise after its first epoch."""
-    if not path.endswith((".csv", ".json")):
-        _files.require_safetensors()
     _files.place(path)

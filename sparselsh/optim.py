@@ -30,7 +30,7 @@ __all__ = ["SGD", "Adam"]
 class _Optimizer(HtmlRepr):
     """Applies a rule to (parameter, gradient) pairs; a subclass defines the rule and its state."""
 
-    _rule: Callable[[float, float | None], Rule]
+    _rule: Callable[[float, float | None, int], Rule]
 
     n_states = 0
     second_moment = "element"
@@ -46,23 +46,53 @@ class _Optimizer(HtmlRepr):
         self.state_dtype = check.choice(state_dtype, "state_dtype", bfloat16.DTYPES)
         self.n_steps = 0
         self._state: dict[int, Any] = {}
+        self._begun: _Updates | None = None
 
     def step(self, pairs: list[Pair], *, progress: float = 0.0, n_threads: int = 1) -> None:
-        """Apply (parameter, gradient) pairs; `progress` in [0, 1] is where the schedule stands."""
-        self.n_steps += 1
-        lr = self.lr * schedules.factor(self.schedule, progress)
-        rule = self._rule(lr, schedules.momentum(self.schedule, progress))
+        """Apply (parameter, gradient) pairs; `progress` in [0, 1] is where the schedule stands.
+
+        What can fail comes before the first change, or is repeated: a call with the same list as
+        one that an error has ended applies the pairs that are left.
+        """
+        if self._begun is None or self._begun.pairs is not pairs:
+            self._begun = self._prepared(pairs, progress, n_threads)
+        begun = self._begun
+        for k in range(begun.n_applied, len(begun.calls)):
+            gradient, value, m, v = begun.calls[k]
+            gradient.apply(begun.rule, value, m, v, n_threads)
+            begun.n_applied = k + 1
+        self.n_steps, self._begun = begun.n_steps, None
+
+    def _prepared(self, pairs: list[Pair], progress: float, n_threads: int) -> _Updates:
+        n_steps = self.n_steps + 1
+        rule = self._rule(self.rate(progress), schedules.momentum(self.schedule, progress), n_steps)
         if self.clip_norm is not None:
-            pairs = list(pairs)
             self._clip([gradient for _, gradient in pairs], self.clip_norm, n_threads)
-        for parameter, gradient in pairs:
-            m, v = self._states_of(parameter)
-            gradient.apply(rule, parameter.value, m, v, n_threads)
+        calls = [(gradient, parameter.value, *self._states_of(parameter))
+                 for parameter, gradient in pairs]
+        return _Updates(pairs, calls, rule, n_steps)
+
+    def rate(self, progress: float) -> float:
+        """The learning rate at a progress in [0, 1]."""
+        return self.lr * schedules.factor(self.schedule, progress)
+
+    def largest_change(self, rate: float, gradient: float) -> float:
+        """About the largest change of a weight by one step, for gradients of at most this size."""
+        return rate * gradient
+
+    @property
+    def has_begun_step(self) -> bool:
+        """Whether an error has ended a step after its first change, before its last."""
+        return self._begun is not None and self._begun.n_applied > 0
+
+    def forget_step(self) -> None:
+        """Leave a step that an error has ended before its first change."""
+        self._begun = None
 
     def fresh(self) -> Self:
         """A copy without state, as before its first step."""
         optimizer = copy.copy(self)
-        optimizer.n_steps, optimizer._state = 0, {}
+        optimizer.n_steps, optimizer._state, optimizer._begun = 0, {}, None
         return optimizer
 
     def _clip(self, gradients: list[Gradient], limit: float, n_threads: int) -> None:
@@ -88,16 +118,34 @@ class _Optimizer(HtmlRepr):
         elif entry[1] != parameter.input_major:
             states = [_transposed(a, parameter.value.shape) for a in entry[2]]
             entry = (parameter, parameter.input_major, states)
+        elif not all(a.flags.writeable for a in entry[2]):  # mapped from a file, as joblib does
+            states = [aligned.aligned(a, copy=True) for a in entry[2]]
+            entry = (parameter, parameter.input_major, states)
         self._state[id(parameter)] = entry
         return (*entry[2], None, None)[:2]
 
     def _new_states(self, n_rows: int, n_columns: int) -> list[np.ndarray]:
         half = self.state_dtype == "bfloat16" and n_columns > 1
         dtype = np.uint16 if half else np.float32
-        states = [aligned.zeros((n_rows, n_columns), dtype) for _ in range(self.n_states)]
+        states = [aligned.sparse_zeros((n_rows, n_columns), dtype) for _ in range(self.n_states)]
         if self.second_moment == "row" and n_columns > 1:
             states[1] = np.zeros((n_rows, 1), np.float32)
         return states
+
+    def copied_state(self, parameters: Sequence[Parameter]) -> tuple[int, list[list[np.ndarray]]]:
+        """The number of steps, and copies of the state of parameters, for `take_state`."""
+        return self.n_steps, [[aligned.aligned(a, copy=True) for a in self.arrays_of(parameter)]
+                              for parameter in parameters]
+
+    def take_state(self, parameters: Sequence[Parameter],
+                   state: tuple[int, list[list[np.ndarray]]]) -> None:
+        """Return to what `copied_state` gave, whose arrays are then in use."""
+        self.n_steps, arrays = state
+        self._begun = None
+        for parameter, kept in zip(parameters, arrays, strict=True):
+            self._state.pop(id(parameter), None)
+            if kept:
+                self._state[id(parameter)] = (parameter, parameter.input_major, kept)
 
     def arrays_of(self, parameter: Parameter) -> list[np.ndarray]:
         """The state arrays of a parameter, for a file; empty before its first step."""
@@ -117,11 +165,20 @@ class _Optimizer(HtmlRepr):
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy or an unpickled optimizer has parameters with other ids
-        return self.__dict__ | {"_state": list(self._state.values())}
+        return self.__dict__ | {"_state": list(self._state.values()), "_begun": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._state = {id(entry[0]): entry for entry in state["_state"]}
+
+
+class _Updates:
+    """A step of an optimizer: what is to be applied, and how much of it is."""
+
+    def __init__(self, pairs: list[Pair], calls: list[tuple[Gradient, Any, Any, Any]], rule: Rule,
+                 n_steps: int) -> None:
+        self.pairs, self.calls, self.rule, self.n_steps = pairs, calls, rule, n_steps
+        self.n_applied = 0
 
 
 def _transposed(state: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -189,9 +246,9 @@ class SGD(_Optimizer):
                              "none; give a momentum, 0.9 is usual, or OneCycle(momentum=None)")
         self.n_states = 1 if self.momentum else 0
 
-    def _rule(self, lr: float, momentum: float | None) -> Rule:
+    def _rule(self, lr: float, momentum: float | None, n_steps: int) -> Rule:
         return _updates.sgd(lr, self.momentum if momentum is None else momentum, self.nesterov,
-                            self.weight_decay, self.n_steps)
+                            self.weight_decay, n_steps)
 
     def __repr__(self) -> str:
         return (f"SGD(lr={self.lr:g}, momentum={self.momentum:g}, nesterov={self.nesterov}, "
@@ -270,9 +327,12 @@ class Adam(_Optimizer):
         self.eps = check.number(eps, "eps", above=0)
         self.weight_decay = check.number(weight_decay, "weight_decay", minimum=0)
 
-    def _rule(self, lr: float, momentum: float | None) -> Rule:
+    def largest_change(self, rate: float, gradient: float) -> float:
+        return 10 * rate  # the ratio of the moments does not depend on the gradient
+
+    def _rule(self, lr: float, momentum: float | None, n_steps: int) -> Rule:
         beta1, beta2 = self.betas if momentum is None else (momentum, self.betas[1])
-        return _updates.adam(lr, beta1, beta2, self.eps, self.weight_decay, self.n_steps)
+        return _updates.adam(lr, beta1, beta2, self.eps, self.weight_decay, n_steps)
 
     def __repr__(self) -> str:
         return (f"Adam(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "

@@ -148,8 +148,6 @@ def from_file(path: PathLike, calibration: Any = None, *,
 
     Raises
     ------
-    ImportError
-        If the package safetensors is missing.
     FileNotFoundError, TypeError, ValueError
         If the file is missing or damaged, has no such layers, they do not fit each other, or an
         argument does not fit.

@@ -46,9 +46,10 @@ def test_a_crash_and_a_hang_are_findings(monkeypatch, tmp_path):
 
 
 def rewritten(path, kind, change):
-    """Write a valid file again with other metadata."""
+    """Write a valid file again with other metadata and a correct checksum."""
     tensors, metadata = _files.read(path, kind)
     change(tensors, metadata)
+    metadata["checksum"] = _files.checksum(tensors, metadata["config"])
     _files.write(path, tensors, metadata)
 
 
@@ -167,14 +168,13 @@ def test_a_training_that_cannot_be_resumed_is_refused_when_it_is_loaded(
         sl.load(damaged(checkpoint, **changes))
 
 
-def test_a_deep_training_that_has_diverged_has_a_loss_that_is_not_finite():
+def test_a_deep_training_that_diverges_ends_with_an_error_of_its_loss():
     # it raised LinAlgError from the second moment of infinite inputs
     hidden = sl.LSHLinear(8, 16, density=0.5, active="sample", policy="sketches", sketch_bits=64)
     net = sl.Network([sl.Linear(4, 8), hidden, sl.Linear(16, 3)], random_state=0)
     net.layers[0].set_weights(np.full((8, 4), 3e38))
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="learning rate"):
         net.fit(np.eye(9, 4), np.arange(9) % 3, epochs=1, verbose=False)
-    assert not np.isfinite(net.history[-1]["loss"])
 
 
 def test_inference_on_large_values_gives_no_warning():

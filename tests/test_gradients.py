@@ -105,7 +105,7 @@ def assert_gradients(layers, loss, X, Y, rng):
     x = check.matrix(X)
     for i, layer in enumerate(net.layers):
         layer.initialize(rng, sparse_input=i == 0 and sp.issparse(X))
-        layer.bias[:] = rng.standard_normal(layer.n_out) / 4
+        layer._b.value[:, 0] = rng.standard_normal(layer.n_out) / 4
     targets = check.targets(Y, X.shape[0], net.n_labels, values=loss == "mse")
     sets = [record(layer) if isinstance(layer, sl.LSHLinear) else [] for layer in net.layers]
 

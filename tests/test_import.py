@@ -24,9 +24,9 @@ ROWS = [
     {"layers", "inference"},
     {"index", "datasets", "optim", "callbacks", "calibration"},
     {"hashing", "rebuild", "schedules", "metrics", "refinement", "losses", "_gradients"},
-    {"_threads", "_files"},
+    {"_threads", "_files", "_signals"},
     {"_validation"},
-    {"_arrays", "_display"},
+    {"_arrays", "_display", "_resources"},
     {"_version"},
     {"_core"},
 ]
@@ -274,8 +274,9 @@ def test_the_default_number_of_threads_is_that_of_openmp(given, n):
 def test_without_a_number_every_processor_is_used(given):
     code = """if True:
         import os, sparselsh
+        from sparselsh import _resources
         n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        assert sparselsh.get_num_threads() == n"""
+        assert sparselsh.get_num_threads() == min(n, _resources.processor_quota() or n)"""
     run(code, OMP_NUM_THREADS=given)
 
 

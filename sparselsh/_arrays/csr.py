@@ -90,11 +90,15 @@ def concatenate(parts: Sequence[CSR]) -> CSR:
 
 
 def from_scipy(matrix: Any) -> CSR:
-    """Any scipy sparse matrix as :class:`CSR`; ids are sorted, duplicates summed."""
+    """Any scipy sparse matrix as :class:`CSR`; ids are sorted, duplicates summed.
+
+    Arrays with gaps, such as ``data[::2]``, are copied: the kernels read contiguous ones.
+    """
     matrix = sp.csr_array(matrix)
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
     nnz = matrix.indptr[-1]  # the arrays may be longer
-    return CSR(matrix.indptr.astype(np.int64), matrix.indices[:nnz].astype(np.int32, copy=False),
-               matrix.data[:nnz].astype(np.float32, copy=False), matrix.shape[1])
+    return CSR(matrix.indptr.astype(np.int64),
+               np.ascontiguousarray(matrix.indices[:nnz], np.int32),
+               np.ascontiguousarray(matrix.data[:nnz], np.float32), matrix.shape[1])

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_stdout()  # `sparselsh predict ... | head`
         return 141
-    except (UserError, ValueError, ImportError, OSError, MemoryError) as error:
+    except (UserError, ValueError, ArithmeticError, ImportError, OSError, MemoryError) as error:
         print(f"sparselsh: error: {_one_line(error)}", file=sys.stderr)
         try:
             sys.stdout.flush()
@@ -127,10 +127,7 @@ def _check_train_outputs(args: argparse.Namespace, checkpoint: str | None) -> No
                   and os.path.realpath(checkpoint) == os.path.realpath(args.resume))
     check_outputs([args.model, args.json, None if overwrites else checkpoint],
                   inputs=[args.train, args.test, args.resume])
-    from .. import _files
-
     for path in filter(None, (args.model, checkpoint)):
-        _files.require_safetensors()
         if os.path.exists(path) and not os.path.isfile(path):
             raise UserError(f"{path!r}: is a device or a pipe; give the name of a file")
 

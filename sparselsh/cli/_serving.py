@@ -36,9 +36,6 @@ def convert_weights(args: argparse.Namespace) -> None:
     """Convert layers of a file of weights and write the network for inference."""
     import sparselsh as sl
 
-    from .. import _files
-
-    _files.require_safetensors()
     options = {"recall": args.recall, "error": args.error, "storage": args.storage,
                "upcast": args.upcast, "random_state": args.seed, "n_threads": args.threads}
     X = None if args.calibration is None else read_inputs(args.calibration)

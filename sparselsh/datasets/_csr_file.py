@@ -10,15 +10,19 @@ Layout, all numbers little-endian, each array at a multiple of 64 bytes, zeros b
     x_indices   int32    values           ascending in a row
     x_data      float32  values
     y_indices   int32    label entries    ascending in a row
+    checksums   uint32   one per block    CRC-32 of each 256 KB of the arrays above, one array after
+                                          the other, and last the CRC-32 of these checksums
+
+Files of version 1 end before the checksums.
 
 Files are not trusted. Opening compares the header with the size of the file and checks the offsets,
 16 bytes per row; so no number in a file can cause more memory to be allocated than the file has.
-Ids and values are checked when their rows are read, in the copy that is returned.
+Ids and values are checked when their rows are read, in the copy that is returned. A block is
+compared with its checksum when the first of its rows is read.
 """
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import tempfile
 import zlib
@@ -32,7 +36,7 @@ from .._arrays import csr
 from .._arrays.csr import CSR
 from .._arrays.scipy import sp
 from .._display import size, table
-from .._files import place, replacing
+from .._files import naming, place, replacing
 from .._validation import INT32_MAX
 from . import _xmc_text
 from ._xmc_text import FileFormatError
@@ -48,14 +52,15 @@ __all__ = ["CSRFile", "convert_xmc", "is_csr_file", "open_csr", "write_csr"]
 
 # Not valid text, and damaged by a transfer that changes line ends.
 MAGIC = b"\x89sparselsh.csr\r\n"
-VERSION = 1
+VERSION = 2
+VERSIONS = (1, 2)  # that can be read
+CHECKSUM_BLOCK_BYTES = 1 << 18
 ALIGNMENT = 64  # bytes
 _HEADER_START = struct.Struct("<16sII")  # magic, version, checksum
 _HEADER_COUNTS = struct.Struct("<5Q")
 _MAX_COUNT = 2**56  # exclusive; keeps byte offsets within int64
 _DEFAULT_CHUNK_ROWS = 16_384
 _OFFSETS_PER_CHECK = 1 << 20  # that are compared at a time
-_COPY_BUFFER_BYTES = 1 << 20
 
 
 class _Section(NamedTuple):
@@ -68,6 +73,11 @@ class _Section(NamedTuple):
     @property
     def end(self) -> int:
         return self.offset + self.length * self.dtype.itemsize
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks with a checksum."""
+        return -(-(self.end - self.offset) // CHECKSUM_BLOCK_BYTES)
 
 
 DTYPES = {"x_indptr": "<i8", "y_indptr": "<i8", "x_indices": "<i4", "x_data": "<f4",
@@ -150,17 +160,58 @@ class CSRFile:
     def __init__(self, path: PathLike) -> None:
         self.path = path = check.path(path)
         with _xmc_text.explained(path), open(path, "rb") as file:
-            n_rows, n_features, n_labels, x_nnz, y_nnz = _read_header(path, file)
+            version, (n_rows, n_features, n_labels, x_nnz, y_nnz) = _read_header(path, file)
             raw = np.memmap(file, np.uint8, "r")
 
         self.shape, self.n_labels = (n_rows, n_features), n_labels
         self.nnz, self.label_nnz = x_nnz, y_nnz
+        sections = _sections(n_rows, x_nnz, y_nnz)
         self._arrays: dict[str, np.ndarray] | None = {
-            name: np.asarray(raw[s.offset:s.end]).view(s.dtype)
-            for name, s in _sections(n_rows, x_nnz, y_nnz).items()}
+            name: np.asarray(raw[s.offset:s.end]).view(s.dtype) for name, s in sections.items()}
+        self._checksums: dict[str, np.ndarray] = {}  # of blocks, by array; none in old files
+        self._is_sound: dict[str, np.ndarray] = {}  # whether they were compared
+        if version > 1:
+            self._read_checksums(np.asarray(raw[sections["y_indices"].end:]), sections)
         for part in "xy":
+            self._verify(f"{part}_indptr", 0, n_rows + 1)
             n_entries = len(self._arrays[f"{part}_indices"])
             self._check_offsets(self._arrays[f"{part}_indptr"], n_entries)
+
+    def _read_checksums(self, raw: np.ndarray, sections: dict[str, _Section]) -> None:
+        own, last = raw[:-4].tobytes(), raw[-4:].tobytes()
+        if zlib.crc32(own).to_bytes(4, "little") != last:
+            raise self._damaged("the checksums differ from their own checksum")
+        checksums, first = np.frombuffer(own, "<u4"), 0
+        for name, section in sections.items():
+            self._checksums[name] = checksums[first:first + section.n_blocks]
+            self._is_sound[name] = np.zeros(section.n_blocks, bool)
+            first += section.n_blocks
+
+    def _verify(self, name: str, start: int, stop: int) -> None:
+        """Compare the blocks of the entries start .. stop of an array with their checksums."""
+        if name not in self._checksums or stop <= start or self._arrays is None:
+            return
+        array, size = self._arrays[name], self._arrays[name].itemsize
+        first = start * size // CHECKSUM_BLOCK_BYTES
+        last = (stop * size - 1) // CHECKSUM_BLOCK_BYTES
+        is_sound = self._is_sound[name]
+        for block in first + np.flatnonzero(~is_sound[first:last + 1]):
+            begin = int(block) * CHECKSUM_BLOCK_BYTES // size
+            part = array[begin:begin + CHECKSUM_BLOCK_BYTES // size]
+            if zlib.crc32(part.view(np.uint8).data) != self._checksums[name][block]:
+                raise self._damaged(f"{name} differs from its checksum at entry {begin:,} or one "
+                                    "that follows")
+            is_sound[block] = True
+
+    def _verify_rows(self, runs: Iterable[tuple[int, int]]) -> None:
+        """Compare the blocks of runs of rows (start, stop) with their checksums."""
+        if not self._checksums or self._arrays is None:
+            return
+        for part, names in (("x", ("x_indices", "x_data")), ("y", ("y_indices",))):
+            indptr = self._arrays[f"{part}_indptr"]
+            for start, stop in runs:
+                for name in names:
+                    self._verify(name, int(indptr[start]), int(indptr[stop]))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -189,6 +240,7 @@ class CSRFile:
             raise IndexError(f"rows must lie in {-n}..{n - 1}, got {bad}")
         rows[rows < 0] += n
 
+        self._verify_rows(_runs(np.unique(rows)))
         X, Y = (part.take(rows) for part in self._mapped())
         return _as_scipy(self._checked(X, Y))
 
@@ -291,6 +343,7 @@ class CSRFile:
 def read_window(file: CSRFile, start: int, stop: int) -> tuple[CSR, CSR]:
     """X and Y of the rows from start to stop, copied and checked, for use in the kernels."""
     stop = min(stop, len(file))
+    file._verify_rows([(start, stop)])
     # The copy is checked: later changes of the file do not affect it.
     views = (part.slice(start, stop) for part in file._mapped())
     X, Y = (CSR(v.indptr, np.array(v.indices), np.array(v.data), v.n_columns) for v in views)
@@ -299,7 +352,17 @@ def read_window(file: CSRFile, start: int, stop: int) -> tuple[CSR, CSR]:
 
 def mapped_rows(file: CSRFile) -> tuple[CSR, CSR]:
     """X and Y of all rows, checked; the arrays of X are not copied."""
+    file._verify_rows([(0, len(file))])
     return file._checked(*file._mapped())
+
+
+def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """Runs (start, stop) of consecutive numbers among distinct ascending ones."""
+    if not len(rows):
+        return []
+    breaks = np.flatnonzero(np.diff(rows) > 1)
+    starts, ends = rows[np.append(0, breaks + 1)], rows[np.append(breaks, len(rows) - 1)] + 1
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 def _as_scipy(parts: tuple[CSR, CSR]) -> tuple[csr_array, csr_array]:
@@ -307,8 +370,8 @@ def _as_scipy(parts: tuple[CSR, CSR]) -> tuple[csr_array, csr_array]:
     return X.to_scipy(), Y.to_scipy()
 
 
-def _read_header(path: str, file: BinaryIO) -> tuple[int, ...]:
-    """The five counts, checked against the size of the file."""
+def _read_header(path: str, file: BinaryIO) -> tuple[int, tuple[int, ...]]:
+    """The version and the five counts, checked against the size of the file."""
     front, counts = file.read(_HEADER_START.size), file.read(_HEADER_COUNTS.size)
     if not front.startswith(MAGIC):
         raise FileFormatError(path, None, "this is no CSR file; make one with write_csr, or from "
@@ -317,21 +380,29 @@ def _read_header(path: str, file: BinaryIO) -> tuple[int, ...]:
         raise FileFormatError(path, None, "the file ends in its header; copy or write it again")
 
     _, version, checksum = _HEADER_START.unpack(front)
-    if version != VERSION:
+    if version not in VERSIONS:
         raise FileFormatError(path, None, f"the file has version {version} of the format, this "
                               f"library reads {VERSION}; write it again, or get a later library")
 
     n_rows, n_features, n_labels, x_nnz, y_nnz = numbers = _HEADER_COUNTS.unpack(counts)
-    if (checksum != zlib.crc32(counts) or max(n_features, n_labels) > INT32_MAX
+    if (checksum != _header_checksum(version, counts) or max(n_features, n_labels) > INT32_MAX
             or max(numbers) >= _MAX_COUNT):
         raise FileFormatError(path, None, "the header is damaged; copy or write the file again")
 
     size = os.fstat(file.fileno()).st_size
-    expected = _sections(n_rows, x_nnz, y_nnz)["y_indices"].end
+    sections = _sections(n_rows, x_nnz, y_nnz)
+    expected = sections["y_indices"].end
+    if version > 1:
+        expected += 4 * (1 + sum(section.n_blocks for section in sections.values()))
     if size != expected:
         raise FileFormatError(path, None, f"the file has {size} bytes, but its header asks for "
                               f"{expected}; it was cut or damaged: copy or write it again")
-    return numbers
+    return version, numbers
+
+
+def _header_checksum(version: int, counts: bytes) -> int:
+    # the one of version 1 does not cover the version
+    return zlib.crc32(counts, 0 if version == 1 else zlib.crc32(MAGIC + bytes([version])))
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -403,7 +474,7 @@ def _write(path: PathLike, chunks: Iterable[tuple[Any, Any, str, str]],
     path = place(path)
     n_features, n_rows, n_found = None, 0, 0
     ends = {"x_indptr": 0, "y_indptr": 0}
-    with ExitStack() as stack:
+    with naming(path), ExitStack() as stack:
         # The lengths of the arrays, and so their positions, are known after the last chunk.
         folder = os.path.dirname(path)
         spools = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in DTYPES}
@@ -450,11 +521,17 @@ def _append(file: IO[bytes], array: np.ndarray, name: str) -> None:
 def _assemble(file: IO[bytes], spools: Mapping[str, IO[bytes]], sizes: tuple[int, ...]) -> None:
     """Write the header, and the arrays at their positions."""
     counts = _HEADER_COUNTS.pack(*sizes)
-    file.write(_HEADER_START.pack(MAGIC, VERSION, zlib.crc32(counts)) + counts)
+    file.write(_HEADER_START.pack(MAGIC, VERSION, _header_checksum(VERSION, counts)) + counts)
+    end, checksums = _HEADER_START.size + _HEADER_COUNTS.size, []
     for name, section in _sections(sizes[0], *sizes[3:]).items():
-        file.write(bytes(section.offset - file.tell()))
-        if name.endswith("indptr"):
-            _append(file, np.zeros(1), name)
-        spools[name].seek(0)
-        shutil.copyfileobj(spools[name], file, _COPY_BUFFER_BYTES)
-        spools[name].close()  # frees its disk space
+        file.write(bytes(section.offset - end))
+        spool, end = spools[name], section.end
+        spool.seek(0)
+        start = bytes(8 if name.endswith("indptr") else 0)  # the offsets begin with a zero
+        while block := start + spool.read(CHECKSUM_BLOCK_BYTES - len(start)):
+            file.write(block)
+            checksums.append(zlib.crc32(block))
+            start = b""
+        spool.close()  # frees its disk space
+    own = np.array(checksums, "<u4").tobytes()
+    file.write(own + zlib.crc32(own).to_bytes(4, "little"))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import numbers
-import os
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -20,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from .. import _recipe
 from .. import _validation as check
 from .._arrays.scipy import sp
+from .._resources import available_memory as _available_memory
 from ..callbacks import EarlyStopping, StopOnInterrupt
 from ..layers import Linear, LSHLinear
 from ..network import Network
@@ -332,17 +332,3 @@ def _with_weight(X: Any, targets: Any, weight: np.ndarray) -> tuple[Any, Any, np
     if len(rows) < X.shape[0]:
         X, targets, weight = X[rows], targets[rows], weight[rows]
     return X, targets, weight / weight.mean()
-
-
-def _available_memory() -> float:
-    """Bytes that are free or can be freed; infinity where the system does not report it."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = (line for line in file if line.startswith("MemAvailable"))
-            return 1024 * next(int(line.split()[1]) for line in lines)
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return float("inf")

@@ -33,7 +33,7 @@ def write(path: PathLike, layers: Sequence[ServedLayer], report: ConversionRepor
     """Write a converted network as one safetensors file."""
     tensors, config = _state(layers, refinement)
     config |= {"version": __version__, "report": report.to_dict()}
-    _files.write(path, tensors, {"format": FORMAT, "config": json.dumps(config)})
+    _files.write_checked(path, tensors, FORMAT, json.dumps(config))
 
 
 def stored_bytes(layers: Sequence[ServedLayer], refinement: StoredRefinement | None) -> int:

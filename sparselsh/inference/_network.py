@@ -315,8 +315,6 @@ class ServedNetwork:
 
         Raises
         ------
-        ImportError
-            If the package safetensors is missing.
         OSError
             If the file cannot be written.
         """
@@ -345,8 +343,6 @@ class ServedNetwork:
             If there is no such file.
         ValueError
             If it is cut short, damaged, or holds no such network.
-        ImportError
-            If the package safetensors is missing.
         """
         n_threads = check.threads(n_threads)
         layers, report, refinement = _file.read(path, mmap, n_threads)

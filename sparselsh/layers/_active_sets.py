@@ -8,11 +8,13 @@ between builds. A finder exists from the first step on; its index is built by th
 """
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import rebuild as rebuild_policies
+from .._arrays.aligned import own_arrays
 from .._arrays.csr import CSR
 from .._threads import resolve
 from ..hashing import CrossPolytope, SimHash
@@ -42,18 +44,30 @@ class Finder:
         self.rebuild = rebuild
         self.seed = seed
         self._clock: Clock | None = None
-        self._is_due = self._inserts = False
+        self._is_due = self.inserts = False
 
     def prepare(self, step_number: int, epoch: int) -> None:
         """Ask the clock whether this step rebuilds; `find` then does it."""
         if self._clock is None:
             self._clock = self.rebuild.start()
         self._is_due = self._clock.due(step_number, epoch, self.drift)
-        self._inserts = self._clock.inserts(epoch)
+        self.inserts = self._clock.inserts(epoch)
 
     def drift(self) -> float:
         """Fraction of the codes of a sample of neurons that have changed since they were hashed."""
         raise NotImplementedError
+
+    def undo_prepare(self, clock_state: dict[str, Any] | None) -> None:
+        """Return to a state of the clock, as before a step that did not happen.
+
+        What the step has built may stay or be missing: the weights are those of before, so that the
+        step, when it is taken again, finds what a new build would give, or builds.
+        """
+        self._is_due = False
+        if clock_state is None:
+            self._clock = None
+        else:
+            self.restore_clock(clock_state)
 
     def clock_state(self) -> dict[str, Any] | None:
         """The state of the clock, or None before the first step."""
@@ -61,8 +75,9 @@ class Finder:
 
     def restore_clock(self, state: dict[str, Any]) -> None:
         """Take what `clock_state` gave."""
-        self._clock = self.rebuild.start()
-        self._clock.restore(state)
+        clock = self.rebuild.start()
+        clock.restore(state)
+        self._clock = clock
 
 
 class TableFinder(Finder):
@@ -89,6 +104,12 @@ class TableFinder(Finder):
         # multiply-adds per entry of an input; for families that compare, comparisons
         self.n_projections = family.tables * getattr(family, "bits", getattr(family, "bins", 1))
         self.engine: IndexEngine | None = None
+        self._spare: Any = None  # tables of before, while an engine is built in their memory
+
+    def undo_prepare(self, clock_state: dict[str, Any] | None) -> None:
+        super().undo_prepare(clock_state)
+        if self.engine is not None:  # a copy drops scratch memory, which may be half made
+            self.engine.tables = copy.copy(self.engine.tables)
 
     def drift(self) -> float:
         if self.engine is None:
@@ -116,10 +137,12 @@ class TableFinder(Finder):
     def _built(self, W: np.ndarray, bias: Floats, step: Step) -> IndexEngine:
         """The engine, rebuilt where that is due."""
         if self.engine is None or self._is_due:
-            spare = None if self.engine is None else self.engine.tables
+            if self.engine is not None:
+                self._spare = self.engine.tables
             self.engine = None  # an interrupted build leaves none, not a half-built one
             self.engine = build(self.options, W, bias, None, drawn_seed(self.seed),
-                                step.n_threads, spare)
+                                step.n_threads, self._spare)
+            self._spare = None
             if step.tally is not None:
                 step.tally.hashing(W.size * self.n_projections, 4 * W.size, rebuilt=True)
         self._is_due = False
@@ -130,7 +153,7 @@ class TableFinder(Finder):
 
         Only with a policy that inserts: see :class:`sparselsh.rebuild.Frozen`.
         """
-        if not self._inserts or self.engine is None:
+        if not self.inserts or self.engine is None:
             return
         samples = np.repeat(np.arange(len(found), dtype=np.int32), np.diff(labels.indptr))
         missed = ~(found[samples] == labels.indices[:, None]).any(axis=1)
@@ -147,7 +170,12 @@ class TableFinder(Finder):
 
     def drop(self) -> None:
         """Discard the tables; the clock continues."""
-        self.engine = None
+        self.engine = self._spare = None
+
+    def own(self) -> None:
+        """Copy arrays that cannot be written, such as those that joblib has mapped from a file."""
+        if self.engine is not None:
+            own_arrays(self.engine.tables)
 
     def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:
         """Read these arrays from now on, which hold the same weights in another place."""
@@ -230,6 +258,11 @@ class SketchFinder(Finder):
     def drop(self) -> None:
         """Discard the sketches; the clock continues."""
         self.sketches = None
+
+    def own(self) -> None:
+        """Copy arrays that cannot be written, such as those that joblib has mapped from a file."""
+        if self.sketches is not None:
+            own_arrays(self.sketches, but=("_W", "_bias"))
 
     def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:
         """Read these arrays from now on, which hold the same weights in another place."""

@@ -22,6 +22,8 @@ from .._arrays.linalg import column_sums, matmul, row_chunks, transposed
 from .._core import _active, _select, _sparse_products
 from .._display import HtmlRepr
 from .._gradients import DenseGradient, Groups, Parameter, ProductGradient
+from .._signals import held
+from .._threads import Lock, one_at_a_time
 from ._step import OUTPUT, Place, Step
 
 if TYPE_CHECKING:
@@ -57,10 +59,11 @@ class Linear(HtmlRepr):
     Attributes
     ----------
     weight : ndarray of shape (n_out, n_in), float32
-        A view, or for bfloat16 a copy. For sparse input the weights are stored input-major, so that
-        a feature reads one contiguous row.
+        A read-only view, or for bfloat16 a copy; `set_weights` changes the weights, and what is
+        computed from them. For sparse input the weights are stored input-major, so that a feature
+        reads one contiguous row.
     bias : ndarray of shape (n_out,), float32
-        A view.
+        A read-only view.
 
     References
     ----------
@@ -88,6 +91,7 @@ class Linear(HtmlRepr):
         self.initialized = False
         self._slot: Ids | None = None
         self._buffers: dict[str, Floats] = {}
+        self._lock = Lock()
 
     # -- parameters ---------------------------------------------------------------------------
 
@@ -95,11 +99,16 @@ class Linear(HtmlRepr):
     def weight(self) -> Floats:
         self._check_initialized()
         value = bfloat16.as_float32(self._w.value)
-        return value.T if self._w.input_major else value
+        return _read_only(value.T if self._w.input_major else value[:])
 
     @property
     def bias(self) -> Floats:
         self._check_initialized()
+        return _read_only(self._b.value[:, 0])
+
+    @property
+    def _bias(self) -> Floats:
+        """`bias` for kernels, of which some calls take microseconds: without a check and a flag."""
         return self._b.value[:, 0]
 
     @property
@@ -131,10 +140,21 @@ class Linear(HtmlRepr):
         value *= np.float32(sigma * math.sqrt(12))
         self._set_parameters(self._stored(value), sparse_input)
 
-    def set_first_weights(self, value: Floats, rng: np.random.Generator) -> None:
-        """Start from these weights: input-major for a layer of sparse inputs."""
-        self._set_parameters(self._stored(value), True)
+    def first_weights(self, value: Floats) -> np.ndarray:
+        """Weights that `take_first_weights` takes, from float32 ones, which may be their memory."""
+        return self._stored(value)
 
+    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator) -> None:
+        """Start from what `first_weights` gave: input-major for a layer of sparse inputs."""
+        self._set_parameters(stored, True)
+
+    def forget_weights(self) -> None:
+        """Return to the state before `initialize`."""
+        self.initialized = False
+        self._w = self._b = None  # type: ignore[assignment]  # not read until there are new ones
+        self.drop_indexes()
+
+    @one_at_a_time
     def set_weights(self, weight: ArrayLike, bias: ArrayLike | None = None) -> Self:
         """Copy weights into the layer, in its dtype.
 
@@ -157,15 +177,30 @@ class Linear(HtmlRepr):
         weight = check.dense(weight, "weight", n_columns=self.n_in, n_rows=self.n_out)
         if bias is not None:
             bias = np.array(check.vector(bias, "bias", self.n_out))
-        self._set_parameters(self._stored(weight, copy=True), False, bias)
+        stored = self._stored(weight, copy=True)
+        with held():
+            self.drop_indexes()
+            self._set_parameters(stored, False, bias)
         return self
 
     def _set_parameters(self, value: np.ndarray, input_major: bool,
                         bias: Floats | None = None) -> None:
         bias = np.zeros(self.n_out, np.float32) if bias is None else bias
-        self._w = Parameter(value, input_major)
-        self._b = Parameter(bias[:, None])
-        self.initialized = True
+        w, b = Parameter(value, input_major), Parameter(bias[:, None])
+        self.__dict__.update(_w=w, _b=b, initialized=True)  # in one instruction, or not at all
+
+    def is_finite(self) -> bool:
+        """Whether all weights are finite."""
+        return all(bfloat16.is_finite(parameter.value) for parameter in self.parameters)
+
+    def share_lock(self, lock: Lock) -> None:
+        """Use the lock of a network, whose calls then exclude those of the layer."""
+        self._lock = lock
+
+    def own(self) -> None:
+        """Copy arrays that cannot be written, such as those that joblib has mapped from a file."""
+        for parameter in self.parameters:
+            parameter.own()
 
     def _stored(self, value: Floats, copy: bool = False) -> np.ndarray:
         if self.dtype == "bfloat16":
@@ -215,7 +250,7 @@ class Linear(HtmlRepr):
     def _forward_dense(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
         out = self._buffer("out", (len(x), self.n_out))
         w, input_major, n_threads = self._w.value, self._w.input_major, step.n_threads
-        matmul(x, w, n_threads, transpose_b=not input_major, bias=self.bias, out=out)
+        matmul(x, w, n_threads, transpose_b=not input_major, bias=self._bias, out=out)
         if step.tally is not None:
             step.tally.products(len(x) * w.size, w.size, w.size, step.training,
                                 step.need_input_gradient)
@@ -235,7 +270,7 @@ class Linear(HtmlRepr):
         if not self._w.input_major:
             self._w.transpose()
         out = self._buffer("out", (x.shape[0], self.n_out))
-        _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self.bias, out,
+        _sparse_products.weighted_rows(x.indptr, x.indices, x.data, self._w.value, self._bias, out,
                                        step.n_threads)
         if step.tally is not None:
             step.tally.products(x.nnz * self.n_out, x.nnz * self.n_out,
@@ -277,7 +312,17 @@ class Linear(HtmlRepr):
         """Called before a training step, with the steps and whole epochs trained so far."""
 
     def updated(self, pairs: list[Pair], n_threads: int, tally: Tally | None = None) -> None:
-        """Called after the optimizer has applied this layer's (parameter, gradient) pairs."""
+        """Called after the optimizer has applied this layer's (parameter, gradient) pairs.
+
+        Where an error ends it, it is called again.
+        """
+
+    def step_state(self) -> Any:
+        """What `prepare` and `forward` of a step change, for `undo_step`."""
+        return None
+
+    def undo_step(self, state: Any) -> None:
+        """Return to a `step_state`, after `prepare` and `forward` of a step that did not happen."""
 
     def dense_input_cost(self, n: int, n_active: int, place: Place) -> float:
         """Nanoseconds that n samples with every input take longer than with n_active inputs."""
@@ -325,25 +370,33 @@ class Linear(HtmlRepr):
 
     def load_weights(self, weight: np.ndarray, bias: Floats) -> None:
         """Copy what `copy_weights` gave into place, so that an optimizer keeps its state."""
+        self.check_weights(weight, bias)
+        self.own()
+        self.drop_indexes()
+        for parameter, value in zip(self.parameters, (weight, bias), strict=True):
+            parameter.value[:] = value
+
+    def check_weights(self, weight: np.ndarray, bias: Floats) -> None:
+        """Raise ValueError if `load_weights` cannot take these arrays."""
         for parameter, value in zip(self.parameters, (weight, bias), strict=True):
             if value.shape != parameter.value.shape or value.dtype != parameter.value.dtype:
                 raise ValueError(f"weights of shape {value.shape} do not fit into {self!r}")
-            parameter.value[:] = value
-        self.drop_indexes()
 
-    def tensors(self, as_stored: bool = False) -> dict[str, np.ndarray]:
+    def tensors(self, as_stored: bool = False) -> dict[str, Any]:
         """The arrays of a file: the weights in float32, and the bias.
 
         The weights are called "weight" and are (n_out, n_in), or with `as_stored` the array that
         the layer has: where that is input-major, "weight_input_major" of shape (n_in, n_out).
         """
-        value = bfloat16.as_float32(self._w.value)
+        value: Any = self._w.value
+        if value.dtype == np.uint16:
+            value = bfloat16.Widened(value)
         if not self._w.input_major:
-            return {"weight": value, "bias": self.bias}
+            return {"weight": value, "bias": self._bias}
         if as_stored:
-            return {"weight_input_major": value, "bias": self.bias}
+            return {"weight_input_major": value, "bias": self._bias}
         # a writer that streams could take blocks of rows of value.T instead of this copy
-        return {"weight": transposed(value), "bias": self.bias}
+        return {"weight": transposed(value), "bias": self._bias}
 
     def load_tensors(self, tensors: dict[str, np.ndarray], input_major: bool) -> None:
         """Take what `tensors` gave, and store the weights in this order; they are checked."""
@@ -374,6 +427,11 @@ class Linear(HtmlRepr):
 
     def __repr__(self) -> str:
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"
+
+
+def _read_only(view: Floats) -> Floats:
+    view.flags.writeable = False
+    return view
 
 
 def _second_moment_of_best(fraction: float) -> float:

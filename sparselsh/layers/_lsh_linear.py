@@ -158,6 +158,7 @@ class LSHLinear(Linear):
         self._inputs = np.empty((0, self.n_in), np.float32)
         self._step_number = 0
         self._seed = 0
+        self._to_insert: Any = None  # labels that the step adds to buckets when it is applied
 
     def _table_family(self) -> HashFamily:
         return self.family if self.family is not None else default_family(self.n_out)
@@ -213,10 +214,10 @@ class LSHLinear(Linear):
         super().initialize(rng, input_fraction=input_fraction)
         self._draw_seed(rng)
 
-    def set_first_weights(self, value: Floats, rng: np.random.Generator) -> None:
-        """Start from these weights, neuron-major."""
-        self._set_parameters(self._stored(value), False)
+    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator) -> None:
+        """Start from what `first_weights` gave, neuron-major."""
         self.drop_indexes()
+        self._set_parameters(stored, False)
         self._draw_seed(rng)
 
     def _draw_seed(self, rng: np.random.Generator) -> None:
@@ -224,9 +225,21 @@ class LSHLinear(Linear):
         if self._finder is not None:
             self._finder.seed = self._seed
 
-    def set_weights(self, weight: ArrayLike, bias: ArrayLike | None = None) -> Self:
-        self.drop_indexes()
-        return super().set_weights(weight, bias)
+    def own(self) -> None:
+        before = self._w.value, self._b.value
+        super().own()
+        if self._finder is not None:
+            self._finder.own()
+        if before[0] is not self._w.value or before[1] is not self._b.value:
+            self._rebind()
+
+    def _rebind(self) -> None:
+        """Let the indexes read the weights from where they are now."""
+        if not self.initialized:
+            return
+        for part in (self._finder, self._search):
+            if part is not None:
+                part.rebind_weights(self._w.value, self._bias)
 
     # -- active sets --------------------------------------------------------------------------
 
@@ -299,7 +312,7 @@ class LSHLinear(Linear):
     def _found(self, x: Floats | CSR, n: int, step: Step) -> Ids:
         """Ids of n neurons that the finder gives for each input, -1 for none."""
         finder = self._finder_at(step.place)
-        return finder.find(self._w.value, self.bias, x, min(n, self.n_out), step, self._inputs)
+        return finder.find(self._w.value, self._bias, x, min(n, self.n_out), step, self._inputs)
 
     def _observe(self, x: Floats | CSR, step: Step) -> None:
         """Keep some inputs of the last steps."""
@@ -312,7 +325,21 @@ class LSHLinear(Linear):
         kept = self._inputs[-(MAX_SAMPLED_INPUTS - len(new)):]
         self._inputs = np.concatenate([kept, new])
 
+    def step_state(self) -> Any:
+        clock = None if self._finder is None else self._finder.clock_state()
+        return self._step_number, self._inputs, self.chosen_plan, self.plan_costs, clock
+
+    def undo_step(self, state: Any) -> None:
+        self._to_insert = None
+        self._step_number, self._inputs, self.chosen_plan, self.plan_costs, clock = state
+        if self._finder is not None:
+            self._finder.undo_prepare(clock)
+
     def updated(self, pairs: list[Pair], n_threads: int, tally: Tally | None = None) -> None:
+        if self._to_insert is not None:  # before neurons are hashed again, and once only
+            x, labels, found = self._to_insert
+            self._finder.insert(x, labels, found, n_threads)
+            self._to_insert = None
         for parameter, gradient in pairs:
             if parameter is not self._w:
                 continue
@@ -427,7 +454,7 @@ class LSHLinear(Linear):
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
-        _gemm.active_outputs(x, w, ids, self.bias, out, n_threads)
+        _gemm.active_outputs(x, w, ids, self._bias, out, n_threads)
 
         if step.tally is not None:
             size = len(ids) * self.n_in
@@ -455,8 +482,7 @@ class LSHLinear(Linear):
         found = NO_CANDIDATES
         if self.candidates:
             found = self._found(x, self.candidates, step)
-            if step.labels is not None:
-                self._finder_at(step.place).insert(x, step.labels, found, step.n_threads)
+            self._note_insertion(x, found, step)
 
         n_active = self.n_active_at(step.place)
         width = min(max(n_active, len(labels)), self.n_out)
@@ -464,6 +490,11 @@ class LSHLinear(Linear):
         n = _select.batch_union(labels, found, n_active, self.fill, step.seed, self._slots(1)[0],
                                 spare, ids)
         return ids[:n]
+
+    def _note_insertion(self, x: Floats | CSR, found: Ids, step: Step) -> None:
+        """Let `updated` add the labels that their inputs did not find to buckets."""
+        if step.labels is not None and self._finder_at(step.place).inserts:
+            self._to_insert = x, step.labels, found
 
     def _slots(self, n_threads: int) -> Ids:
         if self._slot is None or self._slot.ndim != 2 or len(self._slot) < n_threads:
@@ -528,7 +559,7 @@ class LSHLinear(Linear):
         if labels is None:
             labels = CSR(np.zeros(n + 1, np.int64), NO_LABELS, np.zeros(0, np.float32), self.n_out)
         else:
-            self._finder_at(step.place).insert(x, labels, found, step.n_threads)
+            self._note_insertion(x, found, step)
 
         width = min(self.n_out, max(n_wanted, int(np.diff(labels.indptr).max(initial=0))))
         out, sizes = np.empty((n, width), np.int32), np.empty(n, np.int32)
@@ -546,7 +577,7 @@ class LSHLinear(Linear):
     def _set_outputs(self, x: Floats | CSR, active: CSR, step: Step) -> tuple[CSR, Groups]:
         """The outputs of the active neurons, and the groups of the set."""
         groups = Groups.of(active, self._slots(1)[0], step.n_threads)
-        to = self._w.value, self.bias, active.data, step.n_threads
+        to = self._w.value, self._bias, active.data, step.n_threads
         if isinstance(x, CSR):
             _sparse_products.sampled_dots_csr(*groups, x.indptr, x.indices, x.data, *to)
         else:
@@ -558,7 +589,7 @@ class LSHLinear(Linear):
     def _every_output(self, x: Floats | CSR, step: Step) -> CSR:
         """Every output, as rows of which the best are taken."""
         x = x.to_dense() if isinstance(x, CSR) else x
-        z = matmul(x, self._w.value, step.n_threads, transpose_b=True, bias=self.bias,
+        z = matmul(x, self._w.value, step.n_threads, transpose_b=True, bias=self._bias,
                    out=self._buffer("out", (len(x), self.n_out)))
         if step.tally is not None:
             step.tally.add("forward", len(x) * self._w.value.size, 4 * self._w.value.size)
@@ -618,7 +649,7 @@ class LSHLinear(Linear):
         """
         if self.is_dense or self.n_out < SEARCH_MIN_NEURONS:
             return None
-        engine = self._topk_search().ready(self._w.value, self.bias, self._inputs, n_threads)
+        engine = self._topk_search().ready(self._w.value, self._bias, self._inputs, n_threads)
         is_worth_it = engine.default_candidates(k) <= self.n_out // MIN_NEURONS_PER_CANDIDATE
         return engine if is_worth_it else None
 
@@ -630,7 +661,7 @@ class LSHLinear(Linear):
     # -- state --------------------------------------------------------------------------------
 
     def drop_indexes(self) -> None:
-        self._search = None
+        self._search = self._to_insert = None
         if self._finder is not None:
             self._finder.drop()
 
@@ -656,10 +687,10 @@ class LSHLinear(Linear):
         if plain["clock"] is not None:
             finder.restore_clock(plain["clock"])
         parts = {name: with_prefix(arrays, f"{name}.") for name in ("tables", "sets", "searcher")}
-        finder.restore(self._w.value, self.bias, parts, plain)
-        self._topk_search().restore(self._w.value, self.bias, parts, arrays, plain)
+        finder.restore(self._w.value, self._bias, parts, plain)
+        self._topk_search().restore(self._w.value, self._bias, parts, arrays, plain)
 
-    def tensors(self, as_stored: bool = False) -> dict[str, np.ndarray]:
+    def tensors(self, as_stored: bool = False) -> dict[str, Any]:
         tensors = super().tensors(as_stored)
         return tensors | {"inputs": self._inputs} if len(self._inputs) else tensors
 
@@ -701,9 +732,7 @@ class LSHLinear(Linear):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        for part in (self._finder, self._search):  # copying has turned views into separate arrays
-            if part is not None:
-                part.rebind_weights(self._w.value, self.bias)
+        self._rebind()  # copying has turned views into separate arrays
 
     def repr_at(self, place: Place) -> str:
         return self._repr(self.active_at(place))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._arrays.aligned import locked_arrays, own_arrays
 from .._threads import resolve
 from ..index import IndexOptions, build, drawn_seed, engine_of_layer, state
 
@@ -42,18 +43,24 @@ class TopKSearch:
         calibrated when it is built.
         """
         n_changed = np.count_nonzero(self._has_changed)
-        if self.engine is None or n_changed > self.n_out // MIN_NEURONS_PER_CHANGE:
+        if (self.engine is None or n_changed > self.n_out // MIN_NEURONS_PER_CHANGE
+                or (n_changed and locked_arrays(self.engine.sketches))):
             queries = inputs if len(inputs) else None
             self.engine = None  # so that there are never two in memory
-            self.engine = build(self.options, W, bias, queries, drawn_seed(self.seed), n_threads)
-            self._has_changed[:] = False
+            engine = build(self.options, W, bias, queries, drawn_seed(self.seed), n_threads)
+            self._has_changed = np.zeros(self.n_out, bool)
+            self.engine = engine
         elif n_changed:
-            self.engine.refresh(np.flatnonzero(self._has_changed).astype(np.int32), n_threads)
-            self._has_changed[:] = False
+            # taken out meanwhile: an error in between leaves no engine, not one that is half old
+            engine, self.engine = self.engine, None
+            engine.refresh(np.flatnonzero(self._has_changed).astype(np.int32), n_threads)
+            self._has_changed = np.zeros(self.n_out, bool)
+            self.engine = engine
         return self.engine
 
     def mark_changed(self, rows: Ids) -> None:
         """Note that a step has changed the neurons `rows`."""
+        own_arrays(self)
         self._has_changed[rows] = True
 
     def drop(self) -> None:
@@ -69,9 +76,11 @@ class TopKSearch:
         """The index as it is: arrays by name, and plain values."""
         if self.engine is None:
             return {}, {}
-        tensors, plain = state(self.engine, exactly=True)
+        engine, self.engine = self.engine, None  # sketches are sorted for it: see `ready`
+        tensors, plain = state(engine, exactly=True)
+        self.engine = engine
         arrays = {f"searcher.{name}": a for name, a in tensors.items()}
-        return arrays | {"changed": self._has_changed.astype(np.uint8)}, {"searcher": plain}
+        return arrays | {"changed": self._has_changed.view(np.uint8)}, {"searcher": plain}
 
     def restore(self, W: np.ndarray, bias: Floats, parts: dict[str, dict[str, np.ndarray]],
                 arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:

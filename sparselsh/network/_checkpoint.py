@@ -9,7 +9,7 @@ read from a file is checked before use, because the kernels trust their input.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 # ---- writing
 
 
-def layers_state(layers: Sequence[Linear], tensors: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def layers_state(layers: Sequence[Linear], tensors: dict[str, Any]) -> list[dict[str, Any]]:
     """State of the indexes of each layer; their arrays are added to `tensors`."""
     states = []
     for i, layer in enumerate(layers):
@@ -65,6 +65,10 @@ def _plain(value: Any) -> Any:
 
 def _optimizer_state(training: Training, optimizer: SGD | Adam,
                      tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    if type(optimizer) is not OPTIMIZERS.get(type(optimizer).__name__):
+        raise TypeError(f"optimizer must be one of {', '.join(OPTIMIZERS)} for its state to be "
+                        f"saved, got {optimizer!r} of type {type(optimizer).__name__}; use pickle, "
+                        "or save without training_state")
     arguments = {name: getattr(optimizer, name) for name in _arguments(type(optimizer))}
     schedule = arguments["schedule"]
     # a file does not keep code: `resume` asks the user for the function
@@ -111,23 +115,44 @@ def restore_layers(layers: Sequence[Linear], states: list[dict[str, Any]],
 def restore_training(training: Training, state: dict[str, Any],
                      tensors: dict[str, np.ndarray]) -> None:
     """Restore what `training_state` returned; the layers have their weights already."""
-    training.n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
-    training.history = [dict(entry) for entry in state["history"]]
-    training.computed_share = check.number(state["computed_share"], "computed_share", minimum=0,
-                                           maximum=1)
-    training.rng = _generator(state["generator"])
-    if state["optimizer"] is not None:
-        training.optimizer = _optimizer(training, state["optimizer"], tensors)
-    if state["run"] is None:
+    plain = check_training(state)
+    training.n_steps, training.history = plain.n_steps, plain.history
+    training.computed_share, training.rng = plain.computed_share, plain.rng
+    if plain.optimizer is not None:
+        training.optimizer = plain.optimizer
+        _restore_moments(training, plain.optimizer, tensors)
+    if plain.progress is None:
         return
-
-    if training.optimizer is None:
-        raise ValueError("it has a training without an optimizer")
-    progress = training.progress = TrainingProgress.restored(state["run"])
-    if progress.generator is not None:
-        _generator(progress.generator)
+    progress = training.progress = plain.progress
     progress.callbacks = [_restored_callback(i, entry, tensors)
                           for i, entry in enumerate(state["callbacks"])]
+
+
+class PlainState(NamedTuple):
+    """What `training_state` returned, but for the arrays."""
+
+    n_steps: int
+    history: list[dict[str, Any]]
+    computed_share: float
+    rng: np.random.Generator
+    optimizer: SGD | Adam | None
+    progress: TrainingProgress | None
+
+
+def check_training(state: dict[str, Any]) -> PlainState:
+    """The checked plain values of a training; what is not checked here is refused nowhere."""
+    optimizer = None if state["optimizer"] is None else _optimizer(state["optimizer"])
+    progress = None if state["run"] is None else TrainingProgress.restored(state["run"])
+    if progress is not None:
+        if optimizer is None:
+            raise ValueError("it has a training without an optimizer")
+        if progress.generator is not None:
+            _generator(progress.generator)
+    return PlainState(
+        check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62),
+        [dict(entry) for entry in state["history"]],
+        check.number(state["computed_share"], "computed_share", minimum=0, maximum=1),
+        _generator(state["generator"]), optimizer, progress)
 
 
 def _generator(state: dict[str, Any]) -> np.random.Generator:
@@ -137,8 +162,7 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
     return generator
 
 
-def _optimizer(training: Training, state: dict[str, Any],
-               tensors: dict[str, np.ndarray]) -> SGD | Adam:
+def _optimizer(state: dict[str, Any]) -> SGD | Adam:
     kind = OPTIMIZERS[state["type"]]
     arguments = state["arguments"]
     if set(arguments) != set(_arguments(kind)):
@@ -147,14 +171,17 @@ def _optimizer(training: Training, state: dict[str, Any],
     optimizer = kind(**arguments)
     optimizer.n_steps = check.integer(state["n_steps"], "n_steps", minimum=0, maximum=2**62)
     optimizer.missing_schedule = state["function"]
+    return optimizer
 
+
+def _restore_moments(training: Training, optimizer: SGD | Adam,
+                     tensors: dict[str, np.ndarray]) -> None:
     for name, parameter in _parameters(training):
         arrays: list[np.ndarray] = []
         while (key := f"optimizer.{name}.{len(arrays)}") in tensors:
             arrays.append(tensors[key])
         if arrays:
             optimizer.take_arrays(parameter, arrays)
-    return optimizer
 
 
 def _restored_callback(i: int, entry: dict[str, Any],

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from .._arrays.csr import CSR, from_scipy
 from .._arrays.linalg import row_chunks
 from .._arrays.scipy import sp
 from .._display import plot_history, table
+from .._signals import held
 from .._threads import Lock, one_at_a_time, resolve
 from ..calibration import (
     MIN_FIT_ROWS,
@@ -39,6 +41,7 @@ from ..refinement import (
     spread,
 )
 from ..training import (
+    ON_NONFINITE,
     WINDOW_ROWS,
     Training,
     TrainingProgress,
@@ -51,7 +54,7 @@ from ..training import (
 from . import _file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike
     from scipy.sparse import csr_array
@@ -129,8 +132,20 @@ class Network:
             if isinstance(layer, LSHLinear):
                 layer.check_place(place, f"layers[{i}]")
         self._lock = Lock()
+        for layer in self.layers:
+            layer.share_lock(self._lock)
         self.refinement: Refinement | None = None
         self.calibration: Calibration | None = None
+
+    def _begin_call(self) -> None:
+        """Finish or undo a training step that an error has ended; each locked call does it."""
+        if self._training.attempt is not None:
+            self._training.settle()
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            self._training.settle()
+            return self.__dict__
 
     @property
     def n_features(self) -> int:
@@ -154,6 +169,7 @@ class Network:
 
     @optimizer.setter
     def optimizer(self, optimizer: SGD | Adam | None) -> None:
+        self._training.settle()
         self._training.optimizer = optimizer
 
     @property
@@ -188,7 +204,7 @@ class Network:
             epochs: int = 5, batch_size: int = 256,
             validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
             window: int = WINDOW_ROWS, callbacks: Sequence[Callback] = (),
-            verbose: bool = True) -> Self:
+            on_nonfinite: str = "raise", verbose: bool = True) -> Self:
         """Train the network.
 
         Parameters
@@ -221,6 +237,11 @@ class Network:
             a small one is enough.
         callbacks : Callback or sequence of Callback
             See `sparselsh.callbacks`.
+        on_nonfinite : {"raise", "warn", "restore"}
+            What to do when a loss is not finite because the training diverges. The step is undone
+            in any case, and also the one before, if it changed the weights a lot. "raise" raises
+            FloatingPointError, "warn" warns and skips the batch, and "restore" warns and ends the
+            training with the weights of the start of the epoch, of which it keeps a copy.
         verbose : bool
             Show a progress bar.
 
@@ -233,10 +254,21 @@ class Network:
         ------
         ValueError, TypeError
             If an argument is invalid; the message names it.
+        FloatingPointError
+            If a loss is not finite and `on_nonfinite` is "raise"; the message names the step, the
+            learning rate and remedies.
         KeyboardInterrupt
-            If Ctrl-C is pressed. The current step is completed first: the network can be used, and
-            `resume` continues the training.
+            If Ctrl-C is pressed. The current step is completed first, or undone at a second Ctrl-C:
+            the network can be used, and `resume` continues the training.
+
+        Notes
+        -----
+        An error before the first step, such as that of an argument, leaves the network as it was.
+        An error in a step, such as MemoryError, leaves it as it was between two steps, and `resume`
+        continues the training with the same bits. Handlers of signals, such as that of SIGTERM, are
+        called between two steps.
         """
+        on_nonfinite = check.choice(on_nonfinite, "on_nonfinite", ON_NONFINITE)
         epochs = check.integer(epochs, "epochs")
         batch_size = check.integer(batch_size, "batch_size")
         window = check.integer(window, "window")
@@ -247,22 +279,49 @@ class Network:
         if optimizer is None:
             optimizer = Adam(1e-2, schedule="linear")
 
-        self._training.begin(_checked_optimizer(optimizer), source.is_sparse)
-        self.refinement = self.calibration = None
-        self._training.progress = TrainingProgress(epochs, batch_size, bool(shuffle), window)
-        self._train(source, validation, callbacks, verbose)
+        progress = TrainingProgress(epochs, batch_size, bool(shuffle), window)
+        with self._begun(_checked_optimizer(optimizer), source, progress, (None, None)):
+            self._train(source, validation, callbacks, verbose, on_nonfinite)
         return self
 
+    @contextmanager
+    def _begun(self, optimizer: SGD | Adam, source: Source, progress: TrainingProgress | None,
+               added: tuple[Refinement | None, Calibration | None]) -> Iterator[None]:
+        """Context of a training, which an error before its first step leaves as it was before.
+
+        An error in the first step, or Ctrl-C, leaves a training that can be resumed.
+        """
+        training = self._training
+        before = training.optimizer, training.progress, self.refinement, self.calibration
+        n_steps, generator = training.n_steps, training.rng.bit_generator.state
+        new = [layer for layer in self.layers if not layer.initialized]
+        try:
+            training.begin(optimizer, source.is_sparse)
+            training.progress = progress
+            self.refinement, self.calibration = added
+            yield
+        except BaseException as error:
+            if training.n_steps == n_steps:
+                self.refinement, self.calibration = before[2:]
+                is_of_data = (isinstance(error, Exception)
+                              and not isinstance(error, (MemoryError, ArithmeticError)))
+                if progress is None or not progress.has_begun or is_of_data:
+                    training.optimizer, training.progress = before[:2]
+                    training.forget_weights(new, generator)
+            raise
+
     def _train(self, source: Source, validation: tuple[Floats | CSR, CSR] | None,
-               callbacks: Sequence[Callback], verbose: bool) -> None:
+               callbacks: Sequence[Callback], verbose: bool, on_nonfinite: str) -> None:
         validate = None if validation is None else lambda: self._validate(*validation)
-        train(self._training, source, self, validate, callbacks, resolve(self.n_threads), verbose)
+        train(self._training, source, self, validate, callbacks, resolve(self.n_threads), verbose,
+              on_nonfinite)
 
     @one_at_a_time
     def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *,
                sample_weight: ArrayLike | None = None,
                validation: tuple[MatrixLike, MatrixLike] | None = None,
-               callbacks: Sequence[Callback] = (), verbose: bool = True) -> Self:
+               callbacks: Sequence[Callback] = (), on_nonfinite: str = "raise",
+               verbose: bool = True) -> Self:
         """Continue an interrupted training from the step where it stopped.
 
         The training is the last `fit` of this network or, for a network that was loaded from a file
@@ -273,7 +332,7 @@ class Network:
 
         Parameters
         ----------
-        X, Y, sample_weight, validation, callbacks, verbose
+        X, Y, sample_weight, validation, callbacks, on_nonfinite, verbose
             As for `fit`. A callback restores its state if it has the same position in the list as
             before.
 
@@ -288,9 +347,10 @@ class Network:
             If there is no training to continue, the data has another number of rows, or the
             schedule of the optimizer was a function, which a file does not keep: set
             ``network.optimizer.schedule`` then.
-        KeyboardInterrupt
+        FloatingPointError, KeyboardInterrupt
             As for `fit`.
         """
+        on_nonfinite = check.choice(on_nonfinite, "on_nonfinite", ON_NONFINITE)
         progress = self._training.progress
         if progress is None:
             raise ValueError("there is no training to resume; call fit, or load a file that was "
@@ -310,12 +370,15 @@ class Network:
                              f"resumed, got {source.n_rows}")
 
         validation = self._check_validation(validation)
-        self._train(source, validation, callbacks, verbose)
+        for layer in self.layers:
+            layer.own()
+        self._train(source, validation, callbacks, verbose, on_nonfinite)
         return self
 
     @one_at_a_time
     def partial_fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
-                    sample_weight: ArrayLike | None = None, batch_size: int = 256) -> Self:
+                    sample_weight: ArrayLike | None = None, batch_size: int = 256,
+                    on_nonfinite: str = "raise") -> Self:
         """Train on the samples once, in order, with the last optimizer (or Adam(lr=1e-3)).
 
         Parameters
@@ -324,6 +387,8 @@ class Network:
             As for `fit`.
         batch_size : int
             Rows per step.
+        on_nonfinite : {"raise", "warn", "restore"}
+            As for `fit`; "restore" returns to the weights of before.
 
         Returns
         -------
@@ -332,15 +397,16 @@ class Network:
 
         Raises
         ------
-        ValueError, TypeError, KeyboardInterrupt
+        ValueError, TypeError, FloatingPointError, KeyboardInterrupt
             As for `fit`.
         """
+        on_nonfinite = check.choice(on_nonfinite, "on_nonfinite", ON_NONFINITE)
         batch_size = check.integer(batch_size, "batch_size")
         source = self._source(X, Y, WINDOW_ROWS, 1, sample_weight)
         optimizer = self.optimizer if self.optimizer is not None else Adam(1e-3)
-        self._training.begin(_checked_optimizer(optimizer), source.is_sparse)
-        self._training.progress = None
-        train_once(self._training, source, batch_size, resolve(self.n_threads))
+        with self._begun(_checked_optimizer(optimizer), source, None,
+                         (self.refinement, self.calibration)):
+            train_once(self._training, source, batch_size, resolve(self.n_threads), on_nonfinite)
         return self
 
     @one_at_a_time
@@ -406,12 +472,22 @@ class Network:
             raise ValueError(f"shared_ids=True needs as many labels as features, got {Y.shape[1]} "
                              f"and {X.shape[1]}; number both alike, or give False")
 
-        features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", shared,
-                                         self._training.rng, resolve(self.n_threads),
-                                         check.sample_weight(sample_weight, X.shape[0]))
-        hidden.set_first_weights(features, self._training.rng)
-        last.set_first_weights(labels, self._training.rng)
-        self.refinement = self.calibration = None
+        weight = check.sample_weight(sample_weight, X.shape[0])
+        rng, generator = self._training.rng, self._training.rng.bit_generator.state
+        is_done = False
+        try:
+            features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu",
+                                             shared, rng, resolve(self.n_threads), weight)
+            features, labels = hidden.first_weights(features), last.first_weights(labels)
+            with held():
+                hidden.take_first_weights(features, rng)
+                last.take_first_weights(labels, rng)
+                self.refinement = self.calibration = None
+                is_done = True
+        except BaseException:
+            if not is_done:
+                rng.bit_generator.state = generator
+            raise
         return self
 
     def _rows_of(self, X: Any, Y: Any) -> tuple[Floats | CSR, CSR]:
@@ -485,9 +561,8 @@ class Network:
 
         n_threads = resolve(self.n_threads)
         n_negatives, n = min(n_negatives, self.n_labels), X.shape[0]
-        # the negatives are those of the layers alone
-        self.refinement = self.calibration = None
-        with tqdm(total=n + self.n_labels, desc="refine", unit="", disable=not verbose) as bar:
+        with self._refined_anew(), tqdm(total=n + self.n_labels, desc="refine", unit="",
+                                         disable=not verbose) as bar:
             candidates = np.empty((n, n_negatives), np.int32)
             for start in range(0, n, ROWS_PER_CHUNK):
                 rows = slice(start, start + ROWS_PER_CHUNK)
@@ -539,11 +614,12 @@ class Network:
         if not Y.nnz:
             raise ValueError("Y must have a label in at least one row, got none")
 
-        refinement, self.refinement, self.calibration = self.refinement, None, None
+        refinement, calibration = self.refinement, self.calibration
+        self.refinement = self.calibration = None  # what the layers find alone
         try:
             ids, z = self._topk(X, min(refinement.n_candidates, self.n_labels), False)
         finally:
-            self.refinement = refinement
+            self.refinement, self.calibration = refinement, calibration
         x = self._sparse_rows(X, 0, X.shape[0])
         gains = classifier_scores(refinement, x, ids, resolve(self.n_threads))
         indicator, k = Y.to_scipy(), min(5, ids.shape[1])
@@ -553,9 +629,12 @@ class Network:
             best = np.take_along_axis(ids, order, axis=1)
             values.append(metrics.precision_at_k(indicator, best, 1)
                           + metrics.ndcg_at_k(indicator, best, k))
-        refinement.scale = scales[int(np.argmax(values))]
-        if refinement.scale == 0:
+        best_scale = scales[int(np.argmax(values))]
+        self.calibration = None
+        if best_scale == 0:
             self.refinement = None
+        else:
+            refinement.scale = best_scale
         return self
 
     @one_at_a_time
@@ -629,6 +708,20 @@ class Network:
                                            thresholds=thresholds)
         return self
 
+    @contextmanager
+    def _refined_anew(self) -> Iterator[None]:
+        """Context without refinement and calibration; an error leaves those of before."""
+        kept, rng = (self.refinement, self.calibration), self._training.rng
+        generator = rng.bit_generator.state
+        # the negatives are those of the layers alone
+        self.refinement = self.calibration = None
+        try:
+            yield
+        except BaseException:
+            self.refinement, self.calibration = kept
+            rng.bit_generator.state = generator
+            raise
+
     def _source(self, X: Any, Y: Any, window: int, epochs: int,
                 sample_weight: ArrayLike | None) -> Source:
         source = source_of(X, Y, window, epochs, self._check_rows, sample_weight)
@@ -664,6 +757,7 @@ class Network:
             if n != expected:
                 raise ValueError(f"X must have {expected} {what}, got {n} in {file.path!r}")
 
+    @one_at_a_time
     def profile(self, X: MatrixLike, Y: MatrixLike, *, batch_size: int = 256,
                 optimizer: SGD | Adam | None = None, steps: int | None = 8,
                 warm_up: int = 2) -> Profile:
@@ -702,9 +796,8 @@ class Network:
         n_batches = -(-X.shape[0] // batch_size)
         steps = n_batches if steps is None else check.integer(steps, "steps")
 
-        own, self.optimizer = self.optimizer, None
-        net = copy.deepcopy(self)
-        self.optimizer = own
+        own = self.optimizer
+        net = copy.deepcopy(self, {id(own): None})  # without an optimizer
         optimizer = _checked_optimizer(optimizer if optimizer is not None else own or Adam(1e-3))
         source = source_of(X, Y, WINDOW_ROWS, 1, self._check_rows)
         # `fresh` drops the state of `own`, which belongs to the parameters of this network
@@ -784,8 +877,12 @@ class Network:
         self._check_initialized()
         if len(weights) != 2 * len(self.layers):
             raise ValueError(f"weights must be {2 * len(self.layers)} arrays, got {len(weights)}")
-        for i, layer in enumerate(self.layers):
-            layer.load_weights(*weights[2 * i:2 * i + 2])
+        pairs = [weights[2 * i:2 * i + 2] for i in range(len(self.layers))]
+        for layer, pair in zip(self.layers, pairs, strict=True):
+            layer.check_weights(*pair)
+        with held():
+            for layer, pair in zip(self.layers, pairs, strict=True):
+                layer.load_weights(*pair)
         return self
 
     # -- inference -------------------------------------------------------------------------------
@@ -1092,8 +1189,6 @@ class Network:
 
         Raises
         ------
-        ImportError
-            If the package safetensors is missing.
         ValueError
             If the network has no weights yet.
         TypeError
@@ -1103,6 +1198,8 @@ class Network:
         """
         self._check_initialized()
         with_indexes = training_state or bool(indexes)
+        _file.write(path, self._training, self.refinement, self.calibration, with_indexes,
+                    bool(training_state))
         if not with_indexes:
             for layer in self.layers:
                 layer.drop_indexes()
@@ -1139,6 +1236,7 @@ class Network:
         check_dense_hidden(self.layers)
         return build_module(self.architecture(), kept_refinement(self.refinement, refinement))
 
+    @one_at_a_time
     def architecture(self) -> list[Affine]:
         """The layers as affine maps, with views of their weights. A refinement is no layer.
 
@@ -1260,8 +1358,6 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
         If there is no such file, or `path` is a directory.
     ValueError
         If it is not a safetensors file, is truncated, or holds no network of this library.
-    ImportError
-        If the package safetensors is missing.
     """
     n_threads = check.threads(n_threads)
     with _file.opened(path) as stored:

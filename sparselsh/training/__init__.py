@@ -3,17 +3,17 @@
     train ─► _epoch ─► _steps ─► Training.step      loops over epochs and over batches; one step
       │                  │
       │                  └─ batches(source)         matrices, a CSR file or an iterable of chunks
-      └─ Interrupts, callbacks, TrainingProgress    Ctrl-C, code of users, the state of the run
+      └─ Interrupts, callbacks, TrainingProgress    signals, code of users, the state of the run
 
     _step           Training: forward, loss, backward, update; holds layers, loss, optimizer
+    _attempt        Attempt: a step that has begun, which is finished or undone
     _loop           epochs and steps
     _progress       TrainingProgress: how much of a training is done, for resuming it
-    _interrupts     holds Ctrl-C back until a step is complete
     _batches        sources of rows, and their division into batches
     _label_vectors  initial weights computed from the data
 """
 from ._batches import WINDOW_ROWS, Source, source_of
 from ._label_vectors import ids_are_shared, label_vectors
-from ._loop import callback_states, train, train_once
+from ._loop import ON_NONFINITE, callback_states, train, train_once
 from ._progress import TrainingProgress
 from ._step import Training

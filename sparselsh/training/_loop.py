@@ -1,4 +1,4 @@
-"""The training loop: epochs and steps, interruptions, callbacks.
+"""The training loop: epochs and steps, interruptions, callbacks, losses that are not finite.
 
 A training can be interrupted between two steps and be resumed, in the same process or in another,
 with the same bits: `TrainingProgress` holds the position; layers, optimizer and generator hold the
@@ -7,26 +7,32 @@ rest. The network is passed on to callbacks; the loop itself does not use it.
 from __future__ import annotations
 
 import time
+import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from .._signals import Interrupts
+from ._attempt import Diverged
 from ._batches import batches
-from ._interrupts import Interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..callbacks import Callback, TrainedNetwork
-    from ._batches import Source
+    from ._batches import Block, Source
+    from ._progress import TrainingProgress
     from ._step import Training
 
 BAR_INTERVAL = 0.25  # seconds between two updates of the progress bar
+ON_NONFINITE = ("raise", "warn", "restore")
+STACK_LEVEL = 8  # of a warning in a step of `fit`, so that it names the line that calls `fit`
 
 
 def train(training: Training, source: Source, network: TrainedNetwork,
           validate: Callable[[], dict[str, float]] | None, callbacks: Sequence[Callback],
-          n_threads: int, verbose: bool) -> None:
+          n_threads: int, verbose: bool, on_nonfinite: str) -> None:
     """Train until `training.progress` is done.
 
     Parameters
@@ -42,6 +48,8 @@ def train(training: Training, source: Source, network: TrainedNetwork,
     n_threads : int
     verbose : bool
         Show a progress bar.
+    on_nonfinite : {"raise", "warn", "restore"}
+        See :meth:`Network.fit`.
     """
     progress = training.progress
     if progress.n_rows is None:
@@ -57,11 +65,14 @@ def train(training: Training, source: Source, network: TrainedNetwork,
             callback.on_begin(network)
         training.callbacks = callbacks
         try:
+            interrupts.release()
             while not progress.is_done:
-                _epoch(training, source, network, validate, interrupts, n_threads, verbose)
+                steps = _Steps(training, interrupts, n_threads, on_nonfinite)
+                _epoch(steps, source, network, validate, verbose)
         except KeyboardInterrupt:
-            # a list: every callback is called, whatever the ones before it return
-            progress.stopped = any([callback.on_interrupt(network) for callback in callbacks])
+            with interrupts.held():
+                # a list: every callback is called, whatever the ones before it return
+                progress.stopped = any([callback.on_interrupt(network) for callback in callbacks])
             if not progress.stopped:
                 raise
         finally:
@@ -88,9 +99,66 @@ def callback_states(training: Training) -> list[tuple[str, dict[str, Any]]]:
     return [(type(callback).__name__, callback.state()) for callback in training.callbacks]
 
 
-def _epoch(training: Training, source: Source, network: TrainedNetwork,
-           validate: Callable[[], dict[str, float]] | None, interrupts: Interrupts,
-           n_threads: int, verbose: bool) -> None:
+class _Steps:
+    """The steps of an epoch, and what is done where a loss is not finite."""
+
+    def __init__(self, training: Training, interrupts: Interrupts, n_threads: int,
+                 on_nonfinite: str) -> None:
+        self.training, self.interrupts = training, interrupts
+        self.n_threads, self.on_nonfinite = n_threads, on_nonfinite
+        self.good = ([layer.copy_weights() for layer in training.layers]
+                     if on_nonfinite == "restore" else [])
+
+    def can_undo(self) -> bool:
+        """Whether a second Ctrl-C may end the step that runs, because no weight has changed."""
+        attempt = self.training.attempt
+        return attempt is not None and attempt.is_running and not attempt.pairs
+
+    def take(self, batch: Block, fraction_done: float, count: Any) -> bool:
+        """Train on a batch; False if the training ends."""
+        x, y, weight = batch
+        try:
+            self.training.step(x, y, fraction_done, weight, self.n_threads, count=count)
+        except Diverged as error:
+            if self.on_nonfinite == "raise":
+                raise
+            warnings.warn(f"{error.what}; {self._consequence()}", RuntimeWarning,
+                          stacklevel=STACK_LEVEL)
+            if self.on_nonfinite == "restore":
+                for layer, weights in zip(self.training.layers, self.good, strict=True):
+                    layer.load_weights(*weights)
+                return False
+            self.training.skip()
+        return True
+
+    def _consequence(self) -> str:
+        if self.on_nonfinite == "warn":
+            return "its batch is skipped (on_nonfinite='warn')"
+        return ("the training ends with the weights of its last good epoch "
+                "(on_nonfinite='restore')")
+
+
+class _Clock:
+    """Seconds since the last reading."""
+
+    def __init__(self) -> None:
+        self._begin, self._cpu_begin = time.perf_counter(), time.process_time()
+
+    def lap(self) -> tuple[float, float]:
+        now, cpu_now = time.perf_counter(), time.process_time()
+        seconds = now - self._begin, cpu_now - self._cpu_begin
+        self._begin, self._cpu_begin = now, cpu_now
+        return seconds
+
+
+def _count(progress: TrainingProgress | None, n: int, clock: _Clock, loss: float,
+           share: float) -> None:
+    progress.add(n, loss, share, *clock.lap())
+
+
+def _epoch(steps: _Steps, source: Source, network: TrainedNetwork,
+           validate: Callable[[], dict[str, float]] | None, verbose: bool) -> None:
+    training = steps.training
     progress, callbacks = training.progress, training.callbacks
     progress.begin_epoch(training.rng)
     if progress.n_rows is not None:
@@ -99,11 +167,14 @@ def _epoch(training: Training, source: Source, network: TrainedNetwork,
     title = f"epoch {progress.epoch + 1}/{progress.epochs}"
     with tqdm(total=source.n_rows, initial=progress.n, unit=" samples", desc=title,
               disable=not verbose, leave=True, mininterval=BAR_INTERVAL) as bar:
-        _steps(training, source, network, interrupts, n_threads, bar)
-        with interrupts.held():
-            entry = {"epoch": len(training.history) + 1} | progress.entry()
-            if validate is not None:
-                entry |= validate()
+        if not _take_steps(steps, source, network, bar):
+            progress.stopped = True
+            return
+        # `validate` changes nothing, so that a second Ctrl-C may end it
+        with steps.interrupts.held(may_cut=lambda: validate is not None):
+            measures = {} if validate is None else validate()
+        with steps.interrupts.held():
+            entry = {"epoch": len(training.history) + 1} | progress.entry() | measures
             bar.set_postfix(_postfix(entry))
             training.history.append(entry)
             training.computed_share = entry["computed_share"]
@@ -118,39 +189,47 @@ def _epoch(training: Training, source: Source, network: TrainedNetwork,
                     callback.on_epoch_end(network, entry)
 
 
-def _steps(training: Training, source: Source, network: TrainedNetwork, interrupts: Interrupts,
-           n_threads: int, bar: tqdm[Any]) -> None:
+def _take_steps(steps: _Steps, source: Source, network: TrainedNetwork,
+                bar: tqdm[Any]) -> bool:
+    """The steps of an epoch that are left; False if the training ends."""
+    training = steps.training
     progress = training.progress
     rng = training.rng if progress.shuffle else None
-    n_done, shown = progress.n_batches, 0.0
-    begin, cpu_begin = time.perf_counter(), time.process_time()
+    n_done, shown, clock = progress.n_batches, 0.0, _Clock()
 
-    for number, (x, y, weight) in enumerate(batches(source.blocks(), progress.batch_size, rng)):
+    for number, batch in enumerate(batches(source.blocks(), progress.batch_size, rng)):
         if number < n_done:
             continue
-        with interrupts.held():
+        n = batch[0].shape[0]
+        with steps.interrupts.held(steps.can_undo):
             fraction_done = progress.fraction(number, source.n_rows)
-            loss, computed = training.step(x, y, fraction_done, weight, n_threads)
-            now, cpu_now = time.perf_counter(), time.process_time()
-            progress.add(x.shape[0], loss, computed, now - begin, cpu_now - cpu_begin)
-            begin, cpu_begin = now, cpu_now
+            if not steps.take(batch, fraction_done, partial(_count, progress, n, clock)):
+                return False
+            if progress.n_batches == number:
+                progress.skip()
 
             bar.total = source.n_rows
-            bar.update(x.shape[0])
-            if now - shown > BAR_INTERVAL:
+            bar.update(n)
+            now = time.perf_counter()
+            if now - shown > BAR_INTERVAL and progress.n:
                 shown = now
                 bar.set_postfix(loss=f"{progress.loss / progress.n:.3f}",
-                                computed=f"{computed:.1%}", refresh=False)
+                                computed=f"{progress.share / progress.n:.1%}", refresh=False)
             for callback in training.callbacks:
                 callback.on_step(network)
+    return True
 
 
-def train_once(training: Training, source: Source, batch_size: int, n_threads: int) -> None:
+def train_once(training: Training, source: Source, batch_size: int, n_threads: int,
+               on_nonfinite: str) -> None:
     """Train on all rows once, in order, with the schedule of the optimizer at its start."""
     with Interrupts() as interrupts:
-        for x, y, weight in batches(source.blocks(), batch_size):
-            with interrupts.held():
-                training.step(x, y, 0.0, weight, n_threads)
+        interrupts.release()
+        steps = _Steps(training, interrupts, n_threads, on_nonfinite)
+        for batch in batches(source.blocks(), batch_size):
+            with interrupts.held(steps.can_undo):
+                if not steps.take(batch, 0.0, None):
+                    return
 
 
 def _postfix(entry: dict[str, Any]) -> dict[str, str]:

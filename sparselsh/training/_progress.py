@@ -5,6 +5,7 @@ same order of rows, and the batches that are done are skipped.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,7 +37,7 @@ class TrainingProgress:
     seconds, cpu_seconds : float
         Time spent in these batches.
     generator : dict or None
-        State of the network's generator at the start of the current epoch.
+        State of the network's generator at the start of the current epoch; None between epochs.
     callbacks : list of (str, dict)
         Name and state of each callback.
     """
@@ -61,6 +62,11 @@ class TrainingProgress:
     def is_done(self) -> bool:
         """Whether there is nothing left to resume."""
         return self.stopped or self.epoch == self.epochs
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first epoch has begun."""
+        return self.generator is not None or self.epoch > 0
 
     def plain(self) -> dict[str, Any]:
         """The fields without `callbacks`, for a file."""
@@ -87,33 +93,33 @@ class TrainingProgress:
 
     def begin_epoch(self, generator: np.random.Generator) -> None:
         """Reset the sums, or restore the generator to the start of an interrupted epoch."""
-        if self.n_batches:
+        if self.generator is not None:
             generator.bit_generator.state = self.generator
         else:
-            self.generator = generator.bit_generator.state
-            self.n, self.loss, self.share, self.seconds, self.cpu_seconds = 0, 0.0, 0.0, 0.0, 0.0
+            self.__dict__.update(n=0, loss=0.0, share=0.0, seconds=0.0, cpu_seconds=0.0,
+                                 generator=generator.bit_generator.state)
 
     def add(self, n: int, loss: float, share: float, seconds: float, cpu_seconds: float) -> None:
         """Count a batch of n rows."""
+        self.__dict__.update(  # in one instruction, or not at all
+            n_batches=self.n_batches + 1, n=self.n + n, loss=self.loss + loss * n,
+            share=self.share + share * n, seconds=self.seconds + seconds,
+            cpu_seconds=self.cpu_seconds + cpu_seconds)
+
+    def skip(self) -> None:
+        """Count a batch that was not trained on, and is not in the sums."""
         self.n_batches += 1
-        self.n += n
-        self.loss += loss * n
-        self.share += share * n
-        self.seconds += seconds
-        self.cpu_seconds += cpu_seconds
 
     def entry(self) -> dict[str, float]:
         """The history entry of the current epoch."""
-        return {"loss": self.loss / self.n, "seconds": self.seconds,
-                "cpu_seconds": self.cpu_seconds,
+        n = self.n or math.nan  # where every batch was skipped
+        return {"loss": self.loss / n, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds,
                 "samples_per_second": self.n / max(self.seconds, 1e-9),
-                "computed_share": self.share / self.n}
+                "computed_share": self.share / n if self.n else 0.0}
 
     def end_epoch(self) -> None:
         """Count the current epoch as done."""
-        self.epoch += 1
-        self.n_batches = 0
-        self.generator = None
+        self.__dict__.update(epoch=self.epoch + 1, n_batches=0, generator=None)
 
     def fraction(self, number: int, n_rows: int | None) -> float:
         """Fraction of the training that is done before batch `number` of the current epoch.

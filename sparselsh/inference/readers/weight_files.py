@@ -152,7 +152,6 @@ class SafeArrays:
     """
 
     def __init__(self, path: PathLike) -> None:
-        _files.require_safetensors()
         self.path = path
 
     def __enter__(self) -> Self:

@@ -1,0 +1,363 @@
+"""The faults: each function tries some of them and returns (number tried, findings).
+
+A finding is a crash, a hang, an error of another kind than the fault explains, an object that is
+neither what it was nor what it should be, or a file that is neither. `run` calls a function in a
+process of its own, whose end by a signal is a finding too.
+"""
+import contextlib
+import ctypes
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+import sparselsh as sl
+
+from . import calls
+
+HERE = Path(__file__).parent
+LEAST_BYTES = 256  # of allocations that fail: arrays and work memory of kernels
+SECONDS = 60  # for one call and its check
+PACKAGE = os.path.dirname(sl.__file__)
+
+
+def compiled(folder):
+    """Compile malloc.c; return the path of the library, or None without a compiler."""
+    path = Path(folder) / "failing.so"
+    try:
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O1", str(HERE / "malloc.c"), "-o", str(path),
+                        "-ldl"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return path
+
+
+def library():
+    """The preloaded library."""
+    loaded = ctypes.CDLL(None)
+    loaded.fault_arm.argtypes = [ctypes.c_long, ctypes.c_size_t]
+    loaded.fault_counted.restype = loaded.fault_file_calls.restype = ctypes.c_long
+    loaded.fault_kill_at.argtypes = [ctypes.c_long]
+    loaded.fault_handler.restype = ctypes.c_void_p
+    return loaded
+
+
+SET_HANDLER = 304  # place of PyDataMem_SetHandler in the table of NumPy's C functions
+
+
+def watch_arrays(lib):
+    """Let NumPy allocate its arrays by the preloaded library."""
+    python = ctypes.pythonapi
+    python.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    python.PyCapsule_New.restype = ctypes.py_object
+    python.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    table = python.PyCapsule_GetPointer(np._core._multiarray_umath._ARRAY_API, None)
+    place = ctypes.c_void_p.from_address(table + SET_HANDLER * ctypes.sizeof(ctypes.c_void_p))
+    set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(place.value)
+    set_handler(python.PyCapsule_New(lib.fault_handler(), b"mem_handler", None))
+
+
+def spread(n, most):
+    """At most `most` of the numbers 1 .. n: the first and the last ones, and some in between."""
+    if most is None or n <= most:
+        return list(range(1, n + 1))
+    return sorted({*range(1, most // 4 + 1), n,
+                   *(int(i) for i in np.linspace(1, n, most - most // 4))})
+
+
+def one(name, arm, disarm, allowed):
+    """Call, with a fault armed, and check; return what is wrong, or None."""
+    call = calls.CALLS[name]
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        thing, failed = call.make(folder), False
+        try:
+            arm()
+            try:
+                call.run(thing, folder)
+            finally:
+                disarm()
+        except allowed as error:
+            failed = True
+            error.__traceback__ = None
+        except BaseException as error:
+            return f"{type(error).__name__}: {error} {where(error)}"
+        try:
+            call.check(thing, folder, failed)
+        except BaseException as error:
+            return f"then {type(error).__name__}: {error} {where(error)}"
+    return None
+
+
+def where(error):
+    """The last lines of a traceback that are in the package."""
+    lines = [f"{Path(frame.filename).name}:{frame.lineno}"
+             for frame in traceback.extract_tb(error.__traceback__)
+             if "sparselsh" in frame.filename]
+    return "at " + " ".join(lines[-3:])
+
+
+def allocations(name, most=None):
+    """Fail the n-th allocation of a call, for each n."""
+    lib = library()
+    watch_arrays(lib)
+    seen = []
+
+    def arm_with(n):
+        def arm():
+            lib.fault_arm(n, LEAST_BYTES)
+        return arm
+
+    def disarm():
+        seen.append(lib.fault_counted())
+        lib.fault_arm(0, 0)
+
+    findings = []
+    one(name, arm_with(2**40), disarm, ())  # warm up
+    seen.clear()
+    if (what := one(name, arm_with(2**40), disarm, ())) is not None:
+        return 1, [f"{name}, no fault: {what}"]
+    numbers = spread(max(seen[0], 0), most)
+    for n in numbers:
+        if (what := one(name, arm_with(n), disarm, (MemoryError,))) is not None:
+            findings.append(f"{name}, allocation {n}: {what}")
+    return len(numbers), findings
+
+
+def lines(name, most=None, twice=False):
+    """Send SIGINT at the n-th line of Python that the package executes, for each n."""
+    count, at = 0, 0
+    main = threading.main_thread().ident
+
+    def trace(frame, event, _):
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            count += 1
+            if at and (count == at or (twice and count == at + 1)):
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    def arm():
+        nonlocal count
+        count = 0
+        if threading.get_ident() == main:
+            sys.settrace(trace)
+
+    def disarm():
+        sys.settrace(None)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    one(name, arm, disarm, ())
+    if (what := one(name, arm, disarm, ())) is not None:
+        return 1, [f"{name}, no fault: {what}"]
+    numbers, findings = spread(count, most), []
+    for at in numbers:
+        if (what := one(name, arm, disarm, (KeyboardInterrupt,))) is not None:
+            findings.append(f"{name}, line {at}: {what}")
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            findings.append(f"{name}, line {at}: the handler of SIGINT was replaced")
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    return len(numbers), findings
+
+
+def moments(name, most=100, twice=True, seed=0):
+    """Send SIGINT at a random microsecond of a call, or two of them one after the other."""
+    rng = random.Random(f"{seed} {name}")
+    seconds = 0.0
+
+    def ring(*_):
+        signal.raise_signal(signal.SIGINT)
+        if twice:
+            signal.raise_signal(signal.SIGINT)
+
+    def arm():
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def disarm():
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    import time
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, ring)
+    call, took = calls.CALLS[name], []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+            thing = call.make(folder)
+            begin = time.perf_counter()
+            call.run(thing, folder)
+            took.append(time.perf_counter() - begin)
+    findings = []
+    for _ in range(most):
+        seconds = max(1e-6, rng.uniform(0, min(took)))
+        if (what := one(name, arm, disarm, (KeyboardInterrupt,))) is not None:
+            findings.append(f"{name}, after {seconds * 1e6:.0f} us: {what}")
+    return most, findings
+
+
+def full_disk(name, most=None):
+    """Let writing fail after each number of bytes."""
+    call = calls.CALLS[name]
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        call.run(call.make(folder), folder)
+        size = (Path(folder) / "file").stat().st_size
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    limit = 0
+
+    def arm():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+    def disarm():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    class Refused(Exception):
+        pass
+
+    findings, numbers = [], spread(size, most)
+    for number in numbers:
+        limit = number - 1
+        what = one(name, arm, disarm, (OSError,))
+        if what is not None:
+            findings.append(f"{name}, after {limit} bytes: {what}")
+    return len(numbers), findings
+
+
+def kills(name, most=None):
+    """Kill the process at each system call that changes files."""
+    lib, call = library(), calls.CALLS[name]
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        thing = call.make(folder)
+        lib.fault_kill_at(0)
+        call.run(thing, folder)
+        n_calls = lib.fault_file_calls()
+    numbers, findings = spread(n_calls, most), []
+    for n in numbers:
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+            thing = call.make(folder)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # fork beside idle threads
+                child = os.fork()
+            if child == 0:
+                lib.fault_kill_at(n)
+                with contextlib.suppress(BaseException):
+                    call.run(thing, folder)
+                os._exit(0)
+            status = os.waitpid(child, 0)[1]
+            if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
+                findings.append(f"{name}, call {n}: the process ended with {status}")
+                continue
+            path = Path(folder) / "file"
+            try:
+                if path.read_bytes() != b"old":
+                    call.load(path)
+                call.save(thing, path)  # sweeps what is left
+                call.load(path)
+                left = sorted(p.name for p in Path(folder).iterdir())
+                calls.expect(left == ["file"], f"{left} are left")
+            except BaseException as error:
+                findings.append(f"{name}, call {n}: {type(error).__name__}: {error}")
+    return len(numbers), findings
+
+
+def bits(kind, most=None):
+    """Flip each bit of a small file: it is refused, or its answers are the same."""
+    findings = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        data, read = calls.small_files(folder)[kind]
+        path = Path(folder) / "flipped"
+        path.write_bytes(data)
+        want = read(path)
+        numbers = spread(8 * len(data), most)
+        for number in numbers:
+            flipped = bytearray(data)
+            flipped[(number - 1) // 8] ^= 1 << (number - 1) % 8
+            path.write_bytes(flipped)
+            try:
+                got = read(path)
+            except ValueError as error:
+                if str(path) not in str(error):
+                    findings.append(f"{kind}, bit {number}: no path in {error}")
+                continue
+            except BaseException as error:
+                findings.append(f"{kind}, bit {number}: {type(error).__name__}: {error}")
+                continue
+            if not all(map(calls.same, got, want)):
+                findings.append(f"{kind}, bit {number}: other answers")
+    return len(numbers), findings
+
+
+def memory(name, most=21):
+    """Save with 0 to 2 times the file's size of memory left: saved, or MemoryError."""
+    rng = np.random.default_rng(0)
+    net = sl.Network([sl.Linear(2000, 512), sl.Linear(512, 8000)], random_state=0, n_threads=1)
+    for layer in net.layers:
+        layer.set_weights(rng.standard_normal((layer.n_out, layer.n_in), dtype=np.float32))
+    if name == "checkpoint":
+        net.partial_fit(np.ones((2, 2000), np.float32), [0, 1])
+    findings = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        path = Path(folder) / "file"
+        net.save(path, training_state=name == "checkpoint")
+        size, data = path.stat().st_size, path.read_bytes()
+        del data
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        for part in np.linspace(0, 2, most):
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + int(part * size), hard))
+            try:
+                net.save(path, training_state=name == "checkpoint")
+            except MemoryError:
+                pass
+            except BaseException as error:
+                findings.append(f"{part:.2f} of the file: {type(error).__name__}: {error}")
+            finally:
+                resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+            if path.stat().st_size != size:
+                findings.append(f"{part:.2f} of the file: the file has another size")
+    return most, findings
+
+
+KINDS = {"allocations": allocations, "lines": lines, "moments": moments, "full_disk": full_disk,
+         "kills": kills, "bits": bits, "memory": memory}
+
+
+def subjects(kind):
+    """What a kind of fault is tried on."""
+    saves = [name for name, call in calls.CALLS.items() if isinstance(call, calls.Save)]
+    return {"bits": ["model", "checkpoint", "index", "converted", "csr"],
+            "memory": ["model", "checkpoint"], "full_disk": saves,
+            "kills": saves}.get(kind, list(calls.CALLS))
+
+
+def run(kind, name, options=None, preload=None, seconds=600):
+    """Try faults in a process of its own; (number tried, findings)."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+                                "PYTHONFAULTHANDLER": "1"}
+    if preload is not None:
+        environment["LD_PRELOAD"] = str(preload)
+    command = [sys.executable, "-P", str(HERE / "__main__.py"), "--child",
+               json.dumps([kind, name, options or {}])]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True,
+                              timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return 0, [f"{kind} of {name}: no end after {seconds} s"]
+    last = done.stdout.splitlines()[-1:] or [""]
+    if done.returncode or not last[0].startswith("["):
+        return 0, [f"{kind} of {name}: the process ended with {done.returncode}: "
+                   f"{done.stderr[-3000:]}"]
+    n, findings = json.loads(last[0])
+    return n, findings
