@@ -267,7 +267,6 @@ class _Conversion:
 
         def keep(fraction: float) -> None:
             candidate.kept = max(1, round(fraction * layer.n_out))
-            engine.set_candidates(2 * candidate.kept)
 
         def error_of(fraction: float) -> float:
             keep(fraction)
@@ -347,8 +346,6 @@ class _Conversion:
             for layer in self.layers:
                 if layer.kept is not None and layer.kept < layer.n_out // 2:
                     layer.kept = min(layer.n_out // 2, layer.kept + layer.kept // 2 + 1)
-                    if layer.index is not None:
-                        layer.index.set_candidates(2 * layer.kept)
                     grown = True
             if not grown:
                 return

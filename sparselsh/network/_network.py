@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
     from ..callbacks import Callback
     from ..training import Source
@@ -638,7 +639,9 @@ class Network:
     # -- inference -------------------------------------------------------------------------------
 
     @one_at_a_time
-    def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
+    def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False,
+             allow: MatrixLike | None = None,
+             exclude: MatrixLike | None = None) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores.
 
         Parameters
@@ -647,11 +650,15 @@ class Network:
         k : int
         exact : bool
             Compute every output neuron instead of those that the index finds.
+        allow, exclude : array or sparse matrix, or None
+            The labels that may be found, and those that may not: a bool mask of shape (n_labels,),
+            ids, or for each row its own, as a sparse matrix of shape (n_samples, n_labels), such as
+            the items that a user has already.
 
         Returns
         -------
         ids : ndarray of shape (n_samples, k), int32
-            Best first; -1 where the network has fewer outputs.
+            Best first; -1 where fewer labels may be found.
         scores : ndarray of shape (n_samples, k), float32
             The outputs before softmax or sigmoid; exact for the ids returned.
 
@@ -662,36 +669,41 @@ class Network:
         """
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
-        ids, scores = self._topk(X, check.integer(k, "k"), exact)
+        selection = check.selection(allow, exclude, X.shape[0], self.n_labels)
+        ids, scores = self._topk(X, check.integer(k, "k"), exact, selection)
         self.computed_share = self.layers[-1].computed_fraction(k, exact=exact)
         return ids, scores
 
-    def _topk(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
+    def _topk(self, X: Floats | CSR, k: int, exact: bool,
+              selection: Selection | None = None) -> tuple[Ids, Floats]:
         n = X.shape[0]
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         for start in range(0, n, ROWS_PER_CHUNK):
             stop = min(start + ROWS_PER_CHUNK, n)
-            ids[start:stop], scores[start:stop] = self._ranked(X, start, stop, k, exact)
+            some = None if selection is None else selection.slice(start, stop)
+            ids[start:stop], scores[start:stop] = self._ranked(X, start, stop, k, exact, some)
         return ids, scores
 
-    def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int,
-                exact: bool) -> tuple[Ids, Floats]:
+    def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int, exact: bool,
+                selection: Selection | None = None) -> tuple[Ids, Floats]:
         n_threads, refinement, last = resolve(self.n_threads), self.refinement, self.layers[-1]
         if refinement is None:
             h = self._hidden(X, start, stop, n_threads)
-            return last.topk(h, k, exact=exact, n_threads=n_threads)
+            return last.topk(h, k, exact=exact, n_threads=n_threads, selection=selection)
 
         if exact:
             ids = np.full((stop - start, k), -1, np.int32)
             scores = np.full((stop - start, k), -np.inf, np.float32)
             for first, end in row_chunks(stop - start, self.n_labels):
                 out = self._outputs(X, start + first, start + end, n_threads)
+                if selection is not None:
+                    out = selection.slice(first, end).exclude_from(out)
                 _select.top_k(out, None, ids[first:end], scores[first:end], n_threads)
-            return ids, scores
+            return np.where(np.isneginf(scores), np.int32(-1), ids), scores
 
         n_candidates = min(max(k, refinement.n_candidates), self.n_labels)
         h = self._hidden(X, start, stop, n_threads)
-        ids, scores = last.topk(h, n_candidates, n_threads=n_threads)
+        ids, scores = last.topk(h, n_candidates, n_threads=n_threads, selection=selection)
         return rerank(refinement, self._sparse_rows(X, start, stop), ids, scores, k, n_threads)
 
     def _outputs(self, X: Floats | CSR, start: int, stop: int, n_threads: int) -> Floats:
