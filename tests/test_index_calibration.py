@@ -31,8 +31,7 @@ def test_fit_widens_its_bounds_until_the_queries_reach_the_recall(data, wanted, 
     W, X = data(np.random.default_rng(seed))
     index = sl.LSHIndex(recall=wanted, plan="sketches", random_state=0).fit(W, queries=X)
     trials = index.report()["trials"]
-    aim = wanted + (1 - wanted) / 4  # a margin for queries that are not in the sample
-    assert trials[-1]["recall"] >= aim
+    assert trials[-1]["recall"] >= wanted
     assert index.n_candidates is None and index.report()["n_computed"] >= 18
     # the trials report the recall against brute force
     assert recall(index, W, X) == pytest.approx(trials[-1]["recall"], abs=1e-9)
@@ -46,9 +45,9 @@ def test_bounds_that_suffice_are_not_widened(rng, monkeypatch):
     monkeypatch.setattr(Bounds, "of_recall", classmethod(lambda cls, _: narrow))
     trials = sl.LSHIndex(recall=0.98, plan="sketches",
                          random_state=0).fit(W, queries=X).report()["trials"]
-    assert len(trials) > 1 and trials[-1]["recall"] >= 0.985
+    assert len(trials) > 1 and trials[-1]["recall"] >= 0.98
     np.testing.assert_allclose([t["deviations"] for t in trials],
-                               narrow.sketches_for(5) * 1.25 ** np.arange(len(trials)))
+                               narrow.sketches_for(5) * 1.1 ** np.arange(len(trials)))
 
 
 def test_tune_for_more_neighbours_or_more_recall_computes_more(rng):
@@ -103,9 +102,9 @@ def test_the_norm_floor_excludes_neurons_that_are_too_short_to_be_neighbours(see
     W, X = gaussian(rng, 2000, 32), gaussian(rng, 200, 32)
     W[200:] *= np.float32(0.1)
     index = sl.LSHIndex(plan="sketches", random_state=0).fit(W, queries=X)
-    # a few of the 200 may be excluded too: the floor may cost a tenth of the misses
-    # that the recall allows
-    assert 180 <= index.report()["n_sketched"] <= 200
+    # a few of the 200 may be excluded too, and a few of the others included: nine queries of ten
+    # are to find their 50 best without a neuron that has no sketch
+    assert 180 <= index.report()["n_sketched"] <= 300
     assert recall(index, W, X) >= 0.98
     assert sl.metrics.neighbour_recall(index.search(X, k=240)[0], exact(W, X, 240)[0]) >= 0.98
 
@@ -126,11 +125,15 @@ def test_there_is_no_floor_without_queries(rng):
 
 def test_a_floor_costs_at_most_a_tenth_of_the_misses_and_must_exclude_a_third():
     true_norms, norms = np.arange(1.0, 1001), np.linspace(0, 30, 1000)
-    floor = calibration.norm_floor(true_norms, norms, 0.9)
+    needed = np.full(100, 500.0)
+    floor = calibration.norm_floor(true_norms, needed, norms, 0.9)
     assert (true_norms < floor).mean() <= 0.01
     assert floor == pytest.approx(0.98 * np.quantile(true_norms, 0.01))
     assert (norms < floor).mean() > 1 / 3
-    assert (calibration.norm_floor(true_norms, norms * 4, 0.9)
+    needed[:11] = floor * 0.95
+    assert calibration.norm_floor(true_norms, needed, norms, 0.9) == pytest.approx(floor * 0.95), \
+        "more than a tenth of the queries would compute short neurons"
+    assert (calibration.norm_floor(true_norms, needed, norms * 4, 0.9)
             == 0), "it would exclude too few neurons to be worth it"
 
 

@@ -263,7 +263,7 @@ cdef Py_ssize_t _estimate(const loops_t *f, const search_t *s, work_t *w, Py_ssi
         n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
         f.sketch_scan(s.blocks + block * n_groups * 16, n_chunk, n_groups, w.lut, w.a, w.b,
                       s.factors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS,
-                      _biases(s, block), w.weight, NULL, 0, -INFINITY, w.places, w.estimates + at)
+                      _biases(s, block), w.weight, NULL, 0, 0, NULL, w.estimates + at)
         at += n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS
         block += n_chunk
     return at
@@ -315,6 +315,7 @@ cdef Py_ssize_t _scan_cells(const loops_t *f, const search_t *s, work_t *w, Py_s
     # returns the number of cells
     cdef const float *means = w.projected + s.n_bits
     cdef Py_ssize_t c, i, n = 0, wanted, most, n_later, at, end = s.cell_start[s.n_cells]
+    cdef Py_ssize_t n_selected = 0, more
     cdef int number = 0
     cdef double size = max(<Py_ssize_t>MIN_FIRST_CELLS,
                            (s.n_cells + CELLS_PER_FIRST - 1) // CELLS_PER_FIRST)
@@ -329,7 +330,11 @@ cdef Py_ssize_t _scan_cells(const loops_t *f, const search_t *s, work_t *w, Py_s
         number += 1
         wanted = min(s.n_cells, max(<Py_ssize_t>size, n + 1))
         size *= 1.2599210498948732
-        select_smallest(w.cell_keys + n, s.n_cells - n, wanted - n)
+        if wanted > n_selected:  # the best of all, twice as many as before; then the best of those
+            more = min(s.n_cells, 2 * wanted)
+            select_smallest(w.cell_keys + n_selected, s.n_cells - n_selected, more - n_selected)
+            n_selected = more
+        select_smallest(w.cell_keys + n, n_selected - n, wanted - n)
         if number == 1:
             sort_keys(w.cell_keys, wanted)  # so that the floor is high soon
         for i in range(n, wanted):

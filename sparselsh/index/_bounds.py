@@ -15,7 +15,7 @@ from .. import _validation as check
 
 # Of the misses that a recall allows, the part that the bound of the sketches may cause; the rest is
 # that of the cells
-SKETCH_MISSES = 0.5
+SKETCH_MISSES = 0.3
 # Of the neurons whose estimate is too low by more than the bound, the fraction that is missed: the
 # others are better than the k-th best by more than that. By k: the best one alone has no such luck.
 MISSED_PER_TAIL = {1: 0.5, 2: 0.4, 3: 0.35, 4: 0.3}
@@ -24,9 +24,9 @@ LARGE_K = 5
 MIN_DEVIATIONS = 0.25
 # The second half of the cells scanned may hold this share of the best estimates, where the cells
 # may miss CELL_MISSES_OF_SHARE of the neighbours; the fewer are allowed, the more evidence it needs
-CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.1, 0.05, 0.4
-EVIDENCE = ((0.985, 64), (1.0, 128))  # best estimates, up to a recall
-MIN_SHORT_DEVIATIONS = 5.0
+CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.115, 0.05, 0.5
+EVIDENCE = ((0.96, 40), (0.995, 64), (1.0, 128))  # best estimates, up to a recall
+MIN_SHORT_DEVIATIONS = 4.5
 
 
 @dataclass

@@ -26,6 +26,8 @@ CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by c
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
 MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
 NORM_SAMPLE = 4096  # neurons whose norms decide on the norm floor
+MOST_NEIGHBOURS = 50  # up to this k searches hardly ever compute neurons below the norm floor,
+NEURONS_PER_NEIGHBOUR = 128  # or up to this fraction of the neurons, if that is less
 N_NEIGHBOURS = 5  # the k that an index is tuned for when it is built
 
 
@@ -95,7 +97,9 @@ def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats,
     """Sketches with the scaling, the norm floor, the cells and the candidates that suit queries."""
     options, n = engine.options, len(engine.W)
     sample = tuning.few(queries)
-    truth, _ = exact_topk(sample, engine.W, engine.bias, min(N_NEIGHBOURS, n), n_threads)
+    k = min(n, max(N_NEIGHBOURS, min(MOST_NEIGHBOURS, n // NEURONS_PER_NEIGHBOUR)))
+    best, scores = exact_topk(sample, engine.W, engine.bias, k, n_threads)
+    truth = np.ascontiguousarray(best[:, :N_NEIGHBOURS])
     if options.scaling == "auto" and not engine.has_tables:  # tables are hashed by it already
         engine.transform = _better_transform(engine, moment, sample, truth, n_threads)
 
@@ -104,7 +108,8 @@ def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats,
     norms = _norms(engine, np.arange(0, n, -(-n // NORM_SAMPLE), dtype=np.int32), n_threads)
     floor = 0.0
     if options.metric != "l2":  # which has no use for long neurons
-        floor = tuning.norm_floor(true_norms, norms, options.recall)
+        needed = tuning.needed_norms(engine.transform, sample, scores[:, -1], n_threads)
+        floor = tuning.norm_floor(true_norms, needed, norms, options.recall)
 
     for least in dict.fromkeys((floor, 0.0)):
         engine.sketches = _sketched(engine, engine.transform, least, n_threads,

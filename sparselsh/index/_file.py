@@ -126,6 +126,7 @@ def _restored(options: IndexOptions, W: Floats, bias: Floats, tensors: dict[str,
         norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0, maximum=1e19)
         sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors)
         sketches.prepare(transform, options.metric == "l2")
+        sketches.has_biases = options.metric == "l2" or bool((bias != transform.offset_[-1]).any())
         sketches.set_bounds(Bounds.restored(config["bounds"]) if "bounds" in config
                             else Bounds.of_recall(options.recall))
 

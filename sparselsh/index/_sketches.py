@@ -93,7 +93,7 @@ class Sketches:
         self.factors, self.errors, self.biases = np.empty((3, 0), np.float32)
         self.ids, self.cell = np.empty((2, 0), np.int32)
         self.cell_start = np.zeros(1, np.int32)
-        self._has_biases = False
+        self.has_biases = False  # whether that of some neuron is not 0
         self._search: tuple[Any, ...] | None = None  # what `prepared` made, and for which arrays
         self._short: tuple[Ids, Floats] | None = None  # neurons without a sketch, longest first
 
@@ -165,6 +165,8 @@ class Sketches:
 
     def update(self, rows: Ids, V: Floats, biases: Floats, n_threads: int) -> None:
         """Sketch the neurons `rows` (distinct), with vectors V, if they reach the floor."""
+        if biases.any():
+            self.has_biases = True
         squares = np.einsum("ij,ij->i", V, V)
         lengths = squares + biases * biases
         long = lengths >= self.norm_floor**2
@@ -196,8 +198,6 @@ class Sketches:
         self.factors[slots] = factors = squares / np.maximum(sums, np.float32(1e-30))
         self.errors[slots] = self._errors(rotated, factors, squares, n_threads)
         self.biases[slots] = biases
-        if biases.any():
-            self._has_biases = True
         self._tidy()
 
     def _errors(self, rotated: Floats, factors: Floats, squares: Floats,
@@ -310,7 +310,6 @@ class Sketches:
         half as many bytes.
         """
         self._search, self.euclidean = None, euclidean
-        self._has_biases = bool(self.biases[:self.n].any())
         rows = self.rotation
         if self.cells is not None:
             rows = np.concatenate([self.rotation, self.cells.means])
@@ -336,7 +335,7 @@ class Sketches:
 
     @property
     def _biases(self) -> Floats | None:
-        return self.biases if self._has_biases else None
+        return self.biases if self.has_biases else None
 
     def projected(self, X: Floats, n_threads: int) -> Floats:
         """The rotated queries and their inner products with the means: (n, n_bits + n_cells)."""
@@ -389,7 +388,7 @@ class Sketches:
         It is made anew when one of the arrays has been replaced: call this for each query, under
         the lock of the index.
         """
-        wanted = min(k, LARGE_K), self.n, self._has_biases
+        wanted = min(k, LARGE_K), self.n, self.has_biases
         made = self._search
         if (made is None or made[1] != wanted or made[2] is not W or made[3] is not bias
                 or made[4] is not rows or self._short is None):
@@ -402,7 +401,7 @@ class Sketches:
                 self._query_rows, self._query_constant, len(self.rotation), self.cell_start,
                 self.cell, NO_NUMBERS if self.cells is None else self.cells.biases, self.blocks,
                 self.factors, self.errors,
-                self.biases if self._has_biases or len(self._short[0]) else NO_NUMBERS, self.ids,
+                self.biases if self.has_biases else NO_NUMBERS, self.ids,
                 self.n, self.slot, *self._short, self.offset, self._scale, W, bias, coarse, scales,
                 self.bounds.sketches_for(k), self.bounds.cells, self.bounds.evidence,
                 self.bounds.short, self.euclidean)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._arrays.linalg import matmul
 from . import _table_choice as choice
-from ._bounds import Bounds
+from ._bounds import MIN_SHORT_DEVIATIONS, Bounds
 from ._engine import FOUND_PER_CANDIDATE, MIN_NEURONS_PER_BEST
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from .._arrays.types import Floats, Ids
     from ._engine import IndexEngine
+    from .transforms import Transform
 
 MAX_QUERIES = 1024  # that are used of those given,
 MAX_PRODUCTS = 1 << 35  # as long as all inner products with them are at most these multiply-adds,
@@ -27,8 +28,9 @@ MIN_QUERIES = 256  # but always these
 MAX_TRIAL_QUERIES = 256  # of them for trials with tables and of the scaling
 SCALINGS = (0.0, 0.5)  # that "auto" tries: which is better depends on the network
 OTHER_K = (1, 50)  # for which the recall is checked, besides the k that is asked for
-RAISE = 1.25  # of the bounds, while the recall is not reached
-MAX_RAISES = 12
+RAISE = 1.1  # of the bounds, while the recall is not reached
+MAX_RAISES = 30
+SEARCHES_WITH_SHORT = 0.1  # of the queries, that may need neurons without a sketch
 SHORT_SAMPLE = 4096  # neurons without a sketch, by which their bound is set,
 SHORT_QUANTILE = 0.9999  # as this quantile of their inner products with the queries
 MAX_PROBES = 64  # buckets per table that are tried
@@ -58,22 +60,45 @@ def timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return result, time.perf_counter() - begin
 
 
-def norm_floor(true_norms: Floats, norms: Floats, wanted_recall: float) -> float:
-    """The norm below which neurons are left out, 0 for none.
+def norm_floor(true_norms: Floats, needed: Floats, norms: Floats, wanted_recall: float) -> float:
+    """The norm below which neurons get no sketch, 0 for none.
 
-    A tenth of the misses that the recall allows may come from the floor. Where it would leave out
-    less than a third of the neurons, there is no floor.
+    It is below nearly all true neighbours of the sample, and nine queries of ten need no shorter
+    neuron. Where it would leave out less than a third of the neurons, there is no floor.
 
     Parameters
     ----------
     true_norms : ndarray
         Norms of the true neighbours of the sample, each as often as it is a neighbour.
+    needed : ndarray
+        `needed_norms` of the sample.
     norms : ndarray
         Norms of a sample of all neurons.
     wanted_recall : float
     """
     floor = float(np.quantile(true_norms, (1 - wanted_recall) / 10)) * 0.98
+    floor = min(floor, float(np.quantile(needed, SEARCHES_WITH_SHORT)))
     return floor if (norms < floor).mean() > 1 / 3 else 0.0
+
+
+def needed_norms(transform: Transform, queries: Floats, kth: Floats,
+                 n_threads: int) -> np.ndarray:
+    """The norms from which on a neuron may be better than the k-th best of each query: (n,)."""
+    Q = _without_bias(transform, queries, n_threads).astype(np.float64)
+    units = np.linalg.norm(Q, axis=1) / np.sqrt(max(Q.shape[1] - 1, 1))
+    shift = queries.astype(np.float64) @ transform.offset_[:-1] + transform.offset_[-1]
+    products = (kth - shift) * transform.scale_
+    return np.maximum(products, 0) / np.maximum(MIN_SHORT_DEVIATIONS * units, 1e-30)
+
+
+def _without_bias(transform: Transform, queries: Floats, n_threads: int) -> Floats:
+    """The queries as sketches see them, which know the biases."""
+    Q = transform.queries(queries, n_threads)
+    if transform.query_map_ is None:
+        Q[:, -1] = 0
+    else:
+        Q -= transform.query_map_[-1]
+    return Q
 
 
 def floor_pays(engine: IndexEngine) -> bool:
@@ -158,7 +183,6 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
     if len(sketches.short_norms):
         bounds.short = max(bounds.short, _reach_of_short(engine, few(queries), n_threads))
 
-    aim = recall + (1 - recall) / 4  # the sample is not all queries: aim a little higher
     trials: list[dict[str, Any]] = []
     while True:
         sketches.set_bounds(bounds)
@@ -174,7 +198,7 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
                     "n_candidates": max(1, round(engine.n_computed)),
                     "n_scanned": round(float(counts[:, 1].mean())), "recall": recalls[each],
                     "microseconds": seconds / len(queries) * 1e6})
-        if min(recalls.values()) >= aim or len(trials) > MAX_RAISES:
+        if min(recalls.values()) >= recall or len(trials) > MAX_RAISES:
             return trials
         bounds = bounds.wider(RAISE)
 
@@ -188,11 +212,7 @@ def _reach_of_short(engine: IndexEngine, queries: Floats, n_threads: int) -> flo
     spaced = np.ascontiguousarray(short[::-(-len(short) // SHORT_SAMPLE)])
     V, _ = engine.directions(spaced, n_threads)
     V /= np.maximum(np.linalg.norm(V, axis=1, keepdims=True), np.float32(1e-30))
-    Q = transform.queries(queries, n_threads)
-    if transform.query_map_ is None:  # without the entry for the bias
-        Q[:, -1] = 0
-    else:
-        Q -= transform.query_map_[-1]
+    Q = _without_bias(transform, queries, n_threads)
     units = sketches.unit_norms(sketches.projected(queries, n_threads))
     products = matmul(Q, V, n_threads, transpose_b=True) / np.maximum(units, 1e-30)[:, None]
     return float(np.quantile(products, SHORT_QUANTILE))

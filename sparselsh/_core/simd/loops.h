@@ -95,7 +95,8 @@ typedef struct {
        n_blocks * SKETCH_BLOCK_NEURONS neurons:
        score[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b)
                   + weight * biases[j] + slack * errors[j].
-       biases and errors may be NULL: their terms are then absent. Byte g * 16 + k of a block holds
+       biases and errors may be NULL: their terms are then absent. If ids is NULL, the scores of all
+       neurons are stored. Byte g * 16 + k of a block holds
        nibble g of neuron k (low half) and of neuron k + 16 (high half). Places, counted from the
        first block, and scores go to ids and scores, in the order of the places; returns their
        number. */

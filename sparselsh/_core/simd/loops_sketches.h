@@ -44,6 +44,10 @@ static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const 
         s = _mm512_fmadd_ps(_mm512_set1_ps(weight), _mm512_loadu_ps(biases), s);
     if (errors)
         s = _mm512_fmadd_ps(_mm512_set1_ps(slack), _mm512_loadu_ps(errors), s);
+    if (!ids) {
+        _mm512_storeu_ps(scores, s);
+        return 16;
+    }
     return store_from(s, floor, first, ids, scores);
 }
 
@@ -84,10 +88,10 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
 
         int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
         found += keep(even0, odd0, a, b, factors, biases, weight, errors, slack, floor, first,
-                      ids + found, scores + found);
+                      ids ? ids + found : ids, scores + found);
         found += keep(even1, odd1, a, b, factors + 16, biases ? biases + 16 : biases, weight,
-                      errors ? errors + 16 : errors, slack, floor, first + 16, ids + found,
-                      scores + found);
+                      errors ? errors + 16 : errors, slack, floor, first + 16,
+                      ids ? ids + found : ids, scores + found);
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
         biases = biases ? biases + SKETCH_BLOCK_NEURONS : biases;
@@ -135,6 +139,11 @@ static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const 
             v = _mm256_fmadd_ps(_mm256_set1_ps(weight), _mm256_loadu_ps(biases + 8 * k), v);
         if (errors)
             v = _mm256_fmadd_ps(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + 8 * k), v);
+        if (!ids) {
+            _mm256_storeu_ps(scores + found, v);
+            found += 8;
+            continue;
+        }
         found += store_from(v, floor, first + 8 * k, ids + found, scores + found);
     }
     return found;
@@ -177,10 +186,10 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
 
         int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
         found += keep(even0, odd0, a, b, factors, biases, weight, errors, slack, floor, first,
-                      ids + found, scores + found);
+                      ids ? ids + found : ids, scores + found);
         found += keep(even1, odd1, a, b, factors + 16, biases ? biases + 16 : biases, weight,
-                      errors ? errors + 16 : errors, slack, floor, first + 16, ids + found,
-                      scores + found);
+                      errors ? errors + 16 : errors, slack, floor, first + 16,
+                      ids ? ids + found : ids, scores + found);
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
         biases = biases ? biases + SKETCH_BLOCK_NEURONS : biases;
@@ -210,9 +219,10 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
             float s = factors[j] * (a * sums[j] + b);
             s = biases ? s + weight * biases[j] : s;
             s = errors ? s + slack * errors[j] : s;
-            ids[found] = (int32_t)(k * SKETCH_BLOCK_NEURONS) + j;
+            if (ids)
+                ids[found] = (int32_t)(k * SKETCH_BLOCK_NEURONS) + j;
             scores[found] = s;
-            found += s >= floor;
+            found += !ids || s >= floor;
         }
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
