@@ -40,6 +40,6 @@ from ._lsh_index import LSHIndex
 from ._options import IndexOptions
 from ._quantized_rows import STORAGES, QuantizedRows
 from ._table_choice import default_family
-from ._tuning import recall_of, tune
+from ._tuning import recall_of, split_in_blocks, tune
 
 __all__ = ["LSHIndex"]

@@ -626,7 +626,7 @@ class LSHIndex:
         Parameters
         ----------
         queries : array of shape (n_queries, n_in) or None
-            Queries, 1,024 at most, on which the scan of sketches is measured; None for the trials of
+            Queries, up to 1,024, on which the scan of sketches is measured; None for the trials of
             `fit` or `tune`.
         k : int
             Neighbours that are to be found.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_QUERIES = 1024  # that are used of those given,
 MAX_PRODUCTS = 1 << 35  # as long as all inner products with them are at most these multiply-adds,
 MIN_QUERIES = 256  # but always these
+N_BLOCKS = 16  # of neighbouring rows, of which every other one is to measure on
 MAX_TRIAL_QUERIES = 256  # of them for trials with tables and of the scaling
 SCALINGS = (0.0, 0.5)  # that "auto" tries: which is better depends on the network
 OTHER_K = (1, 50)  # for which the recall is checked, besides the k that is asked for
@@ -40,6 +41,16 @@ def sample(queries: Floats, n_weights: int = 1) -> Floats:
     """At most MAX_QUERIES of the queries, evenly spaced: fewer for very many weights."""
     n = min(MAX_QUERIES, max(MIN_QUERIES, MAX_PRODUCTS // n_weights))
     return np.ascontiguousarray(queries[::max(1, -(-len(queries) // n))])
+
+
+def split_in_blocks(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two halves of n rows, to choose by and to measure on, as ids.
+
+    Neighbouring rows are often of one document: in turns, both halves would have of it. Two blocks
+    would not do either where rows are sorted by what they are.
+    """
+    block = np.arange(n) * min(N_BLOCKS, n) // max(n, 1)
+    return np.flatnonzero(block % 2 == 0), np.flatnonzero(block % 2 == 1)
 
 
 def few(rows: Any) -> Any:

@@ -27,6 +27,7 @@ from ..index import (
     build,
     drawn_seed,
     recall_of,
+    split_in_blocks,
     tune,
 )
 from ._layer import ServedLayer
@@ -99,15 +100,15 @@ class _Conversion:
         self.recall, self.budget, self.k = recall, error, min(k, network.n_labels)
         self.random_state, self.n_threads = random_state, resolve(network.n_threads)
 
-        every = np.arange(x.shape[0])
-        self.halves = [_take(x, _spaced(every[i::2])) for i in (0, 1)]
+        self.halves = [_take(x, _spaced(rows)) for rows in split_in_blocks(x.shape[0])]
 
         # more queries than rows of a half describe the distribution of an index's inputs better
         n_weights = sum(layer.values.size for layer in self.layers if layer.kind == "linear")
         n_queries = min(MAX_QUERIES, MAX_QUERY_PRODUCTS // n_weights)
         self.queries = None
-        if n_queries > len(every[::2][:MAX_HALF_ROWS]) and network.n_labels >= MIN_INDEX_NEURONS:
-            some = _take(x, _spaced(every[::2], n_queries))
+        first, _ = split_in_blocks(x.shape[0])
+        if n_queries > min(len(first), MAX_HALF_ROWS) and network.n_labels >= MIN_INDEX_NEURONS:
+            some = _take(x, _spaced(first, n_queries))
             self.queries = network._hidden(some, exact=True)
 
         self.columns = None
