@@ -42,6 +42,7 @@ UNTYPED = {  # other parameters without a type are arrays of one of several dtyp
     "_bounded_search.able": "NDArray[uint8] | None",
     "_bounded_search.coarse": "NDArray[Any] | None",
     "_bounded_search.coarse_scales": "NDArray[float32] | None",
+    "_bounded_search.doubts": "NDArray[float64] | None",
     "_bounded_search.indptr": "NDArray[int64] | None",
     "_bounded_search.listed": "NDArray[int32] | None",
     "_single_row_mlp.layers": "list[tuple[Any, ...]]",

@@ -366,6 +366,8 @@ def test_weights_that_do_not_fit_are_refused(kind, call, error, names):
     (lambda: fitted().search(X, exclude=np.ones((4, 6))), ValueError, "exclude must be a mask"),
     (lambda: fitted().search(X, allow=sp.csr_array((3, 6))), ValueError,
      "allow must have a row for each of the 4 queries and 6 columns, got shape (3, 6)"),
+    (lambda: fitted().search(X, 1, n_candidates=2, certify=True), ValueError,
+     "n_candidates must be None with certify=True"),
     (lambda: fitted().search(X, 1, n_candidates=2, exclude=[0]), ValueError,
      "n_candidates must be None with allow or exclude"),
     (lambda: fitted().add(np.eye(7, 3), np.ones(6)), ValueError,

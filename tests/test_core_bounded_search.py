@@ -65,7 +65,7 @@ class Index:
             out = (unwritten((n, k), np.int32), unwritten((n, k), np.float32),
                    unwritten((n, 3), np.int64))
             _bounded_search.top_k_batch(search, self.x, self.projected, able, indptr, listed, only,
-                                        *out, n_threads)
+                                        *out, None, n_threads)
             return out
 
         return on_threads(call)

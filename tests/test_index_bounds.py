@@ -253,6 +253,40 @@ def test_a_network_finds_the_best_of_the_labels_that_it_may_find(rng):
             assert able[np.arange(60)[:, None], np.maximum(ids, 0)][ids >= 0].all()
 
 
+# ---- confidence
+
+
+@pytest.mark.parametrize("data", [clustered, trained])
+@pytest.mark.parametrize("with_queries", [True, False])
+@pytest.mark.parametrize("wanted", [0.5, 0.9, 0.999])
+def test_as_many_answers_are_wrong_as_their_confidence_says(data, with_queries, wanted):
+    rng = np.random.default_rng(5)
+    W, X = data(rng, n=5000, d=48, n_queries=900)
+    index = sl.LSHIndex(recall=wanted, plan="sketches", random_state=0).fit(
+        W, queries=X[:100] if with_queries else None)
+    for k in (1, 5):
+        ids, _, confidence = index.search(X[100:], k, certify=True)
+        want = exact(W, X[100:], k)[0]
+        wrong = (np.sort(ids) != np.sort(want)).any(axis=1).mean()
+        assert ((0 <= confidence) & (confidence <= 1)).all()
+        # the confidence knows the errors of the estimates, but not that most neurons are far from
+        # the best: it is a lower bound
+        assert wrong <= (1 - confidence).mean() + 2 * np.sqrt(wrong / 800)
+    assert confidence.mean() >= (0.9 if wanted == 0.999 else 0)
+
+
+def test_exact_answers_are_sure_and_selections_are_certified(rng):
+    W, X = clustered(rng, n=5000, d=24, n_queries=40)
+    index = sl.LSHIndex(recall=0.999, random_state=0, plan="sketches").fit(W, queries=X)
+    mask = rng.random(5000) < 0.5
+    ids, _, confidence = index.search(X, 5, allow=mask, certify=True)
+    np.testing.assert_array_equal(ids[confidence > 0.999],
+                                  brute_force(W, X, 5, mask)[confidence > 0.999])
+    assert np.all(index.search(X, 2000, certify=True)[2] == 1)
+    exactly = sl.LSHIndex(plan="exact").fit(W)
+    assert np.all(exactly.search(X, 5, exclude=mask, certify=True)[2] == 1)
+
+
 # ---- metrics
 
 

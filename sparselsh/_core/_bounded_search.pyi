@@ -1,7 +1,7 @@
 # Made by docs/make_stubs.py.
 from typing import Any
 
-from numpy import float32, int32, int64, uint8, uint16
+from numpy import float32, float64, int32, int64, uint8, uint16
 from numpy.typing import NDArray
 
 class BoundedSearch: ...
@@ -50,5 +50,6 @@ def top_k_batch(
     out_ids: NDArray[int32],
     out_scores: NDArray[float32],
     counts: NDArray[int64],
+    doubts: NDArray[float64] | None,
     n_threads: int,
 ) -> None: ...

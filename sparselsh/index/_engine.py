@@ -262,6 +262,24 @@ class IndexEngine:
         """`by_sketches` up to the bound, with what it cost: see `Sketches.search`."""
         return self.sketches.search(X, k, self.W, self.bias, self._coarse_rows, n_threads)
 
+    def certified(self, X: Floats, k: int, selection: Selection | None,
+                  n_threads: int) -> tuple[Ids, Floats, np.ndarray]:
+        """`search` by the bound in all cells, and how sure each answer is, (n_queries,)."""
+        method = self.methods["batch" if len(X) >= BATCH_PLAN_MIN_ROWS else "single"]
+        if method == "exact" or not self.has_sketches or k * MIN_NEURONS_PER_BEST > len(self.W):
+            found = (self.exact(X, k, n_threads) if selection is None
+                     else self._exact_among(X, k, selection, n_threads))
+            return *found, np.ones(len(X))
+        doubts = np.zeros(len(X))
+        mask, lists = None, (None, None, False)
+        if selection is not None:
+            mask, lists = selection.mask, selection[1:]
+            if self.removed.any():
+                mask = (~self.removed if mask is None else mask & ~self.removed).astype(np.uint8)
+        ids, scores, _ = self.sketches.search(
+            X, k, self.W, self.bias, self._coarse_rows, n_threads, mask, *lists, doubts)
+        return ids, scores, np.exp(-doubts)
+
     @property
     def _coarse_rows(self) -> QuantizedRows | None:
         return self.rows if self.rows.is_quantized else None

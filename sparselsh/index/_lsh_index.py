@@ -491,7 +491,7 @@ class LSHIndex:
     @one_at_a_time
     def search(self, X: ArrayLike, k: int = 5, *, n_candidates: int | None = None,
                allow: MatrixLike | None = None,
-               exclude: MatrixLike | None = None) -> tuple[np.ndarray, Floats]:
+               exclude: MatrixLike | None = None, certify: bool = False) -> tuple[Any, ...]:
         """The best neurons for each query: with the largest inner products, if `metric="ip"`.
 
         Parameters
@@ -506,6 +506,9 @@ class LSHIndex:
             The neurons that may be found, and those that may not: a bool mask of shape
             (n_neurons,), ids, or for each query its own, as a SciPy sparse matrix of shape
             (n_queries, n_neurons) whose columns are rows of W. Both count.
+        certify : bool
+            Also return how sure each answer is. The sketches of all cells are scanned for that,
+            and probing is not used.
 
         Returns
         -------
@@ -514,6 +517,11 @@ class LSHIndex:
         scores : ndarray of shape (n_queries, k), float32
             The exact inner products plus bias, or cosines, -inf where there is none; or distances,
             inf where there is none.
+        confidence : ndarray of shape (n_queries,), float64
+            Only with `certify`: a lower bound of the probability that no neuron is missing in the
+            answer, from the standard deviations of the estimates of all neurons that were not
+            computed. A higher `recall` of the index makes answers surer; it is 1 where all neurons
+            were computed.
 
         Raises
         ------
@@ -527,6 +535,12 @@ class LSHIndex:
             n_candidates = check.integer(n_candidates, "n_candidates", minimum=k)
         rows_of = None if self._ids is None else self._ids.rows_of
         selection = check.selection(allow, exclude, len(X), len(engine.W), rows_of)
+        if certify and n_candidates is not None:
+            raise ValueError(f"n_candidates must be None with certify=True, got {n_candidates}; "
+                             "give the index a higher recall for surer answers")
+        if certify:
+            ids, scores, confidence = engine.certified(X, k, selection, resolve(self.n_threads))
+            return *self._answer(X, ids, scores), confidence
         if selection is None:
             ids, scores = engine.search(X, k, n_candidates, resolve(self.n_threads))
         elif n_candidates is not None and n_candidates < len(engine.W):

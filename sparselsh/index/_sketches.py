@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 NO_NUMBERS = np.zeros(0, np.float32)
+ALL_CELLS = -1.0  # a share that the second half of the cells scanned never reaches
 
 
 def random_rotation(n_bits: int, n_dims: int, rng: np.random.Generator) -> Floats:
@@ -362,17 +363,18 @@ class Sketches:
 
     def search(self, X: Floats, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None,
                n_threads: int, able: np.ndarray | None = None, indptr: np.ndarray | None = None,
-               listed: Ids | None = None,
-               only: bool = False) -> tuple[Ids, Floats, NDArray[np.int64]]:
+               listed: Ids | None = None, only: bool = False,
+               doubts: NDArray[np.float64] | None = None) -> tuple[Ids, Floats, NDArray[np.int64]]:
         """Ids and scores (n, k), and what it cost, (n, 3).
 
-        `able`, the lists and the counts are those of `_bounded_search.top_k_batch`.
+        `able`, the lists, counts and doubts are those of `_bounded_search.top_k_batch`; where there
+        are doubts, all cells are scanned.
         """
         ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
         counts = np.zeros((len(X), 3), np.int64)
-        search = self.prepared(k, W, bias, rows)
+        search = self.prepared(k, W, bias, rows, doubts is not None)
         _bounded_search.top_k_batch(search, X, self.projected(X, n_threads), able, indptr,
-                                    listed, only, ids, scores, counts, n_threads)
+                                    listed, only, ids, scores, counts, doubts, n_threads)
         return ids, scores, counts
 
     def search_few(self, X: Floats, k: int, W: Floats, bias: Floats,
@@ -382,13 +384,14 @@ class Sketches:
         _bounded_search.top_k(self.prepared(k, W, bias, rows), X, ids, scores)
         return ids, scores
 
-    def prepared(self, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None) -> Any:
+    def prepared(self, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None,
+                 all_cells: bool = False) -> Any:
         """The search for the k best: by `rows` first, where they are the weights in fewer bits.
 
         It is made anew when one of the arrays has been replaced: call this for each query, under
         the lock of the index.
         """
-        wanted = min(k, LARGE_K), self.n, self.has_biases
+        wanted = min(k, LARGE_K), self.n, self.has_biases, all_cells
         made = self._search
         if (made is None or made[1] != wanted or made[2] is not W or made[3] is not bias
                 or made[4] is not rows or self._short is None):
@@ -403,7 +406,8 @@ class Sketches:
                 self.factors, self.errors,
                 self.biases if self.has_biases else NO_NUMBERS, self.ids,
                 self.n, self.slot, *self._short, self.offset, self._scale, W, bias, coarse, scales,
-                self.bounds.sketches_for(k), self.bounds.cells, self.bounds.evidence,
+                self.bounds.sketches_for(k), ALL_CELLS if all_cells else self.bounds.cells,
+                self.bounds.evidence,
                 self.bounds.short, self.euclidean)
             made = self._search = search, wanted, W, bias, rows
         return made[0]
