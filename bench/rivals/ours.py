@@ -9,9 +9,12 @@ from sparselsh.index import Bounds, default_family
 
 from .contender import Contender
 
+RECALLS = (0.6, 0.7, 0.8, 0.85, 0.88, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985,
+           0.99, 0.995, 0.998)
+
 
 class Swept(Contender):
-    """LSHIndex fitted for a recall, the deviations that its bound allows for swept.
+    """LSHIndex fitted for a recall, and searched with the bounds of others.
 
     The target also determines the norm floor of the index, so there is one index per target.
     """
@@ -31,18 +34,15 @@ class Swept(Contender):
         self.note = (f"scaling {report['scaling']}, {report['sketch_bits']} bits, "
                      f"{report['n_sketched']} neurons sketched, {report['n_computed']:.0f} computed"
                      f", {plans}")
-        self.chosen = self.index._engine.sketches.bounds
         self.queries = layer.H[:256]
 
     def settings(self):
-        return [{"deviations": c} for c in np.arange(0.25, 3.3, 0.25).round(2).tolist()]
+        return [{"recall": recall} for recall in RECALLS]
 
     def use(self, setting):
-        factor = setting["deviations"] / self.chosen.sketches
         engine = self.index._engine
         engine.methods = {"single": "sketches", "batch": "sketches"}
-        engine.sketches.set_bounds(Bounds(setting["deviations"], self.chosen.cells * factor,
-                                          self.chosen.short))
+        engine.sketches.set_bounds(Bounds.of_recall(setting["recall"]))
 
     def search_one(self, q):
         return self.index.search(q[None], self.k)[0][0]
@@ -54,6 +54,7 @@ class Swept(Contender):
         return self.index.nbytes / n  # the weights are kept by reference
 
     def fraction_computed(self, setting):
+        self.use(setting)
         counts = self.index._engine.by_bound(self.queries, self.k, self.threads)[2]
         return float(counts[:, 0].mean()) / self.n
 
@@ -64,7 +65,7 @@ class Own(Swept):
     same_in_batches = False  # the plan may be exact for one of them
 
     def settings(self):
-        return [{"deviations": None}]
+        return [{"recall": None}]
 
     def use(self, setting):
         pass

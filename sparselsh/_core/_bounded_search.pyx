@@ -502,20 +502,23 @@ cdef void _answer(const loops_t *f, const search_t *s, work_t *w, const float *x
     if n_only >= 0:
         _compute(f, s, w, x, NULL, only, n_only)
     else:
-        # squares of very long or short queries would overflow or vanish
-        for i in range(s.n_bits):
-            peak = max(peak, fabsf(w.projected[i]))
-        if peak > 0 and not (1e-12 < peak < 1e12):
-            unit = 1 / <double>peak
-            for i in range(s.n_bits + s.n_cells):
-                w.projected[i] = <float>(w.projected[i] * unit)
+        square = f.dot(w.projected, w.projected, s.n_bits)
+        if not (1e-24 < square < 1e24):  # squares of longer or shorter queries would be inexact
+            for i in range(s.n_bits):
+                peak = max(peak, fabsf(w.projected[i]))
+            if peak > 0:
+                unit = 1 / <double>peak
+                for i in range(s.n_bits + s.n_cells):
+                    w.projected[i] = <float>(w.projected[i] * unit)
+            square = f.dot(w.projected, w.projected, s.n_bits)
         w.weight = <float>unit
         if s.euclidean:
+            square = 0
             for i in range(s.d):
                 square += (<double>x[i] - s.offset[i]) * (<double>x[i] - s.offset[i])
             square *= unit * unit
         else:
-            square = <double>f.dot(w.projected, w.projected, s.n_bits) * s.n_dims / s.n_bits
+            square = square * s.n_dims / s.n_bits
         unit_norm = <float>sqrt(square / max(s.n_dims - 1, <Py_ssize_t>1))
         shift = <double>f.dot(s.offset, x, s.d) + s.offset[s.d]
         size = s.offset_norm * sqrt(<double>f.dot(x, x, s.d)) if s.offset_norm > 0 else 0

@@ -54,12 +54,19 @@ static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const 
 static ptrdiff_t at_least(const float *scores, const float *errors, float slack, ptrdiff_t n,
                           float floor, int32_t *places, float *out)
 {
+    const __m512 least = _mm512_set1_ps(floor), factor = _mm512_set1_ps(slack);
     ptrdiff_t found = 0;
-    for (ptrdiff_t k = 0; k < n; k += 16) {
-        __m512 s = _mm512_loadu_ps(scores + k);
-        if (errors)
-            s = _mm512_fmadd_ps(_mm512_set1_ps(slack), _mm512_loadu_ps(errors + k), s);
-        found += store_from(s, floor, (int32_t)k, places + found, out + found);
+    for (ptrdiff_t k = 0; k < n; k += 32) {  /* hardly ever does one of 32 reach the floor */
+        __m512 s0 = _mm512_loadu_ps(scores + k), s1 = _mm512_loadu_ps(scores + k + 16);
+        if (errors) {
+            s0 = _mm512_fmadd_ps(factor, _mm512_loadu_ps(errors + k), s0);
+            s1 = _mm512_fmadd_ps(factor, _mm512_loadu_ps(errors + k + 16), s1);
+        }
+        if (!(_mm512_cmp_ps_mask(s0, least, _CMP_GE_OQ)
+              | _mm512_cmp_ps_mask(s1, least, _CMP_GE_OQ)))
+            continue;
+        found += store_from(s0, floor, (int32_t)k, places + found, out + found);
+        found += store_from(s1, floor, (int32_t)k + 16, places + found, out + found);
     }
     return found;
 }
