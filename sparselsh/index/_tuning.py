@@ -163,7 +163,7 @@ def tune(engine: IndexEngine, queries: Floats, k: int, recall: float, n_threads:
     plan = engine.options.plan
     most = max(1, len(engine.W) // MIN_NEURONS_PER_BEST)
     ks = sorted({min(k, most), *(other for other in OTHER_K if other <= most)})
-    (truth, _), seconds = timed(engine.exact, queries, max(k, ks[-1]), n_threads)
+    truth, seconds = timed(_true_neighbours, engine, queries, max(k, ks[-1]), n_threads)
     engine.trials = _bound_trials(engine, queries, ks, min(k, most), truth, recall, n_threads)
 
     some, some_truth = few(queries), few(truth[:, :k])
@@ -181,6 +181,13 @@ def scan_curve(engine: IndexEngine, queries: Floats, truth: Ids, wanted_recall: 
         return engine.by_sketches(queries, k, n, n_threads)
 
     return curve(search, queries, truth, wanted_recall, start, limit)
+
+
+def _true_neighbours(engine: IndexEngine, queries: Floats, k: int, n_threads: int) -> Ids:
+    """Ids (n_queries, k) of the largest inner products, some queries at a time to save memory."""
+    parts = [engine.exact(queries[start:start + MAX_TRIAL_QUERIES], k, n_threads)[0]
+             for start in range(0, len(queries), MAX_TRIAL_QUERIES)]
+    return np.concatenate(parts)
 
 
 def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, truth: Ids,
