@@ -3,7 +3,7 @@
 A search leaves out a neuron whose inner product with the query is, by its sketch or its norm, too
 unlikely to be among the best, and cells that add next to nothing to what the cells before them had.
 The floors below hold without any queries, and queries only widen them: all of them were chosen by
-what `bench/promise.py --deviations` prints.
+what `bench/promise.py --parts` prints.
 """
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ LARGE_K = 5
 MIN_DEVIATIONS = 0.25
 # The second half of the cells scanned may hold this share of the best estimates, where the cells
 # may miss CELL_MISSES_OF_SHARE of the neighbours; the fewer are allowed, the more evidence it needs
-CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.115, 0.05, 0.5
-EVIDENCE = ((0.96, 40), (0.995, 64), (1.0, 128))  # best estimates, up to a recall
+CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.1, 0.05, 0.5
+# Best estimates, and a factor of the share, up to a recall: of more of them, fewer are by chance in
+# the first half
+EVIDENCE = ((0.96, 40, 1.0), (0.985, 64, 1.0), (1.0, 128, 1.6))
 MIN_SHORT_DEVIATIONS = 4.5
 
 
@@ -58,8 +60,8 @@ class Bounds:
         """The floors for a recall, which need no queries."""
         misses = (1 - SKETCH_MISSES) * (1 - recall)
         share = CELL_SHARE * (misses / CELL_MISSES_OF_SHARE) ** SHARE_POWER
-        evidence = next(n for most, n in EVIDENCE if recall <= most)
-        return cls(recall, 1.0, share, evidence, MIN_SHORT_DEVIATIONS)
+        evidence, factor = next((n, factor) for most, n, factor in EVIDENCE if recall <= most)
+        return cls(recall, 1.0, factor * share, evidence, MIN_SHORT_DEVIATIONS)
 
     def sketches_for(self, k: int) -> float:
         """Standard deviations by which an estimate may be too low before its neuron is left out."""
