@@ -98,7 +98,7 @@ def needed_norms(transform: Transform, queries: Floats, kth: Floats,
     Q = _without_bias(transform, queries, n_threads).astype(np.float64)
     units = np.linalg.norm(Q, axis=1) / np.sqrt(max(Q.shape[1] - 1, 1))
     shift = queries.astype(np.float64) @ transform.offset_[:-1] + transform.offset_[-1]
-    products = (kth - shift) * transform.scale_
+    products = np.nan_to_num((kth - shift) * transform.scale_)  # inner products may overflow
     return np.maximum(products, 0) / np.maximum(MIN_SHORT_DEVIATIONS * units, 1e-30)
 
 

@@ -139,7 +139,8 @@ def mean_row(W: np.ndarray, n_threads: int) -> Any:
     """
     sums = np.empty((-(-len(W) // ROWS_PER_BLOCK), W.shape[1]), np.float32)
     _typed_arrays.block_sums(W, ROWS_PER_BLOCK, sums, n_threads)
-    total = sums.sum(axis=0, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # of infinite sums of both signs
+        total = sums.sum(axis=0, dtype=np.float64)
     if not np.isfinite(total).all():  # a block of very large weights
         total = bfloat16.as_float32(W).sum(axis=0, dtype=np.float64)
     return total / len(W)
