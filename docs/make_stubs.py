@@ -22,7 +22,7 @@ RETURNS = {
     "_parse.count": "tuple[int, int, int]",
     "_parse.parse": "tuple[int, int, int, int]",
     "_sparse_rows.group_columns": "int",
-    "_single_query_search.prepare": "SingleQuerySearch",
+    "_bounded_search.prepare": "BoundedSearch",
     "_select.batch_union": "int",
     "_simd.available_levels": "tuple[str, ...]",
     "_simd.level": "str",
@@ -30,8 +30,8 @@ RETURNS = {
     "_updates.sgd": "Rule",
 }
 SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int",
-           "float": "float", "double": "float", "str": "str", "Rule": "Rule",
-           "SingleQuerySearch": "SingleQuerySearch", "SingleRowMLP": "SingleRowMLP"}
+           "float": "float", "double": "float", "bint": "bool", "str": "str", "Rule": "Rule",
+           "BoundedSearch": "BoundedSearch", "SingleRowMLP": "SingleRowMLP"}
 ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
          "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_parse.text"}  # bytes or a mapped file
@@ -40,10 +40,15 @@ OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a ru
 UNTYPED = {  # other parameters without a type are arrays of one of several dtypes
     "_quantized.scales": "NDArray[float32] | None",
     "_select.ids": "NDArray[int32] | None",
-    "_single_query_search.coarse": "NDArray[Any] | None",
-    "_single_query_search.coarse_scales": "NDArray[float32] | None",
+    "_bounded_search.able": "NDArray[uint8] | None",
+    "_bounded_search.coarse": "NDArray[Any] | None",
+    "_bounded_search.coarse_scales": "NDArray[float32] | None",
+    "_bounded_search.doubts": "NDArray[float64] | None",
+    "_bounded_search.indptr": "NDArray[int64] | None",
+    "_bounded_search.listed": "NDArray[int32] | None",
     "_single_row_mlp.layers": "list[tuple[Any, ...]]",
-    "_single_row_mlp.search": "SingleQuerySearch | None",
+    "_single_row_mlp.search": "BoundedSearch | None",
+    "_sketches.biases": "NDArray[float32] | None",
     "_sketches.scales": "NDArray[float32] | None",
 }
 
@@ -98,8 +103,8 @@ def stub(module):
         head += f"from numpy import {', '.join(used)}\nfrom numpy.typing import NDArray\n"
     if "Rule" in body and "class Rule" not in body:
         head += "\nfrom ._updates import Rule\n"
-    if "SingleQuerySearch" in body and "class SingleQuerySearch" not in body:
-        head += "\nfrom ._single_query_search import SingleQuerySearch\n"
+    if "BoundedSearch" in body and "class BoundedSearch" not in body:
+        head += "\nfrom ._bounded_search import BoundedSearch\n"
     return head + "\n" * (head.count("\n") > 1) + body
 
 

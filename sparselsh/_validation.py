@@ -13,6 +13,7 @@ import numpy as np
 
 from ._arrays import csr
 from ._arrays.scipy import sp
+from ._arrays.selection import Selection
 from ._core import _checks
 
 if TYPE_CHECKING:
@@ -133,6 +134,11 @@ def _array(values: Any, name: str) -> np.ndarray:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array: {error}") from None
+
+
+def array(values: Any, name: str) -> np.ndarray:
+    """An array of anything, without masked entries."""
+    return _array(values, name)
 
 
 def numeric(values: Any, name: str) -> np.ndarray:
@@ -293,6 +299,85 @@ def ids(values: ArrayLike, name: str, bound: int, *, unique: bool = False) -> Id
     if unique and len(np.unique(values)) != len(values):
         raise ValueError(f"{name} must be distinct, got repeated ids")
     return values
+
+
+def own_ids(values: Any, n_rows: int, what: str = "W") -> np.ndarray:
+    """A user's ids of n_rows rows: distinct, int64 or strings."""
+    array = _array(values, "ids")
+    if array.ndim != 1 or array.dtype.kind not in "iuUTO":
+        raise TypeError(f"ids must be a one-dimensional array of integers or strings, got shape "
+                        f"{array.shape} and dtype {array.dtype}")
+    if array.dtype.kind in "TO":
+        if not all(isinstance(value, str) for value in array.tolist()):
+            raise TypeError("ids must be integers or strings, got an array of other objects")
+        array = array.astype(np.str_)
+    if len(array) != n_rows:
+        raise ValueError(f"ids must have an entry for each of the {n_rows} rows of {what}, got "
+                         f"{len(array)}")
+    if array.dtype.kind == "U":
+        if (array == "").any():
+            raise ValueError("ids must not be empty strings, which stand for no neuron")
+    else:
+        if array.size and (array.min() < 0 or array.max() > np.iinfo(np.int64).max):
+            raise ValueError(f"ids must be at least 0 and fit into int64, got {array.min()}")
+        array = array.astype(np.int64)
+    if len(np.unique(array)) != len(array):
+        raise ValueError("ids must be distinct, got repeated ids")
+    return array
+
+
+def selection(allow: Any, exclude: Any, n_queries: int, n_columns: int,
+              to_rows: Callable[[Any, str], Ids] | None = None) -> Selection | None:
+    """Which of n_columns neurons or labels the queries may find; None for all.
+
+    `to_rows` turns a user's own ids into rows.
+    """
+    if allow is None and exclude is None:
+        return None
+    mask = np.ones(n_columns, np.uint8)
+    lists: dict[str, CSR] = {}
+    for value, name in ((allow, "allow"), (exclude, "exclude")):
+        if value is None:
+            continue
+        if sp.issparse(value):
+            if value.shape != (n_queries, n_columns):
+                raise ValueError(f"{name} must have a row for each of the {n_queries} queries and "
+                                 f"{n_columns} columns, got shape {value.shape}")
+            lists[name] = targets(value, n_queries, n_columns, name=name)
+            continue
+        chosen = _mask(value, name, n_columns, to_rows)
+        mask &= chosen if name == "allow" else 1 - chosen
+
+    base = None if mask.all() else mask
+    if not lists:
+        return Selection(base)
+    rows = lists.get("allow", lists.get("exclude"))
+    indptr, listed = rows.indptr, rows.indices
+    if len(lists) == 2:
+        keys, others = (np.repeat(np.arange(n_queries), np.diff(each.indptr)) * n_columns
+                        + each.indices for each in (rows, lists["exclude"]))
+        kept = ~np.isin(keys, others)
+        listed = listed[kept]
+        indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
+    return Selection(base, indptr.astype(np.int64), np.ascontiguousarray(listed, np.int32),
+                     "allow" in lists)
+
+
+def _mask(value: Any, name: str, n_columns: int,
+          to_rows: Callable[[Any, str], Ids] | None) -> np.ndarray:
+    array = _array(value, name)
+    if array.dtype == bool:
+        if array.shape != (n_columns,):
+            raise ValueError(f"{name} must have shape ({n_columns},) as a mask, got {array.shape}; "
+                             "for a selection per query give a SciPy sparse matrix")
+        return array.astype(np.uint8)
+    if array.ndim == 2:
+        raise ValueError(f"{name} must be a mask, ids or a SciPy sparse matrix with a row for each "
+                         f"query, got an array of shape {array.shape}")
+    chosen = np.zeros(n_columns, np.uint8)
+    if array.size:
+        chosen[ids(array, name, n_columns) if to_rows is None else to_rows(array, name)] = 1
+    return chosen
 
 
 def targets(Y: Any, n_rows: int, n_labels: int, *, values: bool = False, name: str = "Y",

@@ -19,6 +19,7 @@ from .index import (
     build,
     drawn_seed,
     recall_of,
+    split_in_blocks,
     tune,
 )
 from .inference import (
@@ -272,7 +273,7 @@ def _accelerated(torch: ModuleType, name: str, linear: nn.Linear, W: Floats, b: 
     """The module that replaces a layer, or None, and the report of the choice."""
     from .inference import AcceleratedLinear
 
-    settings, held = np.ascontiguousarray(inputs[::2]), np.ascontiguousarray(inputs[1::2])
+    settings, held = (inputs[rows] for rows in split_in_blocks(len(inputs)))
     options = IndexOptions(recall=recall, plan="sketches", storage=storage)
     engine = build(options, W, b, settings, drawn_seed(random_state), resolve(n_threads))
     if k != N_NEIGHBOURS:

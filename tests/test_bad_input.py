@@ -24,6 +24,11 @@ def fitted():
     return sl.LSHIndex(sl.SimHash(3, 2), random_state=0).fit(np.eye(6, 3))
 
 
+def with_ids():
+    """Return an index whose neurons have names."""
+    return sl.LSHIndex(random_state=0).fit(np.eye(6, 3), ids=list("abcdef"))
+
+
 def probed():
     return sl.LSHIndex(sl.SimHash(3, 2), plan="probes", random_state=0).fit(np.eye(6, 3))
 
@@ -332,11 +337,39 @@ def test_weights_that_do_not_fit_are_refused(kind, call, error, names):
     (lambda: sl.LSHIndex().remove([0]), ValueError, "call fit(W) first"),
     (lambda: sl.LSHIndex().report(), ValueError, "call fit(W) first"),
     (lambda: sl.LSHIndex().save("none"), ValueError, "call fit(W) first"),
-    (lambda: fitted().add(np.eye(5, 3)), ValueError,
-     "W must have at least the 6 rows of before, got 5", "remove"),
-    (lambda: fitted().add(np.eye(7, 4)), ValueError, "W must have 3 columns, got 4"),
-    (lambda: fitted().add(np.full((7, 3), NAN)), ValueError, "W must be finite"),
-    (lambda: fitted().add(np.ones(3)), ValueError, "W must have two dimensions"),
+    (lambda: fitted().add(np.eye(7, 3)), ValueError, "rows must be the new neurons alone",
+     "pass rows[6:]"),
+    (lambda: fitted().add(np.eye(7, 4)), ValueError, "rows must have 3 columns, got 4"),
+    (lambda: fitted().add(np.full((7, 3), NAN)), ValueError, "rows must be finite"),
+    (lambda: fitted().add(np.ones(3)), ValueError, "rows must have two dimensions"),
+    (lambda: fitted().add(X, ids=[1, 2, 3, 4]), ValueError, "ids must be given to add if"),
+    (lambda: with_ids().add(X), ValueError, "ids must be given to add if"),
+    (lambda: with_ids().add(X, ids=["a", "g", "h", "i"]), ValueError, "ids must be new", "'a'"),
+    (lambda: with_ids().add(X, ids=[1, 2, 3, 4]), ValueError, "ids must be strings"),
+    (lambda: with_ids().remove([0]), ValueError, "rows must be", "strings"),
+    (lambda: with_ids().remove(["z"]), ValueError, "rows must be ids of this index", "'z'"),
+    (lambda: with_ids().remove(["a", "a"]), ValueError, "rows must be distinct"),
+    (lambda: with_ids().search(X, allow=["a", "z"]), ValueError, "allow must be ids", "'z'"),
+    (lambda: sl.LSHIndex().fit(X, ids=[1, 2, 3]), ValueError,
+     "ids must have an entry for each of the 4 rows of W, got 3"),
+    (lambda: sl.LSHIndex().fit(X, ids=[1, 1, 2, 3]), ValueError, "ids must be distinct"),
+    (lambda: sl.LSHIndex().fit(X, ids=[-1, 1, 2, 3]), ValueError, "ids must be at least 0"),
+    (lambda: sl.LSHIndex().fit(X, ids=["", "a", "b", "c"]), ValueError, "ids must not be empty"),
+    (lambda: sl.LSHIndex().fit(X, ids=[0.5, 1, 2, 3]), TypeError, "ids must be", "or strings"),
+    (lambda: sl.LSHIndex(metric="dot"), ValueError, "metric must be one of 'ip', 'cosine', 'l2'",
+     "'dot'"),
+    (lambda: sl.LSHIndex(metric="l2", scaling=0.5), ValueError, "scaling must be 'auto' or 0"),
+    (lambda: sl.LSHIndex(metric="l2").fit(X, np.ones(4)), ValueError,
+     "bias must be None with metric='l2'"),
+    (lambda: fitted().search(X, allow=np.ones(5, bool)), ValueError, "allow must have shape (6,)"),
+    (lambda: fitted().search(X, exclude=[6]), ValueError, "exclude must lie in 0..5, got 6"),
+    (lambda: fitted().search(X, exclude=np.ones((4, 6))), ValueError, "exclude must be a mask"),
+    (lambda: fitted().search(X, allow=sp.csr_array((3, 6))), ValueError,
+     "allow must have a row for each of the 4 queries and 6 columns, got shape (3, 6)"),
+    (lambda: fitted().search(X, 1, n_candidates=2, certify=True), ValueError,
+     "n_candidates must be None with certify=True"),
+    (lambda: fitted().search(X, 1, n_candidates=2, exclude=[0]), ValueError,
+     "n_candidates must be None with allow or exclude"),
     (lambda: fitted().add(np.eye(7, 3), np.ones(6)), ValueError,
      "bias must have shape (7,), got (6,)"),
     (lambda: fitted().add(np.eye(7, 3), [INF] * 7), ValueError, "bias must be finite"),
@@ -355,7 +388,8 @@ def test_weights_that_do_not_fit_are_refused(kind, call, error, names):
     (lambda: fitted().update(np.eye(6, 3), [0.5]), ValueError, "rows", "integers"),
     (lambda: fitted().update(np.eye(6, 3), 3), ValueError, "rows must be a one-dimensional array"),
     (lambda: fitted().update(np.eye(6, 3), [True] * 6), ValueError, "rows", "integers"),
-    (lambda: fitted().update(np.eye(5, 3), [0]), ValueError, "W must have 6 rows, got 5"),
+    (lambda: fitted().update(np.eye(5, 3), [0]), ValueError,
+     "W must have 6 rows, all weights, or 1, those that change, got 5"),
     (lambda: fitted().update(np.eye(6, 4), [0]), ValueError, "W must have 3 columns, got 4"),
     (lambda: fitted().update(np.full((6, 3), NAN), [0]), ValueError, "W must be finite"),
 )

@@ -16,6 +16,7 @@ from support import (
 )
 
 import sparselsh as sl
+from sparselsh.index import IndexOptions, build
 from sparselsh.index.transforms import Transform, second_moment
 
 KINDS = {
@@ -65,7 +66,7 @@ def test_search_with_every_neuron_as_candidate_equals_brute_force(rng, n, d):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("data", [clustered, trained])
 def test_search_finds_nearly_all_neighbours_with_its_defaults(data, seed):
-    # 128 of 3,000 neurons are computed exactly; measured: 0.997 to 1
+    # the bound decides how many neurons are computed
     W, X = data(np.random.default_rng(seed))
     assert recall(sl.LSHIndex(random_state=0).fit(W, queries=X), W, X) >= 0.98
 
@@ -87,13 +88,15 @@ def test_centring_and_scaling_find_neighbours_that_are_missed_without_them(seed)
 
 
 def test_centring_removes_a_common_bias(rng):
-    # a common bias of 100 times the length of the neurons makes them alike to
-    # a hash without centring
+    # a common part of 100 times the length of the neurons makes them alike to a hash without
+    # centring; a common bias does not matter, because biases are not hashed
     W, X = clustered(rng)
-    bias = np.full(len(W), 500, np.float32)
+    bias, part = np.full(len(W), 500, np.float32), 100 * gaussian(rng, 1, 64)
     for center, floor, ceiling in [(True, 0.98, 1), (False, 0, 0.8)]:
-        index = sl.LSHIndex(center=center, random_state=0).fit(W, bias)
-        assert floor <= recall(index, W, X, bias, n_candidates=60) <= ceiling
+        index = sl.LSHIndex(center=center, random_state=0).fit(W + part, bias)
+        assert floor <= recall(index, W + part, X, bias, n_candidates=60) <= ceiling
+        index.fit(W, bias)
+        assert recall(index, W, X, bias, n_candidates=60) >= 0.97
 
 
 def test_more_candidates_find_more_neighbours(rng):
@@ -338,8 +341,8 @@ def test_sketches_have_the_requested_number_of_bits(rng, options, n_bits):
     W = gaussian(rng, 320, 16)
     index = sl.LSHIndex(random_state=0, **options).fit(W)
     index.search(W[:1])
-    # the bits, a factor, a cell, and the maps from slot to neuron and back
-    per_neuron = n_bits // 8 + 16
+    # the bits, a factor, an error, a bias, a cell, and the maps from slot to neuron and back
+    per_neuron = n_bits // 8 + 24
     assert index.nbytes == 320 * per_neuron
 
 
@@ -371,7 +374,10 @@ def celled(monkeypatch, rng, **options):
 def test_cells_reach_the_recall_with_fewer_sketches(monkeypatch, rng):
     # queries around the same centres as the neurons: a few cells hold all their neighbours
     index, W, X = celled(monkeypatch, rng, recall=0.95)
-    assert index._engine.sketches.n_probed <= 38 / 4
+    scanned = index._engine.by_bound(X, 5, 1)[2][:, 1]
+    # a cell begins and ends within a block of 32 slots, of which 38 cells have 1.2 each; 3 cells
+    # and then as many again are the least that is scanned
+    assert scanned.mean() <= 0.4 * 1500
     assert recall(index, W, X) >= 0.95
 
 
@@ -423,18 +429,28 @@ def test_a_single_query_after_changes_uses_the_current_slots(monkeypatch, rng):
     assert (ids == -1).all() and np.isneginf(scores).all()
 
 
-def test_a_rebuild_refills_the_tables_where_they_fit_and_else_allocates_new_ones(rng):
+def test_a_second_fit_gives_the_same_index_as_a_first(rng):
     W = gaussian(rng, 300, 16)
     index = sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(W)
     tables = index._engine.tables
     other = gaussian(rng, 300, 16)
     X = gaussian(rng, 20, 16)
     index.remove([3, 4])
-    assert index.fit(other)._engine.tables is tables
+    assert index.fit(other)._engine.tables is not tables, "a fit that fails must leave the old ones"
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other), X)
-    assert index.fit(other[:200])._engine.tables is not tables
-    assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=0).fit(other[:200]), X)
-    tables, index.random_state = index._engine.tables, 1
-    assert index.fit(other[:200])._engine.tables is not tables, \
-        "another seed needs new hash functions"
+    index.random_state = 1
+    index.fit(other[:200])
     assert_same_answers(index, sl.LSHIndex(sl.SimHash(6, 5), random_state=1).fit(other[:200]), X)
+
+
+def test_layers_refill_their_tables_where_they_fit_and_else_allocate_new_ones(rng):
+    W, other, bias = gaussian(rng, 300, 16), gaussian(rng, 300, 16), np.zeros(300, np.float32)
+    options = IndexOptions(sl.SimHash(6, 5), sketch_bits=0)
+    tables = build(options, W, bias, None, 0, 1).tables
+    again = build(options, other, bias, None, 0, 1, tables)
+    assert again.tables is tables
+    np.testing.assert_array_equal(again.tables.codes, build(options, other, bias, None, 0,
+                                                            1).tables.codes)
+    assert build(options, other[:200], bias[:200], None, 0, 1, tables).tables is not tables
+    assert build(options, other, bias, None, 1, 1, tables).tables is not tables, \
+        "another seed needs new hash functions"

@@ -100,7 +100,7 @@ def test_changes_to_a_loaded_index_give_the_same_as_to_the_saved_one(rng, kind, 
     for each in (index, other):
         each.update(W, [3, 30, 100])
         each.remove([4, 5])
-        each.add(more)
+        each.add(more[len(W):])
     assert_same(index, other, X)
     index.save(path)
     assert_same(index, sl.LSHIndex.load(path, more, np.append(bias, np.zeros(45, np.float32))), X)
@@ -231,6 +231,18 @@ INCONSISTENT = {
         "arguments", "family", "seed", "scaling", "norm_floor", "n_candidates",
         "n_probes", "methods", "times",
         "trials", "fingerprint")},
+    **{f"{name} is cut too": tensor(name, lambda a: a[:-1]) for name in (
+        "errors", "biases", "short_norms")},
+    **{f"{name} is infinite": tensor(name, with_first(np.inf)) for name in (
+        "errors", "biases", "short_norms")},
+    "a norm for a neuron with a sketch": lambda tensors, config: tensors["short_norms"].__setitem__(
+        tensors["ids"][0], 1),
+    **{f"bounds {value!r}": setting("bounds", value) for value in (
+        None, 3, {}, {"recall": 2.0, "sketches": 1.0, "cells": 0.1, "evidence": 32, "short": 5.0},
+        {"recall": 0.9, "sketches": -1.0, "cells": 0.1, "evidence": 32, "short": 5.0},
+        {"recall": 0.9, "sketches": 1.0, "cells": 0.1, "evidence": 0, "short": 5.0})},
+    **{f"n_computed {value!r}": setting("n_computed", value) for value in (3, [-1.0, 5], [1.0, 0])},
+    **{f"vector_scale {value!r}": setting("vector_scale", value) for value in (0, -1.0, "a")},
     **{f"{name} is cut": tensor(name, lambda a: a[:-1]) for name in (
         "offset", "gone", "codes", "rotation", "factors", "neuron_map", "query_map")},
     "blocks for half of the neurons": lambda tensors, config: tensors.update(

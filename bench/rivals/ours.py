@@ -5,13 +5,16 @@ import time
 import numpy as np
 
 import sparselsh as sl
-from sparselsh.index import default_family
+from sparselsh.index import Bounds, default_family
 
-from .contender import Contender, powers
+from .contender import Contender
+
+RECALLS = (0.6, 0.7, 0.8, 0.85, 0.88, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985,
+           0.99, 0.995, 0.998)
 
 
 class Swept(Contender):
-    """LSHIndex fitted for a recall, `n_candidates` swept.
+    """LSHIndex fitted for a recall, and searched with the bounds of others.
 
     The target also determines the norm floor of the index, so there is one index per target.
     """
@@ -29,40 +32,47 @@ class Swept(Contender):
         report = self.index.report()
         plans = ", ".join(f"{kind}: {plan['use']}" for kind, plan in report["plan"].items())
         self.note = (f"scaling {report['scaling']}, {report['sketch_bits']} bits, "
-                     f"{report['n_sketched']} neurons sketched, n_candidates chosen by fit "
-                     f"{report['n_candidates']}, {plans}")
+                     f"{report['n_sketched']} neurons sketched, {report['n_computed']:.0f} computed"
+                     f", {plans}")
+        self.queries = layer.H[:256]
 
     def settings(self):
-        largest = min(self.n, 4096)
-        return [{"n_candidates": n} for n in powers(max(16, self.k), largest, 1.25)]
+        return [{"recall": recall} for recall in RECALLS]
 
     def use(self, setting):
-        self.n_candidates = setting["n_candidates"]
+        engine = self.index._engine
+        engine.methods = {"single": "sketches", "batch": "sketches"}
+        engine.sketches.set_bounds(Bounds.of_recall(setting["recall"]))
 
     def search_one(self, q):
-        return self.index.search(q[None], self.k, n_candidates=self.n_candidates)[0][0]
+        return self.index.search(q[None], self.k)[0][0]
 
     def search_batch(self, Q):
-        return self.index.search(Q, self.k, n_candidates=self.n_candidates)[0]
+        return self.index.search(Q, self.k)[0]
 
     def bytes_beside_weights(self, path, n, d):
         return self.index.nbytes / n  # the weights are kept by reference
 
     def fraction_computed(self, setting):
-        return min(1.0, setting["n_candidates"] / self.n)
+        self.use(setting)
+        counts = self.index._engine.by_bound(self.queries, self.k, self.threads)[2]
+        return float(counts[:, 0].mean()) / self.n
 
 
 class Own(Swept):
-    """As `fit` sets it up on the calibration queries: its plan and its n_candidates."""
+    """As `fit` sets it up on the calibration queries: its plan and its bounds."""
 
     same_in_batches = False  # the plan may be exact for one of them
 
     def settings(self):
-        return [{"n_candidates": None}]
+        return [{"recall": None}]
+
+    def use(self, setting):
+        pass
 
     def fraction_computed(self, setting):
         plan = self.index.report()["plan"]
-        fraction = self.index.default_candidates(self.k) / self.n
+        fraction = super().fraction_computed(setting)
         fractions = [1.0 if plan[kind]["use"] == "exact" else fraction
                      for kind in ("single", "batch")]
         return fractions[0] if fractions[0] == fractions[1] else tuple(fractions)

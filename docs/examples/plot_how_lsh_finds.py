@@ -205,7 +205,7 @@ ax.xaxis.set_major_formatter(lambda fraction, _: f"{fraction:.1%}")
 plt.show()
 
 # %%
-# The dashed line is the recall that was asked for. The index chose its number of candidates on its
-# queries:
+# The dashed line is the recall that was asked for. Without a number of candidates, a search
+# computes every neuron that may be among the best by the error of its sketch, on average:
 
-print(f"{index.report()['n_candidates']} candidates of {n} neurons")
+print(f"{index.report()['n_computed']:.0f} of {n} neurons")

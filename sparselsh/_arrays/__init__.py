@@ -8,5 +8,6 @@ The kernels of `_core` read and write these arrays.
     aligned       arrays that begin on a cache line
     linalg        dense products, sums and exact top k by the kernels
     scipy         scipy.sparse, imported when it is first used
+    selection     Selection, which neurons the queries of a search may find
     types         names of types for annotations
 """

@@ -15,10 +15,12 @@ cdef extern from "order.h" nogil:
     void sort_ids(int32_t *a, int32_t *spare, Py_ssize_t n, int64_t bound) noexcept
 
     ctypedef struct top_t:
-        pass
+        Py_ssize_t n
+        uint64_t worst
     top_t top_begin(uint64_t *keys, Py_ssize_t capacity, Py_ssize_t k) noexcept
     void top_push(top_t *top, float score, int32_t id) noexcept
     float top_floor(const top_t *top) noexcept
+    float top_kth(top_t *top) noexcept
     void top_end(top_t *top, bint sorted, int32_t *ids, float *scores) noexcept
 
     uint64_t random_at(uint64_t seed, uint64_t counter) noexcept

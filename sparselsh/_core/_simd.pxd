@@ -54,7 +54,11 @@ cdef extern from "simd/loops.h" nogil:
         void (*scale)(float a, float *x, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*sketch_scan)(const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
                                   const uint8_t *lut, float a, float b, const float *factors,
-                                  float floor, int32_t *ids, float *scores) noexcept nogil
+                                  const float *biases, float weight, const float *errors,
+                                  float slack, float floor, int32_t *ids,
+                                  float *scores) noexcept nogil
+        Py_ssize_t (*at_least)(const float *scores, const float *errors, float slack, Py_ssize_t n,
+                               float floor, int32_t *places, float *out) noexcept nogil
         void (*gemm)(const gemm_t *g, float *work) noexcept nogil
         void (*signed_sums)(const float *columns, const int32_t *ids, Py_ssize_t n_plus,
                             Py_ssize_t n_minus, float *out) noexcept nogil

@@ -4,10 +4,10 @@ from typing import Any
 from numpy import float32, int32
 from numpy.typing import NDArray
 
-from ._single_query_search import SingleQuerySearch
+from ._bounded_search import BoundedSearch
 
 class SingleRowMLP: ...
-def prepare(layers: list[tuple[Any, ...]], search: SingleQuerySearch | None) -> SingleRowMLP: ...
+def prepare(layers: list[tuple[Any, ...]], search: BoundedSearch | None) -> SingleRowMLP: ...
 def top_k(
     mlp: SingleRowMLP,
     x: NDArray[float32],

@@ -8,12 +8,12 @@ from libc.stdint cimport int32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from ._bounded_search cimport BoundedSearch, search_queries
 from ._order cimport top_begin, top_end, top_push, top_t
 from ._quantized cimport (
     OUTPUTS_PER_TASK, quantized_dots, quantized_rows_of, quantized_rows_t, quantized_sums,
 )
 from ._simd cimport loops_t, table
-from ._single_query_search cimport SingleQuerySearch, search_queries
 
 ctypedef struct step_t:
     quantized_rows_t w
@@ -24,11 +24,11 @@ ctypedef struct step_t:
 
 
 cdef class SingleRowMLP:
-    """Layers, whose arrays it keeps alive; a SingleQuerySearch may stand for the last one."""
+    """Layers, whose arrays it keeps alive; a BoundedSearch may stand for the last one."""
     cdef list arrays
     cdef step_t *steps
     cdef Py_ssize_t n_steps, widest
-    cdef SingleQuerySearch search
+    cdef BoundedSearch search
 
     def __dealloc__(self):
         free(self.steps)
@@ -37,7 +37,7 @@ cdef class SingleRowMLP:
 def prepare(layers, search):
     """A SingleRowMLP from tuples (w, scales, bias, input_major, relu).
 
-    search is a SingleQuerySearch or None. w is float32, or bfloat16 or int8 with scales as in
+    search is a BoundedSearch or None. w is float32, or bfloat16 or int8 with scales as in
     _quantized; bias is (n_out,).
     """
     cdef SingleRowMLP mlp = SingleRowMLP()
@@ -135,8 +135,8 @@ def top_k(SingleRowMLP mlp, const float[:, ::1] x, int32_t[:, ::1] out_ids,
     """The k best outputs for x, (1, n_in), best first.
 
     out_ids and out_scores are (1, k), filled up with -1 and -inf. O(weights of the layers), where
-    an input-major layer skips inputs that are zero, and the cost of the SingleQuerySearch. k > 0,
-    and there is a layer or a SingleQuerySearch.
+    an input-major layer skips inputs that are zero, and the cost of the BoundedSearch. k > 0,
+    and there is a layer or a BoundedSearch.
     """
     with nogil:
         _run(mlp, NULL, NULL, 0, &x[0, 0], out_ids.shape[1], &out_ids[0, 0], &out_scores[0, 0])

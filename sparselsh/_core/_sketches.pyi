@@ -10,6 +10,7 @@ def scan(
     queries: NDArray[float32],
     blocks: NDArray[uint8],
     factors: NDArray[float32],
+    biases: NDArray[float32] | None,
     ids: NDArray[int32],
     n: int,
     out_ids: NDArray[int32],
@@ -26,19 +27,6 @@ def rerank(
     out_scores: NDArray[float32],
     n_threads: int,
 ) -> None: ...
-def scan_cells(
-    queries: NDArray[float32],
-    cell_scores: NDArray[float32],
-    n_probed: int,
-    cell_start: NDArray[int32],
-    cell: NDArray[int32],
-    blocks: NDArray[uint8],
-    factors: NDArray[float32],
-    ids: NDArray[int32],
-    n: int,
-    out_ids: NDArray[int32],
-    n_threads: int,
-) -> None: ...
 def copy_slots(
     sources: NDArray[int32],
     targets: NDArray[int32],
@@ -52,6 +40,7 @@ def rank(
     candidates: NDArray[int32],
     blocks: NDArray[uint8],
     factors: NDArray[float32],
+    biases: NDArray[float32] | None,
     slot: NDArray[int32],
     out_ids: NDArray[int32],
     n_threads: int,

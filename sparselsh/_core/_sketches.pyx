@@ -11,18 +11,13 @@ shuffle looks up, for 16 neurons, a table of the 16 sums that a nibble can give,
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int32_t, uint8_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 
-from ._order cimport (
-    key_id, score_key, select_smallest, sort_keys, top_begin, top_end, top_floor, top_push, top_t,
-)
+from ._order cimport top_begin, top_end, top_floor, top_push, top_t
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
 from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
 
 NEURONS_PER_BLOCK = SKETCH_BLOCK_NEURONS
-
-cdef enum:
-    N_SORTED_CELLS = 16  # scanned best first; the other cells in any order
 
 
 def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] blocks):
@@ -52,8 +47,8 @@ def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] b
                 v += 4
 
 
-cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
-                    float *b) noexcept nogil:
+cdef void tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
+                   float *b) noexcept nogil:
     # lut[g][nibble] = round((sum of +-q over the nibble + spread_g) * scale), 0..255;
     # <R q, s> = sum_g lut / scale - sum_g spread_g
     cdef Py_ssize_t g
@@ -83,18 +78,20 @@ cdef void _tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
 
 
 cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks,
-                Py_ssize_t n_groups, const float *factors, const int32_t *ids, Py_ssize_t n,
-                uint8_t *lut, float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys,
-                Py_ssize_t n_best, int32_t *out_ids, float *out_scores) noexcept nogil:
+                Py_ssize_t n_groups, const float *factors, const float *biases,
+                const int32_t *ids, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found,
+                uint64_t *keys, Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids,
+                float *out_scores) noexcept nogil:
     cdef Py_ssize_t block = 0, first, n_chunk, k, n_found
     cdef float a, b
     cdef top_t top = top_begin(keys, n_keys, n_best)
-    _tabulate(q, n_groups, lut, &a, &b)
+    tabulate(q, n_groups, lut, &a, &b)
     while block < n_blocks:
         first = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS
         n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, n_blocks - block)
         n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b,
-                                factors + first, top_floor(&top), found, scores)
+                                factors + first, biases + first if biases != NULL else NULL, 1,
+                                NULL, 0, top_floor(&top), found, scores)
         for k in range(n_found):
             if first + found[k] < n and ids[first + found[k]] >= 0:
                 top_push(&top, scores[k], ids[first + found[k]])
@@ -103,14 +100,14 @@ cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssiz
 
 
 def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[::1] factors,
-         const int32_t[::1] ids, Py_ssize_t n, int32_t[:, ::1] out_ids, float[:, ::1] out_scores,
-         int n_threads):
+         biases, const int32_t[::1] ids, Py_ssize_t n, int32_t[:, ::1] out_ids,
+         float[:, ::1] out_scores, int n_threads):
     """The neurons with the largest approximate scores for each rotated query, in any order.
 
     queries is (n_queries, n_bits), rotated. Slot s < n of blocks and factors, (n_blocks * 32,),
-    holds neuron ids[s], or none if that is -1. out_ids and out_scores are (n_queries, n_best),
-    filled up with -1 and -inf. Which neurons are found does not depend on their order. Per query
-    O(n * n_bits / 128) byte shuffles.
+    holds neuron ids[s], or none if that is -1. biases, one per slot, are added to the scores; None
+    for none. out_ids and out_scores are (n_queries, n_best), filled up with -1 and -inf. Which
+    neurons are found does not depend on their order. Per query O(n * n_bits / 128) byte shuffles.
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1]
     cdef Py_ssize_t n_groups = queries.shape[1] // 4, n_keys = 3 * n_best + 64
@@ -121,6 +118,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     cdef int32_t *found
     cdef uint64_t *keys
     cdef Py_ssize_t n_blocks = (n + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
+    cdef const float[::1] bias_view
+    cdef const float *bias = NULL
 
     if n_queries == 0 or n_best == 0:
         return
@@ -129,6 +128,9 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         out_scores[:, :] = -INFINITY
         return
 
+    if biases is not None:
+        bias_view = biases
+        bias = &bias_view[0]
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
     scores = <float *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(float))
     found = <int32_t *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(int32_t))
@@ -140,7 +142,7 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
             _scan(f, &queries[i, 0], &blocks[0, 0], n_blocks, n_groups, &factors[0],
-                  &ids[0], n,
+                  bias, &ids[0], n,
                   luts + thread * n_groups * 16, scores + thread * SCAN_BUFFER_LENGTH,
                   found + thread * SCAN_BUFFER_LENGTH, keys + thread * n_keys, n_keys, n_best,
                   &out_ids[i, 0], &out_scores[i, 0])
@@ -151,9 +153,10 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
         free(keys)
 
 
-cdef void best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const float *x,
-                  const quantized_rows_t *w, const float *bias, int32_t *known, float *scores,
-                  uint64_t *keys, Py_ssize_t k, int32_t *out_ids, float *out_scores) noexcept nogil:
+cdef void _best_of(const loops_t *f, const int32_t *ids, Py_ssize_t n, const float *x,
+                   const quantized_rows_t *w, const float *bias, int32_t *known, float *scores,
+                   uint64_t *keys, Py_ssize_t k, int32_t *out_ids,
+                   float *out_scores) noexcept nogil:
     # the best k of the ids, -1 for none; known and scores hold n numbers, keys n + k + 1
     cdef Py_ssize_t c, n_known = 0
     cdef top_t top = top_begin(keys, n + k + 1, k)
@@ -200,124 +203,13 @@ def rerank(const int32_t[:, ::1] ids, const float[:, ::1] x, w, scales, const fl
             raise MemoryError()
         for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            best_of(f, &ids[i, 0], n_candidates, &x[i, 0], &s, &bias[0],
-                    known + thread * n_candidates, products + thread * n_candidates,
-                    keys + thread * n_keys, k, &out_ids[i, 0], &out_scores[i, 0])
+            _best_of(f, &ids[i, 0], n_candidates, &x[i, 0], &s, &bias[0],
+                     known + thread * n_candidates, products + thread * n_candidates,
+                     keys + thread * n_keys, k, &out_ids[i, 0], &out_scores[i, 0])
     finally:
         free(keys)
         free(products)
         free(known)
-
-
-cdef void _scan_range(const loops_t *f, const uint8_t *lut, float a, float b, const uint8_t *blocks,
-                      Py_ssize_t n_groups, const float *factors, const int32_t *ids,
-                      Py_ssize_t start, Py_ssize_t stop, const int32_t *cell, const uint8_t *probed,
-                      float *scores, int32_t *found, top_t *top) noexcept nogil:
-    # Slots start .. stop; with `cell`, only those of probed cells.
-    cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS
-    cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
-    cdef Py_ssize_t n_chunk, k, n_found, s
-    while block < last:
-        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
-        n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b,
-                                factors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS, top_floor(top),
-                                found, scores)
-        for k in range(n_found):
-            s = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS + found[k]
-            if start <= s and s < stop and ids[s] >= 0 and (cell == NULL or probed[cell[s]]):
-                top_push(top, scores[k], ids[s])
-        block += n_chunk
-
-
-cdef void best_in_cells(const loops_t *f, const float *q, const float *cell_scores,
-                        Py_ssize_t n_cells, Py_ssize_t n_probed, const int32_t *cell_start,
-                        const int32_t *cell, const uint8_t *blocks, Py_ssize_t n_groups,
-                        const float *factors, const int32_t *ids, Py_ssize_t n, uint8_t *lut,
-                        float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys,
-                        uint64_t *cell_keys, uint8_t *probed, Py_ssize_t n_best,
-                        int32_t *out_ids) noexcept nogil:
-    # The ids of the n_best neurons of n_probed cells, -1 for none. Work memory: lut, 4 n_bits
-    # bytes; scores and found, SCAN_BUFFER_LENGTH each; keys, n_keys, at least 3 n_best + 64;
-    # cell_keys, n_cells; probed, n_cells, zero before and after.
-    cdef Py_ssize_t c, k, n_first = min(n_probed, <Py_ssize_t>N_SORTED_CELLS)
-    cdef float a, b
-    cdef top_t top = top_begin(keys, n_keys, n_best)
-
-    for c in range(n_cells):
-        cell_keys[c] = score_key(cell_scores[c], <int32_t>c)
-    select_smallest(cell_keys, n_cells, n_probed)
-
-    # the best cells first, so that the floor is high before most slots are scanned
-    select_smallest(cell_keys, n_probed, n_first)
-    sort_keys(cell_keys, n_first)
-    _tabulate(q, n_groups, lut, &a, &b)
-    for k in range(n_probed):
-        c = key_id(cell_keys[k])
-        probed[c] = 1
-        _scan_range(f, lut, a, b, blocks, n_groups, factors, ids, cell_start[c], cell_start[c + 1],
-                    NULL, NULL, scores, found, &top)
-
-    _scan_range(f, lut, a, b, blocks, n_groups, factors, ids, cell_start[n_cells], n, cell, probed,
-                scores, found, &top)
-    for k in range(n_probed):
-        probed[key_id(cell_keys[k])] = 0
-    top_end(&top, False, out_ids, NULL)
-
-
-def scan_cells(const float[:, ::1] queries, const float[:, ::1] cell_scores, Py_ssize_t n_probed,
-               const int32_t[::1] cell_start, const int32_t[::1] cell, const uint8_t[:, ::1] blocks,
-               const float[::1] factors, const int32_t[::1] ids, Py_ssize_t n,
-               int32_t[:, ::1] out_ids, int n_threads):
-    """`scan` over the n_probed cells with the largest cell_scores, (n_queries, n_cells), per query.
-
-    Cell c holds the slots cell_start[c] .. cell_start[c + 1]. Slots from cell_start[n_cells] to n
-    came later and belong to the cells in `cell`, one entry per slot. O(n_cells + slots of the
-    probed cells + late slots).
-    """
-    cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1]
-    cdef Py_ssize_t n_groups = queries.shape[1] // 4, n_cells = cell_scores.shape[1]
-    cdef Py_ssize_t n_keys = 3 * n_best + 64, room = SCAN_BUFFER_LENGTH
-    cdef const loops_t *f = table()
-    cdef int thread
-    cdef uint8_t *luts
-    cdef uint8_t *probed
-    cdef float *scores
-    cdef int32_t *found
-    cdef uint64_t *keys
-    cdef uint64_t *cell_keys
-
-    if n_queries == 0 or n_best == 0:
-        return
-    if n == 0:
-        out_ids[:, :] = -1
-        return
-
-    luts = <uint8_t *>malloc(n_threads * n_groups * 16)
-    probed = <uint8_t *>calloc(n_threads * n_cells, 1)
-    scores = <float *>malloc(n_threads * room * sizeof(float))
-    found = <int32_t *>malloc(n_threads * room * sizeof(int32_t))
-    keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
-    cell_keys = <uint64_t *>malloc(n_threads * n_cells * sizeof(uint64_t))
-
-    try:
-        if (luts == NULL or probed == NULL or scores == NULL or found == NULL or keys == NULL
-                or cell_keys == NULL):
-            raise MemoryError()
-        for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
-            thread = threadid()
-            best_in_cells(f, &queries[i, 0], &cell_scores[i, 0], n_cells, n_probed, &cell_start[0],
-                          &cell[0], &blocks[0, 0], n_groups, &factors[0], &ids[0], n,
-                          luts + thread * n_groups * 16, scores + thread * room,
-                          found + thread * room, keys + thread * n_keys, n_keys,
-                          cell_keys + thread * n_cells, probed + thread * n_cells, n_best,
-                          &out_ids[i, 0])
-    finally:
-        free(luts)
-        free(probed)
-        free(scores)
-        free(found)
-        free(keys)
-        free(cell_keys)
 
 
 def copy_slots(const int32_t[::1] sources, const int32_t[::1] targets, const uint8_t[:, ::1] blocks,
@@ -347,8 +239,8 @@ def copy_slots(const int32_t[::1] sources, const int32_t[::1] targets, const uin
 
 cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidates,
                 const uint8_t *blocks, Py_ssize_t n_groups, const float *factors,
-                const int32_t *slot, uint8_t *lut, uint64_t *keys, Py_ssize_t n_keys,
-                Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
+                const float *biases, const int32_t *slot, uint8_t *lut, uint64_t *keys,
+                Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids) noexcept nogil:
     cdef Py_ssize_t c, g
     cdef int32_t s, total
     cdef int shift
@@ -356,7 +248,7 @@ cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidat
     cdef const uint8_t *byte
     cdef top_t top = top_begin(keys, n_keys, n_best)
 
-    _tabulate(q, n_groups, lut, &a, &b)
+    tabulate(q, n_groups, lut, &a, &b)
     for c in range(n_candidates):
         s = slot[candidates[c]] if candidates[c] >= 0 else -1
         if s < 0:
@@ -366,12 +258,13 @@ cdef void _rank(const float *q, const int32_t *candidates, Py_ssize_t n_candidat
         total = 0
         for g in range(n_groups):
             total += lut[16 * g + ((byte[16 * g] >> shift) & 15)]
-        top_push(&top, factors[s] * (a * total + b), candidates[c])
+        top_push(&top, factors[s] * (a * total + b) + (biases[s] if biases != NULL else 0),
+                 candidates[c])
     top_end(&top, False, out_ids, NULL)
 
 
 def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates,
-         const uint8_t[:, ::1] blocks, const float[::1] factors, const int32_t[::1] slot,
+         const uint8_t[:, ::1] blocks, const float[::1] factors, biases, const int32_t[::1] slot,
          int32_t[:, ::1] out_ids, int n_threads):
     """The candidates with the largest approximate scores for each rotated query, in any order.
 
@@ -383,6 +276,8 @@ def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates,
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1]
     cdef Py_ssize_t n_groups = queries.shape[1] // 4
     cdef Py_ssize_t n_candidates = candidates.shape[1], n_keys = 3 * n_best + 64
+    cdef const float[::1] bias_view
+    cdef const float *bias = NULL
     cdef uint8_t *luts
     cdef uint64_t *keys
     cdef int thread
@@ -392,6 +287,9 @@ def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates,
     if n_candidates == 0 or blocks.shape[0] == 0:
         out_ids[:, :] = -1
         return
+    if biases is not None:
+        bias_view = biases
+        bias = &bias_view[0]
 
     luts = <uint8_t *>malloc(n_threads * n_groups * 16)
     keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
@@ -402,8 +300,8 @@ def rank(const float[:, ::1] queries, const int32_t[:, ::1] candidates,
         for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
             _rank(&queries[i, 0], &candidates[i, 0], n_candidates, &blocks[0, 0], n_groups,
-                  &factors[0], &slot[0], luts + thread * n_groups * 16, keys + thread * n_keys,
-                  n_keys, n_best, &out_ids[i, 0])
+                  &factors[0], bias, &slot[0], luts + thread * n_groups * 16,
+                  keys + thread * n_keys, n_keys, n_best, &out_ids[i, 0])
     finally:
         free(luts)
         free(keys)

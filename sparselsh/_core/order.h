@@ -184,6 +184,18 @@ static inline float top_floor(const top_t *top)
     return top->worst == UINT64_MAX ? -__builtin_inff() : key_score(top->worst);
 }
 
+/* The score of the k-th best so far, -inf while there are fewer */
+static inline float top_kth(top_t *top)
+{
+    top_cut(top);
+    if (top->n < top->k)
+        return -__builtin_inff();
+    top->worst = 0;
+    for (ptrdiff_t i = 0; i < top->k; i++)
+        top->worst = top->keys[i] > top->worst ? top->keys[i] : top->worst;
+    return key_score(top->worst);
+}
+
 /* Filled up with id -1 and score -inf to k, best first if `sorted`; either output may be NULL */
 static inline void top_end(top_t *top, int sorted, int32_t *ids, float *scores)
 {

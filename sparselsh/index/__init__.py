@@ -16,7 +16,9 @@ The structure of an index, and the modules of the package:
     _options         the options of an index, checked once
     _engine          IndexEngine: search, candidates, changes, for trusted arrays
     _build           weights and queries to a tuned engine
-    _tuning          trials on queries: recall, cost, the plan
+    _bounds          how far a search goes before it stops, by the wanted recall
+    _own_ids         ids that a user has given to the rows
+    _tuning          trials on queries: recall, bounds, the plan
     _table_choice    K and L of SimHash tables
     _tables          hash tables over the neurons
     _sketches        sign sketches, and the scan over them
@@ -25,6 +27,7 @@ The structure of an index, and the modules of the package:
     _file            an engine as arrays and plain values
     transforms       transforms of the vectors that keep the ranking
 """
+from ._bounds import Bounds
 from ._build import N_NEIGHBOURS, build, drawn_seed
 from ._engine import (
     BATCH_PLAN_MIN_ROWS,
@@ -37,6 +40,6 @@ from ._lsh_index import LSHIndex
 from ._options import IndexOptions
 from ._quantized_rows import STORAGES, QuantizedRows
 from ._table_choice import default_family
-from ._tuning import recall_of, tune
+from ._tuning import recall_of, split_in_blocks, tune
 
 __all__ = ["LSHIndex"]

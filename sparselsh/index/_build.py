@@ -9,6 +9,7 @@ from .. import _validation as check
 from .._arrays.linalg import exact_topk
 from . import _table_choice as choice
 from . import _tuning as tuning
+from ._bounds import Bounds
 from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
 from ._engine import ROWS_PER_CHUNK, IndexEngine
 from ._options import MAX_SKETCH_BITS
@@ -25,6 +26,8 @@ CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by c
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
 MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
 NORM_SAMPLE = 4096  # neurons whose norms decide on the norm floor
+MOST_NEIGHBOURS = 50  # up to this k searches hardly ever compute neurons below the norm floor,
+NEURONS_PER_NEIGHBOUR = 128  # or up to this fraction of the neurons, if that is less
 N_NEIGHBOURS = 5  # the k that an index is tuned for when it is built
 
 
@@ -68,6 +71,7 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
         return engine
     if queries is None or moment is None:
         engine.sketches = _sketched(engine, transform, 0.0, n_threads)
+        engine.sketches.set_bounds(Bounds.of_recall(options.recall))
     else:
         _build_tuned_sketches(engine, moment, queries, n_threads)
     return engine
@@ -81,7 +85,7 @@ def _first_family(engine: IndexEngine, queries: Floats | None, n_threads: int) -
 
     similarity = choice.DEFAULT_SIMILARITY
     if queries is not None:
-        sample = tuning.sample(queries)
+        sample = tuning.few(queries)
         ids, _ = exact_topk(sample, engine.W, engine.bias, min(N_NEIGHBOURS, n), n_threads)
         neighbours = engine.vectors(ids.ravel(), n_threads).reshape(*ids.shape, -1)
         similarity = choice.similarity(engine.transform.queries(sample, n_threads), neighbours)
@@ -92,22 +96,34 @@ def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats,
                           n_threads: int) -> None:
     """Sketches with the scaling, the norm floor, the cells and the candidates that suit queries."""
     options, n = engine.options, len(engine.W)
-    sample = tuning.sample(queries)
-    truth, _ = exact_topk(sample, engine.W, engine.bias, min(N_NEIGHBOURS, n), n_threads)
+    sample = tuning.few(queries)
+    k = min(n, max(N_NEIGHBOURS, min(MOST_NEIGHBOURS, n // NEURONS_PER_NEIGHBOUR)))
+    best, scores = exact_topk(sample, engine.W, engine.bias, k, n_threads)
+    truth = np.ascontiguousarray(best[:, :N_NEIGHBOURS])
     if options.scaling == "auto" and not engine.has_tables:  # tables are hashed by it already
         engine.transform = _better_transform(engine, moment, sample, truth, n_threads)
 
     true_ids, places = np.unique(truth, return_inverse=True)
-    true_norms = np.linalg.norm(engine.vectors(true_ids, n_threads), axis=1)[places.ravel()]
-    spaced = np.arange(0, n, -(-n // NORM_SAMPLE), dtype=np.int32)
-    norms = np.linalg.norm(engine.vectors(spaced, n_threads), axis=1)
-    floor = tuning.norm_floor(true_norms, norms, options.recall)
+    true_norms = _norms(engine, true_ids, n_threads)[places.ravel()]
+    norms = _norms(engine, np.arange(0, n, -(-n // NORM_SAMPLE), dtype=np.int32), n_threads)
+    floor = 0.0
+    if options.metric != "l2":  # which has no use for long neurons
+        needed = tuning.needed_norms(engine.transform, sample, scores[:, -1], n_threads)
+        floor = tuning.norm_floor(true_norms, needed, norms, options.recall)
 
-    engine.sketches = _sketched(engine, engine.transform, floor, n_threads,
-                                fraction=(norms >= floor).mean())
-    if engine.sketches.n >= CELLS_MIN_NEURONS:
-        _partition(engine, n_threads)
-    tuning.tune(engine, queries, truth.shape[1], options.recall, n_threads)
+    for least in dict.fromkeys((floor, 0.0)):
+        engine.sketches = _sketched(engine, engine.transform, least, n_threads,
+                                    fraction=(norms >= least).mean())
+        if engine.sketches.n >= CELLS_MIN_NEURONS:
+            _partition(engine, n_threads)
+        tuning.tune(engine, queries, truth.shape[1], options.recall, n_threads)
+        if tuning.floor_pays(engine):
+            return
+
+
+def _norms(engine: IndexEngine, rows: Ids, n_threads: int) -> Floats:
+    V, biases = engine.directions(rows, n_threads)
+    return np.sqrt(np.einsum("ij,ij->i", V, V) + biases * biases)
 
 
 def _sketched(engine: IndexEngine, transform: Transform, norm_floor: float, n_threads: int,
@@ -116,7 +132,7 @@ def _sketched(engine: IndexEngine, transform: Transform, norm_floor: float, n_th
     n, n_in = engine.W.shape
     n_bits = engine.options.sketch_bits
     if n_bits is None:
-        # 4 bytes per neuron and 12 per sketch are not bits: see the Notes of LSHIndex
+        # 4 bytes per neuron and 12 per sketch are not bits; error and bias, 8 more, do not count
         per_neuron = max(MAX_SKETCH_BYTES, MAX_SKETCH_FRACTION * 4 * n_in) - 4
         within = per_neuron / fraction - 12
         n_bits = min(MAX_SKETCH_BITS,
@@ -124,9 +140,8 @@ def _sketched(engine: IndexEngine, transform: Transform, norm_floor: float, n_th
 
     sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(engine.seed))
     for rows in engine.row_chunks():
-        V = transform.neurons(engine.W, engine.bias, n_threads, rows)
-        sketches.update(rows, V, n_threads)
-    return sketches.prepare(transform)
+        sketches.update(rows, *engine.directions(rows, n_threads, transform), n_threads)
+    return sketches.prepare(transform, engine.options.metric == "l2")
 
 
 def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth: Ids,
@@ -149,12 +164,12 @@ def _partition(engine: IndexEngine, n_threads: int) -> None:
     n_cells = int(np.sqrt(sketches.n))
     ids = sketches.ids[:sketches.n]
     picked = np.sort(ids[rng.permutation(len(ids))[:SAMPLE_PER_CELL * n_cells]])
-    cells = Cells.fit(engine.vectors(picked, n_threads), n_cells, rng, n_threads)
+    cells = Cells.fit(engine.directions(picked, n_threads)[0], n_cells, rng, n_threads)
 
     counts, cell = np.zeros(n_cells, np.int64), np.empty(len(ids), np.int32)
     for start in range(0, len(ids), ROWS_PER_CHUNK):
-        V = engine.vectors(ids[start:start + ROWS_PER_CHUNK], n_threads)
+        V, biases = engine.directions(ids[start:start + ROWS_PER_CHUNK], n_threads)
         cell[start:start + ROWS_PER_CHUNK] = part = cells.assign(V, n_threads)
-        add_to_means(cells, counts, V, part)
+        add_to_means(cells, counts, V, biases, part)
     sketches.partition(cells, cell)
-    sketches.prepare(engine.transform)
+    sketches.prepare(engine.transform, engine.options.metric == "l2")

@@ -20,11 +20,13 @@ N_ITERATIONS = 8  # of k-means
 
 
 class Cells:
-    """`centroids`, (n, n_dims) of unit length, and `means`, (n, n_dims)."""
+    """`centroids`, (n, n_dims) of unit length, `means`, (n, n_dims), and mean `biases`, (n,)."""
 
-    def __init__(self, centroids: Floats, means: Floats | None = None) -> None:
+    def __init__(self, centroids: Floats, means: Floats | None = None,
+                 biases: Floats | None = None) -> None:
         self.centroids = centroids
         self.means = np.zeros_like(centroids) if means is None else means
+        self.biases = np.zeros(len(centroids), np.float32) if biases is None else biases
 
     @property
     def n(self) -> int:
@@ -54,7 +56,11 @@ class Cells:
                                  f"{(len(centroids), n_dims)}")
         if not len(centroids):
             raise ValueError("cell_centroids must have at least one row")
-        return cls(centroids, means)
+        biases = tensors.get("cell_biases")  # files of earlier versions have them in the means
+        if biases is not None and (biases.dtype != np.float32 or biases.shape != (len(centroids),)
+                                   or not np.isfinite(biases).all()):
+            raise ValueError(f"cell_biases must be finite float32 of shape {(len(centroids),)}")
+        return cls(centroids, means, biases)
 
     def assign(self, V: Floats, n_threads: int) -> Ids:
         """The cell of each row of V: (n,), int32."""
@@ -72,9 +78,11 @@ def _sums(V: Floats, cell: Ids, n_cells: int) -> Floats:
     return totals
 
 
-def add_to_means(cells: Cells, counts: np.ndarray, V: Floats, cell: Ids) -> None:
-    """Add the rows of V to the running means of their cells, and to their counts, (n,)."""
+def add_to_means(cells: Cells, counts: np.ndarray, V: Floats, biases: Floats, cell: Ids) -> None:
+    """Add the rows of V and their biases to the means of their cells, and to their counts, (n,)."""
     new = np.bincount(cell, minlength=cells.n)
     totals = cells.means * counts[:, None] + _sums(V, cell, cells.n)
+    bias_totals = cells.biases * counts + np.bincount(cell, biases, minlength=cells.n)
     counts += new
     cells.means = (totals / np.maximum(counts, 1)[:, None]).astype(np.float32)
+    cells.biases = (bias_totals / np.maximum(counts, 1)).astype(np.float32)

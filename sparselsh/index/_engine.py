@@ -1,7 +1,7 @@
 """IndexEngine: the index itself, for arrays that are known to be good.
 
     search ──┬─ exact         every inner product
-             ├─ by_sketches   a scan of the sketches ranks, exact products decide
+             ├─ by_sketches   a scan of the sketches bounds, exact products decide
              └─ by_probes     buckets give candidates, sketches rank them, exact products decide
     candidates                neurons that share buckets with an input, for training
     refresh, add, remove      neurons that changed, are new, are gone
@@ -11,12 +11,13 @@ directly. The caller sets the number of threads.
 """
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays.linalg import exact_topk
-from .._core import _single_query_search as searches
+from .._arrays.linalg import exact_topk, matmul, row_chunks
+from .._core import _select
 from .._core import _sketches as kernels
 from ._quantized_rows import QuantizedRows
 from ._sketches import NoSketches, Sketches
@@ -25,6 +26,7 @@ from ._tables import NoTables, Tables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .._arrays.selection import Selection
     from .._arrays.types import Floats, HashFamily, Ids
     from ._options import IndexOptions
     from .transforms import Transform
@@ -32,8 +34,12 @@ if TYPE_CHECKING:
 ROWS_PER_CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
 SINGLE_CALL_MAX_QUERIES = 3  # up to here one single-threaded call beats three multi-threaded ones
 BATCH_PLAN_MIN_ROWS = 32  # queries from which on the plan for batches is used
+CANDIDATES_PER_PROBED_BEST = 20  # of a search by probes, at least
 FOUND_PER_CANDIDATE = 4  # neurons that probing passes to the sketches, per inner product
 MIN_NEURONS_PER_CANDIDATE = 8  # a search that computes more of them is slower than computing all
+MIN_LISTED = 256  # neurons that may be found, or fewer: they are all computed;
+NEURONS_PER_LISTED = 256  # also if they are at most this part of all neurons
+MIN_NEURONS_PER_BEST = 8  # for larger k, all inner products are computed
 
 
 class IndexEngine:
@@ -60,7 +66,12 @@ class IndexEngine:
     methods : dict of str to str
         "sketches", "probes" or "exact" for "single" queries and for a "batch".
     n_candidates : int
-        Inner products per search, or 0 to derive it from k (`default_candidates`).
+        Inner products per search, a number that a user has set, or 0 to go by the bound.
+    n_computed : float
+        Inner products per search by the bound, on average over the queries of the calibration, for
+        the `k_computed` best; 0 without a calibration.
+    n_short_computed : float
+        Of these, neurons without a sketch.
     n_probes : int
         Buckets per table that probing reads.
     trials : list of dict
@@ -81,6 +92,7 @@ class IndexEngine:
         method = "sketches" if options.plan == "auto" else options.plan
         self.methods = {"single": method, "batch": method}
         self.n_candidates = 0
+        self.n_computed, self.k_computed, self.n_short_computed = 0.0, 1, 0.0
         self.n_probes = 1
         self.trials: list[dict[str, Any]] = []
         self.times: dict[str, dict[str, float]] = {}
@@ -110,8 +122,16 @@ class IndexEngine:
         return self.rows.nbytes if self.rows.is_quantized else 0
 
     def vectors(self, rows: Ids, n_threads: int) -> Floats:
-        """The neurons `rows` as they are hashed: (n, n_in + 1), float32."""
+        """The neurons `rows` as tables hash them: (n, n_in + 1), float32."""
         return self.transform.neurons(self.W, self.bias, n_threads, rows)
+
+    def directions(self, rows: Ids, n_threads: int,
+                   transform: Transform | None = None) -> tuple[Floats, Floats]:
+        """The neurons `rows` as they are sketched: vectors (n, n_in + 1) and biases (n,)."""
+        transform = self.transform if transform is None else transform
+        V, biases, squares = transform.directions(self.W, self.bias, n_threads, rows)
+        # where the distance counts, <q, v> - |v|^2 / 2 relative to the mean neuron
+        return V, -squares / np.float32(2) if self.options.metric == "l2" else biases
 
     def row_chunks(self) -> Iterator[Ids]:
         """Ids of all neurons, some thousand at a time."""
@@ -140,22 +160,74 @@ class IndexEngine:
                n_threads: int) -> tuple[Ids, Floats]:
         """Ids and scores (n_queries, k) of the largest inner products; -1 and -inf for none.
 
-        `n_candidates` is the number of inner products, or None for the plan that was chosen.
+        `n_candidates` is the number of inner products, or None to go by the bound and the plan.
         """
         if len(X) <= 1:
             n_threads = 1  # waking a thread takes as long as a search
         method = self.methods["batch" if len(X) >= BATCH_PLAN_MIN_ROWS else "single"]
-        if method == "exact" and n_candidates is None:
+        if n_candidates is None:
+            n_candidates = self.n_candidates or None
+            if method == "exact" and n_candidates is None:
+                return self.exact(X, k, n_threads)
+        if n_candidates is not None and n_candidates >= len(self.W):
             return self.exact(X, k, n_threads)
-        by = self.by_probes if method == "probes" else self.by_sketches
-        return by(X, k, n_candidates or self.default_candidates(k), n_threads)
+        if method == "probes":
+            return self.by_probes(X, k, n_candidates or self.probe_candidates(k), n_threads)
+        if n_candidates is not None:
+            n_candidates = max(n_candidates, k)
+        return self.by_sketches(X, k, n_candidates, n_threads)
+
+    def search_among(self, X: Floats, k: int, selection: Selection,
+                     n_threads: int) -> tuple[Ids, Floats]:
+        """`search` among the neurons of a selection, by the bound or by every inner product."""
+        n, mask = len(self.W), selection.mask
+        method = self.methods["batch" if len(X) >= BATCH_PLAN_MIN_ROWS else "single"]
+        allowed = selection.allowed_ids()
+        if not selection.has_lists and allowed is not None and len(allowed) <= max(
+                MIN_LISTED, n // NEURONS_PER_LISTED):
+            return self._exact_of(allowed[~self.removed[allowed]], X, k, n_threads)
+        if method == "exact" or not self.has_sketches or k * MIN_NEURONS_PER_BEST > n:
+            return self._exact_among(X, k, selection, n_threads)
+        if self.removed.any():
+            mask = ~self.removed if mask is None else mask & ~self.removed
+            mask = mask.astype(np.uint8)
+        ids, scores, _ = self.sketches.search(
+            X, k, self.W, self.bias, self._coarse_rows, n_threads, mask, selection.indptr,
+            selection.listed, selection.only)
+        return ids, scores
+
+    def _exact_of(self, rows: Ids, X: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
+        """The best of some neurons, by all of their inner products."""
+        if not len(rows):
+            return np.full((len(X), k), -1, np.int32), np.full((len(X), k), -np.inf, np.float32)
+        if len(X) <= SINGLE_CALL_MAX_QUERIES:
+            return _best_of(np.tile(rows, (len(X), 1)), X, self.W, None, self.bias, k, n_threads)
+        places, scores = exact_topk(X, self.W[rows], self.bias[rows], k, n_threads)
+        return np.where(places >= 0, rows[np.maximum(places, 0)], np.int32(-1)), scores
+
+    def _exact_among(self, X: Floats, k: int, selection: Selection,
+                     n_threads: int) -> tuple[Ids, Floats]:
+        ids = np.full((len(X), k), -1, np.int32)
+        scores = np.full((len(X), k), -np.inf, np.float32)
+        bias = np.where(self.removed, np.float32(-np.inf), self.bias)
+        for start, stop in row_chunks(len(X), len(self.W)):
+            z = matmul(X[start:stop], self.W, n_threads, transpose_b=True, bias=bias)
+            selection.slice(start, stop).exclude_from(z)
+            _select.top_k(z, None, ids[start:stop], scores[start:stop], n_threads)
+        return np.where(np.isneginf(scores), np.int32(-1), ids), scores
 
     def default_candidates(self, k: int) -> int:
-        """Inner products per search where the call does not give a number."""
+        """Inner products that a search is expected to compute where the call gives no number."""
         n = len(self.W)
-        if not self.n_candidates:
-            return min(n, max(20 * k, min(max(128, n // 100), 1024)))
-        return min(n, max(self.n_candidates, 2 * k))
+        if self.n_candidates:
+            return min(n, max(self.n_candidates, 2 * k))
+        if self.n_computed:
+            return min(n, max(2 * k + 8, round(self.n_computed * max(1, k / self.k_computed))))
+        return min(n, max(20 * k, min(max(128, n // 100), 1024)))
+
+    def probe_candidates(self, k: int) -> int:
+        """Inner products of a search by probes, which has no bound."""
+        return min(len(self.W), max(self.default_candidates(k), CANDIDATES_PER_PROBED_BEST * k))
 
     def exact(self, X: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
         """`search` by every inner product."""
@@ -165,22 +237,52 @@ class IndexEngine:
         ids, scores = exact_topk(X, self.W, bias, k, n_threads)
         return np.where(np.isneginf(scores), np.int32(-1), ids), scores
 
-    def by_sketches(self, X: Floats, k: int, n_candidates: int,
+    def by_sketches(self, X: Floats, k: int, n_candidates: int | None,
                     n_threads: int) -> tuple[Ids, Floats]:
-        """`search` by a scan of the sketches or, without any, by the buckets of the tables."""
-        n_candidates = min(n_candidates, len(self.W))
-        if not self.has_sketches:
-            candidates, _ = self.candidates(X, n_candidates, n_threads)
-            return self._rerank(candidates, X, k, n_threads)
+        """`search` by the sketches or, without any, by the buckets of the tables.
 
-        if len(X) <= SINGLE_CALL_MAX_QUERIES:
-            search = self._prepared_search(k, n_candidates)
-            if search is not None:
-                ids = np.empty((len(X), k), np.int32)
-                scores = np.empty((len(X), k), np.float32)
-                searches.top_k(search, X, ids, scores)
-                return ids, scores
-        return self._rerank(self.sketches.scan(X, n_candidates, n_threads), X, k, n_threads)
+        With `n_candidates` None it goes on until the bound says that nothing is missed; else it
+        computes that many neurons with the best estimates.
+        """
+        if not self.has_sketches:
+            n_found = min(n_candidates or self.default_candidates(k), len(self.W))
+            candidates, _ = self.candidates(X, n_found, n_threads)
+            return self._rerank(candidates, X, k, n_threads)
+        if n_candidates is not None:
+            n_candidates = min(n_candidates, len(self.W))
+            return self._rerank(self.sketches.scan(X, n_candidates, n_threads), X, k, n_threads)
+        if k * MIN_NEURONS_PER_BEST > len(self.W):
+            return self.exact(X, k, n_threads)
+        if len(X) <= SINGLE_CALL_MAX_QUERIES and self.sketches.cells is not None:
+            return self.sketches.search_few(X, k, self.W, self.bias, self._coarse_rows)
+        ids, scores, _ = self.by_bound(X, k, n_threads)
+        return ids, scores
+
+    def by_bound(self, X: Floats, k: int, n_threads: int) -> tuple[Ids, Floats, np.ndarray]:
+        """`by_sketches` up to the bound, with what it cost: see `Sketches.search`."""
+        return self.sketches.search(X, k, self.W, self.bias, self._coarse_rows, n_threads)
+
+    def certified(self, X: Floats, k: int, selection: Selection | None,
+                  n_threads: int) -> tuple[Ids, Floats, np.ndarray]:
+        """`search` by the bound in all cells, and how sure each answer is, (n_queries,)."""
+        method = self.methods["batch" if len(X) >= BATCH_PLAN_MIN_ROWS else "single"]
+        if method == "exact" or not self.has_sketches or k * MIN_NEURONS_PER_BEST > len(self.W):
+            found = (self.exact(X, k, n_threads) if selection is None
+                     else self._exact_among(X, k, selection, n_threads))
+            return *found, np.ones(len(X))
+        doubts = np.zeros(len(X))
+        mask, lists = None, (None, None, False)
+        if selection is not None:
+            mask, lists = selection.mask, selection[1:]
+            if self.removed.any():
+                mask = (~self.removed if mask is None else mask & ~self.removed).astype(np.uint8)
+        ids, scores, _ = self.sketches.search(
+            X, k, self.W, self.bias, self._coarse_rows, n_threads, mask, *lists, doubts)
+        return ids, scores, np.exp(-doubts)
+
+    @property
+    def _coarse_rows(self) -> QuantizedRows | None:
+        return self.rows if self.rows.is_quantized else None
 
     def by_probes(self, X: Floats, k: int, n_candidates: int,
                   n_threads: int) -> tuple[Ids, Floats]:
@@ -195,14 +297,10 @@ class IndexEngine:
 
         It is valid until the index changes.
         """
-        if self.methods["single"] != "sketches" or not self.has_sketches:
+        if (self.methods["single"] != "sketches" or not self.has_sketches or self.n_candidates
+                or self.sketches.cells is None or k * MIN_NEURONS_PER_BEST > len(self.W)):
             return None
-        return self._prepared_search(k, min(self.default_candidates(k), len(self.W)))
-
-    def _prepared_search(self, k: int, n_candidates: int) -> Any:
-        is_coarse = self.rows.is_quantized and n_candidates > _n_exact(k)
-        return self.sketches.prepared(self.W, self.bias, self.rows if is_coarse else None,
-                                      _n_exact(k), n_candidates)
+        return self.sketches.prepared(k, self.W, self.bias, self._coarse_rows)
 
     def _rerank(self, candidates: Ids, X: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
         if self.rows.is_quantized and candidates.shape[1] > _n_exact(k):
@@ -246,37 +344,60 @@ class IndexEngine:
         self.W, self.bias = W, bias
         self.rows.rebind(W)
 
+    @contextmanager
+    def _undone_on_failure(self, rows: Ids) -> Iterator[None]:
+        """Leave the engine as it was if the block, which changes the neurons `rows`, fails."""
+        attributes = self.__dict__.copy()
+        undo = [part.snapshot(rows) for part in (self.rows, self.tables, self.sketches)]
+        removed = self.removed[rows[rows < len(self.removed)]]
+        try:
+            yield
+        except BaseException:
+            while True:
+                try:
+                    self.__dict__.update(attributes)
+                    self.removed[rows[rows < len(self.removed)]] = removed
+                    for call in undo:
+                        call()
+                    break
+                except KeyboardInterrupt:  # the user is told of the first one
+                    continue
+            raise
+
     def refresh(self, rows: Ids, n_threads: int) -> None:
         """Hash and quantize again the neurons `rows`, which have changed in W."""
         if not len(rows):
             return
-        V = self.vectors(rows, n_threads)
+        with self._undone_on_failure(rows):
+            self.removed[rows] = False
+            self._refresh(rows, n_threads)
+
+    def _refresh(self, rows: Ids, n_threads: int) -> None:
         self.rows.refresh(self.W, rows, n_threads)
-        self.tables.update(rows, V, n_threads)
-        self.sketches.update(rows, V, n_threads)
+        if self.has_tables:
+            self.tables.update(rows, self.vectors(rows, n_threads), n_threads)
+        if self.has_sketches:
+            self.sketches.update(rows, *self.directions(rows, n_threads), n_threads)
 
     def add(self, W: Floats, bias: Floats, n_threads: int) -> None:
         """Add the rows of W from n_neurons on; those before have not changed."""
-        n, n_new = len(self.W), len(W) - len(self.W)
-        self.W, self.bias = W, bias
-        self.removed = np.concatenate([self.removed, np.zeros(n_new, bool)])
-        self.rows = QuantizedRows.of(W, self.options.storage, n_threads)
-        self.tables.resize(len(W), n_threads)
-        self.sketches.resize(len(W))
-        self.refresh(np.arange(n, len(W), dtype=np.int32), n_threads)
+        new = np.arange(len(self.W), len(W), dtype=np.int32)
+        with self._undone_on_failure(new):
+            self.W, self.bias = W, bias
+            self.removed = np.concatenate([self.removed, np.zeros(len(new), bool)])
+            self.rows = self.rows.extended(W, n_threads)
+            self.tables.resize(len(W), n_threads)
+            self.sketches.resize(len(W))
+            if len(new):
+                self._refresh(new, n_threads)
 
     def remove(self, rows: Ids, n_threads: int) -> None:
         """Remove the neurons `rows`, so that no search finds them."""
-        self.removed[rows] = True
-        if len(rows):
-            self.tables.remove(rows, n_threads)
-        self.sketches.remove(rows)
-
-    def set_candidates(self, n_candidates: int) -> None:
-        """Compute `n_candidates` inner products per search, in all cells: for large k."""
-        self.n_candidates = min(n_candidates, len(self.W))
-        if self.sketches.cells is not None:
-            self.sketches.n_probed = self.sketches.cells.n
+        with self._undone_on_failure(rows):
+            self.removed[rows] = True
+            if len(rows):
+                self.tables.remove(rows, n_threads)
+            self.sketches.remove(rows)
 
 
 def _n_exact(k: int) -> int:

@@ -15,8 +15,10 @@ import numpy as np
 from .. import _files
 from .. import _validation as check
 from ..hashing import family_config, family_from
+from ._bounds import Bounds
 from ._engine import IndexEngine
 from ._options import METHODS, IndexOptions
+from ._own_ids import OwnIds
 from ._quantized_rows import QuantizedRows
 from ._sketches import NoSketches, Sketches
 from ._tables import NoTables, Tables
@@ -98,8 +100,10 @@ def state(engine: IndexEngine,
         "scaling": transform.scaling,
         "norm_floor": sketches.norm_floor,
         "n_candidates": engine.n_candidates or None,
+        "n_computed": [engine.n_computed, engine.k_computed],
         "n_probes": engine.n_probes,
-        "n_cells_probed": sketches.n_probed,
+        "bounds": sketches.bounds.plain() if isinstance(sketches, Sketches) else None,
+        "vector_scale": transform.scale_,
         "methods": engine.methods,
         "times": engine.times,
         "trials": engine.trials,
@@ -147,7 +151,8 @@ def _restored(options: IndexOptions, W: Floats, bias: Floats, tensors: dict[str,
     if options.storage != "float32":
         rows = QuantizedRows.restored(options.storage, W.shape, tensors["rows"],
                                       tensors.get("rows_scales"))
-    transform = Transform.restored(options.center, config["scaling"], n_in, tensors)
+    scale = check.number(config.get("vector_scale", 1.0), "vector_scale", above=0)
+    transform = Transform.restored(options.center, config["scaling"], scale, n_in, tensors)
 
     tables: Tables | NoTables = NoTables()
     family: Any = options.family
@@ -160,12 +165,22 @@ def _restored(options: IndexOptions, W: Floats, bias: Floats, tensors: dict[str,
     sketches: Sketches | NoSketches = NoSketches()
     if options.sketch_bits != 0:
         norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0, maximum=1e19)
-        sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors).prepare(transform)
-        sketches.n_probed = check.integer(config["n_cells_probed"], "n_cells_probed", minimum=0)
+        sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors)
+        sketches.prepare(transform, options.metric == "l2")
+        sketches.has_biases = options.metric == "l2" or bool((bias != transform.offset_[-1]).any())
+        sketches.set_bounds(Bounds.restored(config["bounds"]) if "bounds" in config
+                            else Bounds.of_recall(options.recall))
 
     engine = IndexEngine(options, W, bias, transform, tables, sketches, rows, removed, seed)
     if config["n_candidates"] is not None:
-        engine.n_candidates = check.integer(config["n_candidates"], "n_candidates")
+        n_candidates = check.integer(config["n_candidates"], "n_candidates")
+        if "bounds" in config:  # else it is that of a calibration, which had no bound
+            engine.n_candidates = n_candidates
+    n_computed, k_computed = config.get("n_computed", (0.0, 1))
+    engine.n_computed = check.number(n_computed, "n_computed", minimum=0)
+    engine.k_computed = check.integer(k_computed, "k_computed")
+    if isinstance(sketches, Sketches) and "errors" not in tensors:
+        _sketched_again(engine, n_threads)
     engine.n_probes = check.integer(config["n_probes"], "n_probes",
                                     maximum=1 if family is None else family.n_buckets)
     able = METHODS if engine.has_tables and engine.has_sketches else ("sketches", "exact")
@@ -176,14 +191,36 @@ def _restored(options: IndexOptions, W: Floats, bias: Floats, tensors: dict[str,
     return engine
 
 
+def _sketched_again(engine: IndexEngine, n_threads: int) -> None:
+    """Sketch all neurons of a file of an earlier version, which lacks the errors of sketches."""
+    sketches = engine.sketches
+    sketches.short_norms = np.full(len(engine.W) if sketches.norm_floor > 0 else 0, -1, np.float32)
+    for name in ("blocks", "factors", "slot"):  # they may be mapped from a file
+        setattr(sketches, name, getattr(sketches, name).copy())
+    for rows in engine.row_chunks():
+        rows = rows[~engine.removed[rows]]
+        sketches.update(rows, *engine.directions(rows, n_threads), n_threads)
+    sketches.prepare(engine.transform)
+
+
 # -- files ---------------------------------------------------------------------------------------
 
 
-def write(path: PathLike, engine: IndexEngine) -> None:
-    """Write an engine as one safetensors file."""
+def write(path: PathLike, engine: IndexEngine, ids: OwnIds | None = None) -> None:
+    """Write an engine, and the ids that a user has given to its rows, as one safetensors file."""
     tensors, config = state(engine)
     config["weights"] = weights_checksum(engine.W, engine.bias)
+    if ids is not None and ids.values.dtype.kind == "i":
+        tensors["own_ids"] = ids.values
+    elif ids is not None:
+        config["own_ids"] = ids.values.tolist()
     _files.write_checked(path, tensors, FORMAT, json.dumps(config))
+
+
+def own_ids(tensors: dict[str, np.ndarray], config: dict[str, Any], n_rows: int) -> OwnIds | None:
+    """The ids in a file that `write` made, checked; None where there are none."""
+    values = tensors.get("own_ids", config.get("own_ids"))
+    return None if values is None else OwnIds(check.own_ids(values, n_rows))
 
 
 def read(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """LSHIndex: the public class; it checks its arguments and passes them to an IndexEngine."""
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -12,14 +13,18 @@ from .._threads import Lock, one_at_a_time, resolve
 from . import _file as file
 from . import _tuning as tuning
 from ._build import build, drawn_seed
-from ._options import IndexOptions
+from ._options import METRICS, IndexOptions
+from ._own_ids import OwnIds
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from scipy.sparse import csr_array
 
-    from .._arrays.types import Floats, HashFamily, Ids, PathLike, RandomState
+    from .._arrays.types import Floats, HashFamily, Ids, MatrixLike, PathLike, RandomState
     from ._engine import IndexEngine
+
+COMPARED_ROWS = 256  # by which `add` recognizes the rows that an index has already
+GROWTH = 4  # an index that has to copy its weights leaves room for a fourth as many
 
 
 class LSHIndex:
@@ -27,8 +32,10 @@ class LSHIndex:
 
     Neurons are centred and scaled (`sparselsh.index.transforms`). Hash tables give active sets for
     training (:meth:`query`). For :meth:`search`, each neuron whose norm is large enough to matter
-    has a sketch: the signs of a rotation of its vector, one bit per dimension of the rotation. The
-    sketches rank the neurons, and the inner products of the best `n_candidates` are computed.
+    has a sketch: the signs of a rotation of its vector, one bit per dimension of the rotation. A
+    sketch gives an estimate of the inner product and a bound of its error: a search computes every
+    neuron that may be among the k best by its bound, so that it finds the fraction `recall` of them
+    for any query and any k.
 
     Parameters
     ----------
@@ -48,8 +55,8 @@ class LSHIndex:
         None takes up to 512 bits, as long as the sketches of the neurons that reach the norm floor
         take, per neuron of all, at most 40 bytes or a sixteenth of its weights.
     recall : float
-        Fraction of the true neighbours that `search` is to find, above 0 and below 1. With queries,
-        `fit` sets `n_candidates` and the norm floor by it.
+        Fraction of the true neighbours that `search` is to find, above 0 and below 1, by the plans
+        "sketches" and "exact". Queries in `fit` make searches faster, and may widen the bounds.
     plan : {"auto", "sketches", "probes", "exact"}
         How `search` works: "sketches" scans the sketches of all neurons; "probes" probes buckets of
         the tables and ranks the neurons in them by their sketches; "exact" computes every inner
@@ -61,6 +68,9 @@ class LSHIndex:
         and weights that are mapped from a file (``np.memmap``) take almost no memory.
     dynamic : bool
         Leave room in the buckets, so that `update` moves a neuron without sorting the tables again.
+    metric : {"ip", "cosine", "l2"}
+        What `search` returns the best of: inner products plus bias, cosines, or Euclidean
+        distances, the smallest first. The last two take no bias.
     random_state : None, int or numpy.random.Generator
     n_threads : int or None
         None for the threads of :func:`sparselsh.set_num_threads`.
@@ -68,8 +78,8 @@ class LSHIndex:
     Attributes
     ----------
     n_candidates : int or None
-        Neurons whose inner product a search computes, as `tune` set it; None before: then
-        max(128, 20 k, n_neurons / 100), and at most 1024 unless 20 k is larger.
+        Set it to a number, and a search computes this many neurons, with the best estimates, and
+        promises no recall. None for as many as the bound asks for.
     n_probes : int
         Buckets per table that the plan "probes" reads.
     family_ : hash family or None
@@ -84,13 +94,16 @@ class LSHIndex:
     -----
     Python threads may share an index: a call waits until that of another thread has ended.
 
-    The weights are kept by reference and read by every search. Memory beyond them: 4 bytes per
-    neuron, and 12 + `sketch_bits` / 8 bytes per neuron whose norm reaches the floor; per table, 8
-    bytes per neuron and 12 per bucket, or about 10 and 22 if `dynamic`. A search of the tables
-    needs 9 more bytes per neuron and thread.
+    The weights are kept by reference and read by every search; with `metric="cosine"`, and after
+    :meth:`add`, the index has its own copy. Memory beyond them: 4 bytes per neuron, 4 more if there
+    is a norm floor, and 20 + `sketch_bits` / 8 bytes per neuron whose norm reaches the floor; per
+    table, 8 bytes per neuron and 12 per bucket, or about 10 and 22 if `dynamic`. A search of the
+    tables needs 9 more bytes per neuron and thread.
 
-    Neurons whose norm stays below the floor have no sketch: only the plan "exact" finds them,
-    whatever the query. An input unlike the `queries` of `fit` may therefore miss its best neuron.
+    Neurons whose norm stays below the floor have no sketch. A search computes those of them that
+    may be among the best by their norm: none for inputs like the `queries` of `fit`.
+
+    A call of `fit`, `tune`, `add`, `update` or `remove` that fails leaves the index as it was.
 
     References
     ----------
@@ -102,11 +115,11 @@ class LSHIndex:
     def __init__(self, family: HashFamily | Literal["auto"] | None = None, *, center: bool = True,
                  scaling: float | Literal["auto"] = "auto", sketch_bits: int | None = None,
                  recall: float = 0.98, plan: str = "auto", storage: str = "float32",
-                 dynamic: bool = False, random_state: RandomState = None,
+                 dynamic: bool = False, metric: str = "ip", random_state: RandomState = None,
                  n_threads: int | None = None) -> None:
         options = IndexOptions.checked(
             family, center=center, scaling=scaling, sketch_bits=sketch_bits, recall=recall,
-            plan=plan, storage=storage, dynamic=dynamic)
+            plan=plan, storage=storage, dynamic=dynamic, metric=metric)
 
         self.family = options.family
         self.center = options.center
@@ -116,20 +129,33 @@ class LSHIndex:
         self.plan = options.plan
         self.storage = options.storage
         self.dynamic = options.dynamic
+        self.metric = options.metric
 
         self.random_state = random_state
         self.n_threads = check.threads(n_threads)
         self._engine: IndexEngine | None = None
+        self._ids: OwnIds | None = None
+        self._store: tuple[Floats, Floats] | None = None  # own weights and biases, with free rows
         self._lock = Lock()
 
     def _options(self) -> IndexOptions:
         return IndexOptions(self.family, self.center, self.scaling, self.sketch_bits, self.recall,
-                            self.plan, self.storage, self.dynamic)
+                            self.plan, self.storage, self.dynamic, self.metric)
 
     def _fitted(self) -> IndexEngine:
         if self._engine is None:
             raise ValueError("this LSHIndex has no neurons yet; call fit(W) first")
         return self._engine
+
+    def __len__(self) -> int:
+        """Number of neurons in the index, without those that were removed."""
+        if self._engine is None:
+            return 0
+        return int(len(self._engine.removed) - np.count_nonzero(self._engine.removed))
+
+    def __bool__(self) -> bool:
+        """True: an index without neurons is an index too."""
+        return True
 
     @property
     def n_candidates(self) -> int | None:
@@ -156,8 +182,8 @@ class LSHIndex:
     # -- building -----------------------------------------------------------------------------
 
     @one_at_a_time
-    def fit(self, W: ArrayLike, bias: ArrayLike | None = None,
-            queries: ArrayLike | None = None) -> Self:
+    def fit(self, W: ArrayLike, bias: ArrayLike | None = None, queries: ArrayLike | None = None, *,
+            ids: ArrayLike | None = None) -> Self:
         """Index the rows of W.
 
         Parameters
@@ -166,8 +192,11 @@ class LSHIndex:
             Kept by reference where it is C-contiguous float32, else as a copy.
         bias : array of shape (n_neurons,) or None
         queries : array of shape (n_queries, n_in) or None
-            Some hundreds of typical inputs, from which the scaling, the norm floor, `n_candidates`
-            and the plan are chosen.
+            Some hundreds of typical inputs, from which the scaling, the norm floor, the cells and
+            the plan are chosen. Up to 1,024 are used, and fewer only for very large W.
+        ids : array of shape (n_neurons,), int or str, or None
+            Distinct ids of your own, which `search` returns and the other methods take; None for
+            the numbers of the rows.
 
         Returns
         -------
@@ -179,36 +208,43 @@ class LSHIndex:
         TypeError, ValueError
             If an argument does not fit; the message names it.
         """
-        W, bias = _checked_weights(W, bias)
+        W, bias = _checked_weights(W, bias, self.metric)
+        own = None if ids is None else OwnIds(check.own_ids(ids, len(W)))
         if queries is not None:
             queries = check.dense(queries, "queries", n_columns=W.shape[1])
+            queries = _unit_rows(queries) if self.metric == "cosine" else queries
             queries = queries if len(queries) else None
-        spare = None if self._engine is None else self._engine.tables
-        self._engine = None  # an interrupted build leaves an index without neurons, not a wrong one
-        self._engine = build(self._options(), W, bias, queries, drawn_seed(self.random_state),
-                             resolve(self.n_threads), spare)
+        # in the end, at once: an interrupted build leaves the index as it was
+        self._take(build(self._options(), W, bias, queries, drawn_seed(self.random_state),
+                         resolve(self.n_threads)), own, None)
         return self
+
+    def _take(self, engine: IndexEngine, ids: OwnIds | None,
+              store: tuple[Floats, Floats] | None) -> None:
+        self.__dict__.update(_engine=engine, _ids=ids, _store=store)
 
     @one_at_a_time
     def tune(self, queries: ArrayLike, k: int = 5,
              recall: float | None = None) -> list[dict[str, Any]]:
-        """Set candidates and cells to the cheapest that reach a recall, and choose the plan.
+        """Set the bounds of a search by a recall, widen them if need be, and choose the plan.
 
         Parameters
         ----------
         queries : array of shape (n_queries, n_in)
-            256 of them are used, evenly spaced.
+            Up to 1,024 are used, evenly spaced.
         k : int
+            The recall is reached for this k, for 1 and for 50; the trials are of this one.
         recall : float or None
             Fraction of the k true neighbours to find; None for the index's own.
 
         Returns
         -------
         list of dict
-            The trials: method, n_candidates, recall and microseconds (per query, all of them in one
-            batch); for the method "sketches" also n_cells, the cells scanned, and for "probes"
-            n_probes and, where the family is "auto", bits and tables. The trial that was chosen is
-            the last of its method.
+            The trials: method, n_candidates (neurons computed per query, on average), recall and
+            microseconds (per query, all of them in one batch); for the method "sketches" also
+            deviations, the standard deviations of an estimate that the bound allows for, and
+            n_scanned, the sketches read per query; for "probes" n_probes and, where the family is
+            "auto", bits and tables. The trial that was chosen is the last of its method.
 
         Raises
         ------
@@ -222,88 +258,180 @@ class LSHIndex:
         queries = self._sampled(queries)
         k = min(check.integer(k, "k"), len(engine.W))
         recall = self.recall if recall is None else check.number(recall, "recall", above=0, below=1)
-        engine.options = self._options()
-        tuning.tune(engine, queries, k, recall, resolve(self.n_threads))
-        return [dict(trial) for trial in engine.trials]
+        tuned = copy.copy(engine)
+        tuned.options = self._options()
+        tuned.n_candidates = 0
+        if tuned.has_tables and self.family == "auto":
+            tuned.tables = copy.copy(engine.tables)  # other tables take their place
+        bounds = engine.sketches.bounds
+        try:
+            tuning.tune(tuned, queries, k, recall, resolve(self.n_threads))
+        except BaseException:
+            engine.sketches.set_bounds(bounds)
+            raise
+        self._engine = tuned
+        return [dict(trial) for trial in tuned.trials]
 
     def _sampled(self, queries: ArrayLike) -> Floats:
         """Checked queries, at most as many as tuning uses."""
-        queries = check.dense(queries, "queries", n_columns=self._fitted().W.shape[1])
+        queries = self._inputs(queries, "queries")
         if not len(queries):
             raise ValueError("queries must have at least one row, got none")
-        return tuning.sample(queries)
+        return tuning.sample(queries, self._fitted().W.size)
+
+    def _inputs(self, X: ArrayLike, name: str = "X") -> Floats:
+        X = check.dense(X, name, n_columns=self._fitted().W.shape[1])
+        return _unit_rows(X) if self.metric == "cosine" else X
+
+    def _rows(self, rows: ArrayLike, name: str = "rows") -> Ids:
+        """The rows that a user names, by own ids where there are some; distinct."""
+        if self._ids is None:
+            return check.ids(rows, name, len(self._fitted().W), unique=True)
+        return check.ids(self._ids.rows_of(rows, name), name, len(self._fitted().W), unique=True)
 
     # -- changes ------------------------------------------------------------------------------
 
     @one_at_a_time
-    def update(self, W: ArrayLike, rows: ArrayLike) -> None:
-        """Hash changed rows of W again. Transform, norm floor and plan stay those of `fit`.
+    def update(self, W: ArrayLike, rows: ArrayLike) -> Self:
+        """Hash changed neurons again. Transform, norm floor and plan stay those of `fit`.
 
         Parameters
         ----------
-        W : array of shape (n_neurons, n_in)
-            All weights: the array given to `fit` or another of its shape. A bias that was given as
-            float32 is read again for these rows too.
-        rows : array of int
-            The ids of the changed neurons, distinct.
+        W : array of shape (n_neurons, n_in), or of shape (n_rows, n_in)
+            All weights: the array given to `fit` or another of its shape; a bias that was given as
+            float32 is read again for these rows too. Or the new weights of these neurons alone,
+            which the index then copies; their biases stay.
+        rows : array of n_rows ids
+            The changed neurons, distinct.
+
+        Returns
+        -------
+        LSHIndex
+            Itself.
 
         Raises
         ------
         ValueError
-            If the index has no neurons, the shape of W is another, or an id is out of range or
-            given twice.
+            If the index has no neurons, the shape of W is another, or an id is unknown or given
+            twice.
         """
-        engine = self._fitted()
-        rows = check.ids(rows, "rows", len(engine.W), unique=True)
+        engine, rows = self._fitted(), self._rows(rows)
         if W is engine.W:
             check.dense(W[rows], "W[rows]")
-        else:
-            engine.W = check.dense(W, "W", n_columns=engine.W.shape[1], n_rows=len(engine.W))
-        engine.removed[rows] = False
-        engine.refresh(rows, resolve(self.n_threads))
+            self._changed(engine, engine.W, engine.bias, rows)
+            return self
+
+        W = check.dense(W, "W", n_columns=engine.W.shape[1])
+        if len(W) not in (len(engine.W), len(rows)):
+            raise ValueError(f"W must have {len(engine.W)} rows, all weights, or {len(rows)}, "
+                             f"those that change, got {len(W)}")
+        if len(W) == len(engine.W) and self.metric == "ip":
+            self._changed(engine, W, engine.bias, rows, None)
+            return self
+
+        # W is not ours to change, except after `add` or `update` have copied it
+        store = self._store
+        if store is None:
+            store = engine.W.copy(), engine.bias.copy()
+        own, own_bias = store[0][:len(engine.W)], store[1][:len(engine.W)]
+        before = own[rows], own_bias[rows]
+        new, new_bias = _as_stored(W[rows] if len(W) == len(engine.W) else W, None, self.metric)
+        try:
+            own[rows] = new
+            if self.metric == "l2":
+                own_bias[rows] = new_bias
+            self._changed(engine, own, own_bias, rows, store)
+        except BaseException:
+            own[rows], own_bias[rows] = before
+            raise
+        return self
+
+    def _changed(self, engine: IndexEngine, W: Floats, bias: Floats, rows: Ids,
+                 *store: Any) -> None:
+        before = engine.W, engine.bias
+        try:
+            engine.rebind_weights(W, bias)
+            engine.refresh(rows, resolve(self.n_threads))
+        except BaseException:
+            engine.rebind_weights(*before)
+            raise
+        if store:
+            self._store = store[0]
 
     @one_at_a_time
-    def add(self, W: ArrayLike, bias: ArrayLike | None = None) -> None:
-        """Add new neurons at the end of W.
+    def add(self, rows: ArrayLike, bias: ArrayLike | None = None, *,
+            ids: ArrayLike | None = None) -> Self:
+        """Add new neurons.
+
+        The index copies its weights at the first call, with room for more.
 
         Parameters
         ----------
-        W : array of shape (n_neurons + n_new, n_in)
-            All weights; the first n_neurons rows are the same as before.
-        bias : array of shape (n_neurons + n_new,) or None
-            None for zero for the new ones.
+        rows : array of shape (n_new, n_in)
+            The weights of the new neurons alone. They get the next numbers.
+        bias : array of shape (n_new,) or None
+            None for zero.
+        ids : array of shape (n_new,) or None
+            Ids of your own, if the index was given some in `fit`.
+
+        Returns
+        -------
+        LSHIndex
+            Itself.
 
         Raises
         ------
         ValueError
-            If the index has no neurons, or W has fewer rows than before.
+            If the index has no neurons, an argument does not fit, or `rows` begins with the neurons
+            that the index has already.
         """
         engine = self._fitted()
         n = len(engine.W)
-        W = check.dense(W, "W", n_columns=engine.W.shape[1])
-        if len(W) < n:
-            raise ValueError(f"W must have at least the {n} rows of before, got {len(W)}; "
-                             "use remove to drop neurons")
-        if bias is None:
-            bias = np.concatenate([engine.bias, np.zeros(len(W) - n, np.float32)])
-        engine.add(W, check.vector(bias, "bias", len(W)), resolve(self.n_threads))
+        rows = check.dense(rows, "rows", n_columns=engine.W.shape[1])
+        rows, bias = _as_stored(rows, bias, self.metric)
+        if len(rows) >= n:
+            some = np.linspace(0, n - 1, min(n, COMPARED_ROWS)).astype(np.int64)
+            if np.array_equal(rows[some], engine.W[some]) and not engine.removed.all():
+                raise ValueError(f"rows must be the new neurons alone, but its first {n} rows are "
+                                 f"those that the index has already; pass rows[{n}:], and their "
+                                 "biases")
+        if (ids is None) != (self._ids is None):
+            raise ValueError("ids must be given to add if, and only if, they were given to fit")
+        own = None
+        if ids is not None and self._ids is not None:
+            own = self._ids.extended(check.own_ids(ids, len(rows), "rows"))
+
+        store = self._store
+        if store is None or len(store[0]) < n + len(rows):
+            size = n + len(rows) + max(n // GROWTH, 16)
+            store = np.empty((size, rows.shape[1]), np.float32), np.zeros(size, np.float32)
+            store[0][:n], store[1][:n] = engine.W, engine.bias
+        store[0][n:n + len(rows)], store[1][n:n + len(rows)] = rows, bias
+        engine.add(store[0][:n + len(rows)], store[1][:n + len(rows)], resolve(self.n_threads))
+        self._take(engine, own, store)
+        return self
 
     @one_at_a_time
-    def remove(self, rows: ArrayLike) -> None:
+    def remove(self, rows: ArrayLike) -> Self:
         """Remove neurons from the index. Their ids stay reserved; `update` restores one.
 
         Parameters
         ----------
-        rows : array of int
-            Distinct ids.
+        rows : array of ids
+            Distinct.
+
+        Returns
+        -------
+        LSHIndex
+            Itself.
 
         Raises
         ------
         ValueError
-            If the index has no neurons, or an id is out of range or given twice.
+            If the index has no neurons, or an id is unknown or given twice.
         """
-        engine = self._fitted()
-        engine.remove(check.ids(rows, "rows", len(engine.W), unique=True), resolve(self.n_threads))
+        self._fitted().remove(self._rows(rows), resolve(self.n_threads))
+        return self
 
     # -- search -------------------------------------------------------------------------------
 
@@ -344,7 +472,7 @@ class LSHIndex:
         if not engine.has_tables:
             raise ValueError("query needs tables, but family is None; create the index with "
                              "family=SimHash(...)")
-        X = check.dense(X, "X", n_columns=engine.W.shape[1])
+        X = self._inputs(X)
         n = min(check.integer(n, "n"), len(engine.W))
         check.choice(policy, "policy", ("top", "score", "vanilla"))
         min_count = check.integer(min_count, "min_count", maximum=255)
@@ -361,36 +489,75 @@ class LSHIndex:
         return active
 
     @one_at_a_time
-    def search(self, X: ArrayLike, k: int = 5, *,
-               n_candidates: int | None = None) -> tuple[Ids, Floats]:
-        """The neurons with the largest inner products.
+    def search(self, X: ArrayLike, k: int = 5, *, n_candidates: int | None = None,
+               allow: MatrixLike | None = None,
+               exclude: MatrixLike | None = None, certify: bool = False) -> tuple[Any, ...]:
+        """The best neurons for each query: with the largest inner products, if `metric="ip"`.
 
         Parameters
         ----------
         X : array of shape (n_queries, n_in)
         k : int
         n_candidates : int or None
-            Neurons whose inner product is computed, at least k; None for the index's own number
-            and plan.
+            Neurons that are computed, at least k: those with the best estimates, without a promise
+            of recall; as many as there are neurons for an exact search. None for as many as the
+            bound, or the plan, asks for.
+        allow, exclude : array or sparse matrix, or None
+            The neurons that may be found, and those that may not: a bool mask of shape
+            (n_neurons,), ids, or for each query its own, as a SciPy sparse matrix of shape
+            (n_queries, n_neurons) whose columns are rows of W. Both count.
+        certify : bool
+            Also return how sure each answer is. The sketches of all cells are scanned for that,
+            and probing is not used.
 
         Returns
         -------
-        ids : ndarray of shape (n_queries, k), int32
-            Best first; -1 where fewer than k neurons were found.
+        ids : ndarray of shape (n_queries, k), int32, or as the ids given to `fit`
+            Best first; -1, or an empty string, where fewer than k neurons were found.
         scores : ndarray of shape (n_queries, k), float32
-            The exact inner products plus bias, -inf where there is none.
+            The exact inner products plus bias, or cosines, -inf where there is none; or distances,
+            inf where there is none.
+        confidence : ndarray of shape (n_queries,), float64
+            Only with `certify`: a lower bound of the probability that no neuron is missing in the
+            answer, from the standard deviations of the estimates of all neurons that were not
+            computed. A higher `recall` of the index makes answers surer; it is 1 where all neurons
+            were computed.
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             If the index has no neurons, or an argument does not fit.
         """
         engine = self._fitted()
-        X = check.dense(X, "X", n_columns=engine.W.shape[1])
+        X = self._inputs(X)
         k = check.integer(k, "k")
         if n_candidates is not None:
             n_candidates = check.integer(n_candidates, "n_candidates", minimum=k)
-        return engine.search(X, k, n_candidates, resolve(self.n_threads))
+        rows_of = None if self._ids is None else self._ids.rows_of
+        selection = check.selection(allow, exclude, len(X), len(engine.W), rows_of)
+        if certify and n_candidates is not None:
+            raise ValueError(f"n_candidates must be None with certify=True, got {n_candidates}; "
+                             "give the index a higher recall for surer answers")
+        if certify:
+            ids, scores, confidence = engine.certified(X, k, selection, resolve(self.n_threads))
+            return *self._answer(X, ids, scores), confidence
+        if selection is None:
+            ids, scores = engine.search(X, k, n_candidates, resolve(self.n_threads))
+        elif n_candidates is not None and n_candidates < len(engine.W):
+            raise ValueError("n_candidates must be None with allow or exclude, got "
+                             f"{n_candidates}; the bound decides how many neurons are computed")
+        else:
+            ids, scores = engine.search_among(X, k, selection, resolve(self.n_threads))
+        return self._answer(X, ids, scores)
+
+    def _answer(self, X: Floats, ids: Ids, scores: Floats) -> tuple[np.ndarray, Floats]:
+        if self.metric == "l2":
+            scores = np.full(ids.shape, np.inf, np.float32)
+            W = self._fitted().W
+            for i, row in enumerate(ids):
+                difference = X[i] - W[row[row >= 0]]
+                scores[i, row >= 0] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        return ids if self._ids is None else self._ids.of_rows(ids), scores
 
     # -- report -------------------------------------------------------------------------------
 
@@ -406,10 +573,13 @@ class LSHIndex:
         Returns
         -------
         dict
-            n_neurons, n_in, scaling, sketch_bits, n_sketched (neurons long enough to be found by
-            `search`), n_candidates, n_probes, family (that of the tables, as text),
-            bytes_per_neuron, trials (see `tune`) and plan: for "single" queries and a "batch", the
-            method in use and, where measured, the microseconds per query of each method.
+            n_neurons, n_in, metric, scaling, sketch_bits, n_sketched (neurons long enough to have a
+            sketch), n_candidates (a number that was set, or None), n_computed (neurons that a
+            search computes, on average over the queries of the calibration; None without one),
+            deviations (how far the bounds of sketches, cells and norms reach), n_probes, family
+            (that of the tables, as text), bytes_per_neuron, trials (see `tune`) and plan: for
+            "single" queries and a "batch", the method in use and, where measured, the microseconds
+            per query of each method.
         """
         engine = self._fitted()
         n, n_in = engine.W.shape
@@ -417,10 +587,12 @@ class LSHIndex:
         plan = {kind: {"use": method, "microseconds": dict(engine.times.get(kind, {}))}
                 for kind, method in engine.methods.items()}
         return {
-            "n_neurons": n, "n_in": n_in,
+            "n_neurons": n, "n_in": n_in, "metric": self.metric,
             "scaling": engine.transform.scaling if is_scaled else 0.0,
             "sketch_bits": engine.sketches.n_bits, "n_sketched": engine.sketches.n_live,
-            "n_candidates": self.n_candidates, "n_probes": engine.n_probes,
+            "n_candidates": self.n_candidates, "n_computed": engine.n_computed or None,
+            "deviations": engine.sketches.bounds.plain() if engine.has_sketches else {},
+            "n_probes": engine.n_probes,
             "family": repr(engine.family), "bytes_per_neuron": engine.nbytes / n,
             "trials": [dict(trial) for trial in engine.trials], "plan": plan,
         }
@@ -445,7 +617,7 @@ class LSHIndex:
             ("family", repr(self.family)),
             ("sketches", f"{report['n_sketched']:,} of {report['sketch_bits']} bits"),
             ("scaling", f"{report['scaling']:g}"),
-            ("candidates", f"{report['n_candidates'] or 'by k'}"),
+            ("candidates", self._candidates_in_words(report)),
             ("memory", f"{size(self.nbytes)}, {report['bytes_per_neuron']:.0f} bytes per neuron"),
         ]
         for kind, plan in report["plan"].items():
@@ -454,6 +626,13 @@ class LSHIndex:
             rows.append((f"plan, {kind}", plan["use"] + (f" ({times})" if times else "")))
         return table("LSHIndex", rows)
 
+    @staticmethod
+    def _candidates_in_words(report: dict[str, Any]) -> str:
+        if report["n_candidates"]:
+            return str(report["n_candidates"])
+        computed = report["n_computed"]
+        return "by the bound" + (f", {computed:.0f} on average" if computed else "")
+
     @one_at_a_time
     def plot_recall(self, queries: Floats | None = None, *, k: int = 5, ax: Any = None) -> Any:
         """Plot the recall by the number of candidates; needs matplotlib.
@@ -461,7 +640,7 @@ class LSHIndex:
         Parameters
         ----------
         queries : array of shape (n_queries, n_in) or None
-            Queries, 256 at most, on which the scan of sketches is measured; None for the trials of
+            Queries, up to 1,024, on which the scan of sketches is measured; None for the trials of
             `fit` or `tune`.
         k : int
             Neighbours that are to be found.
@@ -516,7 +695,7 @@ class LSHIndex:
         OSError
             If the file cannot be written.
         """
-        file.write(path, self._fitted())
+        file.write(path, self._fitted(), self._ids)
 
     @classmethod
     def load(cls, path: PathLike, W: ArrayLike, bias: ArrayLike | None = None, *,
@@ -527,7 +706,7 @@ class LSHIndex:
         ----------
         path : str or path-like
         W, bias
-            The weights that it was saved over, as for `fit`.
+            The weights that it was saved over, as for `fit`; after `add`, with the rows added.
         n_threads : int or None
 
         Returns
@@ -543,24 +722,46 @@ class LSHIndex:
         ImportError
             If the package safetensors is missing.
         """
-        W, bias = _checked_weights(W, bias)
         n_threads = check.threads(n_threads)
+        W, own_bias = _checked_weights(W, bias)
         tensors, config = file.read(path)
         try:
-            engine = file.engine_of_state(W, bias, tensors, config, resolve(n_threads))
+            metric = config["arguments"].get("metric", "ip")
+            if metric != "ip":
+                W, own_bias = _as_stored(W, bias, check.choice(metric, "metric", METRICS))
+            engine = file.engine_of_state(W, own_bias, tensors, config, resolve(n_threads))
+            ids = file.own_ids(tensors, config, len(W))
         except file.DAMAGES as error:
             raise ValueError(f"{path}: this index cannot be used ({error}); "
                              "fit and save it again") from error
 
         index = cls(engine.options.family, n_threads=n_threads, **engine.options.plain())
-        index._engine = engine
+        index._engine, index._ids = engine, ids
         return index
 
 
-def _checked_weights(W: ArrayLike, bias: ArrayLike | None) -> tuple[Floats, Floats]:
+def _checked_weights(W: ArrayLike, bias: ArrayLike | None,
+                     metric: str = "ip") -> tuple[Floats, Floats]:
     W = check.dense(W, "W")
     if min(W.shape) == 0:
         raise ValueError(f"W must have at least one row and one column, got shape {W.shape}")
-    if bias is None:
-        return W, np.zeros(len(W), np.float32)
-    return W, check.vector(bias, "bias", len(W))
+    return _as_stored(W, bias, metric)
+
+
+def _as_stored(W: Floats, bias: ArrayLike | None, metric: str) -> tuple[Floats, Floats]:
+    """Rows and biases whose inner products rank as the metric does."""
+    if bias is not None and metric != "ip":
+        raise ValueError(f"bias must be None with metric={metric!r}, which has no use for one")
+    if metric == "cosine":
+        W = _unit_rows(W)
+    if metric == "l2":
+        with np.errstate(over="ignore"):
+            squares = np.einsum("ij,ij->i", W, W, dtype=np.float64)
+            return W, check.vector(-squares / 2, "-|W|^2 / 2", len(W))
+    return W, np.zeros(len(W), np.float32) if bias is None else check.vector(bias, "bias", len(W))
+
+
+def _unit_rows(X: Floats) -> Floats:
+    """Rows of length 1; zeros stay zeros."""
+    norms = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
+    return (X / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .._arrays.types import HashFamily
 
 METHODS = ("sketches", "probes", "exact")
+METRICS = ("ip", "cosine", "l2")
 MAX_SKETCH_BITS = 1024  # the scan adds the terms of a sketch in 16 bits
 
 
@@ -26,6 +27,7 @@ class IndexOptions:
     plan: str = "auto"
     storage: str = "float32"
     dynamic: bool = False
+    metric: str = "ip"
 
     @classmethod
     def checked(cls, family: Any, **arguments: Any) -> Self:
@@ -54,8 +56,14 @@ class IndexOptions:
             raise ValueError("plan='probes' needs tables and sketches; give a family, "
                              "and leave sketch_bits at None")
         storage = check.choice(given.storage, "storage", STORAGES)
+        metric = check.choice(given.metric, "metric", METRICS)
+        if metric == "l2":
+            if scaling not in ("auto", 0):
+                raise ValueError(f"scaling must be 'auto' or 0 with metric='l2', got {scaling:g}: "
+                                 "scaled vectors have other distances")
+            scaling = 0.0
         return cls(family, bool(given.center), scaling, sketch_bits, recall, plan, storage,
-                   bool(given.dynamic))
+                   bool(given.dynamic), metric)
 
     def plain(self) -> dict[str, Any]:
         """The options but for `family`, for a file."""

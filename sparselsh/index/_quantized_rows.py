@@ -9,6 +9,8 @@ from .._arrays import bfloat16
 from .._core import _quantized
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._arrays.types import Floats, Ids
 
 STORAGES = ("float32", "bfloat16", "int8")
@@ -68,6 +70,32 @@ class QuantizedRows:
         """Read the weights in their new place; a quantized copy stays as it is."""
         if not self.is_quantized:
             self.values = W
+
+    def extended(self, W: Floats, n_threads: int) -> Self:
+        """The rows of a longer W, whose first rows are the same."""
+        if not self.is_quantized:
+            return type(self)(self.storage, W)
+        new = QuantizedRows.of(np.ascontiguousarray(W[len(self.values):]), self.storage, n_threads)
+        scales = None
+        if self.scales is not None and new.scales is not None:
+            scales = np.concatenate([self.scales, new.scales])
+        return type(self)(self.storage, np.concatenate([self.values, new.values]), scales)
+
+    def snapshot(self, rows: Ids) -> Callable[[], None]:
+        """A function that undoes later changes of these rows."""
+        attributes = self.__dict__.copy()
+        rows = rows[rows < len(self.values)]
+        values = self.values[rows] if self.is_quantized else None
+        scales = None if self.scales is None else self.scales[rows]
+
+        def undo() -> None:
+            self.__dict__.update(attributes)
+            if values is not None:
+                self.values[rows] = values
+            if self.scales is not None and scales is not None:
+                self.scales[rows] = scales
+
+        return undo
 
     def refresh(self, W: Floats, rows: Ids, n_threads: int) -> None:
         """Quantize again the rows that have changed in W."""

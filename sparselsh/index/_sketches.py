@@ -1,8 +1,11 @@
-"""Sign sketches: the packed signs of a random rotation of each neuron, and a factor per neuron.
+"""Sign sketches: the packed signs of a random rotation of each neuron, and two numbers per neuron.
+
+One is the factor of the estimate, the other its error: how much of the neuron the signs do not say.
 
 In a trained layer only the few neurons with large norms are ever the best for an input, because the
 inner product of a short vector is small whatever its angle. Only neurons whose norm reaches a floor
-have a slot here; a scan does not read the others.
+have a slot here. Of the others the norm is kept: a search computes those whose norm is large enough
+for its query, which is hardly ever any.
 """
 from __future__ import annotations
 
@@ -12,14 +15,24 @@ import numpy as np
 
 from .._arrays.bfloat16 import to_bfloat16
 from .._arrays.linalg import matmul
-from .._core import _single_query_search, _sketches
+from .._core import _bounded_search, _sketches
+from ._bounds import LARGE_K, Bounds
 from ._cells import Cells
 from ._options import MAX_SKETCH_BITS
+from ._tables import nothing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
     from .._arrays.types import Floats, Ids
     from ._quantized_rows import QuantizedRows
     from .transforms import Transform
+
+
+NO_NUMBERS = np.zeros(0, np.float32)
+ALL_CELLS = -1.0  # a share that the second half of the cells scanned never reaches
 
 
 def random_rotation(n_bits: int, n_dims: int, rng: np.random.Generator) -> Floats:
@@ -35,10 +48,10 @@ class NoSketches:
     """Takes the place of sketches in an index without any; it does nothing and uses no memory."""
 
     cells = None
-    n_bits = n_live = n_probed = nbytes = 0
+    n_bits = n_live = nbytes = 0
     norm_floor = 0.0
 
-    def update(self, rows: Ids, V: Floats, n_threads: int) -> None:
+    def update(self, rows: Ids, V: Floats, biases: Floats, n_threads: int) -> None:
         """Do nothing."""
 
     def remove(self, rows: Ids) -> None:
@@ -47,13 +60,17 @@ class NoSketches:
     def resize(self, n_neurons: int) -> None:
         """Do nothing."""
 
+    def snapshot(self, rows: Ids) -> Callable[[], None]:
+        """A function that does nothing."""
+        return nothing
+
     def tensors(self) -> dict[str, np.ndarray]:
         """No arrays."""
         return {}
 
 
 class Sketches:
-    """n_bits signs and a factor per neuron, and the scan over them.
+    """n_bits signs, a factor and an error per neuron, and the search by them.
 
     ``ids[s]`` is the neuron in slot s < n, or -1 in a slot that was freed; ``slot[j]`` is the slot
     of neuron j, or -1. Where there are cells, slots are sorted by the cell of their neuron
@@ -66,18 +83,23 @@ class Sketches:
                  rng: np.random.Generator) -> None:
         self.rotation = random_rotation(n_bits, n_dims, rng)
         self.norm_floor = norm_floor
+        self.bounds = Bounds.of_recall(0.98)
         self.cells: Cells | None = None
-        self.n_probed = 0
+        self.euclidean = False  # neurons are found by their distance from the query
         self.n = self.n_gone = 0
         self.slot = np.full(n_neurons, -1, np.int32)
+        # norms of the neurons without a sketch, else -1; no entries where all have one
+        self.short_norms = np.full(n_neurons if norm_floor > 0 else 0, -1, np.float32)
         self.blocks = np.empty((0, n_bits // 4 * 16), np.uint8)
-        self.factors = np.empty(0, np.float32)
+        self.factors, self.errors, self.biases = np.empty((3, 0), np.float32)
         self.ids, self.cell = np.empty((2, 0), np.int32)
         self.cell_start = np.zeros(1, np.int32)
+        self.has_biases = False  # whether that of some neuron is not 0
         self._search: tuple[Any, ...] | None = None  # what `prepared` made, and for which arrays
+        self._short: tuple[Ids, Floats] | None = None  # neurons without a sketch, longest first
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_search": None}
+        return self.__dict__ | {"_search": None, "_short": None}
 
     @property
     def n_bits(self) -> int:
@@ -102,8 +124,13 @@ class Sketches:
             if tensors[name].dtype != dtype or tensors[name].shape != shape:
                 raise ValueError(f"{name} must be {np.dtype(dtype)} of shape {shape}, "
                                  f"got {tensors[name].dtype} {tensors[name].shape}")
-        for name in ("rotation", "factors"):
-            if not np.isfinite(tensors[name]).all():
+        for name in ("errors", "biases"):  # which files of earlier versions do not have
+            a, shape = tensors.get(name), tensors["factors"].shape
+            if a is not None and (a.dtype != np.float32 or a.shape != shape):
+                raise ValueError(f"{name} must be float32 of shape {shape}, got {a.dtype} "
+                                 f"{a.shape}")
+        for name in ("rotation", "factors", "errors", "biases"):
+            if name in tensors and not np.isfinite(tensors[name]).all():
                 raise ValueError(f"{name} must be finite")
         bad_ids = len(ids) and (ids.min() < 0 or ids.max() >= n_neurons
                                 or len(np.unique(ids)) != len(ids))
@@ -114,6 +141,8 @@ class Sketches:
         sketches = cls(64, n_neurons, n_dims, norm_floor, np.random.default_rng(0))
         sketches.rotation = rotation
         sketches.blocks, sketches.factors = tensors["blocks"], tensors["factors"]
+        sketches.errors = tensors.get("errors", np.zeros_like(sketches.factors))
+        sketches.biases = tensors.get("biases", np.zeros_like(sketches.factors))
         sketches.n = len(ids)
         sketches.ids = _extended(ids, len(sketches.factors))
         sketches.cell = np.zeros(len(sketches.factors), np.int32)
@@ -126,13 +155,27 @@ class Sketches:
                     0 <= cell.min() and cell.max() < cells.n)):
                 raise ValueError("its cells contradict each other")
             sketches.partition(cells, cell)
+        if norm_floor > 0 and "short_norms" in tensors:
+            norms = tensors["short_norms"]
+            if norms.dtype != np.float32 or norms.shape != (n_neurons,) or (
+                    not np.isfinite(norms).all() or (norms[ids] != -1).any()):
+                raise ValueError("short_norms must be finite float32, one per neuron, and -1 for "
+                                 "those with a sketch")
+            sketches.short_norms = norms
         return sketches
 
-    def update(self, rows: Ids, V: Floats, n_threads: int) -> None:
-        """Sketch the neurons `rows` (distinct), with vectors V, whose norm reaches the floor."""
+    def update(self, rows: Ids, V: Floats, biases: Floats, n_threads: int) -> None:
+        """Sketch the neurons `rows` (distinct), with vectors V, if they reach the floor."""
+        if biases.any():
+            self.has_biases = True
         squares = np.einsum("ij,ij->i", V, V)
-        long = squares >= self.norm_floor**2
+        lengths = squares + biases * biases
+        long = lengths >= self.norm_floor**2
         self.remove(rows[~long])
+        if len(self.short_norms):
+            self.short_norms[rows] = np.where(long, -1, np.sqrt(lengths))
+            self._short = None
+        biases = biases[long]
         rows, V, squares = rows[long], np.ascontiguousarray(V[long]), squares[long]
 
         # neurons whose cell has changed get a new slot
@@ -150,10 +193,53 @@ class Sketches:
         self.n = n
 
         rotated = matmul(V, self.rotation, n_threads, transpose_b=True)
-        _sketches.pack(rotated, self.slot[rows], self.blocks)
+        slots = self.slot[rows]
+        _sketches.pack(rotated, slots, self.blocks)
         sums = np.abs(rotated).sum(axis=1)
-        self.factors[self.slot[rows]] = squares / np.maximum(sums, np.float32(1e-30))
+        self.factors[slots] = factors = squares / np.maximum(sums, np.float32(1e-30))
+        self.errors[slots] = self._errors(rotated, factors, squares, n_threads)
+        self.biases[slots] = biases
         self._tidy()
+
+    def _errors(self, rotated: Floats, factors: Floats, squares: Floats,
+                n_threads: int) -> NDArray[np.float64]:
+        """|e| for rows with these rotated vectors: f R^T s is v + e, with e orthogonal to v."""
+        n_bits, n_dims = self.rotation.shape
+        lengths: Any = n_bits  # |R^T s|^2: the rows of R are orthonormal, if they are one rotation
+        if n_bits > n_dims:
+            signs = np.where(rotated > 0, np.float32(1), np.float32(-1))
+            sums = matmul(signs, self.rotation, n_threads)
+            lengths = np.einsum("ij,ij->i", sums, sums)
+        # the table of sums is in steps of up to |q| / 64, whose errors are like independent ones
+        table = n_bits / 48 * (n_dims - 1) / 63.75**2
+        error = factors.astype(np.float64)**2 * lengths - squares
+        return np.sqrt(np.maximum(error, 0) + factors.astype(np.float64)**2 * table)
+
+    def snapshot(self, rows: Ids) -> Callable[[], None]:
+        """A function that undoes later changes of the neurons `rows`."""
+        attributes = self.__dict__.copy()
+        rows = rows[rows < len(self.slot)]
+        slots = self.slot[rows]
+        slots = slots[slots >= 0]
+        touched = np.unique(slots // _sketches.NEURONS_PER_BLOCK)
+        blocks = self.blocks[touched]
+        names = "factors", "errors", "biases", "ids", "cell"
+        numbers = {name: getattr(self, name)[slots] for name in names}
+        norms = self.short_norms[rows] if len(self.short_norms) else None
+
+        def undo() -> None:
+            self.__dict__.update(attributes)
+            self._search = self._short = None
+            self.blocks[touched] = blocks
+            for name, values in numbers.items():
+                getattr(self, name)[slots] = values
+            if norms is not None:
+                self.short_norms[rows] = norms
+            live = np.flatnonzero(self.ids[:self.n] >= 0).astype(np.int32)
+            self.slot[:] = -1
+            self.slot[self.ids[live]] = live
+
+        return undo
 
     def remove(self, rows: Ids) -> None:
         """Free the slots of the neurons `rows`."""
@@ -162,6 +248,9 @@ class Sketches:
         self.ids[slots] = -1
         self.slot[rows] = -1
         self.n_gone += len(slots)
+        if len(self.short_norms):
+            self.short_norms[rows] = -1
+            self._short = None
 
     def _tidy(self) -> None:
         """Sort the slots again when more than an eighth of them are gaps or late."""
@@ -183,6 +272,8 @@ class Sketches:
         ids, cell = self.ids[live], self.cell[live]
         self.n, self.n_gone = len(live), 0
         self.blocks, self.factors = blocks, factors
+        self.errors = _extended(self.errors[live], len(factors))
+        self.biases = _extended(self.biases[live], len(factors))
         self.ids, self.cell = _extended(ids, len(factors)), _extended(cell, len(factors))
         self.slot[ids] = np.arange(self.n, dtype=np.int32)
         if self.cells is not None:
@@ -190,14 +281,16 @@ class Sketches:
 
     def partition(self, cells: Cells, cell: Ids) -> None:
         """Sort the slots into cells; cell[s] is the cell of the neuron in slot s."""
-        self.cells, self.n_probed = cells, cells.n
+        self.cells = cells
         self.cell[:self.n] = cell
         self._sort()
 
     def resize(self, n_neurons: int) -> None:
         """Make room for more neurons, which have no sketch yet."""
         new = np.full(n_neurons - len(self.slot), -1, np.int32)
-        self.slot = np.concatenate([self.slot, new])
+        self.slot, self._search = np.concatenate([self.slot, new]), None
+        if len(self.short_norms):
+            self.short_norms = np.concatenate([self.short_norms, new.astype(np.float32)])
 
     def _reserve(self, n: int) -> None:
         n_blocks = -(-n // _sketches.NEURONS_PER_BLOCK)
@@ -207,68 +300,115 @@ class Sketches:
             size = n_blocks * _sketches.NEURONS_PER_BLOCK
             self.blocks = _extended(self.blocks, n_blocks)
             self.factors = _extended(self.factors, size)
+            self.errors = _extended(self.errors, size)
+            self.biases = _extended(self.biases, size)
             self.ids, self.cell = _extended(self.ids, size), _extended(self.cell, size)
 
-    def prepare(self, transform: Transform) -> Self:
+    def prepare(self, transform: Transform, euclidean: bool = False) -> Self:
         """Store the matrix that maps an input to its rotated query and the scores of the cells.
 
         It is in bfloat16: a sum whose terms are off by 2^-9 ranks as well, and a single query reads
         half as many bytes.
         """
-        self._search = None
+        self._search, self.euclidean = None, euclidean
         rows = self.rotation
         if self.cells is not None:
             rows = np.concatenate([self.rotation, self.cells.means])
         back = transform.query_map_
         rows = rows if back is None else matmul(rows, back, 1)
         self._query_rows: np.ndarray = to_bfloat16(rows[:, :-1])
-        self._query_constant = np.ascontiguousarray(rows[:, -1])
+        self._query_constant = np.zeros(len(rows), np.float32)
+        if euclidean:  # queries are relative to the mean neuron, as neurons are
+            self._query_constant = -(rows[:, :-1] @ transform.offset_[:-1])
+        self.offset, self._scale = transform.offset_.copy(), transform.scale_
+        if euclidean:
+            self.offset[-1] = -(self.offset[:-1] @ self.offset[:-1]) / 2
         return self
+
+    def set_bounds(self, bounds: Bounds) -> None:
+        """How far later searches go."""
+        self.bounds, self._search = bounds, None
 
     def _rotated(self, X: Floats, n_threads: int, with_cells: bool) -> Floats:
         n_rows = len(self._query_rows) if with_cells else len(self.rotation)
         return matmul(X, self._query_rows[:n_rows], n_threads, transpose_b=True,
                       bias=self._query_constant[:n_rows])
 
+    @property
+    def _biases(self) -> Floats | None:
+        return self.biases if self.has_biases else None
+
+    def projected(self, X: Floats, n_threads: int) -> Floats:
+        """The rotated queries and their inner products with the means: (n, n_bits + n_cells)."""
+        return self._rotated(X, n_threads, True)
+
+    def unit_norms(self, projected: Floats) -> NDArray[np.float64]:
+        """One standard deviation of <q, v> for a v of length 1 in a random direction: (n,)."""
+        n_bits, n_dims = self.rotation.shape
+        rotated = projected[:, :n_bits].astype(np.float64)
+        squares = np.einsum("ij,ij->i", rotated, rotated) * n_dims / n_bits
+        return np.sqrt(squares / max(n_dims - 1, 1))
+
     def scan(self, X: Floats, n_best: int, n_threads: int) -> Ids:
         """Ids (n, n_best) of the neurons with the best estimates for each input; -1 for none.
 
-        They are in no particular order, and come from the `n_probed` cells nearest to the input.
+        They are in no particular order.
         """
         ids = np.empty((len(X), n_best), np.int32)
-        if self.cells is None or self.n_probed >= self.cells.n:
-            scores = np.empty((len(X), n_best), np.float32)
-            rotated = self._rotated(X, n_threads, False)
-            _sketches.scan(rotated, self.blocks, self.factors, self.ids, self.n, ids, scores,
-                           n_threads)
-        else:
-            both = self._rotated(X, n_threads, True)
-            n_bits = len(self.rotation)
-            rotated = np.ascontiguousarray(both[:, :n_bits])
-            cells = np.ascontiguousarray(both[:, n_bits:])
-            _sketches.scan_cells(rotated, cells, self.n_probed, self.cell_start, self.cell,
-                                 self.blocks, self.factors, self.ids, self.n, ids, n_threads)
+        scores = np.empty((len(X), n_best), np.float32)
+        rotated = self._rotated(X, n_threads, False)
+        _sketches.scan(rotated, self.blocks, self.factors, self._biases, self.ids, self.n, ids,
+                       scores, n_threads)
         return ids
 
-    def prepared(self, W: Floats, bias: Floats, rows: QuantizedRows | None, n_exact: int,
-                 n_best: int) -> Any:
-        """A search for single queries, of which the `n_best` best estimates are scored.
+    def search(self, X: Floats, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None,
+               n_threads: int, able: np.ndarray | None = None, indptr: np.ndarray | None = None,
+               listed: Ids | None = None, only: bool = False,
+               doubts: NDArray[np.float64] | None = None) -> tuple[Ids, Floats, NDArray[np.int64]]:
+        """Ids and scores (n, k), and what it cost, (n, 3).
 
-        None unless the plan is to probe some of the cells. With `rows`, the weights in fewer bits,
-        these score first, and W scores the best `n_exact`. The search is rebuilt when one of the
-        arrays has been replaced: call this for each query, under the lock of the index.
+        `able`, the lists, counts and doubts are those of `_bounded_search.top_k_batch`; where there
+        are doubts, all cells are scanned.
         """
-        if self.cells is None or self.n_probed >= self.cells.n:
-            return None
-        wanted = self.n_probed, n_best, n_exact, self.n
+        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
+        counts = np.zeros((len(X), 3), np.int64)
+        search = self.prepared(k, W, bias, rows, doubts is not None)
+        _bounded_search.top_k_batch(search, X, self.projected(X, n_threads), able, indptr,
+                                    listed, only, ids, scores, counts, doubts, n_threads)
+        return ids, scores, counts
+
+    def search_few(self, X: Floats, k: int, W: Floats, bias: Floats,
+                   rows: QuantizedRows | None) -> tuple[Ids, Floats]:
+        """`search` for a few inputs, on one thread."""
+        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
+        _bounded_search.top_k(self.prepared(k, W, bias, rows), X, ids, scores)
+        return ids, scores
+
+    def prepared(self, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None,
+                 all_cells: bool = False) -> Any:
+        """The search for the k best: by `rows` first, where they are the weights in fewer bits.
+
+        It is made anew when one of the arrays has been replaced: call this for each query, under
+        the lock of the index.
+        """
+        wanted = min(k, LARGE_K), self.n, self.has_biases, all_cells
         made = self._search
         if (made is None or made[1] != wanted or made[2] is not W or made[3] is not bias
-                or made[4] is not rows):
+                or made[4] is not rows or self._short is None):
+            if self._short is None:
+                short = np.flatnonzero(self.short_norms >= 0)
+                short = short[np.argsort(-self.short_norms[short], kind="stable")]
+                self._short = short.astype(np.int32), self.short_norms[short]
             coarse, scales = (None, None) if rows is None else (rows.values, rows.scales)
-            search = _single_query_search.prepare(
-                self._query_rows, self._query_constant, len(self.rotation), self.n_probed,
-                self.cell_start, self.cell, self.blocks, self.factors, self.ids, self.n, W, bias,
-                coarse, scales, n_exact, n_best)
+            search = _bounded_search.prepare(
+                self._query_rows, self._query_constant, len(self.rotation), self.cell_start,
+                self.cell, NO_NUMBERS if self.cells is None else self.cells.biases, self.blocks,
+                self.factors, self.errors,
+                self.biases if self.has_biases else NO_NUMBERS, self.ids,
+                self.n, self.slot, *self._short, self.offset, self._scale, W, bias, coarse, scales,
+                self.bounds.sketches_for(k), ALL_CELLS if all_cells else self.bounds.cells,
+                self.bounds.evidence,
+                self.bounds.short, self.euclidean)
             made = self._search = search, wanted, W, bias, rows
         return made[0]
 
@@ -276,7 +416,8 @@ class Sketches:
         """Ids (n, n_best) of the candidates (n, m) with the best estimates, in no order."""
         ids = np.empty((len(X), n_best), np.int32)
         rotated = self._rotated(X, n_threads, False)
-        _sketches.rank(rotated, candidates, self.blocks, self.factors, self.slot, ids, n_threads)
+        _sketches.rank(rotated, candidates, self.blocks, self.factors, self._biases, self.slot, ids,
+                       n_threads)
         return ids
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -287,16 +428,21 @@ class Sketches:
         out: dict[str, np.ndarray] = {
             "rotation": self.rotation, "blocks": self.blocks[:n_blocks],
             "factors": self.factors[:n_blocks * _sketches.NEURONS_PER_BLOCK],
+            "errors": self.errors[:n_blocks * _sketches.NEURONS_PER_BLOCK],
+            "biases": self.biases[:n_blocks * _sketches.NEURONS_PER_BLOCK],
             "ids": self.ids[:self.n]}
+        if len(self.short_norms):
+            out["short_norms"] = self.short_norms
         if self.cells is not None:
             out |= {"cell_centroids": self.cells.centroids, "cell_means": self.cells.means,
-                    "cell": self.cell[:self.n]}
+                    "cell_biases": self.cells.biases, "cell": self.cell[:self.n]}
         return out
 
     @property
     def nbytes(self) -> int:
-        """Bytes of sketches, factors, cells, and the maps between slots and neurons."""
-        return sum(a.nbytes for a in (self.blocks, self.factors, self.ids, self.cell, self.slot))
+        """Bytes of sketches, their numbers, cells, and the maps between slots and neurons."""
+        return sum(a.nbytes for a in (self.blocks, self.factors, self.errors, self.biases, self.ids,
+                                      self.cell, self.slot, self.short_norms))
 
 
 def _extended(array: np.ndarray, n: int) -> np.ndarray:

@@ -9,12 +9,18 @@ import numpy as np
 from .._core import _buckets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._arrays.types import Floats, HashFamily, Ids
 
 BUCKET_ARRAYS = ("ids", "start", "count", "room", "tail")
 BYTES_PER_BUCKET = 22  # start, count and room; with slack also an empty bucket's room in `ids`
 MAX_SPARSE_TABLE_BYTES = 2**28  # of tables with more than
 MAX_BUCKETS_PER_NEURON = 64  # beyond it nearly all buckets are empty
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 class NoTables:
@@ -35,6 +41,10 @@ class NoTables:
 
     def resize(self, n_neurons: int, n_threads: int) -> None:
         """Do nothing."""
+
+    def snapshot(self, rows: Ids) -> Callable[[], None]:
+        """A function that does nothing."""
+        return nothing
 
 
 class Tables:
@@ -111,6 +121,19 @@ class Tables:
         self.codes = np.concatenate([self.codes, new])
         self._allocate()
         self.build(n_threads)
+
+    def snapshot(self, rows: Ids) -> Callable[[], None]:
+        """A function that undoes later changes of the neurons `rows`."""
+        attributes = self.__dict__.copy()
+        rows = rows[rows < len(self.codes)]
+        codes = self.codes[rows]
+
+        def undo() -> None:
+            self.__dict__.update(attributes)
+            self.codes[rows] = codes
+            self.build(1)  # buckets may be half changed
+
+        return undo
 
     def restore(self, codes: Ids, n_threads: int) -> None:
         """Take codes from a file; they are checked."""

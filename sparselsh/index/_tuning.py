@@ -1,4 +1,4 @@
-"""What an index measures on a sample of queries: the norm floor, how many candidates, which plan.
+"""What an index measures on a sample of queries: the norm floor, how far to go, which plan.
 
 Costs are estimated by formulas and not measured, so that the same fit chooses the same; only the
 plan "auto" goes by the clock.
@@ -10,25 +10,52 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._arrays.linalg import matmul
 from . import _table_choice as choice
-from ._engine import FOUND_PER_CANDIDATE
+from ._bounds import MIN_SHORT_DEVIATIONS, Bounds
+from ._engine import FOUND_PER_CANDIDATE, MIN_NEURONS_PER_BEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._arrays.types import Floats, Ids
     from ._engine import IndexEngine
+    from .transforms import Transform
 
-MAX_QUERIES = 256  # that are used of those given
-CELL_FRACTIONS = (0.6, 0.4, 0.25, 0.18, 0.12, 0.08, 0.05)  # of the cells, that trials scan
+MAX_QUERIES = 1024  # that are used of those given,
+MAX_PRODUCTS = 1 << 35  # as long as all inner products with them are at most these multiply-adds,
+MIN_QUERIES = 256  # but always these
+N_BLOCKS = 16  # of neighbouring rows, of which every other one is to measure on
+MAX_TRIAL_QUERIES = 256  # of them for trials with tables and of the scaling
 SCALINGS = (0.0, 0.5)  # that "auto" tries: which is better depends on the network
-N_BISECTIONS = 3  # trials between too few candidates and the first number that suffices
+OTHER_K = (1, 50)  # for which the recall is checked, besides the k that is asked for
+RAISE = 1.1  # of the bounds, while the recall is not reached
+MAX_RAISES = 30
+SEARCHES_WITH_SHORT = 0.1  # of the queries, that may need neurons without a sketch
+SHORT_SAMPLE = 4096  # neurons without a sketch, by which their bound is set,
+SHORT_QUANTILE = 0.9999  # as this quantile of their inner products with the queries
 MAX_PROBES = 64  # buckets per table that are tried
 
 
-def sample(queries: Floats) -> Floats:
-    """At most MAX_QUERIES of the queries, evenly spaced."""
-    return np.ascontiguousarray(queries[::max(1, -(-len(queries) // MAX_QUERIES))])
+def sample(queries: Floats, n_weights: int = 1) -> Floats:
+    """At most MAX_QUERIES of the queries, evenly spaced: fewer for very many weights."""
+    n = min(MAX_QUERIES, max(MIN_QUERIES, MAX_PRODUCTS // n_weights))
+    return np.ascontiguousarray(queries[::max(1, -(-len(queries) // n))])
+
+
+def split_in_blocks(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two halves of n rows, to choose by and to measure on, as ids.
+
+    Neighbouring rows are often of one document: in turns, both halves would have of it. Two blocks
+    would not do either where rows are sorted by what they are.
+    """
+    block = np.arange(n) * min(N_BLOCKS, n) // max(n, 1)
+    return np.flatnonzero(block % 2 == 0), np.flatnonzero(block % 2 == 1)
+
+
+def few(rows: Any) -> Any:
+    """At most MAX_TRIAL_QUERIES of the rows, evenly spaced."""
+    return np.ascontiguousarray(rows[::max(1, -(-len(rows) // MAX_TRIAL_QUERIES))])
 
 
 def recall_of(ids: Ids, truth: Ids) -> float:
@@ -44,22 +71,57 @@ def timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return result, time.perf_counter() - begin
 
 
-def norm_floor(true_norms: Floats, norms: Floats, wanted_recall: float) -> float:
-    """The norm below which neurons are left out, 0 for none.
+def norm_floor(true_norms: Floats, needed: Floats, norms: Floats, wanted_recall: float) -> float:
+    """The norm below which neurons get no sketch, 0 for none.
 
-    A tenth of the misses that the recall allows may come from the floor. Where it would leave out
-    less than a third of the neurons, there is no floor.
+    It is below nearly all true neighbours of the sample, and nine queries of ten need no shorter
+    neuron. Where it would leave out less than a third of the neurons, there is no floor.
 
     Parameters
     ----------
     true_norms : ndarray
         Norms of the true neighbours of the sample, each as often as it is a neighbour.
+    needed : ndarray
+        `needed_norms` of the sample.
     norms : ndarray
         Norms of a sample of all neurons.
     wanted_recall : float
     """
     floor = float(np.quantile(true_norms, (1 - wanted_recall) / 10)) * 0.98
+    floor = min(floor, float(np.quantile(needed, SEARCHES_WITH_SHORT)))
     return floor if (norms < floor).mean() > 1 / 3 else 0.0
+
+
+def needed_norms(transform: Transform, queries: Floats, kth: Floats,
+                 n_threads: int) -> np.ndarray:
+    """The norms from which on a neuron may be better than the k-th best of each query: (n,)."""
+    Q = _without_bias(transform, queries, n_threads).astype(np.float64)
+    units = np.linalg.norm(Q, axis=1) / np.sqrt(max(Q.shape[1] - 1, 1))
+    shift = queries.astype(np.float64) @ transform.offset_[:-1] + transform.offset_[-1]
+    products = np.nan_to_num((kth - shift) * transform.scale_)  # inner products may overflow
+    return np.maximum(products, 0) / np.maximum(MIN_SHORT_DEVIATIONS * units, 1e-30)
+
+
+def _without_bias(transform: Transform, queries: Floats, n_threads: int) -> Floats:
+    """The queries as sketches see them, which know the biases."""
+    Q = transform.queries(queries, n_threads)
+    if transform.query_map_ is None:
+        Q[:, -1] = 0
+    else:
+        Q -= transform.query_map_[-1]
+    return Q
+
+
+def floor_pays(engine: IndexEngine) -> bool:
+    """Whether computing some short neurons costs less than scanning sketches of all of them.
+
+    By a formula, so that the same fit makes the same choice. Measured on one core with AVX-512:
+    0.37 ns per sketch of 128 bits; 25 ns for the inner product with a row of 128 weights that is
+    not in the first-level cache, and its part of the selection.
+    """
+    sketches, (n, n_in) = engine.sketches, engine.W.shape
+    scanned = (n - sketches.n_live) * sketches.n_bits / 128 * 0.37
+    return engine.n_short_computed * (10 + 15 * n_in / 128) <= scanned
 
 
 def curve(search: Callable[..., Any], queries: Floats, truth: Ids, wanted_recall: float, start: int,
@@ -84,18 +146,6 @@ def curve(search: Callable[..., Any], queries: Floats, truth: Ids, wanted_recall
         n = min(limit, -(-n * 3 // 2))
 
 
-def cost(trial: dict[str, Any], n_cells: int, n_sketched: int, n_bits: int, n_in: int) -> float:
-    """Estimated nanoseconds per search, by a formula, so that the same fit makes the same choice.
-
-    Measured on one core with AVX-512: 0.37 ns per sketch of 128 bits; 25 ns for the inner product
-    with a row of 128 weights that is not in the first-level cache, and its part of the selection.
-    """
-    fraction = trial["n_cells"] / n_cells if n_cells else 1
-    cells = n_cells * n_in / 128 * 4 if fraction < 1 else 0  # their inner products
-    scan = fraction * n_sketched * n_bits / 128 * 0.37
-    return cells + scan + trial["n_candidates"] * (10 + 15 * n_in / 128)
-
-
 def one_by_one(search: Callable[..., Any], queries: Floats, k: int) -> float:
     """Microseconds of a search with one query, the fastest of up to eight."""
     return min(timed(search, queries[i:i + 1], k)[1] for i in range(min(8, len(queries)))) * 1e6
@@ -105,19 +155,23 @@ def one_by_one(search: Callable[..., Any], queries: Floats, k: int) -> float:
 
 
 def tune(engine: IndexEngine, queries: Floats, k: int, recall: float, n_threads: int) -> None:
-    """Set candidates and cells to the cheapest that reach the recall, and choose the plan.
+    """Set the bounds so that searches reach the recall, and choose the plan.
 
-    At most MAX_QUERIES of the queries are used, and there is at least one. The engine has sketches.
+    There is at least one query. The engine has sketches.
     """
-    queries = sample(queries)
+    queries = sample(queries, engine.W.size)
     plan = engine.options.plan
-    (truth, _), seconds = timed(engine.exact, queries, k, n_threads)
-    engine.trials = _scan_trials(engine, queries, truth, recall, n_threads)
+    most = max(1, len(engine.W) // MIN_NEURONS_PER_BEST)
+    ks = sorted({min(k, most), *(other for other in OTHER_K if other <= most)})
+    truth, seconds = timed(_true_neighbours, engine, queries, max(k, ks[-1]), n_threads)
+    engine.trials = _bound_trials(engine, queries, ks, min(k, most), truth, recall, n_threads)
+
+    some, some_truth = few(queries), few(truth[:, :k])
     if plan in ("auto", "probes") and engine.has_tables:
         by = _table_trials if engine.options.family == "auto" else _probe_trials
-        engine.trials += by(engine, queries, truth, recall, n_threads)
+        engine.trials += by(engine, some, some_truth, recall, n_threads)
     if plan == "auto":
-        _choose_methods(engine, queries, k, recall, seconds / len(queries) * 1e6)
+        _choose_methods(engine, some, k, recall, seconds / len(queries) * 1e6, n_threads)
 
 
 def scan_curve(engine: IndexEngine, queries: Floats, truth: Ids, wanted_recall: float, start: int,
@@ -129,57 +183,73 @@ def scan_curve(engine: IndexEngine, queries: Floats, truth: Ids, wanted_recall: 
     return curve(search, queries, truth, wanted_recall, start, limit)
 
 
-def _scan_trials(engine: IndexEngine, queries: Floats, truth: Ids, recall: float,
-                 n_threads: int) -> list[dict[str, Any]]:
-    """Trials over candidates and cells; the cheapest that reached the recall is kept, and last."""
+def _true_neighbours(engine: IndexEngine, queries: Floats, k: int, n_threads: int) -> Ids:
+    """Ids (n_queries, k) of the largest inner products, some queries at a time to save memory."""
+    parts = [engine.exact(queries[start:start + MAX_TRIAL_QUERIES], k, n_threads)[0]
+             for start in range(0, len(queries), MAX_TRIAL_QUERIES)]
+    return np.concatenate(parts)
+
+
+def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, truth: Ids,
+                  recall: float, n_threads: int) -> list[dict[str, Any]]:
+    """Trials with wider and wider bounds, until the recall is reached for all of `ks`.
+
+    The trials report what was measured for k, which is one of them.
+    """
     sketches = engine.sketches
-    limit = max(1, sketches.n_live)
-    recall += (1 - recall) / 4  # the sample is not all queries: aim a little higher
+    bounds = Bounds.of_recall(recall)
+    if len(sketches.short_norms):
+        bounds.short = max(bounds.short, _reach_of_short(engine, few(queries), n_threads))
 
-    def trials_of(n_probed: int, start: int, limit: int) -> list[dict[str, Any]]:
-        sketches.n_probed = n_probed
-        trials = scan_curve(engine, queries, truth, recall, start, limit, n_threads)
-        return [{"method": "sketches", "n_cells": n_probed} | trial for trial in trials]
+    trials: list[dict[str, Any]] = []
+    while True:
+        sketches.set_bounds(bounds)
+        recalls = {}
+        for each in ks:
+            (ids, _, counts), seconds = timed(engine.by_bound, queries, each, n_threads)
+            recalls[each] = recall_of(ids, truth[:, :each])
+            if each == k:
+                engine.n_computed, engine.k_computed = float(counts[:, 0].mean()), each
+                engine.n_short_computed = float(counts[:, 2].mean())
+                trials.append({
+                    "method": "sketches", "deviations": bounds.sketches_for(each),
+                    "n_candidates": max(1, round(engine.n_computed)),
+                    "n_scanned": round(float(counts[:, 1].mean())), "recall": recalls[each],
+                    "microseconds": seconds / len(queries) * 1e6})
+        if min(recalls.values()) >= recall or len(trials) > MAX_RAISES:
+            return trials
+        bounds = bounds.wider(RAISE)
 
-    # all cells first, then fewer and fewer
-    n_cells = 0 if sketches.cells is None else sketches.cells.n
-    trials = trials_of(n_cells, max(16, 2 * truth.shape[1]), limit)
-    ends, n = [trials[-1]], trials[-1]["n_candidates"]
-    for fraction in CELL_FRACTIONS if n_cells else ():
-        trials += trials_of(max(1, round(fraction * n_cells)), n, min(limit, 3 * n))
-        if trials[-1]["recall"] < recall:
-            break
-        ends.append(trials[-1])
 
-    # fewer candidates for the best of them, by bisection
-    n_in = engine.W.shape[1]
-    best = min(ends, key=lambda trial: cost(trial, n_cells, sketches.n_live, sketches.n_bits, n_in))
-    low = 2 * best["n_candidates"] // 3  # the trial before had no more
-    for _ in range(N_BISECTIONS if best["recall"] >= recall else 0):
-        middle = (low + best["n_candidates"]) // 2
-        trials += trials_of(best["n_cells"], middle, middle)
-        if trials[-1]["recall"] >= recall:
-            best = trials[-1]
-        else:
-            low = middle
-
-    sketches.n_probed, engine.n_candidates = best["n_cells"], best["n_candidates"]
-    return [trial for trial in trials if trial is not best] + [best]
+def _reach_of_short(engine: IndexEngine, queries: Floats, n_threads: int) -> float:
+    """Standard deviations of the inner products with neurons without a sketch, by a sample."""
+    sketches, transform = engine.sketches, engine.transform
+    short = np.flatnonzero(sketches.short_norms > 0).astype(np.int32)
+    if not len(short):
+        return 0.0
+    spaced = np.ascontiguousarray(short[::-(-len(short) // SHORT_SAMPLE)])
+    V, _ = engine.directions(spaced, n_threads)
+    V /= np.maximum(np.linalg.norm(V, axis=1, keepdims=True), np.float32(1e-30))
+    Q = _without_bias(transform, queries, n_threads)
+    units = sketches.unit_norms(sketches.projected(queries, n_threads))
+    products = matmul(Q, V, n_threads, transpose_b=True) / np.maximum(units, 1e-30)[:, None]
+    return float(np.quantile(products, SHORT_QUANTILE))
 
 
 def _probe_trials(engine: IndexEngine, queries: Floats, truth: Ids, recall: float,
                   n_threads: int) -> list[dict[str, Any]]:
     """Trials over the buckets that are probed; the one with the best recall is kept."""
     trials: list[dict[str, Any]] = []
+    n_candidates = engine.probe_candidates(truth.shape[1])
     engine.n_probes = 1
     while engine.n_probes <= MAX_PROBES and (not trials or trials[-1]["recall"] < recall):
         try:
             (ids, _), seconds = timed(engine.by_probes, queries, truth.shape[1],
-                                      engine.n_candidates, n_threads)
+                                      n_candidates, n_threads)
         except ValueError:  # a family without an order of probing, or no more buckets
             break
         trials.append({
-            "method": "probes", "n_probes": engine.n_probes, "n_candidates": engine.n_candidates,
+            "method": "probes", "n_probes": engine.n_probes, "n_candidates": n_candidates,
             "recall": recall_of(ids, truth), "microseconds": seconds / len(queries) * 1e6,
         })
         engine.n_probes *= 2
@@ -215,17 +285,20 @@ def _table_trials(engine: IndexEngine, queries: Floats, truth: Ids, recall: floa
 
 
 def _choose_methods(engine: IndexEngine, queries: Floats, k: int, recall: float,
-                    exact_microseconds: float) -> None:
+                    exact_microseconds: float, n_threads: int) -> None:
     """Take the fastest method that reaches the recall, for single queries and for batches."""
     # the last trial of a method is the one that was kept
     able = {trial["method"]: trial for trial in engine.trials if trial["recall"] >= recall}
-    n = engine.n_candidates
+    n = engine.probe_candidates(k)
     searches = {"exact": lambda x, k: engine.exact(x, k, 1),
-                "sketches": lambda x, k: engine.by_sketches(x, k, n, 1),
+                "sketches": lambda x, k: engine.by_sketches(x, k, None, 1),
                 "probes": lambda x, k: engine.by_probes(x, k, n, 1)}
 
     batch = {"exact": exact_microseconds}
     batch |= {name: trial["microseconds"] for name, trial in able.items()}
+    if "sketches" in batch:
+        _, seconds = timed(engine.by_sketches, queries, k, None, n_threads)
+        batch["sketches"] = seconds / len(queries) * 1e6
     single = {name: one_by_one(searches[name], queries, k) for name in batch}
     engine.times = {"single": single, "batch": batch}
     engine.methods = {kind: min(times, key=times.__getitem__)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from .._arrays import bfloat16
 from .._arrays.linalg import matmul
 from .._core import _typed_arrays
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
 
 ROWS_PER_BLOCK = 512  # that are summed in float32
+MOMENT_SHRINKAGE = 0.3  # of its mean eigenvalue, added to the second moment of the inputs
+SCALE_SAMPLE = 4096  # neurons whose largest weight decides whether vectors are scaled
+UNSCALED = 1e-12, 1e12  # largest weights for which squares in float32 neither vanish nor overflow
 
 
 class Transform:
@@ -37,6 +41,7 @@ class Transform:
     def __init__(self, center: bool = True, scaling: float = 0.5) -> None:
         self.center = center
         self.scaling = scaling
+        self.scale_ = 1.0
 
     def fit(self, W: Floats, bias: Floats, moment: Floats | None = None,
             n_threads: int = 1) -> Self:
@@ -45,6 +50,7 @@ class Transform:
         `moment` is S, (n_in + 1, n_in + 1) float32, or None for no scaling.
         """
         n_in = W.shape[1]
+        self.scale_ = vector_scale(W, bias)
         self.offset_ = np.zeros(n_in + 1, np.float32)
         if self.center and len(W):
             self.offset_[:n_in] = mean_row(W, n_threads)
@@ -56,19 +62,20 @@ class Transform:
 
             # five times as fast as numpy's
             values, vectors = eigh(moment.astype(np.float64), driver="evr")
-            # bounds the scale of directions that hardly occur in the sample
-            values = np.maximum(values, max(values[-1], 1e-30) * 1e-6) + values.mean() * 1e-2
-            values /= values.mean()
+            # bounds the scale of directions that hardly occur in the sample: without it, inputs
+            # that are unlike the sample are estimated worse
+            values = np.maximum(values, 0) / max(values.mean(), 1e-300) + MOMENT_SHRINKAGE
             root = values ** (self.scaling / 2)
             self.neuron_map_ = ((vectors * root) @ vectors.T).astype(np.float32)
             self.query_map_ = ((vectors / root) @ vectors.T).astype(np.float32)
         return self
 
     @classmethod
-    def restored(cls, center: bool, scaling: float, n_in: int,
+    def restored(cls, center: bool, scaling: float, scale: float, n_in: int,
                  tensors: dict[str, np.ndarray]) -> Self:
         """The transform of a file, checked."""
         transform = cls(center, scaling)
+        transform.scale_ = scale
         square = (n_in + 1,) * 2
         for name, shape in (("offset", (n_in + 1,)), ("neuron_map", square),
                             ("query_map", square)):
@@ -93,7 +100,27 @@ class Transform:
         rows = np.arange(len(W), dtype=np.int32) if rows is None else rows
         V = np.empty((len(rows), W.shape[1] + 1), np.float32)
         _typed_arrays.centred_rows(W, bias, self.offset_, rows, V, n_threads)
+        if self.scale_ != 1:
+            V *= np.float32(self.scale_)
         return V if self.neuron_map_ is None else matmul(V, self.neuron_map_, n_threads)
+
+    def directions(self, W: Floats, bias: Floats, n_threads: int,
+                   rows: Ids) -> tuple[Floats, Floats, Floats]:
+        """The given rows of W for sketches, which know the bias: V, (n, n_in + 1), and two (n,).
+
+        V is `neurons` for neurons without a bias. Then <v, B (x, 0)> = w.x - <c, (x, 0)>. The
+        vectors are the biases less that of the mean neuron, and the squared lengths of w - c.
+        """
+        V = np.empty((len(rows), W.shape[1] + 1), np.float32)
+        _typed_arrays.centred_rows(W, bias, self.offset_, rows, V, n_threads)
+        if self.scale_ != 1:
+            V *= np.float32(self.scale_)
+        biases = V[:, -1].copy()
+        V[:, -1] = 0
+        squares = np.einsum("ij,ij->i", V, V)
+        if self.neuron_map_ is not None:
+            V = matmul(V, self.neuron_map_, n_threads)
+        return V, biases, squares
 
     def queries(self, X: Floats, n_threads: int) -> Floats:
         """q for each row of X: (n, n_in + 1), float32."""
@@ -112,7 +139,25 @@ def mean_row(W: np.ndarray, n_threads: int) -> Any:
     """
     sums = np.empty((-(-len(W) // ROWS_PER_BLOCK), W.shape[1]), np.float32)
     _typed_arrays.block_sums(W, ROWS_PER_BLOCK, sums, n_threads)
-    return sums.sum(axis=0, dtype=np.float64) / len(W)
+    with np.errstate(invalid="ignore"):  # of infinite sums of both signs
+        total = sums.sum(axis=0, dtype=np.float64)
+    if not np.isfinite(total).all():  # a block of very large weights
+        total = bfloat16.as_float32(W).sum(axis=0, dtype=np.float64)
+    return total / len(W)
+
+
+def vector_scale(W: np.ndarray, bias: Floats) -> float:
+    """The power of two by which neurons are multiplied before they are sketched.
+
+    It is 1 unless their weights are so large or so small that squares of them would overflow or
+    vanish in float32.
+    """
+    sample = bfloat16.as_float32(W[::max(1, len(W) // SCALE_SAMPLE)])
+    largest = max(float(sample.max(initial=0)), -float(sample.min(initial=0)),
+                  float(bias.max(initial=0)), -float(bias.min(initial=0)))
+    if largest == 0 or UNSCALED[0] <= largest <= UNSCALED[1]:
+        return 1.0
+    return float(np.ldexp(1.0, -int(np.frexp(largest)[1])))
 
 
 def second_moment(X: Floats, n_threads: int) -> Floats:

@@ -33,11 +33,11 @@ from ..index import (
     build,
     drawn_seed,
     recall_of,
+    split_in_blocks,
     tune,
 )
-from ..refinement import refined_topk
 from ._file import stored_bytes
-from ._layer import ServedLayer, sparse_rows
+from ._layer import ServedLayer
 from ._network import ServedNetwork
 from ._refined import StoredRefinement
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
@@ -166,16 +166,16 @@ class _Conversion:
         self.random_state, self.n_threads = random_state, resolve(network.n_threads)
         self.is_compact = compact
 
-        every = np.arange(x.shape[0])
-        self.halves = [_take(x, _spaced(every[i::2])) for i in (0, 1)]
+        self.halves = [_take(x, _spaced(rows)) for rows in split_in_blocks(x.shape[0])]
 
         # more queries than rows of a half describe the distribution of an index's inputs better
         n_weights = sum(layer.values.size for layer in self.layers if layer.kind == "linear")
         n_queries = min(MAX_QUERIES, MAX_QUERY_PRODUCTS // n_weights)
-        self.queries, self.query_rows = None, self.halves[0]
-        if n_queries > len(every[::2][:MAX_HALF_ROWS]) and network.n_labels >= MIN_INDEX_NEURONS:
-            self.query_rows = _take(x, _spaced(every[::2], n_queries))
-            self.queries = network._hidden(self.query_rows, exact=True)
+        self.queries = None
+        first, _ = split_in_blocks(x.shape[0])
+        if n_queries > min(len(first), MAX_HALF_ROWS) and network.n_labels >= MIN_INDEX_NEURONS:
+            some = _take(x, _spaced(first, n_queries))
+            self.queries = network._hidden(some, exact=True)
 
         self.columns = None
         if network.n_labels > MAX_ERROR_OUTPUTS:
@@ -317,44 +317,10 @@ class _Conversion:
                                self.n_threads)
         if engine is None:
             return None
-        if self.network.refinement is not None:
-            self._set_candidates(engine, self.network.refinement, queries)
 
         candidate = copy.copy(layer)
         candidate.index, candidate.plan = engine, {"single": "lsh", "batch": "lsh"}
         return _Trial(candidate, self._times(candidate, i, inputs))
-
-    def _set_candidates(self, engine: IndexEngine, refinement: Refinement,
-                        queries: Floats) -> None:
-        """Compute as few candidates as give the refined answers to the queries the recall.
-
-        The index was tuned for all the labels that are ranked again, of which most that it misses
-        would not have come to the front.
-        """
-        x = sparse_rows(self.query_rows)
-        wanted = self.recall + (1 - self.recall) / 4  # a sample is not all rows: aim higher
-
-        def answers(found: tuple[Ids, Floats]) -> Ids:
-            return refined_topk(refinement, x, *found, self.k, self.n_threads)[0]
-
-        def recall(n: int) -> float:
-            found = engine.search(queries, self.n_found, n, self.n_threads)
-            return recall_of(answers(found), truth)
-
-        truth = answers(exact_topk(queries, engine.W, engine.bias, self.n_found, self.n_threads))
-        limit = len(engine.W) // MIN_NEURONS_PER_CANDIDATE
-        low, high = self.n_found, min(limit, engine.default_candidates(self.n_found))
-        reached = recall(high)
-        if reached < wanted:
-            engine.set_candidates(high)  # in all cells
-            before, reached = 0.0, recall(high)
-            while before < reached < wanted and high < limit:
-                low, high, before = high, min(limit, 3 * high // 2 + 1), reached
-                reached = recall(high)
-        while high - low > max(1, high // 16):
-            middle = (low + high) // 2
-            low, high = (low, middle) if recall(middle) >= min(reached, wanted) else (middle, high)
-        engine.n_candidates = high
 
     def _try_lsh_hidden(self, layer: ServedLayer, i: int,
                         inputs: dict[str, Any]) -> _Trial | None:
@@ -377,7 +343,6 @@ class _Conversion:
 
         def keep(fraction: float) -> None:
             candidate.kept = max(1, round(fraction * layer.n_out))
-            engine.set_candidates(2 * candidate.kept)
 
         def error_of(fraction: float) -> float:
             keep(fraction)
@@ -456,8 +421,6 @@ class _Conversion:
             for layer in self.layers:
                 if layer.kept is not None and layer.kept < layer.n_out // 2:
                     layer.kept = min(layer.n_out // 2, layer.kept + layer.kept // 2 + 1)
-                    if layer.index is not None:
-                        layer.index.set_candidates(2 * layer.kept)
                     grown = True
             if not grown:
                 return

@@ -24,11 +24,13 @@ from ..index import MIN_NEURONS_PER_CANDIDATE, QuantizedRows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids
     from ..index import IndexEngine
     from .readers.affine import Affine
 
 PLANS = ("dense", "rows", "lsh")
+CANDIDATES_PER_KEPT = 2  # hidden neurons that an index computes, for each one that is passed on
 
 
 class ServedLayer:
@@ -177,7 +179,7 @@ class ServedLayer:
         if self.index is None or self.kept is None or self.exponents is None:
             raise ValueError(f"{self.name} has no index over hidden neurons")
         x = x.to_dense() if isinstance(x, CSR) else x
-        n_candidates = max(self.kept, self.index.n_candidates)
+        n_candidates = min(CANDIDATES_PER_KEPT * self.kept, self.n_out)
         ids, scores = self.index.search(x, self.kept, n_candidates, n_threads)
 
         known = ids >= 0
@@ -200,12 +202,14 @@ class ServedLayer:
 
     # -- the last layer -----------------------------------------------------------------------
 
-    def topk(self, x: np.ndarray | CSR, k: int, kind: str, n_threads: int,
-             exact: bool = False) -> tuple[Ids, Floats]:
-        """Ids and scores (n, k) of the largest outputs."""
+    def topk(self, x: np.ndarray | CSR, k: int, kind: str, n_threads: int, exact: bool = False,
+             selection: Selection | None = None) -> tuple[Ids, Floats]:
+        """Ids and scores (n, k) of the largest outputs, or of those that a selection allows."""
         n = x.shape[0]
         if self.plan[kind] == "lsh" and not exact and k <= self.n_out // MIN_NEURONS_PER_CANDIDATE:
             x = x.to_dense() if isinstance(x, CSR) else x
+            if selection is not None:
+                return self.index.search_among(x, k, selection, n_threads)
             return self.index.search(x, k, None, n_threads)
 
         ids, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
@@ -214,7 +218,11 @@ class ServedLayer:
             if stop - start != n:
                 part = x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
             out = self.outputs(part, kind, n_threads, exact or self.plan[kind] == "lsh")
+            if selection is not None:
+                out = selection.slice(start, stop).exclude_from(out)
             _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
+        if selection is not None:
+            ids[np.isneginf(scores)] = -1
         return ids, scores
 
     # -- size ---------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from .readers.torch import build_module, kept_refinement
 if TYPE_CHECKING:
     from torch import nn
 
+    from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike
     from ..refinement import Refinement
     from ._layer import ServedLayer
@@ -64,7 +65,9 @@ class ServedNetwork:
 
     # -- inference ----------------------------------------------------------------------------
 
-    def topk(self, X: MatrixLike | CSR, k: int = 5, *, exact: bool = False) -> tuple[Ids, Floats]:
+    def topk(self, X: MatrixLike | CSR, k: int = 5, *, exact: bool = False,
+             allow: MatrixLike | None = None,
+             exclude: MatrixLike | None = None) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores.
 
         Parameters
@@ -75,11 +78,14 @@ class ServedNetwork:
         k : int
         exact : bool
             Compute every neuron of every layer in float32.
+        allow, exclude : array or sparse matrix, or None
+            The outputs that may be found, and those that may not: a bool mask of shape (n_labels,),
+            ids, or for each row its own, as a sparse matrix of shape (n_samples, n_labels).
 
         Returns
         -------
         ids : ndarray of shape (n_samples, k), int32
-            Best first; -1 where the network has fewer outputs.
+            Best first; -1 where fewer outputs may be found.
         scores : ndarray of shape (n_samples, k), float32
             The outputs of these ids, computed in float32 from the activations that reach the last
             layer; -inf where there is none. With a refinement, the refined scores.
@@ -89,36 +95,41 @@ class ServedNetwork:
         TypeError, ValueError
             If an argument does not fit; the message names it.
         """
-        return self._answers(self._validated_queries(X), check.integer(k, "k"), exact)
+        x, k = self._validated_queries(X), check.integer(k, "k")
+        selection = check.selection(allow, exclude, x.shape[0], self.n_labels)
+        return self._answers(x, k, exact, selection)
 
-    def _answers(self, x: np.ndarray | CSR, k: int, exact: bool = False) -> tuple[Ids, Floats]:
+    def _answers(self, x: np.ndarray | CSR, k: int, exact: bool = False,
+                 selection: Selection | None = None) -> tuple[Ids, Floats]:
         """`topk` for checked input."""
         refinement = self.refinement
         if refinement is None:
-            return self._layer_answers(x, k, exact)
+            return self._layer_answers(x, k, exact, selection)
         n_found = min(max(k, refinement.n_candidates), self.n_labels)
-        ids, z = self._layer_answers(x, n_found, exact)
+        ids, z = self._layer_answers(x, n_found, exact, selection)
         n_threads = resolve(self.n_threads) if x.shape[0] > 1 else 1
         return refined_topk(refinement, sparse_rows(x), ids, z, k, n_threads)
 
-    def _layer_answers(self, x: np.ndarray | CSR, k: int,
-                       exact: bool) -> tuple[Ids, Floats]:
+    def _layer_answers(self, x: np.ndarray | CSR, k: int, exact: bool,
+                       selection: Selection | None) -> tuple[Ids, Floats]:
         """The k best outputs of the layers."""
         n = x.shape[0]
-        if n == 1 and not exact and (found := self._single_row(x, k)):
+        if n == 1 and not exact and selection is None and (found := self._single_row(x, k)):
             return found
         if n <= ROWS_PER_CHUNK:
-            return self._topk(x, k, exact)
+            return self._topk(x, k, exact, selection)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         for start in range(0, n, ROWS_PER_CHUNK):
             stop = min(start + ROWS_PER_CHUNK, n)
-            ids[start:stop], scores[start:stop] = self._topk(_part(x, start, stop), k, exact)
+            some = None if selection is None else selection.slice(start, stop)
+            ids[start:stop], scores[start:stop] = self._topk(_part(x, start, stop), k, exact, some)
         return ids, scores
 
-    def _topk(self, x: np.ndarray | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
+    def _topk(self, x: np.ndarray | CSR, k: int, exact: bool,
+              selection: Selection | None = None) -> tuple[Ids, Floats]:
         n_threads = resolve(self.n_threads)
         h = self._hidden(x, exact=exact)
-        return self.layers[-1].topk(h, k, _kind(h), n_threads, exact)
+        return self.layers[-1].topk(h, k, _kind(h), n_threads, exact, selection)
 
     def _plans_changed(self) -> None:
         """Discard what was prepared for earlier plans; to be called when plans have changed."""

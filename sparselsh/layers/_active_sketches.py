@@ -132,7 +132,7 @@ class ActiveSketches:
             q = matmul(x, self._Q, n_threads, bias=self._constant)
 
         ids, scores = np.empty((len(q), n), np.int32), np.empty((len(q), n), np.float32)
-        _sketches.scan(q, self._blocks, self._factors, self._ids, len(self._ids), ids, scores,
+        _sketches.scan(q, self._blocks, self._factors, None, self._ids, len(self._ids), ids, scores,
                        n_threads)
         return ids
 

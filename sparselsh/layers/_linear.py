@@ -29,6 +29,7 @@ from ._step import OUTPUT, Place, Step
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids
     from .._gradients import Pair
     from ._step import Backprop
@@ -334,18 +335,23 @@ class Linear(HtmlRepr):
 
     # -- inference ----------------------------------------------------------------------------
 
-    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False,
-             n_threads: int = 1) -> tuple[Ids, Floats]:
+    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False, n_threads: int = 1,
+             selection: Selection | None = None) -> tuple[Ids, Floats]:
         """Ids and scores of the k largest outputs of each row, (n_samples, k) each.
 
-        `exact` makes a layer with an index compute every output.
+        `exact` makes a layer with an index compute every output; `selection` is which of them may
+        be found.
         """
         ids = np.full((x.shape[0], k), -1, np.int32)
         scores = np.full((x.shape[0], k), -np.inf, np.float32)
         for start, stop in row_chunks(x.shape[0], self.n_out):
             part = x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
             out = self.all_outputs(part, n_threads)
+            if selection is not None:
+                out = selection.slice(start, stop).exclude_from(out)
             _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
+        if selection is not None:
+            ids[np.isneginf(scores)] = -1
         return ids, scores
 
     def computed_fraction(self, k: int, *, exact: bool = False) -> float:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from .._arrays.selection import Selection
     from .._arrays.types import Floats, HashFamily, Ids
     from .._gradients import Pair
     from ..index import IndexEngine
@@ -185,8 +186,7 @@ class LSHLinear(Linear):
         bias : array of shape (n_out,) or None
         queries : array of shape (n_queries, n_in) or None
             Some hundreds of typical inputs: the search of `topk` is calibrated on 1,024 of them for
-            the layer's `recall`. Without queries it computes max(20 k, n_out / 100) neurons, where
-            n_out / 100 is kept within 128 and 1,024.
+            the layer's `recall`. It reaches the recall without queries too, but is slower then.
         **options
             As for the class: `recall`, `activation` and others.
 
@@ -631,12 +631,15 @@ class LSHLinear(Linear):
 
     # -- inference ----------------------------------------------------------------------------
 
-    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False,
-             n_threads: int = 1) -> tuple[Ids, Floats]:
+    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False, n_threads: int = 1,
+             selection: Selection | None = None) -> tuple[Ids, Floats]:
         engine = None if exact else self._search_engine(k, n_threads)
         if engine is None:
-            return super().topk(x, k, n_threads=n_threads)
-        return engine.search(x.to_dense() if isinstance(x, CSR) else x, k, None, n_threads)
+            return super().topk(x, k, n_threads=n_threads, selection=selection)
+        x = x.to_dense() if isinstance(x, CSR) else x
+        if selection is not None:
+            return engine.search_among(x, k, selection, n_threads)
+        return engine.search(x, k, None, n_threads)
 
     def computed_fraction(self, k: int, *, exact: bool = False) -> float:
         engine = None if exact else self._search_engine(k, 1)

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
     from torch import nn
 
+    from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
     from ..callbacks import Callback
     from ..training import Source
@@ -889,7 +890,8 @@ class Network:
 
     @one_at_a_time
     def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False,
-             probabilities: bool = False) -> tuple[Ids, Floats]:
+             probabilities: bool = False, allow: MatrixLike | None = None,
+             exclude: MatrixLike | None = None) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores. The first of them do not depend on k.
 
         Parameters
@@ -902,11 +904,15 @@ class Network:
             Return probabilities instead of scores: those of `predict_proba`, without computing all
             of them. It needs a `calibration`, and k may be at most the number of labels that it
             ranks.
+        allow, exclude : array or sparse matrix, or None
+            The labels that may be found, and those that may not: a bool mask of shape (n_labels,),
+            ids, or for each row its own, as a sparse matrix of shape (n_samples, n_labels), such as
+            the items that a user has already.
 
         Returns
         -------
         ids : ndarray of shape (n_samples, k), int32
-            Best first; -1 where the network has fewer outputs.
+            Best first; -1 where fewer labels may be found.
         scores : ndarray of shape (n_samples, k), float32
             Exact for the ids returned: the outputs before softmax or sigmoid and, of a refined
             network, those of :class:`Refinement`. With `probabilities`, the probabilities.
@@ -919,28 +925,35 @@ class Network:
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
         k = check.integer(k, "k")
+        selection = check.selection(allow, exclude, X.shape[0], self.n_labels)
         if probabilities:
-            ids, scores = self._topk_probabilities(X, k, exact)
+            ids, scores = self._topk_probabilities(X, k, exact, selection)
         else:
-            ids, scores = self._topk(X, k, exact)
+            ids, scores = self._topk(X, k, exact, selection)
         n = max(k, min(self._n_searched, self.n_labels))
         self.computed_share = self.layers[-1].computed_fraction(n, exact=exact)
         return ids, scores
 
-    def _topk(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
+    def _topk(self, X: Floats | CSR, k: int, exact: bool,
+              selection: Selection | None = None) -> tuple[Ids, Floats]:
         n = X.shape[0]
         if n <= ROWS_PER_CHUNK:
-            return self._ranked(X, 0, n, k, exact)
+            return self._ranked(X, 0, n, k, exact, selection)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
         for start in range(0, n, ROWS_PER_CHUNK):
             stop = min(start + ROWS_PER_CHUNK, n)
-            ids[start:stop], scores[start:stop] = self._ranked(X, start, stop, k, exact)
+            some = None if selection is None else selection.slice(start, stop)
+            ids[start:stop], scores[start:stop] = self._ranked(X, start, stop, k, exact, some)
         return ids, scores
 
-    def _topk_probabilities(self, X: Floats | CSR, k: int, exact: bool) -> tuple[Ids, Floats]:
+    def _topk_probabilities(self, X: Floats | CSR, k: int, exact: bool,
+                            selection: Selection | None) -> tuple[Ids, Floats]:
         if self.calibration is None:
             raise ValueError("probabilities=True needs a calibration; call calibrate on rows that "
                              "the training did not see")
+        if selection is not None:
+            raise ValueError("probabilities=True is for all labels; without allow and exclude take "
+                             "more labels and leave some out, or take scores")
         n = self.calibration.n_ranked
         if k > n:
             raise ValueError(f"k={k} exceeds the {n} labels per row that have probabilities of "
@@ -949,6 +962,7 @@ class Network:
         return ids[:, :k], self.calibration.ranked(scores)[:, :k]
 
     def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int, exact: bool,
+                selection: Selection | None = None,
                 h: Floats | CSR | None = None) -> tuple[Ids, Floats]:
         """The k best labels and their scores, of which every answer is made.
 
@@ -958,20 +972,22 @@ class Network:
         n_threads = resolve(self.n_threads)
         if h is None:
             h = self._hidden(X, start, stop, n_threads)
-        ids, z = self._found(h, k, exact, n_threads)
+        ids, z = self._found(h, k, exact, selection, n_threads)
         if self.refinement is None:
             return ids[:, :k], z[:, :k]
         return refined_topk(self.refinement, self._sparse_rows(X, start, stop), ids, z, k,
                             n_threads)
 
-    def _found(self, h: Floats | CSR, k: int, exact: bool, n_threads: int) -> tuple[Ids, Floats]:
+    def _found(self, h: Floats | CSR, k: int, exact: bool, selection: Selection | None,
+               n_threads: int) -> tuple[Ids, Floats]:
         """At least k labels of the output layer: first those that every search finds."""
         last, n = self.layers[-1], min(self._n_searched, self.n_labels)
-        found = last.topk(h, max(k, n), exact=exact, n_threads=n_threads)
+        found = last.topk(h, max(k, n), exact=exact, n_threads=n_threads,
+                          selection=selection)
         if not 0 < n < k or exact or last.computed_fraction(n) == 1:
             return found
         # a search for more labels may find others among the best
-        return followed_by(last.topk(h, n, n_threads=n_threads), found)
+        return followed_by(last.topk(h, n, n_threads=n_threads, selection=selection), found)
 
     @property
     def _n_searched(self) -> int:
@@ -986,7 +1002,7 @@ class Network:
         if self.refinement is None:
             return last.all_outputs(h, n_threads)
         n = min(self.refinement.n_candidates, self.n_labels)
-        ids, scores = self._ranked(X, start, stop, n, exact, h)
+        ids, scores = self._ranked(X, start, stop, n, exact, h=h)
         return spread(ids, scores, last.all_outputs(h, n_threads))
 
     def _probabilities(self, X: Floats | CSR, start: int, stop: int, exact: bool) -> Floats:

@@ -93,13 +93,22 @@ typedef struct {
     void (*scale)(float a, float *x, ptrdiff_t n);
     /* Neurons whose approximate score reaches `floor`, from the sign sketches of
        n_blocks * SKETCH_BLOCK_NEURONS neurons:
-       score[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b).
-       Byte g * 16 + k of a block holds nibble g of neuron k (low half) and of neuron k + 16 (high
-       half). Places, counted from the first block, and scores go to ids and scores; returns their
+       score[j] = factors[j] * (a * sum_g lut[g][nibble g of neuron j] + b)
+                  + weight * biases[j] + slack * errors[j].
+       biases and errors may be NULL: their terms are then absent. If ids is NULL, the scores of all
+       neurons are stored. Byte g * 16 + k of a block holds
+       nibble g of neuron k (low half) and of neuron k + 16 (high half). Places, counted from the
+       first block, and scores go to ids and scores, in the order of the places; returns their
        number. */
     ptrdiff_t (*sketch_scan)(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
                              const uint8_t *lut, float a, float b, const float *factors,
+                             const float *biases, float weight, const float *errors, float slack,
                              float floor, int32_t *ids, float *scores);
+    /* The places k < n with scores[k] + slack * errors[k] >= floor, and these sums, in their order;
+       returns their number. n is a multiple of SKETCH_BLOCK_NEURONS; errors may be NULL, as above.
+       places and out hold n and a register more. */
+    ptrdiff_t (*at_least)(const float *scores, const float *errors, float slack, ptrdiff_t n,
+                          float floor, int32_t *places, float *out);
     /* c (m, n) = a b + bias, or c += a b; see gemm_t */
     void (*gemm)(const gemm_t *g, float *work);
     /* Signed sums of SIGN_LANES rows at once: out[lane] = sum_k columns[ids[k] * SIGN_LANES + lane]

@@ -17,14 +17,9 @@ static inline __m256i sum_lanes(__m512i lo, __m512i hi)
                             _mm256_permute2x128_si256(a, b, 0x31));
 }
 
-static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const float *factors,
-                             float floor, int32_t first, int32_t *ids, float *scores)
+static inline ptrdiff_t store_from(__m512 s, float floor, int32_t first, int32_t *ids,
+                                   float *scores)
 {
-    even = _mm512_sub_epi16(even, _mm512_slli_epi16(odd, 8));
-    __m256i sums = sum_lanes(_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
-    __m512 s = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
-    s = _mm512_fmadd_ps(s, _mm512_set1_ps(a), _mm512_set1_ps(b));
-    s = _mm512_mul_ps(s, _mm512_loadu_ps(factors));
     __mmask16 mask = _mm512_cmp_ps_mask(s, _mm512_set1_ps(floor), _CMP_GE_OQ);
     if (!mask)
         return 0;
@@ -36,8 +31,49 @@ static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const 
     return __builtin_popcount(mask);
 }
 
+static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const float *factors,
+                             const float *biases, float weight, const float *errors, float slack,
+                             float floor, int32_t first, int32_t *ids, float *scores)
+{
+    even = _mm512_sub_epi16(even, _mm512_slli_epi16(odd, 8));
+    __m256i sums = sum_lanes(_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
+    __m512 s = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
+    s = _mm512_fmadd_ps(s, _mm512_set1_ps(a), _mm512_set1_ps(b));
+    s = _mm512_mul_ps(s, _mm512_loadu_ps(factors));
+    if (biases)
+        s = _mm512_fmadd_ps(_mm512_set1_ps(weight), _mm512_loadu_ps(biases), s);
+    if (errors)
+        s = _mm512_fmadd_ps(_mm512_set1_ps(slack), _mm512_loadu_ps(errors), s);
+    if (!ids) {
+        _mm512_storeu_ps(scores, s);
+        return 16;
+    }
+    return store_from(s, floor, first, ids, scores);
+}
+
+static ptrdiff_t at_least(const float *scores, const float *errors, float slack, ptrdiff_t n,
+                          float floor, int32_t *places, float *out)
+{
+    const __m512 least = _mm512_set1_ps(floor), factor = _mm512_set1_ps(slack);
+    ptrdiff_t found = 0;
+    for (ptrdiff_t k = 0; k < n; k += 32) {  /* hardly ever does one of 32 reach the floor */
+        __m512 s0 = _mm512_loadu_ps(scores + k), s1 = _mm512_loadu_ps(scores + k + 16);
+        if (errors) {
+            s0 = _mm512_fmadd_ps(factor, _mm512_loadu_ps(errors + k), s0);
+            s1 = _mm512_fmadd_ps(factor, _mm512_loadu_ps(errors + k + 16), s1);
+        }
+        if (!(_mm512_cmp_ps_mask(s0, least, _CMP_GE_OQ)
+              | _mm512_cmp_ps_mask(s1, least, _CMP_GE_OQ)))
+            continue;
+        found += store_from(s0, floor, (int32_t)k, places + found, out + found);
+        found += store_from(s1, floor, (int32_t)k + 16, places + found, out + found);
+    }
+    return found;
+}
+
 static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
                              const uint8_t *lut, float a, float b, const float *factors,
+                             const float *biases, float weight, const float *errors, float slack,
                              float floor, int32_t *ids, float *scores)
 {
     const __m512i nibble = _mm512_set1_epi8(15);
@@ -58,18 +94,40 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
         }
 
         int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
-        found += keep(even0, odd0, a, b, factors, floor, first, ids + found, scores + found);
-        found += keep(even1, odd1, a, b, factors + 16, floor, first + 16, ids + found,
-                      scores + found);
+        found += keep(even0, odd0, a, b, factors, biases, weight, errors, slack, floor, first,
+                      ids ? ids + found : ids, scores + found);
+        found += keep(even1, odd1, a, b, factors + 16, biases ? biases + 16 : biases, weight,
+                      errors ? errors + 16 : errors, slack, floor, first + 16,
+                      ids ? ids + found : ids, scores + found);
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
+        biases = biases ? biases + SKETCH_BLOCK_NEURONS : biases;
+        errors = errors ? errors + SKETCH_BLOCK_NEURONS : errors;
     }
     return found;
 }
 
 #elif defined(__AVX2__)
 
+static inline ptrdiff_t store_from(__m256 v, float floor, int32_t first, int32_t *ids,
+                                   float *scores)
+{
+    float s[8];
+    ptrdiff_t found = 0;
+    unsigned mask = _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(floor), _CMP_GE_OQ));
+    if (!mask)
+        return 0;
+    _mm256_storeu_ps(s, v);
+    for (; mask; mask &= mask - 1, found++) {
+        int place = __builtin_ctz(mask);
+        ids[found] = first + place;
+        scores[found] = s[place];
+    }
+    return found;
+}
+
 static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const float *factors,
+                             const float *biases, float weight, const float *errors, float slack,
                              float floor, int32_t first, int32_t *ids, float *scores)
 {
     even = _mm256_sub_epi16(even, _mm256_slli_epi16(odd, 8));
@@ -81,23 +139,39 @@ static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const 
     ptrdiff_t found = 0;
 
     for (int k = 0; k < 2; k++) {
-        float s[8];
         __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums[k]));
         v = _mm256_fmadd_ps(v, _mm256_set1_ps(a), _mm256_set1_ps(b));
         v = _mm256_mul_ps(v, _mm256_loadu_ps(factors + 8 * k));
-        unsigned mask = _mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_set1_ps(floor), _CMP_GE_OQ));
-        _mm256_storeu_ps(s, v);
-        for (; mask; mask &= mask - 1, found++) {
-            int place = __builtin_ctz(mask);
-            ids[found] = first + 8 * k + place;
-            scores[found] = s[place];
+        if (biases)
+            v = _mm256_fmadd_ps(_mm256_set1_ps(weight), _mm256_loadu_ps(biases + 8 * k), v);
+        if (errors)
+            v = _mm256_fmadd_ps(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + 8 * k), v);
+        if (!ids) {
+            _mm256_storeu_ps(scores + found, v);
+            found += 8;
+            continue;
         }
+        found += store_from(v, floor, first + 8 * k, ids + found, scores + found);
+    }
+    return found;
+}
+
+static ptrdiff_t at_least(const float *scores, const float *errors, float slack, ptrdiff_t n,
+                          float floor, int32_t *places, float *out)
+{
+    ptrdiff_t found = 0;
+    for (ptrdiff_t k = 0; k < n; k += 8) {
+        __m256 v = _mm256_loadu_ps(scores + k);
+        if (errors)
+            v = _mm256_fmadd_ps(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + k), v);
+        found += store_from(v, floor, (int32_t)k, places + found, out + found);
     }
     return found;
 }
 
 static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
                              const uint8_t *lut, float a, float b, const float *factors,
+                             const float *biases, float weight, const float *errors, float slack,
                              float floor, int32_t *ids, float *scores)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
@@ -118,11 +192,15 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
         }
 
         int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
-        found += keep(even0, odd0, a, b, factors, floor, first, ids + found, scores + found);
-        found += keep(even1, odd1, a, b, factors + 16, floor, first + 16, ids + found,
-                      scores + found);
+        found += keep(even0, odd0, a, b, factors, biases, weight, errors, slack, floor, first,
+                      ids ? ids + found : ids, scores + found);
+        found += keep(even1, odd1, a, b, factors + 16, biases ? biases + 16 : biases, weight,
+                      errors ? errors + 16 : errors, slack, floor, first + 16,
+                      ids ? ids + found : ids, scores + found);
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
+        biases = biases ? biases + SKETCH_BLOCK_NEURONS : biases;
+        errors = errors ? errors + SKETCH_BLOCK_NEURONS : errors;
     }
     return found;
 }
@@ -131,6 +209,7 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
 
 static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
                              const uint8_t *lut, float a, float b, const float *factors,
+                             const float *biases, float weight, const float *errors, float slack,
                              float floor, int32_t *ids, float *scores)
 {
     ptrdiff_t found = 0;
@@ -144,12 +223,31 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
             }
 
         for (int j = 0; j < SKETCH_BLOCK_NEURONS; j++) {
-            ids[found] = (int32_t)(k * SKETCH_BLOCK_NEURONS) + j;
-            scores[found] = factors[j] * (a * sums[j] + b);
-            found += scores[found] >= floor;
+            float s = factors[j] * (a * sums[j] + b);
+            s = biases ? s + weight * biases[j] : s;
+            s = errors ? s + slack * errors[j] : s;
+            if (ids)
+                ids[found] = (int32_t)(k * SKETCH_BLOCK_NEURONS) + j;
+            scores[found] = s;
+            found += !ids || s >= floor;
         }
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
+        biases = biases ? biases + SKETCH_BLOCK_NEURONS : biases;
+        errors = errors ? errors + SKETCH_BLOCK_NEURONS : errors;
+    }
+    return found;
+}
+
+static ptrdiff_t at_least(const float *scores, const float *errors, float slack, ptrdiff_t n,
+                          float floor, int32_t *places, float *out)
+{
+    ptrdiff_t found = 0;
+    for (ptrdiff_t k = 0; k < n; k++) {
+        float s = errors ? scores[k] + slack * errors[k] : scores[k];
+        places[found] = (int32_t)k;
+        out[found] = s;
+        found += s >= floor;
     }
     return found;
 }

@@ -1,0 +1,679 @@
+"""A search by sign sketches that goes on until its error bound says that nothing is missed.
+
+The estimate est of an inner product <q, v> from the sketch of v (_sketches) has a known standard
+deviation over the random rotation,
+
+    sd = |e| |q| / sqrt(n_dims - 1),
+
+where e is what the signs do not say of v (one number per neuron, `errors`); RaBitQ, Gao and Long
+2024, theorem 3.2. A query therefore needs no number of candidates that was fixed in advance:
+
+1. Scan cells in the order of the mean inner product of the query with their neurons, in rounds
+   that make them 2^(1/3) times as many, until the second half of them holds at most a share of the
+   n_evidence neurons with the best estimates so far. A query whose neighbours are spread over more
+   cells thereby scans more.
+2. Compute the 2 k + 8 neurons with the best estimates exactly; t is the k-th best score. Every
+   neuron of the scanned cells with est + c sd >= t is a candidate. The 2 k + 8 candidates with the
+   largest upper bounds are computed first: they may raise t for the rest.
+3. Neurons without a sketch, which are short, are computed in the order of their norms while
+   |v| |q| c' / sqrt(n_dims - 1) reaches t.
+
+|q| is that of the rotated query: R has n_bits rows of length 1, of which each n_dims form a
+rotation, so that |q|^2 is n_dims / n_bits times |R q|^2. Which neurons are computed depends on
+neither the order of the slots nor the number of threads.
+
+A search for one query takes some ten microseconds, and to pass each of two dozen arrays to a kernel
+a tenth of one: so arrays are passed once, as a BoundedSearch.
+"""
+from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY, erfc, fabs, fabsf, sqrt
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+from ._order cimport (
+    key_id, key_score, score_key, select_smallest, sort_keys, top_begin, top_end, top_floor,
+    top_kth, top_push, top_t,
+)
+from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
+from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
+from ._sketches cimport BLOCKS_PER_SCAN, SCAN_BUFFER_LENGTH, tabulate
+
+cdef enum:
+    ROWS_PER_CALL = 256  # whose inner products are computed at a time
+    CELLS_PER_FIRST = 32  # of them a query scans one in the first round,
+    MIN_FIRST_CELLS = 3  # or this many
+    ROUNDS_PER_DOUBLING = 3
+
+# of float32 inner products, relative to the norms: far below what the bound of a sketch allows
+cdef double ROUNDING = 5e-7
+cdef float SURE_DEVIATIONS = 8  # beyond them an estimate raises no doubt: 1e-15
+
+ctypedef struct work_t:
+    float *projected
+    uint8_t *lut
+    float a, b, weight  # of the table, and of the biases
+    float *estimates    # of the slots that were scanned, in the order of the scan
+    int32_t *places
+    float *values
+    uint64_t *cell_keys
+    uint8_t *cell_round  # in which it was scanned, from 1 on; 0: it was not
+    uint64_t *evidence_keys
+    uint64_t *best_keys
+    uint64_t *wide_keys
+    int32_t *rows
+    float *products
+    uint8_t *able       # this query's; or NULL
+    uint64_t *found     # upper bounds of the candidates that are not computed yet
+    Py_ssize_t n_found, capacity
+    int64_t n_scanned, n_computed, n_short
+    bint failed, certify
+    double doubt        # expected number of neurons that are missed
+    top_t best, wide
+
+
+cdef class BoundedSearch:
+    """The arrays of an index, which it keeps alive, and the parameters of `top_k`. Immutable."""
+
+
+def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
+            Py_ssize_t n_bits, const int32_t[::1] cell_start, const int32_t[::1] cell,
+            const float[::1] cell_biases, const uint8_t[:, ::1] blocks, const float[::1] factors,
+            const float[::1] errors, const float[::1] biases, const int32_t[::1] ids, Py_ssize_t n,
+            const int32_t[::1] slot, const int32_t[::1] short_ids, const float[::1] short_norms,
+            const float[::1] offset, double scale, w, const float[::1] bias, coarse, coarse_scales,
+            float deviations, float cell_share, Py_ssize_t n_evidence, float short_deviations,
+            bint euclidean):
+    """A search whose answers are those of the module's docstring.
+
+    query_rows, (n_bits + n_cells, d) in bfloat16, and query_constant map an input to the rotated
+    query and its inner products with the means of the cells. Cell c holds the slots cell_start[c]
+    to cell_start[c + 1]; slots from cell_start[n_cells] to n came later and belong to the cells in
+    `cell`, one entry per slot. Cells are scanned in the order of <q, mean> + cell_biases[c]. Slot s
+    of blocks, factors, errors and biases holds neuron ids[s], or none if that is -1; slot is the
+    inverse. All factors are finite. biases are added to the estimates; it is empty where all are 0.
+    short_ids are neurons without a sketch, by descending norm; their norms include
+    the bias. offset, (d + 1,), is the mean neuron, and scale the factor
+    of the vectors. w, (n_neurons, d), is float32. coarse is None, or w in bfloat16 or int8 with
+    scales as in _quantized: candidates are first scored by it, and only the best 4 k + 12 by w.
+
+    If `euclidean`, biases are -|v|^2 / 2, and the query is x - offset: neurons are then found by
+    their distance from it. The distance of the k-th best so far stands for |q| in the bound of a
+    neuron: e is orthogonal to v, and a nearer neuron than that leaves less of q orthogonal to it.
+    """
+    cdef BoundedSearch search = BoundedSearch()
+    cdef search_t *s = &search.s
+    cdef Py_ssize_t i
+
+    search.arrays = (query_rows, query_constant, cell_start, cell, cell_biases, blocks, factors,
+                     errors, biases, ids, slot, short_ids, short_norms, offset, w, bias, coarse,
+                     coarse_scales)
+    s.d, s.n_dims, s.n_bits = query_rows.shape[1], offset.shape[0], n_bits
+    s.n_cells, s.n, s.n_short = query_rows.shape[0] - n_bits, n, short_ids.shape[0]
+    # a cell may share its first and its last block with others
+    s.slots = (n + 2 * s.n_cells * <Py_ssize_t>SKETCH_BLOCK_NEURONS
+               + 3 * <Py_ssize_t>SKETCH_BLOCK_NEURONS)
+    s.scale, s.offset_norm = scale, 0
+    for i in range(s.n_dims):
+        s.offset_norm += <double>offset[i] * offset[i]
+    s.offset_norm = sqrt(s.offset_norm)
+    s.deviations, s.cell_share, s.n_evidence = deviations, cell_share, n_evidence
+    s.short_deviations, s.euclidean = short_deviations, euclidean
+
+    quantized_rows_of(w, None, &s.exact)
+    s.n_neurons = s.exact.n
+    s.has_rough = coarse is not None
+    if s.has_rough:
+        quantized_rows_of(coarse, coarse_scales, &s.rough)
+    s.query_rows, s.query_constant = &query_rows[0, 0], &query_constant[0]
+    s.offset, s.bias = &offset[0], &bias[0]
+    if n:
+        s.cell_start, s.cell, s.blocks = &cell_start[0], &cell[0], &blocks[0, 0]
+        s.factors, s.errors, s.ids = &factors[0], &errors[0], &ids[0]
+        s.biases = &biases[0] if biases.shape[0] else NULL
+    s.slot = &slot[0]
+    if s.n_cells:
+        s.cell_biases = &cell_biases[0]
+    if s.n_short:
+        s.short_ids, s.short_norms = &short_ids[0], &short_norms[0]
+    return search
+
+
+# -- work memory -----------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t _n_first_best(Py_ssize_t k) noexcept nogil:
+    return 2 * k + 8
+
+
+cdef Py_ssize_t _n_wide(Py_ssize_t k) noexcept nogil:
+    return 4 * k + 12
+
+
+cdef Py_ssize_t _n_evidence(const search_t *s, Py_ssize_t k) noexcept nogil:
+    return max(s.n_evidence, _n_first_best(k))
+
+
+cdef int _begin(work_t *w, const search_t *s, Py_ssize_t k, bint with_mask) noexcept nogil:
+    # one block of memory, the widest numbers first; -1 if there is not enough
+    cdef Py_ssize_t n_rows = s.n_bits + s.n_cells
+    cdef Py_ssize_t n_evidence = 3 * _n_evidence(s, k) + 64, n_best = 4 * k + 64
+    cdef Py_ssize_t n_wide = 3 * _n_wide(k) + 64 if s.has_rough else 0
+    cdef Py_ssize_t n_floats = n_rows + s.slots + 16 + SCAN_BUFFER_LENGTH + ROWS_PER_CALL
+    cdef char *p = <char *>malloc(
+        8 * (s.n_cells + n_evidence + n_best + n_wide) + 4 * n_floats
+        + 4 * (SCAN_BUFFER_LENGTH + ROWS_PER_CALL) + 4 * s.n_bits + s.n_cells
+        + (s.n_neurons if with_mask else 0))
+
+    memset(w, 0, sizeof(work_t))
+    if p == NULL:
+        return -1
+    w.cell_keys = <uint64_t *>p
+    w.evidence_keys = w.cell_keys + s.n_cells
+    w.best_keys = w.evidence_keys + n_evidence
+    w.wide_keys = w.best_keys + n_best
+    w.projected = <float *>(w.wide_keys + n_wide)
+    w.estimates = w.projected + n_rows
+    w.values = w.estimates + s.slots + 16
+    w.products = w.values + SCAN_BUFFER_LENGTH
+    w.places = <int32_t *>(w.products + ROWS_PER_CALL)
+    w.rows = w.places + SCAN_BUFFER_LENGTH
+    w.lut = <uint8_t *>(w.rows + ROWS_PER_CALL)
+    w.cell_round = w.lut + 4 * s.n_bits
+    if with_mask:
+        w.able = w.cell_round + s.n_cells
+    return 0
+
+
+cdef void _end(work_t *w) noexcept nogil:
+    free(w.cell_keys)
+    free(w.found)
+
+
+cdef void _append(work_t *w, float bound, int32_t j) noexcept nogil:
+    cdef Py_ssize_t capacity
+    cdef uint64_t *longer
+    if w.n_found == w.capacity:
+        capacity = 2 * w.capacity + 512
+        longer = <uint64_t *>realloc(w.found, capacity * sizeof(uint64_t))
+        if longer == NULL:
+            w.failed = True
+            return
+        w.found, w.capacity = longer, capacity
+    w.found[w.n_found] = score_key(bound, j)
+    w.n_found += 1
+
+
+# -- the steps of one query ------------------------------------------------------------------------
+
+
+cdef void _compute(const loops_t *f, const search_t *s, work_t *w, const float *x,
+                   const uint64_t *keys, const int32_t *ids, Py_ssize_t n) noexcept nogil:
+    # score the neurons of the keys, or of the ids if there are no keys
+    cdef Py_ssize_t start = 0, c, n_rows
+    cdef const quantized_rows_t *rows = &s.rough if s.has_rough else &s.exact
+    w.n_computed += n
+    while start < n:
+        n_rows = min(<Py_ssize_t>ROWS_PER_CALL, n - start)
+        for c in range(n_rows):
+            w.rows[c] = key_id(keys[start + c]) if keys != NULL else ids[start + c]
+        quantized_dots(f, rows, w.rows, n_rows, x, w.products)
+        for c in range(n_rows):
+            top_push(&w.best, w.products[c] + s.bias[w.rows[c]], w.rows[c])
+            if s.has_rough:
+                top_push(&w.wide, w.products[c] + s.bias[w.rows[c]], w.rows[c])
+        start += n_rows
+
+
+cdef const float *_biases(const search_t *s, Py_ssize_t block) noexcept nogil:
+    return s.biases + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS if s.biases != NULL else NULL
+
+
+cdef bint _counts(const search_t *s, const work_t *w, Py_ssize_t slot, Py_ssize_t start,
+                  Py_ssize_t stop, bint late, int least) noexcept nogil:
+    # whether the neuron in a slot may be found, and is in the slots start .. stop; of late slots,
+    # if its cell was scanned in round `least` or later
+    return (start <= slot and slot < stop and s.ids[slot] >= 0
+            and (not late or w.cell_round[s.cell[slot]] >= least)
+            and (w.able == NULL or w.able[s.ids[slot]] != 0))
+
+
+cdef void _rank(const loops_t *f, const search_t *s, work_t *w, Py_ssize_t start, Py_ssize_t stop,
+                bint late, int least, Py_ssize_t at, top_t *top) noexcept nogil:
+    # the best of the estimates from w.estimates + at on, which are those of the slots start .. stop
+    cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS, k, n_chunk, n_found, slot
+    cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
+    while block < last:
+        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
+        n_found = f.at_least(w.estimates + at, NULL, 0, n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS,
+                             top_floor(top), w.places, w.values)
+        for k in range(n_found):
+            slot = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS + w.places[k]
+            if _counts(s, w, slot, start, stop, late, least):
+                top_push(top, w.values[k], s.ids[slot])
+        at += n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS
+        block += n_chunk
+
+
+cdef Py_ssize_t _estimate(const loops_t *f, const search_t *s, work_t *w, Py_ssize_t start,
+                          Py_ssize_t stop, Py_ssize_t at) noexcept nogil:
+    # write the estimates of the slots start .. stop, in whole blocks, and return where they end
+    cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS, n_chunk
+    cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
+    cdef Py_ssize_t n_groups = s.n_bits // 4
+    while block < last:
+        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
+        f.sketch_scan(s.blocks + block * n_groups * 16, n_chunk, n_groups, w.lut, w.a, w.b,
+                      s.factors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS,
+                      _biases(s, block), w.weight, NULL, 0, 0, NULL, w.estimates + at)
+        at += n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS
+        block += n_chunk
+    return at
+
+
+cdef Py_ssize_t _consider(const loops_t *f, const search_t *s, work_t *w, Py_ssize_t start,
+                          Py_ssize_t stop, bint late, float slack, float threshold,
+                          uint64_t computed, Py_ssize_t at) noexcept nogil:
+    # candidates among the slots start .. stop: their upper bounds reach the threshold. Those with a
+    # key up to `computed` are computed already. Returns where their estimates end.
+    cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS, k, n_chunk, n_found, slot
+    cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
+    cdef const float *scores
+    while block < last:
+        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
+        scores = w.estimates + at
+        n_found = f.at_least(scores, s.errors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS, slack,
+                             n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS, threshold, w.places,
+                             w.values)
+        for k in range(n_found):
+            slot = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS + w.places[k]
+            if (_counts(s, w, slot, start, stop, late, 1)
+                    and score_key(scores[w.places[k]], s.ids[slot]) > computed):
+                _append(w, w.values[k], s.ids[slot])
+        at += n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS
+        block += n_chunk
+    return at
+
+
+cdef float _threshold(float kth, double shift, double size, double scale) noexcept nogil:
+    # an exact score as an inner product of the vectors that are sketched
+    cdef double t = (kth - shift - ROUNDING * (fabs(kth) + fabs(shift) + size)) * scale
+    return <float>t if t == t and kth > -INFINITY else -INFINITY
+
+
+cdef float _distance(const search_t *s, float unit_norm, double half) noexcept nogil:
+    # |q - v| / sqrt(n_dims - 1) from <q, v> - |v|^2 / 2, both vectors times the unit of the query
+    cdef double n = max(s.n_dims - 1, <Py_ssize_t>1)
+    cdef double square = unit_norm * unit_norm - 2 * half / n
+    # the two terms have been rounded, and the distance of a neuron from itself is not 0
+    if half == -INFINITY:
+        return unit_norm
+    return <float>sqrt(max(square, 1e-6 * unit_norm * unit_norm))
+
+
+cdef Py_ssize_t _scan_cells(const loops_t *f, const search_t *s, work_t *w, Py_ssize_t k,
+                            top_t *top) noexcept nogil:
+    # step 1: estimates go to w.estimates, first those of late slots, the best of them to `top`;
+    # returns the number of cells
+    cdef const float *means = w.projected + s.n_bits
+    cdef Py_ssize_t c, i, n = 0, wanted, most, n_later, at, end = s.cell_start[s.n_cells]
+    cdef Py_ssize_t n_selected = 0, more
+    cdef int number = 0
+    cdef double size = max(<Py_ssize_t>MIN_FIRST_CELLS,
+                           (s.n_cells + CELLS_PER_FIRST - 1) // CELLS_PER_FIRST)
+
+    for c in range(s.n_cells):
+        w.cell_keys[c] = score_key(means[c] + w.weight * s.cell_biases[c], <int32_t>c)
+        w.cell_round[c] = 0
+    at = _estimate(f, s, w, end, s.n, 0)
+    most = <Py_ssize_t>(s.cell_share * _n_evidence(s, k))
+
+    while n < s.n_cells:
+        number += 1
+        wanted = min(s.n_cells, max(<Py_ssize_t>size, n + 1))
+        size *= 1.2599210498948732
+        if wanted > n_selected:  # the best of all, twice as many as before; then the best of those
+            more = min(s.n_cells, 2 * wanted)
+            select_smallest(w.cell_keys + n_selected, s.n_cells - n_selected, more - n_selected)
+            n_selected = more
+        select_smallest(w.cell_keys + n, n_selected - n, wanted - n)
+        if number == 1:
+            sort_keys(w.cell_keys, wanted)  # so that the floor is high soon
+        for i in range(n, wanted):
+            c = key_id(w.cell_keys[i])
+            w.cell_round[c] = <uint8_t>number
+            n_later = at
+            at = _estimate(f, s, w, s.cell_start[c], s.cell_start[c + 1], at)
+            _rank(f, s, w, s.cell_start[c], s.cell_start[c + 1], False, 0, n_later, top)
+        n = wanted
+        if end < s.n:
+            _rank(f, s, w, end, s.n, True, number, 0, top)
+        if number < ROUNDS_PER_DOUBLING + 1:
+            continue
+
+        top_kth(top)
+        n_later = 0
+        for i in range(top.n):
+            c = s.cell[s.slot[key_id(w.evidence_keys[i])]]
+            n_later += w.cell_round[c] > number - ROUNDS_PER_DOUBLING
+        if top.n == _n_evidence(s, k) and n_later <= most:
+            break
+    w.n_scanned += at
+    return n
+
+
+cdef void _scan(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
+                float unit_norm, double shift, double size, double scale) noexcept nogil:
+    # steps 1 and 2
+    cdef Py_ssize_t c, i, at = 0, n_scanned = 0, m = _n_first_best(k), n_evidence, n
+    cdef float slack, t, best, unit
+    cdef top_t top
+    cdef uint64_t computed = 0
+
+    n_evidence = _n_evidence(s, k)
+    top = top_begin(w.evidence_keys, 3 * n_evidence + 64, n_evidence)
+    tabulate(w.projected, s.n_bits // 4, w.lut, &w.a, &w.b)
+    if s.n_cells:
+        n_scanned = _scan_cells(f, s, w, k, &top)
+    else:
+        w.n_scanned += _estimate(f, s, w, 0, s.n, 0)
+        _rank(f, s, w, 0, s.n, False, 0, 0, &top)
+    top_kth(&top)
+
+    n = min(m, top.n)
+    select_smallest(w.evidence_keys, top.n, n)
+    for i in range(n):
+        computed = max(computed, w.evidence_keys[i])
+    _compute(f, s, w, x, w.evidence_keys, NULL, n)
+    t = _threshold(top_kth(&w.best), shift, size, scale)
+    slack = s.deviations * (_distance(s, unit_norm, w.weight * t) if s.euclidean else unit_norm)
+
+    if s.n_cells:
+        at = _consider(f, s, w, s.cell_start[s.n_cells], s.n, True, slack, t, computed, 0)
+        for i in range(n_scanned):
+            c = key_id(w.cell_keys[i])
+            at = _consider(f, s, w, s.cell_start[c], s.cell_start[c + 1], False, slack, t, computed,
+                           at)
+    else:
+        _consider(f, s, w, 0, s.n, False, slack, t, computed, 0)
+
+    if w.n_found > m:
+        select_smallest(w.found, w.n_found, m)
+        _compute(f, s, w, x, w.found, NULL, m)
+        t = _threshold(top_kth(&w.best), shift, size, scale)
+        i = m
+        for c in range(m, w.n_found):
+            w.found[i] = w.found[c]
+            i += key_score(w.found[c]) >= t
+        _compute(f, s, w, x, w.found + m, NULL, i - m)
+    else:
+        _compute(f, s, w, x, w.found, NULL, w.n_found)
+
+    if w.certify and w.best.n >= k:
+        # a neuron with an upper bound below t was left out, or else is among the best m
+        best = _threshold(top_kth(&w.best), shift, size, scale)
+        unit = _distance(s, unit_norm, w.weight * best) if s.euclidean else unit_norm
+        at = 0
+        if s.n_cells:
+            at = _doubt(f, s, w, s.cell_start[s.n_cells], s.n, True, unit, t, best, computed, 0)
+        for i in range(n_scanned):
+            c = key_id(w.cell_keys[i])
+            at = _doubt(f, s, w, s.cell_start[c], s.cell_start[c + 1], False, unit, t, best,
+                        computed, at)
+        if not s.n_cells:
+            _doubt(f, s, w, 0, s.n, False, unit, t, best, computed, 0)
+
+
+cdef double _tail(double deviations) noexcept nogil:
+    # the probability that a Gaussian exceeds this many standard deviations
+    return 0.5 * erfc(deviations * 0.7071067811865476)
+
+
+cdef Py_ssize_t _doubt(const loops_t *f, const search_t *s, work_t *w, Py_ssize_t start,
+                       Py_ssize_t stop, bint late, float unit, float threshold, float best,
+                       uint64_t computed, Py_ssize_t at) noexcept nogil:
+    # add up how probable it is that a neuron that _consider left out is better than `best`
+    cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS, k, n_chunk, n_found, slot
+    cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
+    cdef const float *scores
+    cdef float estimate
+    while block < last:
+        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
+        scores = w.estimates + at
+        n_found = f.at_least(scores, s.errors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS,
+                             SURE_DEVIATIONS * unit, n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS,
+                             best, w.places, w.values)
+        for k in range(n_found):
+            slot = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS + w.places[k]
+            estimate = scores[w.places[k]]
+            if (_counts(s, w, slot, start, stop, late, 1)
+                    and estimate + s.deviations * unit * s.errors[slot] < threshold
+                    and score_key(estimate, s.ids[slot]) > computed):
+                w.doubt += _tail((best - estimate) / (unit * s.errors[slot]))
+        at += n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS
+        block += n_chunk
+    return at
+
+
+cdef void _compute_short(const loops_t *f, const search_t *s, work_t *w, const float *x,
+                         float unit_norm, double shift, double size, double scale) noexcept nogil:
+    # step 3, some neurons at a time, because each may raise the threshold for the rest
+    cdef Py_ssize_t i = 0, n, most = 8
+    cdef float reach = s.short_deviations * unit_norm
+    cdef float best
+    cdef int32_t ids[ROWS_PER_CALL]
+    if s.biases != NULL:  # norms are those of (v, bias), and the query is (q, weight)
+        reach = <float>sqrt(reach * reach + w.weight * w.weight)
+    while i < s.n_short and (s.short_norms[i] * reach
+                             >= _threshold(top_kth(&w.best), shift, size, scale)):
+        n = 0
+        while i < s.n_short and n < most:
+            ids[n] = s.short_ids[i]
+            n += w.able == NULL or w.able[s.short_ids[i]] != 0
+            i += 1
+        _compute(f, s, w, x, NULL, ids, n)
+        w.n_short += n
+        most = min(2 * most, <Py_ssize_t>ROWS_PER_CALL)
+
+    if w.certify and w.best.n > 0 and reach > 0:
+        best = _threshold(top_kth(&w.best), shift, size, scale)
+        reach /= s.short_deviations
+        while i < s.n_short and s.short_norms[i] * reach * SURE_DEVIATIONS >= best:
+            w.doubt += _tail(best / (s.short_norms[i] * reach))
+            i += 1
+
+
+cdef void _answer(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
+                  const int32_t *only, Py_ssize_t n_only, int32_t *out_ids,
+                  float *out_scores) noexcept nogil:
+    # one query, whose projection is in w.projected; if n_only >= 0, all neurons of `only` are
+    # computed instead
+    cdef Py_ssize_t c, i, n
+    cdef float peak = 0, unit_norm
+    cdef double unit = 1, shift, size, square = 0
+    cdef top_t exact
+
+    w.n_found = w.n_scanned = w.n_computed = w.n_short = 0
+    w.doubt = 0
+    w.best = top_begin(w.best_keys, 4 * k + 64, k)
+    if s.has_rough:
+        w.wide = top_begin(w.wide_keys, 3 * _n_wide(k) + 64, _n_wide(k))
+
+    if n_only >= 0:
+        _compute(f, s, w, x, NULL, only, n_only)
+    else:
+        square = f.dot(w.projected, w.projected, s.n_bits)
+        if not (1e-24 < square < 1e24):  # squares of longer or shorter queries would be inexact
+            for i in range(s.n_bits):
+                peak = max(peak, fabsf(w.projected[i]))
+            if peak > 0:
+                unit = 1 / <double>peak
+                for i in range(s.n_bits + s.n_cells):
+                    w.projected[i] = <float>(w.projected[i] * unit)
+            square = f.dot(w.projected, w.projected, s.n_bits)
+        w.weight = <float>unit
+        if s.euclidean:
+            square = 0
+            for i in range(s.d):
+                square += (<double>x[i] - s.offset[i]) * (<double>x[i] - s.offset[i])
+            square *= unit * unit
+        else:
+            square = square * s.n_dims / s.n_bits
+        unit_norm = <float>sqrt(square / max(s.n_dims - 1, <Py_ssize_t>1))
+        shift = <double>f.dot(s.offset, x, s.d) + s.offset[s.d]
+        size = s.offset_norm * sqrt(<double>f.dot(x, x, s.d)) if s.offset_norm > 0 else 0
+        if s.n:
+            _scan(f, s, w, x, k, unit_norm, shift, size, s.scale * unit)
+        _compute_short(f, s, w, x, unit_norm, shift, size, s.scale * unit)
+
+    if not s.has_rough:
+        top_end(&w.best, True, out_ids, out_scores)
+        return
+    top_kth(&w.wide)
+    n = w.wide.n
+    exact = top_begin(w.best_keys, 4 * k + 64, k)
+    i = 0
+    while i < n:
+        for c in range(min(<Py_ssize_t>ROWS_PER_CALL, n - i)):
+            w.rows[c] = key_id(w.wide_keys[i + c])
+        quantized_dots(f, &s.exact, w.rows, min(<Py_ssize_t>ROWS_PER_CALL, n - i), x, w.products)
+        for c in range(min(<Py_ssize_t>ROWS_PER_CALL, n - i)):
+            top_push(&exact, w.products[c] + s.bias[w.rows[c]], w.rows[c])
+        i += ROWS_PER_CALL
+    top_end(&exact, True, out_ids, out_scores)
+
+
+cdef int search_queries(BoundedSearch search, const float *x, Py_ssize_t n, Py_ssize_t k,
+                        int32_t *out_ids, float *out_scores) except -1 nogil:
+    # n queries, one after the other; k > 0
+    cdef const search_t *s = &search.s
+    cdef const loops_t *f = table()
+    cdef Py_ssize_t _i, r, n_rows = s.n_bits + s.n_cells
+    cdef work_t w
+    cdef bint failed
+
+    if _begin(&w, s, k, False) < 0:
+        with gil:
+            raise MemoryError()
+    for _i in range(n):
+        f.dots_bfloat16(s.query_rows, NULL, n_rows, x, s.d, w.projected)
+        for r in range(n_rows):
+            w.projected[r] += s.query_constant[r]
+        _answer(f, s, &w, x, k, NULL, -1, out_ids, out_scores)
+        x += s.d
+        out_ids += k
+        out_scores += k
+    failed = w.failed
+    _end(&w)
+    if failed:
+        with gil:
+            raise MemoryError()
+    return 0
+
+
+def top_k(BoundedSearch search, const float[:, ::1] x, int32_t[:, ::1] out_ids,
+          float[:, ::1] out_scores):
+    """The k neurons with the largest w[j] . x[i] + bias[j], best first: for a few queries.
+
+    out_ids and out_scores are (n_queries, k), filled up with -1 and -inf. One thread. Per query
+    O((n_bits + n_cells) d + n_cells + scanned slots * n_bits / 128 + computed neurons * d).
+    """
+    if x.shape[0] == 0 or out_ids.shape[1] == 0:
+        return
+    with nogil:
+        search_queries(search, &x[0, 0], x.shape[0], out_ids.shape[1], &out_ids[0, 0],
+                       &out_scores[0, 0])
+
+
+def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1] projected, able,
+                indptr, listed, bint only, int32_t[:, ::1] out_ids, float[:, ::1] out_scores,
+                int64_t[:, ::1] counts, doubts, int n_threads):
+    """`top_k` for many queries, among the neurons that they may find.
+
+    projected, (n_queries, n_bits + n_cells), is what query_rows and query_constant make of x. able
+    is None, or uint8 (n_neurons,), 0 for neurons that no query may find. indptr and listed are
+    None, or the neurons listed for each query, int64 and int32, distinct per query: with `only` it
+    may find those alone, else all others. counts is (n_queries, 3): neurons computed, slots
+    scanned, and neurons computed that have no sketch. doubts is None or float64 (n_queries,): the
+    expected number of neurons that are better than the k-th one found but were left out in the
+    cells that were scanned, by the Gaussian tails of their estimates.
+    """
+    cdef Py_ssize_t i, j, n = x.shape[0], k = out_ids.shape[1], n_rows = projected.shape[1]
+    cdef const search_t *s = &search.s
+    cdef const loops_t *f = table()
+    cdef const uint8_t[::1] able_view
+    cdef const int64_t[::1] indptr_view
+    cdef const int32_t[::1] listed_view
+    cdef const uint8_t *base = NULL
+    cdef const int64_t *first = NULL
+    cdef const int32_t *list_ids = NULL
+    cdef double[::1] doubt_view
+    cdef double *doubt = NULL
+    cdef bint has_lists = indptr is not None, failed = False
+    cdef work_t *works
+    cdef int thread
+
+    if n == 0 or k == 0:
+        return
+    if able is not None:
+        able_view = able
+        base = &able_view[0]
+    if doubts is not None:
+        doubt_view = doubts
+        doubt = &doubt_view[0]
+    if has_lists:
+        indptr_view, listed_view = indptr, listed
+        first = &indptr_view[0]
+        if listed_view.shape[0]:
+            list_ids = &listed_view[0]
+
+    works = <work_t *>calloc(n_threads, sizeof(work_t))
+    if works == NULL:
+        raise MemoryError()
+    try:
+        for i in range(n_threads):
+            if _begin(&works[i], s, k, able is not None or has_lists) < 0:
+                raise MemoryError()
+            works[i].certify = doubt != NULL
+            if works[i].able != NULL:
+                if base != NULL and not (has_lists and only):
+                    memcpy(works[i].able, base, s.n_neurons)
+                else:
+                    memset(works[i].able, 0 if has_lists and only else 1, s.n_neurons)
+        for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
+            thread = threadid()
+            _answer_listed(f, s, &works[thread], &x[i, 0], &projected[i, 0], n_rows, k, base,
+                           list_ids + first[i] if list_ids != NULL else NULL,
+                           first[i + 1] - first[i] if has_lists else 0, has_lists, only,
+                           &out_ids[i, 0], &out_scores[i, 0], &counts[i, 0],
+                           doubt + i if doubt != NULL else NULL)
+        for i in range(n_threads):
+            failed = failed or works[i].failed
+        if failed:
+            raise MemoryError()
+    finally:
+        for j in range(n_threads):
+            _end(&works[j])
+        free(works)
+
+
+cdef void _answer_listed(const loops_t *f, const search_t *s, work_t *w, const float *x,
+                         const float *projected, Py_ssize_t n_rows, Py_ssize_t k,
+                         const uint8_t *base, const int32_t *listed, Py_ssize_t n_listed,
+                         bint has_lists, bint only, int32_t *out_ids, float *out_scores,
+                         int64_t *counts, double *doubt) noexcept nogil:
+    cdef Py_ssize_t c
+    memcpy(w.projected, projected, n_rows * sizeof(float))
+    for c in range(n_listed):
+        w.able[listed[c]] = only and (base == NULL or base[listed[c]] != 0)
+
+    if has_lists and only and base == NULL and n_listed <= 4 * _n_first_best(k) + ROWS_PER_CALL:
+        _answer(f, s, w, x, k, listed, n_listed, out_ids, out_scores)
+    else:
+        _answer(f, s, w, x, k, NULL, -1, out_ids, out_scores)
+
+    for c in range(n_listed):
+        w.able[listed[c]] = not only and (base == NULL or base[listed[c]] != 0)
+    counts[0], counts[1], counts[2] = w.n_computed, w.n_scanned, w.n_short
+    if doubt != NULL:
+        doubt[0] = w.doubt
