@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._arrays.aligned import own_arrays
 from .._arrays.linalg import exact_topk, matmul, row_chunks
 from .._core import _select
 from .._core import _sketches as kernels
@@ -347,6 +348,7 @@ class IndexEngine:
     @contextmanager
     def _undone_on_failure(self, rows: Ids) -> Iterator[None]:
         """Leave the engine as it was if the block, which changes the neurons `rows`, fails."""
+        self._own_arrays()
         attributes = self.__dict__.copy()
         undo = [part.snapshot(rows) for part in (self.rows, self.tables, self.sketches)]
         removed = self.removed[rows[rows < len(self.removed)]]
@@ -363,6 +365,14 @@ class IndexEngine:
                 except KeyboardInterrupt:  # the user is told of the first one
                     continue
             raise
+
+    def _own_arrays(self) -> None:
+        """Copy what is mapped read-only, as joblib does it, so that it can be changed."""
+        for part, but in ((self, ("W", "bias")), (self.rows, ("values",)), (self.tables, ())):
+            own_arrays(part, but)
+        self.sketches.own_arrays()
+        if self.rows.storage != "float32":
+            own_arrays(self.rows)
 
     def refresh(self, rows: Ids, n_threads: int) -> None:
         """Hash and quantize again the neurons `rows`, which have changed in W."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from .._arrays.aligned import locked_arrays, own_arrays
 from .._arrays.bfloat16 import to_bfloat16
 from .._arrays.linalg import matmul
 from .._core import _bounded_search, _sketches
@@ -58,6 +59,9 @@ class NoSketches:
         """Do nothing."""
 
     def resize(self, n_neurons: int) -> None:
+        """Do nothing."""
+
+    def own_arrays(self) -> None:
         """Do nothing."""
 
     def snapshot(self, rows: Ids) -> Callable[[], None]:
@@ -214,6 +218,12 @@ class Sketches:
         table = n_bits / 48 * (n_dims - 1) / 63.75**2
         error = factors.astype(np.float64)**2 * lengths - squares
         return np.sqrt(np.maximum(error, 0) + factors.astype(np.float64)**2 * table)
+
+    def own_arrays(self) -> None:
+        """Copy arrays that are mapped read-only."""
+        if locked_arrays(self):
+            own_arrays(self)
+            self._search = self._short = None  # they read the arrays of before
 
     def snapshot(self, rows: Ids) -> Callable[[], None]:
         """A function that undoes later changes of the neurons `rows`."""

@@ -211,8 +211,10 @@ class Tables:
 
     def _scratch(self, n_threads: int) -> tuple[np.ndarray, np.ndarray]:
         if len(self._seen) < n_threads:
-            self._seen = np.zeros((n_threads, self._seen.shape[1]), np.uint8)
+            seen = np.zeros((n_threads, self._seen.shape[1]), np.uint8)
+            # both or none: a kernel trusts that they have as many rows
             self._keys = np.empty((n_threads, self._keys.shape[1]), np.uint64)
+            self._seen = seen
         return self._seen, self._keys
 
     def collide(self, Q: Floats, n_best: int, min_count: int, n_threads: int,

@@ -252,7 +252,8 @@ class _Conversion:
 
         if i == 0 and layer.input_major:
             nonzero = 100 * _nonzero_fraction(inputs["single"])
-            report.reason = f"rows: {nonzero:.2g}% of its inputs are not zero, which is exact"
+            digits = ".0f" if nonzero >= 0.95 else ".2g"
+            report.reason = f"rows: {nonzero:{digits}}% of its inputs are not zero, which is exact"
             self._time(report.microseconds, layer, i, inputs)
             report.microseconds_dense = dict(report.microseconds)
             return report
