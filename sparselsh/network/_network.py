@@ -137,6 +137,8 @@ class Network:
             layer.share_lock(self._lock)
         self.refinement: Refinement | None = None
         self.calibration: Calibration | None = None
+        # of `topk`, whose computed fraction is worked out where it is read
+        self._last_search: tuple[int, bool] | None = None
 
     def _begin_call(self) -> None:
         """Finish or undo a training step that an error has ended; each locked call does it."""
@@ -183,11 +185,16 @@ class Network:
 
     @property
     def computed_share(self) -> float:
+        if self._last_search is not None:
+            with self._lock:  # it may build an index
+                n, exact = self._last_search
+                self.computed_share = self.layers[-1].computed_fraction(n, exact=exact)
         return self._training.computed_share
 
     @computed_share.setter
     def computed_share(self, fraction: float) -> None:
         self._training.computed_share = fraction
+        self._last_search = None
 
     @property
     def training_progress(self) -> TrainingProgress | None:
@@ -299,6 +306,7 @@ class Network:
         try:
             training.begin(optimizer, source.is_sparse)
             training.progress = progress
+            self._last_search = None
             self.refinement, self.calibration = added
             yield
         except BaseException as error:
@@ -313,6 +321,7 @@ class Network:
 
     def _train(self, source: Source, validation: tuple[Floats | CSR, CSR] | None,
                callbacks: Sequence[Callback], verbose: bool, on_nonfinite: str) -> None:
+        self._last_search = None
         validate = None if validation is None else lambda: self._validate(*validation)
         train(self._training, source, self, validate, callbacks, resolve(self.n_threads), verbose,
               on_nonfinite)
@@ -930,8 +939,7 @@ class Network:
             ids, scores = self._topk_probabilities(X, k, exact, selection)
         else:
             ids, scores = self._topk(X, k, exact, selection)
-        n = max(k, min(self._n_searched, self.n_labels))
-        self.computed_share = self.layers[-1].computed_fraction(n, exact=exact)
+        self._last_search = max(k, min(self._n_searched, self.n_labels)), exact
         return ids, scores
 
     def _topk(self, X: Floats | CSR, k: int, exact: bool,
