@@ -311,7 +311,8 @@ def main():
         kind = "labels" if data.several else "classes"
         print(f"\n{name}: {data.X.shape[0]:,} rows, {data.Y_test.shape[1]:,} {kind}, "
               f"medians of {args.seeds} seeds")
-        keys = ["p_at_1", "f1", "f1_constant", "ece", "ece_of_perfect", "ece_5", "log_loss", "sum", "cpu"]
+        keys = ["p_at_1", "f1", "f1_constant", "ece", "ece_of_perfect", "ece_5", "log_loss", "sum",
+                "cpu"]
         print(text_table(["", *keys], [
             [title, *(f"{own[key]['median']:.4g}" if key in own else "" for key in keys)]
             for title, own in figures.items()]), flush=True)

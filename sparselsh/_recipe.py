@@ -28,7 +28,9 @@ MIN_RATE, MAX_RATE = 5e-4, 2e-2
 DROPOUT = 0.2  # fraction of the hidden units, from DROPOUT_MIN_STEPS on
 # Long enough to memorize the rows; in shorter trainings dropout lowers the accuracy.
 DROPOUT_MIN_STEPS = 2000
-MAX_HELD_OUT_ROWS = 1024  # and at most a tenth of the rows
+# Rows that are held out, at most a tenth of all. Where labels are few, each has many rows and can
+# spare some.
+HELD_OUT_ROWS_OF_FEW_LABELS, HELD_OUT_ROWS_OF_MANY_LABELS = 4096, 1024
 MIN_ROWS_TO_SPLIT = 500
 SPLIT_SEED = 0  # a training that is resumed leaves the same rows out
 MAX_CHECKED_ROWS = 2048  # training rows on which classifiers are checked
@@ -68,18 +70,22 @@ def rate(n_steps: int) -> float:
     return float(np.clip(RATE_TIMES_STEPS / n_steps, MIN_RATE, MAX_RATE))
 
 
-def n_held_out(n_rows: int) -> int:
+def n_held_out(n_rows: int, n_labels: int) -> int:
     """Rows that the training leaves out, by which it is calibrated; 0 where rows are few."""
-    return 0 if n_rows < MIN_ROWS_TO_SPLIT else min(MAX_HELD_OUT_ROWS, n_rows // 10)
+    most = (HELD_OUT_ROWS_OF_FEW_LABELS if n_labels < MIN_LABELS else
+            HELD_OUT_ROWS_OF_MANY_LABELS)
+    return 0 if n_rows < MIN_ROWS_TO_SPLIT else min(most, n_rows // 10)
 
 
-def split(X: Any, Y: Any, n_rows: int | None = None) -> tuple[np.ndarray | None, Any]:
+def split(X: Any, Y: Any, n_labels: int,
+          n_rows: int | None = None) -> tuple[np.ndarray | None, Any]:
     """Leave rows out of a training that may be resumed, which stays one of all rows.
 
     Parameters
     ----------
     X, Y
         Sparse matrices, or a CSRFile and None.
+    n_labels : int
     n_rows : int or None
         Number of rows to leave out; None for `n_held_out`.
 
@@ -90,7 +96,7 @@ def split(X: Any, Y: Any, n_rows: int | None = None) -> tuple[np.ndarray | None,
     held_out : (X, Y) or None
         These rows, in memory.
     """
-    n_rows = n_held_out(X.shape[0]) if n_rows is None else n_rows
+    n_rows = n_held_out(X.shape[0], n_labels) if n_rows is None else n_rows
     if not n_rows:
         return None, None
     rows = np.sort(np.random.default_rng(SPLIT_SEED).permutation(X.shape[0])[:n_rows])

@@ -75,7 +75,8 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     _option(sub, "--hold-out", "rows, a random sample, that the training leaves out, by which "
                                "--refine is judged and probabilities are calibrated; 0 trains on "
                                "all rows and gives no probabilities",
-            None, unset="a tenth, at most 1,024; 0 for fewer than 500 rows", type=_whole(0),
+            None, unset="a tenth, at most 1,024, or 4,096 where labels are fewer than "
+                        "1,000; 0 for fewer than 500 rows", type=_whole(0),
             metavar="N")
 
     _option(sub, "--epochs", "passes over the rows", None,

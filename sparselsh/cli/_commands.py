@@ -88,7 +88,7 @@ def train(args: argparse.Namespace) -> None:
         say(_describe("test", X_test, Y_test))
 
     net = resumed or _new_network(args, X.shape[1], n_labels)
-    weight, held_out = _split(args, X, Y)
+    weight, held_out = _split(args, X, Y, n_labels)
     options = {"callbacks": _checkpoints(checkpoint), "verbose": not args.quiet,
                "sample_weight": weight}
     try:
@@ -164,14 +164,14 @@ def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, *, sample_weigh
             **options)
 
 
-def _split(args: argparse.Namespace, X: Any, Y: Any) -> tuple[Any, Any]:
+def _split(args: argparse.Namespace, X: Any, Y: Any, n_labels: int) -> tuple[Any, Any]:
     """Leave out rows for the calibration; the same ones where a training is resumed."""
     from .. import _recipe
 
     if args.hold_out is not None and args.hold_out > X.shape[0] // 2:
         raise UserError(f"--hold-out {args.hold_out}: {args.train!r} has {X.shape[0]} rows; give "
                         "at most half of them")
-    return _recipe.split(X, Y, args.hold_out)
+    return _recipe.split(X, Y, n_labels, args.hold_out)
 
 
 def _finish(net: Network, args: argparse.Namespace, held_out: Any, X: Any, Y: Any,

@@ -71,7 +71,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         Fraction of the rows that the training leaves out, in [0, 1). By them the probabilities are
         calibrated (:meth:`Network.calibrate <sparselsh.Network.calibrate>`), the thresholds chosen,
         and the classifiers of `refine` weighted or removed. "auto" is a tenth, at most 1,024 rows,
-        and 0 for fewer than 500 rows. With `early_stopping` its rows are used.
+        or 4,096 where labels are fewer than 1,000, and 0 for fewer than 500 rows. With
+        `early_stopping` its rows are used.
     solver : {"adam", "sgd"}
     learning_rate_init : float or "auto"
         Learning rate at the first step. "auto" is 0.01 or, with weights computed from the data, a
@@ -360,7 +361,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def _n_held_out(self, X: Any) -> int:
         if self.calibration_fraction == "auto":
-            return _recipe.n_held_out(X.shape[0])
+            return _recipe.n_held_out(X.shape[0], len(self.classes_))
         n = round(self.calibration_fraction * X.shape[0])
         return n if n >= MIN_FIT_ROWS else 0
 
