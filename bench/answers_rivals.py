@@ -87,6 +87,8 @@ def main():
             sp.csr_matrix((file[f"{name}_data"], file[f"{name}_indices"], file[f"{name}_indptr"]),
                           shape=tuple(file[f"{name}_shape"]), dtype=np.float32)
             for name in ("X", "Y", "X_held_out", "X_test"))
+    for matrix in (X, Y, X_held_out, X_test):
+        matrix.sort_indices()
     train = pecos if args.rival == "pecos" else omikuji
     cpu, results = train(X, Y, (X_held_out, X_test), args.threads)
     (ids, scores), (ids_test, scores_test) = results
