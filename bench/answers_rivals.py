@@ -39,6 +39,8 @@ def pecos(X, Y, queries, threads):
 def omikuji(X, Y, queries, threads):
     import omikuji as package
 
+    whole = np.flatnonzero((np.diff(X.indptr) > 0) & (np.diff(Y.indptr) > 0))  # it reads no others
+    X, Y = X[whole], Y[whole]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "train.txt")
         with open(path, "w", encoding="ascii") as file:
