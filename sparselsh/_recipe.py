@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from . import metrics
+from .calibration import ranked_labels
 from .datasets import CSRFile
 from .layers import Linear, LSHLinear
 from .losses import SoftmaxCrossEntropy
@@ -18,9 +19,11 @@ from .network import Network
 
 MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units,
 MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
-# Weight of the errors of the classifiers. Labels with many rows of few words, each of which occurs
-# with many labels, need a stronger penalty of the weights.
-C_OF_FEW_LABELS, C_OF_MANY_LABELS = 0.3, 1.0
+# Weight of the errors of the classifiers. A word of a short text weighs much, and occurs with many
+# labels: short texts need a stronger penalty of the weights.
+C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.3, 1.0
+MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
+N_CANDIDATES, MAX_CANDIDATES = 50, 200  # the larger number where rows have very many labels
 EPOCHS_FROM_DATA = 2  # from weights computed from the data, more epochs are not worth their time
 # Learning rate times steps: twice the distance that Adam can move a weight under a linear schedule.
 RATE_TIMES_STEPS = 3.3
@@ -121,8 +124,12 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     bool
         Whether the classifiers were kept.
     """
-    C = C_OF_FEW_LABELS if network.n_labels < MIN_LABELS else C_OF_MANY_LABELS
-    network.refine(X, Y, sample_weight=sample_weight, C=C, verbose=verbose)
+    is_short = X.nnz <= MAX_FEATURES_OF_SHORT_ROWS * X.shape[0]
+    n = N_CANDIDATES
+    if hasattr(Y, "indptr"):
+        n = min(MAX_CANDIDATES, max(n, ranked_labels(np.diff(Y.indptr), network.n_labels)))
+    network.refine(X, Y, sample_weight=sample_weight, n_negatives=n, n_candidates=n,
+                   C=C_OF_SHORT_ROWS if is_short else C_OF_LONG_ROWS, verbose=verbose)
     if held_out is not None:
         network.tune_refinement(*held_out)
         return network.refinement is not None

@@ -428,9 +428,9 @@ def calibrate(ids: ArrayLike, scores: ArrayLike, Y_true: MatrixLike, *,
 
 
 
-def ranked_labels(y: CSR, n_labels: int) -> int:
-    """How many labels per row get probabilities of their own."""
-    most = int(np.quantile(np.diff(y.indptr), 0.99)) if y.shape[0] else 1
+def ranked_labels(counts: np.ndarray, n_labels: int) -> int:
+    """How many labels per row get probabilities of their own, by the numbers of their labels."""
+    most = int(np.quantile(counts, 0.99)) if len(counts) else 1
     return min(n_labels, max(MIN_RANKED, min(MAX_RANKED, RANKED_PER_LABEL * most)))
 
 

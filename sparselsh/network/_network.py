@@ -703,7 +703,7 @@ class Network:
             raise ValueError("kind='classes' needs rows with exactly one label, Y has none; give "
                              "kind='labels'")
 
-        n_ranked = ranked_labels(Y, self.n_labels)
+        n_ranked = ranked_labels(counts, self.n_labels)
         if self.refinement is not None:
             n_ranked = min(self.n_labels, max(n_ranked, self.refinement.n_candidates))
         ids, scores = self._topk(X, n_ranked, False)
