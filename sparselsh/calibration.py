@@ -47,19 +47,22 @@ class Calibration:
     """Probabilities of labels from the scores of a network.
 
     The scores of a row, best first, are ``s_1 >= s_2 >= ...``. The gap of the label of rank r is
-    ``d_r = s_1 - s_r``, and ``g_r = -t(u) phi(d_r) - c log(r)`` its *log odds against the best
-    label*: phi is piecewise linear and increasing, t > 0 is a temperature that depends on two
-    features u of the row, its best score and the logarithm of the sum of the exponentials of its
-    scores, and c >= 0. Then
+    ``d_r = s_1 - s_r``, and ``g_r = -t(u) phi(d_r) - c(r)`` its *log odds against the best label*:
+    phi is piecewise linear and increasing, c depends on the rank, and t > 0 is a temperature that
+    depends on what tells how sure a row is, u: its best score, its gaps to the second and to the
+    next labels, and how many labels are close. Then
 
     - for classes, one per row: ``p_r = exp(g_r) / (sum_r exp(g_r) + rest)``, a softmax;
-    - for labels, any number per row: ``p_r = 1 / (1 + exp(-(b(u) + g_r)))``, a sigmoid each.
+    - for labels, any number per row: ``p_r = 1 / (1 + exp(-(b(u) + g_r)))``, a sigmoid each. The
+      log odds of the best label are corrected once more, by fifths of the rows.
 
+    Where a label would get a larger probability than one with a larger score, both get the mean.
     The labels beyond the first `n_ranked` share the rest: the probability that the class is among
     them, or the expected number of labels among them, both a function of u. It is divided in
     proportion to a mixture of ``exp(slope s_j)`` and a constant, and none of them gets more than
     the last ranked label. All parameters minimize the negative log-likelihood of the rows of the
-    fit, with a small ridge penalty; with phi linear and c = 0 this is temperature scaling [1]_.
+    fit, with a small ridge penalty; with phi linear, c = 0 and t constant this is temperature
+    scaling [1]_.
 
     Attributes
     ----------
