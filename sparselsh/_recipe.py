@@ -130,7 +130,7 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
         n = min(MAX_CANDIDATES, max(n, ranked_labels(np.diff(Y.indptr), network.n_labels)))
     network.refine(X, Y, sample_weight=sample_weight, n_negatives=n, n_candidates=n,
                    C=C_OF_SHORT_ROWS if is_short else C_OF_LONG_ROWS, verbose=verbose)
-    if held_out is not None and getattr(held_out[1], "nnz", 1):  # rows may have no label
+    if held_out is not None and getattr(held_out[1], "nnz", True):  # rows may have no label
         network.tune_refinement(*held_out)
         return network.refinement is not None
 

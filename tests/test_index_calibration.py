@@ -46,8 +46,10 @@ def test_bounds_that_suffice_are_not_widened(rng, monkeypatch):
     trials = sl.LSHIndex(recall=0.98, plan="sketches",
                          random_state=0).fit(W, queries=X).report()["trials"]
     assert len(trials) > 1 and trials[-1]["recall"] >= 0.98
-    np.testing.assert_allclose([t["deviations"] for t in trials],
-                               narrow.sketches_for(5) * 1.1 ** np.arange(len(trials)))
+    # each is tried with all cells, and the last with fewer of them
+    reach = np.unique([t["deviations"] for t in trials])
+    np.testing.assert_allclose(reach, narrow.sketches_for(5) * 1.1 ** np.arange(len(reach)))
+    assert len(reach) > 5
 
 
 def test_tune_for_more_neighbours_or_more_recall_computes_more(rng):

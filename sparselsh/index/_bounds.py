@@ -70,9 +70,9 @@ class Bounds:
         return self.sketches * max(MIN_DEVIATIONS, -NormalDist().inv_cdf(max(tail, 1e-15)))
 
     def wider(self, factor: float) -> Self:
-        """Bounds that leave out less."""
-        return type(self)(self.recall, self.sketches * factor, self.cells / factor,
-                          self.evidence, self.short * factor)
+        """Bounds that leave out less of the cells that are scanned."""
+        return type(self)(self.recall, self.sketches * factor, self.cells, self.evidence,
+                          self.short * factor)
 
     @classmethod
     def restored(cls, plain: Any) -> Self:

@@ -6,6 +6,7 @@ plan "auto" goes by the clock.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,8 @@ MAX_TRIAL_QUERIES = 256  # of them for trials with tables and of the scaling
 SCALINGS = (0.0, 0.5)  # that "auto" tries: which is better depends on the network
 OTHER_K = (1, 50)  # for which the recall is checked, besides the k that is asked for
 RAISE = 1.1  # of the bounds, while the recall is not reached
-MAX_RAISES = 30
+MAX_DEVIATIONS = 6.0  # up to which they are raised: the errors of sketches have no longer tails
+CELL_RAISE, MAX_CELL_RAISES = 2.0, 5  # of the cells that are scanned
 SEARCHES_WITH_SHORT = 0.1  # of the queries, that may need neurons without a sketch
 SHORT_SAMPLE = 4096  # neurons without a sketch, by which their bound is set,
 SHORT_QUANTILE = 0.9999  # as this quantile of their inner products with the queries
@@ -194,15 +196,17 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
                   recall: float, n_threads: int) -> list[dict[str, Any]]:
     """Trials with wider and wider bounds, until the recall is reached for all of `ks`.
 
-    The trials report what was measured for k, which is one of them.
+    First the bound of the sketches is widened, with cells scanned as long as they add anything, and
+    then cells are left out as far as the recall allows: wider bounds do not find what is in cells
+    that were not scanned. The trials report what was measured for k, which is one of `ks`.
     """
     sketches = engine.sketches
     bounds = Bounds.of_recall(recall)
     if len(sketches.short_norms):
         bounds.short = max(bounds.short, _reach_of_short(engine, few(queries), n_threads))
-
     trials: list[dict[str, Any]] = []
-    while True:
+
+    def reached(bounds: Bounds) -> bool:
         sketches.set_bounds(bounds)
         recalls = {}
         for each in ks:
@@ -216,9 +220,19 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
                     "n_candidates": max(1, round(engine.n_computed)),
                     "n_scanned": round(float(counts[:, 1].mean())), "recall": recalls[each],
                     "microseconds": seconds / len(queries) * 1e6})
-        if min(recalls.values()) >= recall or len(trials) > MAX_RAISES:
-            return trials
+        return min(recalls.values()) >= recall
+
+    if reached(bounds):
+        return trials
+    while (not reached(replace(bounds, cells=0.0))
+           and bounds.sketches_for(ks[-1]) < MAX_DEVIATIONS):
         bounds = bounds.wider(RAISE)
+    for _ in range(MAX_CELL_RAISES):
+        bounds = replace(bounds, cells=bounds.cells / CELL_RAISE)
+        if reached(bounds):
+            return trials
+    reached(replace(bounds, cells=0.0))
+    return trials
 
 
 def _reach_of_short(engine: IndexEngine, queries: Floats, n_threads: int) -> float:
