@@ -149,17 +149,3 @@ def test_rerank_breaks_ties_by_the_smaller_id():
     _one_vs_rest.rerank(*x, *weights, np.zeros(5, np.float32), 1, ids, scores,
                         np.zeros((1, 2), np.float32), *out, 1)
     assert out[0].tolist() == [[1, 3, 4]]
-
-
-def test_add_all_matches_its_definition(rng, x, weights):
-    before = rng.standard_normal((N, 50), dtype=np.float32)
-    bias = rng.standard_normal(50, dtype=np.float32)
-
-    def call(n_threads):
-        work, out = np.zeros((n_threads, D), np.float32), before.copy()
-        _one_vs_rest.add_all(*x, *weights, bias, 0.5, work, out, n_threads)
-        assert not work.any()
-        return out
-
-    expected = before + 0.5 * (dense(*x) @ dense(*weights).T + bias)
-    np.testing.assert_allclose(on_threads(call), expected, atol=100 * D * UNIT)

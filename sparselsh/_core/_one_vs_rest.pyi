@@ -38,16 +38,3 @@ def rerank(
     out_scores: NDArray[float32],
     n_threads: int,
 ) -> None: ...
-def add_all(
-    indptr: NDArray[int64],
-    indices: NDArray[int32],
-    data: NDArray[float32],
-    w_indptr: NDArray[int64],
-    w_indices: NDArray[int32],
-    w_data: NDArray[float32],
-    bias: NDArray[float32],
-    scale: float,
-    work: NDArray[float32],
-    out: NDArray[float32],
-    n_threads: int,
-) -> None: ...

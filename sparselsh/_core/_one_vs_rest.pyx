@@ -2,7 +2,6 @@
 
     fit         squared hinge loss, by dual coordinate descent; most weights are dropped
     rerank      candidates by their scores plus those of their classifiers
-    add_all     the scores of all classifiers
 
 X is CSR. So is W, (n_labels, n_features): what fit writes.
 """
@@ -243,30 +242,3 @@ def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
                     keys + thread * n_candidates, k, &out_ids[i, 0], &out_scores[i, 0])
         _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
     free(keys)
-
-
-cdef void _add_row(const loops_t *f, rows_t w, const float *bias, float scale, const float *x,
-                   float *out, Py_ssize_t n_labels) noexcept nogil:
-    cdef Py_ssize_t j
-    for j in range(n_labels):
-        out[j] += scale * (bias[j] + f.gather_dot(w.data + w.indptr[j], w.indices + w.indptr[j],
-                                                  w.indptr[j + 1] - w.indptr[j], x))
-
-
-def add_all(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
-            const int64_t[::1] w_indptr, const int32_t[::1] w_indices, const float[::1] w_data,
-            const float[::1] bias, float scale, float[:, ::1] work, float[:, ::1] out,
-            int n_threads):
-    """out[i] += scale (W x_i + bias); work as in rerank.   O(n * nnz of W)"""
-    cdef Py_ssize_t i, n = out.shape[0], n_labels = out.shape[1]
-    cdef const loops_t *f = table()
-    cdef rows_t x = _rows(indptr, indices, data), w = _rows(w_indptr, w_indices, w_data)
-    cdef float *dense
-    if n == 0 or n_labels == 0 or work.shape[1] == 0:
-        return
-    for i in prange(n, nogil=True, schedule="dynamic", chunksize=1, num_threads=n_threads):
-        dense = &work[threadid(), 0]
-        _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i],
-                 dense)
-        _add_row(f, w, &bias[0], scale, dense, &out[i, 0], n_labels)
-        _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
