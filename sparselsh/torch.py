@@ -27,8 +27,13 @@ from .inference import (
     TIMED_ROWS,
     ConversionReport,
     LayerReport,
+    evaluation,
     fastest,
+    plain_type,
+    refuse_replaced_forward,
+    refuse_unusual_tensor,
     require_torch,
+    weight_hooks,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +90,8 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
 
     The layers become ``AcceleratedLinear``: their forward computes the logits of the neurons that
     an index finds and sets all others to `fill`, without autograd; their ``topk`` does without the
-    fill. Parameters are not copied and keep their names. :func:`restore` undoes it.
+    fill. Parameters are not copied and keep their names. Hooks of a layer are kept.
+    :func:`restore` undoes it.
 
     Parameters
     ----------
@@ -122,7 +128,8 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
         If torch is missing.
     TypeError, ValueError
         If a name is not that of a Linear layer of the model, its weights are not finite float32 on
-        the CPU, or another argument does not fit.
+        the CPU or are computed at each call, as weight norm and pruning do, or another argument
+        does not fit.
     """
     torch = require_torch()
     _require_module(torch, model)
@@ -205,15 +212,29 @@ def _linear(torch: ModuleType, model: nn.Module, name: str) -> nn.Linear:
     linears = ", ".join(n for n, m in modules.items() if type(m) is torch.nn.Linear) or "none"
     if name not in modules or name == "":
         raise ValueError(f"names: the model has no layer {name!r}; its Linear layers are {linears}")
-    if type(modules[name]) is not torch.nn.Linear:
-        raise TypeError(f"names: {name!r} is a {type(modules[name]).__name__}, not a Linear; "
-                        f"Linear are {linears}")
-    return modules[name]
+    module = modules[name]
+    if type(module) is torch.nn.Linear:
+        refuse_replaced_forward(module, f"names: {name!r}")
+        for hook in weight_hooks(torch, module):
+            raise ValueError(
+                f"names: the weight of {name!r} is computed before each call "
+                f"({type(hook).__name__}), and an index needs one that stays; make it permanent "
+                "with torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove")
+        return module
+    if plain_type(torch, module) is torch.nn.Linear:
+        what = ", ".join(module.parametrizations)
+        raise ValueError(f"names: the {what} of {name!r} is computed at each call (parametrization)"
+                         ", and an index needs one that stays; make it permanent with "
+                         "torch.nn.utils.parametrize.remove_parametrizations")
+    raise TypeError(f"names: {name!r} is a {type(module).__name__}, not a Linear; "
+                    f"Linear are {linears}")
 
 
 def _weights(torch: ModuleType, linear: nn.Linear, name: str) -> tuple[Floats, Floats]:
     """Weight and bias as arrays that share the memory of the parameters."""
     for what, tensor in (("weight", linear.weight), ("bias", linear.bias)):
+        if tensor is not None:
+            refuse_unusual_tensor(torch, tensor, f"{name}.{what}")
         if tensor is not None and (tensor.dtype != torch.float32 or tensor.device.type != "cpu"):
             raise TypeError(f"{name}.{what} must be float32 on the CPU, got "
                             f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}; "
@@ -240,11 +261,9 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear],
         return hook
 
     hooks = [linear.register_forward_pre_hook(keep(name)) for name, linear in layers.items()]
-    training = model.training
-    model.eval()
     is_batch = isinstance(calibration, (torch.Tensor, tuple, dict))
     try:
-        with torch.inference_mode():
+        with evaluation(model), torch.inference_mode():
             for batch in [calibration] if is_batch else calibration:
                 if isinstance(batch, dict):
                     model(**batch)
@@ -253,7 +272,6 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear],
                 else:
                     model(batch)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
 

@@ -146,6 +146,205 @@ def test_unsupported_modules_are_named_with_their_node(make, message):
         sl.from_torch(make())
 
 
+# --- what a module computes beside its forward ----------------------------------------------------
+
+
+def chain(last=None, middle=None):
+    return nn.Sequential(nn.Linear(12, 20), middle or nn.ReLU(), last or nn.Linear(20, 6)).eval()
+
+
+def normed(norm):
+    model = chain(norm(nn.Linear(20, 6)))
+    with torch.no_grad():  # a step of an optimizer, after the last call
+        for parameter in model[2].parameters():
+            parameter.mul_(2).add_(torch.randn_like(parameter))
+    return model
+
+
+def pruned(layer):
+    from torch.nn.utils import prune
+
+    prune.random_unstructured(layer, "weight", 0.5)
+    prune.l1_unstructured(layer, "bias", 0.3)
+    return layer
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def doubled(layer):
+    nn.utils.parametrize.register_parametrization(layer, "bias", Doubled())
+    return layer
+
+
+@pytest.mark.parametrize("norm", [
+    pruned, doubled, nn.utils.weight_norm, nn.utils.spectral_norm,
+    nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm,
+    nn.utils.parametrizations.orthogonal, lambda layer: doubled(nn.utils.weight_norm(layer))])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("training", [False, True])
+def test_weights_that_are_computed_at_each_call_are_those_of_the_next_call(norm, training, rng):
+    model = normed(norm)
+    X = rng.standard_normal((40, 12)).astype(np.float32)
+    state = copy.deepcopy(model.state_dict())
+    net = sl.from_torch(model.train(training), X, n_threads=1)
+    assert all(part.training == training for part in model.modules())
+    assert all(torch.equal(a, b)
+               for a, b in zip(state.values(), model.state_dict().values(), strict=True))
+    with torch.inference_mode():
+        want = model.eval()(torch.from_numpy(X)).numpy()
+    # sums of at most 20 products below 100
+    np.testing.assert_allclose(net.decision_function(X), want, rtol=0, atol=1e-3)
+
+
+def test_what_a_module_learns_later_does_not_change_the_result(rng):
+    model, X = chain(), rng.standard_normal((9, 12)).astype(np.float32)
+    net = sl.from_torch(model)
+    before = net.decision_function(X)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    np.testing.assert_array_equal(net.decision_function(X), before)
+
+
+class Halved(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+class Noisy(nn.Dropout):
+    def forward(self, x):
+        return x + 1
+
+
+def hooked(register, *args, **options):
+    model = chain()
+    getattr(model[0], register)(*args, **options)
+    return model
+
+
+def own_forward():
+    model = chain()
+    model[2].forward = lambda x: x[:, :6]
+    return model
+
+
+def functional(function):
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(12, 6)
+
+        def forward(self, x):
+            return function(self, self.fc(x))
+    return Module().eval()
+
+
+def quantized():
+    import warnings
+
+    from torch.ao.nn.quantized import dynamic
+
+    with warnings.catch_warnings():  # that quantized tensors are deprecated
+        warnings.simplefilter("ignore")
+        return chain(dynamic.Linear(20, 6))
+
+
+def sparse_weight():
+    model = chain()
+    model[2].weight = nn.Parameter(model[2].weight.data.to_sparse(), requires_grad=False)
+    return model
+
+
+class Wrapped(torch.Tensor):
+    pass
+
+
+def wrapped_weight():
+    model = chain()
+    model[2].weight = nn.Parameter(model[2].weight.data.as_subclass(Wrapped), requires_grad=False)
+    return model
+
+
+UNSEEN = {
+    "forward hook": (lambda: hooked("register_forward_hook", lambda m, x, out: 2 * out),
+                     r"Linear \(node '0'\) has a forward hook .*handle\.remove\(\)"),
+    "forward hook with keywords": (
+        lambda: hooked("register_forward_hook", lambda m, x, kw, out: 2 * out, with_kwargs=True,
+                       always_call=True),
+        r"Linear \(node '0'\) has a forward hook"),
+    "pre-hook": (lambda: hooked("register_forward_pre_hook", lambda m, x: (2 * x[0],)),
+                 r"Linear \(node '0'\) has a forward hook"),
+    "hook of the activation": (
+        lambda: (model := chain(), model[1].register_forward_hook(lambda m, x, out: out + 1))[0],
+        r"ReLU \(node '1'\) has a forward hook"),
+    "hook of the whole": (
+        lambda: (model := chain(), model.register_forward_hook(lambda m, x, out: 2 * out))[0],
+        r"mul \(node 'mul'\) is not supported"),
+    "forward of an object": (own_forward, r"Linear \(node '2'\) has a forward of its own"),
+    "subclass of a layer": (lambda: chain(Halved(20, 6)),
+                            r"Halved \(node '2'\) is a subclass of Linear with another forward"),
+    "subclass of dropout": (lambda: chain(middle=Noisy()),
+                            r"Noisy \(node '1'\) is a subclass of Dropout with another forward"),
+    "flatten of rows": (lambda: chain(middle=nn.Flatten(0)), "flattens the dimensions 0 to -1"),
+    "flatten by a function": (lambda: functional(lambda self, x: torch.flatten(x)),
+                              "flattens the dimensions 0 to -1"),
+    "flatten by a method": (lambda: functional(lambda self, x: x.flatten(end_dim=1)),
+                            "flattens the dimensions 0 to 1"),
+    "dropout for ever": (lambda: functional(lambda self, x: nn.functional.dropout(x)),
+                         r"dropout \(node 'dropout'\) drops in evaluation mode too"),
+    "quantized module": (quantized, r"Linear \(node '2'\) is quantized; .*storage='int8'"),
+    "sparse weight": (sparse_weight, r"2\.weight must be dense, got layout torch\.sparse_coo"),
+    "tensor subclass": (wrapped_weight, r"2\.weight must be a plain tensor, got Wrapped"),
+    "meta device": (lambda: chain(nn.Linear(20, 6, device="meta")),
+                    r"2\.weight is on the device meta"),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_cannot_be_seen_of_a_module_is_refused_by_its_name(name):
+    make, message = UNSEEN[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        sl.from_torch(make())
+
+
+class Same(nn.Linear):
+    """A subclass that computes what a Linear does."""
+
+
+def test_a_subclass_with_the_same_forward_is_taken():
+    assert bits(sl.from_torch(chain(Same(20, 6))).to_torch())
+
+
+def test_a_hook_for_all_modules_is_refused():
+    handle = nn.modules.module.register_module_forward_hook(lambda m, x, out: None)
+    try:
+        with pytest.raises(ValueError, match="torch has, for all modules, a forward hook"):
+            sl.from_torch(chain())
+    finally:
+        handle.remove()
+
+
+def test_dropout_of_a_training_module_is_that_of_evaluation_mode(rng):
+    X = rng.standard_normal((9, 12)).astype(np.float32)
+    model = functional(lambda self, x: nn.functional.dropout(x, 0.5, self.training)).train()
+    net = sl.from_torch(model)
+    assert model.training and model.fc.training
+    with torch.inference_mode():
+        np.testing.assert_allclose(net.decision_function(X), model.eval()(torch.from_numpy(X)),
+                                   rtol=0, atol=1e-4)  # sums of 12 products below 10
+
+
+def test_layers_that_share_a_weight_each_get_it(rng):
+    model = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12)).eval()
+    model[2].weight = model[0].weight
+    X = rng.standard_normal((9, 12)).astype(np.float32)
+    with torch.inference_mode():
+        np.testing.assert_allclose(sl.from_torch(model).decision_function(X),
+                                   model(torch.from_numpy(X)), rtol=0, atol=1e-4)
+
+
 def test_bad_weights_are_refused(rng):
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16"),
@@ -277,6 +476,47 @@ def test_bad_layers_and_inputs_change_nothing():
         slt.accelerate(Tagger(), "head.small", ids)
     with pytest.raises(ValueError, match="fill must be a number or minus infinity, got nan"):
         slt.accelerate(Tagger(), "head.out", ids, fill=float("nan"))
+
+
+def test_hooks_of_an_accelerated_layer_still_run_and_can_be_removed(always):
+    model = Tagger().eval()
+    ids = torch.randint(0, 50, (40, 12))
+    layer = model.head["out"]
+    before = layer.register_forward_pre_hook(lambda m, args: (args[0] / 2,))
+    after = layer.register_forward_hook(lambda m, args, kw, out: out + 1, with_kwargs=True)
+    with torch.inference_mode():
+        want = model(ids)
+    slt.accelerate(model, "head.out", ids, recall=0.95, random_state=0)
+    got = model(ids)
+    there = torch.isfinite(got)
+    torch.testing.assert_close(got[there], want[there], rtol=0, atol=1e-4)
+    assert (got.argmax(-1) == want.argmax(-1)).float().mean() > 0.9
+    slt.restore(model)
+    with torch.inference_mode():
+        assert torch.equal(model(ids), want)
+    before.remove()
+    after.remove()
+    assert not model.head["out"]._forward_hooks and not model.head["out"]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("change, message", [
+    (pruned, r"RandomUnstructured.*prune\.remove"),
+    (nn.utils.spectral_norm, r"SpectralNorm.*remove_spectral_norm"),
+    (doubled, r"the bias of 'head\.out' is computed at each call.*remove_parametrizations"),
+    (lambda layer: vars(layer).update(forward=lambda x: x), "has a forward of its own"),
+])
+def test_weights_that_are_computed_at_each_call_are_not_accelerated(change, message):
+    model = Tagger()
+    change(model.head["out"])
+    with pytest.raises(ValueError, match=message):
+        slt.accelerate(model, "head.out", torch.randint(0, 50, (40, 12)))
+
+
+def test_the_mode_of_each_submodule_is_kept(always):
+    model = Tagger().train()
+    model.rnn.eval()
+    slt.accelerate(model, "head.out", torch.randint(0, 50, (40, 12)), random_state=0)
+    assert model.training and model.embed.training and not model.rnn.training
 
 
 def test_importing_sparselsh_torch_does_not_import_torch():

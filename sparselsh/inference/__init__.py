@@ -28,14 +28,19 @@ from .readers import (
     Affine,
     build_module,
     check_dense_hidden,
+    evaluation,
     is_network_file,
     kept_refinement,
+    plain_type,
     read_layers,
     read_module,
     read_network,
     read_onnx,
+    refuse_replaced_forward,
+    refuse_unusual_tensor,
     require_torch,
     to_numpy,
+    weight_hooks,
 )
 
 

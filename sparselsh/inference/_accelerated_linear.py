@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
     from ..index import IndexEngine
 
+HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # ends of nn.Module's attributes
+
+
+def share_hooks(source: nn.Module, target: nn.Module) -> None:
+    """Give a module the hooks of another: the same dicts, so that handles remove them from both."""
+    for name, value in vars(source).items():
+        if name.endswith(HOOKS):
+            vars(target)[name] = value
+
 
 class AcceleratedLinear(nn.Module):
     """An ``nn.Linear`` whose largest outputs an index finds; see :func:`accelerate`."""
@@ -33,6 +42,7 @@ class AcceleratedLinear(nn.Module):
         self.n_logits = min(n_logits, linear.out_features)
         self.plan = {"single": "lsh", "batch": "lsh"}
         self.n_threads = n_threads
+        share_hooks(linear, self)
         self.train(linear.training)
 
     def extra_repr(self) -> str:
@@ -44,6 +54,7 @@ class AcceleratedLinear(nn.Module):
         linear = torch.nn.utils.skip_init(torch.nn.Linear, self.in_features, self.out_features,
                                           bias=self.bias is not None)
         linear.weight, linear.bias = self.weight, self.bias
+        share_hooks(self, linear)
         return linear.train(self.training)
 
     def _finds(self, rows: Tensor) -> bool:

@@ -12,5 +12,16 @@ One module per source:
 from .affine import Affine
 from .network_files import TrainedNetwork, check_dense_hidden, is_network_file, read_network
 from .onnx import read_onnx
-from .torch import build_module, kept_refinement, read_module, require_torch, to_numpy
+from .torch import (
+    build_module,
+    evaluation,
+    kept_refinement,
+    plain_type,
+    read_module,
+    refuse_replaced_forward,
+    refuse_unusual_tensor,
+    require_torch,
+    to_numpy,
+    weight_hooks,
+)
 from .weight_files import NETWORK_FORMAT, read_layers
