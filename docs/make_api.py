@@ -15,8 +15,8 @@ from sparselsh.callbacks import Callback
 
 # Modules whose __all__ is public, besides that of sparselsh itself. estimators needs scikit-learn.
 MODULES = (
-    "calibration", "callbacks", "datasets", "estimators", "hashing", "metrics", "rebuild",
-    "schedules", "torch",
+    "calibration", "callbacks", "datasets", "estimators", "hashing", "metrics", "protocols",
+    "rebuild", "schedules", "torch",
 )
 
 # title: (what the section is for, its names without the leading "sparselsh.")
@@ -27,7 +27,8 @@ SECTIONS = {
         "Linear", "LSHLinear")),
     "Losses": ("Over all outputs or over an active set. `Network` also takes their short names.", (
         "SoftmaxCrossEntropy", "BinaryCrossEntropy", "MeanSquaredError")),
-    "Optimizers": ("They update the rows of weights that a batch touches.", ("SGD", "Adam")),
+    "Optimizers": ("They update the rows of weights that a batch touches.", (
+        "SGD", "Adam", "CustomOptimizer")),
     "Schedules": ("The learning rate, and for some the momentum, over a training.", (
         "schedules.OneCycle", "schedules.Cosine", "schedules.Linear", "schedules.Step",
         "schedules.WarmUp")),
@@ -36,7 +37,11 @@ SECTIONS = {
         "rebuild.Frozen")),
     "Callbacks": ("What happens beside the steps of a training.", (
         "callbacks.Callback", "callbacks.EarlyStopping", "callbacks.BestModel",
-        "callbacks.Checkpoint", "callbacks.Log", "callbacks.StopOnInterrupt")),
+        "callbacks.Checkpoint", "callbacks.Log", "callbacks.StopOnInterrupt",
+        "callbacks.ActiveSet")),
+    "Protocols": ("What parts of your own need; the library gives no base classes.", tuple(
+        f"protocols.{name}" for name in (
+            "HashFamily", "SamplingPolicy", "Neurons", "Loss", "UpdateRule", "Schedule"))),
     "scikit-learn estimators": ('They need scikit-learn: `pip install "sparselsh-nn[sklearn]"`.', (
         "estimators.LSHClassifier", "estimators.LSHRegressor")),
     "Pretrained networks": ("Convert a network that was trained elsewhere, for inference.", (
@@ -119,6 +124,12 @@ def is_for_users(member):
     return bool(text) if isinstance(member, property) else bool(USER_SECTION.search(text))
 
 
+def is_shape(thing):
+    """Whether the class is a protocol or a named tuple, which users do not make."""
+    return inspect.isclass(thing) and (getattr(thing, "_is_protocol", False)
+                                       or issubclass(thing, tuple))
+
+
 def plain(member):
     """The function of a class method or a static method; others as they are."""
     return getattr(member, "__func__", member)
@@ -178,7 +189,7 @@ def overview():
 
 def row(name, thing):
     """A row of a table: what is typed, and what it is."""
-    if is_exception(thing) or isinstance(thing, property):
+    if is_exception(thing) or isinstance(thing, property) or is_shape(thing):
         called = ""
     elif inspect.isclass(thing) and thing.__init__ is object.__init__:
         called = "()"

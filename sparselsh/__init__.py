@@ -6,7 +6,7 @@
 
 Weights are dense and activations sparse. See https://github.com/sparselsh/sparselsh for the guide.
 """
-from . import calibration, callbacks, datasets, metrics, rebuild, schedules
+from . import calibration, callbacks, datasets, metrics, protocols, rebuild, schedules
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
@@ -15,7 +15,7 @@ from .inference import ConversionReport, InferenceNetwork
 from .layers import Linear, LSHLinear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from .network import Network, load
-from .optim import SGD, Adam
+from .optim import SGD, Adam, CustomOptimizer
 from .pretrained import from_file, from_onnx, from_torch
 from .refinement import Refinement
 
@@ -36,6 +36,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "ConversionReport",
     "CrossPolytope",
+    "CustomOptimizer",
     "InferenceNetwork",
     "LSHIndex",
     "LSHLinear",
@@ -57,6 +58,7 @@ __all__ = [
     "get_num_threads",
     "load",
     "metrics",
+    "protocols",
     "rebuild",
     "schedules",
     "set_num_threads",

@@ -16,7 +16,6 @@ import numpy as np
 from . import _validation as check
 from ._arrays.csr import from_scipy
 from ._display import axes
-from .losses import SoftmaxCrossEntropy
 from .metrics import calibration_curve
 
 if TYPE_CHECKING:
@@ -630,7 +629,7 @@ def _fitted_tail(ids: Ids, scores: Floats, every: Floats, y: CSR) -> np.ndarray:
 
 def probabilities_of(loss: Loss, scores: Floats) -> Floats:
     """Probabilities without a calibration, as the loss reads the scores; in place."""
-    if isinstance(loss, SoftmaxCrossEntropy):
+    if loss.outputs == "classes":
         scores -= scores.max(axis=1, keepdims=True, initial=-np.inf)
         np.exp(scores, out=scores)
         scores /= scores.sum(axis=1, keepdims=True)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import warnings
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from . import _files
 from . import _validation as check
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ._arrays.csr import CSR
     from ._arrays.types import PathLike
-    from .optim import SGD, Adam
+    from .optim import Optimizer
 
-__all__ = ["BestModel", "Callback", "Checkpoint", "EarlyStopping", "Log", "StopOnInterrupt"]
+__all__ = ["ActiveSet", "BestModel", "Callback", "Checkpoint", "EarlyStopping", "Log",
+           "StopOnInterrupt"]
 
 MAXIMIZED_KEYS = ("p_at_1",)  # keys of the history for which mode="auto" is "max"
 
@@ -32,7 +34,7 @@ MAXIMIZED_KEYS = ("p_at_1",)  # keys of the history for which mode="auto" is "ma
 class TrainedNetwork(Protocol):
     """The part of a :class:`~sparselsh.Network` that callbacks may use."""
 
-    optimizer: SGD | Adam | None
+    optimizer: Optimizer | None
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -46,6 +48,35 @@ class TrainedNetwork(Protocol):
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> Any:
         """See :meth:`sparselsh.Network.set_weights`."""
+
+
+class ActiveSet(NamedTuple):
+    """The neurons that a layer has computed in a step.
+
+    Parameters
+    ----------
+    layer : int
+        Place of the layer in `network.layers`.
+    ids : ndarray, int32
+        Neurons, ascending: one set for all samples, or those of all samples one after the other.
+    starts : ndarray of shape (n_samples + 1,), int64, or None
+        The neurons of sample i are ``ids[starts[i]:starts[i + 1]]``; None for one set.
+    found : ndarray of shape (n_samples, n_found), int32, or None
+        What the hash tables, the sketches or the policy gave for each sample, best first, -1 for
+        none; None where the layer did not ask them.
+    labels : CSR or None
+        In an output layer, the labels of the batch, which are in the set in any case: those of
+        sample i are ``labels.indices[labels.indptr[i]:labels.indptr[i + 1]]``.
+    n_neurons : int
+        Neurons of the layer.
+    """
+
+    layer: int
+    ids: np.ndarray
+    starts: np.ndarray | None
+    found: np.ndarray | None
+    labels: CSR | None
+    n_neurons: int
 
 
 class Callback(HtmlRepr):
@@ -69,6 +100,20 @@ class Callback(HtmlRepr):
         ----------
         network : Network
             The network that is trained; :class:`TrainedNetwork` names what may be used of it.
+        """
+
+    def on_active_sets(self, network: TrainedNetwork, sets: list[ActiveSet]) -> None:
+        """Called after each step, before `on_step`, with the neurons that it has computed.
+
+        They are collected only for callbacks that override this method.
+
+        Parameters
+        ----------
+        network : Network
+            The network that is trained; :class:`TrainedNetwork` names what may be used of it.
+        sets : list of ActiveSet
+            One per layer that has computed a part of its neurons. Not to be changed; copy what is
+            to be kept.
         """
 
     def on_epoch_end(self, network: TrainedNetwork, entry: dict[str, Any]) -> bool | None:

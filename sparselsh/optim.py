@@ -7,7 +7,8 @@ dense gradients they compute the same as torch.optim.SGD and torch.optim.AdamW.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Self
+import math
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
 
     from ._core._updates import Rule
     from ._gradients import Gradient, Pair, Parameter
+    from .protocols import UpdateRule
     from .schedules import Schedule
 
-__all__ = ["SGD", "Adam"]
+__all__ = ["SGD", "Adam", "CustomOptimizer"]
 
 
 class _Optimizer(HtmlRepr):
     """Applies a rule to (parameter, gradient) pairs; a subclass defines the rule and its state."""
 
-    _rule: Callable[[float, float | None, int], Rule]
+    _rule: Callable[[float, float | None, int], Any]
 
     n_states = 0
     second_moment = "element"
@@ -58,8 +60,7 @@ class _Optimizer(HtmlRepr):
             self._begun = self._prepared(pairs, progress, n_threads)
         begun = self._begun
         for k in range(begun.n_applied, len(begun.calls)):
-            gradient, value, m, v = begun.calls[k]
-            gradient.apply(begun.rule, value, m, v, n_threads)
+            self._apply(begun, k, n_threads)
             begun.n_applied = k + 1
         self.n_steps, self._begun = begun.n_steps, None
 
@@ -71,6 +72,11 @@ class _Optimizer(HtmlRepr):
         calls = [(gradient, parameter.value, *self._states_of(parameter))
                  for parameter, gradient in pairs]
         return _Updates(pairs, calls, rule, n_steps)
+
+    def _apply(self, begun: _Updates, k: int, n_threads: int) -> None:
+        """Apply the gradient k; where an error ends it, it is called again."""
+        gradient, value, m, v = begun.calls[k]
+        gradient.apply(begun.rule, value, m, v, n_threads)
 
     def rate(self, progress: float) -> float:
         """The learning rate at a progress in [0, 1]."""
@@ -175,7 +181,7 @@ class _Optimizer(HtmlRepr):
 class _Updates:
     """A step of an optimizer: what is to be applied, and how much of it is."""
 
-    def __init__(self, pairs: list[Pair], calls: list[tuple[Gradient, Any, Any, Any]], rule: Rule,
+    def __init__(self, pairs: list[Pair], calls: list[tuple[Any, ...]], rule: Any,
                  n_steps: int) -> None:
         self.pairs, self.calls, self.rule, self.n_steps = pairs, calls, rule, n_steps
         self.n_applied = 0
@@ -338,3 +344,94 @@ class Adam(_Optimizer):
         return (f"Adam(lr={self.lr:g}, betas={self.betas}, eps={self.eps:g}, "
                 f"weight_decay={self.weight_decay:g}, schedule={self.schedule!r}"
                 f"{self._other_options()})")
+
+
+class CustomOptimizer(_Optimizer):
+    """Applies an update rule of your own to the rows that a batch touches.
+
+    The gradient of these rows is summed first, which :class:`SGD` and :class:`Adam` never store: a
+    step takes some times as long.
+
+    Parameters
+    ----------
+    rule : update rule
+        An object with what :class:`sparselsh.protocols.UpdateRule` names.
+    lr : float
+        Learning rate.
+    schedule : None, "linear", "cosine" or callable
+        Factor of the learning rate as a function of the progress in [0, 1]; see
+        :mod:`sparselsh.schedules`. A momentum that it sets is not passed on.
+    clip_norm : float or None
+        As for :class:`Adam`.
+
+    Attributes
+    ----------
+    grad_norm : float or None
+        With `clip_norm`, the norm in the last step, before scaling.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is invalid; the message names it.
+    """
+
+    def __init__(self, rule: UpdateRule, lr: float = 1e-3, *, schedule: Schedule = None,
+                 clip_norm: float | None = None) -> None:
+        super().__init__(lr, schedule, clip_norm, "float32")
+        if isinstance(rule, type) or not callable(getattr(rule, "update", None)):
+            raise TypeError("rule must be an object with the method update of "
+                            f"sparselsh.protocols.UpdateRule, got {rule!r}")
+        self.rule = rule
+        self.n_states = check.integer(getattr(rule, "n_states", None), "rule.n_states", minimum=0)
+
+    def largest_change(self, rate: float, gradient: float) -> float:
+        return math.inf  # unknown: a step after a large loss keeps a backup
+
+    def _rule(self, lr: float, momentum: float | None, n_steps: int) -> float:
+        return lr
+
+    def _prepared(self, pairs: list[Pair], progress: float, n_threads: int) -> _Updates:
+        begun = super()._prepared(pairs, progress, n_threads)
+        # a rule that raises does so before the first change
+        begun.calls = [self._computed(parameter, gradient, begun, n_threads)
+                       for parameter, gradient in pairs]
+        return begun
+
+    def _computed(self, parameter: Parameter, gradient: Gradient, begun: _Updates,
+                  n_threads: int) -> tuple[Any, ...]:
+        """Arrays, their rows, and what is to become of these."""
+        value, states = parameter.value, self.arrays_of(parameter)
+        rows = slice(None) if gradient.rows is None else gradient.rows
+        g = summed(gradient, value.shape, n_threads)
+        w = np.array(bfloat16.as_float32(value[rows]))
+        new = [np.array(state[rows]) for state in states]
+        self.rule.update(w, g, new, lr=begun.rule, n_steps=begun.n_steps)
+        return [value, *states], rows, [bfloat16.to_bfloat16(w) if value.dtype == np.uint16 else w,
+                                        *new]
+
+    def _apply(self, begun: _Updates, k: int, n_threads: int) -> None:
+        arrays, rows, after = begun.calls[k]
+        for array, values in zip(arrays, after, strict=True):
+            array[rows] = values
+
+    def arrays_of(self, parameter: Parameter) -> list[np.ndarray]:
+        if id(parameter) not in self._state:
+            return []
+        self._states_of(parameter)
+        return list(self._state[id(parameter)][2])
+
+    def __repr__(self) -> str:
+        return f"CustomOptimizer({self.rule!r}, lr={self.lr:g}, schedule={self.schedule!r})"
+
+
+def summed(gradient: Gradient, shape: tuple[int, int], n_threads: int) -> np.ndarray:
+    """The gradient of the rows it touches, (n_rows, n_columns) float32.
+
+    Gradients are summed where they are applied: with the rate -1, and to zeros, that gives the sum.
+    """
+    to = aligned.sparse_zeros(shape)
+    gradient.apply(_updates.sgd(-1.0, 0.0, False, 0.0), to, None, None, n_threads)
+    return to if gradient.rows is None else to[gradient.rows]
+
+
+Optimizer: TypeAlias = SGD | Adam | CustomOptimizer

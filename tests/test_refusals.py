@@ -15,8 +15,8 @@ import sparselsh as sl
 
 pytest.importorskip("safetensors")
 
-MODULES = ("calibration", "callbacks", "datasets", "metrics", "rebuild", "schedules", "estimators",
-           "torch")
+MODULES = ("calibration", "callbacks", "datasets", "metrics", "protocols", "rebuild", "schedules",
+           "estimators", "torch")
 X = np.ones((4, 3), np.float32)
 Y = np.array([0, 1, 2, 0])
 IDS = np.zeros((4, 2), int)
@@ -226,6 +226,8 @@ ROWS = {
     "calibration.plot_reliability": (
         lambda p: axes(lambda ax: sl.calibration.plot_reliability(Y, P, ax=ax)), TypeError,
         "ax must be matplotlib Axes"),
+    "CustomOptimizer": (lambda p: sl.CustomOptimizer(3), TypeError,
+                        "rule must be an object with the method update"),
     "callbacks.EarlyStopping": (
         lambda p: sl.callbacks.EarlyStopping(patience=0), ValueError, "patience must be at least"),
     "callbacks.BestModel": (lambda p: sl.callbacks.BestModel(p, mode="up"),
@@ -305,6 +307,8 @@ WITHOUT = {
     "get_num_threads": "takes nothing",
     "SoftmaxCrossEntropy": "takes nothing", "BinaryCrossEntropy": "takes nothing",
     "MeanSquaredError": "takes nothing",
+    **{f"protocols.{name}": "a protocol: users implement it" for name in sl.protocols.__all__},
+    "callbacks.ActiveSet": "made by the training",
     "callbacks.Callback": "takes nothing", "callbacks.StopOnInterrupt": "takes nothing",
     "datasets.CSRFile.close": "takes nothing",
     "datasets.FileFormatError": "an error, raised by readers",
@@ -347,7 +351,8 @@ def public():
                 own = (inspect.isroutine(member)
                        and (getattr(member, "__module__", None) or "").startswith("sparselsh"))
                 # called by the training, not by users
-                hooks = issubclass(thing, sl.callbacks.Callback)
+                hooks = (issubclass(thing, sl.callbacks.Callback)
+                         or getattr(thing, "_is_protocol", False))
                 is_for_users = USER_SECTION.search(inspect.getdoc(member) or "")
                 if own and is_for_users and not method.startswith("_") and not hooks:
                     found[f"{label}.{method}"] = member

@@ -47,7 +47,9 @@ def functions(name, thing):
         for inner, member in vars(thing).items():
             member = (inspect.unwrap(member.__func__ if isinstance(member, classmethod) else member)
                       if not isinstance(member, property) else member.fget)
-            if inspect.isfunction(member) and (not inner.startswith("_") or inner == "__init__"):
+            of_protocol = inner == "__init__" and getattr(thing, "_is_protocol", False)
+            is_called = not inner.startswith("_") or inner == "__init__"
+            if inspect.isfunction(member) and is_called and not of_protocol:
                 yield f"{name}.{inner}", member
 
 

@@ -16,7 +16,6 @@ from .. import _validation as check
 from .._arrays.scipy import sp
 from ..calibration import MIN_FIT_ROWS, best_threshold, probabilities_of
 from ..layers import Linear, LSHLinear
-from ..losses import SoftmaxCrossEntropy
 from ._base import LSHEstimator, of_rows
 
 if TYPE_CHECKING:
@@ -401,7 +400,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             self.threshold_: float | Floats = self.threshold
         elif network.calibration is not None:
             self.threshold_ = network.calibration.threshold
-        elif isinstance(network.loss, SoftmaxCrossEntropy):
+        elif network.loss.outputs == "classes":
             step = -(-X.shape[0] // MAX_THRESHOLD_ROWS)
             p, indicator = network.predict_proba(X[::step]), targets[::step]
             self.threshold_ = best_threshold(p, indicator.toarray() > 0, indicator.nnz)
@@ -507,7 +506,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             return of_rows(X, self.network_.predict_proba)
         z = self._outputs(X, "predict_proba")
         p = probabilities_of(self.network_.loss, z if z.shape[1] > 2 else z.astype(np.float64))
-        if not isinstance(self.network_.loss, SoftmaxCrossEntropy):
+        if self.network_.loss.outputs != "classes":
             # the sigmoids of the classes are independent
             p /= np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
         return p

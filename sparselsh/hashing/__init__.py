@@ -11,27 +11,20 @@
     _rows          checks of the rows that are hashed
     _laws          collision probabilities
     _choice        bits and tables for a wanted recall
-    _config        a family as plain values, for files
+    _config        a family as an argument, and as plain values, for files
 
-A family is any object with
+A family is any object with what `sparselsh.protocols.HashFamily` names, and may have
 
-    tables, n_buckets               ints: codes are 0 .. n_buckets - 1, one per table
-    fit(n_dims, random_state)       draw the hash functions; returns itself
-    hash(V, *, n_threads=1)         (n, tables) int32: the bucket of each row in each table
-    probe(V, n_probes, *, n_threads=1)
-                                    (n, tables, n_probes) int32: the bucket of the row, then further
-                                    buckets of the table, the likeliest to hold near rows first, all
-                                    different; -1 for none
+    is_angular                      whether angles decide, so that rows are hashed centred
     collision_probability(similarity)
                                     the probability that two rows share the bucket of one table
-    config()                        the constructor's arguments, for files
 
 V is a C-contiguous float32 array or `sparselsh._arrays.csr.CSR`, of finite values. The same row
 gets the same codes whether it is dense or sparse, for any number of threads; with Gaussian
 projections, unless a projection is within rounding of zero.
 """
 from ._choice import choose_bits_and_tables
-from ._config import FAMILIES, family_config, family_from
+from ._config import FAMILIES, checked_codes, checked_family, family_config, family_from
 from ._cross_polytope import CrossPolytope
 from ._dwta import DWTA
 from ._minhash import MinHash

@@ -44,6 +44,8 @@ class CrossPolytope(HtmlRepr):
     Hadamard matrices, and taking a part of the coordinates.
     """
 
+    is_angular = True
+
     def __init__(self, polytopes: int = 2, tables: int = 8, dims: int = 32) -> None:
         self.polytopes = check.integer(polytopes, "polytopes", maximum=24)
         self.tables = check.integer(tables, "tables", maximum=MAX_TABLES)

@@ -11,7 +11,8 @@ from .._arrays.csr import CSR
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .._arrays.types import Floats, HashFamily, Ids, Offsets
+    from .._arrays.types import Floats, Ids, Offsets
+    from ..protocols import HashFamily
 
 MAX_TABLES = 255
 MAX_BITS = 24  # per bucket number

@@ -59,6 +59,8 @@ class SimHash(HtmlRepr):
     Andoni et al., "Practical and optimal LSH for angular distance", NeurIPS 2015, section 6.
     """
 
+    is_angular = True
+
     def __init__(self, bits: int = 10, tables: int = 8, projection: str = "gaussian") -> None:
         self.bits = check.integer(bits, "bits", maximum=MAX_BITS)
         self.tables = check.integer(tables, "tables", maximum=MAX_TABLES)

@@ -19,7 +19,8 @@ from ._tables import NoTables, Tables
 from .transforms import Transform, second_moment
 
 if TYPE_CHECKING:
-    from .._arrays.types import Floats, HashFamily, Ids, RandomState
+    from .._arrays.types import Floats, Ids, RandomState
+    from ..protocols import HashFamily
     from ._options import IndexOptions
 
 CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .._arrays.selection import Selection
-    from .._arrays.types import Floats, HashFamily, Ids
+    from .._arrays.types import Floats, Ids
+    from ..protocols import HashFamily
     from ._options import IndexOptions
     from .transforms import Transform
 

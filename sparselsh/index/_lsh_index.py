@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from scipy.sparse import csr_array
 
-    from .._arrays.types import Floats, HashFamily, Ids, MatrixLike, PathLike, RandomState
+    from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
+    from ..protocols import HashFamily
     from ._engine import IndexEngine
 
 COMPARED_ROWS = 256  # by which `add` recognizes the rows that an index has already

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .. import _validation as check
+from ..hashing import checked_family
 from ._quantized_rows import STORAGES
 
 if TYPE_CHECKING:
-    from .._arrays.types import HashFamily
+    from ..protocols import HashFamily
 
 METHODS = ("sketches", "probes", "exact")
 METRICS = ("ip", "cosine", "l2")
@@ -33,10 +34,8 @@ class IndexOptions:
     def checked(cls, family: Any, **arguments: Any) -> Self:
         """The options, or TypeError or ValueError for one that does not fit."""
         given = cls(family, **arguments)
-        if family is not None and family != "auto" and (
-                isinstance(family, type) or not hasattr(family, "hash")):
-            raise TypeError(f"family must be a hash family such as SimHash(), 'auto' or None, "
-                            f"got {family!r}")
+        is_auto = isinstance(family, str) and family == "auto"
+        chosen: Any = "auto" if is_auto else checked_family(family, ", 'auto' or None")
 
         scaling, sketch_bits = given.scaling, given.sketch_bits
         if scaling != "auto":
@@ -62,7 +61,7 @@ class IndexOptions:
                 raise ValueError(f"scaling must be 'auto' or 0 with metric='l2', got {scaling:g}: "
                                  "scaled vectors have other distances")
             scaling = 0.0
-        return cls(family, bool(given.center), scaling, sketch_bits, recall, plan, storage,
+        return cls(chosen, bool(given.center), scaling, sketch_bits, recall, plan, storage,
                    bool(given.dynamic), metric)
 
     def plain(self) -> dict[str, Any]:

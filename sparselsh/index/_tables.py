@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._core import _buckets
+from ..hashing import checked_codes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._arrays.types import Floats, HashFamily, Ids
+    from .._arrays.types import Floats, Ids
+    from ..protocols import HashFamily
 
 BUCKET_ARRAYS = ("ids", "start", "count", "room", "tail")
 BYTES_PER_BUCKET = 22  # start, count and room; with slack also an empty bucket's room in `ids`
@@ -90,9 +92,19 @@ class Tables:
         self._seen = np.zeros((0, n), np.uint8)
         self._keys = np.empty((0, n), np.uint64)
 
+    def hash(self, V: Floats, n_threads: int) -> Ids:
+        """Buckets (n, tables) of the rows of V."""
+        codes = self.family.hash(V, n_threads=n_threads)
+        return checked_codes(self.family, codes, (V.shape[0], self.family.tables), "hash")
+
+    def _probed(self, Q: Floats, n_probes: int, n_threads: int) -> Ids:
+        codes = self.family.probe(Q, n_probes, n_threads=n_threads)
+        return checked_codes(self.family, codes, (Q.shape[0], self.family.tables, n_probes),
+                             "probe")
+
     def encode(self, start: int, V: Floats, n_threads: int) -> None:
         """Hash the neurons start .. start + n, whose vectors are the n rows of V; see `build`."""
-        self.codes[start:start + V.shape[0]] = self.family.hash(V, n_threads=n_threads)
+        self.codes[start:start + V.shape[0]] = self.hash(V, n_threads)
 
     def build(self, n_threads: int) -> None:
         """Sort all neurons into the tables."""
@@ -101,7 +113,7 @@ class Tables:
 
     def update(self, rows: Ids, V: Floats, n_threads: int) -> None:
         """Move the neurons `rows`, whose vectors now are V."""
-        self._move(rows, self.family.hash(V, n_threads=n_threads), n_threads)
+        self._move(rows, self.hash(V, n_threads), n_threads)
 
     def remove(self, rows: Ids, n_threads: int) -> None:
         """Take the neurons `rows` out of all tables."""
@@ -151,7 +163,7 @@ class Tables:
         They stay in the buckets of their own codes. When a table is full, all get half as much room
         again. `build` discards these additions.
         """
-        codes = self.family.hash(Q, n_threads=n_threads)
+        codes = self.hash(Q, n_threads)
         full = np.empty(len(self.ids), np.uint8)
         while len(samples):
             _buckets.insert(codes, samples, neurons, self.ids, self.start, self.count, self.room,
@@ -223,7 +235,7 @@ class Tables:
 
         A neuron counts once per table in which it is in one of the `n_probes` buckets probed.
         """
-        codes = self.family.probe(Q, n_probes, n_threads=n_threads)
+        codes = self._probed(Q, n_probes, n_threads)
         ids, counts = np.empty((2, Q.shape[0], n_best), np.int32)
         _buckets.collide(codes, self.ids, self.start, self.count, min_count,
                          *self._scratch(n_threads), ids, counts, n_threads)
@@ -231,7 +243,7 @@ class Tables:
 
     def draw(self, Q: Floats, n_wanted: int, seed: int, n_threads: int, n_probes: int = 1) -> Ids:
         """Ids (n, n_wanted) of the neurons in whole buckets of tables in random order."""
-        codes = self.family.probe(Q, n_probes, n_threads=n_threads)
+        codes = self._probed(Q, n_probes, n_threads)
         ids = np.empty((Q.shape[0], n_wanted), np.int32)
         order = np.empty((n_threads, self.family.tables), np.int32)
         _buckets.draw(codes, self.ids, self.start, self.count, seed, *self._scratch(n_threads),

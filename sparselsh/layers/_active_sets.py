@@ -1,9 +1,10 @@
 """Which neurons a training step computes, and when they are hashed again.
 
     TableFinder    hash tables: neurons that share buckets with the input
+    PolicyFinder   what a policy of the user's own chooses, which may read the tables
     SketchFinder   sign sketches: neurons whose estimated output is largest
 
-Both have a clock, which decides when they are rebuilt (`sparselsh.rebuild`), and follow the weights
+All have a clock, which decides when they are rebuilt (`sparselsh.rebuild`), and follow the weights
 between builds. A finder exists from the first step on; its index is built by the first search.
 """
 from __future__ import annotations
@@ -13,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import _validation as check
 from .. import rebuild as rebuild_policies
 from .._arrays.aligned import own_arrays
+from .._arrays.bfloat16 import as_float32
 from .._arrays.csr import CSR
 from .._threads import resolve
-from ..hashing import CrossPolytope, SimHash
 from ..index import IndexOptions, build, drawn_seed, engine_of_layer, state
 from ._active_sketches import DRIFT_SAMPLE_NEURONS, ActiveSketches
 
 if TYPE_CHECKING:
-    from .._arrays.types import Floats, HashFamily, Ids
+    from .._arrays.types import Floats, Ids
     from ..index import IndexEngine
+    from ..protocols import HashFamily, SamplingPolicy
     from ..rebuild import Clock, Policy
     from ._step import Step
     from ._tally import Tally
@@ -98,7 +101,7 @@ class TableFinder(Finder):
                  policy: str, min_count: int, n_probes: int) -> None:
         super().__init__(n_in, n_out, rebuild, seed)
         self.policy, self.min_count, self.n_probes = policy, min_count, n_probes
-        by_angle = isinstance(family, SimHash | CrossPolytope)
+        by_angle = getattr(family, "is_angular", False)
         self.options = IndexOptions(  # families that compare entries have nothing to centre
             family, center=by_angle, scaling=0.0, sketch_bits=0, dynamic=True)
         # multiply-adds per entry of an input; for families that compare, comparisons
@@ -123,7 +126,7 @@ class TableFinder(Finder):
 
         `inputs` is used by `SketchFinder` only.
         """
-        engine = self._built(W, bias, step)
+        engine = self.built(W, bias, step)
         x = x.to_dense() if isinstance(x, CSR) else x
         if step.tally is not None:
             step.tally.hashing(x.size * self.n_projections, 4 * x.shape[0] * self.n_projections)
@@ -134,7 +137,7 @@ class TableFinder(Finder):
                                    seed=step.seed)
         return ids
 
-    def _built(self, W: np.ndarray, bias: Floats, step: Step) -> IndexEngine:
+    def built(self, W: np.ndarray, bias: Floats, step: Step) -> IndexEngine:
         """The engine, rebuilt where that is due."""
         if self.engine is None or self._is_due:
             if self.engine is not None:
@@ -195,6 +198,62 @@ class TableFinder(Finder):
         if "tables" in plain:
             self.engine = engine_of_layer(self.options, W, bias, parts["tables"], plain["tables"],
                                           resolve(None))
+
+
+class _Neurons:
+    """What a policy of the user's own may read: see :class:`sparselsh.protocols.Neurons`."""
+
+    def __init__(self, finder: PolicyFinder, W: np.ndarray, bias: Floats, x: Floats,
+                 step: Step) -> None:
+        self._finder, self._stored, self._x, self._step = finder, W, x, step
+        self.weight, self.bias = as_float32(W), bias
+        self.seed, self.n_threads = step.seed, step.n_threads
+
+    def collisions(self, n: int) -> tuple[Ids, Ids]:
+        n = min(check.integer(n, "n"), len(self._stored))
+        finder = self._finder
+        return self._engine().candidates(self._x, n, self.n_threads, policy="top",
+                                         min_count=finder.min_count, n_probes=finder.n_probes,
+                                         seed=self.seed)
+
+    def codes(self) -> Ids:
+        return self._engine().tables.codes
+
+    def _engine(self) -> IndexEngine:
+        return self._finder.built(self._stored, self.bias, self._step)
+
+
+class PolicyFinder(TableFinder):
+    """Neurons that a policy of the user's own chooses.
+
+    Parameters
+    ----------
+    n_in, n_out, rebuild, seed, family, min_count, n_probes
+        As for :class:`TableFinder`; tables are built when the policy asks for them.
+    policy : sampling policy
+        See :class:`sparselsh.protocols.SamplingPolicy`.
+    """
+
+    def __init__(self, n_in: int, n_out: int, rebuild: Policy, seed: int, family: HashFamily,
+                 policy: SamplingPolicy, min_count: int, n_probes: int) -> None:
+        super().__init__(n_in, n_out, rebuild, seed, family, "top", min_count, n_probes)
+        self.own_policy = policy
+
+    def find(self, W: np.ndarray, bias: Floats, x: Floats | CSR, n: int, step: Step,
+             inputs: Floats) -> Ids:
+        x = x.to_dense() if isinstance(x, CSR) else x
+        if step.tally is not None:
+            step.tally.hashing(x.size * self.n_projections, 4 * x.shape[0] * self.n_projections)
+        found = np.asarray(self.own_policy.choose(x, n, _Neurons(self, W, bias, x, step)))
+        name = f"{type(self.own_policy).__name__}.choose"
+        if (found.ndim != 2 or len(found) != x.shape[0] or found.shape[1] > n
+                or found.dtype.kind not in "iu"):
+            raise ValueError(f"{name} must give whole numbers of shape ({x.shape[0]}, up to {n}), "
+                             f"got {found.dtype} of shape {found.shape}")
+        if found.size and not (-1 <= found.min() and found.max() < self.n_out):
+            raise ValueError(f"{name} must give neurons of 0 to {self.n_out - 1}, or -1, got "
+                             f"{found.min()} to {found.max()}")
+        return np.ascontiguousarray(found, np.int32)
 
 
 class SketchFinder(Finder):
@@ -283,12 +342,13 @@ class SketchFinder(Finder):
             self.sketches.restore(W, bias, parts["sets"])
 
 
-def new_finder(policy: str, n_in: int, n_out: int, rebuild: Policy | None, seed: int,
-               **options: Any) -> TableFinder | SketchFinder:
+def new_finder(policy: str | SamplingPolicy, n_in: int, n_out: int, rebuild: Policy | None,
+               seed: int, **options: Any) -> TableFinder | SketchFinder:
     """The finder of a policy of :class:`LSHLinear`; `rebuild` is None for the policy's own."""
-    if policy == "sketches":
+    if isinstance(policy, str) and policy == "sketches":
         rebuild = rebuild_policies.Exponential() if rebuild is None else rebuild
         return SketchFinder(n_in, n_out, rebuild, seed, options["sketch_bits"])
     rebuild = rebuild_policies.AtOnce() if rebuild is None else rebuild
-    return TableFinder(n_in, n_out, rebuild, seed, options["family"], policy,
-                       options["min_count"], options["n_probes"])
+    kind: Any = TableFinder if isinstance(policy, str) else PolicyFinder
+    return kind(n_in, n_out, rebuild, seed, options["family"], policy, options["min_count"],
+                options["n_probes"])

@@ -318,6 +318,13 @@ class Linear(HtmlRepr):
         Where an error ends it, it is called again.
         """
 
+    def begin_count(self) -> None:
+        """Called at the start of a training: `useless_options` then counts from here."""
+
+    def useless_options(self, batch_size: int) -> str | None:
+        """Why options of the layer have had no effect since `begin_count`; None if they had one."""
+        return None
+
     def step_state(self) -> Any:
         """What `prepare` and `forward` of a step change, for `undo_step`."""
         return None

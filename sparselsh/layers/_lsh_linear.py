@@ -13,7 +13,7 @@ from .._arrays.linalg import NO_BIAS, column_sums, matmul
 from .._core import _active, _gemm, _select, _sparse_products, _updates
 from .._files import with_prefix
 from .._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
-from ..hashing import FAMILIES, MinHash, family_config, family_from
+from ..hashing import MinHash, checked_family, family_config, family_from
 from ..index import MIN_NEURONS_PER_CANDIDATE, default_family
 from . import _plans
 from ._active_sets import new_finder
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from .._arrays.selection import Selection
-    from .._arrays.types import Floats, HashFamily, Ids
+    from .._arrays.types import Floats, Ids
     from .._gradients import Pair
     from ..index import IndexEngine
+    from ..protocols import HashFamily, SamplingPolicy
     from ..rebuild import Policy
     from ._active_sets import SketchFinder, TableFinder
     from ._step import Backprop
@@ -43,6 +44,8 @@ NO_CANDIDATES = np.zeros((0, 0), np.int32)
 MAX_SAMPLED_INPUTS = 1024  # inputs of the last steps, kept to calibrate the search
 SAMPLED_ROWS = 64  # kept per sampled batch
 SAMPLING_INTERVAL = 8  # steps between two batches that are sampled
+MAX_LABEL_SETS_SHARE = 0.9  # sets that labels fill, beyond which hashing has no effect
+WARNED_MIN_NEURONS = 1000  # with fewer, computing all of them is cheap anyway
 SEARCH_MIN_NEURONS = 4096  # with fewer, computing all outputs is as fast as a search
 
 
@@ -68,15 +71,16 @@ class LSHLinear(Linear):
         With "relu", zeros are not stored in the output of one set per sample.
     family : hash family or None
         The tables that find neurons in training, such as ``SimHash()`` or SLIDE's ``DWTA()``; None
-        for twelve tables of SimHash with about forty neurons per bucket. Not with the policy
-        "sketches".
+        for twelve tables of SimHash with about forty neurons per bucket. One of your own has what
+        :class:`sparselsh.protocols.HashFamily` names. Not with the policy "sketches".
     candidates : int
         Neurons that are looked up per sample of a batch that shares its set.
-    policy : None, "sketches", "top", "score" or "vanilla"
+    policy : None, "sketches", "top", "score", "vanilla" or a sampling policy
         How active neurons are found. "sketches": sign sketches rank all neurons for each input, the
         outputs of the best ``oversample * n_active`` are computed, and the largest n_active of them
-        stay. The others read hash tables: see :meth:`LSHIndex.query`. None for "sketches" in hidden
-        layers and "top" in the output layer.
+        stay. The other names read hash tables: see :meth:`LSHIndex.query`. None for "sketches" in
+        hidden layers and "top" in the output layer. An object chooses by rules of its own: see
+        :class:`sparselsh.protocols.SamplingPolicy`.
     sketch_bits : int
         Bits per sketch, a multiple of 64 and at most 1024; for the policy "sketches".
     oversample : int
@@ -116,10 +120,10 @@ class LSHLinear(Linear):
     def __init__(self, n_in: int, n_out: int, *, density: float | Literal["auto"] = "auto",
                  active: str | None = None, activation: str | None = None,
                  family: HashFamily | None = None, candidates: int = 5,
-                 policy: str | None = None, sketch_bits: int = 128, oversample: int = 2,
-                 min_count: int = 1, n_probes: int = 1, fill: bool = True,
-                 rebuild: Policy | None = None, plan: str = "auto", recall: float = 0.995,
-                 init_scale: float | None = None, dropout: float = 0.0,
+                 policy: str | SamplingPolicy | None = None, sketch_bits: int = 128,
+                 oversample: int = 2, min_count: int = 1, n_probes: int = 1,
+                 fill: bool = True, rebuild: Policy | None = None, plan: str = "auto",
+                 recall: float = 0.995, init_scale: float | None = None, dropout: float = 0.0,
                  dtype: str = "float32") -> None:
         super().__init__(n_in, n_out, activation=activation, init_scale=init_scale,
                          dropout=dropout, dtype=dtype)
@@ -130,7 +134,7 @@ class LSHLinear(Linear):
             active = check.choice(active, "active", ("batch", "sample"))
         self.active = active
         self.candidates = check.integer(candidates, "candidates", minimum=0)
-        self.policy = None if policy is None else check.choice(policy, "policy", POLICIES)
+        self.policy = _checked_policy(policy)
 
         self.sketch_bits = check.integer(sketch_bits, "sketch_bits", minimum=64, maximum=1024)
         if self.sketch_bits % 64:
@@ -139,10 +143,7 @@ class LSHLinear(Linear):
         self.min_count = check.integer(min_count, "min_count", maximum=255)
         self.fill = bool(fill)
 
-        if family is not None and not isinstance(family, tuple(FAMILIES.values())):
-            raise TypeError(f"family must be a hash family such as SimHash() or None, "
-                            f"got {family!r}")
-        self.family = family
+        self.family = checked_family(family)
         n_buckets = self._table_family().n_buckets
         self.n_probes = check.integer(n_probes, "n_probes",
                                       maximum=1 if isinstance(family, MinHash) else n_buckets)
@@ -159,12 +160,13 @@ class LSHLinear(Linear):
         self._inputs = np.empty((0, self.n_in), np.float32)
         self._step_number = 0
         self._seed = 0
+        self._n_sets = self._n_label_sets = 0  # sets of batches, and those that labels fill
         self._to_insert: Any = None  # labels that the step adds to buckets when it is applied
 
     def _table_family(self) -> HashFamily:
         return self.family if self.family is not None else default_family(self.n_out)
 
-    def _check_policy_options(self, policy: str, where: str) -> None:
+    def _check_policy_options(self, policy: str | SamplingPolicy, where: str) -> None:
         """Refuse options that the policy has no use for, instead of ignoring them."""
         unused = TABLE_OPTIONS if policy == "sketches" else SKETCH_OPTIONS
         for name, default in unused.items():
@@ -269,7 +271,7 @@ class LSHLinear(Linear):
             return self.active
         return "batch" if place.is_output else "sample"
 
-    def policy_at(self, place: Place) -> str:
+    def policy_at(self, place: Place) -> str | SamplingPolicy:
         """`policy`, or its default at this place."""
         if self.policy is not None:
             return self.policy
@@ -312,7 +314,10 @@ class LSHLinear(Linear):
     def _found(self, x: Floats | CSR, n: int, step: Step) -> Ids:
         """Ids of n neurons that the finder gives for each input, -1 for none."""
         finder = self._finder_at(step.place)
-        return finder.find(self._w.value, self._bias, x, min(n, self.n_out), step, self._inputs)
+        found = finder.find(self._w.value, self._bias, x, min(n, self.n_out), step, self._inputs)
+        if step.found is not None:
+            step.found.append(found)
+        return found
 
     def _observe(self, x: Floats | CSR, step: Step) -> None:
         """Keep some inputs of the last steps."""
@@ -489,7 +494,24 @@ class LSHLinear(Linear):
         ids, spare = np.empty((2, width), np.int32)
         n = _select.batch_union(labels, found, n_active, self.fill, step.seed, self._slots(1)[0],
                                 spare, ids)
+        if step.training:
+            self._n_sets, self._n_label_sets = (self._n_sets + 1,
+                                                self._n_label_sets + (n > n_active))
         return ids[:n]
+
+    def begin_count(self) -> None:
+        self._n_sets = self._n_label_sets = 0
+
+    def useless_options(self, batch_size: int) -> str | None:
+        options = [name for name, value in (("density", "auto"), ("family", None), ("policy", None))
+                   if getattr(self, name) is not None and getattr(self, name) != value]
+        if (not options or self.n_out < WARNED_MIN_NEURONS
+                or self._n_label_sets < MAX_LABEL_SETS_SHARE * max(1, self._n_sets)):
+            return None
+        return (f"the labels of a batch of {batch_size} rows are more than the "
+                f"{self._n_active('batch')} neurons of its active set, so that "
+                f"{' and '.join(options)} {'change' if options[1:] else 'changes'} nothing; use a "
+                "smaller batch_size, a larger density, or active='sample'")
 
     def _note_insertion(self, x: Floats | CSR, found: Ids, step: Step) -> None:
         """Let `updated` add the labels that their inputs did not find to buckets."""
@@ -727,7 +749,7 @@ class LSHLinear(Linear):
         return super().config(place) | {
             "family": family_config(self.family), "seed": self._seed, "density": self.density,
             "active": self.active_at(place), "candidates": self.candidates, "fill": self.fill,
-            "policy": self.policy_at(place), "sketch_bits": self.sketch_bits,
+            "policy": _policy_config(self.policy_at(place)), "sketch_bits": self.sketch_bits,
             "oversample": self.oversample, "min_count": self.min_count, "n_probes": self.n_probes,
             "plan": self.plan, "chosen_plan": self.chosen_plan,
             "rebuild": rebuild_policies.config(self.rebuild), "recall": self.recall,
@@ -746,3 +768,21 @@ class LSHLinear(Linear):
     def _repr(self, active: str | None) -> str:
         return (f"LSHLinear({self.n_in}, {self.n_out}, density={self.density!r}, "
                 f"active={active!r}, activation={self.activation!r})")
+
+
+def _checked_policy(policy: Any) -> str | SamplingPolicy | None:
+    """The name of a policy, or one of the user's own."""
+    if policy is None or isinstance(policy, str):
+        return None if policy is None else check.choice(policy, "policy", POLICIES)
+    if isinstance(policy, type) or not callable(getattr(policy, "choose", None)):
+        raise TypeError(f"policy must be one of {', '.join(POLICIES)}, or an object with the "
+                        "method choose of sparselsh.protocols.SamplingPolicy, got "
+                        f"{policy!r}")
+    return policy
+
+
+def _policy_config(policy: str | SamplingPolicy) -> str:
+    if not isinstance(policy, str):
+        raise TypeError(f"policy must be one of {', '.join(POLICIES)} to be saved, got "
+                        f"{policy!r}; use pickle for others")
+    return policy

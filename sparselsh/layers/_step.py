@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .._arrays.csr import CSR
-    from .._arrays.types import Floats
+    from .._arrays.types import Floats, Ids
     from .._gradients import Pair
     from ._tally import Tally
 
@@ -56,3 +56,4 @@ class Step(NamedTuple):
     n_threads: int = 1
     tally: Tally | None = None  # counts what is computed
     place: Place = OUTPUT
+    found: list[Ids] | None = None  # takes what the hash tables or sketches find

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .._gradients import Parameter
     from ..layers import Linear
+    from ..optim import Optimizer
     from ..training import Training
 
 OPTIMIZERS = {"SGD": SGD, "Adam": Adam}
@@ -63,13 +64,14 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-def _optimizer_state(training: Training, optimizer: SGD | Adam,
+def _optimizer_state(training: Training, optimizer: Optimizer,
                      tensors: dict[str, np.ndarray]) -> dict[str, Any]:
     if type(optimizer) is not OPTIMIZERS.get(type(optimizer).__name__):
         raise TypeError(f"optimizer must be one of {', '.join(OPTIMIZERS)} for its state to be "
                         f"saved, got {optimizer!r} of type {type(optimizer).__name__}; use pickle, "
                         "or save without training_state")
-    arguments = {name: getattr(optimizer, name) for name in _arguments(type(optimizer))}
+    arguments = {name: getattr(optimizer, name)
+                 for name in _arguments(OPTIMIZERS[type(optimizer).__name__])}
     schedule = arguments["schedule"]
     # a file does not keep code: `resume` asks the user for the function
     function = repr(schedule) if callable(schedule) else None
@@ -174,7 +176,7 @@ def _optimizer(state: dict[str, Any]) -> SGD | Adam:
     return optimizer
 
 
-def _restore_moments(training: Training, optimizer: SGD | Adam,
+def _restore_moments(training: Training, optimizer: Optimizer,
                      tensors: dict[str, np.ndarray]) -> None:
     for name, parameter in _parameters(training):
         arrays: list[np.ndarray] = []

@@ -67,7 +67,10 @@ def write(path: PathLike, training: Training, refinement: Refinement | None,
         arrays = refinement_tensors(refinement)
         tensors |= {f"refinement.{name}": a for name, a in arrays.items()}
 
-    loss = next(name for name, kind in LOSSES.items() if isinstance(training.loss, kind))
+    loss = next((name for name, kind in LOSSES.items() if type(training.loss) is kind), None)
+    if loss is None:
+        raise TypeError(f"loss must be one of {', '.join(LOSSES)} to be saved, got "
+                        f"{training.loss!r}; use pickle for others")
     config: dict[str, Any] = {"version": __version__, "loss": loss, "layers": configs}
     if refinement is not None:
         config["refinement"] = refinement_config(refinement)

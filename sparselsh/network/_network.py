@@ -29,8 +29,8 @@ from ..callbacks import checked as checked_callbacks
 from ..datasets import CSRFile, mapped_rows
 from ..inference import Affine, build_module, check_dense_hidden, kept_refinement
 from ..layers import Linear, LSHLinear, Step, Tally
-from ..losses import LOSSES, Loss, MeanSquaredError
-from ..optim import SGD, Adam
+from ..losses import checked as checked_loss
+from ..optim import SGD, Adam, CustomOptimizer
 from ..profiling import Profile
 from ..refinement import (
     Refinement,
@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
     from ..callbacks import Callback
+    from ..losses import Loss
+    from ..optim import Optimizer
+    from ..protocols import Loss as OwnLoss
     from ..training import Source
 
 ROWS_PER_CHUNK = 1024  # rows that pass through the hidden layers together
@@ -76,7 +79,8 @@ class Network:
     layers : sequence of Linear and LSHLinear
         The outputs of one are the inputs of the next.
     loss : {"softmax", "bce", "mse"} or a loss object
-        "softmax" for classes and tags, "bce" for independent labels, "mse" for regression.
+        "softmax" for classes and tags, "bce" for independent labels, "mse" for regression. One of
+        your own has what :class:`sparselsh.protocols.Loss` names.
     random_state : None, int or numpy.random.Generator
         Fixes weights, hashing, the order of samples and the random fill. Results do not depend on
         the number of threads.
@@ -118,14 +122,13 @@ class Network:
     array([0, 1, 2], dtype=int32)
     """
 
-    def __init__(self, layers: Sequence[Linear], *, loss: str | Loss = "softmax",
+    def __init__(self, layers: Sequence[Linear], *, loss: str | Loss | OwnLoss = "softmax",
                  random_state: RandomState = None, n_threads: int | None = None) -> None:
         if isinstance(layers, Linear) or not isinstance(layers, Iterable):
             raise TypeError(f"layers must be a list of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
         _check_layers(self.layers)
-        if not isinstance(loss, Loss):
-            loss = LOSSES[check.choice(loss, "loss", tuple(LOSSES))]()
+        loss = checked_loss(loss)
         self.n_threads = check.threads(n_threads)
 
         self._training = Training(self.layers, loss, check.generator(random_state))
@@ -166,12 +169,12 @@ class Network:
         return self._training.loss
 
     @property
-    def optimizer(self) -> SGD | Adam | None:
+    def optimizer(self) -> Optimizer | None:
         """The optimizer of the last training; None before the first."""
         return self._training.optimizer
 
     @optimizer.setter
-    def optimizer(self, optimizer: SGD | Adam | None) -> None:
+    def optimizer(self, optimizer: Optimizer | None) -> None:
         self._training.settle()
         self._training.optimizer = optimizer
 
@@ -208,7 +211,7 @@ class Network:
 
     @one_at_a_time
     def fit(self, X: MatrixLike | CSRFile | Iterable[Any], Y: MatrixLike | None = None, *,
-            sample_weight: ArrayLike | None = None, optimizer: SGD | Adam | None = None,
+            sample_weight: ArrayLike | None = None, optimizer: Optimizer | None = None,
             epochs: int = 5, batch_size: int = 256,
             validation: tuple[MatrixLike, MatrixLike] | None = None, shuffle: bool = True,
             window: int = WINDOW_ROWS, callbacks: Sequence[Callback] = (),
@@ -227,7 +230,7 @@ class Network:
             None where X contains them.
         sample_weight : array of shape (n_samples,) or None
             Factors of the loss of each sample, at least 0; not for an iterable of chunks.
-        optimizer : SGD, Adam or None
+        optimizer : SGD, Adam, CustomOptimizer or None
             None for ``Adam(lr=1e-2, schedule="linear")``. An optimizer that was used before keeps
             its state. If X is an iterable other than a list, the schedule follows an estimate from
             `len` in the first epoch, or does not advance during it if X has no `len`.
@@ -293,7 +296,7 @@ class Network:
         return self
 
     @contextmanager
-    def _begun(self, optimizer: SGD | Adam, source: Source, progress: TrainingProgress | None,
+    def _begun(self, optimizer: Optimizer, source: Source, progress: TrainingProgress | None,
                added: tuple[Refinement | None, Calibration | None]) -> Iterator[None]:
         """Context of a training, which an error before its first step leaves as it was before.
 
@@ -559,7 +562,7 @@ class Network:
         """
         X, Y = self._rows_of(X, Y)
         self._check_initialized()
-        if isinstance(self.loss, MeanSquaredError):
+        if self.loss.outputs == "values":
             raise ValueError("this network predicts values (its loss is 'mse'); classifiers can "
                              "refine one with the loss 'softmax' or 'bce'")
         n_negatives = check.integer(n_negatives, "n_negatives")
@@ -686,7 +689,7 @@ class Network:
         """
         X, Y = self._rows_of(X, Y)
         self._check_initialized()
-        if isinstance(self.loss, MeanSquaredError):
+        if self.loss.outputs == "values":
             raise ValueError("this network predicts values (its loss is 'mse'), which have no "
                              "probabilities")
         check.choice(kind, "kind", ("auto", "classes", "labels"))
@@ -758,7 +761,7 @@ class Network:
                     y_name: str) -> tuple[Floats | CSR, CSR]:
         X = check.matrix(X, x_name, n_columns=self.n_features)
         return X, check.targets(Y, X.shape[0], self.n_labels,
-                                values=isinstance(self.loss, MeanSquaredError),
+                                values=self.loss.outputs == "values",
                                 name=y_name, x_name=x_name)
 
     def _check_file(self, file: CSRFile) -> None:
@@ -769,7 +772,7 @@ class Network:
 
     @one_at_a_time
     def profile(self, X: MatrixLike, Y: MatrixLike, *, batch_size: int = 256,
-                optimizer: SGD | Adam | None = None, steps: int | None = 8,
+                optimizer: Optimizer | None = None, steps: int | None = 8,
                 warm_up: int = 2) -> Profile:
         """Count and time the work of training steps, layer by layer, on a copy of the network.
 
@@ -829,7 +832,7 @@ class Network:
 
     def _validate(self, X: Floats | CSR, Y: CSR) -> dict[str, float]:
         """Validation measures of the history, on checked rows."""
-        last, values = self.layers[-1], isinstance(self.loss, MeanSquaredError)
+        last, values = self.layers[-1], self.loss.outputs == "values"
         if not values and last.computed_fraction(1) < 1:
             return {"p_at_1": metrics.precision_at_k(Y.to_scipy(), self._topk(X, 1, False)[0], 1)}
 
@@ -1057,7 +1060,7 @@ class Network:
         ValueError, TypeError
             As for `topk`.
         """
-        if not isinstance(self.loss, MeanSquaredError):
+        if self.loss.outputs != "values":
             return self.topk(X, 1, exact=exact)[0][:, 0]
         return self.decision_function(X)
 
@@ -1152,7 +1155,7 @@ class Network:
     def _checked_queries(self, X: MatrixLike) -> Floats | CSR:
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
-        if isinstance(self.loss, MeanSquaredError):
+        if self.loss.outputs == "values":
             raise ValueError("this network predicts values (its loss is 'mse'), which have no "
                              "probabilities; call predict")
         return X
@@ -1356,10 +1359,11 @@ def _check_layers(layers: list[Linear]) -> None:
                          f"{layers[-1].dropout:g}; drop outputs of hidden layers")
 
 
-def _checked_optimizer(optimizer: SGD | Adam) -> SGD | Adam:
-    if not isinstance(optimizer, (SGD, Adam)):
+def _checked_optimizer(optimizer: Optimizer) -> Optimizer:
+    if not isinstance(optimizer, (SGD, Adam, CustomOptimizer)):
+        own = "; wrap a rule of your own: CustomOptimizer(rule, lr)"
         raise TypeError("optimizer must be an SGD or Adam object, such as Adam(lr=1e-3), "
-                        f"got {optimizer!r}")
+                        f"got {optimizer!r}{own if hasattr(optimizer, 'update') else ''}")
     return optimizer
 
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from .._signals import Interrupts
+from ..callbacks import Callback
 from ._attempt import Diverged
 from ._batches import batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..callbacks import Callback, TrainedNetwork
+    from ..callbacks import TrainedNetwork
     from ._batches import Block, Source
     from ._progress import TrainingProgress
     from ._step import Training
@@ -64,6 +65,10 @@ def train(training: Training, source: Source, network: TrainedNetwork,
         for callback in callbacks:
             callback.on_begin(network)
         training.callbacks = callbacks
+        training.watches_sets = any(type(callback).on_active_sets is not Callback.on_active_sets
+                                    for callback in callbacks)
+        for layer in training.layers:
+            layer.begin_count()
         try:
             interrupts.release()
             while not progress.is_done:
@@ -77,7 +82,7 @@ def train(training: Training, source: Source, network: TrainedNetwork,
                 raise
         finally:
             progress.callbacks = callback_states(training)
-            training.callbacks = ()
+            training.callbacks, training.watches_sets, training.active_sets = (), False, []
         for callback in callbacks:
             callback.on_end(network)
 
@@ -187,6 +192,8 @@ def _epoch(steps: _Steps, source: Source, network: TrainedNetwork,
             for callback in callbacks:
                 if callback.runs_last:
                     callback.on_epoch_end(network, entry)
+    if progress.epoch == 1:
+        _warn_of_useless_options(training, progress.batch_size)
 
 
 def _take_steps(steps: _Steps, source: Source, network: TrainedNetwork,
@@ -216,8 +223,18 @@ def _take_steps(steps: _Steps, source: Source, network: TrainedNetwork,
                 bar.set_postfix(loss=f"{progress.loss / progress.n:.3f}",
                                 computed=f"{progress.share / progress.n:.1%}", refresh=False)
             for callback in training.callbacks:
+                if training.watches_sets:
+                    callback.on_active_sets(network, training.active_sets)
                 callback.on_step(network)
     return True
+
+
+def _warn_of_useless_options(training: Training, batch_size: int) -> None:
+    """Say after the first epoch where labels leave hashing nothing to choose."""
+    for i, layer in enumerate(training.layers):
+        why = layer.useless_options(batch_size)
+        if why is not None:
+            warnings.warn(f"layers[{i}]: {why}", UserWarning, stacklevel=STACK_LEVEL - 1)
 
 
 def train_once(training: Training, source: Source, batch_size: int, n_threads: int,

@@ -15,6 +15,7 @@ import numpy as np
 
 from .._arrays.batch_active import BatchActive
 from .._arrays.csr import CSR
+from ..callbacks import ActiveSet
 from ..layers import Step, places_of
 from ._attempt import Attempt, Backup, diverged
 
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from .._arrays.types import Floats
+    from .._arrays.types import Floats, Ids
     from ..callbacks import Callback
     from ..layers import Linear, Tally
     from ..losses import Loss
-    from ..optim import SGD, Adam
+    from ..optim import Optimizer
     from ._attempt import Diverged
     from ._progress import TrainingProgress
 
@@ -72,21 +73,27 @@ class Training:
         Callbacks of the current training.
     attempt : Attempt or None
         A step that runs, or that an error has left to be finished by `settle`.
+    watches_sets : bool
+        Whether each step lists its active sets.
+    active_sets : list of ActiveSet
+        Those of the last step, if they are listed.
     """
 
     def __init__(self, layers: Sequence[Linear], loss: Loss, rng: np.random.Generator) -> None:
         self.layers, self.loss, self.rng = layers, loss, rng
         self.places = places_of(layers)
-        self.optimizer: SGD | Adam | None = None
+        self.optimizer: Optimizer | None = None
         self.n_steps = 0
         self.history: list[dict[str, Any]] = []
         self.computed_share = 1.0
         self.progress: TrainingProgress | None = None
         self.callbacks: Sequence[Callback] = ()
         self.attempt: Attempt | None = None
+        self.watches_sets = False
+        self.active_sets: list[ActiveSet] = []
         self._backup: Backup | None = None  # of before a step whose weights have not proved good
 
-    def begin(self, optimizer: SGD | Adam, sparse_input: bool) -> None:
+    def begin(self, optimizer: Optimizer, sparse_input: bool) -> None:
         """Set the optimizer, and draw initial weights for layers that have none."""
         drawn, generator = [], self.rng.bit_generator.state
         try:
@@ -187,14 +194,18 @@ class Training:
         """Loss and gradients; all that changes can be undone."""
         last, n_threads = len(self.layers) - 1, attempt.n_threads
         inputs, backward = [], []
+        self.active_sets = []
         for i, layer in enumerate(self.layers):
             layer.prepare(self.n_steps, len(self.history), self.places[i])
             tally = None if tallies is None else tallies[i]
             seed = self.n_steps * SEEDS_PER_STEP + i * SEEDS_PER_LAYER
+            found: list[Ids] | None = [] if self.watches_sets else None
             step = Step(True, labels if i == last else None, seed, i > 0, n_threads, tally,
-                        self.places[i])
+                        self.places[i], found)
             with _clocked(tally, "forward"):
                 out, backprop = layer.forward(x, step)
+            if found is not None and isinstance(out, (BatchActive, CSR)):
+                self.active_sets.append(_active_set(i, out, found, step.labels))
             if tally is not None:
                 tally.batch(x, out)
             inputs.append(x)
@@ -266,6 +277,16 @@ def _clocked(tally: Tally | None, phase: str) -> Iterator[None]:
     yield
     if tally:
         tally.seconds[phase] += time.perf_counter() - begin
+
+
+def _active_set(layer: int, out: BatchActive | CSR, found: list[Ids],
+                labels: CSR | None) -> ActiveSet:
+    """What `Callback.on_active_sets` gets of the output of a layer."""
+    n_neurons, starts = out.n_out if isinstance(out, BatchActive) else out.n_columns, None
+    ids = out.ids if isinstance(out, BatchActive) else out.indices
+    if isinstance(out, CSR):
+        starts = out.indptr
+    return ActiveSet(layer, ids, starts, found[0] if found else None, labels, n_neurons)
 
 
 def _largest(values: Floats | CSR) -> float:
