@@ -23,6 +23,7 @@ RETURNS = {
     "_parse.parse": "tuple[int, int, int, int]",
     "_sparse_rows.group_columns": "int",
     "_bounded_search.prepare": "BoundedSearch",
+    "_estimates.prepare": "Estimator",
     "_select.batch_union": "int",
     "_simd.available_levels": "tuple[str, ...]",
     "_simd.level": "str",
@@ -31,7 +32,8 @@ RETURNS = {
 }
 SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int",
            "float": "float", "double": "float", "bint": "bool", "str": "str", "Rule": "Rule",
-           "BoundedSearch": "BoundedSearch", "SingleRowMLP": "SingleRowMLP"}
+           "BoundedSearch": "BoundedSearch", "Estimator": "Estimator",
+           "SingleRowMLP": "SingleRowMLP"}
 ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
          "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_parse.text"}  # bytes or a mapped file
@@ -39,6 +41,7 @@ OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a ru
             "_active.indices", "_projections.indices", "_winners.indices"}  # of dense rows
 UNTYPED = {  # other parameters without a type are arrays of one of several dtypes
     "_quantized.scales": "NDArray[float32] | None",
+    "_estimates.scales": "NDArray[float32] | None",
     "_select.ids": "NDArray[int32] | None",
     "_bounded_search.able": "NDArray[uint8] | None",
     "_bounded_search.coarse": "NDArray[Any] | None",

@@ -498,6 +498,34 @@ def id_table(ids: Any, n_rows: int, name: str) -> np.ndarray:
     return ids
 
 
+def estimate_bits(bits: Any) -> int:
+    """Bits of the codes by which outputs are estimated."""
+    if integer(bits, "bits") not in (1, 8):
+        raise ValueError(f"bits must be 1 or 8, got {bits}")
+    return int(bits)
+
+
+def neuron_table(ids: Any, name: str, n_rows: int, bound: int,
+                 to_rows: Callable[[Any, str], Ids] | None = None) -> Ids:
+    """Ids of neurons for each row, int32 of shape (n_rows, n_ids), -1 for none.
+
+    One row of ids is for all rows. `to_rows` turns a user's own ids into rows.
+    """
+    table = array(ids, name)
+    if table.ndim not in (1, 2) or (table.ndim == 2 and len(table) != n_rows):
+        raise ValueError(f"{name} must have shape (n_ids,), or ({n_rows}, n_ids) with a row per "
+                         f"query, got {table.shape}")
+    if to_rows is not None:
+        table = to_rows(table, name)
+    elif table.size and table.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got dtype {table.dtype}")
+    if table.size and (table.max() >= bound or table.min() < -1):
+        wrong = table.max() if table.max() >= bound else table.min()
+        raise ValueError(f"{name} must be between 0 and {bound - 1}, or -1 for none, got {wrong}")
+    table = np.broadcast_to(table, (n_rows, table.shape[-1]))
+    return np.ascontiguousarray(table, np.int32)
+
+
 def distinct(ids: np.ndarray, name: str) -> None:
     """Raise ValueError if an id other than -1 occurs twice in one row of a table of ids."""
     in_order = np.sort(ids, axis=1)

@@ -628,3 +628,17 @@ def label_vectors(x, y, random, relu, shared, hidden_norm, label_norm):
     lengths = np.linalg.norm(labels, axis=1, keepdims=True)
     labels = label_norm * np.divide(labels, lengths, out=np.zeros_like(labels), where=lengths > 0)
     return features * hidden_norm / norms.mean(), labels
+
+
+# ---- _estimates
+
+
+def log_sum_exp(z):
+    z = z.astype(float)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)) + z.max(axis=1)
+
+
+def given_scores(ids, x, w, bias):
+    scores = x.astype(float) @ w.astype(float).T + bias
+    return np.where(ids >= 0, np.take_along_axis(scores, np.maximum(ids, 0), 1), -np.inf)

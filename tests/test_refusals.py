@@ -91,6 +91,10 @@ ROWS = {
     "Network.profile": (lambda p: trained().profile(X, Y, optimizer="adam"),
                         TypeError, "optimizer must be .*'adam'"),
     "Network.topk": (lambda p: trained().topk(X, k=0), ValueError, "k must be at least 1, got 0"),
+    "Network.score": (lambda p: trained().score(X, [[1, 2]]), ValueError,
+                      r"ids must have shape \(n_ids,\), or \(4, n_ids\) with a row per query"),
+    "Network.logsumexp": (lambda p: trained().logsumexp(X, error=-1), ValueError,
+                          "error must be above 0, got -1"),
     "Network.predict": (lambda p: trained().predict(X[:, :2]), ValueError,
                         "X must have 3 features, got 2"),
     "Network.decision_function": (
@@ -137,6 +141,12 @@ ROWS = {
                        "policy must be one of .*'best'"),
     "LSHIndex.search": (lambda p: fitted().search("abc"), TypeError,
                         "X must be numeric, got .*; convert"),
+    "LSHIndex.score": (lambda p: fitted().score(X, [6]), ValueError,
+                       "ids must be between 0 and 5, or -1 for none, got 6"),
+    "LSHIndex.estimate": (lambda p: fitted().estimate(X, bits=4), ValueError,
+                          "bits must be 1 or 8, got 4"),
+    "LSHIndex.logsumexp": (lambda p: fitted().logsumexp(X, error=0), ValueError,
+                           "error must be above 0, got 0"),
     "LSHIndex.report": (lambda p: sl.LSHIndex().report(), ValueError, "call fit.* first"),
     "LSHIndex.plot_recall": (
         lambda p: fitted().plot_recall(X[:, :2]), ValueError, "queries must have 3 columns, got 2"),
@@ -162,6 +172,9 @@ ROWS = {
                                   "refinement must be one of 'keep', 'drop', got None"),
     "InferenceNetwork.topk": (lambda p: served(p).topk(X, k=0), ValueError,
                               "k must be at least 1, got 0"),
+    "InferenceNetwork.score": (lambda p: served(p).score(X, [0.5]), TypeError,
+                               "ids must be integers, got dtype float64"),
+    "InferenceNetwork.logsumexp": (lambda p: served(p).logsumexp(X, error="a"), TypeError, "error"),
     "InferenceNetwork.predict": (lambda p: served(p).predict(X[0]), ValueError,
                                  "X must have two dimensions"),
     "InferenceNetwork.decision_function": (

@@ -5,13 +5,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._core import _gemm, _select, _updates
+from .._core import _estimates, _gemm, _select, _updates
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from .csr import CSR
     from .types import Floats, Ids
 
 NO_BIAS = np.zeros(0, np.float32)
 ROWS_PER_TRANSPOSED_BLOCK = 256  # a quarter of a megabyte for rows of 256 floats
+SUM_ROUNDING = 4e-7  # of float32 inner products, relative to the norms, and of exponentials
 MAX_SCORES_PER_CHUNK = 1 << 24  # scores that an exact search computes at a time: 64 MB
 
 
@@ -59,3 +65,20 @@ def exact_topk(X: Floats, W: Floats, bias: Floats, k: int, n_threads: int) -> tu
         z = matmul(X[start:stop], W, n_threads, transpose_b=True, bias=bias)
         _select.top_k(z, None, ids[start:stop], scores[start:stop], n_threads)
     return ids, scores
+
+
+def log_sum_exp(z: Floats, x: Floats | CSR, rows: Callable[[Ids], Floats],
+                n_threads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The logarithm of the sum of exp over each row of z, and its rounding: (n,) each.
+
+    z, which is overwritten, are inner products of x with weights, plus biases; `rows` gives the
+    rows of the weights for some columns of z.
+    """
+    sums = np.empty(len(z))
+    best = rows(z.argmax(axis=1).astype(np.int32))
+    squares = np.einsum("ij,ij->i", best, best, dtype=np.float64)
+    squares *= (np.einsum("ij,ij->i", x, x, dtype=np.float64) if isinstance(x, np.ndarray)
+                else np.add.reduceat(np.append(x.data, 0).astype(np.float64)**2, x.indptr[:-1])
+                * (np.diff(x.indptr) > 0))
+    _estimates.log_sum_exp_rows(z, sums, n_threads)
+    return sums, SUM_ROUNDING * (1 + np.sqrt(squares))

@@ -10,6 +10,13 @@ def quantize_int8(
     scales: NDArray[float32],
     n_threads: int,
 ) -> None: ...
+def int8_errors(
+    w: NDArray[float32],
+    rows: NDArray[int8],
+    scales: NDArray[float32],
+    out: NDArray[float32],
+    n_threads: int,
+) -> None: ...
 def weighted_rows(
     indptr: NDArray[int64],
     indices: NDArray[int32],

@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays.aligned import own_arrays
-from .._arrays.linalg import exact_topk, matmul, row_chunks
+from .._arrays.bfloat16 import as_float32
+from .._arrays.linalg import exact_topk, log_sum_exp, matmul, row_chunks
+from .._core import _estimates as estimates
 from .._core import _select
 from .._core import _sketches as kernels
-from ._quantized_rows import QuantizedRows
+from ._quantized_rows import QuantizedRows, RowCodes
 from ._sketches import NoSketches, Sketches
 from ._tables import NoTables, Tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
     from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids
@@ -41,6 +45,7 @@ FOUND_PER_CANDIDATE = 4  # neurons that probing passes to the sketches, per inne
 MIN_NEURONS_PER_CANDIDATE = 8  # a search that computes more of them is slower than computing all
 MIN_LISTED = 256  # neurons that may be found, or fewer: they are all computed;
 NEURONS_PER_LISTED = 256  # also if they are at most this part of all neurons
+MIN_CODED_WEIGHTS = 1 << 19  # 2 MB, which the second-level cache holds: codes save nothing
 MIN_NEURONS_PER_BEST = 8  # for larger k, all inner products are computed
 
 
@@ -98,6 +103,7 @@ class IndexEngine:
         self.n_probes = 1
         self.trials: list[dict[str, Any]] = []
         self.times: dict[str, dict[str, float]] = {}
+        self._codes: RowCodes | None = None  # made at the first use
 
     @property
     def has_tables(self) -> bool:
@@ -121,7 +127,12 @@ class IndexEngine:
 
     @property
     def _quantized_nbytes(self) -> int:
-        return self.rows.nbytes if self.rows.is_quantized else 0
+        nbytes = self.rows.nbytes if self.rows.is_quantized else 0
+        codes = self._codes
+        if codes is not None:
+            nbytes += codes.errors.nbytes
+            nbytes += 0 if codes.values is self.rows.values else codes.rows.nbytes
+        return nbytes
 
     def vectors(self, rows: Ids, n_threads: int) -> Floats:
         """The neurons `rows` as tables hash them: (n, n_in + 1), float32."""
@@ -211,9 +222,8 @@ class IndexEngine:
                      n_threads: int) -> tuple[Ids, Floats]:
         ids = np.full((len(X), k), -1, np.int32)
         scores = np.full((len(X), k), -np.inf, np.float32)
-        bias = np.where(self.removed, np.float32(-np.inf), self.bias)
         for start, stop in row_chunks(len(X), len(self.W)):
-            z = matmul(X[start:stop], self.W, n_threads, transpose_b=True, bias=bias)
+            z = self.outputs(X[start:stop], n_threads)
             selection.slice(start, stop).exclude_from(z)
             _select.top_k(z, None, ids[start:stop], scores[start:stop], n_threads)
         return np.where(np.isneginf(scores), np.int32(-1), ids), scores
@@ -235,8 +245,7 @@ class IndexEngine:
         """`search` by every inner product."""
         if not self.removed.any():
             return exact_topk(X, self.W, self.bias, k, n_threads)
-        bias = np.where(self.removed, np.float32(-np.inf), self.bias)
-        ids, scores = exact_topk(X, self.W, bias, k, n_threads)
+        ids, scores = exact_topk(X, self.W, self._live_bias, k, n_threads)
         return np.where(np.isneginf(scores), np.int32(-1), ids), scores
 
     def by_sketches(self, X: Floats, k: int, n_candidates: int | None,
@@ -281,6 +290,78 @@ class IndexEngine:
         ids, scores, _ = self.sketches.search(
             X, k, self.W, self.bias, self._coarse_rows, n_threads, mask, *lists, doubts)
         return ids, scores, np.exp(-doubts)
+
+    def estimate(self, X: Floats, k: int, bits: int, n_threads: int) -> tuple[Floats, Floats]:
+        """Estimates of all outputs and their standard deviations, (n_queries, n_neurons) each.
+
+        They are by the sketches, with 1 bit, or by rows in int8, with 8. The k best that a search
+        finds have their exact scores and the deviation 0, and no other estimate is above the k-th
+        of them.
+        """
+        if self._computes_all(len(X)) or (bits == 1 and not self.has_sketches):
+            return self.outputs(X, n_threads), np.zeros((len(X), len(self.W)), np.float32)
+        found = self.search(X, k, None, n_threads) if k else None
+        if bits == 1:
+            values, deviations = self.sketches.estimate(X, self.bias, n_threads)
+        else:
+            codes = self.codes(n_threads)
+            values = np.empty((len(X), len(self.W)), np.float32)
+            deviations = np.empty_like(values)
+            estimates.coded_outputs(codes.values, codes.scales, codes.errors, self._live_bias, X,
+                                    values, deviations, n_threads)
+        if found is not None:
+            ids, scores = found
+            np.minimum(values, np.where(ids[:, -1:] >= 0, scores[:, -1:], np.inf), out=values)
+            rows, places = np.nonzero(ids >= 0)
+            neurons = ids[rows, places]
+            values[rows, neurons], deviations[rows, neurons] = scores[rows, places], 0
+        return values, deviations
+
+    def log_sum_exp(self, X: Floats, wanted: float,
+                    n_threads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The logarithm of the sum of exp(output) over all neurons, and its error: (n_queries,)."""
+        sums, errors = np.empty(len(X)), np.empty(len(X))
+        if not self._computes_all(len(X)):
+            codes = self.codes(n_threads)
+            estimates.log_sum_exp(codes.values, codes.scales, codes.errors, X, self.W,
+                                  self._live_bias, wanted, sums, errors,
+                                  np.empty(len(X), np.int64), n_threads)
+            return sums, errors
+        for start, stop in row_chunks(len(X), len(self.W)):
+            x = X[start:stop]
+            sums[start:stop], errors[start:stop] = log_sum_exp(
+                self.outputs(x, n_threads), x, self.rows_of, n_threads)
+        return sums, errors
+
+    def score(self, X: Floats, ids: Ids, n_threads: int) -> Floats:
+        """The outputs of the neurons ids[i] of query i, (n_queries, m); -inf for -1 and removed."""
+        out = np.empty(ids.shape, np.float32)
+        estimates.score(ids, X, self.W, self._live_bias, out, n_threads)
+        return out
+
+    def outputs(self, X: Floats, n_threads: int) -> Floats:
+        """All outputs, (n_queries, n_neurons); -inf for neurons that were removed."""
+        return matmul(X, self.W, n_threads, transpose_b=True, bias=self._live_bias)
+
+    def rows_of(self, ids: Ids) -> Floats:
+        """The weights of some neurons, in float32."""
+        return as_float32(self.W[ids])
+
+    def codes(self, n_threads: int) -> RowCodes:
+        """Rows in int8 with known errors, which are made when they are asked for first."""
+        if self._codes is None:
+            self._codes = RowCodes(self.W, self.rows, n_threads)
+        return self._codes
+
+    @property
+    def _live_bias(self) -> Floats:
+        if not self.removed.any():
+            return self.bias
+        return np.where(self.removed, np.float32(-np.inf), self.bias)
+
+    def _computes_all(self, n_queries: int) -> bool:
+        """Whether sums over all neurons compute them all: a product shares what it reads."""
+        return n_queries >= BATCH_PLAN_MIN_ROWS or self.W.size < MIN_CODED_WEIGHTS
 
     @property
     def _coarse_rows(self) -> QuantizedRows | None:
@@ -359,6 +440,7 @@ class IndexEngine:
             while True:
                 try:
                     self.__dict__.update(attributes)
+                    self._codes = None
                     self.removed[rows[rows < len(self.removed)]] = removed
                     for call in undo:
                         call()
@@ -385,6 +467,8 @@ class IndexEngine:
 
     def _refresh(self, rows: Ids, n_threads: int) -> None:
         self.rows.refresh(self.W, rows, n_threads)
+        if self._codes is not None:
+            self._codes.refresh(self.W, rows, n_threads)
         if self.has_tables:
             self.tables.update(rows, self.vectors(rows, n_threads), n_threads)
         if self.has_sketches:

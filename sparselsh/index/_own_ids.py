@@ -49,6 +49,14 @@ class OwnIds:
                              "is not one")
         return rows.astype(np.int32)
 
+    def rows_or_none(self, ids: Any, name: str) -> Ids:
+        """`rows_of`, where what stands for no neuron is -1."""
+        given = check.array(ids, name)
+        rows = np.full(given.shape, -1, np.int32)
+        known = given != self.none
+        rows[known] = self.rows_of(given[known], name)
+        return rows
+
     def extended(self, values: np.ndarray) -> Self:
         """With the ids of new rows, which must be new too."""
         if values.dtype.kind != self.values.dtype.kind:

@@ -118,3 +118,41 @@ class QuantizedRows:
     def nbytes(self) -> int:
         """Bytes of values and scales."""
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
+class RowCodes:
+    """Rows in int8 whose errors are known: they bound inner products with rows of W.
+
+    `errors`, (n,), times the length of a query bounds the error of its inner product with a row
+    (Cauchy and Schwarz), for any query.
+    """
+
+    def __init__(self, W: np.ndarray, rows: QuantizedRows | None, n_threads: int) -> None:
+        W = bfloat16.as_float32(W)
+        if rows is None or rows.storage != "int8":
+            rows = QuantizedRows.of(W, "int8", n_threads)
+        self.rows = rows
+        self.errors = np.empty(len(W), np.float32)
+        _quantized.int8_errors(W, self.rows.values, self.scales, self.errors, n_threads)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The integers."""
+        return self.rows.values
+
+    @property
+    def scales(self) -> Floats:
+        """The factor of each row."""
+        scales = self.rows.scales
+        return np.zeros(0, np.float32) if scales is None else scales
+
+    def refresh(self, W: np.ndarray, changed: Ids, n_threads: int) -> None:
+        """Follow the rows that have changed in W; those from len(self) on are new."""
+        if len(W) > len(self.errors):
+            added = np.empty(len(W) - len(self.errors), np.float32)
+            self.rows = self.rows.extended(bfloat16.as_float32(W), n_threads)
+            self.errors = np.concatenate([self.errors, added])
+        values = np.ascontiguousarray(bfloat16.as_float32(W[changed]))
+        new = RowCodes(values, None, n_threads)
+        self.values[changed], self.scales[changed] = new.values, new.scales
+        self.errors[changed] = new.errors

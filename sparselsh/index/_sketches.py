@@ -16,7 +16,7 @@ import numpy as np
 from .._arrays.aligned import locked_arrays, own_arrays
 from .._arrays.bfloat16 import to_bfloat16
 from .._arrays.linalg import matmul
-from .._core import _bounded_search, _sketches
+from .._core import _bounded_search, _estimates, _sketches
 from ._bounds import LARGE_K, Bounds
 from ._cells import Cells
 from ._options import MAX_SKETCH_BITS
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 NO_NUMBERS = np.zeros(0, np.float32)
+UNSCALED = 1e-12, 1e12  # largest numbers of a query whose squares neither vanish nor overflow
 ALL_CELLS = -1.0  # a share that the second half of the cells scanned never reaches
 
 
@@ -405,22 +406,61 @@ class Sketches:
         made = self._search
         if (made is None or made[1] != wanted or made[2] is not W or made[3] is not bias
                 or made[4] is not rows or self._short is None):
-            if self._short is None:
-                short = np.flatnonzero(self.short_norms >= 0)
-                short = short[np.argsort(-self.short_norms[short], kind="stable")]
-                self._short = short.astype(np.int32), self.short_norms[short]
             coarse, scales = (None, None) if rows is None else (rows.values, rows.scales)
             search = _bounded_search.prepare(
                 self._query_rows, self._query_constant, len(self.rotation), self.cell_start,
                 self.cell, NO_NUMBERS if self.cells is None else self.cells.biases, self.blocks,
                 self.factors, self.errors,
                 self.biases if self.has_biases else NO_NUMBERS, self.ids,
-                self.n, self.slot, *self._short, self.offset, self._scale, W, bias, coarse, scales,
-                self.bounds.sketches_for(k), ALL_CELLS if all_cells else self.bounds.cells,
+                self.n, self.slot, *self._shorts(), self.offset, self._scale, W, bias, coarse,
+                scales, self.bounds.sketches_for(k), ALL_CELLS if all_cells else self.bounds.cells,
                 self.bounds.evidence,
                 self.bounds.short, self.euclidean)
             made = self._search = search, wanted, W, bias, rows
         return made[0]
+
+    def estimate(self, X: Floats, bias: Floats,
+                 n_threads: int) -> tuple[Floats, Floats]:
+        """Estimates of all outputs and their standard deviations, (n, n_neurons) each.
+
+        A neuron that was removed has -inf and 0.
+        """
+        shape = len(X), len(self.slot)
+        estimates, deviations = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        rotated, units, norms, shifts = self._for_estimates(X, n_threads)
+        _estimates.estimate(self._estimator(bias), rotated, units, norms, shifts, estimates,
+                            deviations, n_threads)
+        return estimates, deviations
+
+    def _estimator(self, bias: Floats) -> Any:
+        short, norms = self._shorts()
+        short_biases = (bias[short] - self.offset[-1]) * np.float32(self._scale)
+        errors = np.sqrt(np.maximum(norms * norms - short_biases * short_biases, np.float32(0)))
+        return _estimates.prepare(
+            self.blocks, self.factors, self.errors, self.biases if self.has_biases else NO_NUMBERS,
+            self.ids, self.n, len(self.slot), short, short_biases, errors, self._scale)
+
+    def _for_estimates(self, X: Floats, n_threads: int) -> tuple[Floats, NDArray[np.float64],
+                                                                 NDArray[np.float64],
+                                                                 NDArray[np.float64]]:
+        """The queries as estimates take them: rotated, their units, norms and shifts."""
+        rotated = self._rotated(X, n_threads, False)
+        peaks = np.abs(rotated).max(axis=1).astype(np.float64)
+        # squares of longer or shorter queries would be inexact
+        units = np.where((peaks > UNSCALED[0]) & (peaks < UNSCALED[1]), 1.0,
+                         1 / np.maximum(peaks, 1e-300))
+        units[peaks == 0] = 1
+        rotated *= units.astype(np.float32)[:, None]
+        shifts = X @ self.offset[:-1].astype(np.float64) + np.float64(self.offset[-1])
+        return rotated, units, self.unit_norms(rotated), shifts
+
+    def _shorts(self) -> tuple[Ids, Floats]:
+        """The neurons without a sketch and their norms, longest first."""
+        if self._short is None:
+            short = np.flatnonzero(self.short_norms >= 0)
+            short = short[np.argsort(-self.short_norms[short], kind="stable")]
+            self._short = short.astype(np.int32), self.short_norms[short]
+        return self._short
 
     def rank(self, X: Floats, candidates: Ids, n_best: int, n_threads: int) -> Ids:
         """Ids (n, n_best) of the candidates (n, m) with the best estimates, in no order."""

@@ -93,3 +93,42 @@ class AcceleratedLinear(nn.Module):
         shape = (*x.shape[:-1], k)
         values, indices = torch.from_numpy(scores), torch.from_numpy(ids.astype(np.int64))
         return torch.return_types.topk((values.reshape(shape), indices.reshape(shape)))
+
+    @torch.no_grad()
+    def score(self, x: Tensor, ids: Tensor) -> Tensor:
+        """The logits of the neurons `ids`, exactly: (..., n_ids).
+
+        ids is (n_ids,), the same for all inputs, or (..., n_ids); -1 for none, with the logit -inf.
+        """
+        rows = self._rows(x)
+        shape = (*x.shape[:-1], ids.shape[-1])
+        table = ids.expand(shape).reshape(len(rows), -1).numpy()
+        table = check.neuron_table(table, "ids", len(rows), self.out_features)
+        scores = self.engine.score(rows.numpy(), table, resolve(self.n_threads))
+        return torch.from_numpy(scores).reshape(shape)
+
+    @torch.no_grad()
+    def logsumexp(self, x: Tensor, error: float = 0.01) -> tuple[Tensor, Tensor]:
+        """The logarithm of the sum of exp(logit) over all neurons, and its error: (...,) each.
+
+        As :meth:`sparselsh.LSHIndex.logsumexp`, in float32.
+        """
+        rows = self._rows(x)
+        found = self.engine.log_sum_exp(rows.numpy(), check.number(error, "error", above=0),
+                                        resolve(self.n_threads))
+        values, errors = (torch.from_numpy(a).float().reshape(x.shape[:-1]) for a in found)
+        return values, errors
+
+    @torch.no_grad()
+    def estimate(self, x: Tensor, k: int = 5, bits: int = 8) -> tuple[Tensor, Tensor]:
+        """All logits, of which the k largest are exact, and deviations: (..., out_features) each.
+
+        As :meth:`sparselsh.LSHIndex.estimate`.
+        """
+        rows = self._rows(x)
+        k = check.integer(k, "k", minimum=0, maximum=self.out_features)
+        found = self.engine.estimate(rows.numpy(), k, check.estimate_bits(bits),
+                                     resolve(self.n_threads))
+        shape = (*x.shape[:-1], self.out_features)
+        values, deviations = (torch.from_numpy(a).reshape(shape) for a in found)
+        return values, deviations

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays.csr import CSR
-from .._arrays.linalg import matmul, row_chunks
+from .._arrays.linalg import log_sum_exp, matmul, row_chunks
 from .._core import _quantized, _select
 from ..index import MIN_NEURONS_PER_CANDIDATE, QuantizedRows
 
@@ -224,6 +224,30 @@ class ServedLayer:
         if selection is not None:
             ids[np.isneginf(scores)] = -1
         return ids, scores
+
+    def score(self, x: np.ndarray | CSR, ids: Ids, kind: str, n_threads: int) -> Floats:
+        """The outputs ids[i] of row i, (n, n_ids); -inf for the id -1."""
+        if self.plan[kind] == "lsh" and self.activation is None:
+            return self.index.score(x.to_dense() if isinstance(x, CSR) else x, ids, n_threads)
+        z = np.take_along_axis(self.outputs(x, kind, n_threads, self.plan[kind] == "lsh"),
+                               np.maximum(ids, 0), 1)
+        z[ids < 0] = -np.inf
+        return z
+
+    def log_sum_exp(self, x: np.ndarray | CSR, wanted: float, kind: str, n_threads: int
+                    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The logarithm of the sum of exp(output) per row, and its error: (n,) each."""
+        if self.plan[kind] == "lsh" and self.activation is None:
+            x = x.to_dense() if isinstance(x, CSR) else x
+            return self.index.log_sum_exp(x, wanted, n_threads)
+        z = self.outputs(x, kind, n_threads, self.plan[kind] == "lsh")
+        return log_sum_exp(z, x, self._neurons, n_threads)
+
+    def _neurons(self, ids: Ids) -> Floats:
+        """The weights of some neurons; an embedding has none."""
+        if self.kind == "embedding":
+            return np.zeros((len(ids), 1), np.float32)
+        return self.values[:, ids].T if self.input_major else self.values[ids]
 
     # -- size ---------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._arrays.csr import CSR
+from .._arrays.linalg import row_chunks
 from .._arrays.scipy import sp
 from .._core import _single_row_mlp
 from .._threads import resolve
@@ -20,6 +21,7 @@ from .readers.affine import Affine
 from .readers.torch import build_module, kept_refinement
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
     from torch import nn
 
     from .._arrays.selection import Selection
@@ -232,6 +234,82 @@ class ServedNetwork:
                 z = refined_outputs(self.refinement, sparse_rows(part), z, n_threads)
             out[start:stop] = z
         return out
+
+    def score(self, X: MatrixLike | CSR, ids: ArrayLike) -> Floats:
+        """The scores of given outputs, exactly; an index computes no others.
+
+        Parameters
+        ----------
+        X
+            As for :meth:`topk`.
+        ids : array of shape (n_ids,) or (n_samples, n_ids)
+            The same outputs for all rows, or each row's own; -1 for none.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_ids), float32
+            As from `topk`, -inf for none. With a refinement, all outputs are computed for it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        x = self._validated_queries(X)
+        ids = check.neuron_table(ids, "ids", x.shape[0], self.n_labels)
+        out = np.empty(ids.shape, np.float32)
+        for start, stop in self._chunks(x.shape[0]):
+            part = _part(x, start, stop)
+            if self.refinement is not None:
+                z = self.decision_function(part)
+                out[start:stop] = np.take_along_axis(z, np.maximum(ids[start:stop], 0), 1)
+                continue
+            h = self._hidden(part)
+            out[start:stop] = self.layers[-1].score(h, ids[start:stop], _kind(h),
+                                                    resolve(self.n_threads))
+        out[ids < 0] = -np.inf
+        return out
+
+    def logsumexp(self, X: MatrixLike | CSR, *,
+                  error: float = 0.01) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The logarithm of the sum of exp(output) over all outputs, and how far off it may be.
+
+        Parameters
+        ----------
+        X
+            As for :meth:`topk`.
+        error : float
+            The error that is allowed, above 0.
+
+        Returns
+        -------
+        values, errors : ndarray of shape (n_samples,), float64
+            As from :meth:`sparselsh.LSHIndex.logsumexp`: where the last layer has an index, it
+            estimates the sum for fewer than 32 rows, and else all outputs are computed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit, or the network has a refinement, whose scores say nothing
+            about probabilities.
+        """
+        x = self._validated_queries(X)
+        error = check.number(error, "error", above=0)
+        if self.refinement is not None:
+            raise ValueError("logsumexp is of the outputs of the layers, and this network has a "
+                             "refinement; convert it without one")
+        values, errors = np.empty(x.shape[0]), np.empty(x.shape[0])
+        for start, stop in self._chunks(x.shape[0]):
+            h = self._hidden(_part(x, start, stop))
+            values[start:stop], errors[start:stop] = self.layers[-1].log_sum_exp(
+                h, error, _kind(h), resolve(self.n_threads))
+        return values, errors
+
+    def _chunks(self, n_rows: int) -> list[tuple[int, int]]:
+        """Ranges of rows whose outputs are held in memory together."""
+        return [(first, min(first + ROWS_PER_CHUNK, stop))
+                for start, stop in row_chunks(n_rows, self.n_labels)
+                for first in range(start, stop, ROWS_PER_CHUNK)]
 
     def _validated_queries(self, X: MatrixLike | CSR) -> np.ndarray | CSR:
         """X as the first layer takes it: a float32 array, a CSR, or the ids of an embedding."""

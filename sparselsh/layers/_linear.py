@@ -18,8 +18,8 @@ import numpy as np
 from .. import _validation as check
 from .._arrays import aligned, bfloat16
 from .._arrays.csr import CSR
-from .._arrays.linalg import column_sums, matmul, row_chunks, transposed
-from .._core import _active, _select, _sparse_products
+from .._arrays.linalg import column_sums, log_sum_exp, matmul, row_chunks, transposed
+from .._core import _active, _estimates, _select, _sparse_products
 from .._display import HtmlRepr
 from .._gradients import DenseGradient, Groups, Parameter, ProductGradient
 from .._signals import held
@@ -27,7 +27,7 @@ from .._threads import Lock, one_at_a_time
 from ._step import OUTPUT, Place, Step
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids
@@ -360,6 +360,30 @@ class Linear(HtmlRepr):
         if selection is not None:
             ids[np.isneginf(scores)] = -1
         return ids, scores
+
+    def score(self, x: Floats | CSR, ids: Ids, n_threads: int) -> Floats:
+        """The outputs ids[i] of row i, (n_samples, n_ids); -inf for the id -1."""
+        if self._w.input_major or self.activation is not None:
+            z = np.take_along_axis(self.all_outputs(x, n_threads), np.maximum(ids, 0), 1)
+            z[ids < 0] = -np.inf
+            return z
+        out = np.empty(ids.shape, np.float32)
+        x = x.to_dense() if isinstance(x, CSR) else x
+        _estimates.score(ids, x, self._w.value, self._bias, out, n_threads)
+        return out
+
+    def log_sum_exp(self, x: Floats | CSR, wanted: float,
+                    n_threads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The logarithm of the sum of exp(output) per row, and its error, at most about `wanted`.
+
+        (n_samples,) each.
+        """
+        return log_sum_exp(self.all_outputs(x, n_threads), x, self._rows, n_threads)
+
+    def _rows(self, ids: Ids) -> Floats:
+        w = self._w.value
+        return bfloat16.as_float32(np.ascontiguousarray(w[:, ids].T if self._w.input_major
+                                                        else w[ids]))
 
     def computed_fraction(self, k: int, *, exact: bool = False) -> float:
         """Fraction of the neurons that `topk` computes in full."""

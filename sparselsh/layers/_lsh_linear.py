@@ -24,7 +24,7 @@ from ._topk_search import TopKSearch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids
@@ -662,6 +662,13 @@ class LSHLinear(Linear):
         if selection is not None:
             return engine.search_among(x, k, selection, n_threads)
         return engine.search(x, k, None, n_threads)
+
+    def log_sum_exp(self, x: Floats | CSR, wanted: float,
+                    n_threads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        engine = None if self.activation is not None else self._search_engine(1, n_threads)
+        if engine is None:
+            return super().log_sum_exp(x, wanted, n_threads)
+        return engine.log_sum_exp(x.to_dense() if isinstance(x, CSR) else x, wanted, n_threads)
 
     def computed_fraction(self, k: int, *, exact: bool = False) -> float:
         engine = None if exact else self._search_engine(k, 1)

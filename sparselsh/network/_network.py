@@ -56,7 +56,7 @@ from . import _file
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from scipy.sparse import csr_array
     from torch import nn
 
@@ -1187,6 +1187,82 @@ class Network:
         for start, stop in self._chunks(X.shape[0]):
             out[start:stop] = self._scores(X, start, stop, exact)
         return out
+
+    @one_at_a_time
+    def score(self, X: MatrixLike, ids: ArrayLike) -> Floats:
+        """The scores of given labels, exactly; no others are computed where an index is used.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        ids : array of shape (n_ids,) or (n_samples, n_ids)
+            The same labels for all rows, or each row's own; -1 for none.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_ids), float32
+            As from `topk`, -inf for none. Of a refined network, all scores are computed for it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is invalid, or the network has no weights yet.
+        """
+        X = check.matrix(X, n_columns=self.n_features)
+        self._check_initialized()
+        ids = check.neuron_table(ids, "ids", X.shape[0], self.n_labels)
+        out = np.empty(ids.shape, np.float32)
+        n_threads = resolve(self.n_threads)
+        for start, stop in self._chunks(X.shape[0]):
+            if self.refinement is None:
+                h = self._hidden(X, start, stop, n_threads)
+                out[start:stop] = self.layers[-1].score(h, ids[start:stop], n_threads)
+            else:
+                z = self._scores(X, start, stop, False)
+                out[start:stop] = np.take_along_axis(z, np.maximum(ids[start:stop], 0), 1)
+        out[ids < 0] = -np.inf
+        return out
+
+    @one_at_a_time
+    def logsumexp(self, X: MatrixLike, *,
+                  error: float = 0.01) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The logarithm of the sum of exp(score) over all labels, and how far off it may be.
+
+        With the loss "softmax", ``score(X, ids) - logsumexp(X)[0][:, None]`` are the logarithms of
+        the probabilities of labels, before a calibration.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+        error : float
+            The error that is allowed, above 0.
+
+        Returns
+        -------
+        values, errors : ndarray of shape (n_samples,), float64
+            As from :meth:`LSHIndex.logsumexp`: an index estimates the sum for fewer than 32 rows,
+            and else all scores are computed.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is invalid, the network has no weights yet, or it is refined: its scores
+            of the labels that were not ranked again say nothing about probabilities.
+        """
+        X = check.matrix(X, n_columns=self.n_features)
+        self._check_initialized()
+        error = check.number(error, "error", above=0)
+        if self.refinement is not None:
+            raise ValueError("logsumexp is of the outputs of the layers, and this network is "
+                             "refined; call predict_proba for probabilities, or set "
+                             "network.refinement to None")
+        values, errors = np.empty(X.shape[0]), np.empty(X.shape[0])
+        n_threads = resolve(self.n_threads)
+        for start, stop in self._chunks(X.shape[0]):
+            h = self._hidden(X, start, stop, n_threads)
+            values[start:stop], errors[start:stop] = self.layers[-1].log_sum_exp(h, error,
+                                                                                 n_threads)
+        return values, errors
 
     def _check_initialized(self) -> None:
         if not all(layer.initialized for layer in self.layers):
