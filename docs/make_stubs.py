@@ -27,13 +27,21 @@ RETURNS = {
     "_select.batch_union": "int",
     "_simd.available_levels": "tuple[str, ...]",
     "_simd.level": "str",
+    "_text.count": "int",
+    "_text.counter": "NgramCounts",
+    "_text.fill_slots": "bool",
+    "_text.murmur": "int",
+    "_text.ngrams": "int",
+    "_text.prepare": "TextRows",
+    "_text.row": "int",
     "_updates.adam": "Rule",
     "_updates.sgd": "Rule",
 }
 SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", "uint64_t": "int",
            "float": "float", "double": "float", "bint": "bool", "str": "str", "Rule": "Rule",
            "BoundedSearch": "BoundedSearch", "Estimator": "Estimator",
-           "SingleRowMLP": "SingleRowMLP"}
+           "SingleRowMLP": "SingleRowMLP", "bytes": "bytes", "NgramCounts": "NgramCounts",
+           "TextRows": "TextRows"}
 ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
          "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_parse.text"}  # bytes or a mapped file

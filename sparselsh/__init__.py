@@ -14,10 +14,11 @@ from .index import LSHIndex
 from .inference import ConversionReport, InferenceNetwork
 from .layers import Linear, LSHLinear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
-from .network import Network, load
+from .network import Network
 from .optim import SGD, Adam, CustomOptimizer
 from .pretrained import from_file, from_onnx, from_torch
 from .refinement import Refinement
+from .text import Tagger, TextVectorizer, load
 
 
 def __getattr__(name: str) -> object:
@@ -47,6 +48,8 @@ __all__ = [
     "Refinement",
     "SimHash",
     "SoftmaxCrossEntropy",
+    "Tagger",
+    "TextVectorizer",
     "__version__",
     "calibration",
     "callbacks",

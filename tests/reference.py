@@ -6,6 +6,8 @@ matrix is (indptr, indices, data), a set of hash tables is a list of lists of se
 neurons), an optimizer rule is a function (w, m, v, g) -> (w, m, v).
 """
 import itertools
+import math
+import re
 
 import numpy as np
 
@@ -642,3 +644,40 @@ def log_sum_exp(z):
 def given_scores(ids, x, w, bias):
     scores = x.astype(float) @ w.astype(float).T + bias
     return np.where(ids >= 0, np.take_along_axis(scores, np.maximum(ids, 0), 1), -np.inf)
+
+
+# ---- _text
+
+
+def murmur(key):
+    """MurmurHash3 of 32 bits with the seed 0."""
+    def rotated(x, n):
+        return (x << n | x >> 32 - n) & 0xffffffff
+
+    def mixed(k):
+        return rotated(k * 0xcc9e2d51 & 0xffffffff, 15) * 0x1b873593 & 0xffffffff
+
+    h, n = 0, len(key) // 4 * 4
+    for i in range(0, n, 4):
+        h = (rotated(h ^ mixed(int.from_bytes(key[i:i + 4], "little")), 13) * 5
+             + 0xe6546b64) & 0xffffffff
+    h ^= mixed(int.from_bytes(key[n:], "little")) ^ len(key)
+    for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35), (16, 1)):
+        h = (h ^ h >> shift) * factor & 0xffffffff
+    return h
+
+
+def ngrams(text, n_min, n_max, lowercase=True):
+    """Runs of n_min to n_max words, words first."""
+    words = re.findall(r"\w\w+", text.lower() if lowercase else text)
+    return [" ".join(words[i:i + n]) for n in range(n_min, n_max + 1)
+            for i in range(len(words) - n + 1)]
+
+
+def text_row(text, id_of, idf, n_min, n_max, lowercase, sublinear, normalize):
+    """(ids, weights) of a text; id_of gives the id of a run of words, or None."""
+    ids = [id_of(run) for run in ngrams(text, n_min, n_max, lowercase)]
+    counts = {j: ids.count(j) for j in ids if j is not None}
+    weights = {j: (1 + math.log(c) if sublinear else c) * idf[j] for j, c in counts.items()}
+    norm = math.sqrt(sum(v * v for v in weights.values())) if normalize and weights else 1
+    return sorted(weights), [weights[j] / norm for j in sorted(weights)]

@@ -17,7 +17,7 @@ ROWS = [
     {"__main__"},
     {"cli"},
     {"__init__"},
-    {"estimators"},
+    {"estimators", "text"},
     {"torch", "_recipe"},
     {"network"},
     {"pretrained", "training", "profiling"},

@@ -52,6 +52,13 @@ def regressor(**options):
     return estimators().LSHRegressor(max_iter=1, **options)
 
 
+TEXTS, TAGS = ["red car", "blue bus"] * 3, [["a"], ["b"]] * 3
+
+
+def tagger():
+    return sl.Tagger(hidden=4, random_state=0).fit(TEXTS, TAGS)
+
+
 def estimators():
     pytest.importorskip("sklearn")
     return sl.estimators
@@ -111,6 +118,33 @@ ROWS = {
                          "refinement must be one of 'keep', 'drop', got 'no'"),
     "Network.plot_history": (lambda p: axes(trained().plot_history), TypeError,
                              "ax must be matplotlib Axes"),
+    "TextVectorizer.fit": (lambda p: sl.TextVectorizer(norm="l1").fit(TEXTS), ValueError,
+                           "norm must be one of 'l2', got 'l1'"),
+    "TextVectorizer.transform": (lambda p: sl.TextVectorizer().fit(TEXTS).transform([3]), TypeError,
+                                 r"texts\[0\] must be a string, got 3"),
+    "TextVectorizer.fit_transform": (lambda p: sl.TextVectorizer().fit_transform("text"), TypeError,
+                                     "texts must be a list of texts, got the string"),
+    "TextVectorizer.get_feature_names_out": (
+        lambda p: sl.TextVectorizer(n_features=8).fit(TEXTS).get_feature_names_out(), ValueError,
+        "hashed features have no names"),
+    "TextVectorizer.set_params": (lambda p: sl.TextVectorizer().set_params(df=2), ValueError,
+                                  "'df' is no argument of TextVectorizer"),
+    "Tagger.fit": (lambda p: sl.Tagger().fit(TEXTS, [1, 2, 3, 4, 5, 6]), TypeError,
+                   r"tags\[0\] is the number 1; tags are strings"),
+    "Tagger.predict": (lambda p: tagger().predict("a text"), TypeError,
+                       "texts must be a list of texts, got the string"),
+    "Tagger.predict_topk": (lambda p: tagger().predict_topk(TEXTS, 0), ValueError,
+                            "k must be at least 1, got 0"),
+    "Tagger.predict_proba": (lambda p: tagger().predict_proba([None]), TypeError,
+                             r"texts\[0\] is None: there is no text"),
+    "Tagger.explain": (lambda p: tagger().explain("car", "c"), ValueError,
+                       "tag is 'c', which the model does not know"),
+    "Tagger.score": (lambda p: tagger().score(TEXTS, TAGS[:2]), ValueError,
+                     "an entry for each of the 6 rows, got 2"),
+    "Tagger.set_params": (lambda p: sl.Tagger().set_params(size=3), ValueError,
+                          "'size' is no argument of Tagger"),
+    "Tagger.save": (lambda p: tagger().save(p), IsADirectoryError, "is a directory; give"),
+    "Tagger.load": (lambda p: sl.Tagger.load(p / "none"), FileNotFoundError, "no such file; check"),
     "load": (lambda p: sl.load(p / "none"), FileNotFoundError,
              "none: no such file; check the path"),
     "Linear": (lambda p: sl.Linear(3, 4, dtype="half"), ValueError,
@@ -325,6 +359,10 @@ WITHOUT = {
     "callbacks.Callback": "takes nothing", "callbacks.StopOnInterrupt": "takes nothing",
     "datasets.CSRFile.close": "takes nothing",
     "datasets.FileFormatError": "an error, raised by readers",
+    "TextVectorizer": "as scikit-learn requires, `fit` checks the parameters",
+    "Tagger": "as scikit-learn requires, `fit` checks the parameters",
+    "Tagger.get_params": "takes nothing that can be wrong",
+    "TextVectorizer.get_params": "takes nothing that can be wrong",
     "Refinement": "made by Network.refine and load",
     "InferenceNetwork.architecture": "takes nothing",
     "schedules.OneCycle.momentum_at": "called by optimizers, as the schedule itself is",

@@ -89,12 +89,12 @@ def read_matching(path: str, n_features: int, n_labels: int | None, of: str,
 
 
 def load_network(path: str, n_threads: int | None) -> Network:
-    import sparselsh as sl
+    from ..network import load
 
     if os.path.isdir(path):
         raise UserError(f"{path!r}: is a folder; give the file that `sparselsh train --model` has "
                         "written")
-    return sl.load(path, n_threads=n_threads)
+    return load(path, n_threads=n_threads)
 
 
 def check_outputs(paths: Iterable[str | None], inputs: Iterable[str | None]) -> None:

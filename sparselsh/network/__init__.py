@@ -4,10 +4,11 @@
              ├─ layers              weights, and the indexes that find neurons
              └─ Refinement          classifiers of the inputs that re-rank the outputs of the layers
 
-    _network     Network, load: data checks, training, inference
+    _network     Network, load: data checks, training, inference; for `text`: the file with more
+                 in it (save_with, load_with), and what an input adds to a score (contributions)
     _file        weights and configuration as a file
     _checkpoint  training state as arrays and plain values
 """
-from ._network import Network, load
+from ._network import Network, contributions, load, load_with, save_with
 
-__all__ = ["Network", "load"]
+__all__ = ["Network", "contributions", "load", "load_with", "save_with"]

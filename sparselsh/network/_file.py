@@ -45,12 +45,14 @@ DAMAGES = (AttributeError, KeyError, OverflowError, TypeError, ValueError, Recur
 
 
 def write(path: PathLike, training: Training, refinement: Refinement | None,
-          calibration: Calibration | None, with_indexes: bool, with_training: bool) -> None:
+          calibration: Calibration | None, with_indexes: bool, with_training: bool,
+          others: tuple[dict[str, Any], dict[str, Any]] = ({}, {})) -> None:
     """Write a network with initialized weights as one safetensors file.
 
+    `others` are arrays and entries of the configuration that stand beside those of the network.
     ValueError if it is one that `load` would refuse.
     """
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Any] = dict(others[0])
     configs = []
     for i, (layer, place) in enumerate(zip(training.layers, training.places, strict=True)):
         name = type(layer).__name__
@@ -81,7 +83,7 @@ def write(path: PathLike, training: Training, refinement: Refinement | None,
     if with_training:
         config["training"] = _checkpoint.training_state(training, tensors)
 
-    text = json.dumps(config)
+    text = json.dumps(config | others[1])
     _check_readable(training, tensors, json.loads(text))
     _files.write_checked(path, tensors, FORMAT, text)
 

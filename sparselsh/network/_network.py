@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .. import _validation as check
 from .. import metrics
+from .._arrays import bfloat16
 from .._arrays.csr import CSR, from_scipy
 from .._arrays.linalg import row_chunks
 from .._arrays.scipy import sp
@@ -1299,15 +1300,18 @@ class Network:
         OSError
             If the file cannot be written.
         """
+        self._save(path, bool(training_state), bool(indexes), ({}, {}))
+
+    def _save(self, path: PathLike, training_state: bool, indexes: bool,
+              others: tuple[dict[str, Any], dict[str, Any]]) -> None:
         self._check_initialized()
-        with_indexes = training_state or bool(indexes)
-        _file.write(path, self._training, self.refinement, self.calibration, with_indexes,
-                    bool(training_state))
+        with_indexes = training_state or indexes
+        options = (self.refinement, self.calibration, with_indexes, training_state, others)
+        _file.write(path, self._training, *options)
         if not with_indexes:
             for layer in self.layers:
                 layer.drop_indexes()
-        _file.write(path, self._training, self.refinement, self.calibration, with_indexes,
-                    bool(training_state))
+        _file.write(path, self._training, *options)
 
     def to_torch(self, *, refinement: str = "keep") -> nn.Module:
         """The network as a ``torch.nn.Module`` with the same weights, bit by bit.
@@ -1443,6 +1447,51 @@ def _checked_optimizer(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
+def contributions(network: Network, x: CSR, label: int) -> Floats:
+    """What each entry of a sparse row adds to the score of a label, (nnz,) float32.
+
+    By the layers and by the classifier of the label. A ReLU passes on what it passes on of the
+    whole row. For a network with one hidden layer, whose weights are input-major.
+    """
+    hidden, last = network.layers
+    w = bfloat16.as_float32(last.parameters[0].value[label])
+    if hidden.activation is not None:
+        w = np.where(hidden.all_outputs(x, 1)[0] > 0, w, np.float32(0))
+    value, is_input_major = hidden.parameters[0].value, hidden.parameters[0].input_major
+    rows = value[x.indices] if is_input_major else value[:, x.indices].T
+    weights = bfloat16.as_float32(rows) @ w
+    if network.refinement is not None:
+        ids = np.full((x.nnz, 1), label, np.int32)
+        each = CSR(np.arange(x.nnz + 1, dtype=np.int64), x.indices, np.ones(x.nnz, np.float32),
+                   x.n_columns)
+        alone = classifier_scores(network.refinement, each, ids, 1)[:, 0]
+        weights = weights + np.float32(network.refinement.scale) * (
+            alone - network.refinement.bias[label])
+    return x.data * weights
+
+
+def save_with(network: Network, path: PathLike, tensors: dict[str, np.ndarray],
+              config: dict[str, Any]) -> None:
+    """`Network.save`, with arrays and entries of the configuration of others."""
+    with network._lock.held:
+        network._begin_call()
+        network._save(path, False, False, (tensors, config))
+
+
+def load_with(path: PathLike, name: str, *, n_threads: int | None = None
+              ) -> tuple[Network, dict[str, np.ndarray], dict[str, Any] | None]:
+    """`load`, and what `save_with` has added as `name`: the arrays, and the entry or None."""
+    n_threads = check.threads(n_threads)
+    with _file.opened(path) as stored:
+        network = Network(stored.layers(), loss=stored.loss, n_threads=n_threads)
+        network.refinement = stored.refinement((network.n_labels, network.n_features))
+        network.calibration = stored.calibration(network.n_labels)
+        stored.restore(network._training)
+        others = {key[len(name) + 1:]: a for key, a in stored.tensors.items()
+                  if key.startswith(f"{name}.")}
+        return network, others, stored.config.get(name)
+
+
 def load(path: PathLike, *, n_threads: int | None = None) -> Network:
     """Read a network that :meth:`Network.save` wrote.
 
@@ -1463,10 +1512,4 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Network:
     ValueError
         If it is not a safetensors file, is truncated, or holds no network of this library.
     """
-    n_threads = check.threads(n_threads)
-    with _file.opened(path) as stored:
-        network = Network(stored.layers(), loss=stored.loss, n_threads=n_threads)
-        network.refinement = stored.refinement((network.n_labels, network.n_features))
-        network.calibration = stored.calibration(network.n_labels)
-        stored.restore(network._training)
-    return network
+    return load_with(path, "", n_threads=n_threads)[0]

@@ -1,0 +1,18 @@
+"""Texts and names in, names out: what is around a network where people tag and recommend.
+
+    texts ─► TextVectorizer ─► Network ─► ids ─► names
+             words to rows     labels     └─ Tagger keeps both ends and is one file
+
+    _vectorizer   TextVectorizer: words and runs of words, counted, hashed and weighted in _core
+    _characters   which characters are part of a word
+    _inputs       lists, columns and frames of texts and of names; what is refused, and why
+    _parameters   get_params and set_params, as scikit-learn expects them
+    _training     a network for sparse rows and ids, by the recipe for many labels
+    _tagger       Tagger
+    _file, _load  the one file of a Tagger; load, which reads any
+"""
+from ._load import load
+from ._tagger import Tagger
+from ._vectorizer import TextVectorizer
+
+__all__ = ["Tagger", "TextVectorizer", "load"]

@@ -1,0 +1,241 @@
+"""Texts and names as people have them: lists, sets, columns of data frames, indicators.
+
+What is refused names the row, the value and the remedy.
+"""
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .._arrays.csr import CSR
+from .._arrays.scipy import sp
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SEPARATORS = (",", ";", "|")  # of names that somebody has joined
+MAX_SHOWN = 60  # characters of a value in a message
+
+
+class Names(NamedTuple):
+    """Names of each row, as ids into a list of names."""
+
+    one_per_row: bool
+    ids: list[list[int]]
+    names: list[str]
+
+    def indicator(self, n_names: int | None = None) -> CSR:
+        """A row of ones per row."""
+        n = len(self.names) if n_names is None else n_names
+        indptr = np.concatenate([[0], np.cumsum([len(row) for row in self.ids])]).astype(np.int64)
+        indices = np.array([j for row in self.ids for j in row], np.int32)
+        return CSR(indptr, indices, np.ones(len(indices), np.float32), n)
+
+
+def shown(value: Any) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN - 3] + "..."
+
+
+def as_list(values: Any, name: str, what: str) -> list[Any]:
+    """A column or another sequence as a list."""
+    if isinstance(values, str | bytes):
+        raise TypeError(f"{name} must be a list of {what}, got the string {shown(values)}; put it "
+                        "into a list")
+    if isinstance(values, dict):
+        raise TypeError(f"{name} must be a list of {what}, got a dict; give list(...) of its "
+                        "values, in the order of the rows")
+    if type(values) is list:
+        return values
+    for method in ("tolist", "to_pylist", "to_list"):  # NumPy and pandas, Arrow, polars
+        if hasattr(values, method):
+            if getattr(values, "ndim", 1) != 1:
+                raise ValueError(f"{name} must have one dimension, got shape {values.shape}; give "
+                                 "one column")
+            found = getattr(values, method)()
+            return found if isinstance(found, list) else [found]
+    if isinstance(values, Iterable) and not isinstance(values, set | frozenset):
+        return list(values)
+    raise TypeError(f"{name} must be a list of {what}, or a column of a data frame, got "
+                    f"{type(values).__name__}")
+
+
+def checked_texts(texts: Any, name: str, training: bool = False) -> list[str]:
+    """Texts as a list of str; with `training` none may be empty."""
+    found = as_list(texts, name, "texts")
+    for i, text in enumerate(found):
+        if type(text) is not str and not isinstance(text, str):
+            if _is_missing(text):
+                raise TypeError(f"{name}[{i}] is {text!r}: there is no text; leave the row out, or "
+                                "give ''" if not training else
+                                f"{name}[{i}] is {text!r}: there is no text; leave the row out")
+            hint = "; decode it" if isinstance(text, bytes) else "; give str(...) of it"
+            raise TypeError(f"{name}[{i}] must be a string, got {shown(text)} of type "
+                            f"{type(text).__name__}{hint}")
+        if training and (not text or text.isspace()):
+            raise ValueError(f"{name}[{i}] is {shown(text)}: a text without words teaches nothing; "
+                             "leave the row out")
+    return found
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (
+        isinstance(value, float) and math.isnan(value))
+
+
+def names_of(values: Any, name: str, n_rows: int, known: Sequence[str] = ()) -> Names:
+    """The names of each row, from lists, sets, strings or an indicator data frame.
+
+    Parameters
+    ----------
+    values
+        What the user gave; one string per row is one name per row.
+    name : str
+        Of the argument, for messages.
+    n_rows : int
+    known : sequence of str
+        Names that have the first ids, in this order. New names follow in their own order.
+
+    Returns
+    -------
+    Names
+        `names` begins with the known ones.
+    """
+    if hasattr(values, "columns") or hasattr(values, "column_names"):
+        return _of_indicator(values, name, n_rows, known)
+    if sp.issparse(values) or getattr(values, "ndim", 1) == 2:
+        raise TypeError(f"{name} is a matrix, whose columns have no names; give lists of names, or "
+                        "a data frame whose columns are named")
+    found = as_list(values, name, "tags, one entry per text")
+    if len(found) != n_rows:
+        raise ValueError(f"{name} must have an entry for each of the {n_rows} rows, got "
+                         f"{len(found)}")
+
+    one_per_row = bool(found) and all(isinstance(value, str) for value in found)
+    if one_per_row:
+        rows = [[value] for value in found]
+    else:
+        rows = [_row(value, name, i) for i, value in enumerate(found)]
+    for i, row in enumerate(rows):
+        for value in row:
+            _check_name(value, name, i)
+    if one_per_row:
+        _check_joined(found, name)
+    return _numbered(rows, one_per_row, known)
+
+
+def _row(value: Any, name: str, i: int) -> list[Any]:
+    if isinstance(value, str):
+        raise TypeError(f"{name}[{i}] is the string {shown(value)}, and other rows are lists; give "
+                        f"[{shown(value)}], a list of one tag")
+    if _is_missing(value):
+        raise TypeError(f"{name}[{i}] is {value!r}; give [] for a row without tags, or leave the "
+                        "row out")
+    if isinstance(value, numbers.Number):
+        raise TypeError(f"{name}[{i}] is the number {value!r}; tags are strings, such as "
+                        f"{str(value)!r}")
+    if hasattr(value, "as_py"):  # an Arrow scalar
+        value = value.as_py()
+    if isinstance(value, dict) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}[{i}] must be a list of strings, got {shown(value)} of type "
+                        f"{type(value).__name__}")
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
+
+
+def _check_name(value: Any, name: str, i: int) -> None:
+    if isinstance(value, str):
+        if value and not value.isspace():
+            return
+        raise ValueError(f"{name}[{i}] has the tag {value!r}, which is no name; leave it out")
+    if _is_missing(value):
+        raise TypeError(f"{name}[{i}] has the tag {value!r}; leave it out")
+    if isinstance(value, numbers.Number):
+        raise TypeError(f"{name}[{i}] has the number {value!r} as a tag; tags are strings, such as "
+                        f"{str(value)!r}")
+    raise TypeError(f"{name}[{i}] has {shown(value)} of type {type(value).__name__} as a tag; tags "
+                    "are strings")
+
+
+def _check_joined(values: Sequence[str], name: str) -> None:
+    """Refuse strings that are lists: all their parts are parts of other strings, too."""
+    whole = set(values)
+    for separator in SEPARATORS:
+        owners: dict[str, int] = {}
+        for value in whole:
+            for part in {part.strip() for part in value.split(separator)}:
+                owners[part] = owners.get(part, 0) + 1
+        for i, value in enumerate(values):
+            parts = [part.strip() for part in value.split(separator)]
+            if len(parts) > 1 and all(part and owners[part] > 1 for part in parts):
+                raise ValueError(
+                    f"{name}[{i}] is {shown(value)}, whose parts are tags of other rows, too: give "
+                    f"lists, as [[t.strip() for t in row.split({separator!r})] for row in {name}]; "
+                    "if it is one name, give lists of one name each")
+
+
+def _of_indicator(frame: Any, name: str, n_rows: int, known: Sequence[str]) -> Names:
+    """The names of a data frame or an Arrow table of zeros and ones, one column per name."""
+    columns = list(getattr(frame, "column_names", None) or frame.columns)
+    for column in columns:
+        if not isinstance(column, str):
+            raise TypeError(f"{name} has the column {column!r} of type {type(column).__name__}; "
+                            "rename columns to strings, the names of the tags")
+    if len(set(columns)) != len(columns):
+        raise ValueError(f"{name} has two columns of one name; make them one")
+    shape = (frame.num_rows, frame.num_columns) if hasattr(frame, "num_rows") else frame.shape
+    if shape[0] != n_rows:
+        raise ValueError(f"{name} must have an entry for each of the {n_rows} rows, got {shape[0]}")
+
+    ids: list[list[int]] = [[] for _ in range(n_rows)]
+    names = list(known)
+    places = {value: j for j, value in enumerate(names)}
+    for column in columns:
+        values = _column(frame, column, name)
+        j = places.setdefault(column, len(names))
+        if j == len(names):
+            names.append(column)
+        for i in np.flatnonzero(values).tolist():
+            ids[i].append(j)
+    return Names(False, [sorted(row) for row in ids], names)
+
+
+def _column(frame: Any, column: str, name: str) -> NDArray[Any]:
+    part = frame[column]
+    if getattr(part, "ndim", 1) != 1:  # pandas gives every column of the name
+        raise ValueError(f"{name} has two columns named {column!r}; make them one")
+    if hasattr(part, "sparse"):
+        part = part.sparse.to_dense()
+    values = np.asarray(part.to_numpy() if hasattr(part, "to_numpy") else part)
+    if values.dtype.kind not in "biufO" or not np.isin(values, (0, 1)).all():
+        bad = next(value for value in values.tolist() if value not in (0, 1))
+        raise ValueError(f"{name} has {shown(bad)} in the column {column!r}; an indicator holds "
+                         "zeros and ones, and a column of tags is given as a column, such as "
+                         f"frame[{column!r}]")
+    return values
+
+
+def _numbered(rows: list[list[str]], one_per_row: bool, known: Sequence[str]) -> Names:
+    places = {value: j for j, value in enumerate(known)}
+    new = sorted({value for row in rows for value in row if value not in places})
+    places |= {value: j for j, value in enumerate(new, len(known))}
+    ids = [sorted({places[value] for value in row}) for row in rows]
+    return Names(one_per_row, ids, [*known, *new])
+
+
+def checked_name(value: Any, name: str, known: dict[str, int]) -> int:
+    """The id of a known name."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {shown(value)} of type "
+                        f"{type(value).__name__}")
+    if value not in known:
+        import difflib
+
+        close = difflib.get_close_matches(value, known, n=3)
+        hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+        raise ValueError(f"{name} is {shown(value)}, which the model does not know{hint}")
+    return known[value]

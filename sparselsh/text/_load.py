@@ -1,0 +1,41 @@
+"""load: whatever was saved."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import _file
+from ._tagger import Tagger
+
+if TYPE_CHECKING:
+    from .._arrays.types import PathLike
+
+KINDS = {"Tagger": Tagger}
+
+
+def load(path: PathLike, *, n_threads: int | None = None) -> Any:
+    """Read a file that the `save` of a Network or a Tagger wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+    n_threads : int or None
+        Number of threads of the kernels; None for :func:`sparselsh.get_num_threads`.
+
+    Returns
+    -------
+    Network or Tagger
+        What was saved.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        If there is no such file, or `path` is a directory.
+    ValueError
+        If it is not a safetensors file, is truncated, or holds nothing of this library.
+    """
+    stored = _file.read(path, n_threads)
+    if stored.config is None:
+        return stored.network
+    if stored.kind not in KINDS:
+        raise ValueError(f"{path}: holds a {stored.kind!r}, which this version does not know")
+    return KINDS[stored.kind].of_file(stored, n_threads)

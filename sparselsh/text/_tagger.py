@@ -1,0 +1,521 @@
+"""Tagger: texts and names in, names and probabilities out."""
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from .. import _validation as check
+from .._arrays.csr import CSR
+from ..callbacks import checked as checked_callbacks
+from ..network import contributions
+from . import _file
+from ._inputs import checked_name, checked_texts, names_of
+from ._parameters import Parameters
+from ._training import Options, trained
+from ._vectorizer import TextVectorizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .._arrays.types import Floats, PathLike, RandomState
+    from ..callbacks import Callback
+    from ..network import Network
+
+MAX_TEXTS_PER_SEARCH = 4096  # whose rows are held in memory at a time
+
+
+class Tagger(Parameters):
+    """Gives names to texts: tags, subjects, categories, products; a few or very many.
+
+    Texts become TF-IDF rows of words and pairs of words, a network with one linear hidden layer
+    finds the tags, and one linear classifier per tag ranks what it finds. A tenth of the texts is
+    held out of the training, by which probabilities are calibrated and the threshold is chosen.
+    A trained Tagger is saved as one file. It has the interface of a scikit-learn classifier, and
+    does not need scikit-learn.
+
+    Parameters
+    ----------
+    vectorizer : TextVectorizer, another transformer or None
+        How texts become rows; None for ``TextVectorizer()``. Another transformer has
+        `fit_transform` and `transform`, which give sparse rows, such as those of scikit-learn.
+    hidden : int
+        Neurons of the hidden layer.
+    epochs : int or None
+        Passes over the texts; None for 2, or more where texts are few.
+    batch_size : int or None
+        Texts per step; None for a fortieth of them, from 64 to 256.
+    lr : float or None
+        Learning rate at the first step; None for one that is smaller the more steps there are.
+    dropout : float or None
+        Fraction of the hidden neurons that a step leaves out; None for 0.2 in trainings of 2,000
+        steps or more, and 0 otherwise.
+    refine : bool
+        Train one classifier of the words per tag (see :meth:`Network.refine
+        <sparselsh.Network.refine>`); they are removed if they do harm.
+    threshold : float, "auto" or "per-tag"
+        Where texts may have several tags, `predict` names those whose probability is at least this.
+        "auto" is the threshold with the largest micro-averaged F1 on the texts that are held out,
+        "per-tag" one for each tag that eight or more of them have.
+    hold_out : int or None
+        Number of texts that are held out; None for a tenth, at most 1,024, or 4,096 where tags are
+        fewer than 1,000, and none of fewer than 500 texts.
+    random_state : None, int or numpy.random.Generator
+        Results do not depend on the number of threads.
+    n_threads : int or None
+        Number of threads; None for :func:`sparselsh.get_num_threads`.
+    verbose : bool
+        Show progress bars.
+
+    Attributes
+    ----------
+    tags_, classes_ : ndarray of shape (n_tags,), object
+        The names. Those that were added follow those of `fit`.
+    vectorizer_ : TextVectorizer or transformer
+        As fitted.
+    network_ : Network
+        The network over the columns of `vectorizer_` and the ids of `tags_`.
+    threshold_ : float, or ndarray of shape (n_tags,), float32
+        The threshold that `predict` uses where texts may have several tags.
+
+    Examples
+    --------
+    >>> import sparselsh as sl
+    >>> texts = ["red apple", "green pear", "fast car", "slow bus"] * 5
+    >>> tags = [["fruit"], ["fruit"], ["traffic"], ["traffic"]] * 5
+    >>> tagger = sl.Tagger(random_state=0).fit(texts, tags)
+    >>> tagger.predict(["a green apple", "the fast bus"])
+    [['fruit'], ['traffic']]
+    """
+
+    network_: Network
+    vectorizer_: Any
+    tags_: NDArray[np.object_]
+    threshold_: Any
+    _one_per_row: bool
+    _names: list[str]
+    _ids: dict[str, int]
+
+    def __init__(self, vectorizer: Any = None, *, hidden: int = 128, epochs: int | None = None,
+                 batch_size: int | None = None, lr: float | None = None,
+                 dropout: float | None = None, refine: bool = True,
+                 threshold: float | Literal["auto", "per-tag"] = "auto",
+                 hold_out: int | None = None, random_state: RandomState = None,
+                 n_threads: int | None = None, verbose: bool = False) -> None:
+        self.vectorizer = vectorizer
+        self.hidden = hidden
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.dropout = dropout
+        self.refine = refine
+        self.threshold = threshold
+        self.hold_out = hold_out
+        self.random_state = random_state
+        self.n_threads = n_threads
+        self.verbose = verbose
+
+    # -- training --------------------------------------------------------------------------------
+
+    def fit(self, texts: Any, tags: Any, *, callbacks: Sequence[Callback] = ()) -> Self:
+        """Train on texts and their tags.
+
+        Parameters
+        ----------
+        texts : list of str, or column of a data frame
+            NumPy, pandas, polars and Arrow columns are taken.
+        tags : list of lists of str, list of str, or data frame
+            The tags of each text, as lists, tuples, sets or a column of such, which may be empty;
+            or one string per text, its only tag; or a data frame of zeros and ones with a column
+            per tag, whose name is that of the column.
+        callbacks : sequence of Callback
+            See `sparselsh.callbacks`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a parameter, a text or a tag is invalid; the message names the row, the value and
+            the remedy.
+        """
+        self._check_parameters()
+        callbacks = checked_callbacks(callbacks)
+        texts = checked_texts(texts, "texts", training=True)
+        if not texts:
+            raise ValueError("texts must hold at least one text, got none")
+        names = names_of(tags, "tags", len(texts))
+        if not names.names:
+            raise ValueError("tags must hold at least one tag, got none; give the tags of the "
+                             "texts")
+        vectorizer = self._new_vectorizer()
+        x = _rows_of_fit(vectorizer, texts)
+        network, threshold = trained(x, names.indicator(), self._options(names.one_per_row,
+                                                                         callbacks))
+        self._take(vectorizer, network, names.names, names.one_per_row, threshold)
+        return self
+
+    def _take(self, vectorizer: Any, network: Network, names: Sequence[str], one_per_row: bool,
+              threshold: Any) -> None:
+        """Be the tagger of these, all at once."""
+        tags = np.empty(len(names), object)
+        tags[:] = names
+        self.__dict__.update(
+            vectorizer_=vectorizer, network_=network, tags_=tags,
+            threshold_=threshold if isinstance(self.threshold, str) else float(self.threshold),
+            _one_per_row=one_per_row, _names=list(names),
+            _ids={name: j for j, name in enumerate(names)})
+
+    def _check_parameters(self) -> None:
+        check.integer(self.hidden, "hidden")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) is not None:
+                check.integer(getattr(self, name), name)
+        if self.lr is not None:
+            check.number(self.lr, "lr", above=0)
+        if self.dropout is not None:
+            check.number(self.dropout, "dropout", minimum=0, below=1)
+        if self.hold_out is not None:
+            check.integer(self.hold_out, "hold_out", minimum=0)
+        if isinstance(self.threshold, str):
+            check.choice(self.threshold, "threshold", ("auto", "per-tag"))
+        else:
+            check.number(self.threshold, "threshold", above=0, below=1)
+        check.threads(self.n_threads)
+
+    def _new_vectorizer(self) -> Any:
+        """A vectorizer without state, with the parameters of the given one."""
+        if self.vectorizer is None:
+            return TextVectorizer(n_threads=self.n_threads)
+        if isinstance(self.vectorizer, TextVectorizer):
+            return TextVectorizer(**self.vectorizer.get_params(deep=False))
+        for method in ("fit_transform", "transform"):
+            if not callable(getattr(self.vectorizer, method, None)):
+                raise TypeError(f"vectorizer must have {method}, as those of scikit-learn have, "
+                                f"got {self.vectorizer!r}; None is for TextVectorizer()")
+        import copy
+
+        return copy.deepcopy(self.vectorizer)
+
+    def _options(self, one_per_row: bool, callbacks: Sequence[Callback]) -> Options:
+        return Options(
+            self.hidden, self.epochs, self.batch_size, self.lr, self.dropout, self.hold_out,
+            bool(self.refine), "classes" if one_per_row else "labels",
+            "per-label" if self.threshold == "per-tag" else "one", self.random_state,
+            self.n_threads, callbacks, bool(self.verbose))
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    @property
+    def classes_(self) -> NDArray[np.object_]:
+        """The names, as scikit-learn calls them."""
+        return self.tags_
+
+    @property
+    def one_per_text(self) -> bool:
+        """Whether each text has exactly one tag, as where `fit` was given one string per text."""
+        self._check_fitted()
+        return self._one_per_row
+
+    def predict(self, texts: Any) -> list[list[str]] | NDArray[np.object_]:
+        """The tags of each text.
+
+        Parameters
+        ----------
+        texts : list of str, or column of a data frame
+
+        Returns
+        -------
+        list of lists of str, or ndarray of shape (n_texts,), object
+            Where texts may have several tags, those whose probability reaches the threshold, best
+            first; a list may be empty. Where they have one each, the best one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there is no training yet, or a text is no string.
+        """
+        texts = self._checked(texts)
+        if self._one_per_row:
+            best = [self.network_.topk(x, 1)[0][:, 0] for x in self._parts(texts)]
+            return self.tags_[np.concatenate(best) if best else np.zeros(0, np.int32)]
+        return [[name for name, _ in row] for row in self._named_above(texts)]
+
+    def predict_topk(self, texts: Any, k: int = 5,
+                     threshold: float = 0.0) -> list[list[tuple[str, float]]]:
+        """The k best tags of each text and their probabilities.
+
+        Parameters
+        ----------
+        texts : list of str, or column of a data frame
+        k : int
+            Where the model has fewer tags, all of them.
+        threshold : float
+            Leave out tags whose probability is below it, in [0, 1].
+
+        Returns
+        -------
+        list of lists of (str, float)
+            For each text, best first.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there is no training yet, or an argument is invalid.
+        """
+        texts = self._checked(texts)
+        k = min(check.integer(k, "k"), len(self._names))
+        threshold = check.number(threshold, "threshold", minimum=0, maximum=1)
+        found = []
+        for x in self._parts(texts):
+            for ids, p in zip(*self._best(x, k), strict=True):
+                found.append(self._named(ids, p, threshold))
+        return found
+
+    def predict_proba(self, texts: Any) -> Floats:
+        """The probabilities of all tags, in the order of `tags_`.
+
+        Parameters
+        ----------
+        texts : list of str, or column of a data frame
+
+        Returns
+        -------
+        ndarray of shape (n_texts, n_tags), float32
+            Rows add up to 1 where texts have one tag each.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `predict`.
+        """
+        return self.network_.predict_proba(self._rows(self._checked(texts)))
+
+    def explain(self, text: str, tag: str, n: int = 10) -> list[tuple[str, float]]:
+        """The words of a text that speak for and against a tag.
+
+        The score of a tag is a sum over the words of the text and runs of them: what each adds
+        through the layers, and by the classifier of the tag.
+
+        Parameters
+        ----------
+        text : str
+        tag : str
+        n : int
+            At most so many words, those with the largest absolute weights.
+
+        Returns
+        -------
+        list of (str, float)
+            Words or runs of words with what each adds to the score; largest first.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there is no training yet, the model does not know the tag, or an argument is invalid.
+        """
+        (text,) = self._checked([text])
+        label = checked_name(tag, "tag", self._ids)
+        n = check.integer(n, "n")
+        x = self._rows([text])
+        weights = contributions(self.network_, x, label)
+        names = self._feature_names(text, x)
+        order = np.argsort(-abs(weights), kind="stable")[:n]
+        best = sorted(order.tolist(), key=lambda k: -weights[k])
+        return [(names[k], float(weights[k])) for k in best]
+
+    def _feature_names(self, text: str, x: CSR) -> list[str]:
+        """What the entries of the row of a text are called."""
+        ids = x.indices.tolist()
+        if isinstance(self.vectorizer_, TextVectorizer):
+            known: dict[int, str] = {}
+            for run, j in self.vectorizer_.ngrams(text):  # several, where hashes are equal
+                known[j] = run if known.get(j, run) == run else f"{known[j]} / {run}"
+            return [known[j] for j in ids]
+        if hasattr(self.vectorizer_, "get_feature_names_out"):
+            every = self.vectorizer_.get_feature_names_out()
+            return [str(every[j]) for j in ids]
+        return [f"feature {j}" for j in ids]
+
+    def score(self, texts: Any, tags: Any) -> float:
+        """The accuracy where texts have one tag each, and else the micro-averaged F1.
+
+        Parameters
+        ----------
+        texts : list of str, or column of a data frame
+        tags : as for `fit`
+            Tags that the model does not know count as missed.
+
+        Returns
+        -------
+        float
+            In [0, 1].
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is invalid.
+        """
+        texts = self._checked(texts)
+        names = names_of(tags, "tags", len(texts), self._names)
+        if not texts:
+            raise ValueError("texts must hold at least one text, got none")
+        found = self.predict(texts)
+        rows = [[name] for name in found] if self._one_per_row else found
+        hits = sum(len({self._ids[name] for name in row}.intersection(true))
+                   for row, true in zip(rows, names.ids, strict=True))
+        n = sum(map(len, rows)) + sum(map(len, names.ids))
+        return 2 * hits / n if n else 1.0
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "network_"):
+            raise ValueError("this Tagger is not trained yet; call fit, or load a file")
+
+    def _checked(self, texts: Any) -> list[str]:
+        self._check_fitted()
+        return checked_texts(texts, "texts")
+
+    def _rows(self, texts: Sequence[str]) -> Any:
+        """The rows of texts, as a CSR, which a network takes as it is."""
+        if isinstance(self.vectorizer_, TextVectorizer):
+            return self.vectorizer_.rows(texts)
+        return _sparse(self.vectorizer_.transform(texts))
+
+    def _parts(self, texts: Sequence[str]) -> list[Any]:
+        """The rows of all texts, some at a time."""
+        return [self._rows(texts[first:first + MAX_TEXTS_PER_SEARCH])
+                for first in range(0, len(texts), MAX_TEXTS_PER_SEARCH)]
+
+    def _best(self, x: Any, k: int) -> tuple[Any, Floats]:
+        """Ids and probabilities of the k best tags of each row, -1 for none."""
+        calibration = self.network_.calibration
+        if calibration is not None and k <= calibration.n_ranked:
+            return self.network_.topk(x, k, probabilities=True)
+        ids, _ = self.network_.topk(x, k)
+        p = self.network_.predict_proba(x)
+        found = np.where(ids >= 0, np.take_along_axis(p, np.maximum(ids, 0), axis=1), 0)
+        return ids, found.astype(np.float32)
+
+    def _named(self, ids: Any, p: Floats, threshold: float) -> list[tuple[str, float]]:
+        names = self._names
+        return [(names[j], value) for j, value in zip(ids.tolist(), p.tolist(), strict=True)
+                if j >= 0 and value >= threshold]
+
+    def _named_above(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
+        """Names and probabilities of the tags that reach the threshold."""
+        found = []
+        for x in self._parts(texts):
+            labels = self.network_.predict_labels(x, self.threshold_)
+            for a, b in itertools.pairwise(labels.indptr.tolist()):
+                p = labels.data[a:b]
+                order = np.argsort(-p, kind="stable")
+                found.append(self._named(labels.indices[a:b][order], p[order], 0.0))
+        return found
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def save(self, path: PathLike) -> None:
+        """Write the vectorizer, the network and the names as one safetensors file.
+
+        :func:`sparselsh.load` reads it. The file appears whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        ValueError
+            If there is no training yet.
+        TypeError
+            If `vectorizer` is not a TextVectorizer, whose state the file cannot hold.
+        OSError
+            If the file cannot be written.
+        """
+        self._check_fitted()
+        vectorizer = self.vectorizer_
+        if not isinstance(vectorizer, TextVectorizer):
+            raise TypeError(f"vectorizer={vectorizer!r} is an object of its own, which this file "
+                            "cannot hold; use pickle, or a TextVectorizer")
+        parameters = self.get_params(deep=False)
+        del parameters["vectorizer"], parameters["random_state"]
+        threshold = self.threshold_
+        config = {"kind": "Tagger", "parameters": parameters, "vectorizer": vectorizer.config(),
+                  "one_per_text": self.one_per_text,
+                  "threshold": threshold if isinstance(threshold, float) else threshold.tolist()}
+        _file.write(path, self.network_, config,
+                    vectorizer.tensors() | _file.names_as_tensors(self._names))
+
+    @classmethod
+    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
+        """Read a file of `save`.
+
+        Parameters
+        ----------
+        path : str or path-like
+        n_threads : int or None
+            Number of threads; None for :func:`sparselsh.get_num_threads`.
+
+        Returns
+        -------
+        Tagger
+
+        Raises
+        ------
+        FileNotFoundError, IsADirectoryError
+            If there is no such file, or `path` is a directory.
+        ValueError
+            If it holds no Tagger, or is damaged.
+        """
+        return cls.of_file(_file.read(path, n_threads), n_threads)
+
+    @classmethod
+    def of_file(cls, stored: _file.Stored, n_threads: int | None) -> Self:
+        """The Tagger of a file, whose contents are checked."""
+        with stored.config_of("Tagger") as config:
+            network = stored.network
+            tagger = cls(**config["parameters"] | {"n_threads": n_threads})
+            tagger._check_parameters()
+            vectorizer = TextVectorizer.from_file(stored.tensors, config["vectorizer"]
+                                                  | {"n_threads": n_threads})
+            if vectorizer.n_columns != network.n_features:
+                raise ValueError(f"the vocabulary has {vectorizer.n_columns} entries, the network "
+                                 f"{network.n_features}")
+            threshold = config["threshold"]
+            if isinstance(threshold, list):
+                threshold = check.thresholds(threshold, network.n_labels)
+            else:
+                threshold = check.number(threshold, "threshold", above=0, maximum=1)
+            if type(config["one_per_text"]) is not bool:
+                raise ValueError("one_per_text must be true or false")
+            names = _file.names_of_tensors(stored.tensors, network.n_labels)
+            tagger._take(vectorizer, network, names, config["one_per_text"], threshold)
+            tagger.threshold_ = threshold
+            return tagger
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(estimator_type="classifier",
+                    target_tags=TargetTags(required=True, multi_output=False),
+                    classifier_tags=ClassifierTags(multi_label=True),
+                    input_tags=InputTags(one_d_array=True, two_d_array=False, string=True))
+
+
+def _rows_of_fit(vectorizer: Any, texts: list[str]) -> CSR:
+    if isinstance(vectorizer, TextVectorizer):
+        return check.sparse(vectorizer.fit_transform(texts), "vectorizer")
+    return _sparse(vectorizer.fit_transform(texts))
+
+
+def _sparse(rows: Any) -> CSR:
+    """The rows that a transformer of the user gives."""
+    from .._arrays.scipy import sp
+
+    if not sp.issparse(rows):
+        rows = sp.csr_array(check.dense(rows, "the rows of vectorizer"))
+    return check.sparse(rows, "the rows of vectorizer")

@@ -1,0 +1,437 @@
+"""Tagger and TextVectorizer: texts and names in, names out."""
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+from support import assert_same_bits
+
+import sparselsh as sl
+from sparselsh import metrics
+
+pytest.importorskip("safetensors")
+
+N_TAGS = 24
+
+
+def corpus(rng, n=900):
+    """Texts of some words of each of their tags, and of words of no tag."""
+    texts, tags = [], []
+    for _ in range(n):
+        own = rng.choice(N_TAGS, rng.integers(1, 4), replace=False)
+        words = [f"w{tag}x{rng.integers(6)}" for tag in own for _ in range(3)]
+        words += [f"common{rng.integers(30)}" for _ in range(4)]
+        texts.append(" ".join(rng.permutation(words)))
+        tags.append([f"tag::{tag}" for tag in own])
+    return texts, tags
+
+
+@pytest.fixture(scope="module")
+def data():
+    texts, tags = corpus(np.random.default_rng(3), 1100)
+    return texts[:900], tags[:900], texts[900:], tags[900:]
+
+
+@pytest.fixture(scope="module")
+def tagger(data):
+    return sl.Tagger(random_state=0, hidden=32).fit(data[0], data[1])
+
+
+@pytest.fixture(scope="module")
+def sorter(data):
+    """A tagger of texts with one tag each."""
+    return sl.Tagger(random_state=0, hidden=32).fit(data[0], [row[0] for row in data[1]])
+
+
+# ---- rows
+
+TEXTS = st.lists(st.text(st.characters(), max_size=30).map(lambda text: f"{text} a1 {text}"),
+                 min_size=1, max_size=6)
+
+
+def sorted_rows(matrix):
+    matrix.sort_indices()
+    return matrix
+
+
+@given(TEXTS, st.sampled_from([(1, 1), (1, 2), (2, 3)]), st.booleans(), st.booleans(),
+       st.sampled_from([None, "l2"]))
+def test_rows_are_those_of_tfidf_vectorizer(texts, ngram_range, sublinear, use_idf, norm):
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    options = {"ngram_range": ngram_range, "sublinear_tf": sublinear, "use_idf": use_idf,
+               "norm": norm, "min_df": 1}
+    theirs = text.TfidfVectorizer(**options)
+    try:
+        want = sorted_rows(theirs.fit_transform(texts))
+    except ValueError:  # no word has so many neighbours
+        with pytest.raises(ValueError, match="no word is in min_df=1 of"):
+            sl.TextVectorizer(**options).fit(texts)
+        return
+    ours = sl.TextVectorizer(**options)
+    got = ours.fit_transform(texts)
+    assert ours.get_feature_names_out().tolist() == theirs.get_feature_names_out().tolist()
+    np.testing.assert_array_equal(got.indices, want.indices)
+    np.testing.assert_array_equal(got.indptr, want.indptr)
+    np.testing.assert_allclose(got.data, want.data, rtol=2**-23)  # one rounding to float32
+    assert_same_bits(got.data, sl.TextVectorizer(**options, n_threads=1).fit_transform(texts).data)
+
+
+@given(TEXTS, st.sampled_from([(1, 1), (1, 2)]), st.sampled_from([5, 2**18]))
+def test_hashed_rows_are_those_of_hashing_vectorizer(texts, ngram_range, n_features):
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    want = text.HashingVectorizer(n_features=n_features, ngram_range=ngram_range, norm="l2",
+                                  alternate_sign=False).transform(texts)
+    got = sl.TextVectorizer(ngram_range, n_features=n_features, use_idf=False,
+                            sublinear_tf=False).fit_transform(texts)
+    want = sorted_rows(want)
+    np.testing.assert_array_equal(got.indices, want.indices)
+    np.testing.assert_allclose(got.data, want.data, rtol=2**-23)
+
+
+def test_frequent_runs_are_kept():
+    texts = ["red car", "red bus", "red car here"]
+    assert sl.TextVectorizer(min_df=2).fit(texts).get_feature_names_out().tolist() == [
+        "car", "red", "red car"]
+    assert sl.TextVectorizer(min_df=0.9).fit(texts).get_feature_names_out().tolist() == ["red"]
+    assert sl.TextVectorizer(min_df=1, max_features=3).fit(
+        texts).get_feature_names_out().tolist() == ["car", "red", "red car"]
+
+
+def test_a_vectorizer_can_be_pickled(data):
+    vectorizer = sl.TextVectorizer().fit(data[0])
+    again = pickle.loads(pickle.dumps(vectorizer))
+    assert_same_bits(again.transform(data[2]).data, vectorizer.transform(data[2]).data)
+
+
+@pytest.mark.parametrize("options, error, message", [
+    ({"ngram_range": 2}, ValueError, r"ngram_range must be a pair of integers.* got 2"),
+    ({"ngram_range": (2, 1)}, ValueError, r"ngram_range\[0\] must be at least 1 and at most 1"),
+    ({"min_df": 0}, ValueError, "min_df must be at least 1, got 0"),
+    ({"min_df": 1.5}, ValueError, "min_df must be at least 0 and at most 1, got 1.5"),
+    ({"n_features": 8, "max_features": 3}, ValueError, "give one of the two"),
+    ({"norm": "l1"}, ValueError, "norm must be one of 'l2', got 'l1'"),
+])
+def test_wrong_parameters_of_a_vectorizer_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        sl.TextVectorizer(**options).fit(["red car"])
+
+
+# ---- answers
+
+
+def test_tags_are_found_with_their_probabilities(tagger, data):
+    found = tagger.predict_topk(data[2], 3)
+    best = [row[0][0] in true for row, true in zip(found, data[3], strict=True)]
+    assert np.mean(best) > 0.97  # the words of a tag are its own
+    assert tagger.score(data[2], data[3]) > 0.95
+    for row in found:
+        p = [value for _, value in row]
+        assert len(row) == 3 and p == sorted(p, reverse=True) and 0 <= p[-1] <= p[0] <= 1
+    p = tagger.predict_proba(data[2])
+    assert metrics.expected_calibration_error(indicator(data[3], tagger.tags_), p) < 0.03
+    np.testing.assert_allclose([row[0][1] for row in found], p.max(axis=1), rtol=1e-5)
+
+
+def indicator(tags, names):
+    places = {name: j for j, name in enumerate(names)}
+    out = np.zeros((len(tags), len(names)), np.int8)
+    for i, row in enumerate(tags):
+        out[i, [places[name] for name in row]] = 1
+    return out
+
+
+def test_predict_names_what_reaches_the_threshold(tagger, data):
+    p = tagger.predict_proba(data[2])
+    for row, values in zip(tagger.predict(data[2]), p, strict=True):
+        want = {tagger.tags_[j] for j in np.flatnonzero(values >= tagger.threshold_)}
+        assert set(row) == want
+        assert row == sorted(row, key=lambda name: -values[list(tagger.tags_).index(name)])
+
+
+def test_a_threshold_leaves_out_what_is_below_it(tagger, data):
+    rows = tagger.predict_topk(data[2], 5, threshold=0.5)
+    assert rows == [[pair for pair in row if pair[1] >= 0.5]
+                    for row in tagger.predict_topk(data[2], 5)]
+    assert any(rows)
+
+
+def test_a_lone_text_gets_the_answer_of_a_batch(tagger, sorter, data):
+    for model in (tagger, sorter):
+        whole = model.predict_topk(data[2][:20], 4)
+        alone = [model.predict_topk([text], 4)[0] for text in data[2][:20]]
+        assert [[name for name, _ in row] for row in alone] == [
+            [name for name, _ in row] for row in whole]
+        np.testing.assert_allclose([p for row in alone for _, p in row],
+                                   [p for row in whole for _, p in row], rtol=1e-4)
+
+
+def test_one_string_per_text_is_one_tag(sorter, data):
+    assert sorter.one_per_text
+    found = sorter.predict(data[2])
+    assert found.shape == (len(data[2]),) and found.dtype == object
+    assert np.mean([name in true for name, true in zip(found, data[3], strict=True)]) > 0.9
+    np.testing.assert_allclose(sorter.predict_proba(data[2]).sum(axis=1), 1, rtol=1e-4)
+    assert sorter.score(data[2], list(found)) == 1
+    assert [row[0][0] for row in sorter.predict_topk(data[2], 1)] == list(found)
+
+
+def test_more_tags_than_there_are_gives_all(tagger, data):
+    (row,) = tagger.predict_topk(data[2][:1], 500)
+    assert sorted(name for name, _ in row) == sorted(tagger.tags_)
+
+
+def test_no_texts_give_no_answers(tagger, sorter):
+    assert tagger.predict([]) == [] and tagger.predict_topk([]) == []
+    assert tagger.predict_proba([]).shape == (0, N_TAGS)
+    assert sorter.predict([]).shape == (0,)
+
+
+def test_texts_without_known_words_are_answered(tagger):
+    for text in ("", "   ", "zzz unheard"):
+        ((best, p), *_), = tagger.predict_topk([text], 2)
+        assert best in tagger.tags_ and 0 <= p <= 1
+
+
+def test_the_words_of_a_tag_explain_it(tagger):
+    text = "w3x1 common7 w5x2 w3x1"
+    words = tagger.explain(text, "tag::3", n=3)
+    assert words[0][0].startswith("w3x1") and words[0][1] > 0
+    assert dict(tagger.explain(text, "tag::5"))["w5x2"] > dict(
+        tagger.explain(text, "tag::3"))["w5x2"]
+    # all weights together are the score, without the constants of the tag
+    network, ids = tagger.network_, list(tagger.tags_)
+    x = tagger.vectorizer_.transform([text])
+    j = ids.index("tag::3")
+    z = network.layers[1].weight[j] @ (network.layers[0].weight @ x.toarray()[0])
+    z += network.refinement.scale * (network.refinement.weight[[j]] @ x.toarray()[0])[0]
+    assert sum(dict(tagger.explain(text, "tag::3", n=100)).values()) == pytest.approx(z, rel=1e-4)
+
+
+def test_hashed_words_explain_too(data):
+    tagger = sl.Tagger(sl.TextVectorizer(n_features=2**16), hidden=16, random_state=0)
+    words = tagger.fit(data[0], data[1]).explain("w3x1 common7", "tag::3")
+    assert words[0][0] == "w3x1"
+
+
+def test_few_texts_are_enough_to_begin(rng):
+    texts, tags = corpus(rng, 60)
+    tagger = sl.Tagger(random_state=0).fit(texts, tags)
+    assert tagger.network_.calibration is None
+    assert tagger.score(texts, tags) > 0.9
+    (row,) = tagger.predict_topk(texts[:1], 2)
+    assert row[0][0] in tags[0] and 0 < row[0][1] <= 1
+
+
+def test_thresholds_per_tag(data, tmp_path):
+    tagger = sl.Tagger(random_state=0, hidden=16, threshold="per-tag").fit(data[0], data[1])
+    assert tagger.threshold_.shape == (N_TAGS,) and len(set(tagger.threshold_.tolist())) > 1
+    tagger.save(tmp_path / "t")
+    assert_same_bits(sl.load(tmp_path / "t").threshold_, tagger.threshold_)
+    fixed = sl.Tagger(random_state=0, hidden=16, threshold=0.9).fit(data[0], data[1])
+    assert fixed.threshold_ == 0.9
+    assert sum(map(len, fixed.predict(data[2]))) < sum(map(len, tagger.predict(data[2])))
+
+
+def test_the_number_of_threads_changes_no_bit(data):
+    one, two = (sl.Tagger(random_state=0, hidden=16, n_threads=n).fit(data[0][:600], data[1][:600])
+                for n in (1, 2))
+    assert_same_bits(one.predict_proba(data[2]), two.predict_proba(data[2]))
+
+
+# ---- input
+
+
+def columns(texts, tags):
+    """Texts and lists of tags as data frames hold them."""
+    yield "tuples", tuple(texts), [tuple(row) for row in tags]
+    yield "sets", texts, [set(row) for row in tags]
+    yield "repeated", texts, [row + row for row in tags]
+    yield "arrays", np.array(texts), [np.array(row) for row in tags]
+    yield "object array", np.array(texts, object), np.array([*tags, None], object)[:-1]
+    yield "generators", (text for text in texts), (row for row in tags)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_lists_sets_and_arrays_are_taken(data, tagger, number):
+    name, texts, tags = list(columns(data[0], data[1]))[number]
+    assert_like(tagger, data, texts, tags, name)
+
+
+def assert_like(tagger, data, texts, tags, name=""):
+    other = sl.Tagger(random_state=0, hidden=32).fit(texts, tags)
+    assert other.tags_.tolist() == tagger.tags_.tolist(), name
+    assert_same_bits(other.predict_proba(data[2]), tagger.predict_proba(data[2]))
+
+
+def test_pandas_columns_are_taken(data, tagger):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"text": data[0], "tags": data[1]})
+    frame.index = frame.index[::-1]  # rows are taken by place
+    assert_like(tagger, data, frame["text"], frame["tags"])
+    whole = pd.DataFrame(indicator(data[1], tagger.tags_), columns=list(tagger.tags_))
+    assert_like(tagger, data, frame["text"], whole)
+    assert_like(tagger, data, frame["text"], whole.astype(bool))
+    assert_like(tagger, data, frame["text"],
+                pd.DataFrame.sparse.from_spmatrix(sp.csr_matrix(whole), columns=whole.columns))
+
+
+def test_polars_columns_are_taken(data, tagger):
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame({"text": data[0], "tags": data[1]})
+    assert_like(tagger, data, frame["text"], frame["tags"])
+    whole = pl.DataFrame(dict(zip(tagger.tags_, indicator(data[1], tagger.tags_).T, strict=True)))
+    assert_like(tagger, data, frame["text"], whole)
+
+
+def test_arrow_columns_are_taken(data, tagger):
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"text": data[0], "tags": data[1]})
+    assert_like(tagger, data, table["text"], table["tags"])
+    assert_like(tagger, data, table["text"].combine_chunks(), table["tags"].combine_chunks())
+    whole = pa.table(dict(zip(tagger.tags_, indicator(data[1], tagger.tags_).T, strict=True)))
+    assert_like(tagger, data, table["text"], whole)
+
+
+@pytest.mark.parametrize("texts, tags, error, message", [
+    ("one text", ["a"], TypeError, "texts must be a list of texts, got the string 'one text'; put"),
+    (["x y"], "a", TypeError, "tags must be a list of tags, .*got the string 'a'"),
+    (["xx", None], ["a", "b"], TypeError, r"texts\[1\] is None: there is no text; leave the row"),
+    (["xx", float("nan")], ["a", "b"], TypeError, r"texts\[1\] is nan: there is no text; leave"),
+    (["xx", 3], ["a", "b"], TypeError, r"texts\[1\] must be a string, got 3 of type int"),
+    (["xx", b"yy"], ["a", "b"], TypeError, r"texts\[1\] must be a string.*of type bytes; decode"),
+    (["xx", "  "], ["a", "b"], ValueError, r"texts\[1\] is '  ': a text without words teaches"),
+    ([], [], ValueError, "texts must hold at least one text, got none"),
+    (["xx"], ["a", "b"], ValueError, "tags must have an entry for each of the 1 rows, got 2"),
+    (["xx", "yy"], ["a", None], TypeError, r"tags\[0\] is the string 'a', and other rows are"),
+    (["xx", "yy"], [["a"], None], TypeError, r"tags\[1\] is None; give \[\] for a row without"),
+    (["xx", "yy"], [1, 2], TypeError, r"tags\[0\] is the number 1; tags are strings, such as '1'"),
+    (["xx", "yy"], [["a"], [2]], TypeError, r"tags\[1\] has the number 2 as a tag; tags are str"),
+    (["xx", "yy"], [["a"], [None]], TypeError, r"tags\[1\] has the tag None; leave it out"),
+    (["xx", "yy"], [["a"], [""]], ValueError, r"tags\[1\] has the tag '', which is no name"),
+    (["xx", "yy"], [["a"], [("b",)]], TypeError, r"tags\[1\] has \('b',\) of type tuple"),
+    (["xx", "yy"], [["a"], {"b": 1}], TypeError, r"tags\[1\] must be a list of strings, got {'b'"),
+    (["xx", "yy"], {"a": 1}, TypeError, "tags must be a list of tags.*got a dict"),
+    (["xx", "yy"], [[], []], ValueError, "tags must hold at least one tag, got none"),
+    (["x1", "x2", "x3"], ["a,b", "b, c", "c,a"], ValueError,
+     r"tags\[0\] is 'a,b', whose parts are tags of other rows, too: give lists, as .*split\(','\)"),
+    (["x1", "x2", "x3"], ["a|b", "b", "a"], ValueError, r"tags\[0\] is 'a\|b', whose parts"),
+    (["xx", "yy"], np.eye(2), TypeError, "tags is a matrix, whose columns have no names"),
+    (["xx", "yy"], sp.eye_array(2), TypeError, "tags is a matrix, whose columns have no names"),
+    (np.array([["xx", "yy"]]), ["a"], ValueError, r"texts must have one dimension, got shape"),
+])
+def test_what_is_no_text_or_no_tag_is_refused(texts, tags, error, message):
+    with pytest.raises(error, match=message):
+        sl.Tagger().fit(texts, tags)
+
+
+def test_names_with_commas_of_their_own_are_taken():
+    texts = ["red car", "blue bus", "green tram"] * 4
+    tags = ["Bonn, Germany", "Paris", "Rome, Italy"] * 4
+    assert sl.Tagger(random_state=0).fit(texts, tags).predict(texts).tolist() == tags
+
+
+def test_a_frame_that_is_no_indicator_is_refused():
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match=r"tags has 'a' in the column 'tag'; .*frame\['tag'\]"):
+        sl.Tagger().fit(["xx", "yy"], pd.DataFrame({"tag": ["a", "b"]}))
+    with pytest.raises(TypeError, match="tags has the column 0 of type int; rename columns"):
+        sl.Tagger().fit(["xx", "yy"], pd.DataFrame(np.eye(2)))
+
+
+@pytest.mark.parametrize("options, error, message", [
+    ({"hidden": 0}, ValueError, "hidden must be at least 1, got 0"),
+    ({"threshold": 1.0}, ValueError, "threshold must be above 0 and below 1, got 1"),
+    ({"threshold": "all"}, ValueError, "threshold must be one of 'auto', 'per-tag', got 'all'"),
+    ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+    ({"hold_out": -1}, ValueError, "hold_out must be at least 0, got -1"),
+    ({"vectorizer": "tfidf"}, TypeError, "vectorizer must have fit_transform.*got 'tfidf'"),
+])
+def test_wrong_parameters_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        sl.Tagger(**options).fit(["red car", "blue bus"], ["a", "b"])
+
+
+def test_wrong_questions_are_refused(tagger):
+    with pytest.raises(ValueError, match="this Tagger is not trained yet; call fit"):
+        sl.Tagger().predict(["xx"])
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        tagger.predict_topk(["xx"], 0)
+    with pytest.raises(ValueError, match="threshold must be at least 0 and at most 1, got 2"):
+        tagger.predict_topk(["xx"], threshold=2)
+    with pytest.raises(ValueError, match=r"tag is 'tag::33', which the .*did you mean 'tag"):
+        tagger.explain("xx", "tag::33")
+    with pytest.raises(TypeError, match=r"texts\[0\] must be a string, got 3"):
+        tagger.explain(3, "tag::3")
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("kind", ["tagger", "sorter"])
+def test_a_file_gives_the_same_answers(kind, data, tmp_path, request):
+    model = request.getfixturevalue(kind)
+    model.save(tmp_path / "model.safetensors")
+    for other in (sl.load(tmp_path / "model.safetensors"),
+                  sl.Tagger.load(tmp_path / "model.safetensors", n_threads=1)):
+        assert isinstance(other, sl.Tagger) and other.one_per_text == model.one_per_text
+        assert other.tags_.tolist() == model.tags_.tolist()
+        assert list(other.predict(data[2])) == list(model.predict(data[2]))
+        assert other.predict_topk(data[2][:9]) == model.predict_topk(data[2][:9])
+        assert other.explain("w3x1 w2x2", "tag::3") == model.explain("w3x1 w2x2", "tag::3")
+    other.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() != b""
+    assert other.get_params()["hidden"] == 32
+
+
+def test_names_of_any_characters_are_kept(tmp_path):
+    tags = ["日本", "naïve\n", "a\tb", "\ud800x"] * 5
+    texts = ["red car", "blue bus", "green tram", "old boat"] * 5
+    tagger = sl.Tagger(random_state=0).fit(texts, tags)
+    tagger.save(tmp_path / "t")
+    assert sl.load(tmp_path / "t").predict(texts[:4]).tolist() == tags[:4]
+
+
+def test_a_network_is_read_as_one_and_no_tagger(tmp_path):
+    net = sl.Network([sl.Linear(3, 2)]).fit(np.eye(3), [0, 1, 0], epochs=1, verbose=False)
+    net.save(tmp_path / "net")
+    assert isinstance(sl.load(tmp_path / "net"), sl.Network)
+    with pytest.raises(ValueError, match="holds a Network, no Tagger; read it with"):
+        sl.Tagger.load(tmp_path / "net")
+
+
+def test_a_transformer_of_others(data, tmp_path):
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    theirs = text.TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    tagger = sl.Tagger(theirs, random_state=0, hidden=32).fit(data[0], data[1])
+    assert tagger.score(data[2], data[3]) > 0.95
+    assert tagger.explain("w3x1", "tag::3")[0][0] == "w3x1"
+    assert not hasattr(theirs, "vocabulary_")  # the given one stays as it was
+    with pytest.raises(TypeError, match="which this file cannot hold; use pickle"):
+        tagger.save(tmp_path / "t")
+    again = pickle.loads(pickle.dumps(tagger))
+    assert again.predict(data[2]) == tagger.predict(data[2])
+
+
+def test_a_tagger_can_be_pickled(tagger, data):
+    assert pickle.loads(pickle.dumps(tagger)).predict(data[2]) == tagger.predict(data[2])
+
+
+# ---- scikit-learn
+
+
+def test_it_is_an_estimator(data, sorter):
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone, is_classifier
+    from sklearn.model_selection import cross_val_score
+
+    model = sl.Tagger(sl.TextVectorizer(min_df=3), hidden=16, random_state=0)
+    assert is_classifier(model) and clone(model).get_params()["vectorizer__min_df"] == 3
+    model.set_params(vectorizer__min_df=2, hidden=8)
+    assert model.vectorizer.min_df == 2 and model.hidden == 8
+    with pytest.raises(ValueError, match="'size' is no argument of Tagger"):
+        model.set_params(size=3)
+    assert repr(sl.Tagger(hidden=8)) == "Tagger(hidden=8)"
+    one = [row[0] for row in data[1]]
+    assert cross_val_score(clone(model), data[0], one, cv=2).min() > 0.5
