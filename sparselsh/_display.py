@@ -1,4 +1,4 @@
-"""Display of objects: HTML tables in notebooks, plots with matplotlib.
+"""Display of objects and of progress: HTML tables in notebooks, plots with matplotlib, bars.
 
 Tables are plain HTML and take the style of the notebook. Plots need
 ``pip install "sparselsh-nn[plot]"``; users call them as methods: ``network.plot_history()``,
@@ -7,8 +7,12 @@ Tables are plain HTML and take the style of the notebook. Plots need
 from __future__ import annotations
 
 import inspect
+import sys
+import time
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,6 +52,47 @@ class HtmlRepr:
 
     def _repr_html_(self) -> str:
         return table(*self._shown())
+
+
+# -- progress -------------------------------------------------------------------
+
+
+class ProgressLine:
+    """Takes the place of a bar where stderr is no terminal: one line at the end, none meanwhile."""
+
+    def __init__(self, title: str, unit: str, n: int) -> None:
+        self.title, self.unit, self.n = title, unit, n
+        self.total: int | None = None
+        self._shown: dict[str, str] = {}
+        self._begin = time.perf_counter()
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+
+    def set_postfix(self, values: dict[str, str] | None = None, refresh: bool = True,
+                    **more: str) -> None:
+        self._shown = (values or {}) | more
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None or sys.stderr is None:
+            return
+        seconds = time.perf_counter() - self._begin
+        shown = [f"{name} {value}" for name, value in self._shown.items()]
+        parts = [f"{self.n:,}{self.unit}", *shown, f"{seconds:.1f} s"]
+        print(f"{self.title}: {', '.join(parts)}", file=sys.stderr, flush=True)
+
+
+def progress_bar(title: str, unit: str, total: int | None, *, verbose: bool, initial: int = 0,
+                 interval: float = 0.1) -> tqdm[Any] | ProgressLine:
+    """A progress bar on a terminal, and one line at the end where stderr is a file or a pipe."""
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if verbose and not is_terminal:
+        return ProgressLine(title, unit, initial)
+    return tqdm(total=total, initial=initial, unit=unit, desc=title, disable=not verbose,
+                mininterval=interval)
 
 
 # -- plots ----------------------------------------------------------------------

@@ -393,6 +393,18 @@ def read(path: PathLike, kind: str, mapped: Callable[[str], bool] | None = None
     return tensors, metadata
 
 
+def metadata(path: PathLike) -> dict[str, str]:
+    """The metadata of a safetensors file; empty for other files, and for those without any."""
+    from safetensors import SafetensorError, safe_open
+
+    path = existing(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
 def _copied(path: PathLike, file: Any, name: str) -> np.ndarray:
     try:
         return file.get_tensor(name)

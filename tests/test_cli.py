@@ -11,6 +11,7 @@ import pytest
 import sparselsh as sl
 from sparselsh import _files
 from sparselsh.cli import _commands
+from sparselsh.cli import _files as cli_files
 
 pytest.importorskip("safetensors")
 
@@ -309,7 +310,7 @@ def test_resume_refuses_other_rows_than_those_of_the_training(
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     place = tmp_path / "out.json"
     place.write_text("old")
-    with pytest.raises(RuntimeError), _commands.writing(place) as file:
+    with pytest.raises(RuntimeError), cli_files.writing(place) as file:
         file.write("half")
         raise RuntimeError
     assert place.read_text() == "old" and os.listdir(tmp_path) == ["out.json"]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -35,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND",
                                   title="commands")
-    for add in (_add_train, _add_convert, _add_serve_bench, _add_predict, _add_evaluate, _add_demo):
+    for add in (_add_train, _add_predict, _add_evaluate, _add_info, _add_compress, _add_convert,
+                _add_serve_bench, _add_completion, _add_demo):
         add(commands)
     return top
 
@@ -50,8 +52,9 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
                           "epoch and on Ctrl-C")
     sub.add_argument("--resume", metavar="RUN.safetensors",
                      help="continue the training of a --checkpoint, on the same TRAIN, and save it "
-                          "there again; options of the training, such as --epochs, are those it "
-                          "was started with")
+                          "there again; options of the training, such as --lr, are those it was "
+                          "started with, but --epochs may be larger")
+    _add_ids(sub)
 
     _option(sub, "--hidden", "number of hidden neurons", N_HIDDEN, type=_whole(1), metavar="N",
             action=_Given)
@@ -80,8 +83,8 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
             metavar="N")
 
     _option(sub, "--epochs", "passes over the rows", None,
-            unset=f"2, or {EPOCHS_FROM_RANDOM} from random weights", type=_whole(1), metavar="N",
-            action=_Given)
+            unset=f"2, or {EPOCHS_FROM_RANDOM} from random weights; with --resume, what was "
+                  "planned", type=_whole(1), metavar="N")
     _option(sub, "--batch-size", "rows per step", BATCH_SIZE, type=_whole(1), metavar="N",
             action=_Given)
     _option(sub, "--lr", "learning rate of Adam", LEARNING_RATE,
@@ -92,7 +95,115 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
             type=_fraction, metavar="FLOAT", action=_Given)
     _option(sub, "--window", "rows of a converted TRAIN in memory, and shuffled, at a time",
             WINDOW_ROWS, type=_whole(1), metavar="N", action=_Given)
+    _add_validation(sub)
+    _add_optimizer(sub)
+    _add_layers(sub)
     _add_run_options(sub)
+
+
+def _add_validation(sub: argparse._ActionsContainer) -> None:
+    group = sub.add_argument_group("validation")
+    _option(group, "--validation", "measure P@1 or the loss after each epoch: on a file of rows, "
+                                   "or on this fraction of TRAIN, which the training leaves out "
+                                   "and by which it is calibrated, in place of --hold-out",
+            None, unset="no validation", metavar="FRACTION|FILE")
+    group.add_argument("--early-stopping", nargs="?", const=3, type=_whole(1), metavar="EPOCHS",
+                       help="end the training after this many epochs without a new best, with the "
+                            "weights of the best; needs --validation (default: off; 3 without a "
+                            "number)")
+    group.add_argument("--log", metavar="FILE",
+                       help="write loss, seconds and P@1 of each epoch to FILE, .csv or .json")
+    _option(group, "--on-nonfinite", "what to do where a loss is not finite: end with an error, "
+                                     "skip the batch with a warning, or end with the weights of "
+                                     "the last good epoch",
+            "raise", choices=["raise", "warn", "restore"])
+
+
+def _add_optimizer(sub: argparse._ActionsContainer) -> None:
+    group = sub.add_argument_group("optimizer")
+    _option(group, "--optimizer", "rule of the updates", "adam", choices=["adam", "sgd"],
+            action=_Given)
+    _option(group, "--momentum", "momentum of SGD", 0.9, type=_fraction, metavar="FLOAT",
+            action=_Given)
+    _option(group, "--weight-decay", "factor of the weight that is added to the gradient, or with "
+                                     "adam decoupled from it", 0.0, type=_not_negative,
+            metavar="FLOAT", action=_Given)
+    _option(group, "--schedule", "learning rate over the training: none, linear, cosine, or an "
+                                 "object of sparselsh.schedules such as 'WarmUp(0.1)'",
+            SCHEDULE, type=_call, metavar="NAME", action=_Given)
+    _option(group, "--clip-norm", "largest norm of all gradients of a step together", None,
+            unset="no limit", type=_number, metavar="FLOAT", action=_Given)
+    _option(group, "--second-moment", "of adam: one per weight, or one per row, which takes a "
+                                      "third less memory", None,
+            unset="row from weights that --init computes, element from random ones",
+            choices=["element", "row"], action=_Given)
+    _option(group, "--state-dtype", "data type of the moments", "float32",
+            choices=["float32", "bfloat16"], action=_Given)
+    group.add_argument("--shuffle", action=argparse.BooleanOptionalAction, default=True,
+                       help="train on the rows in random order (default: yes)")
+
+
+def _add_layers(sub: argparse._ActionsContainer) -> None:
+    group = sub.add_argument_group(
+        "layers", "See sparselsh.LSHLinear; objects are written as in Python, in quotes.")
+    _option(group, "--dtype", "data type of the weights", "float32",
+            choices=["float32", "bfloat16"], action=_Given)
+    _option(group, "--active", "neurons that a step computes: one set for the batch, or one per "
+                               "row", "batch", choices=["batch", "sample"], action=_Given)
+    _option(group, "--candidates", "neurons per row that hashing adds to the set of a batch", 5,
+            type=_whole(0), metavar="N", action=_Given)
+    _option(group, "--policy", "how active neurons are found", "top",
+            choices=["top", "score", "vanilla", "sketches"], action=_Given)
+    _option(group, "--family", "hash tables, such as 'DWTA(bins=6, tables=50)'", None,
+            unset="SimHash by the number of labels", type=_call, metavar="FAMILY", action=_Given)
+    _option(group, "--n-probes", "buckets per table that are read", 1, type=_whole(1), metavar="N",
+            action=_Given)
+    _option(group, "--rebuild", "when tables are rebuilt, such as 'Every(50)'", None,
+            unset="AtOnce()", type=_call, metavar="POLICY", action=_Given)
+    _option(group, "--plan", "how a layer with one set per row is computed", "auto",
+            choices=["auto", "dense", "exact", "rows", "gather"], action=_Given)
+    _option(group, "--recall", "fraction of the five best labels that a query is to find", 0.995,
+            type=_below_one, metavar="FLOAT", action=_Given)
+
+
+def _add_ids(sub: argparse._ActionsContainer) -> None:
+    ids = sub.add_mutually_exclusive_group()
+    ids.add_argument("--one-based", dest="first_feature", action="store_const", const=1,
+                     default="auto",
+                     help="feature ids begin at 1 (default: as the file looks, with a note where "
+                          "they are lowered)")
+    ids.add_argument("--zero-based", dest="first_feature", action="store_const", const=0,
+                     help="feature ids begin at 0")
+
+
+def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
+    sub = commands.add_parser("info", help="describe a model: layers, labels, size, training")
+    sub.add_argument("model", metavar="MODEL", help="a file of this library")
+    _add_json(sub)
+
+
+def _add_compress(commands: argparse._SubParsersAction[_Parser]) -> None:
+    sub = commands.add_parser(
+        "compress", help="write a smaller file of a trained network, for predict and evaluate",
+        description="Weights are rounded to fewer bits. The file answers, and cannot be trained.")
+    sub.add_argument("model", metavar="MODEL",
+                     help="file that `sparselsh train --model` has written")
+    sub.add_argument("-o", "--output", metavar="OUT.safetensors", required=True,
+                     help="file to write")
+    _option(sub, "--storage", "data type in which weights are stored", "int8",
+            choices=["bfloat16", "int8"])
+    sub.add_argument("--calibration", metavar="X",
+                     help="some hundreds of rows, by which plans are chosen and the effect of the "
+                          "rounding is measured: XMC text, a CSR file, .npz or .npy")
+    _add_threads(sub)
+
+
+def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
+    sub = commands.add_parser(
+        "completion", help="print a script that completes commands, options and files",
+        description="bash: source <(sparselsh completion bash). zsh: the same in .zshrc, after "
+                    "compinit. fish: sparselsh completion fish | source.")
+    sub.add_argument("shell", choices=["bash", "zsh", "fish"])
 
 
 def _add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -153,7 +264,9 @@ def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
     sub = commands.add_parser("predict", help="write the best labels of every row, label:score ...")
     sub.add_argument("model", metavar="MODEL",
                      help="file that `sparselsh train --model` has written")
-    sub.add_argument("test", metavar="TEST.txt", help="rows to predict; their labels are ignored")
+    sub.add_argument("test", metavar="TEST.txt", nargs="?", default="-",
+                     help="rows to predict, whose labels are ignored; - reads lines of them from "
+                          "stdin, ids from 0, and answers each at once (default: -)")
     _option(sub, "-k", "labels per row", 5, type=_whole(1), metavar="N")
     sub.add_argument("--probabilities", action="store_true",
                      help="write the probability after each label instead of its score")
@@ -162,6 +275,7 @@ def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
             None, unset="k labels", type=_fraction_or_auto, metavar="auto|FLOAT")
     sub.add_argument("--output", metavar="FILE", help="write to FILE instead of the terminal")
     sub.add_argument("--exact", action="store_true", help="compute every output neuron")
+    _add_ids(sub)
     _add_threads(sub)
     sub.add_argument("--scores", action=argparse.BooleanOptionalAction, default=True,
                      help="write the score after each label, or only the labels")
@@ -177,6 +291,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
                      help="its training rows: their label frequencies give the propensities for "
                           "PSP@k")
     sub.add_argument("--exact", action="store_true", help="compute every output neuron")
+    _add_ids(sub)
     _add_threads(sub)
     _add_json(sub)
 
@@ -192,7 +307,13 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line, without the usage."""
+    """Reports an error in one line, without the usage; takes whole names of options only.
+
+    An abbreviation would change its meaning, or end to be one, when an option is added.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"sparselsh: error: {message}; see `{self.prog} --help`\n")
@@ -264,6 +385,32 @@ def _number(text: str, maximum: float = math.inf) -> float:
         bounds = "above 0" if maximum == math.inf else f"above 0 and up to {maximum:g}"
         raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}")
     return value
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def _call(text: str) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """A name, or a call with plain arguments, such as ``Every(50)``: (name, args, keywords)."""
+    wrong = argparse.ArgumentTypeError(
+        f"{text!r} is neither a name nor a call with plain arguments, such as 'Every(50)'")
+    try:
+        node = ast.parse(text, mode="eval").body
+        if isinstance(node, ast.Name | ast.Constant):
+            return text, (), {}
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            raise wrong
+        return (node.func.id, tuple(ast.literal_eval(value) for value in node.args),
+                {str(key.arg): ast.literal_eval(key.value) for key in node.keywords})
+    except (SyntaxError, ValueError):
+        raise wrong from None
 
 
 def _below_one(text: str) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
@@ -23,21 +24,40 @@ class UserError(Exception):
     """An error that the user can correct; the message is one line that says how."""
 
 
-def read_rows(path: str, labelled: bool = True) -> tuple[csr_array, csr_array]:
-    """Read (X, Y) of a file that must have rows and, if `labelled`, labels."""
+def read_rows(path: str, labelled: bool = True,
+              ids: int | str = "auto") -> tuple[csr_array, csr_array]:
+    """Read (X, Y) of a file that must have rows and, if `labelled`, labels.
+
+    `ids` is the id of the first feature: 0, 1 or "auto". A note says where ids are lowered by the
+    look of the file, which may not be what was meant.
+    """
+    X, Y, is_shifted = _read(path, labelled, ids)
+    if is_shifted:
+        _note_shifted(path)
+    return X, Y
+
+
+def _read(path: str, labelled: bool, ids: int | str) -> tuple[csr_array, csr_array, bool]:
     from .. import datasets
 
+    is_shifted = False
     if datasets.is_csr_file(path):
         with datasets.open_csr(path) as file:
             X, Y = file[:]
     else:
-        X, Y = datasets.read_xmc(path)
+        X, Y, is_shifted = datasets.read_shifted(path, first_feature=ids)
     _check_rows_and_labels(path, X.shape, Y.nnz if labelled else 1)
-    return X, Y
+    return X, Y, is_shifted
 
 
-def read_or_open(path: str, net: Network | None = None,
-                 of: str = "") -> tuple[Any, csr_array | None, int]:
+def _note_shifted(path: str) -> None:
+    print(f"sparselsh: note: {path!r} has no header and no feature 0, so that its ids are taken to "
+          "begin at 1; --zero-based takes them as they are, --one-based silences this note",
+          file=sys.stderr)
+
+
+def read_or_open(path: str, net: Network | None = None, of: str = "",
+                 ids: int | str = "auto") -> tuple[Any, csr_array | None, int]:
     """X, Y and the number of labels of a text file; for a CSR file, X is the open file, Y is None.
 
     If a network is given, which was read from the file `of`, the numbers of features and labels
@@ -46,8 +66,8 @@ def read_or_open(path: str, net: Network | None = None,
     from .. import datasets
 
     if not datasets.is_csr_file(path):
-        X, Y = (read_rows(path) if net is None
-                else read_matching(path, net.n_features, net.n_labels, of))
+        X, Y = (read_rows(path, ids=ids) if net is None
+                else read_matching(path, net.n_features, net.n_labels, of, ids=ids))
         return X, Y, Y.shape[1]
     file = datasets.open_csr(path)
     _check_rows_and_labels(path, file.shape, file.label_nnz)
@@ -63,20 +83,26 @@ def _check_rows_and_labels(path: str, shape: tuple[int, ...], n_labels: int) -> 
 
 
 def read_matching(path: str, n_features: int, n_labels: int | None, of: str,
-                  labelled: bool = True) -> tuple[csr_array, csr_array]:
+                  labelled: bool = True, ids: int | str = "auto") -> tuple[csr_array, csr_array]:
     """Read a file whose features and labels must be numbered as in the file or model `of`.
 
     `n_labels` is None where the number of labels does not matter.
     """
     from .. import datasets
 
-    X, Y = read_rows(path, labelled)
+    X, Y, is_shifted = _read(path, labelled, ids)
     if X.shape[1] == n_features and n_labels in (None, Y.shape[1]):
+        if is_shifted:
+            _note_shifted(path)
         return X, Y
     try:
         # svmlight text does not contain its counts: ids below the given ones are enough. XMC text
         # contains them, and fails here.
-        return datasets.read_xmc(path, n_features=n_features, n_labels=n_labels, format="svmlight")
+        found = datasets.read_shifted(path, n_features=n_features, n_labels=n_labels,
+                                      format="svmlight", first_feature=ids)
+        if found[2]:
+            _note_shifted(path)
+        return found[:2]
     except datasets.FileFormatError as error:
         if error.line != 1:
             raise

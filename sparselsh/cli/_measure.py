@@ -45,7 +45,9 @@ def quality(net: Network, X: Any, Y: Any, exact: bool = False) -> tuple[dict[str
     ids : ndarray of shape (n_rows, 5), int32
     """
     ids, _, microseconds = query(net, X, max(METRIC_RANKS), exact)
-    cost = {"microseconds_per_query": microseconds, "computed_share": float(net.computed_share)}
+    cost = {"microseconds_per_query": microseconds}
+    if hasattr(net, "computed_share"):  # compressed networks count nothing
+        cost["computed_share"] = float(net.computed_share)
     return precision(Y, ids) | cost, ids
 
 
@@ -75,7 +77,7 @@ def probabilities(net: Network, X: Any, Y: Any, exact: bool = False) -> dict[str
 
     from .. import metrics
 
-    if net.calibration is None:
+    if getattr(net, "calibration", None) is None:
         return {}
     ids, p = net.topk(X, 1, exact=exact, probabilities=True)
     keys = np.arange(len(ids)) * Y.shape[1]

@@ -16,7 +16,14 @@ from ._csr_file import (
     read_window,
     write_csr,
 )
-from ._xmc_text import FileFormatError, read_xmc, write_xmc
+from ._xmc_text import (
+    FileFormatError,
+    begins_with_header,
+    parse_rows,
+    read_shifted,
+    read_xmc,
+    write_xmc,
+)
 
 __all__ = ["CSRFile", "FileFormatError", "convert_xmc", "open_csr", "read_xmc", "write_csr",
            "write_xmc"]

@@ -28,7 +28,7 @@ import re
 import stat
 import zlib
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -79,7 +79,8 @@ class FileFormatError(ValueError):
 
 
 def read_xmc(path: PathLike, *, n_features: int | None = None, n_labels: int | None = None,
-             format: str = "auto") -> tuple[csr_array, csr_array]:
+             format: str = "auto", first_feature: int | Literal["auto"] = "auto"
+             ) -> tuple[csr_array, csr_array]:
     """Read a file of sparse rows with labels.
 
     Parameters
@@ -92,6 +93,9 @@ def read_xmc(path: PathLike, *, n_features: int | None = None, n_labels: int | N
         header or, in svmlight text, the largest id plus one.
     format : {"auto", "xmc", "svmlight"}
         With "auto", the file is XMC text if its first line consists of three integers.
+    first_feature : 0, 1 or "auto"
+        Id of the first feature in svmlight text; "auto" is 1 where feature 0 does not occur in the
+        file. In XMC text it is 0, unless 1 is given.
 
     Returns
     -------
@@ -120,17 +124,29 @@ def read_xmc(path: PathLike, *, n_features: int | None = None, n_labels: int | N
     svmlight text does not say whether its feature ids begin at 0 or 1. As in scikit-learn, the file
     is taken as one-based if feature 0 does not occur in it, and all ids are then lowered by one. So
     a zero-based file in which feature 0 never occurs is read with columns shifted by one: where
-    that is possible, as in a small test set, add a header. Labels are not shifted. Query ids
+    that is possible, as in a small test set, give ``first_feature=0``, or add a header. Labels are
+    not shifted. Query ids
     (``qid:``) are refused.
 
     A value is the float64 nearest to the decimal number, rounded to float32:
     ``numpy.float32(float(text))``.
     """
+    X, Y, _ = read_shifted(path, n_features=n_features, n_labels=n_labels, format=format,
+                           first_feature=first_feature)
+    return X, Y
+
+
+def read_shifted(path: PathLike, *, n_features: int | None = None, n_labels: int | None = None,
+                 format: str = "auto", first_feature: int | str = "auto"
+                 ) -> tuple[csr_array, csr_array, bool]:
+    """What `read_xmc` returns, and whether ids were taken to begin at 1 by the look of the file."""
     path = check.path(path)
     n_features = None if n_features is None else check.integer(n_features, "n_features", minimum=0)
     n_labels = None if n_labels is None else check.integer(n_labels, "n_labels", minimum=0)
     if format not in ("auto", "xmc", "svmlight"):
         raise ValueError(f"format={format!r} is unknown; give 'auto', 'xmc' or 'svmlight'")
+    if first_feature not in (0, 1, "auto"):
+        raise ValueError(f"first_feature={first_feature!r} is unknown; give 0, 1 or 'auto'")
 
     text = _read(path)
     is_cut = text[-1:] != b"\n"
@@ -147,11 +163,28 @@ def read_xmc(path: PathLike, *, n_features: int | None = None, n_labels: int | N
     if format == "xmc":
         n_rows, n_features, n_labels = _header(path, text, start, n_features, n_labels)
         source.line = 2
-        X, Y = _parse_text(source, text.find(b"\n", start) + 1, n_rows, n_features, n_labels)
+        is_shifted = first_feature == 1
+        X, Y = _parse_text(source, text.find(b"\n", start) + 1, n_rows, n_features + is_shifted,
+                           n_labels)
         _check_complete(path, X.shape[0], n_rows)
-    else:
-        X, Y = _parse_svmlight(source, start, n_features, n_labels)
-    return X, Y
+        if is_shifted:
+            X = _shifted(path, X, n_features)
+        return X, Y, False
+    X, Y, is_one_based = _parse_svmlight(source, start, n_features, n_labels, first_feature)
+    return X, Y, is_one_based and first_feature == "auto"
+
+
+def parse_rows(text: bytes, name: str, line: int, n_features: int) -> csr_array:
+    """The features of rows of XMC text without a header, from its line `line` on; ids from 0."""
+    is_cut = text[-1:] != b"\n"
+    source = _Source(name, text + b"\n" * is_cut, is_cut, line)
+    return _parse_text(source, 0, text.count(b"\n") + is_cut, n_features, None)[0]
+
+
+def begins_with_header(text: bytes) -> bool:
+    """Whether the first line of a file consists of three integers, as that of XMC text does."""
+    first = _first_line(text, 0)
+    return len(first) == 3 and all(map(_INTEGER.fullmatch, first))
 
 
 def write_xmc(path: PathLike, X: MatrixLike, Y: MatrixLike, *, format: str = "xmc") -> None:
@@ -345,9 +378,9 @@ def _check_complete(path: str, n_found: int, n_rows: int) -> None:
                               "rows that its header says; copy it again, or correct the header")
 
 
-def _parse_svmlight(source: _Source, start: int, n_features: int | None,
-                    n_labels: int | None) -> tuple[csr_array, csr_array]:
-    """(X, Y) of the rows from `start` on, with feature ids that begin at 0 or 1."""
+def _parse_svmlight(source: _Source, start: int, n_features: int | None, n_labels: int | None,
+                    first_feature: int | str) -> tuple[csr_array, csr_array, bool]:
+    """(X, Y) of the rows from `start` on, and whether their feature ids begin at 1."""
     # one more than `n_features`, for ids that begin at 1
     limit = None if n_features is None else min(n_features + 1, INT32_MAX)
     X, Y = _parse_text(source, start, None, limit, n_labels)
@@ -356,12 +389,23 @@ def _parse_svmlight(source: _Source, start: int, n_features: int | None,
                               "comments; check that it was written whole")
 
     is_one_based = X.nnz > 0 and X.indices.min() > 0
+    if first_feature == 1 and X.nnz and not is_one_based:
+        _shifted(source.path, X, 0)  # raises
+    is_one_based = is_one_based and first_feature != 0
     largest = X.indices.max(initial=-1)
     if limit is not None and largest == n_features and not is_one_based:
         _parse_text(source, start, None, n_features, n_labels)  # raises, with the line
     indices = X.indices - 1 if is_one_based else X.indices
     width = largest + 1 - is_one_based if n_features is None else n_features
-    return _as_csr(X.data, indices, X.indptr, width), Y
+    return _as_csr(X.data, indices, X.indptr, width), Y, is_one_based
+
+
+def _shifted(path: str, X: csr_array, n_features: int) -> csr_array:
+    """X with all ids lowered by one."""
+    if X.indices.min(initial=1) == 0:
+        raise FileFormatError(path, None, "feature 0 occurs in the file, whose ids are said to "
+                              "begin at 1; read it with first_feature=0 (--zero-based)")
+    return _as_csr(X.data, X.indices - 1, X.indptr, n_features)
 
 
 def _as_csr(data: Floats | None, indices: np.ndarray, indptr: np.ndarray,

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from tqdm import tqdm
 
 from .. import _validation as check
 from .. import metrics
@@ -15,7 +14,7 @@ from .._arrays import bfloat16
 from .._arrays.csr import CSR, from_scipy
 from .._arrays.linalg import row_chunks
 from .._arrays.scipy import sp
-from .._display import plot_history, table
+from .._display import plot_history, progress_bar, table
 from .._signals import held
 from .._threads import Lock, one_at_a_time, resolve
 from ..calibration import (
@@ -255,7 +254,7 @@ class Network:
             FloatingPointError, "warn" warns and skips the batch, and "restore" warns and ends the
             training with the weights of the start of the epoch, of which it keeps a copy.
         verbose : bool
-            Show a progress bar.
+            Show a progress bar or, where stderr is no terminal, one line per epoch.
 
         Returns
         -------
@@ -332,7 +331,7 @@ class Network:
 
     @one_at_a_time
     def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *,
-               sample_weight: ArrayLike | None = None,
+               sample_weight: ArrayLike | None = None, epochs: int | None = None,
                validation: tuple[MatrixLike, MatrixLike] | None = None,
                callbacks: Sequence[Callback] = (), on_nonfinite: str = "raise",
                verbose: bool = True) -> Self:
@@ -346,6 +345,11 @@ class Network:
 
         Parameters
         ----------
+        epochs : int or None
+            Epochs of the whole training, those that are done included: more of them train longer
+            than was planned, also after the training was complete, and fewer end it sooner. The
+            schedule stands where it would stand if they had been planned. None for what was
+            planned.
         X, Y, sample_weight, validation, callbacks, on_nonfinite, verbose
             As for `fit`. A callback restores its state if it has the same position in the list as
             before.
@@ -358,9 +362,9 @@ class Network:
         Raises
         ------
         ValueError
-            If there is no training to continue, the data has another number of rows, or the
-            schedule of the optimizer was a function, which a file does not keep: set
-            ``network.optimizer.schedule`` then.
+            If there is no training to continue, more epochs are done than `epochs`, the data has
+            another number of rows, or the schedule of the optimizer was a function, which a file
+            does not keep: set ``network.optimizer.schedule`` then.
         FloatingPointError, KeyboardInterrupt
             As for `fit`.
         """
@@ -374,10 +378,15 @@ class Network:
                              f"{self.optimizer.missing_schedule}, which a file does not keep; set "
                              "network.optimizer.schedule to it, then resume")
         callbacks = checked_callbacks(callbacks)
-        if progress.is_done:
+        total = progress.epochs if epochs is None else check.integer(epochs, "epochs")
+        n_begun = progress.epoch + (progress.generator is not None)
+        if total < n_begun:
+            raise ValueError(f"epochs must be at least {n_begun}, the epochs that have begun, got "
+                             f"{total}")
+        if progress.epoch == total or (progress.is_done and epochs is None):
             return self
 
-        n_epochs = progress.epochs - progress.epoch
+        n_epochs = total - progress.epoch
         source = self._source(X, Y, progress.window, n_epochs, sample_weight)
         if None not in (progress.n_rows, source.n_rows) and progress.n_rows != source.n_rows:
             raise ValueError(f"X must have the {progress.n_rows} rows of the training that is "
@@ -386,6 +395,8 @@ class Network:
         validation = self._check_validation(validation)
         for layer in self.layers:
             layer.own()
+        if epochs is not None:
+            progress.__dict__.update(epochs=total, stopped=False)
         self._train(source, validation, callbacks, verbose, on_nonfinite)
         return self
 
@@ -575,8 +586,8 @@ class Network:
 
         n_threads = resolve(self.n_threads)
         n_negatives, n = min(n_negatives, self.n_labels), X.shape[0]
-        with self._refined_anew(), tqdm(total=n + self.n_labels, desc="refine", unit="",
-                                         disable=not verbose) as bar:
+        with self._refined_anew(), progress_bar("refine", "", n + self.n_labels,
+                                                verbose=verbose) as bar:
             candidates = np.empty((n, n_negatives), np.int32)
             for start in range(0, n, ROWS_PER_CHUNK):
                 rows = slice(start, start + ROWS_PER_CHUNK)

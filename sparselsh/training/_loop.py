@@ -11,8 +11,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from .._display import progress_bar
 from .._signals import Interrupts
 from ..callbacks import Callback
 from ._attempt import Diverged
@@ -170,8 +169,8 @@ def _epoch(steps: _Steps, source: Source, network: TrainedNetwork,
         source.n_rows = progress.n_rows  # an iterable's rows were counted in earlier epochs
 
     title = f"epoch {progress.epoch + 1}/{progress.epochs}"
-    with tqdm(total=source.n_rows, initial=progress.n, unit=" samples", desc=title,
-              disable=not verbose, leave=True, mininterval=BAR_INTERVAL) as bar:
+    with progress_bar(title, " samples", source.n_rows, verbose=verbose, initial=progress.n,
+                      interval=BAR_INTERVAL) as bar:
         if not _take_steps(steps, source, network, bar):
             progress.stopped = True
             return
@@ -197,7 +196,7 @@ def _epoch(steps: _Steps, source: Source, network: TrainedNetwork,
 
 
 def _take_steps(steps: _Steps, source: Source, network: TrainedNetwork,
-                bar: tqdm[Any]) -> bool:
+                bar: Any) -> bool:
     """The steps of an epoch that are left; False if the training ends."""
     training = steps.training
     progress = training.progress

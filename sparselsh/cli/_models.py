@@ -1,0 +1,108 @@
+"""Models in files, of any kind: load, `sparselsh info` and `sparselsh compress`."""
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ._files import UserError, check_outputs, load_network, unwritable, write_json
+
+if TYPE_CHECKING:
+    import argparse
+
+INFERENCE, INDEX = "sparselsh.inference", "sparselsh.index"  # formats in the metadata
+
+
+def load_model(path: str, n_threads: int | None = None, mmap: bool = False) -> Any:
+    """The network, compressed network or tagger of a file; `mmap` leaves weights in it."""
+    from .. import _files
+    from ..inference import InferenceNetwork
+
+    if not os.path.isdir(path) and _files.metadata(path).get("format") == INFERENCE:
+        return InferenceNetwork.load(path, mmap=mmap, n_threads=n_threads)
+    return load_network(path, n_threads)
+
+
+def info(args: argparse.Namespace) -> None:
+    """Print what a file holds."""
+    check_outputs([args.json], inputs=[args.model])
+    report = _described(args.model)
+    width = max(map(len, report)) + 2
+    for name, value in report.items():
+        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        print(f"{name.replace('_', ' '):<{width}}{shown}")
+    write_json(args.json, report)
+
+
+def _described(path: str) -> dict[str, Any]:
+    import sparselsh as sl
+
+    from .. import _files
+    from .._display import size
+
+    kind = "" if os.path.isdir(path) else _files.metadata(path).get("format", "")
+    n_bytes = os.path.getsize(path)
+    report: dict[str, Any] = {"file": path, "size": size(n_bytes), "bytes": n_bytes}
+    if kind == INDEX:
+        raise UserError(f"{path!r}: holds an index of neurons, not a model; read it with "
+                        "sparselsh.LSHIndex.load")
+    model = load_model(path, mmap=True)
+    net = getattr(model, "network_", model)
+    report["kind"] = {"Network": "network", "Tagger": "tagger of texts",
+                      "InferenceNetwork": "compressed or converted network, which only answers",
+                      }.get(type(model).__name__, type(model).__name__)
+    report |= {"features": net.n_features, "labels": net.n_labels,
+               "layers": " -> ".join(map(str, [net.n_features,
+                                               *(layer.n_out for layer in net.layers)])),
+               "refined": net.refinement is not None}
+    if model is not net:
+        tags = [str(name) for name in model.tags_]
+        report["tags"] = ", ".join(tags[:8]) + (", ..." if len(tags) > 8 else "")
+    if not isinstance(net, sl.Network):
+        report["storage"] = ", ".join(dict.fromkeys(
+            layer.storage for layer in net.layers))
+        return report
+
+    report |= {"loss": repr(net.loss), "weights": net.layers[-1].dtype,
+               "probabilities": net.calibration is not None}
+    if net.calibration is not None and not hasattr(net.calibration.threshold, "__len__"):
+        report["threshold"] = round(float(net.calibration.threshold), 4)
+    progress = net.training_progress
+    if progress is not None:
+        state = "complete" if progress.is_done else "can be resumed"
+        report |= {"optimizer": repr(net.optimizer),
+                   "training": f"{progress.epoch} of {progress.epochs} epochs, {state}"}
+        last = net.history[-1] if net.history else {}
+        report |= {name: round(last[name], 4) for name in ("loss", "val_loss", "p_at_1")
+                   if name in last and name != "loss"}
+    return report
+
+
+def compress(args: argparse.Namespace) -> None:
+    """Write a model with weights of fewer bits."""
+    check_outputs([args.output], inputs=[args.model, args.calibration])
+    import sparselsh as sl
+
+    from .._display import size
+    from ._serving import read_inputs
+
+    model = load_model(args.model, args.threads)
+    if isinstance(model, sl.InferenceNetwork):
+        raise UserError(f"{args.model!r}: is compressed or converted already; give the file that "
+                        "`sparselsh train --model` has written")
+    if not isinstance(model, sl.Network):
+        raise UserError(f"{args.model!r}: holds a {type(model).__name__}, of which there is no "
+                        "smaller file yet; give one of a network")
+    X = None if args.calibration is None else read_inputs(args.calibration)
+    small = sl.InferenceNetwork.from_network(model, X, storage=args.storage,
+                                             n_threads=args.threads)
+    try:
+        small.save(os.path.realpath(args.output))
+    except OSError as error:
+        raise unwritable(args.output, error) from error
+    before, after = os.path.getsize(args.model), os.path.getsize(args.output)
+    print(f"{args.output}: {size(after)}, {after / before:.0%} of {size(before)}; weights in "
+          f"{args.storage}")
+    if X is not None:
+        print(small.report)
+    elif model.calibration is not None:
+        print("without probabilities, of which the smaller file keeps no calibration")
