@@ -309,9 +309,9 @@ SHELLS = {"bash": ["-n"], "zsh": ["-n"], "fish": ["--no-execute"]}
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_completion_has_every_command_and_option(shell, capsys, tmp_path):
     out, _ = run(capsys, "completion", shell)
-    for name, sub in parser()._subparsers._group_actions[0].choices.items():
+    for name, sub in parser().commands().items():
         assert name in out
-        for action in sub._actions:
+        for action in sub.arguments():
             for option in action.option_strings:
                 shown = option if shell != "fish" else option.lstrip("-")
                 assert shown in out, (name, option)

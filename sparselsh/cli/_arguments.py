@@ -4,10 +4,12 @@ from __future__ import annotations
 import argparse
 import ast
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 # Defaults of `sparselsh train`. A learning rate of None leaves the optimizer to the network.
 N_HIDDEN = 256
@@ -30,9 +32,9 @@ FORMAT = ("Files are XMC text: a first line `rows features labels`, then one lin
           "`sparselsh convert` has made from such text. Start with `sparselsh demo`.")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the argument parser; ``command`` is the name of the command that was given."""
-    top = _Parser(prog="sparselsh", description=ABOUT, epilog=FORMAT)
+    top = Parser(prog="sparselsh", description=ABOUT, epilog=FORMAT)
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND",
                                   title="commands")
@@ -42,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser("train", help="train a network on an XMC file", epilog=FORMAT)
+def _add_train(commands: Commands) -> None:
+    sub = new_command(commands, "train", help="train a network on an XMC file", epilog=FORMAT)
     sub.add_argument("train", metavar="TRAIN.txt", help="training rows")
     sub.add_argument("--test", metavar="TEST.txt", help="rows on which to measure the network")
     sub.add_argument("--model", metavar="OUT.safetensors", help="file to save the network to")
@@ -176,15 +178,16 @@ def _add_ids(sub: argparse._ActionsContainer) -> None:
                      help="feature ids begin at 0")
 
 
-def _add_info(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser("info", help="describe a model: layers, labels, size, training")
+def _add_info(commands: Commands) -> None:
+    sub = new_command(commands, "info", help="describe a model: layers, labels, size, training")
     sub.add_argument("model", metavar="MODEL", help="a file of this library")
     _add_json(sub)
 
 
-def _add_compress(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser(
-        "compress", help="write a smaller file of a trained network, for predict and evaluate",
+def _add_compress(commands: Commands) -> None:
+    sub = new_command(
+        commands, "compress",
+        help="write a smaller file of a trained network, for predict and evaluate",
         description="Weights are rounded to fewer bits. The file answers, and cannot be trained.")
     sub.add_argument("model", metavar="MODEL",
                      help="file that `sparselsh train --model` has written")
@@ -198,18 +201,20 @@ def _add_compress(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_threads(sub)
 
 
-def _add_completion(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser(
-        "completion", help="print a script that completes commands, options and files",
+def _add_completion(commands: Commands) -> None:
+    sub = new_command(
+        commands, "completion",
+        help="print a script that completes commands, options and files",
         description="bash: source <(sparselsh completion bash). zsh: the same in .zshrc, after "
                     "compinit. fish: sparselsh completion fish | source.")
     sub.add_argument("shell", choices=["bash", "zsh", "fish"])
 
 
-def _add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser(
-        "convert", help="convert an XMC file to a binary file, or trained weights to a network for "
-                        "inference",
+def _add_convert(commands: Commands) -> None:
+    sub = new_command(
+        commands, "convert",
+        help="convert an XMC file to a binary file, or trained weights to a network for "
+             "inference",
         description="An XMC file becomes a binary file that needs no parsing and little memory in "
                     "training. Weights (--layer, a .onnx file, or a file that `sparselsh train "
                     "--model` has written) become a network for serve-bench and "
@@ -246,8 +251,8 @@ def _add_convert(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_threads(weights)
 
 
-def _add_serve_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser("serve-bench",
+def _add_serve_bench(commands: Commands) -> None:
+    sub = new_command(commands, "serve-bench",
                               help="time a converted network, with and without computing every "
                                    "neuron")
     sub.add_argument("model", metavar="MODEL", help="file that `sparselsh convert -o` has written")
@@ -260,8 +265,9 @@ def _add_serve_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_json(sub)
 
 
-def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser("predict", help="write the best labels of every row, label:score ...")
+def _add_predict(commands: Commands) -> None:
+    sub = new_command(commands, "predict",
+                      help="write the best labels of every row, label:score ...")
     sub.add_argument("model", metavar="MODEL",
                      help="file that `sparselsh train --model` has written")
     sub.add_argument("test", metavar="TEST.txt", nargs="?", default="-",
@@ -281,8 +287,8 @@ def _add_predict(commands: argparse._SubParsersAction[_Parser]) -> None:
                      help="write the score after each label, or only the labels")
 
 
-def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser("evaluate",
+def _add_evaluate(commands: Commands) -> None:
+    sub = new_command(commands, "evaluate",
                               help="measure a network: P@k, nDCG@k, PSP@k, time per query")
     sub.add_argument("model", metavar="MODEL",
                      help="file that `sparselsh train --model` has written")
@@ -296,8 +302,8 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_json(sub)
 
 
-def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
-    sub = commands.add_parser("demo", help="guess identifiers in Python's own standard library")
+def _add_demo(commands: Commands) -> None:
+    sub = new_command(commands, "demo", help="guess identifiers in Python's own standard library")
     _option(sub, "--rows", "maximum number of training rows", DEMO_MAX_ROWS, type=_whole(1000),
             metavar="N")
     _option(sub, "--epochs", "passes over the rows", DEMO_EPOCHS, type=_whole(1), metavar="N")
@@ -306,17 +312,36 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
     _add_run_options(sub)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports an error in one line, without the usage; takes whole names of options only.
 
     An abbreviation would change its meaning, or end to be one, when an option is added.
     """
 
+    text = ""  # what a command does
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
 
+    def arguments(self) -> list[argparse.Action]:
+        """The arguments and options, for completion."""
+        return self._actions
+
+    def commands(self) -> dict[str, Parser]:
+        """The parsers of the commands by name, for completion."""
+        return {name: sub for action in self._actions
+                if isinstance(action, argparse._SubParsersAction)
+                for name, sub in action.choices.items()}
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"sparselsh: error: {message}; see `{self.prog} --help`\n")
+
+
+def new_command(commands: Commands, name: str, *, help: str, **options: Any) -> Parser:
+    """Add a command."""
+    sub = commands.add_parser(name, help=help, **options)
+    sub.text = help
+    return sub
 
 
 class _Version(argparse.Action):

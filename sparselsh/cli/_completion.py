@@ -1,11 +1,12 @@
 """Scripts that complete the command line in bash, zsh and fish, made from the parser."""
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ._arguments import Parser
 
 
 class Option(NamedTuple):
@@ -26,26 +27,23 @@ class Command(NamedTuple):
     choices: list[str]
 
 
-def script(shell: str, parser: argparse.ArgumentParser) -> str:
+def script(shell: str, parser: Parser) -> str:
     """The script for a shell, a line at a time."""
     commands = list(_commands(parser))
     return "\n".join({"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](commands)) + "\n"
 
 
-def _commands(parser: argparse.ArgumentParser) -> Iterator[Command]:
-    (subs,) = (action for action in parser._actions
-               if isinstance(action, argparse._SubParsersAction))
-    texts = {action.dest: action.help or "" for action in subs._choices_actions}
-    for name, sub in subs.choices.items():
+def _commands(parser: Parser) -> Iterator[Command]:
+    for name, sub in parser.commands().items():
         options, choices = [], []
-        for action in sub._actions:
+        for action in sub.arguments():
             known = [str(choice) for choice in action.choices or ()]
             if not action.option_strings:
                 choices += known
                 continue
             text = "" if action.help is None else action.help.split("; ")[0].split(" (default")[0]
             options.append(Option(list(action.option_strings), known, action.nargs != 0, text))
-        yield Command(name, texts[name], options, choices)
+        yield Command(name, sub.text, options, choices)
 
 
 def _words(command: Command) -> str:
