@@ -47,8 +47,8 @@ SECTIONS = {
     "scikit-learn estimators": ('They need scikit-learn: `pip install "sparselsh-nn[sklearn]"`.', (
         "estimators.LSHClassifier", "estimators.LSHRegressor")),
     "Pretrained networks": ("Convert a network that was trained elsewhere, for inference.", (
-        "from_torch", "from_onnx", "from_file", "InferenceNetwork", "ConversionReport",
-        "torch.accelerate", "torch.restore", "torch.to_torch")),
+        "from_torch", "from_onnx", "from_file", "InferenceNetwork", "OnnxNetwork",
+        "ConversionReport", "torch.accelerate", "torch.restore", "torch.to_torch")),
     "Search": ("Maximum inner product search over the rows of a matrix.", ("LSHIndex",)),
     "Hash families": ("How a vector becomes a bucket number of a table.", (
         "SimHash", "CrossPolytope", "DWTA", "MinHash", "choose_bits_and_tables")),

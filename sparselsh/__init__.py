@@ -11,7 +11,7 @@ from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
 from .index import LSHIndex
-from .inference import ConversionReport, InferenceNetwork
+from .inference import ConversionReport, InferenceNetwork, OnnxNetwork
 from .layers import Linear, LSHLinear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from .network import Network
@@ -45,6 +45,7 @@ __all__ = [
     "MeanSquaredError",
     "MinHash",
     "Network",
+    "OnnxNetwork",
     "Refinement",
     "SimHash",
     "SoftmaxCrossEntropy",

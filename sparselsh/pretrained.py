@@ -1,19 +1,25 @@
 """Conversion of trained dense networks for fast inference: from PyTorch, ONNX and weight files."""
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import _validation as check
 from .inference import (
     InferenceNetwork,
+    NoChain,
     checked_options,
     convert,
+    convert_graph,
     convert_trained,
+    cut,
     is_network_file,
+    load_onnx,
     read_layers,
     read_module,
     read_network,
     read_onnx,
+    require_runtime,
     to_numpy,
 )
 
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ._arrays.types import PathLike, RandomState
+    from .inference import OnnxNetwork
 
 __all__ = ["from_file", "from_onnx", "from_torch"]
 
@@ -85,33 +92,70 @@ def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.
     return convert(layers, to_numpy(calibration, "calibration"), kind=InferenceNetwork, **options)
 
 
-def from_onnx(path: PathLike, calibration: Any = None, *, recall: float = 0.99,
-              error: float = 0.02, k: int = 5, storage: str = "float32", upcast: bool = False,
-              random_state: RandomState = None,
-              n_threads: int | None = None) -> InferenceNetwork:
-    """Convert an MLP in an ONNX file: a chain of Gemm, or MatMul and Add, with Relu between.
+def from_onnx(path: PathLike, calibration: Any = None, *, head: str = "auto",
+              recall: float = 0.99, error: float = 0.02, k: int = 5, storage: str = "float32",
+              upcast: bool = False, random_state: RandomState = None,
+              n_threads: int | None = None) -> InferenceNetwork | OnnxNetwork:
+    """Convert an ONNX model: a chain of layers as a whole, of any other the last wide layer.
+
+    A chain of Gemm, or MatMul and Add, with Relu between becomes an :class:`InferenceNetwork`. Any
+    other model is cut at its last MatMul or Gemm with a constant weight and at least 2,000 outputs:
+    that layer, and layers with Relu directly before it, are converted, and ONNX Runtime runs the
+    nodes before and behind them.
 
     Parameters
     ----------
     path : str or path-like
-    calibration, recall, error, k, storage, upcast, random_state, n_threads
-        As for :func:`from_torch`.
+    calibration : array, tuple, dict, or iterable of them, or None
+        Inputs of the model: an array, a tuple in the order of its inputs or a dict by their names;
+        or an iterable of such inputs, which may differ in shape. Some hundreds of rows should reach
+        the layer.
+    head : str
+        The layer at which the model is cut, by the name of its node, its output or its weight.
+        "auto" takes a chain as a whole, and finds the layer by its shape else.
+    recall, error, k, storage, upcast, random_state, n_threads
+        As for :func:`from_torch`. ONNX Runtime uses `n_threads` too.
 
     Returns
     -------
-    InferenceNetwork
+    InferenceNetwork or OnnxNetwork
 
     Raises
     ------
     ImportError
-        If the package onnx is missing.
+        If the package onnx is missing, or onnxruntime for a model that is no chain.
     FileNotFoundError, TypeError, ValueError
-        If the file is missing or damaged, has an operator that is not supported, which is named
-        with its node, or an argument does not fit.
+        If the file is missing or damaged, is no chain and has no such layer, or an argument does
+        not fit. The message names the node.
     """
     options = checked_options(recall, error, k, storage, random_state, n_threads)
-    return convert(read_onnx(path, upcast=bool(upcast)), calibration, source=str(path),
-                   kind=InferenceNetwork, **options)
+    head, upcast = _head(head), bool(upcast)
+    refusal = ""
+    if head == "auto":
+        try:
+            layers = read_onnx(path, upcast=upcast)
+        except NoChain as error_of_chain:
+            refusal = str(error_of_chain)
+        else:
+            return convert(layers, calibration, source=str(path), kind=InferenceNetwork, **options)
+
+    model = load_onnx(path)
+    try:
+        parts = cut(model, path, head, upcast)
+    except ValueError as error_of_cut:
+        if not refusal:
+            raise
+        raise ValueError(f"{refusal}. To be cut, {error_of_cut}") from error_of_cut
+    require_runtime()
+    return convert_graph(parts, path, calibration, partial(convert, source=str(path),
+                                                     kind=InferenceNetwork, **options),
+                         options["n_threads"])
+
+
+def _head(head: Any) -> str:
+    if not isinstance(head, str) or not head:
+        raise TypeError(f"head must be 'auto' or the name of a node, got {head!r}")
+    return head
 
 
 def from_file(path: PathLike, calibration: Any = None, *,

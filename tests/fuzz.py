@@ -669,6 +669,29 @@ class Onnx:
         expect_inference(sl.from_onnx(path, upcast=True, n_threads=1))
 
 
+class OnnxWithTrunk(Onnx):
+    """ONNX files that are cut at a layer."""
+
+    def seeds(self, folder):
+        import onnx
+        from onnx import helper
+
+        model = onnx.ModelProto()
+        model.ParseFromString(super().seeds(folder)[0])
+        model.graph.node[2].op_type = "Tanh"
+        model.graph.node.append(helper.make_node("Softmax", ["y"], ["p"], axis=-1))
+        model.graph.output[0].name = "p"
+        return [model.SerializeToString()]
+
+    def read(self, path):
+        try:
+            net = sl.from_onnx(path, head="W2", upcast=True, n_threads=1)
+            if len(net.inputs) == 1:
+                net(np.ones((2, 6), np.float32))
+        except TypeError as error:  # documented for weights and inputs of other types
+            raise ValueError(*error.args) from error
+
+
 def layers_of(*sizes):
     """Return affine layers with ReLU between them."""
     rng = np.random.default_rng(0)
@@ -725,6 +748,8 @@ READERS = {
 }
 if importlib.util.find_spec("onnx"):
     READERS["onnx"] = Onnx()
+    if importlib.util.find_spec("onnxruntime"):
+        READERS["onnx with a trunk"] = OnnxWithTrunk()
 
 
 def try_input(name, seeds, seed, number, path):

@@ -44,6 +44,22 @@ def served(tmp_path):
     return sl.from_file(tmp_path / "w.npz", X)
 
 
+def model_with_trunk(tmp_path):
+    """A model of ONNX whose last layer is cut off."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper = onnx.helper
+    nodes = [helper.make_node("Sigmoid", ["x"], ["h"]),
+             helper.make_node("MatMul", ["h", "W"], ["y"])]
+    x, y = (helper.make_tensor_value_info(name, 1, [None, n]) for name, n in (("x", 3), ("y", 9)))
+    W = onnx.numpy_helper.from_array(np.ones((3, 9), np.float32), "W")
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], [W]),
+                              opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, tmp_path / "m.onnx")
+    return sl.from_onnx(tmp_path / "m.onnx", head="W")
+
+
 def classifier(**options):
     return estimators().LSHClassifier(max_iter=1, **options)
 
@@ -200,6 +216,18 @@ ROWS = {
         "path must be a string .* got 3"),
     "from_torch": (lambda p: torch() and sl.from_torch(3), TypeError,
                    "module must be a torch.nn.Module, got 3"),
+    "OnnxNetwork.topk": (
+        lambda p: model_with_trunk(p).topk(X[:, :2]), ValueError, "cannot run the model for x"),
+    "OnnxNetwork.predict": (
+        lambda p: model_with_trunk(p).predict({"y": X}), ValueError, "no further input 'y'"),
+    "OnnxNetwork.ctc": (
+        lambda p: model_with_trunk(p).ctc(X, blank=-1), ValueError, "blank must be at least 0"),
+    "OnnxNetwork.save": (
+        lambda p: model_with_trunk(p).save(p / "no" / "w"), FileNotFoundError,
+        "is no directory; create it"),
+    "OnnxNetwork.load": (
+        lambda p: model_with_trunk(p) and sl.OnnxNetwork.load(p / "none"), FileNotFoundError,
+        "no such file; check the path"),
     "InferenceNetwork.from_network": (
         lambda p: sl.InferenceNetwork.from_network(3), TypeError, "net must be a Network .* got 3"),
     "InferenceNetwork.to_torch": (lambda p: served(p).to_torch(refinement=None), ValueError,
@@ -351,6 +379,9 @@ for family, options in (("SimHash", {"bits": 25}), ("CrossPolytope", {"dims": 0}
     }
 
 WITHOUT = {
+    "OnnxNetwork": "made by from_onnx and load",
+    "OnnxNetwork.to_onnx": "takes nothing",
+    "ConversionReport.fraction_of_time": "a look at the figures of a report",
     "get_num_threads": "takes nothing",
     "SoftmaxCrossEntropy": "takes nothing", "BinaryCrossEntropy": "takes nothing",
     "MeanSquaredError": "takes nothing",

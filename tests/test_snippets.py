@@ -17,7 +17,7 @@ PAGES = ["README.md", *sorted(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)]
 WITH_COMMANDS = [page for page in PAGES if page == "README.md" or page.startswith("docs/guide/")]
-EXTRAS = ("safetensors", "sklearn", "matplotlib", "torch", "onnx")
+EXTRAS = ("safetensors", "sklearn", "matplotlib", "torch", "onnx", "onnxruntime")
 # sizes that would take long, and their replacements here
 SMALLER = {"8192": "64", "20_000": "2_000", "18_000": "1_800", "5_000": "500"}
 ELSEWHERE = {  # code that is not run here, and where it is tested
@@ -103,6 +103,18 @@ def of_pytorch(given):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 9
     onnx.save(model, "model.onnx")
+
+    nodes = [helper.make_node("Tanh", ["x"], ["h"]), helper.make_node("MatMul", ["h", "W"], ["z"]),
+             helper.make_node("Softmax", ["z"], ["y"])]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "t", "m"])
+            for name in "xy")
+    wide = np.random.default_rng(0).standard_normal((16, 2500), dtype=np.float32)
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(wide, "W")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, "ocr.onnx")
+    given["image1"] = given["H"][None]
+    given["image2"] = given["image"] = given["H"][None, :60]
 
 
 PREPARED = {  # a page of the guide, or a heading

@@ -236,7 +236,10 @@ def _add_convert(commands: Commands) -> None:
                               "WEIGHT:BIAS; several, in order, have a ReLU between them")
     weights.add_argument("--calibration", metavar="X",
                          help="inputs of the first layer, some hundreds of rows: a .npz or .npy "
-                              "file, XMC text or a CSR file")
+                              "file, XMC text or a CSR file; of an ONNX model also a .npz file "
+                              "with an array per input, or numbered arrays, one per call")
+    _option(weights, "--head", "the wide layer at which an ONNX model is cut: the name of its "
+                               "node; auto finds it by its shape", "auto", metavar="NAME")
     weights.add_argument("-o", "--output", metavar="OUT.safetensors",
                          help="file to write from weights")
     _option(weights, "--recall", "fraction of the best outputs to find", 0.99, type=_below_one,
@@ -257,7 +260,8 @@ def _add_serve_bench(commands: Commands) -> None:
                                    "neuron")
     sub.add_argument("model", metavar="MODEL", help="file that `sparselsh convert -o` has written")
     sub.add_argument("--queries", metavar="X",
-                     help="inputs to time it with: a .npz or .npy file, XMC text or a CSR file")
+                     help="inputs to time it with: a .npz or .npy file, XMC text or a CSR file; "
+                          "as for the --calibration of convert")
     _option(sub, "--batch", "queries per call", [1, 256], type=_whole(1), nargs="+", metavar="N")
     _option(sub, "-k", "outputs per query", 5, type=_whole(1), metavar="N")
     sub.add_argument("--mmap", action="store_true", help="leave the weights in the file")

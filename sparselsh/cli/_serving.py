@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._arrays.csr import CSR
-from ..inference import is_network_file, seconds_of_rounds
+from ..inference import is_network_file, is_onnx_network, natural, seconds_of_rounds
 from ._files import read_rows
 
 if TYPE_CHECKING:
@@ -38,13 +39,16 @@ def convert_weights(args: argparse.Namespace) -> None:
 
     options = {"recall": args.recall, "error": args.error, "storage": args.storage,
                "upcast": args.upcast, "random_state": args.seed, "n_threads": args.threads}
-    X = None if args.calibration is None else read_inputs(args.calibration)
     if args.input.endswith(".onnx"):
         if args.layer:
             raise ValueError(f"--layer: the layers of {args.input!r} are those of its graph; leave "
-                             "it out")
-        net = sl.from_onnx(args.input, X, **options)
+                             "it out, and name the last one by --head")
+        X = None if args.calibration is None else read_model_inputs(args.calibration)
+        net = sl.from_onnx(args.input, X, head=args.head, **options)
     else:
+        if args.head != "auto":
+            raise ValueError(f"--head: {args.input!r} is no .onnx file; leave it out")
+        X = None if args.calibration is None else read_inputs(args.calibration)
         net = sl.from_file(args.input, X, layers=args.layer, **options)
     net.save(args.output)
     print(net.report)
@@ -54,6 +58,8 @@ def serve_bench(args: argparse.Namespace) -> dict[str, float]:
     """Time a converted network, with and without computing every neuron; return the figures."""
     import sparselsh as sl
 
+    if is_onnx_network(args.model):
+        return _bench_model(args)
     net = sl.InferenceNetwork.load(args.model, mmap=args.mmap, n_threads=args.threads)
     x = _queries(net, args.queries)
 
@@ -72,6 +78,36 @@ def serve_bench(args: argparse.Namespace) -> dict[str, float]:
         dense, planned = report[f"dense_microseconds_{n}"], report[f"planned_microseconds_{n}"]
         print(f"{n:>5} per call: {planned:10.1f} us per query, {dense:10.1f} with every neuron: "
               f"{dense / planned:.1f}x")
+    return report
+
+
+def _bench_model(args: argparse.Namespace) -> dict[str, float]:
+    """Time a model with a trunk, whose inputs are those of whole calls."""
+    import sparselsh as sl
+
+    if args.queries is None:
+        raise ValueError("--queries: the network is a model with a trunk; give a file of its "
+                         "inputs")
+    net = sl.OnnxNetwork.load(args.model, n_threads=args.threads)
+    inputs = read_model_inputs(args.queries)
+    calls = inputs if isinstance(inputs, list) else [inputs]
+    k = min(args.k, net.n_labels)
+    found, truth = ([net.topk(x, k, exact=exact)[0].reshape(-1, k) for x in calls]
+                    for exact in (False, True))
+    ids, best = np.concatenate(found), np.concatenate(truth)
+    recall = np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(ids, best, strict=True)])
+    report = {"k": k, "n_calls": len(calls), "n_queries": len(ids),
+              "agreement": float((ids[:, 0] == best[:, 0]).mean()), "recall": float(recall)}
+    for name, exact in (("dense", True), ("planned", False)):
+        times = seconds_of_rounds(partial(net.topk, k=k, exact=exact), calls, 1,
+                                  MAX_TIMING_SECONDS)
+        report[f"{name}_microseconds"] = float(np.median(times)) * 1e6
+
+    print(f"{len(calls):,} calls, {len(ids):,} rows; same best output {report['agreement']:.2%}, "
+          f"recall@{k} {recall:.2%}")
+    dense, planned = report["dense_microseconds"], report["planned_microseconds"]
+    print(f"whole network: {planned:10.1f} us per call, {dense:10.1f} with every output: "
+          f"{dense / planned:.2f}x")
     return report
 
 
@@ -141,6 +177,26 @@ def read_inputs(path: str) -> Any:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a readable .npz file of inputs ({error}); save it with "
                          "numpy.savez(path, X=X)") from error
+
+
+def read_model_inputs(path: str) -> Any:
+    """Read the inputs of an ONNX model: as `read_inputs`, or a dict or a list of arrays.
+
+    An .npz file with several arrays holds one call: the arrays have the names of the model's
+    inputs. Where they are numbered (x0, x1 or arr_0, arr_1), each is the input of a call.
+    """
+    if Path(path).is_file() and path.endswith(".npz"):
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
+                names = sorted(loaded.files, key=natural)
+                if len(names) > 1 and "indptr" not in names:
+                    arrays = {name: loaded[name] for name in names}
+                    stems = {name.rstrip("0123456789") for name in names}
+                    return list(arrays.values()) if len(stems) == 1 else arrays
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: not a readable .npz file of inputs ({error}); save it with "
+                             "numpy.savez") from error
+    return read_inputs(path)
 
 
 def _is_numpy_file(path: str) -> bool:

@@ -9,6 +9,7 @@ The path of a network, and the modules of the package:
     _inference_network  InferenceNetwork: how one is made of a network of this library
     _network            ServedNetwork, its base: inference by the plans of its layers
     _refined            the refinement of a network: scores, weights in fewer bits
+    _onnx_network       OnnxNetwork: a model with a trunk, which ONNX Runtime runs
     _layer              ServedLayer: a layer, forward only, by one of three plans
     _conversion         chooses the plan of each layer by measurement
     _report             ConversionReport: what was chosen, why, and the gain
@@ -21,16 +22,21 @@ from typing import Any
 
 from ._conversion import MIN_GAIN, convert
 from ._inference_network import InferenceNetwork, checked_options, convert_trained
+from ._onnx_network import OnnxNetwork, convert_graph, is_onnx_network
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
 from ._timing import fastest, seconds_of_rounds
 from .readers import (
     NETWORK_FORMAT,
     Affine,
+    NoChain,
     build_module,
     check_dense_hidden,
+    cut,
     evaluation,
     is_network_file,
     kept_refinement,
+    load_onnx,
+    natural,
     plain_type,
     read_layers,
     read_module,
@@ -38,6 +44,7 @@ from .readers import (
     read_onnx,
     refuse_replaced_forward,
     refuse_unusual_tensor,
+    require_runtime,
     require_torch,
     to_numpy,
     weight_hooks,
@@ -52,4 +59,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["ConversionReport", "InferenceNetwork"]
+__all__ = ["ConversionReport", "InferenceNetwork", "OnnxNetwork"]

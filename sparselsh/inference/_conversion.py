@@ -458,7 +458,7 @@ class _Conversion:
         return ConversionReport(
             reports, self._error(self._planned_outputs(1), self.held_reference),
             float(np.mean(np.array(singles) == self.held_best[:, 0])),
-            held.shape[0], dense, self._network_times(), self.layers[0].storage)
+            held.shape[0], dense, self._network_times(), storage=self.layers[0].storage)
 
     def _network_times(self) -> Times:
         self.network._plans_changed()

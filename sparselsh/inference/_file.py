@@ -1,9 +1,10 @@
 """What a file holds of a converted network: weights, plans, indexes and the report."""
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ._report import ConversionReport, LayerReport
 from .readers.affine import KINDS, Affine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from .._arrays.types import PathLike
 
@@ -28,12 +29,24 @@ DAMAGES = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, 
            ValueError)
 
 
+class Whole(NamedTuple):
+    """All that a file holds."""
+
+    layers: list[ServedLayer]
+    report: ConversionReport
+    refinement: StoredRefinement | None
+    tensors: dict[str, np.ndarray]
+    config: dict[str, Any]
+
+
 def write(path: PathLike, layers: Sequence[ServedLayer], report: ConversionReport,
-          refinement: StoredRefinement | None) -> None:
-    """Write a converted network as one safetensors file."""
-    tensors, config = _state(layers, refinement)
-    config |= {"version": __version__, "report": report.to_dict()}
-    _files.write_checked(path, tensors, FORMAT, json.dumps(config))
+          refinement: StoredRefinement | None, *, kind: str = FORMAT,
+          tensors: dict[str, np.ndarray] | None = None,
+          config: dict[str, Any] | None = None) -> None:
+    """Write a converted network as one safetensors file, and what else is given."""
+    arrays, plain = _state(layers, refinement)
+    plain |= {"version": __version__, "report": report.to_dict()} | (config or {})
+    _files.write_checked(path, arrays | (tensors or {}), kind, json.dumps(plain))
 
 
 def stored_bytes(layers: Sequence[ServedLayer], refinement: StoredRefinement | None) -> int:
@@ -60,10 +73,24 @@ def _state(layers: Sequence[ServedLayer], refinement: StoredRefinement | None
 def read(path: PathLike, mmap: bool, n_threads: int | None
          ) -> tuple[list[ServedLayer], ConversionReport, StoredRefinement | None]:
     """Layers, report and refinement of a file; with `mmap` the weights of the layers stay in it."""
-    mapped = (lambda name: name.endswith((".weight", ".rows"))) if mmap else None
-    tensors, metadata = _files.read(path, FORMAT, mapped=mapped)
+    return read_whole(path, mmap, n_threads)[:3]
 
+
+@contextlib.contextmanager
+def named(path: PathLike) -> Iterator[None]:
+    """Errors by damaged contents as a ValueError that names the file."""
     try:
+        yield
+    except DAMAGES as error:
+        raise _files.damaged(path, "network", error) from error
+
+
+def read_whole(path: PathLike, mmap: bool, n_threads: int | None, *, kind: str = FORMAT) -> Whole:
+    """All of a file of the format `kind`."""
+    mapped = (lambda name: name.endswith((".weight", ".rows"))) if mmap else None
+    tensors, metadata = _files.read(path, kind, mapped=mapped)
+
+    with named(path):
         config = json.loads(metadata["config"])
         layers = [
             _restored_layer(entry, _files.with_prefix(tensors, f"layers.{i}."), mmap, n_threads)
@@ -82,9 +109,7 @@ def read(path: PathLike, mmap: bool, n_threads: int | None
             refinement = StoredRefinement.restored(
                 _files.with_prefix(tensors, "refinement."), config["refinement"],
                 (layers[-1].n_out, layers[0].n_in))
-        return layers, _restored_report(config["report"]), refinement
-    except DAMAGES as error:
-        raise _files.damaged(path, "network", error) from error
+        return Whole(layers, _restored_report(config["report"]), refinement, tensors, config)
 
 
 def _restored_report(report: dict[str, Any]) -> ConversionReport:

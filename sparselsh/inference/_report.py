@@ -70,6 +70,8 @@ class ConversionReport:
         Number of those rows.
     microseconds_dense, microseconds : dict of int to float
         For the k best outputs, per row, with the whole network, by the number of rows per call.
+    microseconds_outside : float
+        Per row, of what is not converted: the rest of a model of which these are some layers.
     storage : str
         "float32", "bfloat16" or "int8".
     refinement : str
@@ -86,10 +88,32 @@ class ConversionReport:
     n_rows: int = 0
     microseconds_dense: dict[int, float] = field(default_factory=dict)
     microseconds: dict[int, float] = field(default_factory=dict)
+    microseconds_outside: float = 0.0
     storage: str = "float32"
     refinement: str = ""
     bytes_refinement: int = 0
     bytes_file: int = 0
+
+    def fraction_of_time(self, layer: LayerReport, n: int) -> float | None:
+        """The fraction of the time of the whole network that a layer took when it was dense.
+
+        Parameters
+        ----------
+        layer : LayerReport
+        n : int
+            Number of queries per call, 1 or 256.
+
+        Returns
+        -------
+        float or None
+            None where it was not measured. With every other part as it is, the network becomes at
+            most 1 / (1 - fraction) times as fast (Amdahl's law).
+        """
+        parts = [part.microseconds_dense.get(n) for part in self.layers]
+        if layer.microseconds_dense.get(n) is None or None in parts:
+            return None
+        whole = sum(filter(None, parts)) + self.microseconds_outside
+        return layer.microseconds_dense[n] / whole if whole else None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values that JSON can hold.
@@ -125,6 +149,11 @@ class ConversionReport:
             lines.append(f"the best output is the same for {self.agreement:.2%} of {self.n_rows} "
                          "rows that no choice has seen")
         lines += [f"{layer.name}: {layer.reason}" for layer in self.layers]
+        if len(self.layers) > 1 or self.microseconds_outside:
+            lines += filter(None, map(self._bound, self.layers))
+        if self.microseconds_outside:
+            lines.append(f"the rest of the network takes {self.microseconds_outside:.1f} us per "
+                         "row, as before")
         if self.refinement:
             lines.append(f"refinement: {self.refinement}")
         if self.bytes_file:
@@ -134,6 +163,14 @@ class ConversionReport:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _bound(self, layer: LayerReport) -> str:
+        """What a layer can bring at most, in words."""
+        parts = [(n, self.fraction_of_time(layer, n)) for n in TIMED_ROWS]
+        words = [f"{share:.1%} at {n} (at most {1 / max(1 - share, 1e-9):,.2f}x)"
+                 for n, share in parts if share is not None]
+        return f"{layer.name}: of the time of the whole network, dense: {' and '.join(words)}" \
+            if words else ""
 
     @staticmethod
     def _times(part: LayerReport | ConversionReport) -> Iterator[str]:

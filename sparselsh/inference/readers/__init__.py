@@ -6,12 +6,20 @@ One module per source:
     torch           PyTorch modules, and back
     refined_module  a refined network as a module
     onnx            ONNX files
+    onnx_graph      ONNX files with more than affine layers, cut at the last wide one
     weight_files    safetensors and .npz files, by the names of the arrays
     network_files   networks of this library, as it saves them
 """
 from .affine import Affine
-from .network_files import TrainedNetwork, check_dense_hidden, is_network_file, read_network
-from .onnx import read_onnx
+from .network_files import (
+    TrainedNetwork,
+    check_dense_hidden,
+    format_of,
+    is_network_file,
+    read_network,
+)
+from .onnx import NoChain, read_onnx, require_runtime
+from .onnx_graph import cut, load_onnx
 from .torch import (
     build_module,
     evaluation,
@@ -24,4 +32,4 @@ from .torch import (
     to_numpy,
     weight_hooks,
 )
-from .weight_files import NETWORK_FORMAT, read_layers
+from .weight_files import NETWORK_FORMAT, natural, read_layers

@@ -31,16 +31,21 @@ class TrainedNetwork(NamedTuple):
     inputs: Floats | None = None  # some of the inputs of the last layer
 
 
-def is_network_file(path: PathLike) -> bool:
-    """Whether a file is one that `Network.save` has written; False also where there is none."""
+def format_of(path: PathLike) -> str:
+    """The format that a safetensors file of this library names; "" for others and where is none."""
     try:
         with open(check.path(path), "rb") as file:
             if file.read(2) == b"PK":  # .npz
-                return False
+                return ""
         with SafeArrays(path) as arrays:
-            return arrays.metadata.get("format") == NETWORK_FORMAT
+            return arrays.metadata.get("format", "")
     except (OSError, ImportError, ValueError):  # the reader of weights says what is wrong
-        return False
+        return ""
+
+
+def is_network_file(path: PathLike) -> bool:
+    """Whether a file is one that `Network.save` has written; False also where there is none."""
+    return format_of(path) == NETWORK_FORMAT
 
 
 def read_network(path: PathLike) -> TrainedNetwork:

@@ -1,7 +1,7 @@
 """MLPs in ONNX files: chains of Gemm, or MatMul and Add, with Relu between them."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,21 @@ __all__ = ["read_onnx"]
 
 SKIPPED_OPERATORS = {"Identity", "Dropout", "Flatten", "Cast"}  # no effect on a row at inference
 OUTPUT_OPERATORS = {"Softmax", "LogSoftmax", "Sigmoid"}
+
+
+class NoChain(ValueError):
+    """A readable model that is no chain of affine layers."""
+
+
+def require_runtime() -> Any:
+    """The package onnxruntime, or an ImportError that says how to install it."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError('running ONNX models needs the packages onnx and onnxruntime; '
+                          'type: pip install "sparselsh-nn[onnx]"') from error
+    return onnxruntime
 
 
 def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
@@ -68,7 +83,7 @@ def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
 
     inputs = [value.name for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
-        raise ValueError(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; "
+        raise NoChain(f"{path}: has {len(inputs)} inputs and {len(graph.output)} outputs; "
                          "give a network with one of each")
     nodes = [n for n in graph.node if n.op_type != "Constant"]
     return _Chain(path, constants, upcast).layers(nodes, inputs[0], graph.output[0].name)
@@ -85,12 +100,12 @@ class _Chain:
         for node in nodes:  # ONNX stores them in topological order
             label = f"{node.op_type} (node {node.name or node.output[0]!r})"
             if value not in node.input:
-                raise ValueError(f"{self.path}: {label} does not take what the node before gives; "
+                raise NoChain(f"{self.path}: {label} does not take what the node before gives; "
                                  "only chains of layers are supported")
             getattr(self, f"_{node.op_type}".lower(), self._other)(node, value, label)
             value = node.output[0]
         if value != result:
-            raise ValueError(f"{self.path}: its output {result!r} is not what its last node gives; "
+            raise NoChain(f"{self.path}: its output {result!r} is not what its last node gives; "
                              "only chains of layers are supported")
         return self.out
 
@@ -98,15 +113,15 @@ class _Chain:
         if node.op_type in SKIPPED_OPERATORS:
             return
         if node.op_type in OUTPUT_OPERATORS:
-            raise ValueError(f"{self.path}: {label} is not supported; export the network without "
+            raise NoChain(f"{self.path}: {label} is not supported; export the network without "
                              "it and apply it to the scores")
-        raise ValueError(f"{self.path}: {label} is not supported; networks of Gemm, MatMul, Add "
+        raise NoChain(f"{self.path}: {label} is not supported; networks of Gemm, MatMul, Add "
                          "and Relu are")
 
     def _constant(self, node: NodeProto, value: str, label: str) -> Floats:
         names = [name for name in node.input if name != value]
         if len(names) != 1 or names[0] not in self.constants:
-            raise ValueError(f"{self.path}: {label} must have one constant beside its input; "
+            raise NoChain(f"{self.path}: {label} must have one constant beside its input; "
                              "only chains of layers are supported")
         return self._float32(names[0])
 
@@ -117,10 +132,10 @@ class _Chain:
         options = {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
         if (options.get("transA", 0) or options.get("alpha", 1.0) != 1.0
                 or options.get("beta", 1.0) != 1.0):
-            raise ValueError(f"{self.path}: {label} has transA, alpha or beta, which are not "
+            raise NoChain(f"{self.path}: {label} has transA, alpha or beta, which are not "
                              "supported; export it without")
         if node.input[0] != value or node.input[1] not in self.constants:
-            raise ValueError(f"{self.path}: {label} must multiply its input by a constant; "
+            raise NoChain(f"{self.path}: {label} must multiply its input by a constant; "
                              "only chains of layers are supported")
 
         W = self._float32(node.input[1])
@@ -131,7 +146,7 @@ class _Chain:
 
     def _matmul(self, node: NodeProto, value: str, label: str) -> None:
         if node.input[0] != value:
-            raise ValueError(f"{self.path}: {label} must have its input on the left; "
+            raise NoChain(f"{self.path}: {label} must have its input on the left; "
                              "only chains of layers are supported")
         self._add_layer(node, self._constant(node, value, label).T, None)
 
@@ -147,10 +162,10 @@ class _Chain:
         last = self.out[-1] if self.out else None
         if (last is None or last.bias is not None or last.activation
                 or len(bias) != len(last.weight)):
-            raise ValueError(f"{self.path}: {label} must add a bias to the MatMul before it")
+            raise NoChain(f"{self.path}: {label} must add a bias to the MatMul before it")
         self.out[-1] = last._replace(bias=bias)
 
     def _relu(self, node: NodeProto, value: str, label: str) -> None:
         if not self.out or self.out[-1].activation:
-            raise ValueError(f"{self.path}: {label} must follow a Gemm or MatMul")
+            raise NoChain(f"{self.path}: {label} must follow a Gemm or MatMul")
         self.out[-1] = self.out[-1]._replace(activation="relu")
