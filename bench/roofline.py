@@ -61,17 +61,17 @@ def sum_columns(d_out, out, n_threads):
     return d_out.size, d_out.nbytes
 
 
-def active_outputs(x, w, rows, bias, z, n_threads):
+def active_outputs(x, w, rows, bias, z, n_threads, in_bfloat16=False):
     d = x.shape[1]
     return 2 * z.size * d, x.nbytes + len(rows) * d * w.itemsize + z.nbytes
 
 
-def active_input_gradient(dz, w, rows, dx, n_threads):
+def active_input_gradient(dz, w, rows, dx, n_threads, in_bfloat16=False):
     d = dx.shape[1]
     return 2 * dz.size * d, dz.nbytes + len(rows) * d * w.itemsize + dx.nbytes
 
 
-def active_update(rule, w, m, v, rows, dz, x, n_threads):
+def active_update(rule, w, m, v, rows, dz, x, n_threads, in_bfloat16=False):
     d = x.shape[1]
     n_bytes = dz.nbytes + x.nbytes + len(rows) * state_bytes(w, m, v)
     return (2 * dz.size + 12 * len(rows)) * d, n_bytes

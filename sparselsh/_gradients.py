@@ -103,10 +103,12 @@ class ActiveGradient(NamedTuple):
     rows: np.ndarray
     d_out: np.ndarray
     x: np.ndarray
+    in_bfloat16: bool = False
 
     def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None,
               n_threads: int) -> None:
-        _gemm.active_update(rule, w, m, v, self.rows, self.d_out, self.x, n_threads)
+        _gemm.active_update(rule, w, m, v, self.rows, self.d_out, self.x, n_threads,
+                            self.in_bfloat16)
 
     def squared_norm(self, n_threads: int) -> float:
         out = np.empty(len(self.rows))

@@ -309,6 +309,12 @@ def grouped_squares(indptr, indices, data, n_columns, x):
 # ---- _gemm
 
 
+def rounded_to_bfloat16(x):
+    """x with eight significant bits, ties to even; for numbers far from the limits of float32."""
+    mantissa, exponent = np.frexp(x.astype(float))
+    return np.ldexp(np.round(mantissa * 2**8), exponent - 8)
+
+
 def matmul(a, transpose_a, b, transpose_b, bias):
     a, b = a.astype(float), b.astype(float)
     out = (a.T if transpose_a else a) @ (b.T if transpose_b else b)

@@ -28,12 +28,18 @@ ACTIVE = [(9, 17, 5), (1, 1, 1), (0, 17, 5), (9, 17, 0), (9, 0, 5), (33, 64, 79)
           (7, 257, 33)]
 
 
-def matmul(a, transpose_a, b, transpose_b, bias):
+@pytest.fixture(params=[False, True], ids=["float32", "bfloat16"])
+def in_bfloat16(request):
+    """Whether the factors are rounded to bfloat16, which represents multiples of 1/8 up to 2."""
+    return request.param
+
+
+def matmul(a, transpose_a, b, transpose_b, bias, in_bfloat16=False):
     def call(n_threads):
         m = a.shape[1] if transpose_a else a.shape[0]
         n = b.shape[0] if transpose_b else b.shape[1]
         out = unwritten((m, n), np.float32)
-        _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads)
+        _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads, in_bfloat16)
         return out
 
     return on_threads(call)
@@ -47,21 +53,57 @@ def operands(draw, rng, m, n, k, transpose_a, transpose_b):
 @pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
 @pytest.mark.parametrize("m, n, k", SHAPES)
 def test_matmul_takes_any_shape_transposed_or_not_with_a_bias_or_without(rng, m, n, k, transpose_a,
-                                                                         transpose_b):
+                                                                         transpose_b, in_bfloat16):
     a, b = operands(eighths, rng, m, n, k, transpose_a, transpose_b)
     for bias in (eighths(rng, n), eighths(rng, 0)):
-        got = matmul(a, transpose_a, b, transpose_b, bias)
+        got = matmul(a, transpose_a, b, transpose_b, bias, in_bfloat16)
         np.testing.assert_array_equal(got, reference.matmul(a, transpose_a, b, transpose_b, bias))
 
 
 @pytest.mark.parametrize("transpose_a, transpose_b", TRANSPOSES)
-def test_matmul_rounds_like_a_sum_of_products(rng, transpose_a, transpose_b):
-    m, n, k = 40, 70, 600
+@pytest.mark.parametrize("k", [599, 1100])  # in bfloat16 a panel has 512 terms, in pairs
+def test_matmul_rounds_like_a_sum_of_products(rng, transpose_a, transpose_b, k, in_bfloat16):
+    m, n = 40, 70
     a, b = operands(gaussian, rng, m, n, k, transpose_a, transpose_b)
     bias = gaussian(rng, n)
+    got = matmul(a, transpose_a, b, transpose_b, bias, in_bfloat16)
+    if in_bfloat16:
+        a, b = reference.rounded_to_bfloat16(a), reference.rounded_to_bfloat16(b)
     want = reference.matmul(a, transpose_a, b, transpose_b, bias)
     magnitude = reference.matmul(abs(a), transpose_a, abs(b), transpose_b, abs(bias))
-    assert_sums_close(matmul(a, transpose_a, b, transpose_b, bias), want, magnitude, k + 1)
+    # AArch64 rounds the sum of a pair to odd: a whole unit instead of half of one
+    n_roundings = 2 * (k + 1) if in_bfloat16 else k + 1
+    assert_sums_close(got, want, magnitude, n_roundings)
+
+
+def test_bfloat16_factors_round_to_the_nearest_with_ties_to_even(rng):
+    unit = 2.0**-8  # half of the distance of two bfloat16 numbers above 1
+    x = np.array([1, 1 + unit, 1 + 1.01 * unit, 1 + 3 * unit, 1 + 0.99 * unit, -1 - unit, 3.4e38,
+                  np.inf], np.float32)
+    want = np.array([1, 1, 1 + 2 * unit, 1 + 4 * unit, 1, -1, np.inf, np.inf])
+    one, no_bias = np.ones((1, 1), np.float32), np.zeros(0, np.float32)
+    got = matmul(read_only(x[:, None]), False, one, False, no_bias, True)[:, 0]
+    np.testing.assert_allclose(got, want, rtol=1e-4 * unit)
+    np.testing.assert_array_equal(matmul(one, False, read_only(x[:, None]), True, no_bias, True)[0],
+                                  got)
+
+
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000])
+def test_a_factor_that_is_no_number_stays_one_in_bfloat16(bits):
+    # adding half a unit to its bits would carry into the sign
+    a, b = np.zeros((5, 40), np.float32), np.ones((40, 7), np.float32)
+    a.view(np.uint32)[3, 17] = bits
+    out = matmul(read_only(a), False, b, False, np.zeros(0, np.float32), True)
+    assert np.isnan(out[3]).all()
+    assert (out[[0, 1, 2, 4]] == 0).all()
+    assert np.isnan(matmul(b, True, read_only(a), True, np.zeros(0, np.float32), True)[:, 3]).all()
+
+
+def test_a_row_of_a_bfloat16_product_does_not_depend_on_the_rows_beside_it(rng):
+    a, b, bias = gaussian(rng, 300, 270), gaussian(rng, 90, 270), gaussian(rng, 90)
+    whole = matmul(a, False, b, True, bias, True)
+    for rows in (slice(0, 1), slice(37, 60), slice(296, 300)):
+        assert_same_bits(matmul(read_only(a[rows]), False, b, True, bias, True), whole[rows])
 
 
 def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(rng):
@@ -82,25 +124,26 @@ def active_rows(rng, n_active, n=80):
 
 
 @pytest.mark.parametrize("n, d, n_active", ACTIVE)
-def test_active_outputs_are_the_dense_ones_at_the_active_rows(rng, n, d, n_active):
+def test_active_outputs_are_the_dense_ones_at_the_active_rows(rng, n, d, n_active, in_bfloat16):
     x, w, rows = eighths(rng, n, d), eighths(rng, 80, d), active_rows(rng, n_active)
     bias = eighths(rng, 80)
 
     def call(n_threads):
         z = unwritten((n, n_active), np.float32)
-        _gemm.active_outputs(x, w, rows, bias, z, n_threads)
+        _gemm.active_outputs(x, w, rows, bias, z, n_threads, in_bfloat16)
         return z
 
     np.testing.assert_array_equal(on_threads(call), reference.active_outputs(x, w, rows, bias))
 
 
 @pytest.mark.parametrize("n, d, n_active", ACTIVE)
-def test_active_input_gradient_is_the_gradient_times_the_active_rows(rng, n, d, n_active):
+def test_active_input_gradient_is_the_gradient_times_the_active_rows(rng, n, d, n_active,
+                                                                     in_bfloat16):
     dz, w, rows = eighths(rng, n, n_active), eighths(rng, 80, d), active_rows(rng, n_active)
 
     def call(n_threads):
         dx = unwritten((n, d), np.float32)
-        _gemm.active_input_gradient(dz, w, rows, dx, n_threads)
+        _gemm.active_input_gradient(dz, w, rows, dx, n_threads, in_bfloat16)
         return dx
 
     np.testing.assert_array_equal(on_threads(call), reference.active_input_gradient(dz, w, rows))
@@ -110,12 +153,13 @@ MANY = [(1, 1, 1024), (9, 31, 1025), (33, 64, 1500), (3, 17, 2100), (256, 300, 1
 
 
 @pytest.mark.parametrize("n, d, n_active", MANY)
-def test_active_input_gradient_of_many_neurons_is_summed_in_parts(rng, n, d, n_active):
+def test_active_input_gradient_of_many_neurons_is_summed_in_parts(rng, n, d, n_active,
+                                                                  in_bfloat16):
     dz, w, rows = eighths(rng, n, n_active), eighths(rng, 2200, d), active_rows(rng, n_active, 2200)
 
     def call(n_threads):
         dx = unwritten((n, d), np.float32)
-        _gemm.active_input_gradient(dz, w, rows, dx, n_threads)
+        _gemm.active_input_gradient(dz, w, rows, dx, n_threads, in_bfloat16)
         return dx
 
     one = on_threads(call)
@@ -123,12 +167,12 @@ def test_active_input_gradient_of_many_neurons_is_summed_in_parts(rng, n, d, n_a
     np.testing.assert_array_equal(one, reference.active_input_gradient(dz, w, rows))
 
 
-def test_parts_of_an_input_gradient_do_not_depend_on_the_number_of_threads(rng):
+def test_parts_of_an_input_gradient_do_not_depend_on_the_number_of_threads(rng, in_bfloat16):
     # sums that do round
     dz, w, rows = gaussian(rng, 40, 3000), gaussian(rng, 3100, 65), active_rows(rng, 3000, 3100)
     dx = [unwritten((40, 65), np.float32) for _ in range(4)]
     for n_threads, out in zip((1, 2, 5, 16), dx, strict=True):
-        _gemm.active_input_gradient(dz, w, rows, out, n_threads)
+        _gemm.active_input_gradient(dz, w, rows, out, n_threads, in_bfloat16)
     for out in dx[1:]:
         assert_same_bits(out, dx[0])
 
@@ -142,8 +186,8 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("n, d, n_active", [*ACTIVE, (5, 3, 300)])
-def test_active_update_applies_the_rule_to_the_active_rows_and_leaves_the_others(rng, rule, n, d,
-                                                                                 n_active):
+def test_active_update_applies_the_rule_to_the_active_rows_and_leaves_the_others(
+        rng, rule, n, d, n_active, in_bfloat16):
     kind, arguments, moments = RULES[rule]
     n_rows = max(80, n_active + 20)
     w, x, dz = gaussian(rng, n_rows, d), eighths(rng, n, d), eighths(rng, n, n_active)
@@ -153,7 +197,8 @@ def test_active_update_applies_the_rule_to_the_active_rows_and_leaves_the_others
 
     def call(n_threads):
         state = tuple(None if a is None else a.copy() for a in (w, m, v))
-        _gemm.active_update(getattr(_updates, kind)(*arguments), *state, rows, dz, x, n_threads)
+        _gemm.active_update(getattr(_updates, kind)(*arguments), *state, rows, dz, x, n_threads,
+                            in_bfloat16)
         return state
 
     got = on_threads(call)

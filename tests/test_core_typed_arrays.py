@@ -61,6 +61,12 @@ def test_narrow_breaks_ties_to_even_and_keeps_the_special_numbers():
 # ---- weights in bfloat16: every kernel gives what it gives for the same numbers in float32
 
 
+@pytest.fixture(params=[False, True], ids=["float32", "bfloat16"])
+def in_bfloat16(request):
+    """Whether the other factor of a product is rounded too."""
+    return request.param
+
+
 def both(w, call):
     """Results for float32 weights equal those for bfloat16; all sums are exact, in any order."""
     half = narrow(w)
@@ -68,9 +74,10 @@ def both(w, call):
     np.testing.assert_array_equal(on_threads(lambda n: call(read_only(half), n)), call(w, 1))
 
 
-def returned(shape, kernel, *arguments):
+def returned(shape, kernel, *arguments, in_bfloat16=None):
     out = unwritten(shape, np.float32)
-    kernel(*arguments[:-1], out, arguments[-1])
+    more = () if in_bfloat16 is None else (in_bfloat16,)
+    kernel(*arguments[:-1], out, arguments[-1], *more)
     return out
 
 
@@ -78,22 +85,24 @@ def returned(shape, kernel, *arguments):
                                                       (True, True)])
 @pytest.mark.parametrize("m, n, k", [(0, 5, 3), (1, 1, 1), (2, 300, 65), (9, 33, 0), (9, 31, 257),
                                      (300, 33, 17)])
-def test_matmul(rng, m, n, k, transpose_a, transpose_b):
+def test_matmul(rng, m, n, k, transpose_a, transpose_b, in_bfloat16):
     a = eighths(rng, *((k, m) if transpose_a else (m, k)))
     b = eighths(rng, *((n, k) if transpose_b else (k, n)))
     for bias in (eighths(rng, n), eighths(rng, 0)):
         both(b, lambda b, threads, bias=bias: returned((m, n), _gemm.matmul, a, transpose_a, b,
-                                                       transpose_b, bias, threads))
+                                                       transpose_b, bias, threads,
+                                                       in_bfloat16=in_bfloat16))
 
 
 @pytest.mark.parametrize("n, d, n_active", [(9, 17, 5), (0, 17, 5), (9, 17, 0), (9, 0, 5),
                                             (9, 1, 33), (33, 300, 79)])
-def test_products_with_active_rows(rng, n, d, n_active):
+def test_products_with_active_rows(rng, n, d, n_active, in_bfloat16):
     x, w, dz = eighths(rng, n, d), eighths(rng, 80, d), eighths(rng, n, n_active)
     rows, bias = read_only(rng.permutation(80)[:n_active].astype(np.int32)), eighths(rng, 80)
     both(w, lambda w, threads: returned((n, n_active), _gemm.active_outputs, x, w, rows, bias,
-                                        threads))
-    both(w, lambda w, threads: returned((n, d), _gemm.active_input_gradient, dz, w, rows, threads))
+                                        threads, in_bfloat16=in_bfloat16))
+    both(w, lambda w, threads: returned((n, d), _gemm.active_input_gradient, dz, w, rows, threads,
+                                        in_bfloat16=in_bfloat16))
 
 
 @pytest.mark.parametrize("d", (1, 17, 64, 129))

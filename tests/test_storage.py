@@ -32,12 +32,12 @@ def data(seed=0, n=3000, sparse=True):
 
 
 def trained(layer="batch", optimizer="adam", dtype="float32", state_dtype="float32",
-            n_threads=1, sparse=True, epochs=8):
+            n_threads=1, sparse=True, epochs=8, compute_dtype="float32"):
     X, y = data(sparse=sparse)
     net = sl.Network([sl.Linear(N_FEATURES, HIDDEN, dtype=dtype),
                       sl.LSHLinear(HIDDEN, N_CLASSES, dtype=dtype,
                                                                              **LAYERS[layer])],
-                     random_state=0, n_threads=n_threads)
+                     random_state=0, n_threads=n_threads, compute_dtype=compute_dtype)
     return net.fit(X[:2500], y[:2500], optimizer=OPTIMIZERS[optimizer](state_dtype=state_dtype),
                    epochs=epochs, batch_size=64, verbose=False)
 
@@ -54,6 +54,41 @@ def test_bfloat16_learns_as_well_as_float32(layer, optimizer):
     full = accuracy(trained(layer, optimizer))
     half = accuracy(trained(layer, optimizer, "bfloat16", "bfloat16"))
     assert full > 0.7 and abs(full - half) < 0.05
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+def test_products_in_bfloat16_learn_as_well_as_float32(layer, sparse):
+    full = accuracy(trained(layer, sparse=sparse), sparse)
+    half = accuracy(trained(layer, sparse=sparse, compute_dtype="bfloat16"), sparse)
+    assert full > 0.7 and abs(full - half) < 0.05
+
+
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse", "dense"])
+def test_products_in_bfloat16_do_not_depend_on_the_number_of_threads(sparse):
+    one, two = (trained(n_threads=n, epochs=2, sparse=sparse, compute_dtype="bfloat16")
+                for n in (1, 2))
+    for a, b in zip(one.layers, two.layers, strict=True):
+        assert_same_bits(a.weight, b.weight)
+        assert_same_bits(a.bias, b.bias)
+
+
+def test_products_in_bfloat16_change_the_weights_and_not_their_type():
+    full, half = trained(epochs=1), trained(epochs=1, compute_dtype="bfloat16")
+    assert half.layers[1].weight.dtype == np.float32
+    assert (full.layers[1].weight != half.layers[1].weight).any()
+
+
+def test_a_training_in_bfloat16_goes_on_from_a_file_with_the_same_bits(tmp_path):
+    X, y = data()
+    net = trained(epochs=1, compute_dtype="bfloat16")
+    net.save(tmp_path / "net", training_state=True)
+    loaded = sl.load(tmp_path / "net")
+    assert loaded.compute_dtype == "bfloat16"
+    for network in (net, loaded):
+        network.fit(X[:500], y[:500], optimizer=network.optimizer, epochs=1, verbose=False)
+    assert_same_bits(net.layers[1].weight, loaded.layers[1].weight)
+    assert sl.Network([sl.Linear(3, 4)]).compute_dtype == "float32"
 
 
 def test_dense_input_learns_in_bfloat16_too():
@@ -131,7 +166,8 @@ def test_one_moment_per_row_is_kept_when_the_storage_order_changes():
 @pytest.mark.parametrize("make",
                          [lambda v: sl.Linear(3, 4, dtype=v), lambda v: sl.LSHLinear(3, 4, dtype=v),
                           lambda v: sl.Adam(state_dtype=v), lambda v: sl.SGD(state_dtype=v),
-                          lambda v: sl.Adam(second_moment=v)])
+                          lambda v: sl.Adam(second_moment=v),
+                          lambda v: sl.Network([sl.Linear(3, 4)], compute_dtype=v)])
 def test_unknown_dtypes_and_second_moments_are_refused(make):
     with pytest.raises(ValueError, match=r"(dtype|second_moment) must be one of .*'half'"):
         make("half")

@@ -22,13 +22,17 @@ MAX_SCORES_PER_CHUNK = 1 << 24  # scores that an exact search computes at a time
 
 
 def matmul(a: Floats, b: Floats, n_threads: int, *, transpose_a: bool = False,
-           transpose_b: bool = False, bias: Floats = NO_BIAS, out: Floats | None = None) -> Floats:
-    """``op(a) @ op(b) + bias`` for C-contiguous float32 arrays; op transposes where requested."""
+           transpose_b: bool = False, bias: Floats = NO_BIAS, out: Floats | None = None,
+           in_bfloat16: bool = False) -> Floats:
+    """``op(a) @ op(b) + bias`` for C-contiguous float32 arrays; op transposes where requested.
+
+    With `in_bfloat16` the factors are rounded to bfloat16.
+    """
     m = a.shape[1] if transpose_a else a.shape[0]
     n = b.shape[0] if transpose_b else b.shape[1]
     if out is None:
         out = np.empty((m, n), np.float32)
-    _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads)
+    _gemm.matmul(a, transpose_a, b, transpose_b, bias, out, n_threads, in_bfloat16)
     return out
 
 

@@ -14,6 +14,7 @@ def matmul(
     bias: NDArray[float32],
     c: NDArray[float32],
     n_threads: int,
+    in_bfloat16: bool = False,
 ) -> None: ...
 def active_outputs(
     x: NDArray[float32],
@@ -22,6 +23,7 @@ def active_outputs(
     bias: NDArray[float32],
     z: NDArray[float32],
     n_threads: int,
+    in_bfloat16: bool = False,
 ) -> None: ...
 def active_input_gradient(
     dz: NDArray[float32],
@@ -29,6 +31,7 @@ def active_input_gradient(
     rows: NDArray[int32],
     dx: NDArray[float32],
     n_threads: int,
+    in_bfloat16: bool = False,
 ) -> None: ...
 def active_update(
     rule: Rule,
@@ -39,4 +42,5 @@ def active_update(
     dz: NDArray[float32],
     x: NDArray[float32],
     n_threads: int,
+    in_bfloat16: bool = False,
 ) -> None: ...

@@ -77,6 +77,7 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     g.b, g.b_dtype, g.b_first = &planes[0, 0], DTYPE_FLOAT32, 0
     g.b_row, g.b_column = planes.shape[1], 1
     g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, planes.shape[1], 0
+    g.in_bfloat16, g.packed = False, NULL
 
     work = <float *>malloc_aligned(n_threads * size * sizeof(float))
     if work == NULL:

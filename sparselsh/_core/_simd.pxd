@@ -18,6 +18,7 @@ cdef extern from "simd/loops.h" nogil:
         Py_ssize_t a_row, a_column
         const void *b
         int b_dtype
+        bint in_bfloat16
         Py_ssize_t b_first, b_row, b_column
         const int32_t *rows
         int gather
@@ -25,6 +26,7 @@ cdef extern from "simd/loops.h" nogil:
         float *c
         Py_ssize_t c_row
         int accumulate
+        const float *packed
 
     enum:
         DTYPE_NONE
@@ -33,6 +35,7 @@ cdef extern from "simd/loops.h" nogil:
         DTYPE_FLOAT32_PER_ROW
         DTYPE_INT8
         GEMM_K
+        GEMM_MAX_TILE
         GEMM_WORK_FLOATS
         RULE_SGD
         RULE_ADAM
@@ -40,6 +43,7 @@ cdef extern from "simd/loops.h" nogil:
         SKETCH_BLOCK_NEURONS
 
     ctypedef struct loops_t:
+        bint multiplies_bfloat16
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
         void (*dots)(const float *w, const int32_t *rows, Py_ssize_t n_rows, const float *x,
                      Py_ssize_t d, float *out) noexcept nogil
@@ -60,6 +64,7 @@ cdef extern from "simd/loops.h" nogil:
         Py_ssize_t (*at_least)(const float *scores, const float *errors, float slack, Py_ssize_t n,
                                float floor, int32_t *places, float *out) noexcept nogil
         void (*gemm)(const gemm_t *g, float *work) noexcept nogil
+        void (*pack_whole_b)(const gemm_t *g, float *packed, float *work) noexcept nogil
         void (*signed_sums)(const float *columns, const int32_t *ids, Py_ssize_t n_plus,
                             Py_ssize_t n_minus, float *out) noexcept nogil
         void (*pack_signs)(const float *p, int n_bits, Py_ssize_t n_codes,

@@ -1,8 +1,8 @@
 """The instruction set of the inner loops.
 
 The fastest level that the processor supports is taken at import. The environment variable
-SPARSELSH_SIMD (``baseline``, ``v3`` or ``v4``) or :func:`set_level` selects another, so that tests
-can run each level.
+SPARSELSH_SIMD (``baseline``, ``v3`` and others: simd/loops.h) or :func:`set_level` selects another,
+so that tests can run each level.
 """
 import os
 

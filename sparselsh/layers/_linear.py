@@ -251,17 +251,20 @@ class Linear(HtmlRepr):
     def _forward_dense(self, x: Floats, step: Step) -> tuple[Any, Backprop]:
         out = self._buffer("out", (len(x), self.n_out))
         w, input_major, n_threads = self._w.value, self._w.input_major, step.n_threads
-        matmul(x, w, n_threads, transpose_b=not input_major, bias=self._bias, out=out)
+        in_bfloat16 = step.in_bfloat16
+        matmul(x, w, n_threads, transpose_b=not input_major, bias=self._bias, out=out,
+               in_bfloat16=in_bfloat16)
         if step.tally is not None:
             step.tally.products(len(x) * w.size, w.size, w.size, step.training,
                                 step.need_input_gradient)
 
         def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
             left, right = (x, d_out) if input_major else (d_out, x)
-            dw = matmul(left, right, n_threads, transpose_a=True, out=self._buffer("dw", w.shape))
+            dw = matmul(left, right, n_threads, transpose_a=True, out=self._buffer("dw", w.shape),
+                        in_bfloat16=in_bfloat16)
             dx = None
             if step.need_input_gradient:
-                dx = matmul(d_out, w, n_threads, transpose_b=input_major)
+                dx = matmul(d_out, w, n_threads, transpose_b=input_major, in_bfloat16=in_bfloat16)
             db = column_sums(d_out, n_threads)
             return dx, [(self._w, DenseGradient(dw)), (self._b, DenseGradient(db))]
 

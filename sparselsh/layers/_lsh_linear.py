@@ -459,7 +459,8 @@ class LSHLinear(Linear):
         ids = self._batch_set(x, step)
         w, n_threads = self._w.value, step.n_threads
         out = self._buffer("out", (len(x), len(ids)))
-        _gemm.active_outputs(x, w, ids, self._bias, out, n_threads)
+        in_bfloat16 = step.in_bfloat16
+        _gemm.active_outputs(x, w, ids, self._bias, out, n_threads, in_bfloat16)
 
         if step.tally is not None:
             size = len(ids) * self.n_in
@@ -476,9 +477,10 @@ class LSHLinear(Linear):
             dx = None
             if step.need_input_gradient:
                 dx = self._buffer("dx", x.shape)
-                _gemm.active_input_gradient(d_out, w, ids, dx, n_threads)
+                _gemm.active_input_gradient(d_out, w, ids, dx, n_threads, in_bfloat16)
             db = column_sums(d_out, n_threads)[:, None]
-            return dx, [(self._w, ActiveGradient(ids, d_out, x)), (self._b, RowGradient(ids, db))]
+            dw = ActiveGradient(ids, d_out, x, in_bfloat16)
+            return dx, [(self._w, dw), (self._b, RowGradient(ids, db))]
 
         return BatchActive(ids, out, self.n_out), backprop
 
@@ -612,7 +614,7 @@ class LSHLinear(Linear):
         """Every output, as rows of which the best are taken."""
         x = x.to_dense() if isinstance(x, CSR) else x
         z = matmul(x, self._w.value, step.n_threads, transpose_b=True, bias=self._bias,
-                   out=self._buffer("out", (len(x), self.n_out)))
+                   out=self._buffer("out", (len(x), self.n_out)), in_bfloat16=step.in_bfloat16)
         if step.tally is not None:
             step.tally.add("forward", len(x) * self._w.value.size, 4 * self._w.value.size)
         indptr = np.arange(len(x) + 1, dtype=np.int64) * self.n_out

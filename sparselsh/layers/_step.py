@@ -57,3 +57,4 @@ class Step(NamedTuple):
     tally: Tally | None = None  # counts what is computed
     place: Place = OUTPUT
     found: list[Ids] | None = None  # takes what the hash tables or sketches find
+    in_bfloat16: bool = False  # products of matrices, of factors rounded to bfloat16

@@ -73,7 +73,8 @@ def write(path: PathLike, training: Training, refinement: Refinement | None,
     if loss is None:
         raise TypeError(f"loss must be one of {', '.join(LOSSES)} to be saved, got "
                         f"{training.loss!r}; use pickle for others")
-    config: dict[str, Any] = {"version": __version__, "loss": loss, "layers": configs}
+    config: dict[str, Any] = {"version": __version__, "loss": loss, "layers": configs,
+                              "compute_dtype": training.compute_dtype}
     if refinement is not None:
         config["refinement"] = refinement_config(refinement)
     if calibration is not None:
@@ -118,6 +119,11 @@ class StoredNetwork(NamedTuple):
     def loss(self) -> str:
         """The name of the loss."""
         return self.config["loss"]
+
+    @property
+    def compute_dtype(self) -> str:
+        """How products of a training step are computed; files of before have no name for it."""
+        return self.config.get("compute_dtype", "float32")
 
     def layers(self) -> list[Linear]:
         """The layers, with their weights."""

@@ -86,6 +86,14 @@ class Network:
         the number of threads.
     n_threads : int or None
         Number of threads of the kernels; None for :func:`sparselsh.get_num_threads`.
+    compute_dtype : {"float32", "bfloat16"}
+        The products of matrices in a training step: outputs of a layer from dense inputs, the
+        gradient of these inputs and that of the weights. With "bfloat16" inputs, weights and
+        gradients are rounded to the nearest bfloat16 as they enter a product, and its sums are in
+        float32 [1]_. Weights, moments, updates, losses, hash codes, products with sparse inputs and
+        with one active set per sample, and all of inference stay as they are. It is about 1.8 times
+        as fast for these products where the processor multiplies bfloat16 numbers (AVX512_BF16, or
+        AArch64 with BF16), and works as well, but not faster, elsewhere.
 
     Attributes
     ----------
@@ -110,6 +118,11 @@ class Network:
     Python threads may share a network: a call waits until the call of another thread has ended,
     even a whole `fit`.
 
+    References
+    ----------
+    .. [1] Kalamkar et al., "A study of BFLOAT16 for deep learning training", arXiv 1905.12322,
+       section 3.
+
     Examples
     --------
     >>> import numpy as np, sparselsh as sl
@@ -123,7 +136,8 @@ class Network:
     """
 
     def __init__(self, layers: Sequence[Linear], *, loss: str | Loss | OwnLoss = "softmax",
-                 random_state: RandomState = None, n_threads: int | None = None) -> None:
+                 random_state: RandomState = None, n_threads: int | None = None,
+                 compute_dtype: str = "float32") -> None:
         if isinstance(layers, Linear) or not isinstance(layers, Iterable):
             raise TypeError(f"layers must be a list of layers, got {layers!r}; put it into a list")
         self.layers = list(layers)
@@ -131,7 +145,8 @@ class Network:
         loss = checked_loss(loss)
         self.n_threads = check.threads(n_threads)
 
-        self._training = Training(self.layers, loss, check.generator(random_state))
+        compute_dtype = check.choice(compute_dtype, "compute_dtype", bfloat16.DTYPES)
+        self._training = Training(self.layers, loss, check.generator(random_state), compute_dtype)
         for i, (layer, place) in enumerate(zip(self.layers, self._training.places, strict=True)):
             if isinstance(layer, LSHLinear):
                 layer.check_place(place, f"layers[{i}]")
@@ -167,6 +182,11 @@ class Network:
     def loss(self) -> Loss:
         """The loss that training minimizes."""
         return self._training.loss
+
+    @property
+    def compute_dtype(self) -> str:
+        """How products of a training step are computed; "float32" or "bfloat16"."""
+        return self._training.compute_dtype
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -1494,7 +1514,8 @@ def load_with(path: PathLike, name: str, *, n_threads: int | None = None
     """`load`, and what `save_with` has added as `name`: the arrays, and the entry or None."""
     n_threads = check.threads(n_threads)
     with _file.opened(path) as stored:
-        network = Network(stored.layers(), loss=stored.loss, n_threads=n_threads)
+        network = Network(stored.layers(), loss=stored.loss, n_threads=n_threads,
+                          compute_dtype=stored.compute_dtype)
         network.refinement = stored.refinement((network.n_labels, network.n_features))
         network.calibration = stored.calibration(network.n_labels)
         stored.restore(network._training)

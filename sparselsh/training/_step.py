@@ -54,6 +54,8 @@ class Training:
     loss : loss object
     rng : numpy.random.Generator
         Draws initial weights and the order of samples.
+    compute_dtype : {"float32", "bfloat16"}
+        See :class:`Network`.
 
     Attributes
     ----------
@@ -79,8 +81,10 @@ class Training:
         Those of the last step, if they are listed.
     """
 
-    def __init__(self, layers: Sequence[Linear], loss: Loss, rng: np.random.Generator) -> None:
+    def __init__(self, layers: Sequence[Linear], loss: Loss, rng: np.random.Generator,
+                 compute_dtype: str = "float32") -> None:
         self.layers, self.loss, self.rng = layers, loss, rng
+        self.compute_dtype = compute_dtype
         self.places = places_of(layers)
         self.optimizer: Optimizer | None = None
         self.n_steps = 0
@@ -201,7 +205,7 @@ class Training:
             seed = self.n_steps * SEEDS_PER_STEP + i * SEEDS_PER_LAYER
             found: list[Ids] | None = [] if self.watches_sets else None
             step = Step(True, labels if i == last else None, seed, i > 0, n_threads, tally,
-                        self.places[i], found)
+                        self.places[i], found, self.compute_dtype == "bfloat16")
             with _clocked(tally, "forward"):
                 out, backprop = layer.forward(x, step)
             if found is not None and isinstance(out, (BatchActive, CSR)):

@@ -1,17 +1,22 @@
-/* Selects the instruction set of the inner loops at run time. */
+/* Selects the level of the inner loops at run time. EACH_LEVEL(X) is X(level) for each level that
+   was built, as an identifier, from the slowest to the fastest (core/meson.build). */
 #include "loops.h"
 #include <string.h>
-
-extern const loops_t loops_baseline;
-#ifdef HAVE_v3
-extern const loops_t loops_v3, loops_v4;
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
+#define MAYBE_UNUSED __attribute__((unused))
+
 static int runs_baseline(void) { return 1; }
-#ifdef HAVE_v3
+
+#if defined(__x86_64__)
+
 /* GCC 12 knows the levels by name; for older compilers, the features that distinguish the
    processors of a level */
-static int runs_v3(void)
+MAYBE_UNUSED static int runs_v3(void)
 {
     __builtin_cpu_init();
 #if !defined(__clang__) && __GNUC__ >= 12
@@ -21,22 +26,55 @@ static int runs_v3(void)
         && __builtin_cpu_supports("bmi2");
 #endif
 }
-static int runs_v4(void)
+
+MAYBE_UNUSED static int runs_v4(void)
 {
     return runs_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")
         && __builtin_cpu_supports("avx512cd");
 }
+
+#ifdef KNOWS_DOT_PRODUCTS  /* older compilers refuse names that they do not know */
+static int runs_avx_vnni(void) { return runs_v3() && __builtin_cpu_supports("avxvnni"); }
+static int runs_v4_vnni(void) { return runs_v4() && __builtin_cpu_supports("avx512vnni"); }
+static int runs_v4_bf16(void) { return runs_v4_vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
-/* from the slowest to the fastest */
-static const struct { const loops_t *table; int (*runs)(void); } levels[] = {
-    { &loops_baseline, runs_baseline },
-#ifdef HAVE_v3
-    { &loops_v3, runs_v3 },
-    { &loops_v4, runs_v4 },
+#elif defined(__aarch64__)
+
+MAYBE_UNUSED static int runs_neon(void) { return 1; }
+
+#if defined(__linux__)
+/* bits of the auxiliary vector, from the documentation of Linux (arch/arm64/elf_hwcaps) */
+MAYBE_UNUSED static int runs_neon_dot(void) { return (int)(getauxval(AT_HWCAP) >> 20 & 1); }
+MAYBE_UNUSED static int runs_neon_bf16(void)
+{
+    return runs_neon_dot() && (getauxval(AT_HWCAP2) >> 14 & 1);
+}
+#elif defined(__APPLE__)
+MAYBE_UNUSED static int has(const char *feature)
+{
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(feature, &value, &size, 0, 0) == 0 && value;
+}
+MAYBE_UNUSED static int runs_neon_dot(void) { return has("hw.optional.arm.FEAT_DotProd"); }
+MAYBE_UNUSED static int runs_neon_bf16(void)
+{
+    return runs_neon_dot() && has("hw.optional.arm.FEAT_BF16");
+}
+#else
+MAYBE_UNUSED static int runs_neon_dot(void) { return 0; }
+MAYBE_UNUSED static int runs_neon_bf16(void) { return 0; }
 #endif
-};
+
+#endif
+
+#define DECLARE(level) extern const loops_t loops_##level;
+EACH_LEVEL(DECLARE)
+
+#define ENTRY(level) { &loops_##level, runs_##level },
+static const struct { const loops_t *table; int (*runs)(void); } levels[] = { EACH_LEVEL(ENTRY) };
 enum { N_LEVELS = sizeof levels / sizeof *levels };
 
 static const loops_t *chosen = 0;

@@ -1,4 +1,4 @@
-/* The inner loops of one instruction set; LEVEL is its name. loops.h says what each computes.
+/* The inner loops of one instruction set; LEVEL_NAME is its name, LEVEL the same as an identifier. loops.h says what each computes.
    Products, hashing and sketches have files of their own, which only this file includes.
 
    Sums are reassociated by `omp simd reduction`, only here and never by -ffast-math, which would
@@ -15,8 +15,6 @@
 
 #define PASTE_(a, b) a##b
 #define PASTE(a, b) PASTE_(a, b)
-#define STRING_(a) #a
-#define STRING(a) STRING_(a)
 
 /* sixteen floats: one register of AVX-512, two of AVX, four of SSE or NEON */
 typedef float vec __attribute__((vector_size(64)));
@@ -316,6 +314,31 @@ static inline vec load_bfloat16(const uint16_t *p)
     return v;
 }
 
+#elif defined(USE_NEON)
+
+static inline vec load_int8(const int8_t *p)
+{
+    int8x16_t bytes = vld1q_s8(p);
+    int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
+    float32x4_t quarters[4] = {
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
+        vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_high_s16(high)),
+    };
+    vec v;
+    memcpy(&v, quarters, sizeof v);
+    return v;
+}
+
+static inline vec load_bfloat16(const uint16_t *p)
+{
+    uint32x4_t quarters[4];
+    for (int k = 0; k < 4; k++)
+        quarters[k] = vshll_n_u16(vld1_u16(p + 4 * k), 16);
+    vec v;
+    memcpy(&v, quarters, sizeof v);
+    return v;
+}
+
 #else
 
 static inline vec load_int8(const int8_t *p)
@@ -485,8 +508,8 @@ static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows,
 }
 
 const loops_t PASTE(loops_, LEVEL) = {
-    STRING(LEVEL), dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
-    sketch_scan, at_least, gemm, signed_sums, pack_signs, add_signed, hadamard,
+    LEVEL_NAME, MULTIPLIES_PAIRS, dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
+    sketch_scan, at_least, gemm, pack_whole_b, signed_sums, pack_signs, add_signed, hadamard,
     largest_magnitude, update, update_touched, to_float32, to_bfloat16, dot_bfloat16,
     dots_bfloat16, axpy_bfloat16, sums, sums_bfloat16, sums_int8, dots_int8,
 };

@@ -1,8 +1,19 @@
 /* The inner loops: plain C over contiguous runs, compiled once per instruction set.
 
-   loops.c is built as loops_baseline, loops_v3 and loops_v4 (x86-64-v3: AVX2 and FMA; x86-64-v4:
-   AVX-512); dispatch.c selects the best one that the processor supports. A kernel gets the table
-   once, by `const loops_t *f = loops()`, and calls through it: one indirect call per row, none per
+   loops.c is built once per level, a set of instructions that processors have together:
+
+       baseline   what every processor of the architecture has
+       v3         x86-64-v3: AVX2 and FMA
+       avx-vnni   v3, and 8-bit dot products (client processors without AVX-512)
+       v4         x86-64-v4: AVX-512
+       v4-vnni    v4, and 8-bit dot products
+       v4-bf16    v4-vnni, and bfloat16 dot products
+       neon       AArch64, by its vector instructions
+       neon-dot   neon, and 8-bit dot products
+       neon-bf16  neon-dot, and bfloat16 dot products
+
+   dispatch.c selects the best one that the processor supports. A kernel gets the table once, by
+   `const loops_t *f = loops()`, and calls through it: one indirect call per row, none per
    element. */
 #ifndef SPARSELSH_LOOPS_H
 #define SPARSELSH_LOOPS_H
@@ -48,13 +59,16 @@ enum { RULE_SGD = 0, RULE_ADAM = 1 };
    along j) or row rows[p] for p (gather 2, along p). c is row-major. b is float32 or, with b_dtype
    DTYPE_BFLOAT16, bfloat16; b_first is the index of its first number. Each entry of c is summed
    over p in an order that depends on k alone, so that a product may be divided into blocks of c,
-   among threads or not, without changing a bit of the result. */
+   among threads or not, without changing a bit of the result. With in_bfloat16 the entries of a and
+   b are rounded to the nearest bfloat16 and the sums are in float32. `packed` is b as pack_whole_b
+   has left it, or NULL. */
 typedef struct {
     ptrdiff_t m, n, k;
     const float *a;
     ptrdiff_t a_row, a_column;
     const void *b;
     int b_dtype;
+    int in_bfloat16;
     ptrdiff_t b_first, b_row, b_column;
     const int32_t *rows;     /* NULL: nothing is gathered */
     int gather;
@@ -62,16 +76,21 @@ typedef struct {
     float *c;
     ptrdiff_t c_row;
     int accumulate;
+    const float *packed;
 } gemm_t;
 
 enum {
-    GEMM_M = 256, GEMM_K = 256,  /* rows and columns of a panel of a */
-    /* a panel of a, a sliver of b, and a sliver of a bfloat16 b before it is packed */
-    GEMM_WORK_FLOATS = GEMM_K * (GEMM_M + 8 + 2 * 32)
+    GEMM_M = 256, GEMM_K = 256,  /* rows and columns of a panel of a, in words of four bytes */
+    GEMM_MAX_TILE = 32,          /* columns of a sliver of b, at most */
+    GEMM_LINE = GEMM_K + 16,     /* so that the lines of a tile are in different sets of a cache */
+    GEMM_PANEL_FLOATS = GEMM_LINE * (GEMM_M + 8),  /* a tile need not divide GEMM_M */
+    /* a panel of a, a sliver of b, and a sliver of b before it is transposed */
+    GEMM_WORK_FLOATS = GEMM_PANEL_FLOATS + GEMM_K * 2 * GEMM_MAX_TILE
 };
 
 typedef struct {
     const char *name;
+    int multiplies_bfloat16;  /* whether products in bfloat16 are faster than in float32 */
     /* sum_k a[k] b[k] */
     float (*dot)(const float *a, const float *b, ptrdiff_t n);
     /* out[r] = w[rows[r]] . x, or w[r] . x if rows is NULL; w has rows of d numbers */
@@ -111,6 +130,9 @@ typedef struct {
                           float floor, int32_t *places, float *out);
     /* c (m, n) = a b + bias, or c += a b; see gemm_t */
     void (*gemm)(const gemm_t *g, float *work);
+    /* b of a product, as gemm packs it, for products that share it; `packed` holds (k + 1)
+       (n + GEMM_MAX_TILE) numbers */
+    void (*pack_whole_b)(const gemm_t *g, float *packed, float *work);
     /* Signed sums of SIGN_LANES rows at once: out[lane] = sum_k columns[ids[k] * SIGN_LANES + lane]
        over the first n_plus ids, minus the same over the n_minus ids after them, each in the order
        of the ids */

@@ -32,6 +32,32 @@ static void to_bfloat16(const float *restrict x, uint16_t *restrict y, ptrdiff_t
     }
 }
 
+/* the upper half of x rounded to the nearest bfloat16, ties to even, in place; a NaN stays one */
+static inline uint32_t rounded_bits(float x)
+{
+    uint32_t bits = bits_of(x);
+    return (bits & 0x7FFFFFFFu) > 0x7F800000u ? (bits | 0x00400000u) & 0xFFFF0000u
+                                              : (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u;
+}
+
+/* two bfloat16 numbers in one word, the first in the low half */
+static inline float word_of(float low, float high)
+{
+    uint32_t bits = rounded_bits(low) >> 16 | rounded_bits(high);
+    float word;
+    memcpy(&word, &bits, sizeof word);
+    return word;
+}
+
+/* each number becomes the nearest one that bfloat16 represents */
+static inline void round_to_bfloat16(float *x, ptrdiff_t n)
+{
+    for (ptrdiff_t k = 0; k < n; k++) {
+        uint32_t bits = rounded_bits(x[k]);
+        memcpy(x + k, &bits, sizeof bits);
+    }
+}
+
 /* Round up with the probability of the part that is cut off, so that many steps below half a unit
    in the last place are not lost: an average over bfloat16 then has no bias. Numbers that bfloat16
    represents exactly stay. The random number of position k is a mix of key + k, so that it does not

@@ -1,6 +1,11 @@
 /* The inner loop of the matrix products; part of loops.c. */
 #include "loops.h"
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(USE_NEON)
+#include <arm_neon.h>
+#endif
 
 /* Matrix product by packed panels (Goto and van de Geijn 2008, from whom the names MR and NR are).
    Here m is a batch or a block of neurons. A panel of a, GEMM_M x GEMM_K, stays in the second-level
@@ -10,6 +15,8 @@
 enum { FLOATS_PER_REG = 16, MR = 8, REGS_PER_ROW = 2 };
 #elif defined(__AVX__)
 enum { FLOATS_PER_REG = 8, MR = 6, REGS_PER_ROW = 2 };
+#elif defined(USE_NEON)
+enum { FLOATS_PER_REG = 4, MR = 8, REGS_PER_ROW = 3 };
 #else
 enum { FLOATS_PER_REG = 4, MR = 4, REGS_PER_ROW = 2 };
 #endif
@@ -18,18 +25,45 @@ typedef float reg __attribute__((vector_size(4 * FLOATS_PER_REG)));
 
 static inline reg load_reg(const float *p) { reg v; memcpy(&v, p, sizeof v); return v; }
 
-/* nv registers per row, a constant where this is inlined */
-static inline __attribute__((always_inline)) void tile_of(const int nv, ptrdiff_t k, const float *a,
-                                                          const float *b, float *c, ptrdiff_t c_row,
-                                                          int m, int n, const float *bias,
-                                                          int accumulate)
+/* Products of bfloat16 numbers, two terms of a sum per lane: a word holds the terms 2 p (low half)
+   and 2 p + 1 (high half) of a row of a or a column of b. Words are packed as if they were floats.
+   A level without such an instruction multiplies the rounded numbers in float32. */
+#if defined(__AVX512BF16__)
+#define MULTIPLIES_PAIRS 1
+static inline reg add_pairs(reg sum, float a, reg b)
+{
+    return (reg)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(a), (__m512bh)b);
+}
+#elif defined(USE_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define MULTIPLIES_PAIRS 1
+static inline reg add_pairs(reg sum, float a, reg b)
+{
+    return (reg)vbfdotq_f32((float32x4_t)sum, vreinterpretq_bf16_f32(vdupq_n_f32(a)),
+                            vreinterpretq_bf16_f32((float32x4_t)b));
+}
+#else
+#define MULTIPLIES_PAIRS 0
+static inline reg add_pairs(reg sum, float a, reg b) { return sum + a * b; }  /* never called */
+#endif
+
+/* How a panel is packed: by lines, where entry (i, p) of a tile is a[i * LINE + p], which takes no
+   transposition of an a with contiguous rows; or by columns, where it is a[p * MR + i]. */
+enum { LINE = GEMM_LINE };
+
+/* nv registers per row; whether a and b are words of pairs; whether a is packed by lines: constants
+   where this is inlined */
+static inline __attribute__((always_inline)) void tile_of(const int nv, const int pairs,
+                                                          const int lines, ptrdiff_t k,
+                                                          const float *a, const float *b, float *c,
+                                                          ptrdiff_t c_row, int m, int n,
+                                                          const float *bias, int accumulate)
 {
     reg sum[MR][REGS_PER_ROW];
     for (int i = 0; i < MR; i++)
         for (int j = 0; j < nv; j++)
             sum[i][j] = (reg){0};
 
-    for (ptrdiff_t p = 0; p < k; p++, a += MR, b += NR) {
+    for (ptrdiff_t p = 0; p < k; p++, a += lines ? 1 : MR, b += NR) {
         reg bj[REGS_PER_ROW];
         for (int j = 0; j < nv; j++)
             bj[j] = load_reg(b + j * FLOATS_PER_REG);
@@ -37,7 +71,8 @@ static inline __attribute__((always_inline)) void tile_of(const int nv, ptrdiff_
         for (int i = 0; i < MR; i++)
 #pragma GCC unroll 4
             for (int j = 0; j < nv; j++)
-                sum[i][j] += a[i] * bj[j];
+                sum[i][j] = pairs ? add_pairs(sum[i][j], a[lines ? i * LINE : i], bj[j])
+                                  : sum[i][j] + a[lines ? i * LINE : i] * bj[j];
     }
 
     if (m == MR && n == nv * FLOATS_PER_REG) {
@@ -62,15 +97,6 @@ static inline __attribute__((always_inline)) void tile_of(const int nv, ptrdiff_
             *to = row[j] + (bias ? bias[j] : 0) + (accumulate ? *to : 0);
         }
     }
-}
-
-static void tile(ptrdiff_t k, const float *a, const float *b, float *c, ptrdiff_t c_row, int m,
-                 int n, const float *bias, int accumulate)
-{
-    if (n > FLOATS_PER_REG)
-        tile_of(REGS_PER_ROW, k, a, b, c, c_row, m, n, bias, accumulate);
-    else  /* the end of a row: no sums that are not needed */
-        tile_of(1, k, a, b, c, c_row, m, n, bias, accumulate);
 }
 
 typedef float quad __attribute__((vector_size(16)));
@@ -109,11 +135,63 @@ static inline void transpose4(const float *const *from, ptrdiff_t k, float *rest
             to[i] = from[i][p];
 }
 
+#if defined(__AVX512F__)
+/* transpose4 for 16 lines */
+static inline void transpose16(const float *const *from, ptrdiff_t k, float *restrict to,
+                               ptrdiff_t width)
+{
+    for (ptrdiff_t p = 0; p < k; p += 16) {
+        const __mmask16 in = k - p < 16 ? (__mmask16)((1u << (k - p)) - 1) : 0xFFFF;
+        __m512 v[16], w[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++)
+            v[i] = _mm512_maskz_loadu_ps(in, from[i] + p);
+#pragma GCC unroll 8
+        for (int i = 0; i < 16; i += 2) {
+            w[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+            w[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+            for (int h = 0; h < 2; h++) {
+                __m512d low = _mm512_castps_pd(w[i + h]), high = _mm512_castps_pd(w[i + 2 + h]);
+                v[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+                v[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+            }
+        /* v[4 q + r] has column 4 s + r of lines 4 q .. 4 q + 3 in its quarter s */
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            __m512 a = _mm512_shuffle_f32x4(v[r], v[4 + r], 0x88);
+            __m512 b = _mm512_shuffle_f32x4(v[r], v[4 + r], 0xDD);
+            __m512 c = _mm512_shuffle_f32x4(v[8 + r], v[12 + r], 0x88);
+            __m512 d = _mm512_shuffle_f32x4(v[8 + r], v[12 + r], 0xDD);
+            w[r] = _mm512_shuffle_f32x4(a, c, 0x88);
+            w[8 + r] = _mm512_shuffle_f32x4(a, c, 0xDD);
+            w[4 + r] = _mm512_shuffle_f32x4(b, d, 0x88);
+            w[12 + r] = _mm512_shuffle_f32x4(b, d, 0xDD);
+        }
+        if (k - p >= 16) {
+#pragma GCC unroll 16
+            for (int q = 0; q < 16; q++)
+                _mm512_storeu_ps(to + (p + q) * width, w[q]);
+        } else
+            for (int q = 0; q < k - p; q++)
+                _mm512_storeu_ps(to + (p + q) * width, w[q]);
+    }
+}
+#endif
+
 /* to[p * width + i] = line[i][p * step]; lines from `count` on are zero */
 static inline void pack_lines(const float *const *line, ptrdiff_t step, int count, int width,
                               ptrdiff_t k, float *restrict to)
 {
     int i = 0;
+#if defined(__AVX512F__)
+    if (step == 1)
+        for (; i + 16 <= count; i += 16)
+            transpose16(line + i, k, to + i, width);
+#endif
     if (step == 1)
         for (; i + 4 <= count; i += 4)
             transpose4(line + i, k, to + i, width);
@@ -134,18 +212,6 @@ static inline void pack_rows(const float *from, ptrdiff_t step, int count, int w
     for (ptrdiff_t p = 0; p < k; p++)
         for (int i = 0; i < width; i++)
             to[p * width + i] = i < count ? from[p * step + i] : 0;
-}
-
-static void pack_a(const gemm_t *g, ptrdiff_t i0, ptrdiff_t p0, ptrdiff_t k, int count, float *to)
-{
-    const float *from = g->a + i0 * g->a_row + p0 * g->a_column, *line[MR];
-    if (g->a_row == 1) {
-        pack_rows(from, g->a_column, count, MR, k, to);
-        return;
-    }
-    for (int i = 0; i < count; i++)
-        line[i] = from + i * g->a_row;
-    pack_lines(line, g->a_column, count, MR, k, to);
 }
 
 /* pack_b for bfloat16: contiguous numbers are converted, then packed; wide holds NR * GEMM_K */
@@ -202,28 +268,272 @@ static void pack_b(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int
     }
 }
 
+/* k floats of a line as words; the high half of the last one is zero if k is odd */
+static inline void words_of_line(const float *x, ptrdiff_t k, float *restrict to)
+{
+    ptrdiff_t p = 0;
+#if defined(__AVX512BF16__)
+    for (; p < k; p += 32) {
+        const uint32_t mask = k - p < 32 ? (1u << (k - p)) - 1 : ~0u;
+        __m512 low = _mm512_maskz_loadu_ps((__mmask16)mask, x + p);
+        __m512 high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), x + p + 16);
+        const ptrdiff_t n = (k - p + 1) / 2;
+        _mm512_mask_storeu_epi32(to + p / 2, n < 16 ? (__mmask16)((1u << n) - 1) : 0xFFFF,
+                                 (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+#else
+    for (; p + 2 <= k; p += 2)
+        to[p / 2] = word_of(x[p], x[p + 1]);
+    if (p < k)
+        to[p / 2] = word_of(x[p], 0);
+#endif
+}
+
+#if defined(__AVX512BF16__)
+static inline __m512i words_of_registers(__m512 low, __m512 high)
+{
+    __m512i words = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low));
+    __m512i upper = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high));
+    return _mm512_or_si512(words, _mm512_slli_epi32(upper, 16));
+}
+#endif
+
+/* to[i] = the word of low[i] and high[i], high NULL for zeros; words from `count` on are zero */
+static inline void words_of_rows(const float *low, const float *high, int count, int width,
+                                 float *restrict to)
+{
+#if defined(__AVX512BF16__)
+    for (int i = 0; i < width; i += 16) {
+        const int n = count - i, m = width - i;
+        const __mmask16 in = n >= 16 ? 0xFFFF : n > 0 ? (__mmask16)((1u << n) - 1) : 0;
+        const __mmask16 out = m >= 16 ? 0xFFFF : (__mmask16)((1u << m) - 1);
+        __m512i words = words_of_registers(
+            _mm512_maskz_loadu_ps(in, low + i),
+            high ? _mm512_maskz_loadu_ps(in, high + i) : _mm512_setzero_ps());
+        _mm512_mask_storeu_epi32(to + i, out, words);
+    }
+#else
+    for (int i = 0; i < count; i++)
+        to[i] = word_of(low[i], high ? high[i] : 0);
+    for (int i = count; i < width; i++)
+        to[i] = 0;
+#endif
+}
+
+/* pack_b as words; wide holds NR lines of GEMM_K words */
+static void pack_b_words(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count,
+                         float *to, float *wide)
+{
+    const float *b = (const float *)g->b + g->b_first, *line[NR];
+
+    if (g->b_column == 1 && !(g->rows && g->gather == 1)) {
+        const int32_t *rows = g->rows ? g->rows + p0 : 0;
+        for (ptrdiff_t p = 0; p < k; p += 2, to += NR) {
+            const float *low = b + (rows ? rows[p] : p0 + p) * g->b_row + j0, *high = 0;
+            if (p + 1 < k)
+                high = b + (rows ? rows[p + 1] : p0 + p + 1) * g->b_row + j0;
+            for (ptrdiff_t q = p + 8; rows && q < p + 10 && q < k; q++)
+                prefetch_run(b + rows[q] * g->b_row + j0, NR * sizeof(float));
+            words_of_rows(low, high, count, NR, to);
+        }
+        return;
+    }
+
+    for (int i = 0; i < count; i++) {
+        words_of_line(b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0, k,
+                      wide + i * GEMM_K);
+        line[i] = wide + i * GEMM_K;
+    }
+    for (ptrdiff_t j = j0 + NR; g->rows && j < g->n && j < j0 + 2 * NR; j++)
+        prefetch_run(b + g->rows[j] * g->b_column + p0, k * sizeof(float));
+    pack_lines(line, 1, count, NR, (k + 1) / 2, to);
+}
+
+/* pack_b_words of weights that are bfloat16 */
+static void pack_b_halves(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count,
+                          float *to, float *wide)
+{
+    const uint16_t *b = (const uint16_t *)g->b + g->b_first;
+    const float *line[NR];
+
+    if (g->b_column == 1 && !(g->rows && g->gather == 1)) {
+        const int32_t *rows = g->rows ? g->rows + p0 : 0;
+        for (ptrdiff_t p = 0; p < k; p += 2, to += NR) {
+            const uint16_t *low = b + (rows ? rows[p] : p0 + p) * g->b_row + j0, *high = 0;
+            if (p + 1 < k)
+                high = b + (rows ? rows[p + 1] : p0 + p + 1) * g->b_row + j0;
+            for (ptrdiff_t q = p + 8; rows && q < p + 10 && q < k; q++)
+                prefetch_run(b + rows[q] * g->b_row + j0, NR * sizeof(uint16_t));
+            uint32_t words[NR] = {0};
+            for (int i = 0; i < count; i++)
+                words[i] = low[i] | (high ? (uint32_t)high[i] << 16 : 0);
+            memcpy(to, words, sizeof words);
+        }
+        return;
+    }
+
+    for (int i = 0; i < count; i++) {
+        wide[i * GEMM_K + k / 2] = 0;
+        memcpy(wide + i * GEMM_K,
+               b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0 * g->b_row,
+               k * sizeof(uint16_t));
+        line[i] = wide + i * GEMM_K;
+    }
+    for (ptrdiff_t j = j0 + NR; g->rows && j < g->n && j < j0 + 2 * NR; j++)
+        prefetch_run(b + g->rows[j] * g->b_column + p0, k * sizeof(uint16_t));
+    pack_lines(line, 1, count, NR, (k + 1) / 2, to);
+}
+
+/* Rows first .. first + count of a, by lines: count is at most MR, and lines from there on zero */
+static inline void pack_lines_of_a(const int pairs, const gemm_t *g, ptrdiff_t first, ptrdiff_t p0,
+                                   ptrdiff_t k, int count, float *to)
+{
+    for (int i = 0; i < MR; i++, to += LINE) {
+        const float *from = g->a + (first + i) * g->a_row + p0;
+        if (i >= count)
+            memset(to, 0, (pairs ? (k + 1) / 2 : k) * sizeof(float));
+        else if (pairs)
+            words_of_line(from, k, to);
+        else {
+            memcpy(to, from, k * sizeof(float));
+            if (g->in_bfloat16)
+                round_to_bfloat16(to, k);
+        }
+    }
+}
+
+/* Rows first .. first + m by columns, of an a with contiguous columns; tiles are `tile` apart. All
+   rows of a term are read together: those of the next term may be in the same set of the caches. */
+static inline void pack_columns_of_a(const int pairs, const gemm_t *g, ptrdiff_t first, ptrdiff_t m,
+                                     ptrdiff_t p0, ptrdiff_t k, ptrdiff_t tile, float *panel)
+{
+    const float *from = g->a + first + p0 * g->a_column;
+    for (ptrdiff_t p = 0; p < k; p += pairs ? 2 : 1, panel += MR) {
+        const float *low = from + p * g->a_column, *high = p + 1 < k ? low + g->a_column : 0;
+        ptrdiff_t r = 0;
+#if defined(__AVX512F__)
+        for (float *to = panel; r + 2 * MR <= m; r += 2 * MR, to += 2 * tile) {
+            __m512i words = _mm512_loadu_si512(low + r);
+#if defined(__AVX512BF16__)
+            if (pairs)
+                words = words_of_registers(_mm512_loadu_ps(low + r),
+                                           high ? _mm512_loadu_ps(high + r) : _mm512_setzero_ps());
+#endif
+            _mm256_storeu_si256((__m256i *)to, _mm512_castsi512_si256(words));
+            _mm256_storeu_si256((__m256i *)(to + tile), _mm512_extracti64x4_epi64(words, 1));
+        }
+#endif
+        for (; r < m; r += MR) {
+            const int count = m - r < MR ? (int)(m - r) : MR;
+            float *to = panel + r / MR * tile;
+            if (pairs)
+                words_of_rows(low + r, high ? high + r : 0, count, MR, to);
+            else if (count == MR)
+                memcpy(to, low + r, MR * sizeof(float));
+            else
+                for (int i = 0; i < MR; i++)
+                    to[i] = i < count ? low[r + i] : 0;
+        }
+    }
+}
+
+static inline void pack_sliver(const int pairs, const gemm_t *g, ptrdiff_t j, ptrdiff_t p,
+                               ptrdiff_t k, float *to, float *wide)
+{
+    const int n = g->n - j < NR ? (int)(g->n - j) : NR;
+    if (pairs && g->b_dtype == DTYPE_BFLOAT16)
+        pack_b_halves(g, j, p, k, n, to, wide);
+    else if (pairs)
+        pack_b_words(g, j, p, k, n, to, wide);
+    else if (g->b_dtype == DTYPE_BFLOAT16)
+        pack_b_bfloat16(g, j, p, k, n, to, wide);
+    else {
+        pack_b(g, j, p, k, n, to);
+        if (g->in_bfloat16)
+            round_to_bfloat16(to, k * NR);
+    }
+}
+
+/* the place of a sliver in g->packed */
+static inline ptrdiff_t packed_place(const int pairs, const gemm_t *g, ptrdiff_t j, ptrdiff_t p,
+                                     ptrdiff_t words)
+{
+    const ptrdiff_t n_slivers = (g->n + NR - 1) / NR;
+    return ((pairs ? p / 2 : p) * n_slivers + j / NR * words) * NR;
+}
+
+/* Terms p .. p + k of rows i .. i + m of the product; `pairs` and `lines` are constants where this
+   is inlined */
+static inline __attribute__((always_inline)) void gemm_panel(const int pairs, const int lines,
+                                                             const gemm_t *g, ptrdiff_t i,
+                                                             ptrdiff_t m, ptrdiff_t p, ptrdiff_t k,
+                                                             float *work)
+{
+    float *panel = work, *own = work + GEMM_PANEL_FLOATS, *wide = own + NR * GEMM_K;
+    const ptrdiff_t words = pairs ? (k + 1) / 2 : k;
+    const ptrdiff_t tile = lines ? MR * LINE : MR * words + 16;  /* 16: in different sets */
+    const int accumulate = g->accumulate || p > 0;
+
+    if (lines)
+        for (ptrdiff_t r = 0; r < m; r += MR)
+            pack_lines_of_a(pairs, g, i + r, p, k, m - r < MR ? (int)(m - r) : MR,
+                            panel + r / MR * tile);
+    else {
+        pack_columns_of_a(pairs, g, i, m, p, k, tile, panel);
+        if (!pairs && g->in_bfloat16)
+            for (ptrdiff_t r = 0; r < m; r += MR)
+                round_to_bfloat16(panel + r / MR * tile, MR * words);
+    }
+
+    for (ptrdiff_t j = 0; j < g->n; j += NR) {
+        const int n = g->n - j < NR ? (int)(g->n - j) : NR;
+        const float *sliver = own, *bias = g->bias && p == 0 ? g->bias + j : 0;
+        if (g->packed)
+            sliver = g->packed + packed_place(pairs, g, j, p, words);
+        else
+            pack_sliver(pairs, g, j, p, k, own, wide);
+
+        for (ptrdiff_t r = 0; r < m; r += MR) {
+            const int count = m - r < MR ? (int)(m - r) : MR;
+            float *c = g->c + (i + r) * g->c_row + j;
+            if (n > FLOATS_PER_REG)
+                tile_of(REGS_PER_ROW, pairs, lines, words, panel + r / MR * tile, sliver, c,
+                        g->c_row, count, n, bias, accumulate);
+            else  /* the end of a row: no sums that are not needed */
+                tile_of(1, pairs, lines, words, panel + r / MR * tile, sliver, c, g->c_row, count,
+                        n, bias, accumulate);
+        }
+    }
+}
+
 static void gemm(const gemm_t *g, float *work)
 {
-    float *panel = work, *sliver = work + GEMM_K * (GEMM_M + 8);  /* MR need not divide GEMM_M */
+    const int pairs = MULTIPLIES_PAIRS && g->in_bfloat16, lines = g->a_row != 1;
+    const ptrdiff_t depth = pairs ? 2 * GEMM_K : GEMM_K;
 
     for (ptrdiff_t i = 0; i < g->m; i += GEMM_M) {
         ptrdiff_t m = g->m - i < GEMM_M ? g->m - i : GEMM_M;
-        for (ptrdiff_t p = 0; p < g->k || p == 0; p += GEMM_K) {
-            ptrdiff_t k = g->k - p < GEMM_K ? g->k - p : GEMM_K;
-            for (ptrdiff_t r = 0; r < m; r += MR)
-                pack_a(g, i + r, p, k, m - r < MR ? (int)(m - r) : MR, panel + r * k);
-
-            for (ptrdiff_t j = 0; j < g->n; j += NR) {
-                int n = g->n - j < NR ? (int)(g->n - j) : NR;
-                if (g->b_dtype == DTYPE_BFLOAT16)
-                    pack_b_bfloat16(g, j, p, k, n, sliver, sliver + NR * GEMM_K);
-                else
-                    pack_b(g, j, p, k, n, sliver);
-                for (ptrdiff_t r = 0; r < m; r += MR)
-                    tile(k, panel + r * k, sliver, g->c + (i + r) * g->c_row + j, g->c_row,
-                         m - r < MR ? (int)(m - r) : MR, n, g->bias && p == 0 ? g->bias + j : 0,
-                         g->accumulate || p > 0);
-            }
+        for (ptrdiff_t p = 0; p < g->k || p == 0; p += depth) {
+            ptrdiff_t k = g->k - p < depth ? g->k - p : depth;
+            if (pairs && lines)
+                gemm_panel(MULTIPLIES_PAIRS, 1, g, i, m, p, k, work);
+            else if (pairs)
+                gemm_panel(MULTIPLIES_PAIRS, 0, g, i, m, p, k, work);
+            else if (lines)
+                gemm_panel(0, 1, g, i, m, p, k, work);
+            else
+                gemm_panel(0, 0, g, i, m, p, k, work);
         }
+    }
+}
+
+static void pack_whole_b(const gemm_t *g, float *packed, float *work)
+{
+    const int pairs = MULTIPLIES_PAIRS && g->in_bfloat16;
+    const ptrdiff_t depth = pairs ? 2 * GEMM_K : GEMM_K;
+    for (ptrdiff_t p = 0; p < g->k; p += depth) {
+        ptrdiff_t k = g->k - p < depth ? g->k - p : depth, words = pairs ? (k + 1) / 2 : k;
+        for (ptrdiff_t j = 0; j < g->n; j += NR)
+            pack_sliver(pairs, g, j, p, k, packed + packed_place(pairs, g, j, p, words), work);
     }
 }

@@ -1,7 +1,10 @@
 /* Inner loops of the sketches; part of loops.c. */
 #include "loops.h"
+#include <string.h>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(USE_NEON)
+#include <arm_neon.h>
 #endif
 
 /* A byte shuffle looks up 16 nibbles at once. Sums are kept in 16 bits: adding a register of bytes
@@ -207,6 +210,35 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
 
 #else
 
+/* the sums of a block, by table lookup */
+static inline void nibble_sums(const uint8_t *block, ptrdiff_t n_groups, const uint8_t *lut,
+                               uint16_t sums[SKETCH_BLOCK_NEURONS])
+{
+#if defined(USE_NEON)
+    uint16x8_t s0 = vdupq_n_u16(0), s1 = s0, s2 = s0, s3 = s0;
+    for (ptrdiff_t g = 0; g < n_groups; g++) {
+        uint8x16_t codes = vld1q_u8(block + g * 16), t = vld1q_u8(lut + g * 16);
+        uint8x16_t lo = vqtbl1q_u8(t, vandq_u8(codes, vdupq_n_u8(15)));
+        uint8x16_t hi = vqtbl1q_u8(t, vshrq_n_u8(codes, 4));
+        s0 = vaddw_u8(s0, vget_low_u8(lo));
+        s1 = vaddw_high_u8(s1, lo);
+        s2 = vaddw_u8(s2, vget_low_u8(hi));
+        s3 = vaddw_high_u8(s3, hi);
+    }
+    vst1q_u16(sums, s0);
+    vst1q_u16(sums + 8, s1);
+    vst1q_u16(sums + 16, s2);
+    vst1q_u16(sums + 24, s3);
+#else
+    memset(sums, 0, SKETCH_BLOCK_NEURONS * sizeof *sums);
+    for (ptrdiff_t g = 0; g < n_groups; g++)
+        for (int j = 0; j < 16; j++) {
+            sums[j] += lut[g * 16 + (block[g * 16 + j] & 15)];
+            sums[j + 16] += lut[g * 16 + (block[g * 16 + j] >> 4)];
+        }
+#endif
+}
+
 static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
                              const uint8_t *lut, float a, float b, const float *factors,
                              const float *biases, float weight, const float *errors, float slack,
@@ -215,12 +247,8 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
     ptrdiff_t found = 0;
 
     for (ptrdiff_t k = 0; k < n_blocks; k++) {
-        uint16_t sums[SKETCH_BLOCK_NEURONS] = {0};
-        for (ptrdiff_t g = 0; g < n_groups; g++)
-            for (int j = 0; j < 16; j++) {
-                sums[j] += lut[g * 16 + (blocks[g * 16 + j] & 15)];
-                sums[j + 16] += lut[g * 16 + (blocks[g * 16 + j] >> 4)];
-            }
+        uint16_t sums[SKETCH_BLOCK_NEURONS];
+        nibble_sums(blocks, n_groups, lut, sums);
 
         for (int j = 0; j < SKETCH_BLOCK_NEURONS; j++) {
             float s = factors[j] * (a * sums[j] + b);
