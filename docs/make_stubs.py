@@ -49,6 +49,9 @@ OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a ru
             "_active.indices", "_projections.indices", "_winners.indices"}  # of dense rows
 UNTYPED = {  # other parameters without a type are arrays of one of several dtypes
     "_quantized.scales": "NDArray[float32] | None",
+    "_bounded_search.codes": "NDArray[Any] | None",
+    "_bounded_search.code_scales": "NDArray[float32] | None",
+    "_bounded_search.code_errors": "NDArray[float32] | None",
     "_estimates.scales": "NDArray[float32] | None",
     "_select.ids": "NDArray[int32] | None",
     "_bounded_search.able": "NDArray[uint8] | None",

@@ -116,3 +116,9 @@ def exact(W, X, k, bias=0):
 
 def recall(index, W, X, bias=0, **options):
     return metrics.neighbour_recall(index.search(X, k=5, **options)[0], exact(W, X, 5, bias)[0])
+
+
+def few_at_a_time(call, X, n=20):
+    """What call(rows) gives for all of X, asked n rows at a time: fewer than make a batch."""
+    parts = [call(X[i:i + n]) for i in range(0, len(X), n)]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import reference
-from support import UNIT, assert_same_bits, clustered, trained
+from support import UNIT, assert_same_bits, clustered, few_at_a_time, trained
 
 import sparselsh as sl
 
@@ -275,3 +275,91 @@ def test_an_accelerated_layer_scores_and_sums_and_estimates():
     assert logits.shape == (2, 3, N)
     assert torch.equal(torch.gather(logits, 2, own.indices), own.values)
     assert torch.all(torch.abs(logits - want) <= 6 * deviations + 1e-4)
+
+
+# ---- answers that are exact, or as sure as was asked
+
+
+def shifted(rng, X):
+    noise = X.std() * rng.standard_normal(X.shape)
+    return {"like the queries": X, "noise": (X + noise).astype(np.float32),
+            "short": X * np.float32(0.01), "negative": -X,
+            "in other directions": rng.standard_normal(X.shape).astype(np.float32)}
+
+
+@pytest.mark.parametrize("k", [1, 5, 100, 2000])
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_an_exact_search_misses_nothing_on_any_input(k, metric):
+    rng = np.random.default_rng(2)
+    W, bias, X = data(rng)
+    bias = bias if metric == "ip" else None
+    index = sl.LSHIndex(recall=0.5, plan="sketches", metric=metric, random_state=0).fit(
+        W, bias, queries=X[:50])
+    index.remove(np.arange(0, N, 5))
+    for name, rows in shifted(rng, X[50:60]).items():
+        _, scores = index.search(rows, k, exact=True)
+        _, want = index.search(rows, k, n_candidates=N)
+        # the two sum in another order, and a distance is the root of a difference
+        np.testing.assert_allclose(scores, want, rtol=1e-3 if metric == "l2" else 1e-5, atol=1e-4,
+                                   err_msg=name)
+
+
+def test_an_exact_search_takes_batches_selections_and_other_plans(made):
+    W, bias, X, index = made
+    want = all_scores(W, bias, X)
+    allowed = np.arange(N) % 3 == 0
+    for rows in (X[:4], X):
+        ids, _ = index.search(rows, 3, exact=True)
+        np.testing.assert_array_equal(ids, np.argsort(-want[:len(rows)], axis=1)[:, :3])
+        ids, _ = index.search(rows, 3, exact=True, allow=allowed)
+        best = np.argsort(-np.where(allowed, want[:len(rows)], -np.inf), axis=1)[:, :3]
+        np.testing.assert_array_equal(ids, best)
+    tables = sl.LSHIndex(sl.SimHash(6, 4), sketch_bits=0, random_state=0).fit(W, bias)
+    np.testing.assert_array_equal(tables.search(X[:4], 3, exact=True)[0],
+                                  np.argsort(-want[:4], axis=1)[:, :3])
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.99])
+@pytest.mark.parametrize("with_queries", [True, False])
+def test_answers_are_as_sure_as_was_asked_on_any_input(recall, with_queries):
+    rng = np.random.default_rng(4)
+    W, bias, X = data(rng)
+    index = sl.LSHIndex(recall=recall, plan="sketches", random_state=0).fit(
+        W, bias, queries=X[:50] if with_queries else None)
+    for name, rows in shifted(rng, X[50:]).items():
+        exact = index.search(rows, 5, n_candidates=N)[1]
+        for wanted in (0.9, 0.999):
+            _, scores, confidence = few_at_a_time(
+                lambda x, wanted=wanted: index.search(x, 5, certify=wanted), rows)
+            assert np.all(confidence >= wanted)
+            assert np.all(confidence < 1) or name == "short"  # where biases alone decide
+            wrong = (scores < exact - 1e-4 * np.abs(exact)).any(axis=1)
+            # the bound is far from tight: of 500 answers at 0.9 none is wrong
+            assert wrong.sum() <= max(1, len(rows) * (1 - wanted) / 10)
+
+
+def test_certified_answers_have_a_confidence_of_their_own_and_few_neurons_computed(made):
+    _, _, X, index = made
+    engine = index._engine
+    doubts = np.zeros(len(X))
+    _, _, counts = engine.sketches.search(X, 5, engine.W, engine.bias, None, 1, doubts=doubts,
+                                          codes=engine.codes(1), deviations=5.4)
+    assert np.all(counts[:, 0] <= 0.02 * N)
+    assert np.all(doubts > 0) and np.all(doubts < 1e-3)
+
+
+def test_certified_searches_follow_changes_and_selections(made):
+    W, bias, X, index = made
+    X = X[:20]
+    index.search(X, 5, certify=True)
+    new = (2 * W[:30]).copy()
+    index.add(new, bias[:30])
+    index.remove(np.arange(500))
+    want = all_scores(np.concatenate([W, new]), np.concatenate([bias, bias[:30]]), X)
+    want[:, :500] = -np.inf
+    ids, _, _ = index.search(X, 5, certify=True)
+    np.testing.assert_array_equal(ids, np.argsort(-want, axis=1)[:, :5])
+    allowed = np.arange(N + 30) % 4 == 1
+    ids, _, _ = index.search(X, 5, certify=True, allow=allowed)
+    want[:, ~allowed] = -np.inf
+    np.testing.assert_array_equal(ids, np.argsort(-want, axis=1)[:, :5])

@@ -32,6 +32,9 @@ def prepare(
     n_evidence: int,
     short_deviations: float,
     euclidean: bool,
+    codes: NDArray[Any] | None,
+    code_scales: NDArray[float32] | None,
+    code_errors: NDArray[float32] | None,
 ) -> BoundedSearch: ...
 def top_k(
     search: BoundedSearch,

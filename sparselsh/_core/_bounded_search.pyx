@@ -83,7 +83,7 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
             const int32_t[::1] slot, const int32_t[::1] short_ids, const float[::1] short_norms,
             const float[::1] offset, double scale, w, const float[::1] bias, coarse, coarse_scales,
             float deviations, float cell_share, Py_ssize_t n_evidence, float short_deviations,
-            bint euclidean):
+            bint euclidean, codes, code_scales, code_errors):
     """A search whose answers are those of the module's docstring.
 
     query_rows, (n_bits + n_cells, d) in bfloat16, and query_constant map an input to the rotated
@@ -100,14 +100,18 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
     If `euclidean`, biases are -|v|^2 / 2, and the query is x - offset: neurons are then found by
     their distance from it. The distance of the k-th best so far stands for |q| in the bound of a
     neuron: e is orthogonal to v, and a nearer neuron than that leaves less of q orthogonal to it.
+
+    codes and code_scales are None, or w in int8, and code_errors[j] |x| bounds the error of their
+    inner product. Of candidates after the first they decide which are computed by w.
     """
     cdef BoundedSearch search = BoundedSearch()
     cdef search_t *s = &search.s
+    cdef const float[::1] code_error_view
     cdef Py_ssize_t i
 
     search.arrays = (query_rows, query_constant, cell_start, cell, cell_biases, blocks, factors,
                      errors, biases, ids, slot, short_ids, short_norms, offset, w, bias, coarse,
-                     coarse_scales)
+                     coarse_scales, codes, code_scales, code_errors)
     s.d, s.n_dims, s.n_bits = query_rows.shape[1], offset.shape[0], n_bits
     s.n_cells, s.n, s.n_short = query_rows.shape[0] - n_bits, n, short_ids.shape[0]
     # a cell may share its first and its last block with others
@@ -125,6 +129,11 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
     s.has_rough = coarse is not None
     if s.has_rough:
         quantized_rows_of(coarse, coarse_scales, &s.rough)
+    s.has_codes = codes is not None
+    if s.has_codes:
+        quantized_rows_of(codes, code_scales, &s.codes)
+        code_error_view = code_errors
+        s.code_errors = &code_error_view[0]
     s.query_rows, s.query_constant = &query_rows[0, 0], &query_constant[0]
     s.offset, s.bias = &offset[0], &bias[0]
     if n:
@@ -222,6 +231,34 @@ cdef void _compute(const loops_t *f, const search_t *s, work_t *w, const float *
             top_push(&w.best, w.products[c] + s.bias[w.rows[c]], w.rows[c])
             if s.has_rough:
                 top_push(&w.wide, w.products[c] + s.bias[w.rows[c]], w.rows[c])
+        start += n_rows
+
+
+cdef void _compute_able(const loops_t *f, const search_t *s, work_t *w, const float *x,
+                        const uint64_t *keys, const int32_t *ids, Py_ssize_t n) noexcept nogil:
+    # _compute, without the neurons that are worse than the k-th best by their codes
+    cdef Py_ssize_t start = 0, c, n_rows, n_kept
+    cdef double size = 0
+    cdef float kth
+    cdef int32_t rows[ROWS_PER_CALL]
+    if not s.has_codes:
+        _compute(f, s, w, x, keys, ids, n)
+        return
+    for c in range(s.d):
+        size += <double>x[c] * x[c]
+    size = sqrt(size)
+    while start < n:
+        n_rows = min(<Py_ssize_t>ROWS_PER_CALL, n - start)
+        for c in range(n_rows):
+            rows[c] = key_id(keys[start + c]) if keys != NULL else ids[start + c]
+        quantized_dots(f, &s.codes, rows, n_rows, x, w.products)
+        kth = top_kth(&w.best)
+        n_kept = 0
+        for c in range(n_rows):
+            if <double>w.products[c] + s.bias[rows[c]] + size * s.code_errors[rows[c]] >= kth:
+                rows[n_kept] = rows[c]
+                n_kept += 1
+        _compute(f, s, w, x, NULL, rows, n_kept)
         start += n_rows
 
 
@@ -405,7 +442,7 @@ cdef void _scan(const loops_t *f, const search_t *s, work_t *w, const float *x, 
         for c in range(m, w.n_found):
             w.found[i] = w.found[c]
             i += key_score(w.found[c]) >= t
-        _compute(f, s, w, x, w.found + m, NULL, i - m)
+        _compute_able(f, s, w, x, w.found + m, NULL, i - m)
     else:
         _compute(f, s, w, x, w.found, NULL, w.n_found)
 
@@ -471,7 +508,7 @@ cdef void _compute_short(const loops_t *f, const search_t *s, work_t *w, const f
             ids[n] = s.short_ids[i]
             n += w.able == NULL or w.able[s.short_ids[i]] != 0
             i += 1
-        _compute(f, s, w, x, NULL, ids, n)
+        _compute_able(f, s, w, x, NULL, ids, n)
         w.n_short += n
         most = min(2 * most, <Py_ssize_t>ROWS_PER_CALL)
 

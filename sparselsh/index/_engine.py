@@ -12,6 +12,7 @@ directly. The caller sets the number of threads.
 from __future__ import annotations
 
 from contextlib import contextmanager
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ FOUND_PER_CANDIDATE = 4  # neurons that probing passes to the sketches, per inne
 MIN_NEURONS_PER_CANDIDATE = 8  # a search that computes more of them is slower than computing all
 MIN_LISTED = 256  # neurons that may be found, or fewer: they are all computed;
 NEURONS_PER_LISTED = 256  # also if they are at most this part of all neurons
+LEAST_TAIL = 1e-15  # beyond 8 deviations an estimate raises no doubt
 MIN_CODED_WEIGHTS = 1 << 19  # 2 MB, which the second-level cache holds: codes save nothing
 MIN_NEURONS_PER_BEST = 8  # for larger k, all inner products are computed
 
@@ -273,11 +275,15 @@ class IndexEngine:
         """`by_sketches` up to the bound, with what it cost: see `Sketches.search`."""
         return self.sketches.search(X, k, self.W, self.bias, self._coarse_rows, n_threads)
 
-    def certified(self, X: Floats, k: int, selection: Selection | None,
+    def certified(self, X: Floats, k: int, selection: Selection | None, confidence: float,
                   n_threads: int) -> tuple[Ids, Floats, np.ndarray]:
-        """`search` by the bound in all cells, and how sure each answer is, (n_queries,)."""
-        method = self.methods["batch" if len(X) >= BATCH_PLAN_MIN_ROWS else "single"]
-        if method == "exact" or not self.has_sketches or k * MIN_NEURONS_PER_BEST > len(self.W):
+        """`search` until each answer is as sure as `confidence`, and how sure it is, (n_queries,).
+
+        All sketches are scanned. Where their bound does not decide, rows in int8 do. For a batch a
+        product costs less.
+        """
+        if (len(X) >= BATCH_PLAN_MIN_ROWS or self.methods["single"] == "exact"
+                or not self.has_sketches or k * MIN_NEURONS_PER_BEST > len(self.W)):
             found = (self.exact(X, k, n_threads) if selection is None
                      else self._exact_among(X, k, selection, n_threads))
             return *found, np.ones(len(X))
@@ -287,9 +293,26 @@ class IndexEngine:
             mask, lists = selection.mask, selection[1:]
             if self.removed.any():
                 mask = (~self.removed if mask is None else mask & ~self.removed).astype(np.uint8)
+        # if every neuron that is left out were at the bound
+        tail = max((1 - confidence) / len(self.W), LEAST_TAIL)
         ids, scores, _ = self.sketches.search(
-            X, k, self.W, self.bias, self._coarse_rows, n_threads, mask, *lists, doubts)
+            X, k, self.W, self.bias, None, n_threads, mask, *lists, doubts, self.codes(n_threads),
+            -NormalDist().inv_cdf(tail))
         return ids, scores, np.exp(-doubts)
+
+    def exact_by_bound(self, X: Floats, k: int, selection: Selection | None,
+                       n_threads: int) -> tuple[Ids, Floats]:
+        """`exact`, where few queries leave out what the error of rows in int8 excludes."""
+        if selection is not None:
+            return self._exact_among(X, k, selection, n_threads)
+        if self._computes_all(len(X)) or k * MIN_NEURONS_PER_BEST > len(self.W):
+            return self.exact(X, k, n_threads)
+        codes = self.codes(n_threads)
+        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
+        counts = np.empty(len(X), np.int64)
+        estimates.exact_top_k(codes.values, codes.scales, codes.errors, X, self.W, self._live_bias,
+                              ids, scores, counts, n_threads)
+        return np.where(np.isneginf(scores), np.int32(-1), ids), scores
 
     def estimate(self, X: Floats, k: int, bits: int, n_threads: int) -> tuple[Floats, Floats]:
         """Estimates of all outputs and their standard deviations, (n_queries, n_neurons) each.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._engine import IndexEngine
 
 COMPARED_ROWS = 256  # by which `add` recognizes the rows that an index has already
+CONFIDENCE = 0.999  # of each answer, with `certify=True`
 GROWTH = 4  # an index that has to copy its weights leaves room for a fourth as many
 
 
@@ -492,7 +493,8 @@ class LSHIndex:
     @one_at_a_time
     def search(self, X: ArrayLike, k: int = 5, *, n_candidates: int | None = None,
                allow: MatrixLike | None = None,
-               exclude: MatrixLike | None = None, certify: bool = False) -> tuple[Any, ...]:
+               exclude: MatrixLike | None = None, certify: bool | float = False,
+               exact: bool = False) -> tuple[Any, ...]:
         """The best neurons for each query: with the largest inner products, if `metric="ip"`.
 
         Parameters
@@ -507,9 +509,14 @@ class LSHIndex:
             The neurons that may be found, and those that may not: a bool mask of shape
             (n_neurons,), ids, or for each query its own, as a SciPy sparse matrix of shape
             (n_queries, n_neurons) whose columns are rows of W. Both count.
-        certify : bool
-            Also return how sure each answer is. The sketches of all cells are scanned for that,
-            and probing is not used.
+        certify : bool or float
+            Go on until every answer is exact with this probability, at least; True for 0.999. Also
+            return how sure each answer is. Few queries scan all sketches, and rows in int8 decide
+            where these do not, for which the index keeps a byte per weight from the first call on.
+            Batches of 32 and more compute all neurons, which costs less.
+        exact : bool
+            Leave nothing out that may be among the best. Few queries read the rows in int8 and
+            compute what their error does not exclude; batches, and selections, compute all.
 
         Returns
         -------
@@ -520,9 +527,8 @@ class LSHIndex:
             inf where there is none.
         confidence : ndarray of shape (n_queries,), float64
             Only with `certify`: a lower bound of the probability that no neuron is missing in the
-            answer, from the standard deviations of the estimates of all neurons that were not
-            computed. A higher `recall` of the index makes answers surer; it is 1 where all neurons
-            were computed.
+            answer, from the standard deviations of the estimates of all neurons that were left out;
+            1 where all neurons were computed.
 
         Raises
         ------
@@ -536,13 +542,20 @@ class LSHIndex:
             n_candidates = check.integer(n_candidates, "n_candidates", minimum=k)
         rows_of = None if self._ids is None else self._ids.rows_of
         selection = check.selection(allow, exclude, len(X), len(engine.W), rows_of)
-        if certify and n_candidates is not None:
-            raise ValueError(f"n_candidates must be None with certify=True, got {n_candidates}; "
-                             "give the index a higher recall for surer answers")
+        if (certify or exact) and n_candidates is not None:
+            raise ValueError("n_candidates must be None with certify or exact, got "
+                             f"{n_candidates}; these compute as many neurons as they need")
+        if certify and exact:
+            raise ValueError("certify must be False with exact=True, whose answers are sure")
         if certify:
-            ids, scores, confidence = engine.certified(X, k, selection, resolve(self.n_threads))
+            wanted = (CONFIDENCE if certify is True
+                      else check.number(certify, "certify", above=0, below=1))
+            ids, scores, confidence = engine.certified(X, k, selection, wanted,
+                                                       resolve(self.n_threads))
             return *self._answer(X, ids, scores), confidence
-        if selection is None:
+        if exact:
+            ids, scores = engine.exact_by_bound(X, k, selection, resolve(self.n_threads))
+        elif selection is None:
             ids, scores = engine.search(X, k, n_candidates, resolve(self.n_threads))
         elif n_candidates is not None and n_candidates < len(engine.W):
             raise ValueError("n_candidates must be None with allow or exclude, got "
