@@ -43,7 +43,7 @@ def kmeans_cells(V, Q, n_cells, rng):
     """Spherical k-means cells, and the inner products of the queries with their means."""
     cells = Cells.fit(V[rng.permutation(len(V))[:48 * n_cells]], n_cells, rng, 2)
     cell = cells.assign(V, 2)
-    add_to_means(cells, np.zeros(n_cells, np.int64), V, cell)
+    add_to_means(cells, np.zeros(n_cells, np.int64), V, np.zeros(len(V), np.float32), cell, 1)
     return cell, Q @ cells.means.T
 
 

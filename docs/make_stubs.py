@@ -16,7 +16,7 @@ CORE = Path(__file__).parent.parent / "sparselsh" / "_core"
 RETURNS = {
     "_buckets.capacity": "int",
     "_single_row_mlp.prepare": "SingleRowMLP",
-    "_checks.is_row": "bool",
+    "_checks.are_rows": "bool",
     "_format.format_rows": "int",
     "_openmp.max_threads": "int",
     "_parse.count": "tuple[int, int, int]",

@@ -178,8 +178,8 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
 
 def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = "columns") -> CSR:
     """A finite SciPy sparse matrix as CSR with sorted, distinct ids."""
-    if (row := _single_row(matrix, n_columns)) is not None:
-        return row
+    if (rows := _rows_as_they_are(matrix, n_columns)) is not None:
+        return rows
 
     _check_numeric(matrix.dtype, name)
     if matrix.ndim != 2:
@@ -199,17 +199,21 @@ def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = 
     return rows
 
 
-def _single_row(matrix: Any, n_columns: int | None) -> CSR | None:
-    """A valid single sparse query, else None: the general checks take longer than a search."""
-    if n_columns is None or matrix.format != "csr" or matrix.shape != (1, n_columns):
+def _rows_as_they_are(matrix: Any, n_columns: int | None) -> CSR | None:
+    """Valid rows in CSR, else None: for one row the general checks take longer than a search."""
+    if n_columns is None or matrix.format != "csr" or matrix.shape[1:] != (n_columns,):
         return None
-    ids, data = matrix.indices, matrix.data
+    indptr, ids, data = matrix.indptr, matrix.indices, matrix.data
+    if data.dtype.kind in "fiub":
+        with np.errstate(over="ignore"):  # such values are not finite
+            data = data.astype(np.float32, copy=False)
     try:
-        if not _checks.is_row(matrix.indptr, ids, data, n_columns):
+        if not (len(indptr) == matrix.shape[0] + 1
+                and _checks.are_rows(indptr, ids, data, n_columns)):
             return None
     except (TypeError, ValueError):  # arrays of other types, or with gaps
         return None
-    return csr.CSR(np.array((0, len(ids)), np.int64), ids, data, n_columns)
+    return csr.CSR(indptr.astype(np.int64), ids, data, n_columns)
 
 
 def _check_compressed(matrix: sparray | spmatrix, name: str) -> None:
@@ -348,7 +352,7 @@ def selection(allow: Any, exclude: Any, n_queries: int, n_columns: int,
         chosen = _mask(value, name, n_columns, to_rows)
         mask &= chosen if name == "allow" else 1 - chosen
 
-    base = None if mask.all() else mask
+    base = None if mask.view(np.bool_).all() else mask
     if not lists:
         return Selection(base)
     rows = lists.get("allow", lists.get("exclude"))

@@ -74,7 +74,14 @@ GOOD = [0, 3], [1, 4, 9], [1.0, -2.0, 0.0]
     ([0, 2], [0, 9], [1, 1], True),
     ([0, 2], *GOOD[1:], False),  # more entries than the row has
     ([1, 3], *GOOD[1:], False),
-    ([0, 1, 3], *GOOD[1:], False),  # two rows
+    ([0, 1, 3], *GOOD[1:], True),  # two rows
+    ([0, 1, 3], [4, 1, 9], GOOD[2], True),
+    ([0, 2, 3], [1, 4, 10], GOOD[2], False),
+    ([0, 2, 3], [4, 1, 9], GOOD[2], False),
+    ([0, 2, 1, 3], *GOOD[1:], False),
+    ([0, 9, 3], *GOOD[1:], False),
+    ([0], [], [], True),
+    ([], [], [], False),
     (GOOD[0], [1, 4, 10], GOOD[2], False),
     (GOOD[0], [-1, 4, 9], GOOD[2], False),
     (GOOD[0], [4, 1, 9], GOOD[2], False),
@@ -84,6 +91,6 @@ GOOD = [0, 3], [1, 4, 9], [1.0, -2.0, 0.0]
     (GOOD[0], GOOD[1], [1, 2, -np.inf], False),
     (GOOD[0], GOOD[1], [3e38, 3e38, 3e38], True),  # finite, though their sum is not
 ])
-def test_a_row_is_one_with_ids_in_order_and_finite_values(indptr, indices, data, is_one):
+def test_rows_have_ids_in_order_and_finite_values(indptr, indices, data, is_one):
     arrays = np.array(indptr, np.int32), np.array(indices, np.int32), np.array(data, np.float32)
-    assert _checks.is_row(*read_only(*arrays), 10) is is_one
+    assert _checks.are_rows(*read_only(*arrays), 10) is is_one

@@ -35,10 +35,6 @@ class Selection(NamedTuple):
         return self._replace(indptr=self.indptr[start:stop + 1] - first,
                              listed=self.listed[first:last])
 
-    def allowed_ids(self) -> Ids | None:
-        """The neurons of the mask, ascending; None without one."""
-        return None if self.mask is None else np.flatnonzero(self.mask).astype(np.int32)
-
     def exclude_from(self, scores: Floats) -> Floats:
         """Set the scores (n_queries, n_neurons) of neurons that may not be found to -inf."""
         if self.mask is not None:

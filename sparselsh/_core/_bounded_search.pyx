@@ -44,6 +44,7 @@ cdef enum:
     CELLS_PER_FIRST = 32  # of them a query scans one in the first round,
     MIN_FIRST_CELLS = 3  # or this many
     ROUNDS_PER_DOUBLING = 3
+    LISTED_PER_COPY = 64  # bytes that are set as fast as that of one listed neuron
 
 # of float32 inner products, relative to the norms: far below what the bound of a sketch allows
 cdef double ROUNDING = 5e-7
@@ -709,8 +710,11 @@ cdef void _answer_listed(const loops_t *f, const search_t *s, work_t *w, const f
     else:
         _answer(f, s, w, x, k, NULL, -1, out_ids, out_scores)
 
-    for c in range(n_listed):
-        w.able[listed[c]] = not only and (base == NULL or base[listed[c]] != 0)
+    if n_listed * LISTED_PER_COPY > s.n_neurons and not (base != NULL and not only):
+        memset(w.able, not only, s.n_neurons)
+    else:
+        for c in range(n_listed):
+            w.able[listed[c]] = not only and (base == NULL or base[listed[c]] != 0)
     counts[0], counts[1], counts[2] = w.n_computed, w.n_scanned, w.n_short
     if doubt != NULL:
         doubt[0] = w.doubt

@@ -2,7 +2,7 @@
 from numpy import float32, int32
 from numpy.typing import NDArray
 
-def is_row(
+def are_rows(
     indptr: NDArray[int32],
     indices: NDArray[int32],
     data: NDArray[float32],

@@ -1,25 +1,41 @@
-"""Checks of single rows in one pass, where NumPy needs several.
+"""Checks of sparse rows in one pass, where NumPy needs several.
 
-They must take less time than the inference for the row.
+That of a single row must take less time than the inference for the row.
 """
 from libc.math cimport isfinite
 from libc.stdint cimport int32_t
 
 
-def is_row(const int32_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
-           Py_ssize_t n_columns):
-    """Whether this is one sparse row: ids distinct, ascending and below n_columns; values finite.
+def are_rows(const int32_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+             Py_ssize_t n_columns):
+    """Whether these are sparse rows: ids distinct, ascending and below n_columns; values finite.
 
     O(nnz)
     """
-    cdef Py_ssize_t k, n = indices.shape[0]
-    cdef int32_t before = -1
-    cdef float sum_of_zeros = 0
-    if indptr.shape[0] != 2 or indptr[0] != 0 or indptr[1] != n or data.shape[0] != n:
+    cdef bint valid
+    if indptr.shape[0] == 0 or data.shape[0] != indices.shape[0]:
         return False
-    for k in range(n):
-        if indices[k] <= before:
+    with nogil:
+        valid = _are_rows(indptr, indices, data, n_columns)
+    return valid
+
+
+cdef bint _are_rows(const int32_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
+                    Py_ssize_t n_columns) noexcept nogil:
+    cdef Py_ssize_t i, k, n_rows = indptr.shape[0] - 1, n = indices.shape[0]
+    cdef int32_t before
+    cdef float sum_of_zeros = 0
+    if indptr[0] != 0 or indptr[n_rows] != n:
+        return False
+    for i in range(n_rows):
+        if indptr[i + 1] < indptr[i] or indptr[i + 1] > n:
             return False
-        before = indices[k]
-        sum_of_zeros += 0 * data[k]  # NaN if the value is not finite
-    return before < n_columns and isfinite(sum_of_zeros) != 0
+        before = -1
+        for k in range(indptr[i], indptr[i + 1]):
+            if indices[k] <= before:
+                return False
+            before = indices[k]
+            sum_of_zeros += 0 * data[k]  # NaN if the value is not finite
+        if before >= n_columns:
+            return False
+    return isfinite(sum_of_zeros) != 0

@@ -171,6 +171,6 @@ def _partition(engine: IndexEngine, n_threads: int) -> None:
     for start in range(0, len(ids), ROWS_PER_CHUNK):
         V, biases = engine.directions(ids[start:start + ROWS_PER_CHUNK], n_threads)
         cell[start:start + ROWS_PER_CHUNK] = part = cells.assign(V, n_threads)
-        add_to_means(cells, counts, V, biases, part)
+        add_to_means(cells, counts, V, biases, part, n_threads)
     sketches.partition(cells, cell)
     sketches.prepare(engine.transform, engine.options.metric == "l2")

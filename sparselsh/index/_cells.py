@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from .._arrays.linalg import matmul
+from .._arrays.linalg import NO_BIAS, matmul
+from .._core import _sparse_products
 
 if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids
@@ -39,7 +40,7 @@ class Cells:
         U = V / np.maximum(np.linalg.norm(V, axis=1, keepdims=True), np.float32(1e-30))
         cells = cls(np.ascontiguousarray(U[rng.permutation(len(U))[:n_cells]]))
         for _ in range(N_ITERATIONS):
-            sums = _sums(U, cells.assign(U, n_threads), cells.n)
+            sums = _sums(U, cells.assign(U, n_threads), cells.n, n_threads)
             lengths = np.linalg.norm(sums, axis=1, keepdims=True)
             directions = sums / np.maximum(lengths, np.float32(1e-30))
             cells.centroids = np.where(lengths > 0, directions, cells.centroids)
@@ -68,20 +69,21 @@ class Cells:
         return products.argmax(axis=1).astype(np.int32)
 
 
-def _sums(V: Floats, cell: Ids, n_cells: int) -> Floats:
+def _sums(V: Floats, cell: Ids, n_cells: int, n_threads: int) -> Floats:
     """Sum of the rows of V in each cell."""
-    order = np.argsort(cell, kind="stable")
-    starts = np.searchsorted(cell[order], np.arange(n_cells))
-    totals = np.add.reduceat(V[order], np.minimum(starts, len(V) - 1), axis=0)
-    # for an empty cell, reduceat gives the next row
-    totals[np.bincount(cell, minlength=n_cells) == 0] = 0
+    order = np.argsort(cell, kind="stable").astype(np.int32)
+    starts = np.searchsorted(cell[order], np.arange(n_cells + 1)).astype(np.int64)
+    totals = np.empty((n_cells, V.shape[1]), np.float32)
+    _sparse_products.weighted_rows(starts, order, np.ones(len(V), np.float32), V, NO_BIAS, totals,
+                                   n_threads)
     return totals
 
 
-def add_to_means(cells: Cells, counts: np.ndarray, V: Floats, biases: Floats, cell: Ids) -> None:
+def add_to_means(cells: Cells, counts: np.ndarray, V: Floats, biases: Floats, cell: Ids,
+                 n_threads: int) -> None:
     """Add the rows of V and their biases to the means of their cells, and to their counts, (n,)."""
     new = np.bincount(cell, minlength=cells.n)
-    totals = cells.means * counts[:, None] + _sums(V, cell, cells.n)
+    totals = cells.means * counts[:, None] + _sums(V, cell, cells.n, n_threads)
     bias_totals = cells.biases * counts + np.bincount(cell, biases, minlength=cells.n)
     counts += new
     cells.means = (totals / np.maximum(counts, 1)[:, None]).astype(np.float32)

@@ -24,7 +24,7 @@ from .._core import _estimates as estimates
 from .._core import _select
 from .._core import _sketches as kernels
 from ._quantized_rows import QuantizedRows, RowCodes
-from ._sketches import NoSketches, Sketches
+from ._sketches import SINGLE_CALL_MAX_QUERIES, NoSketches, Sketches
 from ._tables import NoTables, Tables
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from .transforms import Transform
 
 ROWS_PER_CHUNK = 8192  # neurons transformed at a time: some megabytes at usual widths
-SINGLE_CALL_MAX_QUERIES = 3  # up to here one single-threaded call beats three multi-threaded ones
 BATCH_PLAN_MIN_ROWS = 32  # queries from which on the plan for batches is used
 CANDIDATES_PER_PROBED_BEST = 20  # of a search by probes, at least
 FOUND_PER_CANDIDATE = 4  # neurons that probing passes to the sketches, per inner product
@@ -197,9 +196,9 @@ class IndexEngine:
         """`search` among the neurons of a selection, by the bound or by every inner product."""
         n, mask = len(self.W), selection.mask
         method = self.methods["batch" if len(X) >= BATCH_PLAN_MIN_ROWS else "single"]
-        allowed = selection.allowed_ids()
-        if not selection.has_lists and allowed is not None and len(allowed) <= max(
-                MIN_LISTED, n // NEURONS_PER_LISTED):
+        if not selection.has_lists and mask is not None and np.count_nonzero(
+                mask.view(np.bool_)) <= max(MIN_LISTED, n // NEURONS_PER_LISTED):
+            allowed = np.flatnonzero(mask).astype(np.int32)
             return self._exact_of(allowed[~self.removed[allowed]], X, k, n_threads)
         if method == "exact" or not self.has_sketches or k * MIN_NEURONS_PER_BEST > n:
             return self._exact_among(X, k, selection, n_threads)

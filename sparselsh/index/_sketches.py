@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NO_NUMBERS = np.zeros(0, np.float32)
 UNSCALED = 1e-12, 1e12  # largest numbers of a query whose squares neither vanish nor overflow
+SINGLE_CALL_MAX_QUERIES = 3  # up to here one single-threaded call beats three multi-threaded ones
 WIDER_NORM = 1.25  # of a query than by its rotation, which has fewer dimensions
 ALL_CELLS = -1.0  # a share that the second half of the cells scanned never reaches
 
@@ -343,6 +344,12 @@ class Sketches:
 
     def _rotated(self, X: Floats, n_threads: int, with_cells: bool) -> Floats:
         n_rows = len(self._query_rows) if with_cells else len(self.rotation)
+        if len(X) <= SINGLE_CALL_MAX_QUERIES:  # as a search for few queries does it
+            out = np.empty((len(X), n_rows), np.float32)
+            rows = np.broadcast_to(np.arange(n_rows, dtype=np.int32), out.shape)
+            _estimates.score(np.ascontiguousarray(rows), X, self._query_rows, self._query_constant,
+                             out, 1)
+            return out
         return matmul(X, self._query_rows[:n_rows], n_threads, transpose_b=True,
                       bias=self._query_constant[:n_rows])
 

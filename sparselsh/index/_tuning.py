@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .transforms import Transform
 
 MAX_QUERIES = 1024  # that are used of those given,
-MAX_PRODUCTS = 1 << 35  # as long as all inner products with them are at most these multiply-adds,
+MAX_PRODUCTS = 1 << 34  # as long as all inner products with them are at most these multiply-adds,
 MIN_QUERIES = 256  # but always these
 N_BLOCKS = 16  # of neighbouring rows, of which every other one is to measure on
 MAX_TRIAL_QUERIES = 256  # of them for trials with tables and of the scaling
