@@ -44,7 +44,8 @@ CANDIDATES_PER_PROBED_BEST = 20  # of a search by probes, at least
 FOUND_PER_CANDIDATE = 4  # neurons that probing passes to the sketches, per inner product
 MIN_NEURONS_PER_CANDIDATE = 8  # a search that computes more of them is slower than computing all
 MIN_LISTED = 256  # neurons that may be found, or fewer: they are all computed;
-NEURONS_PER_LISTED = 256  # also if they are at most this part of all neurons
+NEURONS_PER_LISTED = 64  # also if they are at most this part of all neurons,
+NEURONS_PER_LISTED_OF_BATCH = 8  # or this part for a batch, whose product reads them once
 LEAST_TAIL = 1e-15  # beyond 8 deviations an estimate raises no doubt
 MIN_CODED_WEIGHTS = 1 << 19  # 2 MB, which the second-level cache holds: codes save nothing
 MIN_NEURONS_PER_BEST = 8  # for larger k, all inner products are computed
@@ -196,8 +197,10 @@ class IndexEngine:
         """`search` among the neurons of a selection, by the bound or by every inner product."""
         n, mask = len(self.W), selection.mask
         method = self.methods["batch" if len(X) >= BATCH_PLAN_MIN_ROWS else "single"]
-        if not selection.has_lists and mask is not None and np.count_nonzero(
-                mask.view(np.bool_)) <= max(MIN_LISTED, n // NEURONS_PER_LISTED):
+        most = max(MIN_LISTED, n // (NEURONS_PER_LISTED_OF_BATCH if len(X) >= BATCH_PLAN_MIN_ROWS
+                                     else NEURONS_PER_LISTED))
+        if (not selection.has_lists and mask is not None
+                and np.count_nonzero(mask.view(np.bool_)) <= most):
             allowed = np.flatnonzero(mask).astype(np.int32)
             return self._exact_of(allowed[~self.removed[allowed]], X, k, n_threads)
         if method == "exact" or not self.has_sketches or k * MIN_NEURONS_PER_BEST > n:
