@@ -48,6 +48,8 @@ from sparselsh.inference.readers.affine import Affine
 
 MEMORY_MB = 1024  # beyond what the process has before the first input
 SECONDS = 20  # for one input
+FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # files in memory, where there are
+MAX_TAIL_BYTES = 1 << 20  # of what a process that died has written
 
 # --- changes to bytes -----------------------------------------------------------------------------
 
@@ -420,6 +422,9 @@ class Model:
                          random_state=0).initialize(X, Y)
         net.refine(X, Y, threshold=0, verbose=False).save(path)
         files.append(path.read_bytes())
+        for thresholds in ("one", "per-label"):
+            net.calibrate(X, Y, kind="labels", thresholds=thresholds).save(path)
+            files.append(path.read_bytes())
         return files
 
     def make(self, rng, seeds):
@@ -435,6 +440,10 @@ class Model:
             for x in (X, sp.csr_array(np.maximum(X, 0))):
                 ids, _ = net.topk(x, 3)
                 expect(ids.min() >= -1 and ids.max() < net.n_labels, "an id is out of range")
+                if net.calibration is not None:
+                    p = net.predict_proba(x)
+                    expect((p >= 0).all() and (p <= 1).all(), "a probability is none")
+                    net.predict_labels(x)
             Y = sp.csr_array(np.eye(4, net.n_labels, dtype=np.float32))
             diverging(lambda: net.partial_fit(X, Y))
 
@@ -510,6 +519,9 @@ class Index:
             index.remove([3, 7])
             index.save(path)
             files.append(path.read_bytes())
+        for ids in (np.arange(60) * 7, [f"n{i}" for i in range(60)]):
+            sl.LSHIndex(random_state=0, n_threads=1).fit(self.W, self.bias, ids=ids).save(path)
+            files.append(path.read_bytes())
         return [*files, self._with_cells(path)]
 
     def _with_cells(self, path):
@@ -532,12 +544,22 @@ class Index:
         index = sl.LSHIndex.load(path, self.W, self.bias, n_threads=1)
         with np.errstate(all="ignore"):
             for x in (self.X, self.X[:1]):
-                expect_answers(*index.search(x, 3), 60)
+                self.expect_answers(index, x)
                 if index.family is not None:
                     expect_valid_csr(index.query(x, 8))
-            index.update(self.W, [0, 3, 59])
-            index.remove([1])
-            expect_answers(*index.search(self.X[:3], 3), 60)
+            names = range(60) if index._ids is None else index._ids.values
+            index.update(self.W, [names[0], names[3], names[59]])
+            index.remove([names[1]])
+            self.expect_answers(index, self.X[:3])
+
+    @staticmethod
+    def expect_answers(index, x):
+        ids, scores = index.search(x, 3)
+        if index._ids is None:
+            expect_answers(ids, scores, 60)
+        else:
+            expect(set(ids.ravel().tolist()) <= {*index._ids.values.tolist(), -1, ""},
+                   "an id is none of those that were given")
 
 
 class Served:
@@ -786,7 +808,7 @@ def is_sanitized():
 
 def child(name, seed, begin, end, memory_mb, seconds):
     """Try inputs begin .. end; print a line of JSON per finding and one with the counts."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=FOLDER) as folder:
         seeds = seeds_of(name, folder)
         path = Path(folder) / ("input" + READERS[name].suffix)
         # shadow memory takes terabytes of address space, and AddressSanitizer has its own limit
@@ -838,7 +860,7 @@ def run(name, seed, begin, n_inputs, memory_mb=MEMORY_MB, seconds=SECONDS):
                  "--inputs", str(end - begin), "--memory", str(memory_mb),
                  "--seconds", str(seconds)],
                 stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | options)
-            log.seek(0)
+            log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_TAIL_BYTES))
             lines = log.read().splitlines()
         numbers = [i for i, line in enumerate(lines) if line.isdigit()]
         for line in map(json.loads, done.stdout.splitlines()):

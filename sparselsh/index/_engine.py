@@ -455,7 +455,7 @@ class IndexEngine:
     @contextmanager
     def _undone_on_failure(self, rows: Ids) -> Iterator[None]:
         """Leave the engine as it was if the block, which changes the neurons `rows`, fails."""
-        self._own_arrays()
+        self.own_arrays()
         attributes = self.__dict__.copy()
         undo = [part.snapshot(rows) for part in (self.rows, self.tables, self.sketches)]
         removed = self.removed[rows[rows < len(self.removed)]]
@@ -474,7 +474,7 @@ class IndexEngine:
                     continue
             raise
 
-    def _own_arrays(self) -> None:
+    def own_arrays(self) -> None:
         """Copy what is mapped read-only, as joblib does it, so that it can be changed."""
         for part, but in ((self, ("W", "bias")), (self.rows, ("values",)), (self.tables, ())):
             own_arrays(part, but)
@@ -489,6 +489,14 @@ class IndexEngine:
         with self._undone_on_failure(rows):
             self.removed[rows] = False
             self._refresh(rows, n_threads)
+
+    def follow_step(self, rows: Ids, n_threads: int) -> None:
+        """`refresh` of an engine of dynamic tables alone, in a training step.
+
+        It fails before its first change, if it fails, so that nothing is kept to undo it. The
+        arrays must be writable: see `own_arrays`.
+        """
+        self.tables.update(rows, self.vectors(rows, n_threads), n_threads)
 
     def _refresh(self, rows: Ids, n_threads: int) -> None:
         self.rows.refresh(self.W, rows, n_threads)

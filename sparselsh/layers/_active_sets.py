@@ -167,7 +167,7 @@ class TableFinder(Finder):
         """Hash the changed neurons `rows` again, if the policy does so at once."""
         if not self.rebuild.at_once or self.engine is None:
             return
-        self.engine.refresh(rows, n_threads)
+        self.engine.follow_step(rows, n_threads)
         if tally is not None:
             tally.hashing(len(rows) * self.n_in * self.n_projections, 4 * len(rows) * self.n_in)
 
@@ -178,7 +178,7 @@ class TableFinder(Finder):
     def own(self) -> None:
         """Copy arrays that cannot be written, such as those that joblib has mapped from a file."""
         if self.engine is not None:
-            own_arrays(self.engine.tables)
+            self.engine.own_arrays()
 
     def rebind_weights(self, W: np.ndarray, bias: Floats) -> None:
         """Read these arrays from now on, which hold the same weights in another place."""
