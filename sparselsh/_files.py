@@ -240,7 +240,8 @@ def parts_of(array: ArrayLike) -> Iterator[memoryview]:
     if not shape:
         yield np.ascontiguousarray(array).reshape(1).view(np.uint8).data
         return
-    step = max(1, PART_BYTES * shape[0] // (size * array.dtype.itemsize))
+    part_bytes = getattr(array, "part_bytes", PART_BYTES)
+    step = max(1, part_bytes * shape[0] // (size * array.dtype.itemsize))
     for start in range(0, shape[0], step):
         part = np.ascontiguousarray(array[start:start + step])
         yield part.reshape(-1).view(np.uint8).data
@@ -252,40 +253,58 @@ def write(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: Mapping[st
     Equal arguments give equal files: arrays are in the order of their names, larger numbers first,
     so that each is aligned.
     """
-    path = place(path)
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name in names:
-        array = tensors[name]
-        start, end = end, end + _n_bytes(array)
-        header[name] = {"dtype": DTYPES[array.dtype.name], "shape": list(array.shape),
-                        "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-
-    with replacing(path) as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name in names:
-            for part in parts_of(tensors[name]):
-                file.write(part)
-        file.flush()
-        # a file of another size would be one that no reader takes
-        size = os.fstat(file.fileno()).st_size
-        if size != 8 + len(text) + end:
-            raise OSError(errno.EIO, f"{size} bytes were written instead of {8 + len(text) + end}")
-
-
-def _n_bytes(array: ArrayLike) -> int:
-    return int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize
+    _write(path, tensors, metadata, None)
 
 
 def write_checked(path: PathLike, tensors: Mapping[str, ArrayLike], kind: str,
                   config: str) -> None:
-    """Write named arrays and a text, with their checksum, as a file of the format `kind`."""
-    write(path, tensors, {"format": kind, "config": config,
-                          "checksum": checksum(tensors, config)})
+    """Write named arrays and a text, with their checksum, as a file of the format `kind`.
+
+    Each array is read once: the checksum is filled in when all are written.
+    """
+    unknown = checksum(tensors, config, dict.fromkeys(tensors, 0))
+    _write(path, tensors, {"format": kind, "config": config, "checksum": unknown},
+           lambda sums: checksum(tensors, config, sums))
+
+
+def _write(path: PathLike, tensors: Mapping[str, ArrayLike], metadata: Mapping[str, str],
+           checksum_of: Callable[[dict[str, int]], str] | None) -> None:
+    path = place(path)
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    entries, end = {}, 0
+    for name in names:
+        array = tensors[name]
+        start, end = end, end + _n_bytes(array)
+        entries[name] = {"dtype": DTYPES[array.dtype.name], "shape": list(array.shape),
+                         "data_offsets": [start, end]}
+    header = _header(metadata, entries)
+
+    with replacing(path) as file:
+        file.write(header)
+        sums = dict.fromkeys(names, 0)
+        for name in names:
+            for part in parts_of(tensors[name]):
+                if checksum_of is not None:
+                    sums[name] = zlib.crc32(part, sums[name])
+                file.write(part)
+        if checksum_of is not None:
+            file.seek(0)
+            file.write(_header({**metadata, "checksum": checksum_of(sums)}, entries))
+        file.flush()
+        # a file of another size would be one that no reader takes
+        size = os.fstat(file.fileno()).st_size
+        if size != len(header) + end:
+            raise OSError(errno.EIO, f"{size} bytes were written instead of {len(header) + end}")
+
+
+def _header(metadata: Mapping[str, str], entries: dict[str, Any]) -> bytes:
+    text = json.dumps({"__metadata__": dict(metadata)} | entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _n_bytes(array: ArrayLike) -> int:
+    return int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize
 
 
 # --- checksums ------------------------------------------------------------------------------------

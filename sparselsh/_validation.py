@@ -223,7 +223,8 @@ def _check_compressed(matrix: sparray | spmatrix, name: str) -> None:
     n_lines, n_ids = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]
     if matrix.format == "bsr":
         n_lines, n_ids = n_lines // matrix.blocksize[0], n_ids // matrix.blocksize[1]
-    if len(indptr) != n_lines + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+    # compared, as differences of the largest integers overflow
+    if len(indptr) != n_lines + 1 or indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
         raise ValueError(f"{name}.indptr must begin with 0, never fall and have {n_lines + 1} "
                          "entries")
     if indptr[-1] > len(indices) or len(indices) != len(matrix.data):

@@ -18,6 +18,7 @@ the sanitizers.
 """
 import argparse
 import bz2
+import copy
 import gzip
 import importlib.util
 import itertools
@@ -179,7 +180,7 @@ def change_config(rng, tree):
     elif action == 3 and isinstance(tree[key], (int, float)) and tree[key] < 2**64:
         tree[key] += rng.choice((-1, 1, 0.5))
     else:
-        tree[key] = rng.choice(VALUES)
+        tree[key] = copy.deepcopy(rng.choice(VALUES))  # a later change may reach into it
 
 
 def change_tensor(rng, tensors):
@@ -308,6 +309,10 @@ class Text:
     make = staticmethod(damaged)
 
     def read(self, path):
+        if os.path.getsize(path) % 2:  # both would take twice as long
+            for part in sl.datasets.read_xmc(path):
+                expect_valid_csr(part)
+            return
         known = outcome(lambda: sl.datasets.read_xmc(path, format="xmc"))
         in_chunks = outcome(lambda: list(_xmc_text.chunks(path, 3)))
         expect((known is None) == (in_chunks is None),
@@ -316,7 +321,7 @@ class Text:
             for whole, parts in zip(known, zip(*in_chunks, strict=True), strict=True):
                 expect((abs(whole - sp.vstack(parts)).nnz == 0),
                        "a read in chunks gives other values than a whole read")
-        for part in sl.datasets.read_xmc(path):
+        for part in sl.datasets.read_xmc(path) if known is None else known:
             expect_valid_csr(part)
 
 

@@ -666,3 +666,14 @@ def test_a_refused_call_leaves_the_network_as_it_was():
     for layer, weight in zip(net.layers, before, strict=True):
         np.testing.assert_array_equal(layer.weight, weight)
     assert len(net.history) == 1
+
+
+def test_offsets_whose_differences_overflow_are_refused():
+    # their differences were compared with 0, and SciPy then wrote outside of its arrays
+    least = np.iinfo(np.int64).min
+    matrix = sp.csr_array((2, 4), dtype=np.float32)
+    matrix.indptr = np.array([0, 1, least])
+    matrix.indices, matrix.data = np.zeros(1, np.int64), np.ones(1, np.float32)
+    net = sl.Network([sl.Linear(4, 3)], random_state=0)
+    with pytest.raises(ValueError, match=r"X\.indptr must begin with 0, never fall"):
+        net.partial_fit(matrix, [0, 1])

@@ -500,3 +500,11 @@ def test_count_over_blocks():
     text = b"\n::,,," * 1000
     assert _parse.count(text) == (1000, 2000, 3000)
     assert _parse.count(b"") == (0, 0, 0)
+
+
+def test_the_format_before_xz_is_refused(tmp_path):
+    # its header has no checksum and may ask for more memory than there is
+    path = tmp_path / "rows.txt.xz"
+    path.write_bytes(lzma.compress(b"1 1 1\n0 0:1\n", format=lzma.FORMAT_ALONE))
+    with pytest.raises(FileFormatError, match="compressed data is damaged"):
+        read_xmc(path)

@@ -13,7 +13,9 @@ from faults import harness
 MOST = int(os.environ.get("SPARSELSH_FAULTS", "6"))  # per call
 # calls that differ in what they change: the others run in .ci/faults
 BRIEF = ("fit, tables", "fit, frozen tables", "fit, sketches on drift", "partial_fit, sketches",
-         "topk after steps", "refine", "initialize", "set_weights", "save, training_state")
+         "topk after steps", "refine", "tune_refinement", "calibrate, again", "initialize",
+         "set_weights", "LSHIndex.update", "LSHIndex.add, ids", "LSHClassifier.fit, again",
+         "save, training_state")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,15 @@ def test_ctrl_c_at_any_line_leaves_what_was_or_what_can_be_resumed(name, twice):
     assert findings == [] and n
 
 
-@pytest.mark.parametrize("name", ["save, training_state", "InferenceNetwork.save", "write_csr"])
+@pytest.mark.parametrize("name", ["LSHIndex.update, all", "LSHIndex.add, ids"])
+def test_ctrl_c_twice_at_any_moment_leaves_an_index_as_it_was_or_as_it_is_to_be(name):
+    # the second one came while what the first one had ended was undone
+    n, findings = harness.run("moments", name, {"most": 20 * MOST})
+    assert findings == [] and n
+
+
+@pytest.mark.parametrize("name", ["save, training_state", "InferenceNetwork.save", "write_csr",
+                                  "callbacks"])
 def test_a_full_disk_and_a_kill_leave_the_old_file_or_the_new_one(name, preload):
     for kind, library in (("full_disk", None), ("kills", preload)):
         n, findings = harness.run(kind, name, {"most": MOST}, library)
@@ -50,4 +60,10 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(kind):
 
 def test_saving_with_little_memory_gives_a_file_or_a_memory_error():
     n, findings = harness.run("memory", "model", {"most": MOST})
+    assert findings == [] and n
+
+
+@pytest.mark.parametrize("name", ["model of sparse rows", "model in bfloat16", "checkpoint", "csr"])
+def test_saving_takes_at_most_64_MB_of_memory(name):
+    n, findings = harness.run("peak", name)
     assert findings == [] and n

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def is_finite(stored: np.ndarray) -> bool:
             continue
         # a sum of finite terms is finite, except for overflow: one pass without a temporary
         with np.errstate(over="ignore", invalid="ignore"):
-            if not np.isfinite(part.sum(dtype=np.float64)) and not np.isfinite(part).all():
+            if not np.isfinite(part.sum()) and not np.isfinite(part).all():
                 return False
     return True
 
@@ -63,8 +63,8 @@ class Widened:
         self.halves = halves
         self.shape = halves.shape
 
-    def __getitem__(self, rows: slice) -> Floats:
-        return to_float32(self.halves[rows])
+    def __getitem__(self, part: Any) -> Floats:
+        return to_float32(self.halves[part])
 
 
 class _BFloat16Type:

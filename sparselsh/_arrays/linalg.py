@@ -1,7 +1,7 @@
 """Dense matrix products in the library's own threads (see _core/_gemm.pyx for why not BLAS)."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .types import Floats, Ids
 
 NO_BIAS = np.zeros(0, np.float32)
-ROWS_PER_TRANSPOSED_BLOCK = 256  # a quarter of a megabyte for rows of 256 floats
+ROWS_PER_TRANSPOSED_BLOCK = 64  # 64 KB for rows of 256 floats
 SUM_ROUNDING = 4e-7  # of float32 inner products, relative to the norms, and of exponentials
 MAX_SCORES_PER_CHUNK = 1 << 24  # scores that an exact search computes at a time: 64 MB
 
@@ -43,6 +43,23 @@ def transposed(a: np.ndarray) -> np.ndarray:
         rows = slice(start, start + ROWS_PER_TRANSPOSED_BLOCK)
         out[:, rows] = a[rows].T
     return out
+
+
+class Transposed:
+    """The transpose of an array, of which parts are copied where they are read.
+
+    A part of few rows reads a few entries of every row of the array: `part_bytes` is the size from
+    which on this takes no longer than a copy of the whole (`_files.parts_of`).
+    """
+
+    part_bytes = 1 << 24
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.shape, self.dtype = array.shape[::-1], array.dtype
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return transposed(self.array[:, rows])
 
 
 def column_sums(a: Floats, n_threads: int) -> Floats:

@@ -19,6 +19,7 @@ as tuples of floats.
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import itertools
 import lzma
@@ -47,7 +48,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FileFormatError", "read_xmc", "write_xmc"]
 
-_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open, ".bz2": bz2.open,
+    # not .lzma, whose header may ask for any amount of memory and has no checksum
+    ".xz": functools.partial(lzma.open, format=lzma.FORMAT_XZ)}
 _INTEGER = re.compile(rb"[+-]?\d+")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # written by editors on Windows
 _MAX_HEADER_LINE_BYTES = 1 << 12
@@ -55,6 +59,7 @@ _MAX_HEADER_BYTES = 200  # of the part of the first line that is parsed
 _MAX_TOKEN_BYTES = 10_000  # of the part of a wrong token that is examined
 _MAX_QUOTED_BYTES = 32  # of a token in a message
 _WRITE_CHUNK_BYTES = 1 << 24
+_MAPPED_MIN_BYTES = 1 << 16  # smaller files are read: mapping takes as long as parsing them
 
 
 class FileFormatError(ValueError):
@@ -273,17 +278,18 @@ def chunks(path: PathLike, chunk_rows: int) -> Iterator[tuple[csr_array, csr_arr
 
 
 def _read(path: str) -> bytes | mmap.mmap:
-    """Content of the file: a memory map of an uncompressed file, else bytes."""
+    """Content of the file: a memory map of a large uncompressed file, else bytes."""
     opener = _OPENERS.get(os.path.splitext(path)[1])
     with explained(path), open(path, "rb") as file:
         text: bytes | mmap.mmap
         if opener is not None:
             with opener(file) as unpacked:
                 text = unpacked.read()
-        elif stat.S_ISREG((status := os.fstat(file.fileno())).st_mode) and status.st_size:
+        elif (stat.S_ISREG((status := os.fstat(file.fileno())).st_mode)
+              and status.st_size >= _MAPPED_MIN_BYTES):
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         else:
-            text = file.read()  # a pipe, which has no size and cannot be mapped
+            text = file.read()  # also of a pipe, which has no size and cannot be mapped
     if len(text) == 0:
         raise _empty(path)
     return text

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -26,7 +27,7 @@ from ..network import Network
 from ..optim import SGD, Adam
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -88,6 +89,9 @@ class LSHEstimator(BaseEstimator):
     def fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Train the estimator.
 
+        A call that fails leaves the estimator as it was; with `warm_start`, its network between two
+        steps.
+
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features)
@@ -104,6 +108,26 @@ class LSHEstimator(BaseEstimator):
         ValueError, TypeError
             If a parameter or an argument is invalid; the message names it.
         """
+        with self._restored_on_failure():
+            self._fit(X, y, sample_weight)
+        return self
+
+    @contextmanager
+    def _restored_on_failure(self) -> Iterator[None]:
+        """Return to the attributes of before, in one instruction, if the block fails."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            while True:
+                try:
+                    self.__dict__ = before
+                    break
+                except KeyboardInterrupt:  # the user is told of the first one
+                    continue
+            raise
+
+    def _fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None) -> None:
         continues = self.warm_start and hasattr(self, "network_")
         self._check_parameters()
         X, targets, weight = self._validated_data(X, y, sample_weight, reset=not continues)
@@ -144,7 +168,7 @@ class LSHEstimator(BaseEstimator):
                     callbacks=callbacks, verbose=bool(self.verbose))
         if stop.interrupted:
             warnings.warn("Ctrl-C has ended the training; the model is that after the last step",
-                          stacklevel=2)
+                          stacklevel=3)
         self._after_training(n_before, validation)
 
         if validation is not None:
@@ -152,7 +176,6 @@ class LSHEstimator(BaseEstimator):
         if not stop.interrupted:
             self._refine(X, targets, weight, held_out)
         self._after_fit(X, targets, held_out)
-        return self
 
     def _validated_data(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
                         reset: bool) -> tuple[Any, Any, np.ndarray | None]:
@@ -184,6 +207,12 @@ class LSHEstimator(BaseEstimator):
 
     def _partial_fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
                      first: bool) -> Self:
+        with self._restored_on_failure():
+            self._train_once(X, y, sample_weight, first)
+        return self
+
+    def _train_once(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
+                    first: bool) -> None:
         X, targets, weight = self._validated_data(X, y, sample_weight, reset=first)
         if first:
             self.network_ = self._make_network(X, check_random_state(self.random_state))
@@ -192,15 +221,14 @@ class LSHEstimator(BaseEstimator):
         if network.optimizer is None:
             network.optimizer = self._optimizer(PARTIAL_FIT_RATE_FACTOR * self._rate, None)
         elif network.optimizer.schedule is not None:  # that of a `fit`, at whose end the rate is 0
-            network.optimizer.schedule = None
-            network.optimizer.lr *= PARTIAL_FIT_RATE_FACTOR
+            network.optimizer.__dict__.update(  # both or, if it is interrupted, none
+                schedule=None, lr=network.optimizer.lr * PARTIAL_FIT_RATE_FACTOR)
 
         network.fit(X, targets, sample_weight=weight, optimizer=network.optimizer, epochs=1,
                     batch_size=self._batch_size(X.shape[0]), shuffle=self.shuffle,
                     verbose=bool(self.verbose))
         self._after_training(len(network.history) - 1)
         self._after_fit(X, targets, None)
-        return self
 
     def _check_parameters(self) -> None:
         for i, size in enumerate(self._hidden_sizes()):

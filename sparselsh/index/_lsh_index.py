@@ -9,6 +9,7 @@ import numpy as np
 from .. import _validation as check
 from .._arrays.scipy import sp
 from .._display import plot_recall, size, table
+from .._signals import held
 from .._threads import Lock, one_at_a_time, resolve
 from . import _file as file
 from . import _tuning as tuning
@@ -106,6 +107,7 @@ class LSHIndex:
     may be among the best by their norm: none for inputs like the `queries` of `fit`.
 
     A call of `fit`, `tune`, `add`, `update` or `remove` that fails leaves the index as it was.
+    Ctrl-C waits for the end of a change by `add`, `update` or `remove`.
 
     References
     ----------
@@ -268,10 +270,11 @@ class LSHIndex:
         bounds = engine.sketches.bounds
         try:
             tuning.tune(tuned, queries, k, recall, resolve(self.n_threads))
-        except BaseException:
-            engine.sketches.set_bounds(bounds)
-            raise
-        self._engine = tuned
+            self._engine = tuned
+        finally:
+            if self._engine is not tuned:
+                with held():
+                    engine.sketches.set_bounds(bounds)
         return [dict(trial) for trial in tuned.trials]
 
     def _sampled(self, queries: ArrayLike) -> Floats:
@@ -338,27 +341,29 @@ class LSHIndex:
         own, own_bias = store[0][:len(engine.W)], store[1][:len(engine.W)]
         before = own[rows], own_bias[rows]
         new, new_bias = _as_stored(W[rows] if len(W) == len(engine.W) else W, None, self.metric)
-        try:
-            own[rows] = new
-            if self.metric == "l2":
-                own_bias[rows] = new_bias
-            self._changed(engine, own, own_bias, rows, store)
-        except BaseException:
-            own[rows], own_bias[rows] = before
-            raise
+        with held():
+            try:
+                own[rows] = new
+                if self.metric == "l2":
+                    own_bias[rows] = new_bias
+                self._changed(engine, own, own_bias, rows, store)
+            except BaseException:
+                own[rows], own_bias[rows] = before
+                raise
         return self
 
     def _changed(self, engine: IndexEngine, W: Floats, bias: Floats, rows: Ids,
                  *store: Any) -> None:
         before = engine.W, engine.bias
-        try:
-            engine.rebind_weights(W, bias)
-            engine.refresh(rows, resolve(self.n_threads))
-        except BaseException:
-            engine.rebind_weights(*before)
-            raise
-        if store:
-            self._store = store[0]
+        with held():  # weights and what was made of them change together
+            try:
+                engine.rebind_weights(W, bias)
+                engine.refresh(rows, resolve(self.n_threads))
+            except BaseException:
+                engine.rebind_weights(*before)
+                raise
+            if store:
+                self._store = store[0]
 
     @one_at_a_time
     def add(self, rows: ArrayLike, bias: ArrayLike | None = None, *,
@@ -409,8 +414,9 @@ class LSHIndex:
             store = np.empty((size, rows.shape[1]), np.float32), np.zeros(size, np.float32)
             store[0][:n], store[1][:n] = engine.W, engine.bias
         store[0][n:n + len(rows)], store[1][n:n + len(rows)] = rows, bias
-        engine.add(store[0][:n + len(rows)], store[1][:n + len(rows)], resolve(self.n_threads))
-        self._take(engine, own, store)
+        with held():  # neurons and their ids are added together
+            engine.add(store[0][:n + len(rows)], store[1][:n + len(rows)], resolve(self.n_threads))
+            self._take(engine, own, store)
         return self
 
     @one_at_a_time
@@ -432,7 +438,9 @@ class LSHIndex:
         ValueError
             If the index has no neurons, or an id is unknown or given twice.
         """
-        self._fitted().remove(self._rows(rows), resolve(self.n_threads))
+        rows = self._rows(rows)
+        with held():
+            self._fitted().remove(rows, resolve(self.n_threads))
         return self
 
     # -- search -------------------------------------------------------------------------------

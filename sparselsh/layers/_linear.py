@@ -18,7 +18,7 @@ import numpy as np
 from .. import _validation as check
 from .._arrays import aligned, bfloat16
 from .._arrays.csr import CSR
-from .._arrays.linalg import column_sums, log_sum_exp, matmul, row_chunks, transposed
+from .._arrays.linalg import Transposed, column_sums, log_sum_exp, matmul, row_chunks
 from .._core import _active, _estimates, _select, _sparse_products
 from .._display import HtmlRepr
 from .._gradients import DenseGradient, Groups, Parameter, ProductGradient
@@ -435,8 +435,7 @@ class Linear(HtmlRepr):
             return {"weight": value, "bias": self._bias}
         if as_stored:
             return {"weight_input_major": value, "bias": self._bias}
-        # a writer that streams could take blocks of rows of value.T instead of this copy
-        return {"weight": transposed(value), "bias": self._bias}
+        return {"weight": Transposed(value), "bias": self._bias}
 
     def load_tensors(self, tensors: dict[str, np.ndarray], input_major: bool) -> None:
         """Take what `tensors` gave, and store the weights in this order; they are checked."""

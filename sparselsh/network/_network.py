@@ -659,12 +659,9 @@ class Network:
         if not Y.nnz:
             raise ValueError("Y must have a label in at least one row, got none")
 
-        refinement, calibration = self.refinement, self.calibration
-        self.refinement = self.calibration = None  # what the layers find alone
-        try:
+        refinement = self.refinement
+        with self._refined_anew(keep=True):
             ids, z = self._topk(X, min(refinement.n_candidates, self.n_labels), False)
-        finally:
-            self.refinement, self.calibration = refinement, calibration
         x = self._sparse_rows(X, 0, X.shape[0])
         gains = classifier_scores(refinement, x, ids, resolve(self.n_threads))
         indicator, k = Y.to_scipy(), min(5, ids.shape[1])
@@ -675,11 +672,12 @@ class Network:
             values.append(metrics.precision_at_k(indicator, best, 1)
                           + metrics.ndcg_at_k(indicator, best, k))
         best_scale = scales[int(np.argmax(values))]
-        self.calibration = None
-        if best_scale == 0:
-            self.refinement = None
-        else:
-            refinement.scale = best_scale
+        with held():
+            self.calibration = None
+            if best_scale == 0:
+                self.refinement = None
+            else:
+                refinement.scale = best_scale
         return self
 
     @one_at_a_time
@@ -754,18 +752,22 @@ class Network:
         return self
 
     @contextmanager
-    def _refined_anew(self) -> Iterator[None]:
-        """Context without refinement and calibration; an error leaves those of before."""
+    def _refined_anew(self, keep: bool = False) -> Iterator[None]:
+        """Context without refinement and calibration, in which the layers answer alone.
+
+        An error leaves those of before; so does the end of the block, with `keep`.
+        """
         kept, rng = (self.refinement, self.calibration), self._training.rng
         generator = rng.bit_generator.state
-        # the negatives are those of the layers alone
-        self.refinement = self.calibration = None
         try:
+            self.refinement = self.calibration = None
             yield
         except BaseException:
             self.refinement, self.calibration = kept
             rng.bit_generator.state = generator
             raise
+        if keep:
+            self.refinement, self.calibration = kept
 
     def _source(self, X: Any, Y: Any, window: int, epochs: int,
                 sample_weight: ArrayLike | None) -> Source:

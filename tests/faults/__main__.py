@@ -17,6 +17,7 @@ def main():
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(harness.KINDS))
     parser.add_argument("--most", type=int, help="faults per call; all by default")
     parser.add_argument("--only", default="", help="calls whose name contains this")
+    parser.add_argument("--exactly", help="the call with this name")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -32,7 +33,7 @@ def main():
         for kind in given.kinds or harness.KINDS:
             options = {} if given.most is None else {"most": given.most}
             for name in harness.subjects(kind):
-                if given.only not in name:
+                if given.only not in name or given.exactly not in (None, name):
                     continue
                 if kind in ("allocations", "kills") and preload is None:
                     print(f"{kind}: no compiler")

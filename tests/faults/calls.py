@@ -6,6 +6,7 @@ its training is resumed, and the result must have the bits of a call without a f
 import copy
 import functools
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ X = RNG.standard_normal((N, D), dtype=np.float32)
 S = sp.random_array((N, 60), density=0.2, format="csr", dtype=np.float32, rng=RNG)
 Y = RNG.integers(0, LABELS, N)
 FEW = RNG.integers(0, 40, N)
+ONE_HOT = sp.csr_array((np.ones(N, np.float32), FEW, np.arange(N + 1, dtype=np.int32)),
+                       shape=(N, 40))
 QUIET = {"batch_size": 16, "verbose": False}
 
 
@@ -73,6 +76,16 @@ def expect_same_weights(net, other, what):
     expect(all(same(a, b) for a, b in pairs), f"{what} gives other weights")
 
 
+def added(net):
+    """Refinement and calibration of a network, as bytes and text."""
+    refinement, calibration = net.refinement, net.calibration
+    parts = []
+    if refinement is not None:
+        parts += [refinement.weight.toarray().tobytes(), refinement.bias.tobytes(),
+                  repr((refinement.scale, refinement.n_candidates))]
+    return [*parts, None if calibration is None else json.dumps(calibration.config())]
+
+
 class Call:
     """A call; subclasses say on what, and what holds afterwards."""
 
@@ -121,7 +134,7 @@ class Fit(Call):
         expect_same_weights(net, whole, "the training")
         expect([entry["loss"] for entry in net.history]
                == [entry["loss"] for entry in whole.history], "the history has other losses")
-        ids, _ = net.topk(x[:3], 3)
+        ids, _ = net.topk(x[:3], 3, exact=True)
         expect(ids.min() >= 0 and ids.max() < net.n_labels, "topk gives no ids")
 
 
@@ -197,20 +210,141 @@ class Change(Call):
         return net
 
     def check(self, net, folder, failed):
-        before = self.make(None)
-        is_new = all(map(same, net.get_weights(), self.whole.get_weights()))
+        is_new = (all(map(same, net.get_weights(), self.whole.get_weights()))
+                  and added(net) == added(self.whole))
         if failed and not is_new:
+            before = self.make(None)
             expect_same_weights(net, before, "what failed")
-            self.run(net, folder)
-        elif failed and net.refinement is None and self.whole.refinement is not None:
+            expect(added(net) == added(before), "what failed has changed what was added")
             self.run(net, folder)
         expect_same_weights(net, self.whole, "the change")
-        for name in ("weight", "bias"):
-            a, b = (getattr(n.refinement, name, None) for n in (net, self.whole))
-            if b is not None and name == "weight":
-                a, b = a.toarray(), b.toarray()
-            expect((a is None) == (b is None) and (b is None or same(a, b)),
-                   "the refinement is another one")
+        expect(added(net) == added(self.whole), "refinement or calibration is another one")
+
+
+class ChangeIndex(Call):
+    """A change of an index that happens or does not; made again it gives the same answers."""
+
+    def __init__(self, change, make=None):
+        self.change, self.prepared = change, make or (lambda: fitted_index())
+
+    def make(self, folder):
+        return copy.deepcopy(self.prepared())
+
+    def run(self, index, folder):
+        self.change(index)
+
+    @functools.cached_property
+    def answers(self):
+        """Before and after the change."""
+        index = self.make(None)
+        before = answers_of(index)
+        self.run(index, None)
+        return before, answers_of(index)
+
+    def check(self, index, folder, failed):
+        before, after = self.answers
+        got = answers_of(index)
+        if failed and got != after:
+            expect(got == before, "what failed has changed the index")
+            self.run(index, folder)
+        expect(answers_of(index) == after, "the change gives other answers")
+
+
+class Write(Call):
+    """Files that callbacks or the command write: the old one stays, or the new one is there."""
+
+    def __init__(self, write, read, names=("file",)):
+        self.write, self.read, self.names = write, read, names
+
+    def make(self, folder):
+        for name in self.names:
+            (Path(folder) / name).write_bytes(b"old")
+        return None
+
+    def run(self, thing, folder):
+        self.write(Path(folder))
+
+    def check(self, thing, folder, failed):
+        self.check_files(folder, True)  # a checkpoint that cannot be written is a warning
+        self.run(thing, folder)
+        self.check_files(folder, False)
+
+    def check_after_kill(self, thing, folder):
+        for name in self.names:
+            path = Path(folder) / name
+            if path.read_bytes() != b"old":
+                self.read(path)
+        self.run(thing, folder)  # sweeps what is left
+        self.check_files(folder, False)
+
+    def check_files(self, folder, failed):
+        left = sorted(p.name for p in Path(folder).iterdir())
+        expect(left == sorted(self.names), f"{left} are left")
+        for name in self.names:
+            path = Path(folder) / name
+            if not (failed and path.read_bytes() == b"old"):
+                self.read(path)
+
+
+class Make(Call):
+    """A call that gives a new object: called again it gives the same answers."""
+
+    def __init__(self, create, answers):
+        self.create, self.answers_of = create, answers
+
+    def make(self, folder):
+        return None
+
+    def run(self, thing, folder):
+        return self.create()
+
+    @functools.cached_property
+    def answers(self):
+        return self.answers_of(self.run(None, None))
+
+    def check(self, thing, folder, failed):
+        got = self.answers_of(self.run(None, folder))
+        expect(all(map(same, got, self.answers)), "called again it gives other answers")
+
+
+class Estimator(Call):
+    """An estimator: a call that failed leaves it as it was, and made again it gives the same.
+
+    Ctrl-C may also end a training early without an error; then only `fit`, which begins anew, is
+    called again.
+    """
+
+    def __init__(self, fit, fitted=False):
+        self.call, self.fitted = fit, fitted
+
+    def make(self, folder):
+        thing = classifier()
+        return thing.fit(X, FEW % 3) if self.fitted else thing
+
+    def run(self, thing, folder):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that Ctrl-C has ended the training
+            self.call(thing)
+
+    @staticmethod
+    def answers(thing):
+        return thing.predict_proba(X[:5]) if hasattr(thing, "network_") else np.zeros(0)
+
+    @functools.cached_property
+    def whole(self):
+        thing = self.make(None)
+        before = self.answers(thing)
+        self.run(thing, None)
+        return before, self.answers(thing)
+
+    def check(self, thing, folder, failed):
+        before, after = self.whole
+        got = self.answers(thing)
+        if failed:
+            expect(same(got, before) or same(got, after), "what failed has changed the estimator")
+        if not same(got, after):
+            self.run(thing, folder)
+        expect(same(self.answers(thing), after), "the estimator predicts otherwise")
 
 
 class Save(Call):
@@ -238,6 +372,15 @@ class Save(Call):
             self.load(path)
         self.save(thing, path)
         self.load(path)
+
+    def check_after_kill(self, thing, folder):
+        path = Path(folder) / "file"
+        if path.read_bytes() != b"old":
+            self.load(path)
+        self.save(thing, path)  # sweeps what is left
+        self.load(path)
+        left = sorted(p.name for p in Path(folder).iterdir())
+        expect(left == ["file"], f"{left} are left")
 
 
 class SaveIndexless(Save):
@@ -297,6 +440,90 @@ def checkpointed(net, path):
     net.fit(X, Y, epochs=1, callbacks=callbacks.Checkpoint(path), **QUIET)
 
 
+NEURONS = np.random.default_rng(7).standard_normal((600, 8), dtype=np.float32)
+QUERIES = np.random.default_rng(8).standard_normal((64, 8), dtype=np.float32)
+
+
+@functools.cache
+def fitted_index(**options):
+    options = {"family": sl.SimHash(3, 3), "dynamic": True, "plan": "sketches"} | options
+    return sl.LSHIndex(random_state=0, n_threads=1, **options).fit(
+        NEURONS, np.linspace(-1, 1, 600, dtype=np.float32), QUERIES,
+        ids=np.arange(600) * 3 if options["plan"] == "exact" else None)
+
+
+def load_index(path):
+    return sl.LSHIndex.load(path, NEURONS, np.linspace(-1, 1, 600, dtype=np.float32), n_threads=1)
+
+
+def answers_of(index):
+    """What an index answers, and how many neurons it has, as bytes."""
+    if index._engine is None:
+        return []
+    ids, scores = index.search(QUERIES[:8], 5)
+    found = [] if index.family is None else [index.query(QUERIES[:8], 20).indices.tobytes()]
+    among = index.search(QUERIES[:4], 3, exclude=ids[0, :2])
+    return [len(index), ids.tobytes(), scores.tobytes(), *(a.tobytes() for a in among), *found]
+
+
+@functools.cache
+def refined():
+    net = copy.deepcopy(trained("sparse input"))
+    return net.refine(S, FEW, verbose=False).calibrate(S, FEW)
+
+
+def refined_again(net):
+    net.refine(S, FEW, C=0.5, verbose=False)
+
+
+def with_refined(change):
+    call = Change(change)
+    call.make = lambda folder: copy.deepcopy(refined())
+    return call
+
+
+def logged(folder):
+    net = network("sparse input")[0]
+    net.fit(S, FEW, epochs=2, callbacks=[
+        callbacks.Log(folder / "log.csv"), callbacks.Log(folder / "log.json"),
+        callbacks.BestModel(folder / "best"), callbacks.EarlyStopping(patience=1),
+        callbacks.Checkpoint(folder / "checkpoint", every_steps=2)], **QUIET)
+
+
+def read_any(path):
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    return path.read_text() if path.suffix in (".csv", ".txt") else sl.load(path)
+
+
+def by_command(folder):
+    from sparselsh import cli
+
+    data = folder.parent / f"{folder.name}-data.txt"
+    try:
+        sl.datasets.write_xmc(data, S, ONE_HOT)
+        train = ["train", str(data), "--model", str(folder / "model"), "--epochs", "1", "--quiet",
+                 "--json", str(folder / "report.json"), "--threads", "1"]
+        if (code := cli.main(train)) == 130:
+            raise KeyboardInterrupt
+        if code:
+            raise MemoryError(code)
+        predict = ["predict", str(folder / "model"), str(data), "--output",
+                   str(folder / "labels.txt"), "--threads", "1"]
+        if (code := cli.main(predict)) == 130:
+            raise KeyboardInterrupt
+        if code:
+            raise MemoryError(code)
+    finally:
+        data.unlink(missing_ok=True)
+
+
+def classifier(**options):
+    from sparselsh.estimators import LSHClassifier
+
+    return LSHClassifier(8, max_iter=2, random_state=0, n_jobs=1, **options)
+
+
 ADAM_ROW = sl.Adam(1e-2, second_moment="row", clip_norm=1.0)
 CALLS = {
     **{f"fit, {kind}": Fit(kind) for kind in NETWORKS},
@@ -316,13 +543,56 @@ CALLS = {
     "architecture": Ask(lambda net, x: [affine.weight for affine in net.architecture()]),
     "initialize": Change(lambda net: net.initialize(S, FEW)),
     "refine": Change(lambda net: net.refine(S, FEW, verbose=False)),
+    "refine, again": with_refined(refined_again),
+    "tune_refinement": with_refined(lambda net: net.tune_refinement(S, FEW, scales=(0, 1, 3))),
+    "tune_refinement, removed": with_refined(lambda net: net.tune_refinement(S, FEW, scales=(0,))),
+    "calibrate": Change(lambda net: net.calibrate(S, FEW)),
+    "calibrate, again": with_refined(lambda net: net.calibrate(S, FEW, kind="labels",
+                                                               thresholds="per-label")),
     "set_weights": Change(set_all),
     "layer.set_weights": Change(set_first),
+    "LSHIndex.fit": ChangeIndex(
+        lambda index: index.fit(NEURONS[:500], queries=QUERIES)),
+    "LSHIndex.fit, new": ChangeIndex(
+        lambda index: index.fit(NEURONS, queries=QUERIES),
+        lambda: sl.LSHIndex(sl.SimHash(3, 3), plan="sketches", random_state=0, n_threads=1)),
+    "LSHIndex.add": ChangeIndex(lambda index: index.add(NEURONS[:40] * 2)),
+    "LSHIndex.add, ids": ChangeIndex(
+        lambda index: index.add(NEURONS[:40] * 2, ids=np.arange(40) * 3 + 1),
+        lambda: fitted_index(plan="exact")),
+    "LSHIndex.update": ChangeIndex(
+        lambda index: index.update(-NEURONS[::20], np.arange(0, 600, 20))),
+    "LSHIndex.update, all": ChangeIndex(
+        lambda index: index.update(NEURONS * np.float32(0.5), np.arange(0, 600, 20))),
+    "LSHIndex.update, int8": ChangeIndex(
+        lambda index: index.update(-NEURONS[::20], np.arange(0, 600, 20)),
+        lambda: fitted_index(storage="int8", family=None, dynamic=False)),
+    "LSHIndex.remove": ChangeIndex(lambda index: index.remove(np.arange(0, 600, 7))),
+    "LSHIndex.tune": ChangeIndex(lambda index: index.tune(QUERIES, recall=0.9)),
+    "LSHIndex.search": ChangeIndex(lambda index: index.search(QUERIES, 5, allow=[1, 5, 7, 9])),
+    "from_network": Make(
+        lambda: sl.InferenceNetwork.from_network(refined(), storage="int8", random_state=0,
+                                                 n_threads=1),
+        lambda net: net.topk(S[:5], 3)),
+    "LSHClassifier.fit": Estimator(lambda clf: clf.fit(X, FEW % 5)),
+    "LSHClassifier.fit, again": Estimator(lambda clf: clf.fit(X, FEW % 5), fitted=True),
+    "LSHClassifier.partial_fit": Estimator(
+        lambda clf: clf.partial_fit(X, FEW % 5, np.arange(5))),
+    "callbacks": Write(logged, read_any, ("log.csv", "log.json", "best", "checkpoint")),
+    "command": Write(by_command, read_any, ("model", "report.json", "labels.txt")),
     "save": Save(lambda net, path: net.save(path), sl.load),
     "save, indexes": Save(lambda net, path: net.save(path, indexes=True), sl.load),
     "save, training_state": Save(lambda net, path: net.save(path, training_state=True), sl.load),
     "InferenceNetwork.save": SaveIndexless(lambda net, path: net.save(path),
                                            sl.InferenceNetwork.load, converted),
+    "save, refined": SaveIndexless(lambda net, path: net.save(path), sl.load,
+                                   lambda: copy.deepcopy(refined())),
+    "save, deep": SaveIndexless(lambda net, path: net.save(path, training_state=True), sl.load,
+                                lambda: copy.deepcopy(trained("sketches on drift"))),
+    "LSHIndex.save": SaveIndexless(lambda index, path: index.save(path), load_index,
+                                   lambda: fitted_index()),
+    "write_xmc": SaveIndexless(lambda rows, path: sl.datasets.write_xmc(path, S, ONE_HOT),
+                               sl.datasets.read_xmc, lambda: None),
     "write_csr": SaveIndexless(lambda rows, path: sl.datasets.write_csr(path, *rows), read_rows,
                                lambda: (S, FEW)),
     "load": Load(saved(), sl.load),
@@ -351,14 +621,43 @@ def small_files(folder):
     def index(path):
         return [*sl.LSHIndex.load(path, W, n_threads=1).search(W[:4], 3)]
 
+    def served(path, x=X[:3]):
+        return [*sl.InferenceNetwork.load(path, n_threads=1).topk(x, 3)]
+
+    def probabilities(path):
+        loaded = sl.load(path, n_threads=1)
+        return [*loaded.topk(few, 3), loaded.predict_proba(few),
+                loaded.predict_labels(few).toarray()]
+
     W = np.random.default_rng(0).standard_normal((30, 4), dtype=np.float32)
+    hidden = {"density": 0.5, "activation": "relu", "dtype": "bfloat16"}
+    deep_net = sl.Network([sl.LSHLinear(4, 6, policy="sketches", sketch_bits=64, **hidden),
+                           sl.LSHLinear(6, 6, policy="top", family=sl.SimHash(2, 2), **hidden),
+                           sl.Linear(6, 9)], random_state=0, n_threads=1)
+    deep_net.fit(rows, labels, epochs=1, batch_size=4, verbose=False)
+    few = sp.csr_array(np.repeat(np.eye(5, dtype=np.float32), 6, axis=0))
+    of_words = sl.Network([sl.Linear(5, 2), sl.Linear(2, 5)], random_state=0, n_threads=1)
+    of_words.fit(few, np.arange(30) // 6, epochs=1, batch_size=8, verbose=False)
+    of_words.refine(few, np.arange(30) // 6, verbose=False)
+    small = sl.InferenceNetwork.from_network(of_words, storage="int8", random_state=0, n_threads=1)
+    of_words.calibrate(few, np.arange(30) // 6, kind="labels", thresholds="per-label")
+    names = [f"n{i}" for i in range(30)]
+    few_bits = {"sketch_bits": 64, "plan": "sketches", "random_state": 0, "n_threads": 1}
+
     kinds = {
         "model": (lambda: net.save(path), lambda path: answers(sl.load(path, n_threads=1))),
         "checkpoint": (lambda: net.save(path, training_state=True), resumed),
-        "index": (lambda: sl.LSHIndex(sl.SimHash(2, 2), random_state=0, plan="sketches").fit(
-            W).save(path), index),
-        "converted": (lambda: converted().save(path), lambda path: [
-            *sl.InferenceNetwork.load(path, n_threads=1).topk(X[:3], 3)]),
+        "deep": (lambda: deep_net.save(path), lambda path: answers(sl.load(path, n_threads=1))),
+        "deep, checkpoint": (lambda: deep_net.save(path, training_state=True), resumed),
+        "deep, indexes": (lambda: deep_net.save(path, indexes=True), resumed),
+        "refined, calibrated": (lambda: of_words.save(path), probabilities),
+        "index": (lambda: sl.LSHIndex(sl.SimHash(2, 2), **few_bits).fit(W).save(path), index),
+        "index, own ids": (lambda: sl.LSHIndex(storage="int8", **few_bits).fit(
+            W, ids=np.arange(30) * 7).save(path), index),
+        "index, names": (lambda: sl.LSHIndex(sl.SimHash(2, 2), dynamic=True, **few_bits).fit(
+            W, queries=W, ids=names).save(path), index),
+        "converted": (lambda: converted().save(path), served),
+        "quantized": (lambda: small.save(path), lambda path: served(path, few[::6])),
         "csr": (lambda: sl.datasets.write_csr(path, S[:20], FEW[:20]), lambda path: [
             np.frombuffer(part, np.uint8) for matrix in read_rows(path)
             for part in (matrix.indptr.tobytes(), matrix.indices.tobytes(),
