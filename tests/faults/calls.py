@@ -496,6 +496,18 @@ def read_any(path):
     return path.read_text() if path.suffix in (".csv", ".txt") else sl.load(path)
 
 
+class CommandFailed(MemoryError, OSError):
+    """The command ended with code 2, for either."""
+
+
+def run_command(main, arguments):
+    code = main(arguments)
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise CommandFailed(f"code {code}")
+
+
 def by_command(folder):
     from sparselsh import cli
 
@@ -504,16 +516,10 @@ def by_command(folder):
         sl.datasets.write_xmc(data, S, ONE_HOT)
         train = ["train", str(data), "--model", str(folder / "model"), "--epochs", "1", "--quiet",
                  "--json", str(folder / "report.json"), "--threads", "1"]
-        if (code := cli.main(train)) == 130:
-            raise KeyboardInterrupt
-        if code:
-            raise MemoryError(code)
+        run_command(cli.main, train)
         predict = ["predict", str(folder / "model"), str(data), "--output",
                    str(folder / "labels.txt"), "--threads", "1"]
-        if (code := cli.main(predict)) == 130:
-            raise KeyboardInterrupt
-        if code:
-            raise MemoryError(code)
+        run_command(cli.main, predict)
     finally:
         data.unlink(missing_ok=True)
 
