@@ -191,3 +191,73 @@ def test_a_huge_shape_without_entries_is_refused(model):
     model.write_bytes(fuzz.pack(tensors, metadata))
     with pytest.raises(ValueError, match=r"net\.safetensors: .*layers\.0\.bias"):
         sl.load(model)
+
+
+# ---- contradictions in files of converted networks
+
+
+@pytest.fixture(scope="module")
+def served_files(tmp_path_factory):
+    """Files whose last layers have the plans "rows" and "lsh", and a refined one in bfloat16."""
+    seeds = fuzz.Served().seeds(tmp_path_factory.mktemp("served"))
+    return {"rows": seeds[0], "lsh": seeds[1], "refined": seeds[4]}
+
+
+def layer_of(plan, config):
+    return next(i for i, entry in enumerate(config["layers"]) if plan in entry["plan"].values())
+
+
+def without_kept(tensors, config):
+    config["layers"][0] |= {"plan": dict.fromkeys(config["layers"][0]["plan"], "lsh"), "kept": None}
+
+
+def refined_without_features(tensors, config):
+    config["layers"][0]["kind"] = "embedding"
+
+
+def of_float64(tensors, config):
+    tensors["layers.0.weight"] = tensors["layers.0.weight"].astype(np.float64)
+
+
+def input_major_with_an_index(tensors, config):
+    i = layer_of("lsh", config)
+    config["layers"][i]["input_major"] = True
+    tensors[f"layers.{i}.weight"] = tensors[f"layers.{i}.weight"].T.copy()
+
+
+def without_importance(tensors, config):
+    config["layers"][0]["kept"] = 1
+    tensors.pop("layers.0.importance", None)
+
+
+def without_index(tensors, config):
+    config["layers"][layer_of("lsh", config)].pop("index")
+
+
+def compact_float32(tensors, config):
+    config["layers"][0]["storage"] = "float32"
+
+
+@pytest.mark.parametrize("file, change, message", [
+    ("lsh", without_kept, "kept or exponents"),
+    ("refined", refined_without_features, "contradict"),
+    ("lsh", of_float64, "weight must be a float32 matrix"),
+    ("lsh", input_major_with_an_index, "its plans contradict each other"),
+    ("lsh", without_importance, "importance is missing"),
+    ("lsh", without_index, "its index is missing"),
+    ("refined", compact_float32, "its weights in fewer bits contradict"),
+])
+def test_a_converted_network_that_contradicts_itself_is_refused(tmp_path, served_files, file,
+                                                                change, message):
+    path = tmp_path / "served.safetensors"
+    path.write_bytes(served_files[file])
+
+    def apply(tensors, metadata):
+        config = json.loads(metadata["config"])
+        change(tensors, config)
+        metadata["config"] = json.dumps(config)
+
+    sl.InferenceNetwork.load(path)
+    rewritten(path, "sparselsh.inference", apply)
+    with pytest.raises(ValueError, match=rf"served\.safetensors: .*({message})"):
+        sl.InferenceNetwork.load(path)
