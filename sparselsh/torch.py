@@ -4,6 +4,7 @@ Torch is needed only when a function is called. ``import sparselsh`` does not im
 """
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,13 @@ from .inference import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
     from torch import nn
 
-    from ._arrays.types import Floats, RandomState
+    from ._arrays.types import Floats, Ids, RandomState
+    from .index import IndexEngine
     from .inference import InferenceNetwork
     from .network import Network
 
@@ -50,6 +52,7 @@ __all__ = ["accelerate", "restore", "to_torch"]
 
 MAX_CALIBRATION_ROWS = 2048  # kept per layer
 MIN_CALIBRATION_ROWS = 2  # per layer: one to choose by and one to measure
+MAX_RAISES = 4  # of the recall for which an index is set
 N_TIMED_QUERIES = 8  # single queries that are timed one after the other
 
 
@@ -84,21 +87,25 @@ def to_torch(network: InferenceNetwork | Network, *, refinement: str = "keep") -
 
 def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *,
                recall: float = 0.99, k: int = 5, n_logits: int | None = None,
-               fill: float = float("-inf"), storage: str = "float32",
+               fill: float | str = "estimate", storage: str = "float32",
                random_state: RandomState = None, n_threads: int | None = None) -> ConversionReport:
-    """Replace wide ``nn.Linear`` layers of a model, in place, where an index is faster.
+    """Replace wide linear layers of a model, in place, where an index is faster.
 
-    The layers become ``AcceleratedLinear``: their forward computes the logits of the neurons that
-    an index finds and sets all others to `fill`, without autograd; their ``topk`` does without the
-    fill. Parameters are not copied and keep their names. Hooks of a layer are kept.
-    :func:`restore` undoes it.
+    The layers, ``nn.Linear`` or ``Conv1D`` of Hugging Face, become ``AcceleratedLinear``. Their
+    forward computes the logits of the neurons that an index finds, and estimates the others. Their
+    ``topk`` gives the largest logits alone, ``score`` those of given neurons, exactly, and
+    ``logsumexp`` the normalizer of a softmax with its error. A gradient through such a layer is an
+    error, and so is a call after its weights have changed. Parameters are not copied and keep their
+    names; of weights in bfloat16 or float16 the index has a copy in float32. Hooks of a layer are
+    kept. :func:`restore` undoes it.
 
     Parameters
     ----------
     model : torch.nn.Module
         On the CPU.
     names : str or sequence of str
-        Names of layers as in ``model.named_modules()``, or a pattern such as ``"decoder.*"``.
+        Names of layers as in ``model.named_modules()``, or a pattern such as ``"decoder.*"``. A
+        layer that is accelerated already gets a new index.
     calibration : Tensor, tuple, dict, or iterable of them
         Inputs of the model: a tensor, a tuple of arguments or a dict of keyword arguments; or an
         iterable of such batches. Some hundreds of rows should reach each layer.
@@ -107,9 +114,11 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     k : int
     n_logits : int or None
         Logits that forward computes; None for as many as the index computes anyway.
-    fill : float
-        Logit of a neuron that was not found: minus infinity, which softmax maps to 0; use 0.0
-        before a ReLU.
+    fill : "estimate" or float
+        Logit of a neuron that was not computed. "estimate" gives what the index knows of it from
+        its weights in 8 bits, for which it keeps a byte per weight; guidance, constraints, sampling
+        and losses need such logits. Minus infinity says that a neuron that was not found is
+        impossible, which is faster; 0.0 is right before a ReLU.
     storage : {"float32", "bfloat16", "int8"}
         As for :class:`sparselsh.LSHIndex`.
     random_state : None, int or numpy.random.Generator
@@ -127,7 +136,7 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     ImportError
         If torch is missing.
     TypeError, ValueError
-        If a name is not that of a Linear layer of the model, its weights are not finite float32 on
+        If a name is not that of a linear layer of the model, its weights are not finite or not on
         the CPU or are computed at each call, as weight norm and pruning do, or another argument
         does not fit.
     """
@@ -140,30 +149,36 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     n_threads = torch.get_num_threads() if n_threads is None else n_threads
     if n_logits is not None:
         n_logits = check.integer(n_logits, "n_logits")
-    if isinstance(fill, bool) or not isinstance(fill, (int, float)) or np.isnan(fill):
-        raise ValueError(f"fill must be a number or minus infinity, got {fill!r}")
+    if fill != "estimate":
+        if isinstance(fill, (bool, str)) or not isinstance(fill, (int, float)) or np.isnan(fill):
+            raise ValueError(f"fill must be a number or minus infinity, got {fill!r}; the default "
+                             "is 'estimate'")
+        fill = float(fill)
 
-    layers = {name: _linear(torch, model, name) for name in _layer_names(torch, model, names)}
+    chosen = _layer_names(torch, model, names)
+    layers = {name: _linear(torch, model, name) for name in chosen}
     weights = {name: _weights(torch, linear, name) for name, linear in layers.items()}
-    inputs = _inputs(torch, model, layers, calibration)
+    with _in_place(model, layers):
+        inputs = _inputs(torch, model, layers, calibration)
 
-    reports, replaced = [], {}
+    reports: list[LayerReport] = []
+    replaced: dict[str, nn.Module] = {}
     for name, linear in layers.items():
         W, b = weights[name]
         accelerated, report = _accelerated(torch, name, linear, W, b, inputs[name], recall,
-                                           min(k, len(W)), n_logits, float(fill), storage,
+                                           min(k, len(W)), n_logits, fill, storage,
                                            random_state, n_threads)
         reports.append(report)
         if accelerated is not None:
             replaced[name] = accelerated
 
-    for name, module in replaced.items():  # after an error, none is replaced
-        _swap(model, name, module)
+    for name, linear in layers.items():  # after an error, none is replaced
+        _swap(model, name, replaced.get(name, linear))
     return ConversionReport(reports, storage=storage)
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Undo :func:`accelerate`: put back ``nn.Linear`` layers, with the same parameters.
+    """Undo :func:`accelerate`: put the layers back, with the same parameters.
 
     Parameters
     ----------
@@ -183,8 +198,8 @@ def restore(model: nn.Module) -> nn.Module:
     """
     _require_module(require_torch(), model)
     for name, module in list(model.named_modules()):
-        if hasattr(module, "plain_linear"):
-            _swap(model, name, module.plain_linear())
+        if hasattr(module, "original_layer"):
+            _swap(model, name, module.original_layer())
     return model
 
 
@@ -194,7 +209,7 @@ def _require_module(torch: ModuleType, model: Any) -> None:
 
 
 def _layer_names(torch: ModuleType, model: nn.Module, names: str | Sequence[str]) -> list[str]:
-    known = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
+    known = [name for name, module in model.named_modules() if _is_linear(torch, module)]
     chosen = []
     for name in [names] if isinstance(names, str) else list(names):
         found = fnmatch.filter(known, name) if any(c in name for c in "*?[") else [name]
@@ -207,13 +222,22 @@ def _layer_names(torch: ModuleType, model: nn.Module, names: str | Sequence[str]
     return chosen
 
 
-def _linear(torch: ModuleType, model: nn.Module, name: str) -> nn.Linear:
+def _is_linear(torch: ModuleType, module: nn.Module) -> bool:
+    """Whether a module is a Linear, a Conv1D of Hugging Face, or accelerated already."""
+    kind = type(module)
+    is_conv1d = kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
+    return kind is torch.nn.Linear or is_conv1d or hasattr(module, "original_layer")
+
+
+def _linear(torch: ModuleType, model: nn.Module, name: str) -> nn.Module:
     modules = dict(model.named_modules())
-    linears = ", ".join(n for n, m in modules.items() if type(m) is torch.nn.Linear) or "none"
+    linears = ", ".join(n for n, m in modules.items() if _is_linear(torch, m)) or "none"
     if name not in modules or name == "":
         raise ValueError(f"names: the model has no layer {name!r}; its Linear layers are {linears}")
     module = modules[name]
-    if type(module) is torch.nn.Linear:
+    if hasattr(module, "original_layer"):
+        return module.original_layer()
+    if _is_linear(torch, module):
         refuse_replaced_forward(module, f"names: {name!r}")
         for hook in weight_hooks(torch, module):
             raise ValueError(
@@ -230,21 +254,38 @@ def _linear(torch: ModuleType, model: nn.Module, name: str) -> nn.Linear:
                     f"Linear are {linears}")
 
 
-def _weights(torch: ModuleType, linear: nn.Linear, name: str) -> tuple[Floats, Floats]:
-    """Weight and bias as arrays that share the memory of the parameters."""
-    for what, tensor in (("weight", linear.weight), ("bias", linear.bias)):
-        if tensor is not None:
-            refuse_unusual_tensor(torch, tensor, f"{name}.{what}")
-        if tensor is not None and (tensor.dtype != torch.float32 or tensor.device.type != "cpu"):
-            raise TypeError(f"{name}.{what} must be float32 on the CPU, got "
+def _weights(torch: ModuleType, layer: nn.Module, name: str) -> tuple[Floats, Floats]:
+    """Weight (n_out, n_in) and bias in float32; they share memory with float32 parameters."""
+    for what, tensor in (("weight", layer.weight), ("bias", layer.bias)):
+        if tensor is None:
+            continue
+        refuse_unusual_tensor(torch, tensor, f"{name}.{what}")
+        if tensor.device.type != "cpu" or not tensor.is_floating_point():
+            raise TypeError(f"{name}.{what} must be floating-point on the CPU, got "
                             f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}; "
-                            "call model.float().cpu() first")
-    W = check.dense(linear.weight.detach().numpy(), f"{name}.weight")
-    bias = np.zeros(len(W), np.float32) if linear.bias is None else linear.bias.detach().numpy()
-    return W, check.vector(bias, f"{name}.bias", len(W))
+                            "call model.cpu() first")
+    weight = layer.weight.detach().float()
+    W = check.dense((weight if type(layer) is torch.nn.Linear else weight.T).numpy(),
+                    f"{name}.weight")
+    if layer.bias is None:
+        return W, np.zeros(len(W), np.float32)
+    return W, check.vector(layer.bias.detach().float().numpy(), f"{name}.bias", len(W))
 
 
-def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear],
+@contextlib.contextmanager
+def _in_place(model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
+    """The original layers where the model has accelerated ones, which may have a stale index."""
+    before = {name: model.get_submodule(name) for name in layers}
+    for name, layer in layers.items():
+        _swap(model, name, layer)
+    try:
+        yield
+    finally:
+        for name, layer in before.items():
+            _swap(model, name, layer)
+
+
+def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Module],
             calibration: Any) -> dict[str, Floats]:
     """Up to MAX_CALIBRATION_ROWS inputs of each layer, recorded while the model runs."""
     kept: dict[str, list[Floats]] = {name: [] for name in layers}
@@ -284,29 +325,33 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Linear],
             for name, parts in kept.items()}
 
 
-def _accelerated(torch: ModuleType, name: str, linear: nn.Linear, W: Floats, b: Floats,
-                 inputs: Floats, recall: float, k: int, n_logits: int | None, fill: float,
+def _accelerated(torch: ModuleType, name: str, layer: nn.Module, W: Floats, b: Floats,
+                 inputs: Floats, recall: float, k: int, n_logits: int | None, fill: float | str,
                  storage: str, random_state: RandomState,
                  n_threads: int) -> tuple[nn.Module | None, LayerReport]:
     """The module that replaces a layer, or None, and the report of the choice."""
     from .inference import AcceleratedLinear
 
+    threads = resolve(n_threads)
     settings, held = (inputs[rows] for rows in split_in_blocks(len(inputs)))
     options = IndexOptions(recall=recall, plan="sketches", storage=storage)
-    engine = build(options, W, b, settings, drawn_seed(random_state), resolve(n_threads))
+    engine = build(options, W, b, settings, drawn_seed(random_state), threads)
     if k != N_NEIGHBOURS:
-        tune(engine, settings, min(k, len(W)), recall, resolve(n_threads))
-    module = AcceleratedLinear(linear, engine, n_logits or engine.default_candidates(k), fill,
-                               n_threads)
+        tune(engine, settings, min(k, len(W)), recall, threads)
+    found, note = _raised(engine, settings, held, exact_topk(held, W, b, k, threads)[0], recall,
+                          threads)
+    module = AcceleratedLinear(layer, engine, n_logits or engine.default_candidates(k), fill,
+                               n_threads, name)
 
     times = {}
+    dtype = layer.weight.dtype
     with torch.inference_mode():
         for n, kind in zip(TIMED_ROWS, module.plan, strict=True):
-            parts = [torch.from_numpy(settings[np.arange(i, i + n) % len(settings)])
+            parts = [torch.from_numpy(settings[np.arange(i, i + n) % len(settings)]).to(dtype)
                      for i in range(N_TIMED_QUERIES if n == 1 else 1)]
-            dense, found = (fastest(call, parts, 1) for call in (linear, module))
-            times[n] = dense, found
-            module.plan[kind] = "lsh" if found * MIN_GAIN < dense else "dense"
+            dense, by_index = (fastest(call, parts, 1) for call in (layer, module))
+            times[n] = dense, by_index
+            module.plan[kind] = "lsh" if by_index * MIN_GAIN < dense else "dense"
 
     report = LayerReport(name, W.shape, dict(module.plan), "", bytes_dense=W.nbytes + b.nbytes,
                          bytes=W.nbytes + b.nbytes + engine.nbytes)
@@ -314,17 +359,36 @@ def _accelerated(torch: ModuleType, name: str, linear: nn.Linear, W: Floats, b: 
                            for n, (dense, found) in times.items())
     gains = "lsh" in module.plan.values()
     choice = "lsh" if gains else "kept dense: the index does not gain a tenth"
-    report.reason = f"{choice} (us per row: {figures}; {module.n_logits} logits)"
+    report.reason = f"{choice} (us per row: {figures}; {module.n_logits} logits){note}"
     report.microseconds_dense = {n: dense * 1e6 / n for n, (dense, _) in times.items()}
     report.microseconds = {n: times[n][module.plan[kind] == "lsh"] * 1e6 / n
                            for n, kind in zip(TIMED_ROWS, module.plan, strict=True)}
     if not gains:
         report.bytes = report.bytes_dense
         return None, report
-
-    truth, _ = exact_topk(held, W, b, k, resolve(n_threads))
-    report.recall = recall_of(engine.search(held, k, None, resolve(n_threads))[0], truth)
+    report.recall = found
     return module, report
+
+
+def _raised(engine: IndexEngine, settings: Floats, held: Floats, truth: Ids, recall: float,
+            n_threads: int) -> tuple[float, str]:
+    """The recall on inputs that no setting has seen, and a remark where it needed more.
+
+    Where it falls short of what was asked, the settings are made for a higher one.
+    """
+    k, wanted, note = truth.shape[1], recall, ""
+    for _ in range(MAX_RAISES):
+        found = recall_of(engine.search(held, k, None, n_threads)[0], truth)
+        if found >= recall:
+            return found, note
+        wanted = 1 - (1 - wanted) / 2
+        tune(engine, settings, k, wanted, n_threads)
+        note = f"; set for a recall of {wanted:.3%}, to reach {recall:.3%} on unseen inputs"
+    found = recall_of(engine.search(held, k, None, n_threads)[0], truth)
+    if found < recall:
+        note = (f"; RECALL FALLS SHORT of {recall:.3%} on unseen inputs: {found:.3%}, though set "
+                f"for {wanted:.3%}; give more calibration inputs")
+    return found, note
 
 
 def _swap(model: nn.Module, name: str, module: nn.Module) -> None:

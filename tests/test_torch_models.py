@@ -401,11 +401,12 @@ def test_an_accelerated_layer_gives_the_largest_logits_and_fills_the_others(alwa
     with torch.inference_mode():
         want = model(ids)
     before = {name: p.data_ptr() for name, p in model.named_parameters()}
-    report = slt.accelerate(model, "head.out", ids, recall=0.95, random_state=0)
+    report = slt.accelerate(model, "head.out", ids, recall=0.95, fill=-torch.inf, random_state=0)
     assert {name: p.data_ptr() for name, p in model.named_parameters()} == before
     assert "lsh" in report.layers[0].reason and report.layers[0].recall > 0.9
-    got = model(ids)
-    assert got.shape == want.shape and not got.requires_grad
+    with torch.no_grad():
+        got = model(ids)
+    assert got.shape == want.shape
     there = torch.isfinite(got)
     layer = model.head["out"]
     assert 0 < there.sum(-1).max() <= layer.n_logits
@@ -418,7 +419,8 @@ def test_an_accelerated_layer_gives_the_largest_logits_and_fills_the_others(alwa
     assert torch.softmax(got, -1).isfinite().all()
     again = pickle.loads(pickle.dumps(layer.engine))
     assert again.n_candidates == layer.engine.n_candidates
-    torch.testing.assert_close(copy.deepcopy(model)(ids), got, rtol=0, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(copy.deepcopy(model)(ids), got, rtol=0, atol=0)
 
 
 def test_restore_gives_the_model_back(always):
@@ -463,8 +465,8 @@ def test_wrong_names_are_refused_with_a_list_of_the_right_ones(names, error, mes
 def test_bad_layers_and_inputs_change_nothing():
     ids = torch.randint(0, 50, (40, 12))
     for change, error, message in [
-            (lambda m: m.head["out"].to(torch.bfloat16), TypeError,
-             r"head\.out\.weight must be float32"),
+            (lambda m: m.head.update({"out": nn.Linear(24, 30_000, device="meta")}), TypeError,
+             r"head\.out\.weight is on the device meta"),
             (lambda m: m.head["out"].weight.data.fill_(float("nan")), ValueError,
              r"head\.out\.weight.*(nan|finite)")]:
         model = Tagger()
@@ -486,8 +488,9 @@ def test_hooks_of_an_accelerated_layer_still_run_and_can_be_removed(always):
     after = layer.register_forward_hook(lambda m, args, kw, out: out + 1, with_kwargs=True)
     with torch.inference_mode():
         want = model(ids)
-    slt.accelerate(model, "head.out", ids, recall=0.95, random_state=0)
-    got = model(ids)
+    slt.accelerate(model, "head.out", ids, recall=0.95, fill=-torch.inf, random_state=0)
+    with torch.no_grad():
+        got = model(ids)
     there = torch.isfinite(got)
     torch.testing.assert_close(got[there], want[there], rtol=0, atol=1e-4)
     assert (got.argmax(-1) == want.argmax(-1)).float().mean() > 0.9
@@ -517,6 +520,160 @@ def test_the_mode_of_each_submodule_is_kept(always):
     model.rnn.eval()
     slt.accelerate(model, "head.out", torch.randint(0, 50, (40, 12)), random_state=0)
     assert model.training and model.embed.training and not model.rnn.training
+
+
+def wide_linear():
+    """A layer whose neurons are not alike, and inputs that favour some of them."""
+    layer = nn.Linear(24, 30_000)
+    with torch.no_grad():
+        layer.weight.mul_(torch.rand(30_000, 1) * 4)
+    return layer
+
+
+class Head(nn.Module):
+    def __init__(self, layer=None):
+        super().__init__()
+        self.body, self.out = nn.Linear(16, 24), layer or wide_linear()
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.body(x)))
+
+
+@pytest.fixture
+def head(always):
+    """A model that was accelerated, its inputs, and its logits before."""
+    model, x = Head().eval(), torch.randn(300, 16)
+    with torch.inference_mode():
+        want = model(x)
+    slt.accelerate(model, "out", x, random_state=0)
+    return model, x, want
+
+
+def test_logits_that_were_not_computed_are_estimates_by_default(head):
+    model, x, want = head
+    with torch.inference_mode():
+        for rows in (x[:5], x):  # few are estimated, in a batch all are computed
+            got = model(rows)
+            assert torch.isfinite(got).all()
+            # of rows in 8 bits; logits are about 2
+            assert (got - want[:len(rows)]).abs().mean() < 0.01
+            assert (got.argmax(-1) == want[:len(rows)].argmax(-1)).float().mean() >= 0.99
+            # guidance of two prompts, and a constraint to a few tokens
+            guided, wanted = (torch.log_softmax(z, -1) for z in (got, want[:len(rows)]))
+            guided = guided[0] + 2 * (guided[1] - guided[0])
+            wanted = wanted[0] + 2 * (wanted[1] - wanted[0])
+            torch.testing.assert_close(guided, wanted, rtol=0, atol=0.2)
+            allowed = torch.arange(100, 108)
+            torch.testing.assert_close(got[:, allowed], want[:len(rows), allowed], rtol=0,
+                                       atol=0.05)
+        labels = want[:5].argsort(-1)[:, -50]
+        loss = nn.functional.cross_entropy
+        torch.testing.assert_close(loss(model(x[:5]), labels), loss(want[:5], labels), rtol=0,
+                                   atol=0.02)
+
+
+def test_a_gradient_through_an_accelerated_layer_is_an_error(head):
+    model, x, _ = head
+    out = model(x[:3])
+    assert out.requires_grad
+    with pytest.raises(RuntimeError, match=r"no gradient flows through the accelerated layer "
+                       r"'out'; call sparselsh\.torch\.restore"):
+        out.sum().backward()
+    slt.restore(model)
+    model(x[:3]).sum().backward()
+    assert model.out.weight.grad is not None
+
+
+@pytest.mark.parametrize("change", [
+    lambda model: torch.nn.init.zeros_(model.out.bias),
+    lambda model: torch.nn.init.normal_(model.out.weight),
+    lambda model: model.load_state_dict(model.state_dict()),
+    lambda model: setattr(model.out, "weight", nn.Parameter(model.out.weight * 2)),
+])
+def test_an_index_of_other_weights_is_not_used(head, change):
+    model, x, _ = head
+    change(model)
+    with pytest.raises(RuntimeError, match="the weights of the accelerated layer 'out' have chang"):
+        model(x[:3])
+    slt.accelerate(model, "out", x, random_state=0)
+    with torch.inference_mode():
+        got = model(x[:3])
+        # of weights of deviation 1, logits are about 5
+        torch.testing.assert_close(got, slt.restore(model)(x[:3]), rtol=0, atol=0.3)
+
+
+def test_a_layer_is_accelerated_again(head):
+    model, x, want = head
+    engine = model.out.engine
+    slt.accelerate(model, "o*", x, fill=0.0, random_state=0)
+    assert model.out.engine is not engine and model.out.fill == 0.0
+    slt.restore(model)
+    assert type(model.out) is nn.Linear
+    with torch.inference_mode():
+        assert torch.equal(model(x), want)
+
+
+def test_a_model_can_be_cast_afterwards(head):
+    model, x, want = head
+    model.bfloat16()
+    with torch.inference_mode():
+        got = model(x.bfloat16())
+    assert got.dtype == torch.bfloat16
+    # inputs of 8 bits: logits are about 2
+    assert (got - want).abs().mean() < 0.05
+    assert slt.restore(model).out.weight.dtype == torch.bfloat16
+    with torch.inference_mode():
+        assert torch.isfinite(model(x.bfloat16())).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_are_taken_as_they_are(always, dtype):
+    model, x = Head().eval().to(dtype), torch.randn(300, 16).to(dtype)
+    place = model.out.weight.data_ptr()
+    with torch.inference_mode():
+        want = model(x)
+    slt.accelerate(model, "out", x, random_state=0)
+    assert model.out.weight.data_ptr() == place and model.out.weight.dtype == dtype
+    with torch.inference_mode():
+        got = model(x[:5])
+    assert got.dtype == dtype
+    # torch rounds to 8 bits, or 11: logits are about 2
+    assert (got - want[:5]).abs().mean() < 0.02
+    values, ids = model.out.topk(torch.randn(4, 24).to(dtype), 3)
+    assert values.shape == ids.shape == (4, 3)
+
+
+def test_conv1d_of_hugging_face_is_a_linear_layer(always):
+    utils = pytest.importorskip("transformers.pytorch_utils")
+    layer = utils.Conv1D(30_000, 24)
+    with torch.no_grad():
+        layer.weight.mul_(20 * torch.rand(30_000))
+    model, x = Head(layer).eval(), torch.randn(300, 16)
+    with torch.inference_mode():
+        want = model(x)
+    slt.accelerate(model, "out", x, random_state=0)
+    assert type(model.out).__name__ == "AcceleratedLinear"
+    with torch.inference_mode():
+        for rows in (x[:5], x):
+            got = model(rows)
+            assert (got.argmax(-1) == want[:len(rows)].argmax(-1)).float().mean() >= 0.99
+            torch.testing.assert_close(got, want[:len(rows)], rtol=0, atol=0.05)
+    assert slt.restore(model).out is layer
+    with torch.inference_mode():
+        assert torch.equal(model(x), want)
+
+
+def test_settings_are_raised_where_unseen_inputs_need_it(always, monkeypatch):
+    model, x = Head().eval(), torch.randn(300, 16)
+    found = iter([0.9, 0.95, 0.995])
+    monkeypatch.setattr(slt, "recall_of", lambda *_: next(found))
+    report = slt.accelerate(model, "out", x, random_state=0)
+    assert report.layers[0].recall == 0.995
+    assert "set for a recall of 99.750%, to reach 99.000% on unseen inputs" in str(report)
+    monkeypatch.setattr(slt, "recall_of", lambda *_: 0.9)
+    report = slt.accelerate(model, "out", x, random_state=0)
+    assert report.layers[0].recall == 0.9
+    assert "RECALL FALLS SHORT of 99.000% on unseen inputs: 90.000%" in str(report)
 
 
 def test_importing_sparselsh_torch_does_not_import_torch():

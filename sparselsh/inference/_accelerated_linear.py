@@ -4,7 +4,7 @@ This module needs torch; only :func:`sparselsh.torch.accelerate` imports it.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -15,11 +15,15 @@ from .._threads import resolve
 from ..index import BATCH_PLAN_MIN_ROWS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from .._arrays.types import Floats, Ids
     from ..index import IndexEngine
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ESTIMATE_BITS = 8  # of the weights by which logits are estimated
 HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # ends of nn.Module's attributes
 
 
@@ -30,32 +34,87 @@ def share_hooks(source: nn.Module, target: nn.Module) -> None:
             vars(target)[name] = value
 
 
-class AcceleratedLinear(nn.Module):
-    """An ``nn.Linear`` whose largest outputs an index finds; see :func:`accelerate`."""
+def is_input_major(layer: nn.Module) -> bool:
+    """Whether the weight of a layer is (n_in, n_out), as in Conv1D of Hugging Face."""
+    return not isinstance(layer, nn.Linear)
 
-    def __init__(self, linear: nn.Linear, engine: IndexEngine, n_logits: int, fill: float,
-                 n_threads: int | None) -> None:
+
+class NoBackward(torch.autograd.Function):
+    """Logits that an index has found; a gradient through them is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, out: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise RuntimeError(f"no gradient flows through the accelerated layer {ctx.name!r}; call "
+                           "sparselsh.torch.restore(model) before the training and accelerate "
+                           "again behind it")
+
+
+class AcceleratedLinear(nn.Module):
+    """A linear layer whose largest outputs an index finds; see :func:`accelerate`.
+
+    `fill` is "estimate", or the logit of all neurons that are not found.
+    """
+
+    def __init__(self, layer: nn.Module, engine: IndexEngine, n_logits: int, fill: float | str,
+                 n_threads: int | None, name: str = "") -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        self.name = name
+        self.out_features, self.in_features = engine.W.shape
+        self.weight, self.bias = layer.weight, layer.bias
         self.engine, self.fill = engine, fill
-        self.n_logits = min(n_logits, linear.out_features)
+        self.n_logits = min(n_logits, self.out_features)
         self.plan = {"single": "lsh", "batch": "lsh"}
         self.n_threads = n_threads
-        share_hooks(linear, self)
-        self.train(linear.training)
+        # in a tuple it is no submodule, whose parameters would be counted twice
+        self.original = (layer,)
+        self.seen: tuple[Any, ...] | None = self.weights_seen()
+        share_hooks(layer, self)
+        self.train(layer.training)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"seen": None}  # a copy has weights in another place
+
+    def weights_seen(self) -> tuple[Any, ...]:
+        """What changes when the parameters do: their versions and places."""
+        return tuple((None if p.is_inference() else p._version, p.data_ptr())
+                     for p in (self.weight, self.bias) if p is not None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Casts such as `model.bfloat16()` keep the index, which has the weights as they were."""
+        self._refuse_stale()
+        super()._apply(fn, recurse)
+        self.original[0].weight, self.original[0].bias = self.weight, self.bias
+        self.seen = self.weights_seen()
+        return self
+
+    def _refuse_stale(self) -> None:
+        seen = self.weights_seen()
+        if self.seen is None:
+            self.seen = seen
+        if self.seen != seen:
+            raise RuntimeError(f"the weights of the accelerated layer {self.name!r} have changed, "
+                               "and its index is of the old ones; call accelerate again, or "
+                               "sparselsh.torch.restore(model)")
 
     def extra_repr(self) -> str:
         return (f"in_features={self.in_features}, out_features={self.out_features}, "
-                f"n_logits={self.n_logits}, fill={self.fill}")
+                f"n_logits={self.n_logits}, fill={self.fill!r}")
 
-    def plain_linear(self) -> nn.Linear:
-        """An ``nn.Linear`` with the same parameters."""
-        linear = torch.nn.utils.skip_init(torch.nn.Linear, self.in_features, self.out_features,
-                                          bias=self.bias is not None)
-        linear.weight, linear.bias = self.weight, self.bias
-        share_hooks(self, linear)
-        return linear.train(self.training)
+    def original_layer(self) -> nn.Module:
+        """The layer in whose place this one is, with the parameters and the mode of now."""
+        layer = self.original[0]
+        layer.weight, layer.bias = self.weight, self.bias
+        share_hooks(self, layer)
+        return layer.train(self.training)
+
+    def _dense(self, x: Tensor) -> Tensor:
+        weight = self.weight.T if is_input_major(self.original[0]) else self.weight
+        return torch.nn.functional.linear(x, weight, self.bias)
 
     def _finds(self, rows: Tensor) -> bool:
         return self.plan["batch" if len(rows) >= BATCH_PLAN_MIN_ROWS else "single"] == "lsh"
@@ -64,31 +123,42 @@ class AcceleratedLinear(nn.Module):
         return self.engine.search(rows.numpy(), k, None, resolve(self.n_threads))
 
     def _rows(self, x: Tensor) -> Tensor:
-        if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-1] != self.in_features:
-            raise ValueError(f"the input must be float32 on the CPU with {self.in_features} "
+        if (x.dtype not in DTYPES or x.device.type != "cpu"
+                or x.shape[-1] != self.in_features):
+            raise ValueError(f"the input must be floating-point on the CPU with {self.in_features} "
                              f"columns, got {x.dtype} {tuple(x.shape)} on {x.device}")
-        return x.detach().reshape(-1, self.in_features).contiguous()
+        self._refuse_stale()
+        return x.detach().reshape(-1, self.in_features).float().contiguous()
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (..., out_features) of the neurons found; `fill` for all others."""
+        """Logits (..., out_features): exact where they were computed, and estimates or `fill`."""
         rows = self._rows(x)
         if not self._finds(rows):
-            return torch.nn.functional.linear(x, self.weight, self.bias)
+            return self._dense(x)
+        with torch.no_grad():
+            out = self._logits(rows).reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            return NoBackward.apply(x, self.weight, out, self.name)
+        return out
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        if self.fill == "estimate":
+            values, _ = self.engine.estimate(rows.numpy(), self.n_logits, ESTIMATE_BITS,
+                                             resolve(self.n_threads))
+            return torch.from_numpy(values)
         ids, scores = self._search(rows, self.n_logits)
         out = torch.full((len(rows), self.out_features), self.fill)
         known = ids >= 0
         if not known.all():
             ids, scores = np.where(known, ids, ids[:, :1]), np.where(known, scores, scores[:, :1])
-        out.scatter_(1, torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(scores))
-        return out.reshape(*x.shape[:-1], self.out_features)
+        return out.scatter_(1, torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(scores))
 
     @torch.no_grad()
     def topk(self, x: Tensor, k: int = 5) -> Any:
         """The k largest logits and their ids, (..., k) each, best first, as from ``torch.topk``."""
         rows = self._rows(x)
         if not self._finds(rows):
-            return torch.topk(torch.nn.functional.linear(x, self.weight, self.bias), k)
+            return torch.topk(self._dense(x), k)
         ids, scores = self._search(rows, check.integer(k, "k", maximum=self.out_features))
         shape = (*x.shape[:-1], k)
         values, indices = torch.from_numpy(scores), torch.from_numpy(ids.astype(np.int64))
