@@ -11,12 +11,18 @@ from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
 from .index import LSHIndex
-from .inference import ConversionReport, InferenceNetwork, OnnxNetwork
+from .inference import (
+    ConversionReport,
+    EstimatorNetwork,
+    FactorNetwork,
+    InferenceNetwork,
+    OnnxNetwork,
+)
 from .layers import Linear, LSHLinear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from .network import Network
 from .optim import SGD, Adam, CustomOptimizer
-from .pretrained import from_file, from_onnx, from_torch
+from .pretrained import from_file, from_implicit, from_onnx, from_sklearn, from_torch
 from .refinement import Refinement
 from .text import Tagger, TextVectorizer, load
 
@@ -38,6 +44,8 @@ __all__ = [
     "ConversionReport",
     "CrossPolytope",
     "CustomOptimizer",
+    "EstimatorNetwork",
+    "FactorNetwork",
     "InferenceNetwork",
     "LSHIndex",
     "LSHLinear",
@@ -57,7 +65,9 @@ __all__ = [
     "choose_bits_and_tables",
     "datasets",
     "from_file",
+    "from_implicit",
     "from_onnx",
+    "from_sklearn",
     "from_torch",
     "get_num_threads",
     "load",

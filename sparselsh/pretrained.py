@@ -4,8 +4,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import _validation as check
 from .inference import (
+    Affine,
+    EstimatorNetwork,
+    FactorNetwork,
     InferenceNetwork,
     NoChain,
     checked_options,
@@ -15,6 +20,7 @@ from .inference import (
     cut,
     is_network_file,
     load_onnx,
+    read_estimator,
     read_layers,
     read_module,
     read_network,
@@ -26,12 +32,15 @@ from .inference import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import ArrayLike
     from torch import nn
 
     from ._arrays.types import PathLike, RandomState
     from .inference import OnnxNetwork
 
-__all__ = ["from_file", "from_onnx", "from_torch"]
+__all__ = ["from_file", "from_implicit", "from_onnx", "from_sklearn", "from_torch"]
+
+MAX_CALIBRATION_USERS = 4096
 
 
 def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.99,
@@ -156,6 +165,104 @@ def _head(head: Any) -> str:
     if not isinstance(head, str) or not head:
         raise TypeError(f"head must be 'auto' or the name of a node, got {head!r}")
     return head
+
+
+def from_sklearn(estimator: Any, calibration: Any = None, *, recall: float = 0.99,
+                 error: float = 0.02, k: int = 5, storage: str = "float32",
+                 random_state: RandomState = None,
+                 n_threads: int | None = None) -> EstimatorNetwork:
+    """Convert a fitted classifier of scikit-learn.
+
+    Parameters
+    ----------
+    estimator
+        A linear classifier of three classes or more (its `coef_` may be sparse), a
+        OneVsRestClassifier of linear classifiers, an MLPClassifier with the activation "relu" or
+        "identity", or a Pipeline that ends with one of them. It is not changed. What comes before
+        the classifier in a Pipeline stays as it is.
+    calibration : None or what the estimator takes
+        As for :func:`from_torch`; texts for a Pipeline that begins with a vectorizer. Where the
+        classifier gets sparse rows, its first layer reads only the weights of what is there.
+    recall, error, k, storage, random_state, n_threads
+        As for :func:`from_torch`. Weights of scikit-learn are float64, and rounded to float32.
+
+    Returns
+    -------
+    EstimatorNetwork
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the estimator is not fitted or of another kind, which is named, or an argument does not
+        fit.
+
+    Examples
+    --------
+    >>> fast = sl.from_sklearn(pipeline, texts[:1000])  # doctest: +SKIP
+    >>> fast.predict(new_texts)  # doctest: +SKIP
+    """
+    options = checked_options(recall, error, k, storage, random_state, n_threads)
+    fitted = read_estimator(estimator)
+    network = EstimatorNetwork(fitted)
+    rows = None if calibration is None else network.transform(calibration)
+    network.network = convert(fitted.layers, rows, kind=InferenceNetwork,
+                              sparse_input=hasattr(rows, "tocsr"), **options)
+    return network
+
+
+def from_implicit(model: Any, calibration: ArrayLike | None = None, *, recall: float = 0.99,
+                  k: int = 10, storage: str = "float32", random_state: RandomState = None,
+                  n_threads: int | None = None) -> FactorNetwork:
+    """Convert a matrix factorization, such as those of the package implicit.
+
+    Parameters
+    ----------
+    model : object with `item_factors` and `user_factors`, or array of shape (n_items, n_factors)
+        It is not changed.
+    calibration : array of shape (n_users, n_factors), or None
+        Factors of users to calibrate on; None for up to 4,096 of the model's.
+    recall, k, storage, random_state, n_threads
+        As for :func:`from_torch`.
+
+    Returns
+    -------
+    FactorNetwork
+        Its `recommend` leaves out what the users have.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model has no such factors, or an argument does not fit.
+
+    Examples
+    --------
+    >>> fast = sl.from_implicit(als)  # doctest: +SKIP
+    >>> ids, scores = fast.recommend(users, user_items[users], N=10)  # doctest: +SKIP
+    """
+    options = checked_options(recall, 0, k, storage, random_state, n_threads)
+    users = None
+    items = model
+    if hasattr(model, "item_factors"):
+        items, users = (_factors(model, name) for name in ("item_factors", "user_factors"))
+    elif not hasattr(model, "shape"):
+        raise TypeError("model must have item_factors, or be an array (n_items, n_factors), "
+                        f"got {model!r}")
+    items = check.dense(items, "item_factors")
+    if users is not None:
+        users = check.dense(users, "user_factors", n_columns=items.shape[1])
+    if calibration is None and users is not None:
+        n = min(len(users), MAX_CALIBRATION_USERS)
+        calibration = users[np.linspace(0, len(users) - 1, n).astype(np.int64)]
+    network = convert([Affine("item_factors", items)], calibration, kind=InferenceNetwork,
+                      **options)
+    return FactorNetwork(network, users)
+
+
+def _factors(model: Any, name: str) -> Any:
+    factors = getattr(model, name, None)
+    if factors is None:
+        raise ValueError(f"model.{name} is None; call fit first")
+    return factors.to_numpy() if hasattr(factors, "to_numpy") else factors  # of a GPU
 
 
 def from_file(path: PathLike, calibration: Any = None, *,

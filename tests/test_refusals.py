@@ -44,6 +44,14 @@ def served(tmp_path):
     return sl.from_file(tmp_path / "w.npz", X)
 
 
+def estimator_network():
+    """A classifier of four classes and three features."""
+    from types import SimpleNamespace
+
+    return sl.from_sklearn(SimpleNamespace(coef_=np.eye(4, 3), intercept_=np.zeros(4),
+                                           classes_=np.arange(4)))
+
+
 def model_with_trunk(tmp_path):
     """A model of ONNX whose last layer is cut off."""
     onnx = pytest.importorskip("onnx")
@@ -216,6 +224,17 @@ ROWS = {
         "path must be a string .* got 3"),
     "from_torch": (lambda p: torch() and sl.from_torch(3), TypeError,
                    "module must be a torch.nn.Module, got 3"),
+    "from_sklearn": (lambda p: sl.from_sklearn(3), TypeError,
+                     "estimator must be a fitted classifier with linear layers, got int"),
+    "from_implicit": (lambda p: sl.from_implicit(3), TypeError, "model must have item_factors"),
+    "EstimatorNetwork.topk": (lambda p: estimator_network().topk(X, k=9), ValueError,
+                              "k must be at least 1 and at most 4, got 9"),
+    "EstimatorNetwork.predict": (lambda p: estimator_network().predict(X[:, :2]), ValueError,
+                                 "X must have 3 features, got 2"),
+    "EstimatorNetwork.decision_function": (
+        lambda p: estimator_network().decision_function(X * NAN), ValueError, "X must be finite"),
+    "FactorNetwork.recommend": (lambda p: sl.from_implicit(X).recommend([0]), ValueError,
+                                "users must be an array of factors"),
     "OnnxNetwork.topk": (
         lambda p: model_with_trunk(p).topk(X[:, :2]), ValueError, "cannot run the model for x"),
     "OnnxNetwork.predict": (
@@ -379,6 +398,8 @@ for family, options in (("SimHash", {"bits": 25}), ("CrossPolytope", {"dims": 0}
     }
 
 WITHOUT = {
+    "EstimatorNetwork": "made by from_sklearn", "FactorNetwork": "made by from_implicit",
+    "EstimatorNetwork.transform": "the transformers of the estimator check it",
     "OnnxNetwork": "made by from_onnx and load",
     "OnnxNetwork.to_onnx": "takes nothing",
     "ConversionReport.fraction_of_time": "a look at the figures of a report",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ESTIMATE_BITS = 8  # of the weights by which logits are estimated
+VERSION = "_version"  # how often PyTorch has seen a tensor change
 HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # ends of nn.Module's attributes
 
 
@@ -81,7 +82,7 @@ class AcceleratedLinear(nn.Module):
 
     def weights_seen(self) -> tuple[Any, ...]:
         """What changes when the parameters do: their versions and places."""
-        return tuple((None if p.is_inference() else p._version, p.data_ptr())
+        return tuple((None if p.is_inference() else getattr(p, VERSION), p.data_ptr())
                      for p in (self.weight, self.bias) if p is not None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

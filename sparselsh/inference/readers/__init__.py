@@ -7,6 +7,7 @@ One module per source:
     refined_module  a refined network as a module
     onnx            ONNX files
     onnx_graph      ONNX files with more than affine layers, cut at the last wide one
+    sklearn         fitted classifiers of scikit-learn
     weight_files    safetensors and .npz files, by the names of the arrays
     network_files   networks of this library, as it saves them
 """
@@ -20,6 +21,7 @@ from .network_files import (
 )
 from .onnx import NoChain, read_onnx, require_runtime
 from .onnx_graph import cut, load_onnx
+from .sklearn import read_estimator
 from .torch import (
     build_module,
     evaluation,

@@ -1,0 +1,221 @@
+"""EstimatorNetwork: a classifier of scikit-learn, whose layers are converted.
+
+FactorNetwork: item factors of a recommender, of which the best are found.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _validation as check
+from .._arrays.scipy import sp
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_array
+
+    from .._arrays.types import Floats, Ids
+    from ._inference_network import InferenceNetwork
+    from ._report import ConversionReport
+    from .readers.sklearn import FittedClassifier
+
+FIRST_LABELS = 32  # of a row with several labels, that are looked for first
+
+
+class EstimatorNetwork:
+    """A classifier of scikit-learn, converted for inference by :func:`from_sklearn`.
+
+    Attributes
+    ----------
+    network : InferenceNetwork
+        The layers; its outputs are in the order of `classes_`.
+    classes_ : ndarray of shape (n_classes,)
+    report : ConversionReport
+    """
+
+    network: InferenceNetwork
+
+    def __init__(self, fitted: FittedClassifier) -> None:
+        self.classes_ = fitted.classes
+        self._is_multilabel, self._transformers = fitted.is_multilabel, fitted.transformers
+
+    @property
+    def report(self) -> ConversionReport:
+        """What the conversion chose and measured."""
+        return self.network.report
+
+    def transform(self, X: Any) -> Any:
+        """The rows that the layers take: X after the steps of the Pipeline before the classifier.
+
+        Parameters
+        ----------
+        X
+            What the estimator takes.
+
+        Returns
+        -------
+        array or sparse matrix
+        """
+        for transformer in self._transformers:
+            X = transformer.transform(X)
+        return X
+
+    def topk(self, X: Any, k: int = 5) -> tuple[np.ndarray, Floats]:
+        """The k classes with the largest scores.
+
+        Parameters
+        ----------
+        X
+            What the estimator takes.
+        k : int
+
+        Returns
+        -------
+        classes : ndarray of shape (n_samples, k)
+            Best first.
+        scores : ndarray of shape (n_samples, k), float32
+            As from `decision_function` of the estimator; of an MLPClassifier before its softmax.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        k = check.integer(k, "k", maximum=len(self.classes_))
+        ids, scores = self.network.topk(self.transform(X), k)
+        return self.classes_[ids], scores
+
+    def predict(self, X: Any) -> Any:
+        """What `predict` of the estimator gives.
+
+        Parameters
+        ----------
+        X
+            What the estimator takes.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), or csr_array of shape (n_samples, n_classes)
+            The class of each row; where a row has several, 1 for those with a score above 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X does not fit.
+        """
+        if not self._is_multilabel:
+            return self.topk(X, 1)[0][:, 0]
+        return self._labels(self.transform(X))
+
+    def _labels(self, x: Any) -> csr_array:
+        k, n_rows = min(FIRST_LABELS, len(self.classes_)), x.shape[0]
+        ids, scores = self.network.topk(x, k)
+        rows, places = np.nonzero(scores > 0)
+        columns = ids[rows, places]
+        more = np.flatnonzero(scores[:, -1] > 0)
+        if len(more) and k < len(self.classes_):  # all k labels: there may be others
+            x = x.tocsr() if sp.issparse(x) else x
+            kept = ~np.isin(rows, more)
+            there, others = np.nonzero(self.network.decision_function(x[more]) > 0)
+            rows = np.concatenate([rows[kept], more[there]])
+            columns = np.concatenate([columns[kept], others])
+        ones = np.ones(len(rows), np.int64)
+        return sp.csr_array((ones, (rows, columns)), shape=(n_rows, len(self.classes_)))
+
+    def decision_function(self, X: Any) -> Floats:
+        """All scores.
+
+        Parameters
+        ----------
+        X
+            What the estimator takes.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float32
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X does not fit.
+        """
+        return self.network.decision_function(self.transform(X))
+
+
+class FactorNetwork:
+    """Items and users as factors, of which the best items are found; see :func:`from_implicit`.
+
+    Attributes
+    ----------
+    network : InferenceNetwork
+        It takes factors of users, and its outputs are the items.
+    user_factors : ndarray of shape (n_users, n_factors), float32, or None
+    report : ConversionReport
+    """
+
+    def __init__(self, network: InferenceNetwork, user_factors: Floats | None) -> None:
+        self.network, self.user_factors = network, user_factors
+
+    @property
+    def report(self) -> ConversionReport:
+        """What the conversion chose and measured."""
+        return self.network.report
+
+    def recommend(self, users: Any, user_items: Any = None, N: int = 10, *,
+                  filter_items: Any = None, exact: bool = False) -> tuple[Ids, Floats]:
+        """The N best items for each user.
+
+        Parameters
+        ----------
+        users : int, array of ids, or array of shape (n_users, n_factors)
+            Numbers of rows of `user_factors`; or factors themselves.
+        user_items : sparse matrix of shape (n_users, n_items), or None
+            What each of these users has, which is left out.
+        N : int
+        filter_items : array of ids or None
+            Items that nobody gets.
+        exact : bool
+            Compute every item.
+
+        Returns
+        -------
+        ids : ndarray of shape (n_users, N), int32
+            Best first; -1 where there are fewer. Without the first axis for one user.
+        scores : ndarray of shape (n_users, N), float32
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        is_one = np.ndim(users) == 0
+        factors = self._factors(users)
+        selection = None
+        if user_items is not None:
+            if not sp.issparse(user_items) or user_items.shape != (len(factors),
+                                                                   self.network.n_labels):
+                shape = getattr(user_items, "shape", type(user_items).__name__)
+                raise ValueError("user_items must be a sparse matrix of shape "
+                                 f"{(len(factors), self.network.n_labels)}, a row per user, "
+                                 f"got {shape}")
+            selection = sp.csr_array(user_items)
+        if filter_items is not None:
+            unwanted = check.ids(filter_items, "filter_items", self.network.n_labels)
+            if selection is None:
+                selection = unwanted
+            else:
+                every = sp.csr_array((np.ones(len(unwanted)), unwanted, [0, len(unwanted)]),
+                                     shape=(1, self.network.n_labels))
+                selection = sp.csr_array(selection + sp.vstack([every] * len(factors)))
+        ids, scores = self.network.topk(factors, N, exact=exact, exclude=selection)
+        return (ids[0], scores[0]) if is_one else (ids, scores)
+
+    def _factors(self, users: Any) -> NDArray[np.float32]:
+        users = np.asarray(users)
+        if users.ndim == 2:
+            return check.dense(users, "users", n_columns=self.network.n_features)
+        if self.user_factors is None:
+            raise ValueError("users must be an array of factors: the matrix of items came without "
+                             "users")
+        return self.user_factors[check.ids(np.atleast_1d(users), "users", len(self.user_factors))]
