@@ -271,7 +271,7 @@ def from_file(path: PathLike, calibration: Any = None, *,
               k: int = 5, storage: str = "float32", upcast: bool = False,
               random_state: RandomState = None,
               n_threads: int | None = None) -> InferenceNetwork:
-    """Convert an MLP whose weights are in a safetensors or .npz file.
+    """Convert an MLP whose weights are in safetensors, .npz or PyTorch files.
 
     A file of :meth:`Network.save` says itself what its layers are, and is converted with its
     refinement, as by :meth:`InferenceNetwork.from_network`.
@@ -279,14 +279,18 @@ def from_file(path: PathLike, calibration: Any = None, *,
     Parameters
     ----------
     path : str or path-like
+        A .safetensors or .npz file; the index (``*.safetensors.index.json``) or the folder of
+        safetensors files in several parts; or a state dict of PyTorch (.pt, .pth, .bin or .ckpt),
+        which is read with ``weights_only=True`` and runs no code.
     calibration
         As for :func:`from_torch`; inputs of the first named layer.
     layers : None, str or sequence of str
         The layers in the order of the network: NAME for the arrays NAME.weight, (n_out, n_in), and
-        NAME.bias if the file has it; WEIGHT:BIAS for arrays with other names. A pattern such as
-        ``"head.fc*"`` takes all that match, and None all matrices NAME.weight, in natural order:
-        fc2 before fc10. For a file of :meth:`Network.save`, None takes the whole network, with the
-        activations and the refinement that the file names.
+        NAME.bias if the file has it; matrices that are called kernel, as Keras does, and those
+        whose bias has the length of a row, are (n_in, n_out) and turned; WEIGHT:BIAS for arrays
+        with other names. A pattern such as ``"head.fc*"`` takes all that match, and None all
+        matrices NAME.weight, in natural order: fc2 before fc10. For a file of :meth:`Network.save`,
+        None takes the whole network, with the activations and the refinement that the file names.
     activation : None or "relu"
         The activation between two layers. Not read where a file of :meth:`Network.save` is taken as
         a whole.

@@ -513,3 +513,95 @@ def test_from_dense_calibrates_on_the_given_queries(rng):
         sl.LSHLinear.from_dense(W, b, recall=1)
     with pytest.raises(ValueError, match="queries must have 24 columns, got 3"):
         sl.LSHLinear.from_dense(W, b, queries=X[:, :3])
+
+
+# --- folders, shards, state dicts and layouts -----------------------------------------------------
+
+
+def sharded(folder, layers):
+    """Two safetensors files and their index, as Hugging Face has them."""
+    import json
+
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    weight_map = {}
+    for i, layer in enumerate(layers):
+        arrays = {f"{layer.name}.weight": layer.weight, f"{layer.name}.bias": layer.bias}
+        save_file(arrays, folder / f"model-{i}.safetensors")
+        weight_map |= dict.fromkeys(arrays, f"model-{i}.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return index
+
+
+def test_sharded_files_are_read_by_their_index_and_by_their_folder(rng, tmp_path):
+    layers = mlp(rng, 5, 6, 4)
+    index = sharded(tmp_path / "model", layers)
+    X = rng.standard_normal((9, 5)).astype(np.float32)
+    for path in (index, tmp_path / "model", str(tmp_path / "model")):
+        # sums of at most 6 products below 10
+        np.testing.assert_allclose(sl.from_file(path).decision_function(X), outputs(layers, X),
+                                   rtol=0, atol=1e-4)
+    index.unlink()
+    with pytest.raises(ValueError, match=r"must hold one \*\.safetensors\.index\.json or one"):
+        sl.from_file(tmp_path / "model")
+    (tmp_path / "model" / "model-1.safetensors").unlink()
+    net = sl.from_file(tmp_path / "model", layers=layers[0].name)  # the only file of the folder
+    assert net.n_labels == 6
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{", "not a readable index of safetensors files"),
+    ("[]", "not a readable index of safetensors files"),
+    ('{"weight_map": {"fc0.weight": "../other.safetensors"}}', "which is not beside it"),
+    ('{"weight_map": {"fc9.weight": "model-0.safetensors"}}', "holds no 'fc9.weight'"),
+])
+def test_damaged_indexes_of_shards_are_refused(rng, tmp_path, text, message):
+    index = sharded(tmp_path / "model", mlp(rng, 5, 6, 4))
+    index.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        sl.from_file(index)
+
+
+def test_a_missing_shard_is_named(rng, tmp_path):
+    index = sharded(tmp_path / "model", mlp(rng, 5, 6, 4))
+    (tmp_path / "model" / "model-1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model-1\.safetensors: no such file, but "):
+        sl.from_file(index)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_state_dicts_of_torch_are_read_without_running_code(rng, tmp_path, wrapped):
+    torch = pytest.importorskip("torch")
+    layers = mlp(rng, 5, 6, 4)
+    state = {f"{layer.name}.{part}": torch.from_numpy(getattr(layer, part).copy())
+             for layer in layers for part in ("weight", "bias")}
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "w.pt")
+    X = rng.standard_normal((9, 5)).astype(np.float32)
+    np.testing.assert_allclose(sl.from_file(tmp_path / "w.pt").decision_function(X),
+                               outputs(layers, X), rtol=0, atol=1e-4)
+    content = (tmp_path / "w.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[:len(content) // 2])
+    torch.save(torch.nn.Linear(5, 4), tmp_path / "module.pt")  # a pickle that would run code
+    for name in ("cut.pt", "module.pt"):
+        with pytest.raises(ValueError, match="not a readable state dict of PyTorch"):
+            sl.from_file(tmp_path / name)
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="holds a list and no state dict"):
+        sl.from_file(tmp_path / "list.pt")
+
+
+def test_matrices_of_inputs_by_outputs_are_turned(rng, tmp_path):
+    layers = mlp(rng, 5, 6, 4)
+    keras = {f"dense_{i}/{part}": array for i, layer in enumerate(layers)
+             for part, array in (("kernel:0", layer.weight.T), ("bias:0", layer.bias))}
+    by_bias = {f"{layer.name}.{part}": array for layer in layers
+               for part, array in (("weight", layer.weight.T), ("bias", layer.bias))}
+    X = rng.standard_normal((9, 5)).astype(np.float32)
+    np.savez(tmp_path / "keras.npz", **keras)
+    np.savez(tmp_path / "turned.npz", **by_bias)
+    pairs = [(f"dense_{i}/kernel:0", f"dense_{i}/bias:0") for i in range(2)]
+    for net in (sl.from_file(tmp_path / "keras.npz", layers=pairs),
+                sl.from_file(tmp_path / "turned.npz")):
+        np.testing.assert_allclose(net.decision_function(X), outputs(layers, X), rtol=0, atol=1e-4)
