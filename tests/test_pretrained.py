@@ -605,3 +605,16 @@ def test_matrices_of_inputs_by_outputs_are_turned(rng, tmp_path):
     for net in (sl.from_file(tmp_path / "keras.npz", layers=pairs),
                 sl.from_file(tmp_path / "turned.npz")):
         np.testing.assert_allclose(net.decision_function(X), outputs(layers, X), rtol=0, atol=1e-4)
+
+
+def test_an_index_that_misses_unseen_neighbours_is_set_for_more(wide, monkeypatch):
+    layers, X = wide
+    forced(monkeypatch, "lsh")
+    found = iter([0.9, 0.95, 1.0])
+    monkeypatch.setattr(_conversion, "recall_of", lambda *_: next(found, 1.0))
+    report = _conversion.convert(layers, X, recall=0.99, random_state=0).report
+    assert "set for a recall of 99.750%, which rows that it had not seen needed" in str(report)
+    monkeypatch.setattr(_conversion, "recall_of", lambda *_: 0.9)
+    report = _conversion.convert(layers, X, recall=0.99, random_state=0).report
+    assert "FALLS SHORT on rows that no choice has seen" in str(report)
+    assert "recall 90.000% of 99.000%" in str(report)
