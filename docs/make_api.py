@@ -47,8 +47,9 @@ SECTIONS = {
     "scikit-learn estimators": ('They need scikit-learn: `pip install "sparselsh-nn[sklearn]"`.', (
         "estimators.LSHClassifier", "estimators.LSHRegressor")),
     "Pretrained networks": ("Convert a network that was trained elsewhere, for inference.", (
-        "from_torch", "from_onnx", "from_file", "from_sklearn", "from_implicit",
+        "from_torch", "from_onnx", "from_file", "from_sklearn", "from_fasttext", "from_implicit",
         "InferenceNetwork", "OnnxNetwork", "EstimatorNetwork", "FactorNetwork",
+        "TextNetwork",
         "ConversionReport", "torch.accelerate", "torch.restore", "torch.to_torch")),
     "Search": ("Maximum inner product search over the rows of a matrix.", ("LSHIndex",)),
     "Hash families": ("How a vector becomes a bucket number of a table.", (

@@ -17,12 +17,20 @@ from .inference import (
     FactorNetwork,
     InferenceNetwork,
     OnnxNetwork,
+    TextNetwork,
 )
 from .layers import Linear, LSHLinear
 from .losses import BinaryCrossEntropy, MeanSquaredError, SoftmaxCrossEntropy
 from .network import Network
 from .optim import SGD, Adam, CustomOptimizer
-from .pretrained import from_file, from_implicit, from_onnx, from_sklearn, from_torch
+from .pretrained import (
+    from_fasttext,
+    from_file,
+    from_implicit,
+    from_onnx,
+    from_sklearn,
+    from_torch,
+)
 from .refinement import Refinement
 from .text import Tagger, TextVectorizer, load
 
@@ -58,12 +66,14 @@ __all__ = [
     "SimHash",
     "SoftmaxCrossEntropy",
     "Tagger",
+    "TextNetwork",
     "TextVectorizer",
     "__version__",
     "calibration",
     "callbacks",
     "choose_bits_and_tables",
     "datasets",
+    "from_fasttext",
     "from_file",
     "from_implicit",
     "from_onnx",

@@ -13,6 +13,7 @@ from .inference import (
     FactorNetwork,
     InferenceNetwork,
     NoChain,
+    TextNetwork,
     checked_options,
     convert,
     convert_graph,
@@ -21,6 +22,7 @@ from .inference import (
     is_network_file,
     load_onnx,
     read_estimator,
+    read_fasttext,
     read_layers,
     read_module,
     read_network,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from ._arrays.types import PathLike, RandomState
     from .inference import OnnxNetwork
 
-__all__ = ["from_file", "from_implicit", "from_onnx", "from_sklearn", "from_torch"]
+__all__ = ["from_fasttext", "from_file", "from_implicit", "from_onnx", "from_sklearn", "from_torch"]
 
 MAX_CALIBRATION_USERS = 4096
 
@@ -207,6 +209,46 @@ def from_sklearn(estimator: Any, calibration: Any = None, *, recall: float = 0.9
     rows = None if calibration is None else network.transform(calibration)
     network.network = convert(fitted.layers, rows, kind=InferenceNetwork,
                               sparse_input=hasattr(rows, "tocsr"), **options)
+    return network
+
+
+def from_fasttext(path: PathLike, calibration: Sequence[str] | None = None, *,
+                  recall: float = 0.99, k: int = 5, storage: str = "float32",
+                  random_state: RandomState = None, n_threads: int | None = None) -> TextNetwork:
+    """Convert a supervised model of fastText.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A .bin file that is not quantized, of a model with the loss softmax, ova or ns.
+    calibration : sequence of str or None
+        Some hundreds of typical texts.
+    recall, k, storage, random_state, n_threads
+        As for :func:`from_torch`.
+
+    Returns
+    -------
+    TextNetwork
+
+    Raises
+    ------
+    FileNotFoundError, TypeError, ValueError
+        If the file is missing, damaged or of another kind, or an argument does not fit.
+
+    Examples
+    --------
+    >>> fast = sl.from_fasttext("tags.bin", texts[:1000])  # doctest: +SKIP
+    >>> labels, scores = fast.topk(["how to sort a list"], k=3)  # doctest: +SKIP
+    """
+    options = checked_options(recall, 0, k, storage, random_state, n_threads)
+    model = read_fasttext(path)
+    network = TextNetwork(model)
+    network.network = convert(model.layers, None, source=str(path), kind=InferenceNetwork,
+                              **options)
+    if calibration is not None:
+        rows = network.transform(calibration)
+        network.network = convert(model.layers, rows, source=str(path), kind=InferenceNetwork,
+                                  **options)
     return network
 
 

@@ -233,6 +233,8 @@ ROWS = {
                                  "X must have 3 features, got 2"),
     "EstimatorNetwork.decision_function": (
         lambda p: estimator_network().decision_function(X * NAN), ValueError, "X must be finite"),
+    "from_fasttext": (lambda p: sl.from_fasttext(p / "none"), FileNotFoundError,
+                      "no such file; check the path"),
     "FactorNetwork.recommend": (lambda p: sl.from_implicit(X).recommend([0]), ValueError,
                                 "users must be an array of factors"),
     "OnnxNetwork.topk": (
@@ -399,6 +401,9 @@ for family, options in (("SimHash", {"bits": 25}), ("CrossPolytope", {"dims": 0}
 
 WITHOUT = {
     "EstimatorNetwork": "made by from_sklearn", "FactorNetwork": "made by from_implicit",
+    "TextNetwork": "made by from_fasttext",
+    "TextNetwork.topk": "checked in tests/test_fasttext.py, which makes a model",
+    "TextNetwork.transform": "checked in tests/test_fasttext.py, which makes a model",
     "EstimatorNetwork.transform": "the transformers of the estimator check it",
     "OnnxNetwork": "made by from_onnx and load",
     "OnnxNetwork.to_onnx": "takes nothing",

@@ -9,7 +9,7 @@ The path of a network, and the modules of the package:
     _inference_network  InferenceNetwork: how one is made of a network of this library
     _network            ServedNetwork, its base: inference by the plans of its layers
     _refined            the refinement of a network: scores, weights in fewer bits
-    _estimator          EstimatorNetwork, FactorNetwork: of scikit-learn, and of recommenders
+    _estimator          converted models of scikit-learn, fastText and recommenders
     _onnx_network       OnnxNetwork: a model with a trunk, which ONNX Runtime runs
     _layer              ServedLayer: a layer, forward only, by one of three plans
     _conversion         chooses the plan of each layer by measurement
@@ -22,7 +22,7 @@ The path of a network, and the modules of the package:
 from typing import Any
 
 from ._conversion import MIN_GAIN, convert
-from ._estimator import EstimatorNetwork, FactorNetwork
+from ._estimator import EstimatorNetwork, FactorNetwork, TextNetwork
 from ._inference_network import InferenceNetwork, checked_options, convert_trained
 from ._onnx_network import OnnxNetwork, convert_graph, is_onnx_network
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
@@ -41,6 +41,7 @@ from .readers import (
     natural,
     plain_type,
     read_estimator,
+    read_fasttext,
     read_layers,
     read_module,
     read_network,
@@ -63,4 +64,4 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = ["ConversionReport", "EstimatorNetwork", "FactorNetwork", "InferenceNetwork",
-           "OnnxNetwork"]
+           "OnnxNetwork", "TextNetwork"]

@@ -1,6 +1,7 @@
 """EstimatorNetwork: a classifier of scikit-learn, whose layers are converted.
 
-FactorNetwork: item factors of a recommender, of which the best are found.
+TextNetwork: a classifier of texts by fastText. FactorNetwork: item factors of a recommender, of
+which the best are found.
 """
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ from .. import _validation as check
 from .._arrays.scipy import sp
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
     from .._arrays.types import Floats, Ids
     from ._inference_network import InferenceNetwork
     from ._report import ConversionReport
+    from .readers.fasttext import FastTextModel
     from .readers.sklearn import FittedClassifier
 
 FIRST_LABELS = 32  # of a row with several labels, that are looked for first
@@ -141,6 +145,83 @@ class EstimatorNetwork:
             If X does not fit.
         """
         return self.network.decision_function(self.transform(X))
+
+
+class TextNetwork:
+    """A classifier of texts by fastText, converted for inference by :func:`from_fasttext`.
+
+    Attributes
+    ----------
+    network : InferenceNetwork
+        It takes counts of the rows of its table; its outputs are in the order of `labels`.
+    labels : list of str
+    report : ConversionReport
+    """
+
+    network: InferenceNetwork
+
+    def __init__(self, model: FastTextModel) -> None:
+        self._model, self.labels = model, model.labels
+
+    @property
+    def report(self) -> ConversionReport:
+        """What the conversion chose and measured."""
+        return self.network.report
+
+    def transform(self, texts: Sequence[str]) -> csr_array:
+        """The rows of the table that the words of each text stand for, with their weights.
+
+        Parameters
+        ----------
+        texts : sequence of str
+
+        Returns
+        -------
+        csr_array of shape (n_texts, n_rows), float32
+
+        Raises
+        ------
+        TypeError
+            If it is no sequence of texts.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"texts must be a sequence of texts, got {texts!r:.80}")
+        found = [self._model.ids(text) for text in texts]
+        counts = np.array([len(ids) for ids in found], np.int64)
+        weights = np.repeat((1 / np.maximum(counts, 1)).astype(np.float32), counts)
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        flat = np.array([i for ids in found for i in ids], np.int64)
+        rows = sp.csr_array((weights, flat, indptr), shape=(len(found), self.network.n_features))
+        rows.sum_duplicates()
+        return rows
+
+    def topk(self, texts: Sequence[str], k: int = 5, *,
+             exact: bool = False) -> tuple[list[list[str]], Floats]:
+        """The k labels with the largest scores.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            A line end in a text is a space.
+        k : int
+        exact : bool
+            Compute every output.
+
+        Returns
+        -------
+        labels : list of list of str
+            Best first.
+        scores : ndarray of shape (n_texts, k), float32
+            Before softmax or sigmoid.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit.
+        """
+        k = check.integer(k, "k", maximum=len(self.labels))
+        ids, scores = self.network.topk(self.transform(texts), k, exact=exact)
+        return [[self.labels[i] for i in row] for row in ids], scores
 
 
 class FactorNetwork:

@@ -7,11 +7,13 @@ One module per source:
     refined_module  a refined network as a module
     onnx            ONNX files
     onnx_graph      ONNX files with more than affine layers, cut at the last wide one
+    fasttext        supervised models of fastText
     sklearn         fitted classifiers of scikit-learn
     weight_files    safetensors and .npz files, by the names of the arrays
     network_files   networks of this library, as it saves them
 """
 from .affine import Affine
+from .fasttext import read_fasttext
 from .network_files import (
     TrainedNetwork,
     check_dense_hidden,
