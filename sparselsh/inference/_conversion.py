@@ -173,11 +173,12 @@ class _Conversion:
         # more queries than rows of a half describe the distribution of an index's inputs better
         n_weights = sum(layer.values.size for layer in self.layers if layer.kind == "linear")
         n_queries = min(MAX_QUERIES, MAX_QUERY_PRODUCTS // n_weights)
-        self.queries = None
-        first, _ = split_in_blocks(x.shape[0])
+        self.queries = self.held_queries = None
+        first, second = split_in_blocks(x.shape[0])
         if n_queries > min(len(first), MAX_HALF_ROWS) and network.n_labels >= MIN_INDEX_NEURONS:
-            some = _take(x, _spaced(first, n_queries))
-            self.queries = network._hidden(some, exact=True)
+            self.queries, self.held_queries = (
+                network._hidden(_take(x, _spaced(rows, n_queries)), exact=True)
+                for rows in (first, second))
 
         self.columns = None
         if network.n_labels > MAX_ERROR_OUTPUTS:
@@ -455,7 +456,8 @@ class _Conversion:
         wanted, note = self.recall, ""
         queries = self.queries if self.queries is not None else self.dense_inputs[0][-1]
         queries = np.ascontiguousarray(_dense_array(queries))
-        held = np.ascontiguousarray(_dense_array(self.dense_inputs[1][-1]))
+        held = self.held_queries if self.held_queries is not None else self.dense_inputs[1][-1]
+        held = np.ascontiguousarray(_dense_array(held))
         truth, _ = exact_topk(held, engine.W, engine.bias, self.n_found, self.n_threads)
         same_best = 1 - (1 - self.recall) * MISSED_BEST
         for raises_left in range(MAX_RAISES, -1, -1):
