@@ -144,9 +144,12 @@ class AcceleratedLinear(nn.Module):
 
     def _logits(self, rows: Tensor) -> Tensor:
         if self.fill == "estimate":
-            values, _ = self.engine.estimate(rows.numpy(), self.n_logits, ESTIMATE_BITS,
-                                             resolve(self.n_threads))
-            return torch.from_numpy(values)
+            # estimates of all neurons find the largest more surely than a search that stops
+            x, n_threads = rows.numpy(), resolve(self.n_threads)
+            out = torch.from_numpy(self.engine.estimate(x, 0, ESTIMATE_BITS, n_threads)[0])
+            best = out.topk(self.n_logits).indices
+            ids = best.to(torch.int32).numpy()
+            return out.scatter_(1, best, torch.from_numpy(self.engine.score(x, ids, n_threads)))
         ids, scores = self._search(rows, self.n_logits)
         out = torch.full((len(rows), self.out_features), self.fill)
         known = ids >= 0
