@@ -15,6 +15,7 @@ import numpy as np
 
 from . import _validation as check
 from ._arrays.csr import from_scipy
+from ._core import _calibration
 from ._display import axes
 from .metrics import calibration_curve
 
@@ -126,30 +127,13 @@ class Calibration:
             raise ValueError(f"scores must have the shape (n_rows, {self.n_ranked}), got "
                              f"{scores.shape}; take topk of {self.n_ranked}")
         p = self._parameters
-        inputs = _Inputs(scores, p["knots"], p["location"], p["spread"])
-        g, _ = _log_odds(inputs, p["temperature"], p["slopes"], p["rank"])
-        rest = _linear(inputs.u, p["rest"])
-        if self.kind == "classes":
-            if self.n_ranked == self.n_labels:
-                rest[:] = -np.inf
-            total = np.logaddexp(_log_sum_exp(g), rest)
-            values, rest = np.exp(g - total[:, None]), np.exp(rest - total)
-            values = self._above_rest(values, rest)
-            total = np.maximum(values.sum(axis=1) + rest, 1e-30)
-            values, rest = values / total[:, None], rest / total
-        else:
-            logits = g + _linear(inputs.u, p["best"])[:, None]
-            logits[:, 0] = _bent(logits[:, 0], p["first_at"], p["first_shift"])
-            values = _sigmoid(logits)
-            rest = np.exp(np.minimum(rest, np.log(self.n_labels)))
-            if self.n_ranked == self.n_labels:
-                rest[:] = 0
-            values = self._above_rest(_pooled(values), rest)
-        return _strictly_decreasing(values, np.isfinite(scores)), rest
-
-    def _above_rest(self, values: np.ndarray, rest: np.ndarray) -> np.ndarray:
-        """Probabilities that are at least the mean of the labels that are not ranked."""
-        return np.maximum(values, (rest / max(1, self.n_labels - self.n_ranked))[:, None])
+        scores = np.ascontiguousarray(scores, np.float32)
+        out, rest = np.empty(scores.shape, np.float32), np.empty(len(scores))
+        _calibration.ranked(scores, p["knots"], p["location"], p["spread"], p["temperature"],
+                            p["slopes"], p["rank"], RANK_STEPS_AS_FLOATS, p["best"], p["rest"],
+                            p["first_at"], p["first_shift"], self.kind == "classes",
+                            self.n_labels, out, rest)
+        return out, rest
 
     def every(self, ids: Ids, scores: Floats, all_scores: Floats) -> Floats:
         """Probabilities of all labels, which overwrite `all_scores`.
@@ -233,10 +217,10 @@ class Calibration:
 # -- the map -------------------------------------------------------------------------------------
 
 RANK_STEPS = (1, 2, 3, 5)  # after which the log odds may jump
+RANK_STEPS_AS_FLOATS = np.array(RANK_STEPS, np.float64)
 # By how much they may rise there, where a row has several labels: of two labels with almost the
 # same score the first is often true no more than the second. Both then get the mean.
 MIN_STEP = -0.5
-POOL_PASSES = 8
 N_FIRST = 5  # parts of the rows by which the best label is corrected
 N_FEATURES = 4
 BENDS = (-1.0, 0.0, 1.0)  # of the piecewise linear functions of a feature, in standard deviations
@@ -293,13 +277,6 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * z))
 
 
-def _bent(logits: np.ndarray, at: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Log odds plus a shift that is interpolated between some of them; never falling."""
-    grid = np.maximum.accumulate(at + shift)
-    inside = np.interp(logits, at, grid)
-    return inside + np.minimum(logits - at[0], 0) + np.maximum(logits - at[-1], 0)
-
-
 def _linear(u: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return weights[0] + u @ weights[1:]
 
@@ -313,27 +290,6 @@ def _log_odds(inputs: _Inputs, temperature: np.ndarray, slopes: np.ndarray,
     scaled = phi * np.exp(np.clip(_linear(inputs.u, temperature), -MAX_LOG, MAX_LOG))[:, None]
     g = -scaled - inputs.ranks @ rank
     return np.where(inputs.found, g, -np.inf), scaled
-
-
-def _pooled(values: np.ndarray) -> np.ndarray:
-    """Neighbours that rise are replaced by their mean, which keeps the sum of a row."""
-    head = values[:, :RANK_STEPS[-1] + 2]
-    for _ in range(POOL_PASSES):
-        for r in range(head.shape[1] - 1):
-            rises = head[:, r] < head[:, r + 1]
-            mean = 0.5 * (head[:, r] + head[:, r + 1])
-            head[rises, r] = head[rises, r + 1] = mean[rises]
-    return values
-
-
-def _strictly_decreasing(values: np.ndarray, found: np.ndarray) -> Floats:
-    """As float32, each below the one before, so that equal roundings do not change the order."""
-    p = np.where(found, values, 0).astype(np.float32)
-    below = p[:, 0]
-    for r in range(1, p.shape[1]):
-        below = np.minimum(p[:, r], np.nextafter(below, np.float32(0)))
-        p[:, r] = below
-    return p
 
 
 def _put(out: Floats, ids: Ids, found: np.ndarray, values: Floats) -> None:

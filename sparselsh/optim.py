@@ -169,6 +169,22 @@ class _Optimizer(HtmlRepr):
         self._state[id(parameter)] = (parameter, parameter.input_major,
                                       [aligned.aligned(a, copy=True) for a in arrays])
 
+    def grown_arrays(self, parameter: Parameter, shape: tuple[int, int]) -> list[np.ndarray]:
+        """The state of a parameter that gets more rows and columns, for `take_grown`.
+
+        New rows and columns have a state of zero; a moment per row stays with its row.
+        """
+        arrays = self.arrays_of(parameter)
+        grown = self._new_states(*shape) if arrays else []
+        for old, new in zip(arrays, grown, strict=True):
+            new[:len(old), :old.shape[1]] = old
+        return grown
+
+    def take_grown(self, parameter: Parameter, arrays: list[np.ndarray]) -> None:
+        """Take what `grown_arrays` gave."""
+        if arrays:
+            self._state[id(parameter)] = (parameter, parameter.input_major, arrays)
+
     def __getstate__(self) -> dict[str, Any]:
         # a copy or an unpickled optimizer has parameters with other ids
         return self.__dict__ | {"_state": list(self._state.values()), "_begun": None}

@@ -150,6 +150,38 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     return Refinement(CSR(indptr, ids, weight.data, n_features), bias, scale, n_candidates)
 
 
+def extended(refinement: Refinement, n_labels: int, n_features: int,
+             new: Refinement | None = None) -> Refinement:
+    """The classifiers with more labels and features.
+
+    Parameters
+    ----------
+    refinement : Refinement
+    n_labels, n_features : int
+        Numbers of new ones.
+    new : Refinement or None
+        Classifiers of all labels and features, of which those of the new labels are taken; None for
+        classifiers without weights.
+
+    Returns
+    -------
+    Refinement
+        With the scale and the candidates of `refinement`.
+    """
+    w, n = refinement._w, len(refinement.bias)
+    indptr, ids, data, bias = w.indptr, w.indices, w.data, np.zeros(n_labels, np.float32)
+    more = np.zeros(n_labels, np.int64)
+    if new is not None:
+        first = new._w.indptr[n]
+        more, bias = new._w.indptr[n + 1:] - first, new.bias[n:]
+        ids = np.concatenate([ids, new._w.indices[first:]])
+        data = np.concatenate([data, new._w.data[first:]])
+    weight = CSR(np.concatenate([indptr, indptr[-1] + more]), ids, data,
+                 w.n_columns + n_features)
+    return Refinement(weight, np.concatenate([refinement.bias, bias]), refinement.scale,
+                      refinement.n_candidates)
+
+
 def rerank(refinement: Refinement, x: CSR, ids: Ids, scores: Floats, k: int,
            n_threads: int) -> tuple[Ids, Floats]:
     """The k candidates per row with the largest refined outputs.

@@ -687,3 +687,56 @@ def text_row(text, id_of, idf, n_min, n_max, lowercase, sublinear, normalize):
     weights = {j: (1 + math.log(c) if sublinear else c) * idf[j] for j, c in counts.items()}
     norm = math.sqrt(sum(v * v for v in weights.values())) if normalize and weights else 1
     return sorted(weights), [weights[j] / norm for j in sorted(weights)]
+
+
+# ---- _calibration
+
+
+def ranked(scores, knots, location, spread, temperature, slopes, rank, rank_steps, best, rest,
+           first_at, first_shift, classes, n_labels):
+    """Probabilities of the ranked labels, (n, n_ranked), and of the rest of each row, (n,)."""
+    n_ranked, found = scores.shape[1], np.isfinite(scores)
+    s = np.where(found, scores, 0).astype(float)
+    gaps = np.where(found, np.maximum(s[:, :1] - s, 0), 0)
+    head = np.where(found, s[:, :1] - s, 0)[:, :6]
+    crowd = np.where(found, np.exp(s - s[:, :1]), 0).sum(axis=1)
+    f = np.stack([s[:, 0], head[:, 1] if n_ranked > 1 else np.zeros(len(s)),
+                  head[:, 1:].sum(axis=1) / np.maximum(found[:, 1:6].sum(axis=1), 1),
+                  np.log(np.maximum(crowd, 1))], axis=1)
+    u = np.clip((f - location) / spread, -3, 3)
+    u = np.concatenate([u, *(np.maximum(u - bend, 0) for bend in (-1, 0, 1))], axis=1)
+
+    def linear(w):
+        return w[0] + u @ w[1:]
+
+    ends = np.append(knots[1:], np.inf)
+    phi = sum(np.exp(slope) * np.clip(gaps - start, 0, end - start)
+              for slope, start, end in zip(slopes, knots, ends, strict=True))
+    r = np.arange(1, n_ranked + 1)
+    costs = np.stack([np.log(r), *(r > step for step in rank_steps)], axis=1) @ rank
+    g = -phi * np.exp(np.clip(linear(temperature), -50, 50))[:, None] - costs
+    g = np.where(found, g, -np.inf)
+    others, n_others = linear(rest), max(1, n_labels - n_ranked)
+    if classes:
+        others = np.full(len(s), -np.inf) if n_ranked == n_labels else others
+        together = np.concatenate([g, others[:, None]], axis=1)
+        top = together.max(axis=1, keepdims=True)
+        e = np.exp(together - np.where(np.isfinite(top), top, 0))
+        e /= np.maximum(e.sum(axis=1, keepdims=True), 1e-300)
+        p, others = np.maximum(e[:, :-1], e[:, -1:] / n_others), e[:, -1]
+        total = np.maximum(p.sum(axis=1) + others, 1e-30)
+        p, others = p / total[:, None], others / total
+    else:
+        z = g + linear(best)[:, None]
+        grid = np.maximum.accumulate(first_at + first_shift)
+        z[:, 0] = (np.interp(z[:, 0], first_at, grid) + np.minimum(z[:, 0] - first_at[0], 0)
+                   + np.maximum(z[:, 0] - first_at[-1], 0))
+        p = 0.5 * (1 + np.tanh(0.5 * z))
+        others = np.exp(np.minimum(others, np.log(n_labels))) * (n_ranked < n_labels)
+        for row in p:
+            for _ in range(8):
+                for j in range(min(7, n_ranked) - 1):
+                    if row[j] < row[j + 1]:
+                        row[j] = row[j + 1] = (row[j] + row[j + 1]) / 2
+        p = np.maximum(p, others[:, None] / n_others)
+    return np.where(found, np.minimum.accumulate(p, axis=1), 0), others

@@ -438,6 +438,18 @@ def fill_slots(const int64_t[::1] offsets, const uint8_t[::1] strings, uint64_t[
     return distinct
 
 
+def find(TextRows plan, const int64_t[::1] offsets, const uint8_t[::1] strings, int32_t[::1] ids):
+    """ids[k] = the id of the n-gram strings[offsets[k]:offsets[k + 1]], -1 if it is not listed.
+
+    The plan has a vocabulary.
+    """
+    cdef Py_ssize_t k, n
+    cdef const uint8_t *key
+    for k in range(ids.shape[0]):
+        key, n = &strings[offsets[k]], offsets[k + 1] - offsets[k]
+        ids[k] = _find(plan.slots, plan.mask, plan.offsets, plan.strings, _murmur(key, n), key, n)
+
+
 cdef class NgramCounts:
     """In how many texts each n-gram occurs; grows as texts are counted."""
     cdef list arrays

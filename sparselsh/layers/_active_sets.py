@@ -171,6 +171,12 @@ class TableFinder(Finder):
         if tally is not None:
             tally.hashing(len(rows) * self.n_in * self.n_projections, 4 * len(rows) * self.n_in)
 
+    def add_neurons(self, W: np.ndarray, bias: Floats, n_threads: int) -> None:
+        """Add the rows of W from n_out on; those before have not changed."""
+        if self.engine is not None:
+            self.engine.add(W, bias, n_threads)
+        self.n_out = len(W)
+
     def drop(self) -> None:
         """Discard the tables; the clock continues."""
         self.engine = self._spare = None
@@ -313,6 +319,11 @@ class SketchFinder(Finder):
         self.sketches.refresh(rows, n_threads)
         if tally is not None:
             tally.hashing(len(rows) * self.n_in * self.sketch_bits, 4 * len(rows) * self.n_in)
+
+    def add_neurons(self, W: np.ndarray, bias: Floats, n_threads: int) -> None:
+        """Be built anew for the neurons of W: sketches of sets do not grow."""
+        self.sketches = None
+        self.n_out = len(W)
 
     def drop(self) -> None:
         """Discard the sketches; the clock continues."""

@@ -190,6 +190,33 @@ class Linear(HtmlRepr):
         w, b = Parameter(value, input_major), Parameter(bias[:, None])
         self.__dict__.update(_w=w, _b=b, initialized=True)  # in one instruction, or not at all
 
+    def grown(self, inputs: Floats, weight: Floats, bias: Floats) -> tuple[np.ndarray, Floats]:
+        """The weights and the bias with more inputs or neurons, for `take_grown`.
+
+        Parameters
+        ----------
+        inputs : ndarray of shape (n_out, n_new_in), float32
+            Weights of the new inputs.
+        weight : ndarray of shape (n_new, n_in + n_new_in), float32
+            Weights of the new neurons.
+        bias : ndarray of shape (n_new,), float32
+            Their biases.
+        """
+        n_in, n_out = self.n_in + inputs.shape[1], self.n_out + len(weight)
+        old, is_input_major = self._w.value, self._w.input_major
+        value = np.empty((n_in, n_out) if is_input_major else (n_out, n_in), old.dtype)
+        view = value.T if is_input_major else value
+        view[:self.n_out, :self.n_in] = old.T if is_input_major else old
+        view[:self.n_out, self.n_in:] = self._stored(inputs)
+        view[self.n_out:] = self._stored(weight)
+        return aligned.aligned(value), np.concatenate([self._bias, bias])
+
+    def take_grown(self, value: np.ndarray, bias: Floats, n_threads: int) -> None:
+        """Take what `grown` gave; the parameters stay the same objects."""
+        n_in, n_out = value.shape if self._w.input_major else value.shape[::-1]
+        self.__dict__.update(n_in=n_in, n_out=n_out, _slot=None, _buffers={})
+        self._w.value, self._b.value = value, bias[:, None]
+
     def is_finite(self) -> bool:
         """Whether all weights are finite."""
         return all(bfloat16.is_finite(parameter.value) for parameter in self.parameters)
@@ -387,6 +414,9 @@ class Linear(HtmlRepr):
         w = self._w.value
         return bfloat16.as_float32(np.ascontiguousarray(w[:, ids].T if self._w.input_major
                                                         else w[ids]))
+    def lowest_output(self, n_threads: int) -> float:
+        """An output below which there is none for the inputs of the last steps, about."""
+        return float(min(self._bias.min(initial=0), 0))
 
     def computed_fraction(self, k: int, *, exact: bool = False) -> float:
         """Fraction of the neurons that `topk` computes in full."""

@@ -9,7 +9,7 @@ from .. import _validation as check
 from .. import rebuild as rebuild_policies
 from .._arrays.batch_active import BatchActive
 from .._arrays.csr import CSR
-from .._arrays.linalg import NO_BIAS, column_sums, matmul
+from .._arrays.linalg import NO_BIAS, column_sums, matmul, row_chunks
 from .._core import _active, _gemm, _select, _sparse_products, _updates
 from .._files import with_prefix
 from .._gradients import ActiveGradient, Groups, ProductGradient, RowGradient
@@ -234,6 +234,24 @@ class LSHLinear(Linear):
             self._finder.own()
         if before[0] is not self._w.value or before[1] is not self._b.value:
             self._rebind()
+
+    def take_grown(self, value: np.ndarray, bias: Floats, n_threads: int) -> None:
+        n_new_in = value.shape[0 if self._w.input_major else 1] - self.n_in
+        parts = [part for part in (self._finder, self._search) if part is not None]
+        try:
+            if n_new_in:
+                self.drop_indexes()
+            for part in parts:
+                part.add_neurons(value, bias, n_threads)
+        except BaseException:  # an index of some neurons of both kinds is of none
+            self._finder = self._search = None
+            raise
+        super().take_grown(value, bias, n_threads)
+        for part in parts:
+            part.n_in = self.n_in
+        self._inputs = np.pad(self._inputs, ((0, 0), (0, n_new_in)))
+        self._to_insert = None
+        self._rebind()
 
     def _rebind(self) -> None:
         """Let the indexes read the weights from where they are now."""
@@ -675,6 +693,12 @@ class LSHLinear(Linear):
     def computed_fraction(self, k: int, *, exact: bool = False) -> float:
         engine = None if exact else self._search_engine(k, 1)
         return 1.0 if engine is None else engine.default_candidates(k) / self.n_out
+
+    def lowest_output(self, n_threads: int) -> float:
+        lowest = super().lowest_output(n_threads)
+        for start, stop in row_chunks(len(self._inputs), self.n_out):
+            lowest = min(lowest, float(self.all_outputs(self._inputs[start:stop], n_threads).min()))
+        return lowest
 
     def _search_engine(self, k: int, n_threads: int) -> IndexEngine | None:
         """The index for `topk`, up to date, or None where computing all outputs is as fast.

@@ -63,6 +63,13 @@ class TopKSearch:
         own_arrays(self)
         self._has_changed[rows] = True
 
+    def add_neurons(self, W: np.ndarray, bias: Floats, n_threads: int) -> None:
+        """Add the rows of W from n_out on; those before have not changed."""
+        has_changed = np.concatenate([self._has_changed, np.zeros(len(W) - self.n_out, bool)])
+        if self.engine is not None:
+            self.engine.add(W, bias, n_threads)
+        self._has_changed, self.n_out = has_changed, len(W)
+
     def drop(self) -> None:
         """Discard the index."""
         self.engine = None

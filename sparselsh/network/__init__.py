@@ -6,9 +6,11 @@
 
     _network     Network, load: data checks, training, inference; for `text`: the file with more
                  in it (save_with, load_with), and what an input adds to a score (contributions)
+    _growth      new labels and features, with weights from rows
     _file        weights and configuration as a file
     _checkpoint  training state as arrays and plain values
 """
+from ._growth import grow_from_rows, joined
 from ._network import Network, contributions, load, load_with, save_with
 
-__all__ = ["Network", "contributions", "load", "load_with", "save_with"]
+__all__ = ["Network", "contributions", "grow_from_rows", "joined", "load", "load_with", "save_with"]

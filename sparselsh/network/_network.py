@@ -35,6 +35,7 @@ from ..profiling import Profile
 from ..refinement import (
     Refinement,
     classifier_scores,
+    extended,
     fit_refinement,
     followed_by,
     refined_topk,
@@ -617,7 +618,7 @@ class Network:
 
             self.refinement = fit_refinement(
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
-                n_candidates=n_candidates, seed=int(self._training.rng.integers(2**31)),
+                n_candidates=n_candidates, seed=self.draw_seed(),
                 n_threads=n_threads, progress=bar.update)
         return self
 
@@ -881,6 +882,112 @@ class Network:
         if values:
             return measures
         return {"p_at_1": metrics.precision_at_k(Y.to_scipy(), ids, 1)} | measures
+
+    # -- growth -------------------------------------------------------------------------------
+
+    @one_at_a_time
+    def add_labels(self, n: int) -> Self:
+        """Add outputs behind those that there are.
+
+        Their weights are zero and their biases below every output for the inputs of the last steps,
+        so that answers stay what they are until the new labels are trained, as by `partial_fit`.
+        Indexes, moments of the optimizer, refinement and calibration are kept.
+
+        Parameters
+        ----------
+        n : int
+            Number of new labels.
+
+        Returns
+        -------
+        Network
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If n is no positive integer, or the network has no weights yet.
+        """
+        n = check.integer(n, "n", maximum=check.INT32_MAX - self.n_labels)
+        self._check_initialized()
+        n_threads, last = resolve(self.n_threads), self.layers[-1]
+        self.grow(0, np.zeros((n, last.n_in), np.float32),
+                   np.full(n, last.lowest_output(n_threads), np.float32))
+        return self
+
+    @one_at_a_time
+    def add_features(self, n: int) -> Self:
+        """Add inputs behind those that there are.
+
+        Their weights are zero: rows without them get the bits of before. Indexes, moments of the
+        optimizer, refinement and calibration are kept.
+
+        Parameters
+        ----------
+        n : int
+            Number of new features.
+
+        Returns
+        -------
+        Network
+            Itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If n is no positive integer, or the network has no weights yet.
+        """
+        n = check.integer(n, "n", maximum=check.INT32_MAX - self.n_features)
+        self._check_initialized()
+        last = self.layers[-1]
+        self.grow(n, np.zeros((0, last.n_in), np.float32), np.zeros(0, np.float32))
+        return self
+
+    @one_at_a_time
+    def grow(self, n_features: int, weight: Floats, bias: Floats, inputs: Floats | None = None,
+             classifiers: Refinement | None = None) -> None:
+        """Add features and labels with weights, all at once.
+
+        `weight`, (n_new, n_hidden), and `bias` are of the labels, `inputs`, (n_hidden, n_features),
+        of the features, and `classifiers` has those of the new labels.
+        """
+        first, last, n_threads = self.layers[0], self.layers[-1], resolve(self.n_threads)
+        n_labels = len(weight)
+        if inputs is None:
+            inputs = np.zeros((first.n_out, n_features), np.float32)
+        changes, states = [], []
+        optimizer = self._training.optimizer
+        # the last layer first: its indexes may fail to grow
+        for layer in {id(last): last, id(first): first}.values():
+            new = inputs if layer is first else np.zeros((layer.n_out, 0), np.float32)
+            rows, b = np.zeros((0, layer.n_in + new.shape[1]), np.float32), bias[:0]
+            if layer is last:
+                b, rows = bias, np.pad(weight, ((0, 0), (0, new.shape[1])))
+            value, biases = layer.grown(new, rows, b)
+            changes.append((layer, value, biases))
+            if optimizer is not None:
+                for parameter, shape in zip(layer.parameters, (value.shape, (len(biases), 1)),
+                                            strict=True):
+                    states.append((parameter, optimizer.grown_arrays(parameter, shape)))
+        refinement = self.refinement
+        if refinement is not None:
+            refinement = extended(refinement, n_labels, n_features, classifiers)
+        calibration = self.calibration
+        if calibration is not None and n_labels:
+            calibration = _with_more_labels(calibration, n_labels)
+
+        with held():
+            for layer, value, biases in changes:
+                layer.take_grown(value, biases, n_threads)
+            for parameter, arrays in states:
+                optimizer.take_grown(parameter, arrays)
+            self.refinement, self.calibration = refinement, calibration
+            self._training.progress = None  # its rows have fewer labels or features
+            self._last_search = None
+
+    def draw_seed(self) -> int:
+        """A seed from the generator of the training."""
+        return int(self._training.rng.integers(2**31))
 
     # -- weights ------------------------------------------------------------------------------
 
@@ -1451,6 +1558,17 @@ def _take(X: Floats | CSR, rows: np.ndarray) -> Floats | CSR:
 def _above(p: Floats, limits: Floats) -> csr_array:
     """The entries of p that reach the limit of their column."""
     return sp.csr_array(np.where(p >= limits, p, np.float32(0)))
+
+
+def _with_more_labels(calibration: Calibration, n: int) -> Calibration:
+    """A calibration of n more labels; where all were ranked, the new ones are, too."""
+    config = calibration.config()
+    if config["n_ranked"] == config["n_labels"]:
+        config["n_ranked"] += n
+    config["n_labels"] += n
+    if isinstance(config["threshold"], list):
+        config["threshold"] += [float(np.median(config["threshold"]))] * n
+    return Calibration.from_config(config, config["n_labels"])
 
 
 def _check_layers(layers: list[Linear]) -> None:

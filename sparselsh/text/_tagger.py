@@ -9,12 +9,23 @@ import numpy as np
 
 from .. import _validation as check
 from .._arrays.csr import CSR
+from .._signals import held
 from ..callbacks import checked as checked_callbacks
-from ..network import contributions
+from ..network import contributions, grow_from_rows, joined
 from . import _file
-from ._inputs import checked_name, checked_texts, names_of
+from ._inputs import Names, checked_name, checked_texts, names_of
 from ._parameters import Parameters
-from ._training import Options, trained
+from ._training import (
+    Kept,
+    Options,
+    Trained,
+    kept_as_tensors,
+    kept_of_tensors,
+    learn_more,
+    refinement_cost,
+    trained,
+    with_more,
+)
 from ._vectorizer import TextVectorizer
 
 if TYPE_CHECKING:
@@ -95,6 +106,7 @@ class Tagger(Parameters):
     tags_: NDArray[np.object_]
     threshold_: Any
     _one_per_row: bool
+    _kept: Kept
     _names: list[str]
     _ids: dict[str, int]
 
@@ -154,19 +166,111 @@ class Tagger(Parameters):
                              "texts")
         vectorizer = self._new_vectorizer()
         x = _rows_of_fit(vectorizer, texts)
-        network, threshold = trained(x, names.indicator(), self._options(names.one_per_row,
-                                                                         callbacks))
-        self._take(vectorizer, network, names.names, names.one_per_row, threshold)
+        model = trained(x, names.indicator(), self._options(names.one_per_row, callbacks))
+        self._take(vectorizer, model, names.names, names.one_per_row)
         return self
 
-    def _take(self, vectorizer: Any, network: Network, names: Sequence[str], one_per_row: bool,
-              threshold: Any) -> None:
+    def add_tags(self, texts: Any, tags: Any) -> Self:
+        """Add new tags, and new words, to a trained Tagger.
+
+        What it has learned stays: texts without new words get the scores of before for the tags of
+        before. The new tags learn from these texts, and from some texts that the training held out,
+        which the Tagger keeps as numbers, for contrast. That takes a small part of the time of a
+        training.
+
+        Parameters
+        ----------
+        texts : list of str, or column of a data frame
+            Texts that have the new tags; others do no harm.
+        tags : as for `fit`
+            All tags of these texts, the new ones and the known ones.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there is no training yet, an argument is invalid, or no tag is new.
+        """
+        texts, names = self._new_rows(texts, tags)
+        if len(names.names) == len(self._names):
+            raise ValueError("tags holds no tag that the model does not know; call partial_fit to "
+                             "train on more texts with known tags")
+        self._grow(texts, names)
+        return self
+
+    def partial_fit(self, texts: Any, tags: Any) -> Self:
+        """Train on more texts, once, at a small constant rate; the first call is `fit`.
+
+        New tags and new words are added first, as by `add_tags`. Classifiers of known tags,
+        probabilities and the threshold stay as they are.
+
+        Parameters
+        ----------
+        texts, tags
+            As for `fit`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `fit`.
+        """
+        if not hasattr(self, "network_"):
+            return self.fit(texts, tags)
+        texts, names = self._new_rows(texts, tags)
+        x, y = self._grow(texts, names)
+        learn_more(self.network_, x, y, self.batch_size)
+        return self
+
+    def _new_rows(self, texts: Any, tags: Any) -> tuple[list[str], Names]:
+        self._check_fitted()
+        texts = checked_texts(texts, "texts", training=True)
+        if not texts:
+            raise ValueError("texts must hold at least one text, got none")
+        names = names_of(tags, "tags", len(texts), self._names)
+        if names.one_per_row != self._one_per_row:
+            one, several = "one string per text", "a list per text"
+            raise TypeError(f"tags must be {one if self._one_per_row else several}, as in fit, got "
+                            f"{several if self._one_per_row else one}")
+        return texts, names
+
+    def _grow(self, texts: list[str], names: Names) -> tuple[CSR, CSR]:
+        """Add new words and new tags; returns the rows of the texts."""
+        vectorizer = self.vectorizer_
+        if isinstance(vectorizer, TextVectorizer):
+            vectorizer = vectorizer.extended(texts)
+            x = vectorizer.rows(texts)
+        else:
+            x = self._rows(texts)
+        y = names.indicator()
+        kept = with_more(self._kept, x, y)
+        rows = joined(x, y, *self._kept)
+        network = self.network_
+        with held():  # the parts change together, or an error leaves them as they were
+            if x.n_columns > network.n_features or y.n_columns > network.n_labels:
+                grow_from_rows(network, rows, refinement_cost(x))
+            threshold = self.threshold_
+            if not isinstance(threshold, float):
+                threshold = network.calibration.threshold
+            self._take(vectorizer, Trained(network, threshold, kept), names.names,
+                       self._one_per_row)
+        return x, y
+
+    def _take(self, vectorizer: Any, model: Trained, names: Sequence[str],
+              one_per_row: bool) -> None:
         """Be the tagger of these, all at once."""
         tags = np.empty(len(names), object)
         tags[:] = names
         self.__dict__.update(
-            vectorizer_=vectorizer, network_=network, tags_=tags,
-            threshold_=threshold if isinstance(self.threshold, str) else float(self.threshold),
+            vectorizer_=vectorizer, network_=model.network, tags_=tags, _kept=model.kept,
+            threshold_=(model.threshold if isinstance(self.threshold, str) else
+                        float(self.threshold)),
             _one_per_row=one_per_row, _names=list(names),
             _ids={name: j for j, name in enumerate(names)})
 
@@ -407,14 +511,32 @@ class Tagger(Parameters):
 
     def _named_above(self, texts: Sequence[str]) -> list[list[tuple[str, float]]]:
         """Names and probabilities of the tags that reach the threshold."""
-        found = []
+        found: list[list[tuple[str, float]]] = []
         for x in self._parts(texts):
+            if (rows := self._ranked_above(x)) is not None:
+                found += rows
+                continue
             labels = self.network_.predict_labels(x, self.threshold_)
             for a, b in itertools.pairwise(labels.indptr.tolist()):
                 p = labels.data[a:b]
                 order = np.argsort(-p, kind="stable")
                 found.append(self._named(labels.indices[a:b][order], p[order], 0.0))
         return found
+
+    def _ranked_above(self, x: Any) -> list[list[tuple[str, float]]] | None:
+        """`_named_above` by the ranked tags alone; None where others may reach the threshold."""
+        calibration, limits = self.network_.calibration, self.threshold_
+        if calibration is None:
+            return None
+        ids, p = self.network_.topk(x, calibration.n_ranked, probabilities=True)
+        every = calibration.n_ranked == len(self._names)
+        if not every and p[:, -1].max(initial=0) >= np.min(limits):
+            return None
+        if not isinstance(limits, float):
+            p = np.where(p >= limits[ids], p, np.float32(-1))
+            return [self._named(*row, 0.0) for row in zip(ids, p, strict=True)]
+        counts = (p >= limits).sum(axis=1).tolist()  # p falls
+        return [self._named(ids[i, :n], p[i, :n], 0.0) for i, n in enumerate(counts)]
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -445,10 +567,11 @@ class Tagger(Parameters):
         del parameters["vectorizer"], parameters["random_state"]
         threshold = self.threshold_
         config = {"kind": "Tagger", "parameters": parameters, "vectorizer": vectorizer.config(),
-                  "one_per_text": self.one_per_text,
+                  "one_per_text": self.one_per_text, "n_seen": self._kept.n_seen,
                   "threshold": threshold if isinstance(threshold, float) else threshold.tolist()}
         _file.write(path, self.network_, config,
-                    vectorizer.tensors() | _file.names_as_tensors(self._names))
+                    vectorizer.tensors() | _file.names_as_tensors(self._names)
+                    | kept_as_tensors(self._kept))
 
     @classmethod
     def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
@@ -493,7 +616,9 @@ class Tagger(Parameters):
             if type(config["one_per_text"]) is not bool:
                 raise ValueError("one_per_text must be true or false")
             names = _file.names_of_tensors(stored.tensors, network.n_labels)
-            tagger._take(vectorizer, network, names, config["one_per_text"], threshold)
+            kept = kept_of_tensors(stored.tensors, config["n_seen"], network)
+            tagger._take(vectorizer, Trained(network, threshold, kept), names,
+                         config["one_per_text"])
             tagger.threshold_ = threshold
             return tagger
 

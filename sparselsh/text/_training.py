@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from .. import _recipe
+from .. import _validation as check
+from .._arrays.csr import CSR, concatenate
+from .._arrays.scipy import sp
 from ..calibration import MIN_FIT_ROWS, best_threshold
 from ..layers import Linear, LSHLinear
 from ..network import Network
@@ -17,7 +20,6 @@ from ..optim import Adam
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .._arrays.csr import CSR
     from .._arrays.types import RandomState
     from ..callbacks import Callback
 
@@ -26,6 +28,9 @@ MIN_STEPS = 200  # of a training whose number of epochs is chosen
 MAX_EPOCHS = 30
 MAX_THRESHOLD_ROWS = 2048  # training rows that decide on a threshold where none were held out
 SPLIT_SEED = 0
+NO_ROWS = np.zeros(0, np.int64)
+MAX_KEPT_ENTRIES = 1 << 18
+RATE_OF_MORE = 1e-3  # of partial_fit
 
 
 class Options(NamedTuple):
@@ -53,8 +58,24 @@ def batch_rows(n_rows: int, batch_size: int | None) -> int:
     return min(n_rows, int(np.clip(n_rows // 40, MIN_BATCH_ROWS, MAX_BATCH_ROWS)))
 
 
-def trained(x: CSR, y: CSR, options: Options) -> tuple[Network, float | np.ndarray]:
-    """A network trained on the rows, and the probability from which on it names a label."""
+class Trained(NamedTuple):
+    """A network, the probability from which on it names a label, and rows for contrast."""
+
+    network: Network
+    threshold: Any
+    kept: Kept
+
+
+class Kept(NamedTuple):
+    """Some rows that `add_tags` compares new ones with, and how many they stand for."""
+
+    x: CSR
+    y: CSR
+    n_seen: int
+
+
+def trained(x: CSR, y: CSR, options: Options) -> Trained:
+    """A network trained on the rows."""
     network = Network([Linear(x.n_columns, options.hidden), LSHLinear(options.hidden, y.n_columns)],
                       random_state=options.random_state, n_threads=options.n_threads)
     kept, held_out = _split(x, y, options.hold_out)
@@ -78,8 +99,25 @@ def trained(x: CSR, y: CSR, options: Options) -> tuple[Network, float | np.ndarr
         _recipe.refine(network, X, Y, held, verbose=options.verbose)
     if held is not None and held[1].nnz:
         network.calibrate(*held, kind=options.kind, thresholds=options.thresholds)
-        return network, network.calibration.threshold
-    return network, _threshold_of(network, X, Y)
+        threshold = network.calibration.threshold
+    else:
+        threshold = _threshold_of(network, X, Y)
+    return Trained(network, threshold, with_more(Kept(x.take(NO_ROWS), y.take(NO_ROWS), 0), x, y))
+
+
+def with_more(kept: Kept, x: CSR, y: CSR) -> Kept:
+    """The rows with some of the new ones, in proportion to what they stand for."""
+    n_seen, n_old, n_new = kept.n_seen + x.shape[0], kept.x.shape[0], x.shape[0]
+    n_entries = (kept.x.nnz + kept.y.nnz) * kept.n_seen / max(n_old, 1) + x.nnz + y.nnz
+    n_wanted = int(n_seen * min(1.0, MAX_KEPT_ENTRIES / max(n_entries, 1)))
+    parts, rng = [], np.random.default_rng(SPLIT_SEED)
+    for rows, size, share in (((kept.x, kept.y), n_old, kept.n_seen / n_seen),
+                              ((x, y), n_new, n_new / n_seen)):
+        chosen = np.sort(rng.permutation(size)[:round(n_wanted * share)])
+        parts.append([part._replace(n_columns=new.n_columns).take(chosen)
+                      for part, new in zip(rows, (x, y), strict=True)])
+    xs, ys = zip(*parts, strict=True)
+    return Kept(concatenate(xs), concatenate(ys), n_seen)
 
 
 def _split(x: CSR, y: CSR, n_held_out: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -98,3 +136,47 @@ def _threshold_of(network: Network, X: Any, Y: Any) -> float:
     if not indicator.nnz:
         return 0.5
     return float(best_threshold(p, indicator.toarray() > 0, indicator.nnz))
+
+
+def refinement_cost(x: CSR) -> float:
+    """C of the classifiers of rows like these."""
+    is_short = x.nnz <= _recipe.MAX_FEATURES_OF_SHORT_ROWS * x.shape[0]
+    return _recipe.C_OF_SHORT_ROWS if is_short else _recipe.C_OF_LONG_ROWS
+
+
+def learn_more(network: Network, x: CSR, y: CSR, batch_size: int | None) -> None:
+    """Train on the rows once, at a constant rate."""
+    optimizer = network.optimizer
+    if optimizer is None:
+        network.optimizer = Adam(RATE_OF_MORE, second_moment="row")
+    elif optimizer.schedule is not None:  # that of the training, at whose end the rate is 0
+        optimizer.schedule = None
+        optimizer.lr = min(optimizer.lr, RATE_OF_MORE)
+    network.partial_fit(x.to_scipy(), y.to_scipy(), batch_size=batch_rows(x.shape[0], batch_size))
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def kept_as_tensors(kept: Kept) -> dict[str, np.ndarray]:
+    """The rows for contrast, for a file."""
+    return {"kept.x.indptr": kept.x.indptr, "kept.x.indices": kept.x.indices,
+            "kept.x.data": kept.x.data, "kept.y.indptr": kept.y.indptr,
+            "kept.y.indices": kept.y.indices}
+
+
+def kept_of_tensors(tensors: dict[str, np.ndarray], n_seen: Any, network: Network) -> Kept:
+    """What `kept_as_tensors` gave, checked."""
+    n_seen = check.integer(n_seen, "n_seen", minimum=0, maximum=2**62)
+    parts: list[CSR] = []
+    for name, n_columns in (("x", network.n_features), ("y", network.n_labels)):
+        indptr, indices = tensors[f"kept.{name}.indptr"], tensors[f"kept.{name}.indices"]
+        data = (tensors["kept.x.data"] if name == "x" else
+                np.ones(len(indices), np.float32))
+        if indptr.dtype != np.int64 or indices.dtype != np.int32 or data.dtype != np.float32:
+            raise ValueError(f"kept.{name} must be rows of int64, int32 and float32")
+        matrix = sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, n_columns))
+        parts.append(check.sparse(matrix, f"kept.{name}"))
+    if parts[0].shape[0] != parts[1].shape[0]:
+        raise ValueError("kept.x and kept.y must have as many rows")
+    return Kept(parts[0], parts[1], n_seen)

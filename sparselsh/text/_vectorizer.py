@@ -1,6 +1,7 @@
 """TextVectorizer: texts to sparse rows, by the kernels of _core/_text.pyx."""
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import TYPE_CHECKING, Any, Self
@@ -160,9 +161,28 @@ class TextVectorizer(Parameters):
             check.choice(self.norm, "norm", ("l2",))
         check.threads(self.n_threads)
 
-    def _listed(self, texts: Sequence[str]
+    def extended(self, texts: Sequence[str]) -> TextVectorizer:
+        """A copy that also lists the runs that are in enough of the texts.
+
+        They follow those that are listed already, whose columns and factors stay. Where runs are
+        hashed there are none to list.
+        """
+        other = copy.copy(self)
+        other.n_texts_ = self.n_texts_ + len(texts)
+        if self.n_features is None:
+            offsets, strings, counts = self._listed(texts, self)
+            idf = self._factors(counts, other.n_texts_)
+            other._take_vocabulary(
+                np.concatenate([self._offsets, self._offsets[-1] + offsets[1:]]),
+                np.concatenate([self._strings, strings]), np.concatenate([self.idf_, idf]))
+        return other
+
+    def _listed(self, texts: Sequence[str], known: TextVectorizer | None = None
                 ) -> tuple[Offsets, NDArray[np.uint8], NDArray[np.int64]]:
-        """The vocabulary, in the order of its bytes, and the number of texts with each run."""
+        """Runs in the order of their bytes, and the number of texts with each.
+
+        None of a vectorizer that knows runs already.
+        """
         least = self.min_df if not isinstance(self.min_df, float) else self.min_df * len(texts)
         counter = _text.counter(word_bits(), self.lowercase, *self.ngram_range)
         n = 0
@@ -172,10 +192,17 @@ class TextVectorizer(Parameters):
         _text.counted(counter, counts, lengths)
 
         chosen = np.flatnonzero(counts >= least)
-        if self.max_features is not None and len(chosen) > self.max_features:
-            order = np.argsort(-counts[chosen], kind="stable")[:self.max_features]
+        if known is not None:
+            offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])
+            strings = np.empty(offsets[-1], np.uint8)
+            _text.take_ngrams(counter, chosen, offsets, strings)
+            chosen = chosen[_is_new(known._plan, offsets, strings)]
+        room = None if self.max_features is None else self.max_features - (
+            0 if known is None else known.n_columns)
+        if room is not None and len(chosen) > room:
+            order = np.argsort(-counts[chosen], kind="stable")[:max(room, 0)]
             chosen = chosen[np.sort(order)]
-        if not len(chosen):
+        if not len(chosen) and known is None:
             raise ValueError(f"no word is in min_df={self.min_df} of the {len(texts)} texts or "
                              "more; give more texts, or a smaller min_df")
         offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])
@@ -380,6 +407,14 @@ class TextVectorizer(Parameters):
         self.__dict__.update(state)
         if hasattr(self, "n_texts_"):
             self._take_vocabulary(self._offsets, self._strings, self.idf_)
+
+
+def _is_new(plan: _text.TextRows, offsets: Offsets, strings: NDArray[np.uint8]
+                 ) -> NDArray[np.bool_]:
+    """Which of some runs of words a vocabulary does not list."""
+    ids = np.empty(len(offsets) - 1, np.int32)
+    _text.find(plan, offsets, strings, ids)
+    return ids < 0
 
 
 def _checked_vocabulary(tensors: dict[str, np.ndarray]

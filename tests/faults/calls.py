@@ -555,6 +555,9 @@ CALLS = {
     "calibrate": Change(lambda net: net.calibrate(S, FEW)),
     "calibrate, again": with_refined(lambda net: net.calibrate(S, FEW, kind="labels",
                                                                thresholds="per-label")),
+    "add_labels": Change(lambda net: net.add_labels(3)),
+    "add_labels, tables": Change(lambda net: net.add_labels(3), "tables"),
+    "add_features": Change(lambda net: net.add_features(3)),
     "set_weights": Change(set_all),
     "layer.set_weights": Change(set_first),
     "LSHIndex.fit": ChangeIndex(

@@ -1,0 +1,22 @@
+# Made by docs/make_stubs.py.
+from numpy import float32, float64
+from numpy.typing import NDArray
+
+def ranked(
+    scores: NDArray[float32],
+    knots: NDArray[float64],
+    location: NDArray[float64],
+    spread: NDArray[float64],
+    temperature: NDArray[float64],
+    slopes: NDArray[float64],
+    rank: NDArray[float64],
+    rank_steps: NDArray[float64],
+    best: NDArray[float64],
+    rest: NDArray[float64],
+    first_at: NDArray[float64],
+    first_shift: NDArray[float64],
+    classes: bool,
+    n_labels: int,
+    p: NDArray[float32],
+    rests: NDArray[float64],
+) -> None: ...

@@ -1,0 +1,164 @@
+"""From the scores of the best labels of a row to their probabilities (calibration.py).
+
+In NumPy the map is some dozens of calls on small arrays: several times as long, for a single row,
+as the search that it follows. One thread; a row costs about a microsecond.
+"""
+from libc.math cimport INFINITY, exp, fmax, fmin, isfinite, log, nextafterf, tanh
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+
+cdef enum:
+    N_FEATURES = 4
+    N_GAPS = 6  # scores that the features of a row read, the best one included
+    N_BENDS = 3
+    N_INPUTS = 1 + (1 + N_BENDS) * N_FEATURES
+    POOL_PASSES = 8
+    N_POOLED = 7  # the last of the ranks after which log odds may jump, and two more
+
+cdef double[N_BENDS] BENDS = [-1.0, 0.0, 1.0]
+cdef double MAX_FEATURE = 3.0, MAX_LOG = 50.0
+
+
+cdef double _linear(const double *u, const double *w) noexcept nogil:
+    cdef double total = w[0]
+    cdef int i
+    for i in range(N_INPUTS - 1):
+        total += u[i] * w[i + 1]
+    return total
+
+
+cdef void _row_inputs(const float *s, Py_ssize_t n, const double *location, const double *spread,
+                      double *u) noexcept nogil:
+    """The features of a row, standardized, and their parts beyond the bends."""
+    cdef double[N_FEATURES] f
+    cdef double best = s[0] if isfinite(s[0]) else 0, crowd = 0, gaps = 0
+    cdef Py_ssize_t r, n_gaps = 0
+    cdef int i, b
+
+    for r in range(1, min(n, <Py_ssize_t>N_GAPS)):
+        if isfinite(s[r]):
+            gaps += best - s[r]
+            n_gaps += 1
+    for r in range(n):
+        if isfinite(s[r]):
+            crowd += exp(<double>(s[r] - s[0]))
+    f[0], f[1] = best, best - s[1] if n > 1 and isfinite(s[1]) else 0
+    f[2], f[3] = gaps / max(<Py_ssize_t>1, n_gaps), log(fmax(crowd, 1))
+    for i in range(N_FEATURES):
+        u[i] = fmin(fmax((f[i] - location[i]) / spread[i], -MAX_FEATURE), MAX_FEATURE)
+        for b in range(N_BENDS):
+            u[(1 + b) * N_FEATURES + i] = fmax(u[i] - BENDS[b], 0)
+
+
+cdef double _bent(double x, const double *at, const double *shift, Py_ssize_t n) noexcept nogil:
+    """x plus a shift that is interpolated between some points; never falling."""
+    cdef double before = at[0] + shift[0], here
+    cdef Py_ssize_t i
+    if x <= at[0]:
+        return before + (x - at[0])
+    for i in range(1, n):
+        here = fmax(before, at[i] + shift[i])
+        if x < at[i]:
+            return before + (here - before) * ((x - at[i - 1]) / (at[i] - at[i - 1]))
+        before = here
+    return before + (x - at[n - 1])
+
+
+def ranked(const float[:, ::1] scores, const double[::1] knots, const double[::1] location,
+           const double[::1] spread, const double[::1] temperature, const double[::1] slopes,
+           const double[::1] rank, const double[::1] rank_steps, const double[::1] best,
+           const double[::1] rest, const double[::1] first_at, const double[::1] first_shift,
+           bint classes, int64_t n_labels, float[:, ::1] p, double[::1] rests):
+    """Probabilities p of the ranked labels, (n, n_ranked), and of the rest of each row, (n,).
+
+    scores are best first, -inf for none. The formulas are those of `Calibration`.
+    """
+    cdef Py_ssize_t i, n = scores.shape[0], n_ranked = scores.shape[1]
+    cdef double *values = <double *>malloc(max(2 * n_ranked, 1) * sizeof(double))
+    cdef double *costs = values + n_ranked
+    cdef Py_ssize_t r, k
+
+    if values == NULL:
+        raise MemoryError()
+    if n_ranked == 0:
+        free(values)
+        return
+    with nogil:
+        for r in range(n_ranked):
+            costs[r] = rank[0] * log(<double>(r + 1))
+            for k in range(rank_steps.shape[0]):
+                if r + 1 > rank_steps[k]:
+                    costs[r] += rank[k + 1]
+        for i in range(n):
+            rests[i] = _ranked_row(&scores[i, 0], n_ranked, knots, location, spread, temperature,
+                                   slopes, costs, best, rest, first_at, first_shift, classes,
+                                   n_labels, values, &p[i, 0])
+    free(values)
+
+
+cdef double _ranked_row(const float *s, Py_ssize_t n, const double[::1] knots,
+                        const double[::1] location, const double[::1] spread,
+                        const double[::1] temperature, const double[::1] slopes,
+                        const double *costs, const double[::1] best, const double[::1] rest,
+                        const double[::1] first_at, const double[::1] first_shift, bint classes,
+                        int64_t n_labels, double *values, float *p) noexcept nogil:
+    cdef double[N_INPUTS] u
+    cdef double t, gap, phi, left, total, floor, top = s[0] if isfinite(s[0]) else 0, mean, constant
+    cdef float below
+    cdef Py_ssize_t r, k, _, n_knots = knots.shape[0]
+    cdef bint all_ranked = n == n_labels
+
+    _row_inputs(s, n, &location[0], &spread[0], u)
+    t = exp(fmin(fmax(_linear(u, &temperature[0]), -MAX_LOG), MAX_LOG))
+    left = _linear(u, &rest[0])
+    constant = 0 if classes else _linear(u, &best[0])
+
+    # log odds against the best label, or with the constant against none
+    for r in range(n):
+        if not isfinite(s[r]):
+            values[r] = -INFINITY
+            continue
+        gap, phi = fmax(top - s[r], 0), 0
+        for k in range(n_knots):
+            phi += exp(slopes[k]) * fmin(
+                fmax(gap - knots[k], 0), knots[k + 1] - knots[k] if k + 1 < n_knots else INFINITY)
+        values[r] = -phi * t - costs[r] + constant
+
+    floor = 1.0 / max(<int64_t>1, n_labels - n)
+    if classes:
+        if all_ranked:
+            left = -INFINITY
+        top = fmax(left, 0)  # the log odds are at most 0
+        total = exp(left - top)
+        for r in range(n):
+            total += exp(values[r] - top)
+        left = exp(left - top) / total if total > 0 else 0
+        mean = left
+        for r in range(n):
+            values[r] = fmax(exp(values[r] - top) / total if total > 0 else 0, left * floor)
+            mean += values[r]
+        mean = fmax(mean, 1e-30)
+        for r in range(n):
+            values[r] /= mean
+        left /= mean
+    else:
+        values[0] = _bent(values[0], &first_at[0], &first_shift[0], first_at.shape[0])
+        for r in range(n):
+            values[r] = 0.5 * (1 + tanh(0.5 * values[r]))
+        left = 0 if all_ranked else exp(fmin(left, log(<double>n_labels)))
+        for _ in range(POOL_PASSES):
+            for r in range(min(n, <Py_ssize_t>N_POOLED) - 1):
+                if values[r] < values[r + 1]:
+                    mean = 0.5 * (values[r] + values[r + 1])
+                    values[r] = values[r + 1] = mean
+        for r in range(n):
+            values[r] = fmax(values[r], left * floor)
+
+    # each below the one before, so that equal roundings do not change the order
+    below = INFINITY
+    for r in range(n):
+        p[r] = <float>values[r] if isfinite(s[r]) else 0
+        if r > 0:
+            p[r] = <float>fmin(p[r], nextafterf(below, 0))
+        below = p[r]
+    return left
