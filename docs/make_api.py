@@ -22,7 +22,7 @@ MODULES = (
 # title: (what the section is for, its names without the leading "sparselsh.")
 SECTIONS = {
     "Texts and names": ("Texts in, names and probabilities out.", (
-        "Tagger", "TextVectorizer")),
+        "Tagger", "TextVectorizer", "Recommender")),
     "Networks": ("A network is a sequence of layers with a loss.", (
         "Network", "load", "Refinement", "calibration.Calibration", "profiling.Profile")),
     "Layers": ("Dense layers, and layers that compute only the neurons that hashing finds.", (

@@ -32,7 +32,7 @@ from .pretrained import (
     from_torch,
 )
 from .refinement import Refinement
-from .text import Tagger, TextVectorizer, load
+from .text import Recommender, Tagger, TextVectorizer, load
 
 
 def __getattr__(name: str) -> object:
@@ -62,6 +62,7 @@ __all__ = [
     "MinHash",
     "Network",
     "OnnxNetwork",
+    "Recommender",
     "Refinement",
     "SimHash",
     "SoftmaxCrossEntropy",

@@ -9,10 +9,12 @@
     _parameters   get_params and set_params, as scikit-learn expects them
     _training     a network for sparse rows and ids, by the recipe for many labels
     _tagger       Tagger
+    _recommender  Recommender: the same for sequences of items
     _file, _load  the one file of a Tagger; load, which reads any
 """
 from ._load import load
+from ._recommender import Recommender
 from ._tagger import Tagger
 from ._vectorizer import TextVectorizer
 
-__all__ = ["Tagger", "TextVectorizer", "load"]
+__all__ = ["Recommender", "Tagger", "TextVectorizer", "load"]

@@ -83,6 +83,29 @@ def checked_texts(texts: Any, name: str, training: bool = False) -> list[str]:
     return found
 
 
+def checked_sequences(sequences: Any, name: str) -> list[list[str]]:
+    """Sequences of names as lists of lists of str."""
+    found = as_list(sequences, name, "sequences of items")
+    return [_sequence(row, name, i) for i, row in enumerate(found)]
+
+
+def _sequence(row: Any, name: str, i: int) -> list[str]:
+    if isinstance(row, str):
+        raise TypeError(f"{name}[{i}] is the string {shown(row)}; give a list of items, as in "
+                        f"[{shown(row)}]")
+    if isinstance(row, set | frozenset | dict) or not isinstance(row, Iterable):
+        raise TypeError(f"{name}[{i}] must be a list of items in their order, got {shown(row)} of "
+                        f"type {type(row).__name__}")
+    items = row.tolist() if hasattr(row, "tolist") else list(row)
+    for item in items:
+        if not isinstance(item, str):
+            raise TypeError(f"{name}[{i}] has {shown(item)} of type {type(item).__name__} as an "
+                            "item; items are strings: give str(...) of it")
+        if not item:
+            raise ValueError(f"{name}[{i}] has the item '', which is no name; leave it out")
+    return items
+
+
 def _is_missing(value: Any) -> bool:
     return value is None or type(value).__name__ in ("NAType", "NaTType") or (
         isinstance(value, float) and math.isnan(value))

@@ -4,16 +4,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import _file
+from ._recommender import Recommender
 from ._tagger import Tagger
 
 if TYPE_CHECKING:
     from .._arrays.types import PathLike
 
-KINDS = {"Tagger": Tagger}
+KINDS: dict[str, type[Tagger | Recommender]] = {"Recommender": Recommender, "Tagger": Tagger}
 
 
 def load(path: PathLike, *, n_threads: int | None = None) -> Any:
-    """Read a file that the `save` of a Network or a Tagger wrote.
+    """Read a file that the `save` of a Network, a Tagger or a Recommender wrote.
 
     Parameters
     ----------
@@ -23,7 +24,7 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Any:
 
     Returns
     -------
-    Network or Tagger
+    Network, Tagger or Recommender
         What was saved.
 
     Raises

@@ -49,6 +49,7 @@ class Options(NamedTuple):
     n_threads: int | None
     callbacks: Sequence[Callback]
     verbose: bool
+    shared_ids: bool = False
 
 
 def batch_rows(n_rows: int, batch_size: int | None) -> int:
@@ -87,7 +88,7 @@ def trained(x: CSR, y: CSR, options: Options) -> Trained:
         epochs = max(_recipe.EPOCHS_FROM_DATA,
                      min(MAX_EPOCHS, -(-MIN_STEPS * batch // X.shape[0])))
     n_steps = _recipe.steps(X.shape[0], batch, epochs)
-    _recipe.begin(network, X, Y, n_steps, dropout=options.dropout)
+    _recipe.begin(network, X, Y, n_steps, dropout=options.dropout, shared_ids=options.shared_ids)
     lr = _recipe.rate(n_steps) if options.lr is None else options.lr
     network.fit(X, Y, optimizer=Adam(lr, schedule="linear", second_moment="row"), epochs=epochs,
                 batch_size=batch, callbacks=options.callbacks, verbose=options.verbose)

@@ -1,0 +1,133 @@
+"""Recommender: sequences of items in, the next items out."""
+import pickle
+
+import numpy as np
+import pytest
+
+import sparselsh as sl
+
+pytest.importorskip("safetensors")
+
+N_ITEMS = 60
+
+
+def sessions(rng, n, items=N_ITEMS):
+    """Walks on a ring: the next item is the next number, or the one after it."""
+    found = []
+    for _ in range(n):
+        place, row = rng.integers(items), []
+        for _ in range(rng.integers(3, 9)):
+            row.append(f"item {place}")
+            place = (place + rng.integers(1, 3)) % items
+        found.append(row)
+    return found
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return sl.Recommender(random_state=0, hidden=48).fit(sessions(np.random.default_rng(0), 800))
+
+
+def test_what_follows_is_recommended(shop, rng):
+    right = 0
+    for place in range(N_ITEMS):
+        history = [f"item {(place - 1) % N_ITEMS}", f"item {place}"]
+        pairs = shop.recommend(history, k=2)
+        right += {name for name, _ in pairs} == {f"item {(place + 1) % N_ITEMS}",
+                                                 f"item {(place + 2) % N_ITEMS}"}
+        assert 0 < pairs[1][1] <= pairs[0][1] <= 1
+    assert right > 0.9 * N_ITEMS
+    assert shop.score(sessions(rng, 100), k=4) > 0.95
+
+
+def test_probabilities_are_those_of_what_follows(shop, rng):
+    rows = sessions(rng, 400)
+    found = shop.recommend([row[:-1] for row in rows], k=1, exclude_seen=False)
+    p = [best for ((_, best),) in found]
+    right = [name == row[-1] for ((name, _),), row in zip(found, rows, strict=True)]
+    assert np.mean(p) == pytest.approx(np.mean(right), abs=0.08)
+
+
+def test_seen_items_are_left_out(shop):
+    history = [f"item {j}" for j in (5, 6, 7, 9, 8)]
+    every = shop.recommend(history, k=N_ITEMS, exclude_seen=False)
+    others = shop.recommend(history, k=N_ITEMS)
+    assert len(every) == N_ITEMS and len(others) == N_ITEMS - 5
+    assert not {name for name, _ in others} & set(history)
+    assert [pair[0] for pair in every if pair[0] not in history] == [name for name, _ in others]
+    few = shop.recommend(history, k=3)
+    assert [name for name, _ in few] == [name for name, _ in others[:3]]
+
+
+def test_several_histories_at_once(shop):
+    histories = [["item 3"], ["item 4", "item 5"], []]
+    found = shop.recommend(histories, k=2)
+    assert len(found) == 3 and found[0] == shop.recommend(["item 3"], k=2)
+    assert shop.recommend([["item 3"]], k=2) == found[:1]
+    assert shop.recommend((), k=2) == found[2]
+    assert shop.recommend(["unheard"], k=2) == found[2]  # what follows most often
+
+
+def test_rows_are_the_last_items_with_falling_weights():
+    shop = sl.Recommender(n_last=3, decay=0.5)
+    ids = {name: j for j, name in enumerate("abcd")}
+    x, y = shop._steps([list("abcda"), list("bab"), ["c"]], ids)
+    want = [{0: 1}, {0: 0.5, 1: 1}, {0: 0.25, 1: 0.5, 2: 1}, {1: 0.25, 2: 0.5, 3: 1},
+            {1: 1}, {1: 0.5, 0: 1}]
+    dense = np.zeros((6, 4), np.float32)
+    for i, row in enumerate(want):
+        dense[i, list(row)] = list(row.values())
+    np.testing.assert_array_equal(x.to_dense(), dense)
+    assert y.indices.tolist() == [1, 2, 3, 0, 0, 1]
+    x, _ = shop._steps([list("aab")], ids)  # a repeated item counts by its last place
+    assert x.to_dense()[1].tolist() == [1, 0, 0, 0]
+
+
+def test_new_items_are_added(shop, rng):
+    grown = pickle.loads(pickle.dumps(shop))
+    rows = [[name.replace("item 7", "new 7") for name in row] for row in sessions(rng, 400)]
+    rows = [row for row in rows if any(name.startswith("new") for name in row)]
+    before = shop.recommend(["item 30"], k=2)
+    assert grown.add_items(rows) is grown
+    assert grown.items_[:N_ITEMS].tolist() == shop.items_.tolist() and "new 7" in grown.items_
+    assert [name for name, _ in grown.recommend(["item 30"], k=2)] == [name for name, _ in before]
+    assert grown.recommend(["new 7"], k=2)[0][0] in ("item 8", "item 9")
+    assert "new 7" in [name for name, _ in grown.recommend(["item 5", "item 6"], k=3)]
+
+
+def test_partial_fit_begins_and_goes_on(rng):
+    shop = sl.Recommender(random_state=0, hidden=32).partial_fit(sessions(rng, 300, 40))
+    shop.partial_fit(sessions(rng, 300, 50))
+    assert len(shop.items_) == 50 and shop.score(sessions(rng, 60, 50), k=6) > 0.8
+
+
+def test_a_file_gives_the_same_answers(shop, tmp_path):
+    shop.save(tmp_path / "shop")
+    for other in (sl.load(tmp_path / "shop"), sl.Recommender.load(tmp_path / "shop")):
+        assert isinstance(other, sl.Recommender)
+        assert other.recommend(["item 3", "item 4"]) == shop.recommend(["item 3", "item 4"])
+        assert other.get_params()["hidden"] == 48
+    with pytest.raises(ValueError, match="holds a Recommender, no Tagger"):
+        sl.Tagger.load(tmp_path / "shop")
+
+
+@pytest.mark.parametrize("sequences, error, message", [
+    ("abc", TypeError, "sequences must be a list of sequences of items, got the string"),
+    (["a", "b"], TypeError, r"sequences\[0\] is the string 'a'; give a list of items"),
+    ([["a", 3]], TypeError, r"sequences\[0\] has 3 of type int as an item; items are strings"),
+    ([["a", ""]], ValueError, r"sequences\[0\] has the item '', which is no name"),
+    ([{"a", "b"}], TypeError, r"sequences\[0\] must be a list of items in their order, got \{"),
+    ([["a"], ["b"]], ValueError, "at least one of two items or more, got none"),
+    ([], ValueError, "at least one of two items or more, got none"),
+])
+def test_what_are_no_sequences_is_refused(sequences, error, message):
+    with pytest.raises(error, match=message):
+        sl.Recommender().fit(sequences)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"decay": 0}, "decay must be at most 1 and above 0, got 0"),
+    ({"n_last": 0}, "n_last must be at least 1"), ({"hidden": 0}, "hidden must be at least 1")])
+def test_wrong_parameters_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        sl.Recommender(**options).fit([["a", "b"]])
