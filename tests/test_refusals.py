@@ -83,6 +83,10 @@ def tagger():
     return sl.Tagger(hidden=4, random_state=0).fit(TEXTS, TAGS)
 
 
+def shop():
+    return sl.Recommender(hidden=4, random_state=0).fit([["a", "b", "c"], ["b", "c"]])
+
+
 def estimators():
     pytest.importorskip("sklearn")
     return sl.estimators
@@ -130,6 +134,21 @@ ROWS = {
                         "X must have 3 features, got 2"),
     "Network.decision_function": (
         lambda p: trained().decision_function(X[0]), ValueError, "X must have two dim.*reshape"),
+    "Recommender.fit": (lambda p: sl.Recommender().fit(["ab"]), TypeError,
+                        r"sequences\[0\] is the string 'ab'; give a list"),
+    "Recommender.add_items": (lambda p: shop().add_items([["a", "b"]]), ValueError,
+                              "sequences hold no item that the model does not know"),
+    "Recommender.partial_fit": (lambda p: sl.Recommender(decay=2).partial_fit([["a", "b"]]),
+                                ValueError, "decay must be at most 1 and above 0, got 2"),
+    "Recommender.recommend": (lambda p: shop().recommend(["a"], k=0), ValueError,
+                              "k must be at least 1, got 0"),
+    "Recommender.score": (lambda p: shop().score([["a"]]), ValueError,
+                          "at least one of two items or more"),
+    "Recommender.set_params": (lambda p: sl.Recommender().set_params(size=3), ValueError,
+                               "'size' is no argument of Recommender"),
+    "Recommender.save": (lambda p: shop().save(p), IsADirectoryError, "is a directory; give"),
+    "Recommender.load": (lambda p: sl.Recommender.load(p / "none"), FileNotFoundError,
+                         "no such file; check"),
     "Network.add_labels": (lambda p: trained().add_labels(0), ValueError,
                            "n must be at least 1"),
     "Network.add_features": (lambda p: trained().add_features(2.5), TypeError,
@@ -426,6 +445,8 @@ WITHOUT = {
     "datasets.FileFormatError": "an error, raised by readers",
     "TextVectorizer": "as scikit-learn requires, `fit` checks the parameters",
     "Tagger": "as scikit-learn requires, `fit` checks the parameters",
+    "Recommender": "as scikit-learn requires, `fit` checks the parameters",
+    "Recommender.get_params": "takes nothing that can be wrong",
     "Tagger.get_params": "takes nothing that can be wrong",
     "TextVectorizer.get_params": "takes nothing that can be wrong",
     "Refinement": "made by Network.refine and load",

@@ -1,4 +1,5 @@
 """The examples of the README and of all pages run unchanged, on small data."""
+import json
 import re
 import shlex
 import types
@@ -71,7 +72,7 @@ def names():
         "days": [1, 2], "read": lambda day: (X, Y), "stream_of_chunks": [(X, Y), (X, Y)],
         "texts": texts, "tags": np.arange(400) % 5,
         "tag_lists": [[f"tag{i % 7}", f"tag{i % 5}"] for i in range(400)],
-        "sessions": rng.integers(40, size=(300, 5)).tolist(),
+        "sessions": [[f"item{j}" for j in row] for row in rng.integers(40, size=(300, 5))],
     }
 
 
@@ -82,6 +83,11 @@ def files(given):
     sl.datasets.write_xmc("test.txt", given["X_val"], given["Y_val"])
     sl.datasets.write_xmc("new.txt", given["X_val"], given["Y_val"])
     np.savez("X.npz", np.maximum(given["H"], 0))
+    with open("packages.jsonl", "w", encoding="utf-8") as file:
+        for i, text in enumerate(given["texts"]):
+            row = {"text": f"{text} text editor for GNOME", "tags": given["tag_lists"][i],
+                   "section": f"section{i % 3}"}
+            file.write(json.dumps(row) + "\n")
 
 
 def of_pytorch(given):

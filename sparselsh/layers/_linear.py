@@ -193,14 +193,8 @@ class Linear(HtmlRepr):
     def grown(self, inputs: Floats, weight: Floats, bias: Floats) -> tuple[np.ndarray, Floats]:
         """The weights and the bias with more inputs or neurons, for `take_grown`.
 
-        Parameters
-        ----------
-        inputs : ndarray of shape (n_out, n_new_in), float32
-            Weights of the new inputs.
-        weight : ndarray of shape (n_new, n_in + n_new_in), float32
-            Weights of the new neurons.
-        bias : ndarray of shape (n_new,), float32
-            Their biases.
+        `inputs`, (n_out, n_new_in), are the weights of the new inputs; `weight`,
+        (n_new, n_in + n_new_in), and `bias`, (n_new,), are of the new neurons.
         """
         n_in, n_out = self.n_in + inputs.shape[1], self.n_out + len(weight)
         old, is_input_major = self._w.value, self._w.input_major
