@@ -401,6 +401,19 @@ ROWS = {
     "estimators.LSHClassifier.predict_topk": (
         lambda p: classifier().fit(X, Y).predict_topk(X, 9), ValueError,
         "k must be at least 1 and at most 3, got 9"),
+    "estimators.LSHClassifier.score": (
+        lambda p: classifier().fit(X, list(TAGS[:4])).score(X, TAGS[:2]), ValueError,
+        "an entry for each of the 4 rows, got 2"),
+    "estimators.LSHClassifier.transform": (
+        lambda p: classifier().fit(X, Y).transform(X[:, :2]), ValueError,
+        "X has 2 features, but .* 3 feat"),
+    "estimators.LSHClassifier.save": (
+        lambda p: classifier().save(p / "c"), ValueError, "not fitted yet. Call 'fit'"),
+    "estimators.LSHClassifier.load": (
+        lambda p: estimators().LSHClassifier.load(p / "none"), FileNotFoundError,
+        "no such file; check"),
+    "estimators.LSHRegressor.transform": (
+        lambda p: regressor().transform(X), ValueError, "not fitted yet. Call 'fit'"),
     "estimators.LSHRegressor.fit": (lambda p: regressor().fit(X, list("abcd")),
                                     TypeError, "y must be numeric"),
     "estimators.LSHRegressor.partial_fit": (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from joblib import effective_n_jobs
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -22,8 +22,9 @@ from .. import _validation as check
 from .._arrays.scipy import sp
 from .._resources import available_memory as _available_memory
 from ..callbacks import EarlyStopping, StopOnInterrupt
+from ..callbacks import checked as checked_callbacks
 from ..layers import Linear, LSHLinear
-from ..network import Network
+from ..network import Network, hidden_outputs
 from ..optim import SGD, Adam
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ DEFAULT_LEARNING_RATE = 0.01
 PARTIAL_FIT_RATE_FACTOR = 0.1  # partial_fit has no last epoch towards which the rate could fall
 
 
-class LSHEstimator(BaseEstimator):
+class LSHEstimator(TransformerMixin, BaseEstimator):
     """Base class of both estimators. A subclass encodes targets and interprets outputs."""
 
     def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto",
@@ -82,11 +83,14 @@ class LSHEstimator(BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = []  # `transform` gives float32
         return tags
 
     # -- training --------------------------------------------------------------------------------
 
-    def fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None, *,
+            callbacks: Sequence[Callback] = (),
+            validation: tuple[Any, Any] | None = None) -> Self:
         """Train the estimator.
 
         A call that fails leaves the estimator as it was; with `warm_start`, its network between two
@@ -98,6 +102,11 @@ class LSHEstimator(BaseEstimator):
         y : array of shape (n_samples,), or array or sparse matrix of shape (n_samples, n_outputs)
         sample_weight : array of shape (n_samples,) or None
             Factors of the loss of each sample, at least 0.
+        callbacks : sequence of Callback
+            See `sparselsh.callbacks`.
+        validation : None or (X, y)
+            Rows that are measured after each epoch, for `validation_scores_`; with `early_stopping`
+            they are used in place of rows that are held out.
 
         Returns
         -------
@@ -108,8 +117,9 @@ class LSHEstimator(BaseEstimator):
         ValueError, TypeError
             If a parameter or an argument is invalid; the message names it.
         """
+        given = checked_callbacks(callbacks)
         with self._restored_on_failure():
-            self._fit(X, y, sample_weight)
+            self._fit(X, y, sample_weight, given, validation)
         return self
 
     @contextmanager
@@ -127,7 +137,8 @@ class LSHEstimator(BaseEstimator):
                     continue
             raise
 
-    def _fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None) -> None:
+    def _fit(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
+             callbacks: Sequence[Callback], validation: tuple[Any, Any] | None) -> None:
         continues = self.warm_start and hasattr(self, "network_")
         self._check_parameters()
         X, targets, weight = self._validated_data(X, y, sample_weight, reset=not continues)
@@ -138,12 +149,14 @@ class LSHEstimator(BaseEstimator):
 
         # hold rows out before the network sees them
         stop = StopOnInterrupt()
-        callbacks: list[Callback] = [stop]
-        validation: tuple[Any, Any] | None = None
+        calls: list[Callback] = [stop, *callbacks]
         held_out: tuple[Any, Any, Any] | None = None
+        measured = None if validation is None else self._measured(validation)
         if self.early_stopping:
-            X, targets, weight, validation = self._split(X, targets, weight, rng)
-            callbacks.append(EarlyStopping(patience=self.n_iter_no_change, min_delta=self.tol))
+            if measured is None:
+                X, targets, weight, measured = self._split(X, targets, weight, rng)
+            calls.append(EarlyStopping(patience=self.n_iter_no_change, min_delta=self.tol))
+            held_out = *measured, None
         elif n_held_out := self._n_held_out(X):
             order = rng.permutation(X.shape[0])
             rows, kept = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
@@ -164,15 +177,13 @@ class LSHEstimator(BaseEstimator):
         optimizer = self._optimizer(lr, SCHEDULES[self.learning_rate],
                                     "row" if from_data else "element")
         network.fit(X, targets, sample_weight=weight, optimizer=optimizer, epochs=epochs,
-                    batch_size=batch_size, validation=validation, shuffle=self.shuffle,
-                    callbacks=callbacks, verbose=bool(self.verbose))
+                    batch_size=batch_size, validation=measured, shuffle=self.shuffle,
+                    callbacks=calls, verbose=bool(self.verbose))
         if stop.interrupted:
             warnings.warn("Ctrl-C has ended the training; the model is that after the last step",
                           stacklevel=3)
-        self._after_training(n_before, validation)
+        self._after_training(n_before, measured)
 
-        if validation is not None:
-            held_out = *validation, None
         if not stop.interrupted:
             self._refine(X, targets, weight, held_out)
         self._after_fit(X, targets, held_out)
@@ -186,6 +197,33 @@ class LSHEstimator(BaseEstimator):
         targets = self._encode(y, reset=reset)
         weight = self._weights(targets, weight)
         return (X, targets, None) if weight is None else _with_weight(X, targets, weight)
+
+    def _measured(self, validation: Any) -> tuple[Any, Any]:
+        """Rows and encoded targets that a training is measured on."""
+        try:
+            X, y = validation
+        except (TypeError, ValueError):
+            raise ValueError("validation must be a pair (X, y)") from None
+        X, y = self._validated(X, y, reset=False)
+        return X, self._encode(y, reset=False)
+
+    def transform(self, X: MatrixLike) -> Floats:
+        """The outputs of the last hidden layer: rows in few dimensions, close where alike.
+
+        Parameters
+        ----------
+        X : array or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_hidden), float32
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there is no training yet, or X is invalid.
+        """
+        return of_rows(self._validated_queries(X), lambda x: hidden_outputs(self.network_, x))
 
     def _n_held_out(self, X: Any) -> int:
         """Number of rows to hold out of the training for `_after_fit`."""

@@ -2,20 +2,25 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import json
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .. import _recipe
+from .. import _files, _recipe
 from .. import _validation as check
 from .._arrays.scipy import sp
 from ..calibration import MIN_FIT_ROWS, best_threshold, probabilities_of
 from ..layers import Linear, LSHLinear
+from ..network import load_with, save_with
+from ..text import has_names, names_of
 from ._base import LSHEstimator, of_rows
 
 if TYPE_CHECKING:
@@ -23,7 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from .._arrays.types import Floats, MatrixLike
+    from .._arrays.types import Floats, MatrixLike, PathLike
+    from ..network import Network
 
 BCE_MAX_LABELS = 512  # with more, independent decisions learn worse than a softmax
 MAX_THRESHOLD_ROWS = 2048  # training rows from which a threshold is determined without others
@@ -33,9 +39,9 @@ LSH_PARAMS = set(inspect.signature(LSHLinear).parameters) - {"n_in", "n_out", "d
 class LSHClassifier(ClassifierMixin, LSHEstimator):
     """A neural network for few or very many classes, whose wide layers compute only hashed neurons.
 
-    Binary, multiclass and multilabel: y is an array of class labels of any type, or a dense or
-    sparse indicator matrix of labels. A sparse indicator of any width is never converted to a dense
-    one, and `predict` returns a sparse one.
+    Binary, multiclass and multilabel: y is an array of class labels of any type, lists of names, or
+    a dense or sparse indicator matrix of labels. A sparse indicator of any width is never converted
+    to a dense one, and `predict` returns a sparse one.
 
     Parameters
     ----------
@@ -122,7 +128,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     network_ : Network
         The trained network: ``network_.save(path)``, ``network_.plot_history()`` and so on.
     classes_ : ndarray of shape (n_classes,)
-        Class labels; for an indicator, the numbers of its columns.
+        Class labels; the names of the labels where y is lists of names, or a data frame with named
+        columns; for another indicator, the numbers of its columns.
     n_features_in_, feature_names_in_ : int, ndarray of str
         As in scikit-learn.
     n_outputs_, n_layers_, n_iter_ : int
@@ -153,6 +160,10 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     >>> clf.score(X[1500:] / 16, y[1500:]) > 0.9
     True
     """
+
+    classes_: np.ndarray
+    _named: Any  # the type in which names are predicted, or None
+    _y_type: Any
 
     def __init__(self, hidden_layer_sizes: int | Sequence[int] = (128,), activation: str = "auto",
                  *, density: float | Literal["auto"] = "auto", hidden_density: float = 1.0,
@@ -203,8 +214,9 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         X, y, sample_weight
             As for `fit`.
         classes : array or None
-            All class labels that will occur, in any order; required in the first call unless y is
-            an indicator.
+            Class labels, in any order; required in the first call unless y is an indicator or lists
+            of names. In later calls, y and `classes` may have new ones: outputs are added for them,
+            and `classes_` gets them at its end.
 
         Returns
         -------
@@ -214,7 +226,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         ------
         ValueError, TypeError
             As for `fit`; also if `class_weight` is "balanced", or `classes` is missing in the first
-            call or differs from it later.
+            call or lacks some of it later.
         """
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all rows, which partial_fit does not "
@@ -224,13 +236,24 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         first = not hasattr(self, "network_")
         if first:
             self._given_classes = None if classes is None else np.unique(classes)
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-            raise ValueError(f"classes must be those of the first call, {self.classes_}, "
-                             f"got {np.asarray(classes)}")
+        elif classes is not None:
+            given = np.unique(classes)
+            if not np.isin(self.classes_, given).all():
+                raise ValueError("classes must be those of the first call, and may be more: "
+                                 f"{self.classes_}, got {np.asarray(classes)}")
+            self._add_classes(given[~np.isin(given, self.classes_)])
+        self._may_grow = not first
         try:
             return self._partial_fit(X, y, sample_weight, first)
         finally:
             self.__dict__.pop("_given_classes", None)
+            self.__dict__.pop("_may_grow", None)
+
+    def _add_classes(self, new: np.ndarray) -> None:
+        """Add classes, and outputs for them, behind those that there are."""
+        if len(new):
+            self.network_.add_labels(len(new))
+            self.classes_ = np.concatenate([self.classes_, new])
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -262,14 +285,44 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         return self.lsh_params or {}
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
+        self._new_names: list[str] | None = None
+        if has_names(y):
+            y = self._indicator_of_names(X, y, reset)
+        elif not reset and self._named is list:
+            raise ValueError("y must be lists of names as before")
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True,
                              reset=reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y.toarray() if sp.issparse(y) else y, warn=True)
         return X, y
 
+    def _indicator_of_names(self, X: Any, y: Any, reset: bool) -> Any:
+        """A sparse indicator of lists of names, or of a data frame with named columns."""
+        if not reset and self._named is None:
+            raise ValueError("y must be class labels, or an indicator matrix without names, as "
+                             "before; got names")
+        known = [] if reset else self.classes_.tolist()
+        names = names_of(y, "y", X.shape[0] if hasattr(X, "shape") else len(X), known)
+        if not names.names:
+            raise ValueError("y must have at least one label, got none")
+        if reset:
+            self._new_names = names.names
+            self._named_as = np.ndarray if hasattr(y, "columns") else list
+        elif new := names.names[len(known):]:
+            if not getattr(self, "_may_grow", False):
+                raise ValueError(f"y has the label {new[0]!r}, which is not among those of before; "
+                                 "partial_fit adds labels")
+            self._add_classes(np.array(new))
+        return names.indicator(len(names.names)).to_scipy()
+
     def _encode(self, y: Any, reset: bool) -> Any:
         """Class ids, or a float32 indicator as csr_array."""
+        if self._new_names is not None or (not reset and self._named is not None
+                                           and sp.issparse(y)):
+            if reset:
+                self._multilabel, self._named = True, self._named_as
+                self._y_type, self.classes_ = self._named, np.array(self._new_names)
+            return self._indicator(y)
         if not sp.issparse(y) and y.dtype == object:
             types = {type(value) for value in y.ravel()}
             if len(types) > 1:
@@ -291,7 +344,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         return self._indicator(y) if multilabel else self._class_ids(y)
 
     def _set_classes(self, y: Any, multilabel: bool) -> None:
-        self._multilabel = multilabel
+        self._multilabel, self._named = multilabel, None
         self._y_type = type(y) if sp.issparse(y) else np.ndarray
         given = getattr(self, "_given_classes", None)
         if multilabel:
@@ -312,8 +365,11 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         return indicator
 
     def _class_ids(self, y: np.ndarray) -> np.ndarray:
-        ids = np.searchsorted(self.classes_, y)
-        ids[ids == len(self.classes_)] = 0
+        if getattr(self, "_may_grow", False):
+            self._add_classes(np.unique(y[~np.isin(y, self.classes_)]))
+        order = np.argsort(self.classes_, kind="stable")  # those that were added are at the end
+        ids = np.searchsorted(self.classes_, y, sorter=order)
+        ids = order[np.where(ids == len(order), 0, ids)]
         if (unknown := self.classes_[ids] != y).any():
             new = y[unknown].tolist()[0]
             raise ValueError("y has classes that are not among those of before, such as "
@@ -419,19 +475,135 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         Returns
         -------
         ndarray of shape (n_samples,), or indicator matrix of shape (n_samples, n_classes), int64
-            Classes, or an indicator of the type that `fit` was given. Rows of an indicator may be
-            empty.
+            Classes, or an indicator of the type that `fit` was given; lists of names where it was
+            given lists. Rows of an indicator, and lists, may be empty.
         """
         X = self._validated_queries(X)
         if not self._multilabel:
             return self.classes_[self.network_.predict(X)]
 
         p = of_rows(X, lambda x: self.network_.predict_labels(x, self.threshold_))
+        if self._y_type is list:
+            names = self.classes_.tolist()
+            return [[names[j] for j in p.indices[a:b].tolist()]
+                    for a, b in itertools.pairwise(p.indptr.tolist())]
         found = sp.csr_array((np.ones(p.nnz, np.int64), p.indices, p.indptr), shape=p.shape)
         return found.toarray() if self._y_type is np.ndarray else self._kind_of_y(found)
 
     def _kind_of_y(self, indicator: Any) -> Any:
         return indicator if issubclass(self._y_type, sp.sparray) else sp.csr_matrix(indicator)
+
+    def score(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """The fraction of rows whose prediction is right; with several labels, the whole set.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            In [0, 1].
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there is no training yet, or an argument is invalid.
+        """
+        if not has_names(y) or getattr(self, "_named", None) is not list:
+            return super().score(X, y, sample_weight)
+        found = self.predict(X)
+        names = names_of(y, "y", len(found), self.classes_.tolist())
+        right = [{names.names[j] for j in ids} == set(row)
+                 for ids, row in zip(names.ids, found, strict=True)]
+        weights = None if sample_weight is None else np.asarray(sample_weight, float)
+        return float(np.average(np.array(right, float), weights=weights))
+
+    def save(self, path: PathLike) -> None:
+        """Write the network, the classes and the parameters as one safetensors file, for `load`.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        ValueError
+            If there is no training yet.
+        TypeError
+            If a class or a parameter is an object that the file cannot hold, such as a hash family:
+            use pickle then.
+        OSError
+            If the file cannot be written.
+        """
+        check_is_fitted(self, "network_")
+        threshold = getattr(self, "threshold_", None)
+        kinds = {list: "list", np.ndarray: "array"}
+        config = {
+            "parameters": self.get_params(deep=False) | {"random_state": None},
+            "classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str,
+            "multilabel": self._multilabel, "named": kinds.get(self._named),
+            "y_type": kinds.get(self._y_type, "sparse"),
+            "threshold": threshold.tolist() if isinstance(threshold, np.ndarray) else threshold,
+            "feature_names": getattr(self, "feature_names_in_", np.zeros(0)).tolist()}
+        try:
+            json.dumps(config)
+        except TypeError as error:
+            raise TypeError("a parameter or a class is an object that a file cannot hold "
+                            f"({error}); use pickle") from error
+        save_with(self.network_, path, {}, {"classifier": config})
+
+    @classmethod
+    def load(cls, path: PathLike, *, n_jobs: int | None = None) -> Self:
+        """Read a file of `save`; :func:`sparselsh.load` reads the network in it alone.
+
+        Parameters
+        ----------
+        path : str or path-like
+        n_jobs : int or None
+            Number of threads.
+
+        Returns
+        -------
+        LSHClassifier
+
+        Raises
+        ------
+        FileNotFoundError, IsADirectoryError
+            If there is no such file, or `path` is a directory.
+        ValueError
+            If it holds no classifier, or is damaged.
+        """
+        n_threads = None if n_jobs is None else effective_n_jobs(n_jobs)
+        network, _, config = load_with(path, "classifier", n_threads=n_threads)
+        if config is None:
+            raise ValueError(f"{path}: holds no classifier; read it with sparselsh.load")
+        try:
+            return cls._of_file(network, config, n_jobs)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise _files.damaged(path, "classifier", error) from error
+
+    @classmethod
+    def _of_file(cls, network: Network, config: dict[str, Any], n_jobs: int | None) -> Self:
+        classifier = cls(**config["parameters"] | {"n_jobs": n_jobs})
+        classifier._check_parameters()
+        classes = np.array(config["classes"], config["dtype"])
+        if classes.shape != (network.n_labels,) or len(set(classes.tolist())) != len(classes):
+            raise ValueError(f"classes must be {network.n_labels} different ones")
+        types = {"list": list, "array": np.ndarray, "sparse": sp.csr_array, None: None}
+        classifier.network_, classifier.classes_ = network, classes
+        classifier._multilabel = bool(config["multilabel"])
+        classifier._named, classifier._y_type = types[config["named"]], types[config["y_type"]]
+        classifier.n_features_in_ = network.n_features
+        if config["feature_names"]:
+            classifier.feature_names_in_ = np.array(config["feature_names"], object)
+        if config["threshold"] is not None:
+            limits = check.thresholds(config["threshold"], network.n_labels)
+            is_one = not isinstance(config["threshold"], list)
+            classifier.threshold_ = float(config["threshold"]) if is_one else limits
+        classifier.n_outputs_, classifier.n_layers_ = network.n_labels, len(network.layers) + 1
+        return classifier
 
     def predict_topk(self, X: MatrixLike, k: int = 5, *,
                      exact: bool = False) -> tuple[np.ndarray, Floats]:

@@ -11,6 +11,9 @@
     _checkpoint  training state as arrays and plain values
 """
 from ._growth import grow_from_rows, joined
-from ._network import Network, contributions, load, load_with, save_with
+from ._network import Network, contributions, hidden_outputs, load, load_with, save_with
 
-__all__ = ["Network", "contributions", "grow_from_rows", "joined", "load", "load_with", "save_with"]
+__all__ = [
+    "Network", "contributions", "grow_from_rows", "hidden_outputs", "joined", "load", "load_with",
+    "save_with",
+]

@@ -1621,6 +1621,20 @@ def contributions(network: Network, x: CSR, label: int) -> Floats:
     return x.data * weights
 
 
+def hidden_outputs(network: Network, X: MatrixLike) -> Floats:
+    """The outputs of the last hidden layer, (n_samples, n_hidden) float32."""
+    with network._lock.held:
+        network._begin_call()
+        rows = check.matrix(X, n_columns=network.n_features)
+        network._check_initialized()
+        out = np.zeros((rows.shape[0], network.layers[-1].n_in), np.float32)
+        for start in range(0, rows.shape[0], ROWS_PER_CHUNK):
+            stop = min(start + ROWS_PER_CHUNK, rows.shape[0])
+            h = network._hidden(rows, start, stop, resolve(network.n_threads))
+            out[start:stop] = h.to_dense() if isinstance(h, CSR) else h
+    return out
+
+
 def save_with(network: Network, path: PathLike, tensors: dict[str, np.ndarray],
               config: dict[str, Any]) -> None:
     """`Network.save`, with arrays and entries of the configuration of others."""

@@ -12,9 +12,10 @@
     _recommender  Recommender: the same for sequences of items
     _file, _load  the one file of a Tagger; load, which reads any
 """
+from ._inputs import has_names, names_of
 from ._load import load
 from ._recommender import Recommender
 from ._tagger import Tagger
 from ._vectorizer import TextVectorizer
 
-__all__ = ["Recommender", "Tagger", "TextVectorizer", "load"]
+__all__ = ["Recommender", "Tagger", "TextVectorizer", "has_names", "load", "names_of"]

@@ -111,6 +111,31 @@ def _is_missing(value: Any) -> bool:
         isinstance(value, float) and math.isnan(value))
 
 
+def has_names(values: Any) -> bool:
+    """Whether these are lists of names, or an indicator data frame with named columns.
+
+    ValueError for lists of numbers of different lengths, which are neither.
+    """
+    if hasattr(values, "columns") or hasattr(values, "column_names"):
+        columns = list(getattr(values, "column_names", None) or values.columns)
+        return len(columns) > 1 and all(isinstance(column, str) for column in columns)
+    if sp.issparse(values) or getattr(values, "ndim", 1) != 1 or isinstance(values, str | bytes):
+        return False
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        return False
+    if not isinstance(values, list | tuple) and not any(
+            hasattr(values, method) for method in ("tolist", "to_pylist", "to_list")):
+        return False
+    rows = [row for row in as_list(values, "y", "labels")
+            if isinstance(row, list | tuple | set | frozenset | np.ndarray)]
+    if any(isinstance(item, str) for row in rows for item in row):
+        return True
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("y has lists of numbers of different lengths; give lists of strings, the "
+                         "names of the labels, or an indicator matrix")
+    return False
+
+
 def names_of(values: Any, name: str, n_rows: int, known: Sequence[str] = ()) -> Names:
     """The names of each row, from lists, sets, strings or an indicator data frame.
 
