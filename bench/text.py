@@ -21,6 +21,7 @@ finds. Omikuji and scikit-learn
 get TF-IDF rows of words and pairs of words from scikit-learn's vectorizer.
 """
 import argparse
+import itertools
 import json
 import lzma
 import os
@@ -86,10 +87,11 @@ class Sparselsh:
 
 
 class FastText:
-    options = {"loss": "ova", "epoch": 25, "lr": 0.2, "wordNgrams": 2, "minCount": 1, "verbose": 0}
-
     def __init__(self, one_per_text, threads, options):
         import fasttext
+
+        self.options = {"loss": "ova", "epoch": 25, "lr": 0.2, "wordNgrams": 2, "minCount": 1,
+                        "verbose": 0}
 
         self.fasttext, self.threads, self.seconds = fasttext, threads, options.get("autotune")
         if one_per_text:
@@ -100,7 +102,7 @@ class FastText:
             self.options = self.options | {"loss": "hs", "lr": 0.5}
         with tempfile.TemporaryDirectory() as folder:
             lines = [" ".join(f"__label__{name}" for name in row) + " " + self.words(text)
-                     for text, row in zip(texts, names)]
+                     for text, row in zip(texts, names, strict=True)]
             cut = len(lines) * 9 // 10 if self.seconds else len(lines)
             path = Path(folder, "train.txt")
             path.write_text("\n".join(lines[:cut]) + "\n", encoding="utf-8")
@@ -125,8 +127,8 @@ class FastText:
 
     def best(self, texts, k):
         names, p = self.model.predict([self.words(text) for text in texts], k=k)
-        return [[(name[9:], float(value)) for name, value in zip(row, values)]
-                for row, values in zip(names, p)]
+        return [[(name[9:], float(value)) for name, value in zip(row, values, strict=True)]
+                for row, values in zip(names, p, strict=True)]
 
 
 class OverRows:
@@ -184,15 +186,18 @@ class Omikuji(OverRows):
                 for i in np.flatnonzero(np.diff(X.indptr)):  # it refuses empty rows
                     labels = ",".join(map(str, Y.indices[Y.indptr[i]:Y.indptr[i + 1]]))
                     row = slice(X.indptr[i], X.indptr[i + 1])
-                    words = " ".join(f"{j}:{v:.6g}" for j, v in zip(X.indices[row], X.data[row]))
+                    pairs = zip(X.indices[row], X.data[row], strict=True)
+                    words = " ".join(f"{j}:{v:.6g}" for j, v in pairs)
                     file.write(f"{labels} {words}\n")
             self.model = omikuji.Model.train_on_data(str(path), n_threads=self.threads)
 
     def ranked(self, X, k):
         X = X.tocsr()
-        rows = [list(zip(X.indices[X.indptr[i]:X.indptr[i + 1]].tolist(),
-                         X.data[X.indptr[i]:X.indptr[i + 1]].tolist())) for i in range(X.shape[0])]
-        return [self.model.predict(row, top_k=k) for row in rows]
+        found = []
+        for a, b in itertools.pairwise(X.indptr.tolist()):
+            row = list(zip(X.indices[a:b].tolist(), X.data[a:b].tolist(), strict=True))
+            found.append(self.model.predict(row, top_k=k))
+        return found
 
     def save(self, folder):
         import pickle
@@ -220,7 +225,7 @@ class Pecos(OverRows):
         out = []
         for i in range(found.shape[0]):
             row = slice(found.indptr[i], found.indptr[i + 1])
-            pairs = zip(found.indices[row], found.data[row])
+            pairs = zip(found.indices[row], found.data[row], strict=True)
             out.append(sorted(pairs, key=lambda pair: -pair[1]))
         return out
 
@@ -243,17 +248,17 @@ CONTENDERS = {"sparselsh": Sparselsh, "fasttext": FastText, "omikuji": Omikuji, 
 
 def precision(found, true, k):
     return float(np.mean([len({name for name, _ in row[:k]} & set(names)) / k
-                          for row, names in zip(found, true)]))
+                          for row, names in zip(found, true, strict=True)]))
 
 
 def micro_f1(found, true):
-    hits = sum(len(set(row) & set(names)) for row, names in zip(found, true))
+    hits = sum(len(set(row) & set(names)) for row, names in zip(found, true, strict=True))
     return 2 * hits / max(1, sum(map(len, found)) + sum(len(set(names)) for names in true))
 
 
 def best_threshold(found, true):
     """The threshold of the scores with the largest micro-averaged F1."""
-    pairs = sorted(((p, name in names) for row, names in zip(found, true)
+    pairs = sorted(((p, name in names) for row, names in zip(found, true, strict=True)
                     for (name, p), names in ((pair, set(names)) for pair in row)), reverse=True)
     hits = np.cumsum([hit for _, hit in pairs])
     n_true = sum(len(set(names)) for names in true)
