@@ -453,6 +453,41 @@ class Model:
             diverging(lambda: net.partial_fit(X, Y))
 
 
+class Named(Model):
+    """Taggers and recommenders: names are found, explained and added after loading."""
+
+    def seeds(self, folder):
+        path = Path(folder) / "sound.safetensors"
+        texts = [f"word{i % 7} word{i % 5} naïve 日本" for i in range(60)]
+        tags = [[f"tag{i % 7}", f"tag{i % 5}"] for i in range(60)]
+        files = []
+        for words, y in ((sl.TextVectorizer(), tags), (sl.TextVectorizer(n_features=32), tags),
+                         (sl.TextVectorizer((1, 1), min_df=0.1), [row[0] for row in tags])):
+            sl.Tagger(words, hidden=4, hold_out=20, random_state=0).fit(texts, y).save(path)
+            files.append(path.read_bytes())
+        sl.Tagger(hidden=4, hold_out=20, threshold="per-tag", random_state=0).fit(
+            texts, tags).save(path)
+        files.append(path.read_bytes())
+        sl.Recommender(hidden=4, random_state=0).fit([[*row, "x"] for row in tags]).save(path)
+        files.append(path.read_bytes())
+        return files
+
+    def read(self, path):
+        model = sl.load(path, n_threads=1)
+        with np.errstate(all="ignore"):
+            if isinstance(model, sl.Recommender):
+                found = [model.recommend(list(model.items_[:3]), k=4)]
+                names = set(model.items_)
+            elif isinstance(model, sl.Tagger):
+                found = model.predict_topk(["word1 word2 naïve", "日本"], 4)
+                model.predict(["word1 word2"])
+                model.explain("word1 word2 naïve", model.tags_[0])
+                names = set(model.tags_)
+            else:
+                return
+        expect(all(name in names for row in found for name, _ in row), "a name is unknown")
+
+
 class Saved(sl.callbacks.Callback):
     """Save the state of the training after one step in each of the first two epochs."""
 
@@ -766,6 +801,7 @@ READERS = {
     "xmc-xz": Text(".txt.xz", lzma.compress),
     "csr": Rows(),
     "model": Model(),
+    "named": Named(),
     "checkpoint": Checkpoint(),
     "index": Index(),
     "served": Served(),

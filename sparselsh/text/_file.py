@@ -59,7 +59,10 @@ def write(path: PathLike, network: Network, config: dict[str, Any],
 
 def read(path: PathLike, n_threads: int | None) -> Stored:
     """Contents of a file of `write`, or of a network."""
-    return Stored(path, *load_with(path, KEY, n_threads=n_threads))
+    network, tensors, config = load_with(path, KEY, n_threads=n_threads)
+    if not isinstance(config, dict | None):
+        raise _files.damaged(path, "tagger", TypeError(f"{KEY} is {config!r}"))
+    return Stored(path, network, tensors, config)
 
 
 def names_as_tensors(names: Sequence[str]) -> dict[str, np.ndarray]:
