@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from ..training import Source
 
 ROWS_PER_CHUNK = 1024  # rows that pass through the hidden layers together
+# Of the output layer: up to here waking a thread takes longer than it saves for a single row.
+SINGLE_THREAD_MAX_WEIGHTS = 1 << 20
 
 
 class Network:
@@ -1122,6 +1124,8 @@ class Network:
         reads, so that the first labels do not depend on k.
         """
         n_threads = resolve(self.n_threads)
+        if stop - start == 1 and self.n_labels * self.layers[-1].n_in <= SINGLE_THREAD_MAX_WEIGHTS:
+            n_threads = 1
         if h is None:
             h = self._hidden(X, start, stop, n_threads)
         ids, z = self._found(h, k, exact, selection, n_threads)
