@@ -1,6 +1,7 @@
 """LSHClassifier: classes and labels in, classes, labels and probabilities out."""
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 import json
@@ -251,8 +252,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def _add_classes(self, new: np.ndarray) -> None:
         """Add classes, and outputs for them, behind those that there are."""
-        if len(new):
-            self.network_.add_labels(len(new))
+        if len(new):  # in a copy: a call that fails later leaves the network of before
+            self.network_ = copy.deepcopy(self.network_).add_labels(len(new))
             self.classes_ = np.concatenate([self.classes_, new])
 
     def _check_parameters(self) -> None:
