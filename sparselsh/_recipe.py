@@ -23,7 +23,11 @@ MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
 # labels: short texts need a stronger penalty of the weights.
 C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.3, 1.0
 MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
-N_CANDIDATES, MAX_CANDIDATES = 50, 200  # the larger number where rows have very many labels
+# Rows without a label teach its classifier more than passes over few of them, up to some 200 labels
+# per row; in rows of many features each costs more time.
+MIN_NEGATIVES, MAX_NEGATIVES = 50, 200
+MAX_NEGATIVE_FEATURES = 20_000  # of a row: the number of its labels times that of its features
+N_CANDIDATES, MAX_CANDIDATES = 100, 200  # the larger number where rows have very many labels
 EPOCHS_FROM_DATA = 2  # from weights computed from the data, more epochs are not worth their time
 # Learning rate times steps: twice the distance that Adam can move a weight under a linear schedule.
 RATE_TIMES_STEPS = 3.3
@@ -124,12 +128,16 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     bool
         Whether the classifiers were kept.
     """
-    is_short = X.nnz <= MAX_FEATURES_OF_SHORT_ROWS * X.shape[0]
+    n_features = X.nnz / max(1, X.shape[0])  # of a row
     n = N_CANDIDATES
     if hasattr(Y, "indptr"):
         n = min(MAX_CANDIDATES, max(n, ranked_labels(np.diff(Y.indptr), network.n_labels)))
-    network.refine(X, Y, sample_weight=sample_weight, n_negatives=n, n_candidates=n,
-                   C=C_OF_SHORT_ROWS if is_short else C_OF_LONG_ROWS, verbose=verbose)
+    n_negatives = int(np.clip(MAX_NEGATIVE_FEATURES / max(1, n_features), MIN_NEGATIVES,
+                              MAX_NEGATIVES))
+    is_short = n_features <= MAX_FEATURES_OF_SHORT_ROWS
+    network.refine(X, Y, sample_weight=sample_weight, n_negatives=max(n, n_negatives),
+                   n_candidates=n, C=C_OF_SHORT_ROWS if is_short else C_OF_LONG_ROWS,
+                   verbose=verbose)
     if held_out is not None and getattr(held_out[1], "nnz", True):  # rows may have no label
         network.tune_refinement(*held_out)
         return network.refinement is not None
