@@ -222,6 +222,8 @@ RANK_STEPS_AS_FLOATS = np.array(RANK_STEPS, np.float64)
 # same score the first is often true no more than the second. Both then get the mean.
 MIN_STEP = -0.5
 N_FIRST = 5  # parts of the rows by which the best label is corrected
+PRIOR_ROWS = 100  # of each part
+SMALLEST_RATE = 1e-6
 N_FEATURES = 4
 BENDS = (-1.0, 0.0, 1.0)  # of the piecewise linear functions of a feature, in standard deviations
 N_ROW_INPUTS = 1 + (1 + len(BENDS)) * N_FEATURES
@@ -543,10 +545,11 @@ def _first_shift(inputs: _Inputs, hit: np.ndarray, weight: np.ndarray,
             w = weight[rows[part]] / weight[rows].mean()
             n_true, n = w @ hit[rows[part], 0], w.sum()
             at[i] = logits[part].mean()
-            # half a row more of each kind, so that a part without errors has finite odds
-            expected = _sigmoid(logits[part]).mean()
-            shift[i] = (np.log((n_true + 0.5) / (n - n_true + 0.5))
-                        - np.log((n * expected + 0.5) / (n - n * expected + 0.5)))
+            # some rows more that are as expected, so that few rows change little
+            expected = np.clip(_sigmoid(logits[part]).mean(), SMALLEST_RATE, 1 - SMALLEST_RATE)
+            shift[i] = (np.log((n_true + PRIOR_ROWS * expected)
+                               / (n - n_true + PRIOR_ROWS * (1 - expected)))
+                        - np.log(expected / (1 - expected)))
         at = np.maximum.accumulate(at + 1e-6 * np.arange(N_FIRST))
     return {"first_at": at, "first_shift": np.clip(shift, -MAX_LOG, MAX_LOG)}
 
