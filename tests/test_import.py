@@ -16,6 +16,7 @@ ROOT = Path(sparselsh.__file__).parent
 ROWS = [
     {"__main__"},
     {"cli"},
+    {"serving"},
     {"__init__"},
     {"estimators"},
     {"text"},

@@ -24,6 +24,8 @@ SMALLER = {"8192": "64", "20_000": "2_000", "18_000": "1_800", "5_000": "500"}
 ELSEWHERE = {  # code that is not run here, and where it is tested
     "accelerate(": "needs a layer so wide that an index gains on it: tests/test_torch_models.py"}
 
+OF_PAGES = {"docs/guide/serving.md": ("starlette", "uvicorn")}  # further extras
+
 
 def blocks(page, language):
     """Return (heading, code) of the blocks of a page, in order."""
@@ -78,6 +80,10 @@ def names():
 
 def files(given):
     """Write the files that the examples read to the current folder."""
+    records = [{"id": i, "text": text, "tags": tags} for i, (text, tags)
+               in enumerate(zip(given["texts"], given["tag_lists"], strict=True))]
+    for name in ("docs", "more", "new"):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
     sl.datasets.write_xmc("train.txt", given["X"], given["Y"])
     sl.datasets.write_xmc("train.txt.gz", given["X"], given["Y"])
     sl.datasets.write_xmc("test.txt", given["X_val"], given["Y_val"])
@@ -145,7 +151,7 @@ def test_the_pages_with_examples_are_found():
                          ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.filterwarnings("ignore")  # warnings of the other packages that the examples use
 def test_an_example_runs(page, heading, codes, tmp_path, monkeypatch):
-    for extra in EXTRAS:
+    for extra in (*EXTRAS, *OF_PAGES.get(page, ())):
         pytest.importorskip(extra)
     monkeypatch.chdir(tmp_path)
     import matplotlib

@@ -6,7 +6,8 @@
     _commands    main, and which function does what
     _train       train: networks from options
     _predict     predict and evaluate; _stream: lines of a pipe
-    _models      files of any kind; info and compress
+    _texts       train, predict and evaluate of texts; _records: their files
+    _models      files of any kind; info, compress and serve
     _serving     convert and serve-bench, for inference
     _completion  completion of the command line in shells
     _files       input and output files, and errors that name them

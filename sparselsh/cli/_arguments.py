@@ -27,8 +27,10 @@ DEMO_EPOCHS = 2
 
 ABOUT = ("Train and serve wide neural networks on a CPU: hashing finds the neurons that are "
          "computed.")
-FORMAT = ("Files are XMC text: a first line `rows features labels`, then one line per row: labels, "
-          "a space, feature:value pairs, as in `3,17 5:0.2 90:1.5`; or binary files that "
+FORMAT = ("Files are texts with labels: JSONL, CSV, TSV, Parquet, or lines of fastText's "
+          "__label__NAME; or rows of features, as XMC text: a first line `rows features labels`, "
+          "then one line per row: labels, a space, feature:value pairs, as in "
+          "`3,17 5:0.2 90:1.5`; or binary files that "
           "`sparselsh convert` has made from such text. Start with `sparselsh demo`.")
 
 
@@ -38,17 +40,19 @@ def parser() -> Parser:
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND",
                                   title="commands")
-    for add in (_add_train, _add_predict, _add_evaluate, _add_info, _add_compress, _add_convert,
-                _add_serve_bench, _add_completion, _add_demo):
+    for add in (_add_train, _add_predict, _add_evaluate, _add_serve, _add_info, _add_compress,
+                _add_convert, _add_serve_bench, _add_completion, _add_demo):
         add(commands)
     return top
 
 
 def _add_train(commands: Commands) -> None:
-    sub = new_command(commands, "train", help="train a network on an XMC file", epilog=FORMAT)
-    sub.add_argument("train", metavar="TRAIN.txt", help="training rows")
-    sub.add_argument("--test", metavar="TEST.txt", help="rows on which to measure the network")
-    sub.add_argument("--model", metavar="OUT.safetensors", help="file to save the network to")
+    sub = new_command(commands, "train", help="train on texts or on rows of features",
+                      epilog=FORMAT)
+    sub.add_argument("train", metavar="TRAIN", help="texts with labels, or rows of features")
+    sub.add_argument("--test", metavar="TEST", help="file on which to measure the model")
+    sub.add_argument("--model", metavar="OUT.safetensors", help="file to save the model to")
+    _add_columns(sub, labelled=True)
     sub.add_argument("--checkpoint", metavar="RUN.safetensors",
                      help="file to save the network and the state of its training to, after each "
                           "epoch and on Ctrl-C")
@@ -168,6 +172,47 @@ def _add_layers(sub: argparse._ActionsContainer) -> None:
             type=_below_one, metavar="FLOAT", action=_Given)
 
 
+def _add_columns(sub: argparse._ActionsContainer, labelled: bool) -> None:
+    group = sub.add_argument_group("texts")
+    _option(group, "--format", "kind of the file", "auto",
+            choices=["auto", "jsonl", "csv", "tsv", "parquet", "fasttext", "xmc"])
+    group.add_argument("--text", metavar="COLUMN", action="append",
+                       help="column, or key of JSON objects, with the text; several are joined "
+                            "(default: text)")
+    if labelled:
+        group.add_argument("--label", metavar="COLUMN",
+                           help="column with the labels: a string, or in JSONL and Parquet a list "
+                                "of them (default: the first of tags, labels, label and tag)")
+        group.add_argument("--separator", metavar="TEXT",
+                           help="what parts several labels in one string (default: none, the whole "
+                                "string is one label)")
+
+
+def _add_serve(commands: Commands) -> None:
+    sub = new_command(
+        commands, "serve", help="answer over HTTP",
+        description="POST /predict, POST /explain, GET /health, GET /metrics, and a page to try "
+                    "the model at /. Needs the extra serve: starlette and uvicorn.")
+    sub.add_argument("model", metavar="MODEL",
+                     help="file that `sparselsh train --model` or `compress` has written")
+    _option(sub, "--host", "address to listen at; 0.0.0.0 is all of them", "127.0.0.1",
+            metavar="ADDRESS")
+    _option(sub, "--port", "port to listen at; 0 for a free one", 8000, type=_whole(0), metavar="N")
+    _option(sub, "--workers", "processes that answer, which share the model", 1, type=_whole(1),
+            metavar="N")
+    _option(sub, "--threads", "threads of each worker", 1, type=_whole(1), metavar="N")
+    _option(sub, "--batch", "waiting texts or rows that are answered together", 64, type=_whole(1),
+            metavar="N")
+    _option(sub, "--max-bytes", "bytes of a request", 1 << 20, type=_whole(1), metavar="N")
+    _option(sub, "--max-items", "texts or rows of a request", 1024, type=_whole(1), metavar="N")
+    _option(sub, "--max-waiting", "texts or rows that wait in a worker", 4096, type=_whole(1),
+            metavar="N")
+    _option(sub, "--timeout", "seconds within which a request must have come", 10.0, type=_number,
+            metavar="FLOAT")
+    _option(sub, "--rate", "requests per second and client address", None, unset="no limit",
+            type=_number, metavar="FLOAT")
+
+
 def _add_ids(sub: argparse._ActionsContainer) -> None:
     ids = sub.add_mutually_exclusive_group()
     ids.add_argument("--one-based", dest="first_feature", action="store_const", const=1,
@@ -271,12 +316,13 @@ def _add_serve_bench(commands: Commands) -> None:
 
 def _add_predict(commands: Commands) -> None:
     sub = new_command(commands, "predict",
-                      help="write the best labels of every row, label:score ...")
+                      help="write the best labels of every text or row, label:probability ...")
     sub.add_argument("model", metavar="MODEL",
                      help="file that `sparselsh train --model` has written")
-    sub.add_argument("test", metavar="TEST.txt", nargs="?", default="-",
-                     help="rows to predict, whose labels are ignored; - reads lines of them from "
-                          "stdin, ids from 0, and answers each at once (default: -)")
+    sub.add_argument("test", metavar="TEST", nargs="?", default="-",
+                     help="texts or rows to predict, whose labels are ignored; - reads lines from "
+                          "stdin, of text, JSON or rows with ids from 0, and answers each at once "
+                          "(default: -)")
     _option(sub, "-k", "labels per row", 5, type=_whole(1), metavar="N")
     sub.add_argument("--probabilities", action="store_true",
                      help="write the probability after each label instead of its score")
@@ -284,6 +330,10 @@ def _add_predict(commands: Commands) -> None:
                                 "labels; auto is the one with the best F1 on the rows held out",
             None, unset="k labels", type=_fraction_or_auto, metavar="auto|FLOAT")
     sub.add_argument("--output", metavar="FILE", help="write to FILE instead of the terminal")
+    _add_columns(sub, labelled=False)
+    _option(sub, "--output-format", "of texts: lines of label:probability parted by tabs, or "
+                                    "JSONL, the objects of the input without the text",
+            "auto", unset="that of the input", choices=["auto", "lines", "jsonl"])
     sub.add_argument("--exact", action="store_true", help="compute every output neuron")
     _add_ids(sub)
     _add_threads(sub)
@@ -296,7 +346,8 @@ def _add_evaluate(commands: Commands) -> None:
                               help="measure a network: P@k, nDCG@k, PSP@k, time per query")
     sub.add_argument("model", metavar="MODEL",
                      help="file that `sparselsh train --model` has written")
-    sub.add_argument("test", metavar="TEST.txt", help="rows with their true labels")
+    sub.add_argument("test", metavar="TEST", help="texts or rows with their true labels")
+    _add_columns(sub, labelled=True)
     sub.add_argument("--train", metavar="TRAIN.txt",
                      help="its training rows: their label frequencies give the propensities for "
                           "PSP@k")

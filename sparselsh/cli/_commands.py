@@ -60,9 +60,17 @@ def _drop_stdout() -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train on a file, measure on another, save."""
-    from ._train import train
+    from ._records import kind_of
 
-    train(args)
+    kind = kind_of(args.train, args.format)
+    if kind == "xmc":
+        from ._train import train
+
+        train(args)
+    else:
+        from ._texts import train_texts
+
+        train_texts(args, kind)
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -77,6 +85,13 @@ def evaluate(args: argparse.Namespace) -> None:
     from ._predict import evaluate
 
     evaluate(args)
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Answer over HTTP until a signal."""
+    from ._models import serve
+
+    serve(args)
 
 
 def info(args: argparse.Namespace) -> None:
@@ -146,8 +161,9 @@ def completion(args: argparse.Namespace) -> None:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
-    "train": train, "predict": predict, "evaluate": evaluate, "info": info, "compress": compress,
-    "convert": convert, "serve-bench": serve_bench, "completion": completion, "demo": demo}
+    "train": train, "predict": predict, "evaluate": evaluate, "serve": serve, "info": info,
+    "compress": compress, "convert": convert, "serve-bench": serve_bench,
+    "completion": completion, "demo": demo}
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
-"""Models in files, of any kind: load, `sparselsh info` and `sparselsh compress`."""
+"""Models in files, of any kind: load, and the commands `info`, `compress` and `serve`."""
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ._files import UserError, check_outputs, load_network, unwritable, write_json
@@ -16,10 +17,13 @@ def load_model(path: str, n_threads: int | None = None, mmap: bool = False) -> A
     """The network, compressed network or tagger of a file; `mmap` leaves weights in it."""
     from .. import _files
     from ..inference import InferenceNetwork
+    from ..text import load
 
     if not os.path.isdir(path) and _files.metadata(path).get("format") == INFERENCE:
         return InferenceNetwork.load(path, mmap=mmap, n_threads=n_threads)
-    return load_network(path, n_threads)
+    if os.path.isdir(path):
+        load_network(path, n_threads)  # raises
+    return load(path, n_threads=n_threads)
 
 
 def info(args: argparse.Namespace) -> None:
@@ -106,3 +110,32 @@ def compress(args: argparse.Namespace) -> None:
         print(small.report)
     elif model.calibration is not None:
         print("without probabilities, of which the smaller file keeps no calibration")
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Answer over HTTP until SIGTERM or Ctrl-C."""
+    try:
+        from ..serving import Limits, serve
+    except ImportError as error:
+        raise UserError(f"serve: {error.name or error} is missing; type pip install "
+                        '"sparselsh-nn[serve]"') from error
+    if args.port > 65535:
+        raise UserError(f"--port {args.port}: must be at most 65535")
+    limits = Limits(max_bytes=args.max_bytes, max_items=args.max_items,
+                    max_waiting=args.max_waiting, batch=args.batch, timeout=args.timeout,
+                    rate=args.rate)
+
+    def ready(host: str, port: int) -> None:
+        place = f"[{host}]" if ":" in host else host
+        print(f"sparselsh: {args.model} at http://{place}:{port}/, {args.workers} workers",
+              file=sys.stderr, flush=True)
+
+    model = load_model(args.model, n_threads=1, mmap=True)
+    try:
+        serve(model, host=args.host, port=args.port, workers=args.workers, n_threads=args.threads,
+              limits=limits, name=os.path.basename(args.model), ready=ready)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UserError(f"--host {args.host} --port {args.port}: cannot be used "
+                        f"({error.strerror or error}); choose another port") from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._files import UserError, check_outputs, read_matching, write_json, writing
 from ._models import load_model
+from ._records import check_no_columns, kind_of
 from ._report import describe, summary
 from ._stream import lines_of
 
@@ -22,6 +23,12 @@ def predict(args: argparse.Namespace) -> None:
     """Write the best labels of every row of a file."""
     check_outputs([args.output], inputs=[args.model, None if args.test == "-" else args.test])
     net = load_model(args.model, args.threads)
+    if hasattr(net, "tags_"):
+        from ._texts import predictions
+
+        write(predictions(args, net), args.output)
+        return
+    _check_rows(args, net)
     if args.k > net.n_labels:
         raise UserError(f"-k {args.k}: {args.model!r} has {net.n_labels} labels; give at most that "
                         "many")
@@ -38,6 +45,17 @@ def predict(args: argparse.Namespace) -> None:
                              ids=args.first_feature)
         answers = _answers(net, X, args)
     write(answers, args.output)
+
+
+def _check_rows(args: argparse.Namespace, net: Any) -> None:
+    """Refuse what is for texts."""
+    check_no_columns(args, args.model)
+    if getattr(args, "output_format", "auto") == "jsonl":
+        raise UserError(f"--output-format jsonl: is for texts, but {args.model!r} answers rows of "
+                        "features; leave it out")
+    if args.test != "-" and kind_of(args.test, args.format) != "xmc":
+        raise UserError(f"{args.test!r}: holds texts, but {args.model!r} answers rows of features; "
+                        "train it on texts")
 
 
 def write(parts: Iterator[str], path: str | None) -> None:
@@ -98,6 +116,12 @@ def evaluate(args: argparse.Namespace) -> None:
     """Measure a saved network on a file."""
     check_outputs([args.json], inputs=[args.model, args.test, args.train])
     net = load_model(args.model, args.threads)
+    if hasattr(net, "tags_"):
+        from ._texts import evaluate_texts
+
+        evaluate_texts(args, net)
+        return
+    _check_rows(args, net)
     X, Y = read_matching(args.test, net.n_features, net.n_labels, of=args.model,
                          ids=args.first_feature)
     from .. import metrics

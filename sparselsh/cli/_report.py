@@ -19,8 +19,11 @@ def summary(report: dict[str, Any]) -> str:
         if f"{key}1" in report:
             lines.append("   ".join(f"{name}@{k} {report[f'{key}{k}']:6.2%}" for k in (1, 3, 5)))
     if "micro_f1" in report:
-        lines.append(f"micro-F1 {report['micro_f1']:6.2%}   calibration error "
-                     f"{report['calibration_error']:.3f}")
+        error = report.get("calibration_error")
+        lines.append(f"micro-F1 {report['micro_f1']:6.2%}"
+                     + ("" if error is None else f"   calibration error {error:.3f}"))
+    if "accuracy" in report:
+        lines.append(f"accuracy {report['accuracy']:6.2%}")
     if "train_seconds" in report:
         lines.append(f"training {report['train_seconds']:.1f} s, "
                      f"{report['train_cpu_seconds']:.1f} CPU s")

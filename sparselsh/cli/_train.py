@@ -1,4 +1,4 @@
-"""`sparselsh train` on rows of features: the network and its optimizer from the options, and files.
+"""`sparselsh train`, on rows of features: network and optimizer from the options, and files.
 
     split ─► new network, or that of a checkpoint ─► fit or resume ─► refine, calibrate ─► save
 """
@@ -19,6 +19,7 @@ from ._files import (
     unwritable,
     write_json,
 )
+from ._records import check_no_columns
 from ._report import describe, silent, summary
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SHARED_IDS: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 def train(args: argparse.Namespace) -> None:
     """Train a network on a file, measure it on another, save it."""
+    check_no_columns(args, args.train)
     if args.resume:
         _check_resumed(args)
     checkpoint = args.checkpoint or args.resume
