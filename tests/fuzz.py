@@ -42,6 +42,8 @@ import scipy.sparse as sp
 
 import sparselsh as sl
 from sparselsh import _files, rebuild
+from sparselsh.cli import _records
+from sparselsh.cli._files import UserError
 from sparselsh.datasets import _csr_file, _xmc_text
 from sparselsh.index import _file
 from sparselsh.inference import _conversion
@@ -323,6 +325,52 @@ class Text:
                        "a read in chunks gives other values than a whole read")
         for part in sl.datasets.read_xmc(path) if known is None else known:
             expect_valid_csr(part)
+
+
+class Records:
+    """Texts with labels: JSONL, CSV, Parquet and fastText's lines, as the command reads them."""
+
+    def __init__(self, kind, suffix, pack=bytes):
+        self.kind, self.suffix, self.pack = kind, suffix, pack
+
+    def seeds(self, folder):
+        rows = [{"id": i, "text": f"word{i} \u00e4 \u2028 \"quoted\", {i * 7}", "more": None,
+                 "tags": [f"tag{j}" for j in range(i % 4)]} for i in range(40)]
+        if self.kind == "parquet":
+            import pyarrow
+            from pyarrow import parquet
+
+            path = Path(folder) / "sound.parquet"
+            parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+            return [path.read_bytes()]
+        if self.kind == "csv":
+            lines = ["id,text,tags"]
+            for row in rows:
+                lines.append(f'{row["id"]},"a ""b""\n{row["id"]}","{"|".join(row["tags"])}"')
+        elif self.kind == "fasttext":
+            lines = [" ".join(f"__label__{name}" for name in row["tags"]) + " " + "a b c" * 3
+                     for row in rows]
+        else:
+            lines = [json.dumps(row) for row in rows]
+            lines.append('{"text": "a", "tags": "b"}')
+        return [self.pack("\n".join(lines).encode()), self.pack((lines[-1] + "\n" * 3).encode())
+                if self.kind == "jsonl" else self.pack("\n".join(lines[:3]).encode())]
+
+    make = staticmethod(damaged)
+
+    def read(self, path):
+        columns = _records.Columns(["text"], "tags", "|" if self.kind == "csv" else None)
+        try:
+            found = _records.read_records(path, self.kind, columns)
+        except UserError as error:  # one line for the user of the command
+            raise ValueError(str(error)) from error
+        expect(len(found.texts) == len(found.labels) > 0, "there are as many labels as texts")
+        expect(all(isinstance(text, str) for text in found.texts), "a text is no string")
+        kinds = {type(label) for label in found.labels}
+        expect(kinds in ({str}, {list}), "labels are strings, or lists of them")
+        if kinds == {list}:
+            expect(all(isinstance(name, str) for label in found.labels for name in label),
+                   "a label is no string")
 
 
 class Rows:
@@ -799,6 +847,10 @@ READERS = {
     "xmc-gz": Text(".txt.gz", lambda text: gzip.compress(text, mtime=0)),
     "xmc-bz2": Text(".txt.bz2", bz2.compress),
     "xmc-xz": Text(".txt.xz", lzma.compress),
+    "jsonl": Records("jsonl", ".jsonl"),
+    "jsonl-gz": Records("jsonl", ".jsonl.gz", lambda text: gzip.compress(text, mtime=0)),
+    "csv": Records("csv", ".csv"),
+    "fasttext": Records("fasttext", ".txt"),
     "csr": Rows(),
     "model": Model(),
     "named": Named(),
@@ -809,6 +861,8 @@ READERS = {
     "safetensors": Weights(".safetensors"),
     "npz": Weights(".npz"),
 }
+if importlib.util.find_spec("pyarrow"):
+    READERS["parquet"] = Records("parquet", ".parquet")
 if importlib.util.find_spec("onnx"):
     READERS["onnx"] = Onnx()
     if importlib.util.find_spec("onnxruntime"):

@@ -12,6 +12,7 @@ import json
 import lzma
 import os
 import sys
+import zlib
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from ._files import UserError
@@ -100,7 +101,9 @@ def _rows(path: str, kind: str, columns: Columns, labelled: bool) -> Iterator[tu
     except UnicodeDecodeError as error:
         raise UserError(f"{path!r}: is not UTF-8 text ({error.reason}); convert it, for example by "
                         "iconv") from error
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # not of the content
         raise UserError(f"{path!r}: cannot be decompressed ({error}); copy it again") from error
 
 
@@ -276,9 +279,21 @@ def _of_parquet(path: str, columns: Columns, labelled: bool) -> Iterator[tuple[s
                                 "with --text")
         label = _label_column(names, columns, repr(path)) if labelled else None
         n = 0
-        for batch in file.iter_batches(columns=[*columns.text, *([label] if label else [])]):
-            for record in batch.to_pylist():
+        for batch in _batches(path, file, [*columns.text, *([label] if label else [])]):
+            for record in batch:
                 n += 1
                 place = f"{path!r}, row {n}"
                 text = text_of(record, columns, place)
                 yield text, None if label is None else _label(record[label], columns, place, label)
+
+
+def _batches(path: str, file: Any, names: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The records of a Parquet file, some at a time."""
+    import pyarrow
+
+    try:
+        for batch in file.iter_batches(columns=names):
+            yield batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"{path!r}: cannot be read ({what}); write it again") from error
