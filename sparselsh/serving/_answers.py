@@ -59,8 +59,10 @@ class _Answers:
 
     item, items = "", ""  # their names in a request
 
-    def __init__(self, n_labels: int) -> None:
+    def __init__(self, n_labels: int, network: Any) -> None:
         self.n_labels = n_labels
+        calibration = getattr(network, "calibration", None)
+        self._n_ranked = 0 if calibration is None else calibration.n_ranked
 
     def job(self, body: bytes, limits: Limits) -> Job:
         """The request of a body, or BadRequest."""
@@ -78,8 +80,12 @@ class _Answers:
             raise BadRequest("threshold must be a number of 0 to 1")
         if threshold and not self.has_probabilities:
             raise BadRequest("the model has no probabilities, so that there is no threshold")
+        k = min(k, self.n_labels)
+        if self._n_ranked and k > self._n_ranked:  # further ones would need all labels
+            raise BadRequest(f"k must be at most {self._n_ranked}, the labels that have "
+                             "probabilities of their own")
         items = [self._checked(item, f"{self.items}[{i}]") for i, item in enumerate(many)]
-        return Job(items, min(k, self.n_labels), float(threshold))
+        return Job(items, k, float(threshold))
 
     @property
     def has_probabilities(self) -> bool:
@@ -119,7 +125,7 @@ class Texts(_Answers):
     kind = "texts"
 
     def __init__(self, tagger: Any) -> None:
-        super().__init__(len(tagger.tags_))
+        super().__init__(len(tagger.tags_), tagger.network_)
         self.tagger = tagger
         self.has_explanations = True
 
@@ -168,22 +174,13 @@ class Rows(_Answers):
     kind = "rows of features"
 
     def __init__(self, network: Any) -> None:
-        super().__init__(network.n_labels)
+        super().__init__(network.n_labels, network)
         self.network = network
         self.has_explanations = False
-        calibration = getattr(network, "calibration", None)
-        self._n_ranked = 0 if calibration is None else calibration.n_ranked
 
     @property
     def has_probabilities(self) -> bool:
         return self._n_ranked > 0
-
-    def job(self, body: bytes, limits: Limits) -> Job:
-        job = super().job(body, limits)
-        if self.has_probabilities and job.k > self._n_ranked:
-            raise BadRequest(f"k must be at most {self._n_ranked}, the labels that have "
-                             "probabilities of their own")
-        return job
 
     def _checked(self, item: Any, name: str) -> tuple[list[int], list[float]]:
         """Ids, ascending, and values of {"id": value, ...}."""
