@@ -423,7 +423,7 @@ def test_tensors_of_another_program_are_refused_as_a_model(folder, tmp_path):
     (["train", "train.txt", "--activation", "tanh"], ["--activation", "relu"]),
     (["train", "train.txt", "--threads", "0"], ["--threads"]),
     (["train", "train.txt", "--seed", "x"], ["--seed"]),
-    (["train"], ["TRAIN.txt", "--help"]),
+    (["train"], ["TRAIN", "--help"]),
     (["learn"], ["learn"]),
     ([], ["COMMAND"]),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else None)
