@@ -25,6 +25,7 @@ RETURNS = {
     "_bounded_search.prepare": "BoundedSearch",
     "_estimates.prepare": "Estimator",
     "_select.batch_union": "int",
+    "_select.hashed_union": "int",
     "_simd.available_levels": "tuple[str, ...]",
     "_simd.level": "str",
     "_text.count": "int",
@@ -46,7 +47,8 @@ ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t"
          "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_parse.text"}  # bytes or a mapped file
 OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a rule may not keep
-            "_active.indices", "_projections.indices", "_winners.indices"}  # of dense rows
+            "_active.indices", "_projections.indices", "_winners.indices",  # of dense rows
+            "_buckets.names"}
 UNTYPED = {  # other parameters without a type are arrays of one of several dtypes
     "_quantized.scales": "NDArray[float32] | None",
     "_bounded_search.codes": "NDArray[Any] | None",

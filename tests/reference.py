@@ -329,6 +329,11 @@ def active_input_gradient(dz, w, rows):
     return dz.astype(float) @ w[rows].astype(float)
 
 
+def segment_input_gradients(dz, w, rows, bounds):
+    return np.array([active_input_gradient(dz[:, a:b], w, rows[a:b])
+                     for a, b in itertools.pairwise(bounds)])
+
+
 def active_update(rule, w, m, v, rows, dz, x):
     return update_at(rule, w, m, v, rows, dz.astype(float).T @ x.astype(float))
 
@@ -408,6 +413,32 @@ def softmax_cross_entropy(z, targets):
     target = np.zeros(len(z))
     target[targets] = 1 / len(targets)
     return np.log(e.sum()) + z.max() - z[targets].mean(), e / e.sum() - target
+
+
+def softmax_parts(offsets, z, indptr, positions):
+    """Per row: the largest logit, the sum of exp relative to it, the sum at the targets."""
+    parts = np.zeros((len(offsets) - 1, 3))
+    for i in range(len(parts)):
+        row = z[offsets[i]:offsets[i + 1]].astype(float)
+        shift = row.max(initial=-np.inf)
+        parts[i] = shift, np.exp(row - shift).sum(), row[positions[indptr[i]:indptr[i + 1]]].sum()
+    return parts
+
+
+def join_softmax_parts(left, right):
+    left, right = left.astype(float), right.astype(float)
+    shift = np.maximum(left[:, 0], right[:, 0])
+    with np.errstate(invalid="ignore"):  # two parts of no logits
+        sums = [np.where(part[:, 1] > 0, part[:, 1] * np.exp(part[:, 0] - shift), 0)
+                for part in (left, right)]
+    return np.stack([shift, sums[0] + sums[1], left[:, 2] + right[:, 2]], axis=1)
+
+
+def softmax_of_parts(offsets, z, indptr, positions, n_parts, scale=1.0):
+    """Losses and gradients of rows of n_parts parts each, from the logits."""
+    starts = offsets[::n_parts]
+    counts = np.repeat(offsets[:-1] - np.repeat(starts[:-1], n_parts), np.diff(indptr))
+    return softmax_cross_entropy(starts, z, indptr[::n_parts], positions + counts, scale=scale)
 
 
 @per_row

@@ -58,7 +58,7 @@ class Tables:
         assert all(len(set(bucket)) == len(bucket) for table in buckets for bucket in table)
         return [[set(bucket) for bucket in table] for table in buckets]
 
-    def collide(self, query_codes, min_count=1, n_best=10):
+    def collide(self, query_codes, min_count=1, n_best=10, names=None):
         """query_codes is (n_queries, n_tables), with one more axis for several probes per table."""
         n = len(self.codes)
         query_codes = query_codes if query_codes.ndim == 3 else query_codes[:, :, None]
@@ -67,8 +67,8 @@ class Tables:
         keys = np.empty((self.n_threads, n), np.uint64)
         tables = read_only(self.ids, self.start, self.count)
         _buckets.collide(
-            read_only(query_codes), *tables, min_count, seen, keys, out_ids, out_counts,
-            self.n_threads)
+            read_only(query_codes), *tables, min_count, names, seen, keys, out_ids,
+            out_counts, self.n_threads)
         assert not seen.any(), "the scratch array is left as it was"
         return out_ids, out_counts
 
@@ -220,6 +220,19 @@ def test_equal_counts_are_not_decided_in_favour_of_low_ids():
     # five standard deviations of the mean of n_best distinct ids drawn at random
     band = 5 * n / np.sqrt(12 * n_best) * np.sqrt(1 - n_best / n)
     assert abs(ids.mean() - (n - 1) / 2) < band
+
+
+def test_tables_of_some_neurons_find_by_name_what_tables_of_all_find(rng, n_threads):
+    n, n_best = 300, 300
+    codes, queries = random_codes(rng, n, 6, 4), random_codes(rng, 9, 6, 4)
+    ids, counts = Tables.build(codes, 4, n_threads=n_threads).collide(queries, 2, n_best)
+    names = rng.permutation(n).astype(np.int32)[:120]
+    found = Tables.build(codes[names], 4, n_threads=n_threads).collide(
+        queries, 2, 20, read_only(names))
+    for i in range(len(queries)):
+        own = np.isin(ids[i], names)
+        np.testing.assert_array_equal(found[0][i], ids[i][own][:20])
+        np.testing.assert_array_equal(found[1][i], counts[i][own][:20])
 
 
 def test_ids_of_the_whole_range_survive_the_tie_break():

@@ -177,6 +177,34 @@ def test_parts_of_an_input_gradient_do_not_depend_on_the_number_of_threads(rng, 
         assert_same_bits(out, dx[0])
 
 
+@pytest.mark.parametrize("bounds", [[0, 0], [0, 300], [0, 0, 7, 7, 130, 300, 300]])
+@pytest.mark.parametrize("n, d", [(0, 5), (1, 1), (9, 31), (33, 64)])
+def test_input_gradients_of_segments_are_those_of_their_neurons(rng, n, d, bounds):
+    dz, w, rows = eighths(rng, n, bounds[-1]), eighths(rng, 400, d), active_rows(rng, bounds[-1],
+                                                                                  400)
+    bounds = read_only(np.array(bounds, np.int64))
+
+    def call(n_threads):
+        out = unwritten((len(bounds) - 1, n, d), np.float32)
+        _gemm.segment_input_gradients(dz, w, rows, bounds, out, n_threads)
+        return out
+
+    one = on_threads(call)
+    assert_same_bits(one, call(7))
+    np.testing.assert_array_equal(one, reference.segment_input_gradients(dz, w, rows, bounds))
+
+
+def test_the_input_gradient_of_a_segment_does_not_depend_on_the_others(rng):
+    # sums that do round
+    dz, w, rows = gaussian(rng, 40, 900), gaussian(rng, 1000, 65), active_rows(rng, 900, 1000)
+    whole, part = unwritten((3, 40, 65), np.float32), unwritten((1, 40, 65), np.float32)
+    bounds = np.array([0, 200, 700, 900])
+    _gemm.segment_input_gradients(dz, w, rows, bounds, whole, 2)
+    _gemm.segment_input_gradients(np.ascontiguousarray(dz[:, 200:700]), w, rows[200:700],
+                                  np.array([0, 500]), part, 1)
+    assert_same_bits(part[0], whole[1])
+
+
 RULES = {
     "sgd": ("sgd", (0.02, 0.0, False, 0.1), ""),
     "nesterov": ("sgd", (0.02, 0.9, True, 0.1), "m"),

@@ -196,3 +196,71 @@ def test_locate_shared_finds_every_id_of_a_set(rng, n):
     positions = unwritten(n, np.int32)
     _losses.locate_shared(*read_only(ids, ids[wanted]), positions)
     assert positions.tolist() == wanted.tolist()
+
+
+# ---- softmax by parts
+
+
+def by_parts(offsets, z, indptr, positions, n_parts, scale=1.0):
+    """The losses and the gradient of rows that lie in n_parts parts each, and what the parts gave.
+
+    The same bits for 1 and 2 threads.
+    """
+    n = (len(offsets) - 1) // n_parts
+
+    def call(n_threads):
+        gradient, parts = np.array(z), unwritten((n * n_parts, 3), np.float32)
+        _losses.softmax_parts(offsets, gradient, indptr, positions, parts, n_threads)
+        whole = parts[::n_parts].copy()
+        for p in range(1, n_parts):
+            joined = unwritten((n, 3), np.float32)
+            _losses.join_softmax_parts(whole, parts[p::n_parts].copy(), joined)
+            whole = joined
+        losses = unwritten(n, np.float32)
+        n_targets = np.diff(indptr[::n_parts])
+        _losses.softmax_of_parts(offsets, gradient, indptr, positions, parts, whole, n_targets,
+                                 scale, losses, n_threads)
+        return losses, gradient, parts, whole
+
+    return on_threads(call)
+
+
+@pytest.mark.parametrize("n", [0, 1, 9])
+@pytest.mark.parametrize("n_parts", [1, 2, 5])
+def test_softmax_by_parts_is_that_of_whole_rows(rng, n, n_parts):
+    widths = rng.integers(0, 40, n * n_parts)
+    widths[::n_parts] += 1  # a row has at least one logit
+    offsets, z = logits(*(3 * rng.standard_normal(k) for k in widths))
+    indptr, positions = random_targets(rng, offsets, most=2)
+    losses, gradient, parts, whole = by_parts(offsets, z, indptr, positions, n_parts, 1 / 256)
+
+    wanted = reference.softmax_parts(offsets, z, indptr, positions)
+    np.testing.assert_array_equal(parts[:, 0], wanted[:, 0])
+    np.testing.assert_allclose(parts[:, 1:], wanted[:, 1:], rtol=50 * UNIT, atol=100 * UNIT)
+    joined = wanted[::n_parts]
+    for p in range(1, n_parts):
+        joined = reference.join_softmax_parts(joined, wanted[p::n_parts])
+    np.testing.assert_allclose(whole, joined, rtol=50 * UNIT, atol=100 * UNIT)
+
+    want_losses, want = reference.softmax_of_parts(offsets, z, indptr, positions, n_parts, 1 / 256)
+    np.testing.assert_allclose(losses, want_losses, atol=500 * UNIT)  # sums of up to 200 terms
+    np.testing.assert_allclose(gradient, want, atol=2 * SOFTMAX_UNITS * UNIT / 256)
+
+
+def test_softmax_of_one_part_has_the_bits_of_softmax_cross_entropy(rng):
+    offsets, z = logits(*(3 * rng.standard_normal(k) for k in (0, 1, 7, 40, 300)))
+    labels = random_targets(rng, offsets)
+    losses, gradient, _, _ = by_parts(offsets, z, *labels, 1, scale=1 / 3)
+    want_losses, want = run("softmax_cross_entropy", offsets, z, *labels, scale=1 / 3)
+    assert_same_bits(losses, want_losses)
+    assert_same_bits(gradient + 0, want + 0)  # a row without labels has zeros of either sign
+
+
+def test_parts_of_no_logits_change_nothing():
+    parts = read_only(np.array([[1.5, 2, 3]], np.float32))
+    nothing = read_only(np.array([[-np.inf, 0, 0]], np.float32))
+    out = unwritten((1, 3), np.float32)
+    for left, right, want in ((parts, nothing, parts), (nothing, parts, parts),
+                              (nothing, nothing, nothing)):
+        _losses.join_softmax_parts(left, right, out)
+        np.testing.assert_array_equal(out, want)

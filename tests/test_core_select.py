@@ -93,6 +93,9 @@ def batch_union(labels, candidates, n_wanted, fill, seed, n_neurons):
     out, spare = unwritten(room, np.int32), unwritten(room, np.int32)
     size = _select.batch_union(labels, candidates, n_wanted, fill, seed, slot, spare, out)
     assert np.all(slot == -1), "the scratch array is left as it was"
+    hashed, spare = unwritten(room, np.int32), unwritten(room, np.int32)
+    n = _select.hashed_union(labels, candidates, n_wanted, fill, seed, n_neurons, spare, hashed)
+    np.testing.assert_array_equal(hashed[:n], out[:size])
     return out[:size]
 
 

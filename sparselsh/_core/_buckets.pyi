@@ -54,6 +54,7 @@ def collide(
     start: NDArray[int32],
     count: NDArray[int32],
     min_count: int,
+    names: NDArray[int32] | None,
     seen: NDArray[uint8],
     keys: NDArray[uint64],
     out_ids: NDArray[int32],

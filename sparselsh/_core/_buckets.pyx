@@ -261,9 +261,9 @@ cdef inline void _prefetch_places(const int32_t *code, Py_ssize_t n_tables, Py_s
 cdef Py_ssize_t _collide(const int32_t *code, const int32_t *next_code, Py_ssize_t n_tables,
                          Py_ssize_t n_probes, const int32_t *ids, Py_ssize_t n_ids,
                          const int32_t *start, const int32_t *count, Py_ssize_t n_buckets,
-                         int min_count, Py_ssize_t n_best, uint8_t *seen, uint64_t *keys,
-                         int32_t *out_ids, int32_t *out_counts) noexcept nogil:
-    # next_code: the codes of the next query, or NULL
+                         int min_count, Py_ssize_t n_best, const int32_t *names, uint8_t *seen,
+                         uint64_t *keys, int32_t *out_ids, int32_t *out_counts) noexcept nogil:
+    # next_code: the codes of the next query, or NULL; names: the ids of the neurons, or NULL
     cdef Py_ssize_t p, k, b, n_keys = 0, n_kept = 0, n_codes = n_tables * n_probes
     cdef const int32_t *bucket
     cdef int32_t j
@@ -295,7 +295,7 @@ cdef Py_ssize_t _collide(const int32_t *code, const int32_t *next_code, Py_ssize
     for k in range(n_keys):
         j = <int32_t>keys[k]
         if seen[j] >= min_count:
-            keys[n_kept] = count_key(seen[j], j)
+            keys[n_kept] = count_key(seen[j], j if names == NULL else names[j])
             n_kept += 1
         seen[j] = 0  # only what was touched is cleared: no step costs O(n)
 
@@ -390,19 +390,23 @@ def draw(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int32_
 
 
 def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int32_t[:, ::1] start,
-            const int32_t[:, ::1] count, int min_count, uint8_t[:, ::1] seen, uint64_t[:, ::1] keys,
-            int32_t[:, ::1] out_ids, int32_t[:, ::1] out_counts, int n_threads):
+            const int32_t[:, ::1] count, int min_count, const int32_t[::1] names,
+            uint8_t[:, ::1] seen, uint64_t[:, ::1] keys, int32_t[:, ::1] out_ids,
+            int32_t[:, ::1] out_counts, int n_threads):
     """The n_best neurons that share most buckets with each query, with counts: SLIDE's candidates.
 
     codes is (n_queries, n_tables, n_probes) with n_tables <= 255: the buckets to probe, distinct
     within a table, so that a neuron, which is in one bucket of a table, counts once per table; -1
     is no bucket. out_ids and out_counts are (n_queries, n_best), best first, filled up with -1 and
     0. A neuron counts if it is in the probed buckets of at least min_count tables. seen,
-    (n_threads, n), is all zero before and after; keys is (n_threads, n). Per query O(n_tables *
-    n_probes + neurons in the probed buckets).
+    (n_threads, n), is all zero before and after; keys is (n_threads, n). names, (n,) or None, has
+    ids that take the place of the numbers of the neurons, in out_ids and where counts are equal: so
+    tables of some neurons find what tables of all would. Per query O(n_tables * n_probes + neurons
+    in the probed buckets).
     """
     cdef Py_ssize_t i, n_queries = codes.shape[0], n_tables = codes.shape[1]
     cdef Py_ssize_t n_probes = codes.shape[2], n_best = out_ids.shape[1]
+    cdef const int32_t *name = NULL
     cdef int thread
 
     if n_queries == 0 or n_best == 0:
@@ -412,6 +416,8 @@ def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int
         out_counts[:, :] = 0
         return
 
+    if names is not None:
+        name = &names[0]
     for i in prange(n_queries, nogil=True, schedule="dynamic", chunksize=QUERIES_PER_TASK,
                     num_threads=n_threads):
         thread = threadid()
@@ -421,5 +427,5 @@ def collide(const int32_t[:, :, ::1] codes, const int32_t[:, ::1] ids, const int
         _collide(&codes[i, 0, 0],
                  &codes[i + 1, 0, 0] if i + 1 < n_queries and (i + 1) % QUERIES_PER_TASK else NULL,
                  n_tables, n_probes, &ids[0, 0], ids.shape[1], &start[0, 0], &count[0, 0],
-                 start.shape[1], min_count, n_best, &seen[thread, 0], &keys[thread, 0],
+                 start.shape[1], min_count, n_best, name, &seen[thread, 0], &keys[thread, 0],
                  &out_ids[i, 0], &out_counts[i, 0])

@@ -1,7 +1,7 @@
 # Made by docs/make_stubs.py.
 from typing import Any
 
-from numpy import float32, int32
+from numpy import float32, int32, int64
 from numpy.typing import NDArray
 
 from ._updates import Rule
@@ -32,6 +32,14 @@ def active_input_gradient(
     dx: NDArray[float32],
     n_threads: int,
     in_bfloat16: bool = False,
+) -> None: ...
+def segment_input_gradients(
+    dz: NDArray[float32],
+    w: NDArray[Any],
+    rows: NDArray[int32],
+    bounds: NDArray[int64],
+    out: NDArray[float32],
+    n_threads: int,
 ) -> None: ...
 def active_update(
     rule: Rule,

@@ -7,6 +7,7 @@ gathered where it is packed anyway, and the result is bitwise the same for any n
     matmul                  c = a b
     active_outputs          z = x w[rows]^T + bias[rows]
     active_input_gradient   dx = dz w[rows]
+    segment_input_gradients the same by segments of the rows, one dx each
     active_update           w[rows] <- rule(w[rows], dz^T x), by blocks; the gradient is not stored
 
 With in_bfloat16 the factors of a product are rounded to the nearest bfloat16 while they are packed,
@@ -14,7 +15,7 @@ and the sums are in float32: twice as fast at levels that multiply bfloat16 numb
 each.
 """
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 
 from ._groups cimport NEURONS_PER_BLOCK
 from ._parts cimport add_partial_sums
@@ -235,6 +236,52 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
         add_partial_sums(f, sums + t * d, n_parts, aligned_size(n * d), d, &dx[t, 0])
     free_aligned(work)
     free_aligned(sums)
+
+
+def segment_input_gradients(const float[:, ::1] dz, w, const int32_t[::1] rows,
+                            const int64_t[::1] bounds, float[:, :, ::1] out, int n_threads):
+    """out[s] = dz[:, a:b] w[rows[a:b]] with a, b = bounds[s], bounds[s + 1].
+
+    The input gradient by segments of the neurons, to be added in an order that the caller chooses.
+    2 n len(rows) d operations.
+    """
+    cdef gemm_t g
+    cdef typed_array_t ws = typed_array_of(w, False)
+    cdef Py_ssize_t t, n = dz.shape[0], d = out.shape[2], k = dz.shape[1]
+    cdef Py_ssize_t n_segments = out.shape[0], n_bands, band, size = GEMM_WORK_FLOATS
+    cdef const loops_t *f = table()
+    cdef float *work
+
+    if n == 0 or d == 0 or n_segments == 0:
+        return
+    if k == 0:
+        out[:, :, :] = 0
+        return
+
+    g.m, g.n, g.k = n, d, k
+    g.a = &dz[0, 0]
+    g.a_row, g.a_column = k, 1
+    g.b, g.b_dtype, g.b_first = ws.data, ws.dtype, 0
+    g.b_row, g.b_column = d, 1
+    g.rows = &rows[0]
+    g.gather = 2
+    g.bias = NULL
+    g.c = NULL
+    g.c_row = d
+    g.accumulate = 0
+
+    n_bands = (n_threads + n_segments - 1) // n_segments
+    band = ((n + n_bands - 1) // n_bands + 7) // 8 * 8
+    n_bands = (n + band - 1) // band
+    work = <float *>malloc_aligned(n_threads * size * sizeof(float))
+    if work == NULL:
+        raise MemoryError()
+    for t in prange(n_segments * n_bands, nogil=True, schedule="dynamic", chunksize=1,
+                    num_threads=n_threads):
+        _partial(f, &g, t % n_bands * band, min(band, n - t % n_bands * band), bounds[t // n_bands],
+                 bounds[t // n_bands + 1] - bounds[t // n_bands], &out[t // n_bands, 0, 0],
+                 work + threadid() * size)
+    free_aligned(work)
 
 
 cdef void _update_block(const loops_t *f, const rule_t *rule, gemm_t *whole, Py_ssize_t first,

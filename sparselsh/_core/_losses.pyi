@@ -11,6 +11,31 @@ def softmax_cross_entropy(
     losses: NDArray[float32],
     n_threads: int,
 ) -> None: ...
+def softmax_parts(
+    offsets: NDArray[int64],
+    z: NDArray[float32],
+    indptr: NDArray[int64],
+    positions: NDArray[int32],
+    parts: NDArray[float32],
+    n_threads: int,
+) -> None: ...
+def join_softmax_parts(
+    left: NDArray[float32],
+    right: NDArray[float32],
+    out: NDArray[float32],
+) -> None: ...
+def softmax_of_parts(
+    offsets: NDArray[int64],
+    z: NDArray[float32],
+    indptr: NDArray[int64],
+    positions: NDArray[int32],
+    parts: NDArray[float32],
+    whole: NDArray[float32],
+    n_targets: NDArray[int64],
+    scale: float,
+    losses: NDArray[float32],
+    n_threads: int,
+) -> None: ...
 def binary_cross_entropy(
     offsets: NDArray[int64],
     z: NDArray[float32],

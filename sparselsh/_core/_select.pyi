@@ -19,6 +19,16 @@ def batch_union(
     spare: NDArray[int32],
     out: NDArray[int32],
 ) -> int: ...
+def hashed_union(
+    labels: NDArray[int32],
+    candidates: NDArray[int32],
+    n_wanted: int,
+    fill: bool,
+    seed: int,
+    n_neurons: int,
+    spare: NDArray[int32],
+    out: NDArray[int32],
+) -> int: ...
 def sample_union(
     label_indptr: NDArray[int64],
     labels: NDArray[int32],

@@ -3,6 +3,7 @@ from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 from ._order cimport random_at, random_below, sort_ids, top_begin, top_end, top_push, top_t
 from ._simd cimport prefetch_run
@@ -141,6 +142,77 @@ def batch_union(const int32_t[::1] labels, const int32_t[:, ::1] candidates, Py_
     return _union(&labels[0] if labels.shape[0] else NULL, labels.shape[0],
                   &candidates[0, 0] if n and n_candidates else NULL, n, n_candidates,
                   min(n_wanted, n_neurons), fill, seed, n_neurons, &slot[0], &spare[0], &out[0])
+
+
+cdef bint _add(int32_t *members, uint64_t mask, int32_t j) noexcept nogil:
+    # Add j to a hash set, -1 where a place is free; False if it is a member already.
+    cdef uint64_t place = (<uint64_t>j * <uint64_t>0x9E3779B97F4A7C15) >> 32 & mask
+    while members[place] >= 0:
+        if members[place] == j:
+            return False
+        place = place + 1 & mask
+    members[place] = j
+    return True
+
+
+cdef bint _contains(const int32_t *members, uint64_t mask, int32_t j) noexcept nogil:
+    cdef uint64_t place = (<uint64_t>j * <uint64_t>0x9E3779B97F4A7C15) >> 32 & mask
+    while members[place] >= 0:
+        if members[place] == j:
+            return True
+        place = place + 1 & mask
+    return False
+
+
+def hashed_union(const int32_t[::1] labels, const int32_t[:, ::1] candidates, Py_ssize_t n_wanted,
+                 bint fill, uint64_t seed, Py_ssize_t n_neurons, int32_t[::1] spare,
+                 int32_t[::1] out):
+    """batch_union with a hash set in place of an array of n_neurons entries; returns size.
+
+    The same set, bit by bit. O(n_labels + n n_candidates + n_wanted) time, and memory of at most 16
+    bytes per entry of out.
+    """
+    cdef Py_ssize_t n = candidates.shape[0], n_candidates = candidates.shape[1], size = 0, k, c, i
+    cdef uint64_t mask = 1, counter = 0
+    cdef int32_t j
+    cdef int32_t *members
+
+    if n_neurons == 0 or out.shape[0] == 0:
+        return 0
+    n_wanted = min(n_wanted, n_neurons)
+    while mask < <uint64_t>(2 * out.shape[0]):
+        mask *= 2
+    members = <int32_t *>malloc(mask * sizeof(int32_t))
+    if members == NULL:
+        raise MemoryError()
+    memset(members, 255, mask * sizeof(int32_t))
+    mask -= 1
+
+    with nogil:
+        for k in range(labels.shape[0]):
+            if _add(members, mask, labels[k]):
+                out[size] = labels[k]
+                size += 1
+        for c in range(n_candidates):
+            for i in range(n):
+                if size >= n_wanted:
+                    break
+                j = candidates[i, c]
+                if j >= 0 and _add(members, mask, j):
+                    out[size] = j
+                    size += 1
+        while fill and size < n_wanted:  # as _fill_at_random
+            j = random_below(seed, counter, <int32_t>n_neurons)
+            counter += 1
+            if 2 * size < n_neurons and _contains(members, mask, j):
+                continue
+            while not _add(members, mask, j):
+                j = j + 1 if j + 1 < n_neurons else 0
+            out[size] = j
+            size += 1
+        sort_ids(&out[0], &spare[0], size, n_neurons)
+    free(members)
+    return size
 
 
 def sample_union(const int64_t[::1] label_indptr, const int32_t[::1] labels,

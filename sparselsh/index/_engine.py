@@ -419,19 +419,20 @@ class IndexEngine:
     # -- active sets --------------------------------------------------------------------------
 
     def candidates(self, X: Floats, n: int, n_threads: int, *, policy: str = "top",
-                   min_count: int = 1, n_probes: int = 1,
-                   seed: int = 0) -> tuple[Ids, np.ndarray]:
+                   min_count: int = 1, n_probes: int = 1, seed: int = 0,
+                   names: Ids | None = None) -> tuple[Ids, np.ndarray]:
         """Neurons that share buckets with each input: ids and values, (n_queries, n) each.
 
         Rows are filled up with -1. The policies are those of :meth:`LSHIndex.query`; with
-        "vanilla" a row is in no order.
+        "vanilla" a row is in no order. `names`, for the policy "top", are ids in place of the
+        numbers of the neurons.
         """
         Q = self.transform.queries(X, n_threads)
         if policy == "vanilla":
             ids = self.tables.draw(Q, n, seed, n_threads, n_probes)
             return ids, np.ones_like(ids)
         n_found = n if policy == "top" else min(len(self.W), FOUND_PER_CANDIDATE * n)
-        ids, counts = self.tables.collide(Q, n_found, min_count, n_threads, n_probes)
+        ids, counts = self.tables.collide(Q, n_found, min_count, n_threads, n_probes, names)
         return (ids, counts) if policy == "top" else self._rerank(ids, X, n, n_threads)
 
     def insert(self, X: Floats, samples: Ids, neurons: Ids, n_threads: int) -> None:

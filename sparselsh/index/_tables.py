@@ -230,14 +230,15 @@ class Tables:
         return self._seen, self._keys
 
     def collide(self, Q: Floats, n_best: int, min_count: int, n_threads: int,
-                n_probes: int = 1) -> tuple[Ids, Ids]:
+                n_probes: int = 1, names: Ids | None = None) -> tuple[Ids, Ids]:
         """The n_best neurons per query and the numbers of tables that found them, (n, n_best) each.
 
         A neuron counts once per table in which it is in one of the `n_probes` buckets probed.
+        `names` are ids in place of the numbers of the neurons.
         """
         codes = self._probed(Q, n_probes, n_threads)
         ids, counts = np.empty((2, Q.shape[0], n_best), np.int32)
-        _buckets.collide(codes, self.ids, self.start, self.count, min_count,
+        _buckets.collide(codes, self.ids, self.start, self.count, min_count, names,
                          *self._scratch(n_threads), ids, counts, n_threads)
         return ids, counts
 
