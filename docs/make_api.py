@@ -15,8 +15,8 @@ from sparselsh.callbacks import Callback
 
 # Modules whose __all__ is public, besides that of sparselsh itself. estimators needs scikit-learn.
 MODULES = (
-    "calibration", "callbacks", "datasets", "estimators", "hashing", "metrics", "protocols",
-    "rebuild", "schedules", "torch",
+    "calibration", "callbacks", "datasets", "distributed", "estimators", "hashing", "metrics",
+    "protocols", "rebuild", "schedules", "torch",
 )
 
 # title: (what the section is for, its names without the leading "sparselsh.")
@@ -64,6 +64,10 @@ SECTIONS = {
         "metrics.expected_calibration_error", "metrics.calibration_curve", "metrics.log_loss",
         "metrics.brier_score", "metrics.micro_f1", "calibration.calibrate",
         "calibration.plot_reliability")),
+    "Several processes": ("Networks that processes train and use together.", (
+        "distributed.ShardedNetwork", "distributed.load", "distributed.split",
+        "distributed.Checkpoint", "distributed.group", "distributed.solo", "distributed.AsIf",
+        "distributed.Group", "distributed.DistributedError")),
     "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
 }
 

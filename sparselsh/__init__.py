@@ -36,11 +36,11 @@ from .text import Recommender, Tagger, TextVectorizer, load
 
 
 def __getattr__(name: str) -> object:
-    # imported on first use: scikit-learn takes long to import
-    if name == "estimators":
+    # imported on first use: scikit-learn takes long to import, and few need several processes
+    if name in ("distributed", "estimators"):
         import importlib
 
-        return importlib.import_module(".estimators", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

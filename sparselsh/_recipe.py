@@ -13,7 +13,7 @@ import numpy as np
 from . import metrics
 from .calibration import ranked_labels
 from .datasets import CSRFile
-from .layers import Linear, LSHLinear
+from .layers import LSHLinear
 from .losses import SoftmaxCrossEntropy
 from .network import Network
 
@@ -46,7 +46,7 @@ MIN_TRAINING_PRECISION = 0.5  # P@1 on these rows; classifiers below it are remo
 
 def suits(network: Network, X: Any) -> bool:
     """Whether the recipe applies to this network and these inputs."""
-    return (len(network.layers) == 2 and type(network.layers[0]) is Linear
+    return (len(network.layers) == 2 and not isinstance(network.layers[0], LSHLinear)
             and isinstance(network.layers[1], LSHLinear)
             and isinstance(network.loss, SoftmaxCrossEntropy)
             and suits_data(X, network.n_labels, network.layers[0].n_out))

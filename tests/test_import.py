@@ -21,6 +21,8 @@ ROWS = [
     {"estimators"},
     {"text"},
     {"torch", "_recipe"},
+    {"estimators", "text"},
+    {"torch", "_recipe", "distributed"},
     {"network"},
     {"pretrained", "training", "profiling"},
     {"layers", "inference"},

@@ -15,8 +15,8 @@ import sparselsh as sl
 
 pytest.importorskip("safetensors")
 
-MODULES = ("calibration", "callbacks", "datasets", "metrics", "protocols", "rebuild", "schedules",
-           "estimators", "torch")
+MODULES = ("calibration", "callbacks", "datasets", "distributed", "metrics", "protocols",
+           "rebuild", "schedules", "estimators", "torch")
 X = np.ones((4, 3), np.float32)
 Y = np.array([0, 1, 2, 0])
 IDS = np.zeros((4, 2), int)
@@ -471,6 +471,71 @@ WITHOUT = {
     "ConversionReport.plot": "its axes are checked by plotting.axes, as in the other plots",
     "estimators.LSHClassifier": "scikit-learn requires that `fit` checks the parameters",
     "estimators.LSHRegressor": "scikit-learn requires that `fit` checks the parameters",
+}
+
+
+def sharded():
+    layers = [sl.Linear(3, 8), sl.LSHLinear(8, 5, density=0.5)]
+    net = sl.distributed.ShardedNetwork(layers, shards=2, group=sl.distributed.solo(),
+                                        random_state=0)
+    return net.fit(X, Y, epochs=1, verbose=False)
+
+
+def sharded_rows():
+    """The rows of Network, whose methods ShardedNetwork has."""
+    rows, names = {}, ("fit", "resume", "partial_fit", "initialize", "refine", "calibrate",
+                       "tune_refinement", "set_weights", "predict", "predict_labels",
+                       "predict_proba", "decision_function", "score", "logsumexp")
+    bad = {"fit": dict(epochs=0), "partial_fit": dict(batch_size=0), "refine": dict(C=-1)}
+    for name in names:
+        if name in bad:
+            rows[name] = (lambda p, name=name: getattr(sharded(), name)(X, Y, **bad[name]),
+                          ValueError, next(iter(bad[name])))
+    few = {"predict": "3 features",
+           "predict_labels": "3 features", "predict_proba": "3 features",
+           "decision_function": "3 features", "logsumexp": "3 features"}
+    for name, words in few.items():
+        rows[name] = (lambda p, name=name: getattr(sharded(), name)(np.ones((4, 2))), ValueError,
+                      words)
+    rows |= {
+        "resume": (lambda p: sl.distributed.ShardedNetwork(
+            [sl.Linear(3, 8), sl.LSHLinear(8, 5)]).resume(X, Y), ValueError, "no training"),
+        "initialize": (lambda p: sharded().initialize(X, Y), ValueError, "X must be sparse"),
+        "calibrate": (lambda p: sharded().calibrate(X, Y), ValueError, "X has 4 rows"),
+        "tune_refinement": (lambda p: sharded().tune_refinement(X, Y), ValueError,
+                            "no refinement"),
+        "set_weights": (lambda p: sharded().set_weights([]), ValueError, "must be 4 arrays"),
+        "score": (lambda p: sharded().score(X, [9]), ValueError, "ids must"),
+        "topk": (lambda p: sharded().topk(X, 0), ValueError, "k must be at least 1"),
+        "save": (lambda p: sharded().save(3), TypeError, "path must"),
+        "profile": (lambda p: sharded().profile(X, Y, steps=0), ValueError, "steps must"),
+        "to_torch": (lambda p: sharded().to_torch(refinement="x"), ValueError, "refinement must"),
+        "plot_history": (lambda p: axes(sharded().plot_history), TypeError, "ax must"),
+        "to_network": (lambda p: sharded().to_network(n_threads=0), ValueError, "n_threads must"),
+    }
+    return {f"distributed.ShardedNetwork.{name}": row for name, row in rows.items()}
+
+
+ROWS |= sharded_rows() | {
+    "distributed.ShardedNetwork": (
+        lambda p: sl.distributed.ShardedNetwork([sl.Linear(3, 8)]), ValueError,
+        "layers must be a Linear and an LSHLinear"),
+    "distributed.load": (lambda p: sl.distributed.load(p / "none"), FileNotFoundError,
+                         "no such folder"),
+    "distributed.split": (lambda p: sl.distributed.split(3), TypeError, "must be a Network"),
+    "distributed.Checkpoint": (lambda p: sl.distributed.Checkpoint(p, minutes=0), ValueError,
+                               "minutes must be above 0"),
+    "distributed.group": (lambda p: sl.distributed.group(timeout=-1), ValueError,
+                          "timeout must be above 0, got -1"),
+    "distributed.AsIf": (lambda p: sl.distributed.AsIf(3, 2), ValueError,
+                         "rank must be .*got 3"),
+}
+
+WITHOUT |= {
+    "distributed.Group": "a protocol", "distributed.solo": "takes nothing",
+    "distributed.DistributedError": "an error, raised by calls",
+    "distributed.ShardedNetwork.get_weights": "takes nothing",
+    "distributed.ShardedNetwork.architecture": "takes nothing",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from .types import Floats, Ids
+    from .types import Floats, Ids, Offsets
 
 
 class BatchActive(NamedTuple):
@@ -13,3 +13,13 @@ class BatchActive(NamedTuple):
     ids: Ids  # (n_active,) int32, ascending
     values: Floats  # (n_samples, n_active) float32
     n_out: int
+
+
+class SegmentedActive(NamedTuple):
+    """A shared active set of which this process computes some segments, one per shard."""
+
+    ids: Ids  # (n_active,) int32, ascending: the whole set
+    values: Floats  # (n_samples, len(rows)) float32: the outputs of the own neurons
+    n_out: int
+    rows: Ids  # (n_own,) int32, ascending: the own neurons of the set, as rows of the own weights
+    bounds: Offsets  # (n_segments + 1,) int64: where in `rows` each shard begins

@@ -35,11 +35,12 @@ from ._engine import (
     MIN_NEURONS_PER_CANDIDATE,
     IndexEngine,
 )
-from ._file import engine_of_layer, engine_of_state, state
+from ._file import engine_of_codes, engine_of_layer, engine_of_state, state
 from ._lsh_index import LSHIndex
 from ._options import IndexOptions
 from ._quantized_rows import STORAGES, QuantizedRows
 from ._table_choice import default_family
 from ._tuning import recall_of, split_in_blocks, tune
+from .transforms import NeuronSums
 
 __all__ = ["LSHIndex"]

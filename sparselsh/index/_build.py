@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids, RandomState
     from ..protocols import HashFamily
     from ._options import IndexOptions
+    from .transforms import NeuronSums
 
 CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
@@ -38,7 +39,8 @@ def drawn_seed(random_state: RandomState) -> int:
 
 
 def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None, seed: int,
-          n_threads: int, spare: Tables | NoTables | None = None) -> IndexEngine:
+          n_threads: int, spare: Tables | NoTables | None = None,
+          neurons: NeuronSums | None = None) -> IndexEngine:
     """The engine over W and bias, both checked by the caller.
 
     Parameters
@@ -51,6 +53,8 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
     n_threads : int
     spare : Tables, NoTables or None
         Tables that are no longer needed, whose memory is used again where it fits.
+    neurons : NeuronSums or None
+        Of more neurons than those of W, for the centring; None for those of W.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
     """
     moment = None if queries is None else second_moment(queries, n_threads)
     transform = Transform(options.center, 0.0 if options.scaling == "auto" else options.scaling)
-    transform.fit(W, bias, moment, n_threads)
+    transform.fit(W, bias, moment, n_threads, neurons)
 
     engine = IndexEngine(options, W, bias, transform, NoTables() if spare is None else spare,
                          NoSketches(), QuantizedRows.of(W, options.storage, n_threads),

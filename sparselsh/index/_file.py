@@ -25,7 +25,7 @@ from ._tables import NoTables, Tables
 from .transforms import Transform
 
 if TYPE_CHECKING:
-    from .._arrays.types import Floats, PathLike
+    from .._arrays.types import Floats, Ids, PathLike
 
 FORMAT = "sparselsh.index"
 ROWS_PER_SUM = 4096  # whose bits are summed at a time
@@ -119,6 +119,18 @@ def engine_of_layer(options: IndexOptions, W: Floats, bias: Floats, tensors: dic
         return _restored(options, W, bias, tensors, config, n_threads)
     except DAMAGES as error:
         raise ValueError(f"the state of an index is damaged ({error})") from error
+
+
+def engine_of_codes(options: IndexOptions, W: Floats, bias: Floats, codes: Ids, offset: Floats,
+                    scale: float, seed: int, n_threads: int) -> IndexEngine:
+    """The engine of tables, without sketches, whose neurons have these codes; they are checked."""
+    tensors: dict[str, np.ndarray] = {
+        "offset": offset, "codes": codes, "gone": np.zeros(len(W), np.uint8)}
+    methods = {"single": "sketches", "batch": "sketches"}
+    config: dict[str, Any] = {
+        "seed": seed, "scaling": 0.0, "vector_scale": scale, "n_candidates": None, "n_probes": 1,
+        "methods": methods, "times": {}, "trials": []}
+    return engine_of_layer(options, W, bias, tensors, config, n_threads)
 
 
 def engine_of_state(W: Floats, bias: Floats, tensors: dict[str, np.ndarray], config: dict[str, Any],

@@ -10,7 +10,7 @@ inputs differ.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -43,18 +43,21 @@ class Transform:
         self.scaling = scaling
         self.scale_ = 1.0
 
-    def fit(self, W: Floats, bias: Floats, moment: Floats | None = None,
-            n_threads: int = 1) -> Self:
+    def fit(self, W: Floats, bias: Floats, moment: Floats | None = None, n_threads: int = 1,
+            neurons: NeuronSums | None = None) -> Self:
         """Take the mean neuron from (W, bias) and the scaling from `moment`.
 
-        `moment` is S, (n_in + 1, n_in + 1) float32, or None for no scaling.
+        `moment` is S, (n_in + 1, n_in + 1) float32, or None for no scaling; `neurons` are the sums
+        of more neurons than those of W, or None.
         """
         n_in = W.shape[1]
-        self.scale_ = vector_scale(W, bias)
+        if neurons is None:
+            neurons = NeuronSums.of(W, bias, n_threads, self.center)
+        self.scale_ = vector_scale(neurons.largest)
         self.offset_ = np.zeros(n_in + 1, np.float32)
-        if self.center and len(W):
-            self.offset_[:n_in] = mean_row(W, n_threads)
-            self.offset_[n_in] = bias.mean(dtype=np.float64)
+        if self.center and neurons.n:
+            self.offset_[:n_in] = neurons.total[:n_in] / neurons.n
+            self.offset_[n_in] = neurons.total[n_in] / neurons.n
 
         self.neuron_map_ = self.query_map_ = None
         if moment is not None and self.scaling:
@@ -132,8 +135,40 @@ class Transform:
         return matmul(X, self.query_map_[:-1], n_threads, bias=self.query_map_[-1])
 
 
-def mean_row(W: np.ndarray, n_threads: int) -> Any:
-    """The mean of the rows of W, float32, or bfloat16 as uint16: (n_in,), float64.
+class NeuronSums(NamedTuple):
+    """What a transform reads of all neurons; sums of parts of them can be joined.
+
+    Attributes
+    ----------
+    n : int
+        Number of neurons.
+    total : ndarray of shape (n_in + 1,), float64
+        Sum of the neurons, bias included.
+    largest : float
+        The largest absolute weight of a sample.
+    """
+
+    n: int
+    total: np.ndarray
+    largest: float
+
+    @classmethod
+    def of(cls, W: np.ndarray, bias: Floats, n_threads: int, with_total: bool = True) -> Self:
+        """The sums of the rows of W, float32, or bfloat16 as uint16."""
+        total = np.zeros(W.shape[1] + 1)
+        if with_total:
+            total[:-1] = row_sums(W, n_threads)
+            total[-1] = bias.sum(dtype=np.float64)
+        return cls(len(W), total, largest_weight(W, bias))
+
+    def joined(self, other: Self) -> Self:
+        """The sums of the neurons of both."""
+        return type(self)(self.n + other.n, self.total + other.total,
+                          max(self.largest, other.largest))
+
+
+def row_sums(W: np.ndarray, n_threads: int) -> Any:
+    """The sum of the rows of W, float32, or bfloat16 as uint16: (n_in,), float64.
 
     Rows are summed in float32 within blocks, and the blocks in float64, to limit the rounding.
     """
@@ -143,18 +178,22 @@ def mean_row(W: np.ndarray, n_threads: int) -> Any:
         total = sums.sum(axis=0, dtype=np.float64)
     if not np.isfinite(total).all():  # a block of very large weights
         total = bfloat16.as_float32(W).sum(axis=0, dtype=np.float64)
-    return total / len(W)
+    return total
 
 
-def vector_scale(W: np.ndarray, bias: Floats) -> float:
+def largest_weight(W: np.ndarray, bias: Floats) -> float:
+    """The largest absolute weight of a sample of the neurons, or bias of all."""
+    sample = bfloat16.as_float32(W[::max(1, len(W) // SCALE_SAMPLE)])
+    return max(float(sample.max(initial=0)), -float(sample.min(initial=0)),
+               float(bias.max(initial=0)), -float(bias.min(initial=0)))
+
+
+def vector_scale(largest: float) -> float:
     """The power of two by which neurons are multiplied before they are sketched.
 
     It is 1 unless their weights are so large or so small that squares of them would overflow or
     vanish in float32.
     """
-    sample = bfloat16.as_float32(W[::max(1, len(W) // SCALE_SAMPLE)])
-    largest = max(float(sample.max(initial=0)), -float(sample.min(initial=0)),
-                  float(bias.max(initial=0)), -float(bias.min(initial=0)))
     if largest == 0 or UNSCALED[0] <= largest <= UNSCALED[1]:
         return 1.0
     return float(np.ldexp(1.0, -int(np.frexp(largest)[1])))

@@ -18,6 +18,7 @@ The classes, and the modules of the package:
     _tally            counts of what a step computes
 """
 from .._arrays.batch_active import BatchActive
+from ._active_sets import new_finder
 from ._linear import Linear
 from ._lsh_linear import SEARCH_MIN_NEURONS, LSHLinear
 from ._step import Place, Step, places_of

@@ -20,10 +20,12 @@ from .._arrays.aligned import own_arrays
 from .._arrays.bfloat16 import as_float32
 from .._arrays.csr import CSR
 from .._threads import resolve
-from ..index import IndexOptions, build, drawn_seed, engine_of_layer, state
+from ..index import IndexOptions, NeuronSums, build, drawn_seed, engine_of_layer, state
 from ._active_sketches import DRIFT_SAMPLE_NEURONS, ActiveSketches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._arrays.types import Floats, Ids
     from ..index import IndexEngine
     from ..protocols import HashFamily, SamplingPolicy
@@ -107,6 +109,9 @@ class TableFinder(Finder):
         # multiply-adds per entry of an input; for families that compare, comparisons
         self.n_projections = family.tables * getattr(family, "bits", getattr(family, "bins", 1))
         self.engine: IndexEngine | None = None
+        # where the neurons are some of more: their ids, and the sums of all for the centring
+        self.names: Ids | None = None
+        self.sums_of: Callable[[np.ndarray, Floats, int, bool], NeuronSums] = NeuronSums.of
         self._spare: Any = None  # tables of before, while an engine is built in their memory
 
     def undo_prepare(self, clock_state: dict[str, Any] | None) -> None:
@@ -126,16 +131,20 @@ class TableFinder(Finder):
 
         `inputs` is used by `SketchFinder` only.
         """
+        return self.found(W, bias, x, n, step)[0]
+
+    def found(self, W: np.ndarray, bias: Floats, x: Floats | CSR, n: int,
+              step: Step) -> tuple[Ids, np.ndarray]:
+        """`find`, with the number of tables, or the output, that speaks for each neuron."""
         engine = self.built(W, bias, step)
         x = x.to_dense() if isinstance(x, CSR) else x
         if step.tally is not None:
             step.tally.hashing(x.size * self.n_projections, 4 * x.shape[0] * self.n_projections)
             if self.policy == "score":
                 step.tally.add("forward", 4 * n * x.size, 16 * n * x.size)
-        ids, _ = engine.candidates(x, n, step.n_threads, policy=self.policy,
-                                   min_count=self.min_count, n_probes=self.n_probes,
-                                   seed=step.seed)
-        return ids
+        return engine.candidates(x, n, step.n_threads, policy=self.policy,
+                                 min_count=self.min_count, n_probes=self.n_probes,
+                                 seed=step.seed, names=self.names)
 
     def built(self, W: np.ndarray, bias: Floats, step: Step) -> IndexEngine:
         """The engine, rebuilt where that is due."""
@@ -144,7 +153,8 @@ class TableFinder(Finder):
                 self._spare = self.engine.tables
             self.engine = None  # an interrupted build leaves none, not a half-built one
             self.engine = build(self.options, W, bias, None, drawn_seed(self.seed),
-                                step.n_threads, self._spare)
+                                step.n_threads, self._spare,
+                                self.sums_of(W, bias, step.n_threads, self.options.center))
             self._spare = None
             if step.tally is not None:
                 step.tally.hashing(W.size * self.n_projections, 4 * W.size, rebuilt=True)

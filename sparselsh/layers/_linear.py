@@ -125,21 +125,26 @@ class Linear(HtmlRepr):
     def initialize(self, rng: np.random.Generator, sparse_input: bool = False,
                    input_fraction: float = 1.0) -> None:
         """Draw the weights. `input_fraction` is the `output_fraction` of the layer before."""
-        if self.init_scale is not None:
-            sigma = self.init_scale / math.sqrt(self.n_out)
-        elif sparse_input:
-            sigma = 2.5 / math.sqrt(self.n_out)
-        elif input_fraction < 1:
-            sigma = 1 / math.sqrt(self.n_in * _second_moment_of_best(input_fraction))
-        else:
-            sigma = math.sqrt((2 if self.activation == "relu" else 1) / self.n_in)
-
         shape = (self.n_in, self.n_out) if sparse_input else (self.n_out, self.n_in)
         value = aligned.empty(shape)
-        rng.random(out=value, dtype=np.float32)  # uniform: a quarter of the time of normal numbers
-        value -= np.float32(0.5)
-        value *= np.float32(sigma * math.sqrt(12))
+        self._draw(rng, value, self._first_deviation(sparse_input, input_fraction))
         self._set_parameters(self._stored(value), sparse_input)
+
+    def _first_deviation(self, sparse_input: bool, input_fraction: float) -> float:
+        """The standard deviation of the weights that `initialize` draws."""
+        if self.init_scale is not None:
+            return self.init_scale / math.sqrt(self.n_out)
+        if sparse_input:
+            return 2.5 / math.sqrt(self.n_out)
+        if input_fraction < 1:
+            return 1 / math.sqrt(self.n_in * _second_moment_of_best(input_fraction))
+        return math.sqrt((2 if self.activation == "relu" else 1) / self.n_in)
+
+    @staticmethod
+    def _draw(rng: np.random.Generator, out: Floats, deviation: float) -> None:
+        rng.random(out=out, dtype=np.float32)  # uniform: a quarter of the time of normal numbers
+        out -= np.float32(0.5)
+        out *= np.float32(deviation * math.sqrt(12))
 
     def first_weights(self, value: Floats) -> np.ndarray:
         """Weights that `take_first_weights` takes, from float32 ones, which may be their memory."""

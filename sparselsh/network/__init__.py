@@ -10,6 +10,7 @@
     _file        weights and configuration as a file
     _checkpoint  training state as arrays and plain values
 """
+from ._checkpoint import check_training, restored_callbacks, training_plain
 from ._growth import grow_from_rows, joined
 from ._network import Network, contributions, hidden_outputs, load, load_with, save_with
 

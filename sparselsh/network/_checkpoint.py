@@ -57,6 +57,30 @@ def training_state(training: Training, tensors: dict[str, np.ndarray]) -> dict[s
     }
 
 
+def training_plain(training: Training) -> dict[str, Any]:
+    """`training_state` without arrays, for a network whose shards keep those of the optimizer.
+
+    ValueError where a callback keeps arrays.
+    """
+    optimizer, training.optimizer = training.optimizer, None
+    tensors: dict[str, np.ndarray] = {}
+    try:
+        state = training_state(training, tensors)
+    finally:
+        training.optimizer = optimizer
+    if tensors:
+        raise ValueError(f"callbacks keep arrays, {', '.join(tensors)}, which a checkpoint of "
+                         "shards does not hold; leave them out")
+    if optimizer is not None:
+        state["optimizer"] = _optimizer_plain(optimizer)
+    return state
+
+
+def restored_callbacks(state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, state) of each callback that `training_plain` gave."""
+    return [_restored_callback(i, entry, {}) for i, entry in enumerate(state["callbacks"])]
+
+
 def _plain(value: Any) -> Any:
     """Arrays and NumPy numbers as lists and numbers, recursively."""
     if isinstance(value, dict):
@@ -66,6 +90,14 @@ def _plain(value: Any) -> Any:
 
 def _optimizer_state(training: Training, optimizer: Optimizer,
                      tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    plain = _optimizer_plain(optimizer)
+    for name, parameter in _parameters(training):
+        for k, a in enumerate(optimizer.arrays_of(parameter)):
+            tensors[f"optimizer.{name}.{k}"] = a
+    return plain
+
+
+def _optimizer_plain(optimizer: Optimizer) -> dict[str, Any]:
     if type(optimizer) is not OPTIMIZERS.get(type(optimizer).__name__):
         raise TypeError(f"optimizer must be one of {', '.join(OPTIMIZERS)} for its state to be "
                         f"saved, got {optimizer!r} of type {type(optimizer).__name__}; use pickle, "
@@ -75,9 +107,6 @@ def _optimizer_state(training: Training, optimizer: Optimizer,
     schedule = arguments["schedule"]
     # a file does not keep code: `resume` asks the user for the function
     function = repr(schedule) if callable(schedule) else None
-    for name, parameter in _parameters(training):
-        for k, a in enumerate(optimizer.arrays_of(parameter)):
-            tensors[f"optimizer.{name}.{k}"] = a
     return {"type": type(optimizer).__name__, "n_steps": optimizer.n_steps, "function": function,
             "arguments": arguments | ({"schedule": None} if function else {})}
 

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
     from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
+    from .._signals import Interrupts
     from ..callbacks import Callback
     from ..losses import Loss
     from ..optim import Optimizer
@@ -350,7 +351,11 @@ class Network:
         self._last_search = None
         validate = None if validation is None else lambda: self._validate(*validation)
         train(self._training, source, self, validate, callbacks, resolve(self.n_threads), verbose,
-              on_nonfinite)
+              on_nonfinite, self._interrupts())
+
+    def _interrupts(self) -> Interrupts | None:
+        """What decides when a training handles signals; None for between two steps."""
+        return None
 
     @one_at_a_time
     def resume(self, X: MatrixLike, Y: MatrixLike | None = None, *,
@@ -509,7 +514,7 @@ class Network:
             raise ValueError("X must be sparse to make weights from; let fit draw random ones for "
                              "dense inputs")
         hidden, last = self.layers
-        if type(hidden) is not Linear:
+        if isinstance(hidden, LSHLinear):
             raise ValueError("layers[0] must be Linear to make its weights from data, "
                              f"got {hidden!r}; let fit draw random ones")
         if shared_ids not in (True, False, "auto"):
@@ -524,8 +529,7 @@ class Network:
         rng, generator = self._training.rng, self._training.rng.bit_generator.state
         is_done = False
         try:
-            features, labels = label_vectors(X, Y, hidden.n_out, hidden.activation == "relu",
-                                             shared, rng, resolve(self.n_threads), weight)
+            features, labels = self._label_vectors(X, Y, shared, weight)
             features, labels = hidden.first_weights(features), last.first_weights(labels)
             with held():
                 hidden.take_first_weights(features, rng)
@@ -537,6 +541,13 @@ class Network:
                 rng.bit_generator.state = generator
             raise
         return self
+
+    def _label_vectors(self, X: CSR, Y: CSR, shared: bool,
+                       weight: Floats | None) -> tuple[Floats, Floats]:
+        """The weights of the two layers that `initialize` computes."""
+        hidden = self.layers[0]
+        return label_vectors(X, Y, hidden.n_out, hidden.activation == "relu", shared,
+                             self._training.rng, resolve(self.n_threads), weight)
 
     def _rows_of(self, X: Any, Y: Any) -> tuple[Floats | CSR, CSR]:
         """Checked rows of a matrix, or of a file, in which they stay."""

@@ -12,8 +12,9 @@
     _batches        sources of rows, and their division into batches
     _label_vectors  initial weights computed from the data
 """
+from ._attempt import Diverged
 from ._batches import WINDOW_ROWS, Source, source_of
-from ._label_vectors import ids_are_shared, label_vectors
+from ._label_vectors import feature_vectors, ids_are_shared, label_directions, label_vectors
 from ._loop import ON_NONFINITE, callback_states, train, train_once
 from ._progress import TrainingProgress
 from ._step import Training

@@ -11,7 +11,7 @@ of the labels.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from .._arrays.scipy import sp
 from .._core import _sparse_products
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._arrays.types import Floats
 
 ROWS_PER_PART = 1 << 17  # rows whose hidden activations are held in memory at a time
@@ -83,15 +85,20 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
     features : ndarray of shape (n_features, n_hidden), float32
     labels : ndarray of shape (n_labels, n_hidden), float32
     """
+    features = feature_vectors(x, y, n_hidden, shared, rng, n_threads, sample_weight)
+    return label_directions(x, y, features, relu, n_threads, sample_weight)
+
+
+def feature_vectors(x: CSR, y: CSR, n_hidden: int, shared: bool, rng: np.random.Generator,
+                    n_threads: int, sample_weight: Floats | None) -> Floats:
+    """V of :func:`label_vectors`, before it is scaled; its columns do not depend on each other."""
     random = rng.random((y.n_columns, n_hidden), dtype=np.float32)
     random -= np.float32(0.5)
     n_labels = np.maximum(np.diff(y.indptr), 1)
-    parts = [slice(start, min(start + ROWS_PER_PART, x.shape[0]))
-             for start in range(0, x.shape[0], ROWS_PER_PART)]
 
     features = np.zeros((x.n_columns, n_hidden), np.float32)
     counts = np.zeros(x.n_columns, np.int64)
-    for part in parts:
+    for part in _parts(x):
         rows = y.slice(part.start, part.stop)
         weights = np.float32(1) / n_labels[part].astype(np.float32)
         means = rows._replace(data=np.repeat(weights, np.diff(rows.indptr)))
@@ -106,10 +113,23 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
         counts += np.diff(transposed.indptr)
     del random
     features /= np.maximum(counts, 1).astype(np.float32)[:, None]
+    return features
 
-    labels, total = np.zeros((y.n_columns, n_hidden), np.float32), 0.0
-    for part in parts:
-        h = _product(x.slice(part.start, part.stop), features, n_threads)
+
+def label_directions(x: CSR, y: CSR, features: Floats, relu: bool, n_threads: int,
+                     sample_weight: Floats | None,
+                     whole: Callable[[Floats], Floats] = lambda h: h) -> tuple[Floats, Floats]:
+    """V, scaled, and W of :func:`label_vectors`.
+
+    `whole` gives the activations of all hidden units, (n, n_hidden), from those of the columns of
+    `features`, where these are some of them.
+    """
+    labels: Any = None
+    total = 0.0
+    for part in _parts(x):
+        h = whole(_product(x.slice(part.start, part.stop), features, n_threads))
+        if labels is None:
+            labels = np.zeros((y.n_columns, h.shape[1]), np.float32)
         if relu:
             np.maximum(h, 0, out=h)
         norms = np.linalg.norm(h, axis=1, keepdims=True)
@@ -123,6 +143,12 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
         features *= np.float32(HIDDEN_NORM * x.shape[0] / total)
     labels *= np.float32(LABEL_NORM) * _inverse(np.linalg.norm(labels, axis=1, keepdims=True))
     return features, labels
+
+
+def _parts(x: CSR) -> list[slice]:
+    """Some rows at a time."""
+    return [slice(start, min(start + ROWS_PER_PART, x.shape[0]))
+            for start in range(0, max(1, x.shape[0]), ROWS_PER_PART)]
 
 
 def _normalized(x: CSR) -> CSR:

@@ -32,7 +32,8 @@ STACK_LEVEL = 8  # of a warning in a step of `fit`, so that it names the line th
 
 def train(training: Training, source: Source, network: TrainedNetwork,
           validate: Callable[[], dict[str, float]] | None, callbacks: Sequence[Callback],
-          n_threads: int, verbose: bool, on_nonfinite: str) -> None:
+          n_threads: int, verbose: bool, on_nonfinite: str,
+          interrupts: Interrupts | None = None) -> None:
     """Train until `training.progress` is done.
 
     Parameters
@@ -50,6 +51,8 @@ def train(training: Training, source: Source, network: TrainedNetwork,
         Show a progress bar.
     on_nonfinite : {"raise", "warn", "restore"}
         See :meth:`Network.fit`.
+    interrupts : Interrupts or None
+        Decides when signals are handled; None for between two steps.
     """
     progress = training.progress
     if progress.n_rows is None:
@@ -60,7 +63,7 @@ def train(training: Training, source: Source, network: TrainedNetwork,
         if type(callback).__name__ == name:
             _restore(callback, state, i)
 
-    with Interrupts() as interrupts:
+    with interrupts or Interrupts() as interrupts:
         for callback in callbacks:
             callback.on_begin(network)
         training.callbacks = callbacks
@@ -187,7 +190,7 @@ def _epoch(steps: _Steps, source: Source, network: TrainedNetwork,
 
             first = [callback for callback in callbacks if not callback.runs_last]
             stops = [callback.on_epoch_end(network, entry) for callback in first]
-            progress.stopped = any(stops)
+            progress.stopped = training.agreed(any(stops))
             for callback in callbacks:
                 if callback.runs_last:
                     callback.on_epoch_end(network, entry)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays.batch_active import BatchActive
+from .._arrays.batch_active import BatchActive, SegmentedActive
 from .._arrays.csr import CSR
 from ..callbacks import ActiveSet
 from ..layers import Step, places_of
@@ -229,7 +229,7 @@ class Training:
         largest = 0.0  # bound of the entries of the gradients
         for x, (layer, backprop, tally) in zip(reversed(inputs), reversed(backward), strict=True):
             if is_watched:
-                bound = labels.shape[0] * _largest(x) * _largest(d_out)
+                bound = labels.shape[0] * self._largest(x, d_out)
                 largest = bound if not bound < largest else largest  # NaN is larger
             with _clocked(tally, "backward"):
                 d_out, pairs = backprop(d_out)
@@ -269,6 +269,14 @@ class Training:
         rate = self.optimizer.rate(attempt.fraction_done)
         return diverged(f"{what}, at learning rate {rate:g} (lr={self.optimizer.lr:g}){kept}")
 
+    def _largest(self, x: Floats | CSR, d_out: Floats | CSR) -> float:
+        """A bound of the products of an input and the gradient of an output."""
+        return _largest(x) * _largest(d_out)
+
+    def agreed(self, is_stopped: bool) -> bool:
+        """Whether the training ends after an epoch, where callbacks of this process say so."""
+        return is_stopped
+
     def skip(self) -> None:
         """Count a step that was undone as taken, so that the next one has other seeds."""
         self.n_steps += 1
@@ -301,7 +309,7 @@ def _largest(values: Floats | CSR) -> float:
 
 def _computed_fraction(output: Floats | BatchActive | CSR) -> float:
     """Fraction of the output neurons that an output holds."""
-    if isinstance(output, BatchActive):
+    if isinstance(output, (BatchActive, SegmentedActive)):
         return len(output.ids) / output.n_out
     if isinstance(output, CSR):
         return output.nnz / max(1, output.shape[0] * output.shape[1])

@@ -1,0 +1,623 @@
+"""The two layers of a network of shards, of which each process holds a part.
+
+    ColumnLinear     the hidden layer: own hidden units; its outputs are those of all
+    RowLSHLinear     the output layer: own labels; it takes what the hidden layer gives
+
+Both look like the whole layers from outside (`n_in`, `n_out`, inputs, outputs), so that a training
+and a network use them as they use others. Their weights are those of this process, as one array;
+shards are segments of it.
+"""
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import rebuild as rebuild_policies
+from .._arrays import aligned, bfloat16
+from .._arrays.batch_active import SegmentedActive
+from .._arrays.csr import CSR
+from .._arrays.linalg import column_sums, log_sum_exp, matmul, row_chunks
+from .._core import _active, _gemm, _select
+from .._gradients import ActiveGradient, DenseGradient, RowGradient
+from .._threads import resolve
+from ..index import IndexOptions, NeuronSums, build, drawn_seed, engine_of_codes
+from ..layers import SEARCH_MIN_NEURONS, Linear, LSHLinear, Step, new_finder
+
+if TYPE_CHECKING:
+    from .._arrays.selection import Selection
+    from .._arrays.types import Floats, Ids
+    from .._core._updates import Rule
+    from .._gradients import Gradient, Pair
+    from ..index import IndexEngine
+    from ..layers import Place, Tally
+    from ._shards import Shards
+
+REBUILDS = (rebuild_policies.AtOnce, rebuild_policies.Exponential, rebuild_policies.Every)
+MAX_COUNT = 255  # of tables, which the keys of candidates hold
+NO_CANDIDATE = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+class SharedNorm:
+    """A gradient of which each process has a part: its norm is that of all parts."""
+
+    def __init__(self, gradient: Gradient, shards: Shards, ends: Any) -> None:
+        self.gradient, self.shards, self.ends = gradient, shards, ends
+
+    @property
+    def rows(self) -> Ids | None:
+        return self.gradient.rows
+
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None,
+              n_threads: int) -> None:
+        self.gradient.apply(rule, w, m, v, n_threads)
+
+    def squared_norm(self, n_threads: int) -> float:
+        return float(self.shards.total(self._squares(n_threads))[0])
+
+    def _squares(self, n_threads: int) -> list[np.ndarray]:
+        """The squared norm of each own shard."""
+        return [np.array([part.squared_norm(n_threads)]) for part in self.ends(self.gradient)]
+
+    def scale(self, factor: float) -> None:
+        self.gradient.scale(factor)
+
+
+class SegmentGradient(SharedNorm):
+    """The gradient of an active set, applied shard by shard.
+
+    bfloat16 is rounded at random by the place in the array: each shard is an array of its own.
+    """
+
+    def __init__(self, gradient: ActiveGradient | RowGradient, shards: Shards, bounds: np.ndarray,
+                 starts: np.ndarray, is_rounded: bool) -> None:
+        super().__init__(gradient, shards, self._segments)
+        self.bounds, self.starts, self.is_rounded = bounds, starts, is_rounded
+
+    def _segments(self, gradient: Any) -> list[Any]:
+        """The gradients of the own shards, with rows counted from the first of each."""
+        parts: list[Any] = []
+        for first, a, b in zip(self.starts, self.bounds, self.bounds[1:], strict=False):
+            rows = (gradient.rows[a:b] - first).astype(np.int32)
+            if isinstance(gradient, ActiveGradient):
+                d_out = np.ascontiguousarray(gradient.d_out[:, a:b])
+                parts.append(ActiveGradient(rows, d_out, gradient.x))
+            else:
+                parts.append(RowGradient(rows, gradient.value[a:b]))
+        return parts
+
+    def apply(self, rule: Rule, w: Floats, m: Floats | None, v: Floats | None,
+              n_threads: int) -> None:
+        if not self.is_rounded:
+            self.gradient.apply(rule, w, m, v, n_threads)
+            return
+        for part, a, b in zip(self._segments(self.gradient), self.starts, self.starts[1:],
+                              strict=False):
+            part.apply(rule, *(array if array is None else array[a:b] for array in (w, m, v)),
+                       n_threads)
+
+
+# -- the hidden layer ------------------------------------------------------------------------------
+
+
+class ColumnLinear(Linear):
+    """A hidden layer of which this process holds some hidden units.
+
+    They are one block, or one block per shard where a block is rounded or has moments as a whole:
+    with weights or moments in bfloat16, and with one second moment per row.
+
+    Parameters
+    ----------
+    layer : Linear
+        Without weights, or with those of the whole layer, of which the own ones are taken.
+    shards : Shards
+    """
+
+    def __init__(self, layer: Linear, shards: Shards) -> None:
+        super().__init__(layer.n_in, layer.n_out, activation=layer.activation,
+                         init_scale=layer.init_scale, dropout=layer.dropout, dtype=layer.dtype)
+        self.shards = shards
+        self.blocks: list[Linear] = []
+        if layer.initialized:
+            weight, bias = layer.parameters
+            columns = shards.own_columns(self.n_out)
+            value = weight.value[:, columns] if weight.input_major else weight.value[columns]
+            self._take(np.ascontiguousarray(value), bias.value[columns, 0], weight.input_major)
+
+    # -- weights
+
+    def _ends(self, is_split: bool) -> list[slice]:
+        """The own hidden units of each block, counted from the first own one."""
+        own = self.shards.own_columns(self.n_out)
+        if not is_split:
+            return [slice(0, own.stop - own.start)]
+        cuts = [self.shards.columns(self.n_out, s) - own.start
+                for s in range(self.shards.first, self.shards.last + 1)]
+        return [slice(a, b) for a, b in itertools.pairwise(cuts) if b > a]
+
+    def _take(self, value: np.ndarray, bias: Floats, input_major: bool,
+              is_split: bool | None = None) -> None:
+        """Take the weights of the own hidden units, as they are stored."""
+        is_split = self.dtype == "bfloat16" if is_split is None else is_split
+        blocks = []
+        for columns in self._ends(is_split):
+            block = Linear(self.n_in, max(1, columns.stop - columns.start),
+                           activation=self.activation, dtype=self.dtype)
+            part = value[:, columns] if input_major else value[columns]
+            block._set_parameters(aligned.aligned(part, copy=True), input_major,
+                                  np.array(bias[columns]))
+            blocks.append(block)
+        self.blocks, self.initialized = blocks, True
+
+    def joined(self) -> tuple[np.ndarray, Floats, bool]:
+        """The stored weights of the own hidden units, their biases, and whether by inputs."""
+        input_major = self.blocks[0].parameters[0].input_major
+        pairs = [block.parameters for block in self.blocks]
+        if len(pairs) == 1:
+            return pairs[0][0].value, pairs[0][1].value[:, 0], input_major
+        value = np.concatenate([w.value for w, _ in pairs], axis=1 if input_major else 0)
+        return value, np.concatenate([b.value[:, 0] for _, b in pairs]), input_major
+
+    def split_for(self, optimizer: Any) -> None:
+        """Make one block per shard where this optimizer needs it."""
+        needs = (optimizer.second_moment == "row" or optimizer.state_dtype == "bfloat16"
+                 or self.dtype == "bfloat16")
+        if needs and len(self.blocks) < len(self._ends(True)):
+            self._take(*self.joined(), is_split=True)
+
+    @property
+    def weight(self) -> Floats:
+        """The weights of the own hidden units."""
+        value, _, input_major = self.joined()
+        value = bfloat16.as_float32(value)
+        return value.T if input_major else value
+
+    @property
+    def bias(self) -> Floats:
+        """The biases of the own hidden units."""
+        return self.joined()[1]
+
+    @property
+    def parameters(self) -> Any:
+        """Weight and bias of each block."""
+        return tuple(parameter for block in self.blocks for parameter in block.parameters)
+
+    def initialize(self, rng: np.random.Generator, sparse_input: bool = False,
+                   input_fraction: float = 1.0) -> None:
+        deviation, shards = self._first_deviation(sparse_input, input_fraction), self.shards
+        generators = shard_generators(rng, shards)
+        width = self._ends(False)[0].stop
+        value = aligned.empty((self.n_in, width) if sparse_input else (width, self.n_in))
+        first = shards.own_columns(self.n_out).start
+        for s, generator in zip(range(shards.first, shards.last), generators, strict=True):
+            own = slice(shards.columns(self.n_out, s) - first,
+                        shards.columns(self.n_out, s + 1) - first)
+            part = aligned.empty((self.n_in, own.stop - own.start) if sparse_input
+                                 else (own.stop - own.start, self.n_in))
+            self._draw(generator, part, deviation)
+            value[(slice(None), own) if sparse_input else own] = part
+        self._take(self._stored(value), np.zeros(width, np.float32), sparse_input)
+
+    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator) -> None:
+        self._take(stored, np.zeros(stored.shape[1], np.float32), True)
+
+    def forget_weights(self) -> None:
+        self.blocks, self.initialized = [], False
+
+    def own(self) -> None:
+        for block in self.blocks:
+            block.own()
+
+    def copy_weights(self) -> list[np.ndarray]:
+        value, bias, _ = self.joined()
+        return [value.copy(), bias[:, None].copy()]
+
+    def check_weights(self, weight: np.ndarray, bias: Floats) -> None:
+        value, own, _ = self.joined()
+        if value.shape != weight.shape or len(own) != len(bias) or value.dtype != weight.dtype:
+            raise ValueError(f"weights of shape {weight.shape} do not fit into the part of "
+                             f"{self!r} that this process has")
+
+    def load_weights(self, weight: np.ndarray, bias: Floats) -> None:
+        self.check_weights(weight, bias)
+        for block, columns in zip(self.blocks, self._ends(len(self.blocks) > 1), strict=True):
+            w, b = block.parameters
+            w.value[:] = weight[:, columns] if w.input_major else weight[columns]
+            b.value[:] = bias[columns]
+
+    # -- forward
+
+    def forward(self, x: Floats | CSR, step: Step) -> tuple[Any, Any]:
+        shards = self.shards
+        outs, backprops = zip(*(block.forward(x, step) for block in self.blocks), strict=True)
+        own = outs[0] if len(outs) == 1 else np.concatenate(outs, axis=1)
+        out = shards.whole_of_columns(own, self.n_out)
+        drops = step.training and self.dropout
+        if drops:
+            _active.drop_dense(out, step.seed, self.dropout, step.n_threads)
+
+        def backprop(d_own: Floats) -> tuple[None, list[Pair]]:
+            if drops:
+                d_own = self._dropped(d_own, step)
+            pairs: list[Any] = []
+            for of_block, columns in zip(backprops, self._ends(len(outs) > 1), strict=True):
+                part = d_own if len(outs) == 1 else np.ascontiguousarray(d_own[:, columns])
+                pairs += of_block(part)[1]
+            shared: list[Any] = [(p, SharedNorm(g, shards, self._parts)) for p, g in pairs]
+            return None, shared
+
+        return out, backprop
+
+    def _dropped(self, d_own: Floats, step: Step) -> Floats:
+        """The gradient of the own columns, without what the step has dropped."""
+        columns = self.shards.own_columns(self.n_out)
+        whole = np.zeros((len(d_own), self.n_out), np.float32)
+        whole[:, columns] = d_own
+        _active.drop_dense(whole, step.seed, self.dropout, step.n_threads)
+        return np.ascontiguousarray(whole[:, columns])
+
+    def _parts(self, gradient: Any) -> list[Any]:
+        """The gradients of the own shards, for their norms."""
+        if self.shards.n == 1 or len(self.blocks) > 1:
+            return [gradient] + [DenseGradient(np.zeros(0, np.float32))] * (self.shards.n_own - 1)
+        parts = []
+        for columns in self._ends(True):
+            if isinstance(gradient, DenseGradient):
+                value = gradient.value
+                along = value.ndim == 2 and self.blocks[0].parameters[0].input_major
+                part = value[:, columns] if along else value[columns]
+                parts.append(DenseGradient(np.ascontiguousarray(part)))
+            else:
+                parts.append(gradient._replace(x=np.ascontiguousarray(gradient.x[:, columns])))
+        missing = self.shards.n_own - len(parts)
+        return parts + [DenseGradient(np.zeros(0, np.float32))] * missing
+
+    def all_outputs(self, x: Floats | CSR, n_threads: int) -> Floats:
+        return self.forward(x, Step(n_threads=n_threads))[0]
+
+
+def shard_generators(rng: np.random.Generator, shards: Shards) -> list[np.random.Generator]:
+    """A generator per own shard; that of the network itself where there is one shard."""
+    if shards.n == 1:
+        return [rng]
+    base = int(rng.integers(2**62))
+    return [np.random.default_rng([base, s]) for s in range(shards.first, shards.last)]
+
+
+# -- the output layer ------------------------------------------------------------------------------
+
+
+class RowLSHLinear(LSHLinear):
+    """An output layer of which this process holds the rows of some labels.
+
+    `weight` and `bias` are those of the own labels, shard after shard.
+
+    Parameters
+    ----------
+    layer : LSHLinear
+        Without weights, or with those of the whole layer, of which the own ones are taken.
+    shards : Shards
+    """
+
+    def __init__(self, layer: LSHLinear, shards: Shards) -> None:
+        if layer.active == "sample":
+            raise ValueError("layers[1] has active='sample'; a network of shards has one set per "
+                             "batch: leave it out")
+        if layer.policy not in (None, "top"):
+            raise ValueError(f"layers[1] has policy={layer.policy!r}; a network of shards finds "
+                             "neurons with 'top': leave it out")
+        if layer.rebuild is not None and not isinstance(layer.rebuild, REBUILDS):
+            raise ValueError(f"layers[1] has rebuild={layer.rebuild!r}; a network of shards "
+                             "rebuilds its tables in the same step everywhere: give AtOnce, "
+                             "Exponential or Every")
+        self.__dict__.update(copy.copy(layer).__dict__)
+        self.shards = shards
+        self.starts = shards.starts(self.n_out)
+        self.names = shards.labels(self.n_out)
+        self._finder = self._search = None
+        self._searches: list[Any] = []
+        self._slot, self._buffers = None, {}
+        if layer.initialized:
+            value = bfloat16.as_float32(layer.parameters[0].value) if layer.dtype != "bfloat16" \
+                else layer.parameters[0].value
+            value = value.T if layer.parameters[0].input_major else value
+            self._set_parameters(aligned.aligned(value[self.names], copy=True), False,
+                                 layer.parameters[1].value[self.names, 0])
+
+    @property
+    def n_rows(self) -> int:
+        """Number of own labels."""
+        return len(self.names)
+
+    # -- weights
+
+    def _set_parameters(self, value: np.ndarray, input_major: bool,
+                        bias: Floats | None = None) -> None:
+        self._drop_searches()
+        bias = np.zeros(self.n_rows, np.float32) if bias is None else bias
+        super()._set_parameters(value, input_major, bias)
+
+    def initialize(self, rng: np.random.Generator, sparse_input: bool = False,
+                   input_fraction: float = 1.0) -> None:
+        deviation = self._first_deviation(False, input_fraction)
+        value = aligned.empty((self.n_rows, self.n_in))
+        generators = shard_generators(rng, self.shards)
+        for a, b, generator in zip(self.starts, self.starts[1:], generators, strict=False):
+            self._draw(generator, value[a:b], deviation)
+        self._set_parameters(self._stored(value), False)
+        self._draw_seed(rng)
+
+    def _finder_at(self, place: Place) -> Any:
+        if self._finder is None:
+            finder = new_finder("top", self.n_in, self.n_rows, self.rebuild, self._seed,
+                                family=self._table_family(), min_count=self.min_count,
+                                n_probes=self.n_probes, sketch_bits=self.sketch_bits)
+            finder.names, finder.sums_of = self.names, self._sums
+            self._finder = finder
+        return self._finder
+
+    def _sums(self, W: np.ndarray, bias: Floats, n_threads: int, with_total: bool) -> NeuronSums:
+        """The sums of the rows of all shards."""
+        shards = self.shards
+        own = [NeuronSums.of(W[a:b], bias[a:b], n_threads, with_total)
+               for a, b in zip(self.starts, self.starts[1:], strict=False)]
+        joined = shards.tree(own, NeuronSums.joined)
+        if shards.group.size == 1:
+            return joined
+        flat = np.concatenate([[joined.n, joined.largest], joined.total])
+        parts = [NeuronSums(int(part[0]), part[2:], float(part[1])) for part in shards.gather(flat)]
+        return shards.tree(parts, NeuronSums.joined)
+
+    # -- forward
+
+    def forward(self, x: Any, step: Step) -> tuple[Any, Any]:
+        if self.shards.n == 1 and self.is_dense:  # as a layer of one process, bit by bit
+            out, of_all = self._forward_all(x, step)
+            rows = np.arange(self.n_out, dtype=np.int32)
+            return SegmentedActive(rows, out, self.n_out, rows, self.starts), of_all
+        ids, rows = self._own_set(x, step)
+        bounds = np.searchsorted(rows, self.starts).astype(np.int64)
+        w, n_threads, shards = self._w.value, step.n_threads, self.shards
+        out = self._buffer("out", (len(x), len(rows)))
+        _gemm.active_outputs(x, w, rows, self._bias, out, n_threads)
+        if step.tally is not None:
+            size = len(rows) * self.n_in
+            step.tally.products(len(x) * size, size, size, step.training, True)
+        positive = None
+        if self.activation == "relu":
+            np.maximum(out, 0, out=out)
+            positive = out > 0  # a loss overwrites the outputs
+
+        def backprop(d_out: Floats) -> tuple[Floats | None, list[Pair]]:
+            if positive is not None:
+                d_out *= positive
+            dx = None
+            if step.need_input_gradient:
+                dx = shards.total_of_columns(self._input_gradients(d_out, rows, bounds, x,
+                                                                   n_threads))
+            db = column_sums(d_out, n_threads)[:, None]
+            is_rounded = (shards.n > 1 and w.dtype == np.uint16) or self.state_is_rounded
+            gradients: Any = ActiveGradient(rows, d_out, x), RowGradient(rows, db)
+            pairs: list[Any] = [
+                (p, SegmentGradient(g, shards, bounds, self.starts, is_rounded))
+                for p, g in zip((self._w, self._b), gradients, strict=True)]
+            return dx, pairs
+
+        return SegmentedActive(ids, out, self.n_out, rows, bounds), backprop
+
+    state_is_rounded = False  # whether the optimizer keeps moments in bfloat16
+
+    def _input_gradients(self, d_out: Floats, rows: Ids, bounds: np.ndarray, x: Floats,
+                         n_threads: int) -> list[Floats]:
+        """The gradient of x by the own labels of each shard."""
+        w = self._w.value
+        if self.shards.n == 1:
+            dx = self._buffer("dx", x.shape)
+            _gemm.active_input_gradient(d_out, w, rows, dx, n_threads)
+            return [dx]
+        parts = self._buffer("dx", (self.shards.n_own, *x.shape))
+        _gemm.segment_input_gradients(d_out, w, rows, bounds, parts, n_threads)
+        return list(parts)
+
+    def _own_set(self, x: Floats, step: Step) -> tuple[Any, Ids]:
+        """The ids of the whole active set, and the own ones of it as rows."""
+        if self.is_dense:
+            return _Range(self.n_out), np.arange(self.n_rows, dtype=np.int32)
+        self._observe(x, step)
+        labels = step.labels.indices if step.labels is not None else np.zeros(0, np.int32)
+        found = np.zeros((0, 0), np.int32)
+        if self.candidates:
+            finder = self._finder_at(step.place)
+            n = min(self.candidates, self.n_out)
+            found = self._merged(*finder.found(self._w.value, self._bias, x, n, step))
+        n_active = self.n_active
+        width = min(max(n_active, len(labels)), self.n_out)
+        ids, spare = np.empty((2, width), np.int32)
+        n = _select.hashed_union(labels, found, n_active, self.fill, step.seed, self.n_out, spare,
+                                 ids)
+        ids = ids[:n]
+        if step.training:
+            self._n_sets += 1
+            self._n_label_sets += n > n_active
+        return ids, np.sort(self.shards.rows(ids[self.shards.owns(ids)], self.starts))
+
+    def _merged(self, ids: Ids, counts: np.ndarray) -> Ids:
+        """The best of what all processes have found per sample, as `_buckets.collide` orders it."""
+        if self.shards.group.size == 1:
+            return ids
+        both = self.shards.gather(np.stack([ids, counts]))
+        n = ids.shape[1]
+        ids, counts = (np.concatenate(list(both[:, i]), axis=1) for i in (0, 1))
+        keys = ((MAX_COUNT - counts.astype(np.uint64)) << np.uint64(32)
+                | (ids.astype(np.uint64) * np.uint64(0x9E3779B1) & np.uint64(0xFFFFFFFF)))
+        keys[counts == 0] = NO_CANDIDATE
+        order = np.argsort(keys, axis=1, kind="stable")[:, :n]
+        best = np.take_along_axis(ids, order, axis=1)
+        best[np.take_along_axis(counts, order, axis=1) == 0] = -1
+        return np.ascontiguousarray(best)
+
+    def updated(self, pairs: list[Pair], n_threads: int, tally: Tally | None = None) -> None:
+        rows = next(gradient.rows for parameter, gradient in pairs if parameter is self._w)
+        if self._finder is not None and rows is not None:
+            self._finder.refresh(rows, n_threads, tally)
+        self._drop_searches()
+
+    # -- inference
+
+    def all_outputs(self, x: Floats | CSR, n_threads: int) -> Floats:
+        own = self._own_outputs(x, n_threads)
+        shards = self.shards
+        if shards.n == 1:
+            return own
+        most = max(int(self._sizes(rank).sum()) for rank in range(shards.group.size))
+        block = np.zeros((len(own), most), np.float32)
+        block[:, :own.shape[1]] = own
+        out = np.empty((len(own), self.n_out), np.float32)
+        for rank, part in enumerate(shards.gather(block)):
+            ends = np.concatenate([[0], np.cumsum(self._sizes(rank))])
+            for k in range(shards.n_own):
+                out[:, rank * shards.n_own + k::shards.n] = part[:, ends[k]:ends[k + 1]]
+        return out
+
+    def _sizes(self, rank: int) -> np.ndarray:
+        shards = self.shards
+        return np.array([shards.n_rows(self.n_out, rank * shards.n_own + k)
+                         for k in range(shards.n_own)])
+
+    def _own_outputs(self, x: Floats | CSR, n_threads: int) -> Floats:
+        x = x.to_dense() if isinstance(x, CSR) else x
+        out = self._buffer("all", (len(x), self.n_rows))
+        matmul(x, self._w.value, n_threads, transpose_b=True, bias=self._bias, out=out)
+        if self.activation == "relu":
+            np.maximum(out, 0, out=out)
+        return out
+
+    def topk(self, x: Floats | CSR, k: int, *, exact: bool = False, n_threads: int = 1,
+             selection: Selection | None = None) -> tuple[Ids, Floats]:
+        x = x.to_dense() if isinstance(x, CSR) else x
+        found = [self._topk_of(s, x, k, exact, n_threads, selection)
+                 for s in range(self.shards.n_own)]
+        return merge_topk(self.shards.gather_topk(*merge_topk(found, k, n_threads)), k, n_threads)
+
+    def _topk_of(self, s: int, x: Floats, k: int, exact: bool, n_threads: int,
+                 selection: Selection | None) -> tuple[Ids, Floats]:
+        """The k best labels of an own shard."""
+        a, b = self.starts[s], self.starts[s + 1]
+        names = self.names[a:b]
+        if not exact and selection is None and self._is_searched():
+            ids, scores = self._engine(s, n_threads).search(x, min(k, b - a), None, n_threads)
+            found = np.where(ids >= 0, names[np.maximum(ids, 0)], np.int32(-1))
+            return found.astype(np.int32), scores
+        ids = np.full((len(x), k), -1, np.int32)
+        scores = np.full((len(x), k), -np.inf, np.float32)
+        for start, stop in row_chunks(len(x), max(1, b - a)):
+            z = matmul(x[start:stop], self._w.value[a:b], n_threads, transpose_b=True,
+                       bias=self._bias[a:b])
+            if self.activation == "relu":
+                np.maximum(z, 0, out=z)
+            if selection is not None:
+                z = _excluded(selection.slice(start, stop), z, names, self.n_out)
+            _select.top_k(z, names, ids[start:stop], scores[start:stop], n_threads)
+        if selection is not None:
+            ids[np.isneginf(scores)] = -1
+        return ids, scores
+
+    def _is_searched(self) -> bool:
+        """Whether shards have an index: a rule that knows neither P nor a clock."""
+        return (not self.is_dense and self.activation is None
+                and self.n_out // self.shards.n >= SEARCH_MIN_NEURONS)
+
+    def _engine(self, s: int, n_threads: int) -> IndexEngine:
+        """The index of an own shard, which depends on its rows and the inputs of the last steps."""
+        if not self._searches:
+            self._searches = [None] * self.shards.n_own
+        if self._searches[s] is None:
+            a, b = self.starts[s], self.starts[s + 1]
+            queries = self._inputs if len(self._inputs) else None
+            options = IndexOptions(recall=self.recall, plan="sketches")
+            seed = drawn_seed(self._seed + self.shards.first + s)
+            self._searches[s] = build(options, self._w.value[a:b], self._bias[a:b], queries, seed,
+                                      n_threads)
+        return self._searches[s]
+
+    def score(self, x: Floats | CSR, ids: Ids, n_threads: int) -> Floats:
+        z = np.take_along_axis(self.all_outputs(x, n_threads), np.maximum(ids, 0), 1)
+        z[ids < 0] = -np.inf
+        return z
+
+    def log_sum_exp(self, x: Floats | CSR, wanted: float, n_threads: int) -> Any:
+        return log_sum_exp(np.array(self.all_outputs(x, n_threads)), x, self._rows, n_threads)
+
+    def _rows(self, ids: Ids) -> Floats:
+        """The weights of some labels, which all processes ask for."""
+        rows, owned = np.zeros((len(ids), self.n_in), np.float32), self.shards.owns(ids)
+        rows[owned] = bfloat16.as_float32(self._w.value[self.shards.rows(ids[owned], self.starts)])
+        return self.shards.gather(rows).sum(axis=0)
+
+    def computed_fraction(self, k: int, *, exact: bool = False) -> float:
+        if exact or not self._is_searched():
+            return 1.0
+        n = sum(self._engine(s, resolve(None)).default_candidates(k)
+                for s in range(self.shards.n_own))
+        return min(n / max(1, self.n_rows), 0.999)  # below 1 everywhere or nowhere
+
+    def _drop_searches(self) -> None:
+        self._searches = []
+
+    def drop_indexes(self) -> None:
+        super().drop_indexes()
+        self._drop_searches()
+
+    # -- state
+
+    def table_state(self) -> tuple[dict[str, Any], Ids | None]:
+        """What a checkpoint keeps of the tables: plain values, and the codes of the own rows."""
+        engine = None if self._finder is None else self._finder.engine
+        plain: dict[str, Any] = {
+            "step_number": self._step_number, "seed": self._seed,
+            "clock": None if self._finder is None else self._finder.clock_state()}
+        if engine is None:
+            return plain, None
+        plain["offset"] = engine.transform.offset_.tolist()
+        plain["scale"] = engine.transform.scale_
+        return plain, engine.tables.codes
+
+    def restore_tables(self, plain: dict[str, Any], codes: Ids | None) -> None:
+        """Take what `table_state` gave; it is checked."""
+        finder = self._finder_at(None)  # type: ignore[arg-type]  # its place is that of the output
+        self._step_number = int(plain["step_number"])
+        if plain["clock"] is not None:
+            finder.restore_clock(plain["clock"])
+        if codes is not None:
+            offset = np.array(plain["offset"], np.float32)
+            finder.engine = engine_of_codes(finder.options, self._w.value, self._bias, codes,
+                                            offset, plain["scale"], drawn_seed(self._seed),
+                                            resolve(None))
+
+
+class _Range:
+    """The ids of a set of all neurons, of which only the number is asked."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+
+def _excluded(selection: Selection, z: Floats, names: Ids, n_out: int) -> Floats:
+    """z without the labels that may not be found; columns of z are `names`."""
+    whole = np.full((len(z), n_out), -np.inf, np.float32)
+    whole[:, names] = z
+    return np.ascontiguousarray(selection.exclude_from(whole)[:, names])
+
+
+def merge_topk(found: list[tuple[Ids, Floats]], k: int, n_threads: int) -> tuple[Ids, Floats]:
+    """The k best of what several searches found for each row: by score, then by id."""
+    ids = np.ascontiguousarray(np.concatenate([part[0] for part in found], axis=1))
+    scores = np.ascontiguousarray(np.concatenate([part[1] for part in found], axis=1))
+    best = np.empty((len(ids), k), np.int32), np.empty((len(ids), k), np.float32)
+    _select.top_k(scores, ids, *best, n_threads)
+    return best
