@@ -67,7 +67,7 @@ SECTIONS = {
     "Several processes": ("Networks that processes train and use together.", (
         "distributed.ShardedNetwork", "distributed.load", "distributed.split",
         "distributed.Checkpoint", "distributed.group", "distributed.solo", "distributed.AsIf",
-        "distributed.Group", "distributed.DistributedError")),
+        "distributed.estimate", "distributed.Group", "distributed.DistributedError")),
     "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
 }
 

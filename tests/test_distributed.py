@@ -487,3 +487,80 @@ def test_a_call_that_fails_in_one_process_fails_in_all():
     with (pytest.raises(DistributedError, match="process 1 of 2 could not read: ValueError: no"),
           Shards(2, Other(0, 2)).together("read")):
         pass
+
+
+# ---- cost, and the command line
+
+
+@pytest.mark.parametrize("batch, hidden, size, candidates", [
+    (60, 34, 2, 5), (60, 34, 4, 5), (100, 34, 16, 5), (7, 34, 8, 5), (60, 34, 4, 0),
+    (256, 34, 32, 3)])
+def test_the_bytes_of_a_step_are_those_that_are_estimated(batch, hidden, size, candidates):
+    def sent(n_steps):
+        group = AsIf(1, size)
+        net = worker.network(group, 32, candidates=candidates)
+        n = n_steps * batch % worker.N_ROWS
+        assert n == n_steps * batch, "too few rows"
+        net.fit(X[:n], Y[:n], epochs=1, batch_size=batch, verbose=False)
+        return group.n_bytes
+
+    known = distributed.estimate(n_labels=worker.N_LABELS, n_hidden=hidden, batch_size=batch,
+                                 candidates=candidates, processes=size)
+    # what is sent beside the steps, at the start and for the first tables, is the same for both:
+    # the numbers of rows have as many digits
+    assert sent(3) - sent(2) == known["bytes_sent_per_step"]
+
+
+def test_an_estimate_follows_from_its_arguments():
+    def of(**changes):
+        return distributed.estimate(**{"n_labels": 10**8, "processes": 16, "cores": 32} | changes)
+
+    one = of()
+    assert of(processes=32)["bytes_per_process"] < one["bytes_per_process"]
+    assert of(dtype="bfloat16")["bytes_per_process"] < 0.6 * one["bytes_per_process"]
+    assert of(network=100)["rows_per_second"] > one["rows_per_second"]
+    assert of(network=0.1)["bound"] == "network"
+    assert of(n_active=65_536, network=400)["bound"] == "compute"
+    assert of(processes=1)["bytes_sent_per_step"] == 0
+
+
+def command(*arguments):
+    from sparselsh.cli import _commands
+
+    return _commands.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sl.datasets.write_xmc("rows.txt", X[:300], Y[:300, :1000])
+    return tmp_path
+
+
+def test_the_command_trains_saves_resumes_and_predicts_with_shards(text, capsys):
+    options = ["--hidden", 16, "--quiet", "--shards", 4]
+    assert command("train", "rows.txt", "--model", "model", "--checkpoint", "run",
+                   "--validation", 0.1, "--early-stopping", 3, *options, "--json", "a.json") == 0
+    assert command("predict", "model", "rows.txt", "-k", 3, "--output", "p.txt") == 0
+    assert len((text / "p.txt").read_text().splitlines()) == 300
+    assert command("train", "rows.txt", "--resume", "run", "--model", "again", "--quiet",
+                   "--validation", 0.1, "--early-stopping", 3) == 0
+    sums = [distributed.load(name, group=distributed.solo()).checksums()
+            for name in ("model", "again")]
+    assert sums[0] == sums[1]
+    (text / "file").write_text("")
+    assert command("train", "rows.txt", "--model", "file", *options) == 2
+    assert "'file': is a file; a network of shards is a folder" in capsys.readouterr().err
+
+
+def test_several_processes_without_shards_are_refused(text, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command("train", "rows.txt") == 2
+    assert "give --shards, a power of two" in capsys.readouterr().err
+
+
+def test_the_command_plans(text, capsys):
+    assert command("plan", "--labels", "1e9", "--processes", 1, 64, "--json", "plan.json") == 0
+    assert "rows per second" in capsys.readouterr().out
+    one, many = json.loads((text / "plan.json").read_text())["estimates"]
+    assert one["bytes_per_process"] > 60 * many["bytes_per_process"]

@@ -43,6 +43,7 @@ def parser() -> Parser:
     for add in (_add_train, _add_predict, _add_evaluate, _add_serve, _add_info, _add_compress,
                 _add_convert, _add_serve_bench, _add_completion, _add_demo):
         add(commands)
+    _add_plan(commands)
     return top
 
 
@@ -61,6 +62,10 @@ def _add_train(commands: Commands) -> None:
                           "there again; options of the training, such as --lr, are those it was "
                           "started with, but --epochs may be larger")
     _add_ids(sub)
+    _option(sub, "--shards", "shards of a network that several processes, started by torchrun or "
+                             "mpiexec, train together; the results depend on it and not on the "
+                             "number of processes; --model and --checkpoint are folders then",
+            None, unset="one network in one process", type=_whole(1), metavar="N", action=_Given)
 
     _option(sub, "--hidden", "number of hidden neurons", N_HIDDEN, type=_whole(1), metavar="N",
             action=_Given)
@@ -357,6 +362,28 @@ def _add_evaluate(commands: Commands) -> None:
     _add_json(sub)
 
 
+def _add_plan(commands: Commands) -> None:
+    sub = new_command(
+        commands, "plan",
+        help="estimate memory, traffic and speed of a training by several processes")
+    sub.add_argument("--labels", type=_count, metavar="N", required=True,
+                     help="number of labels, such as 1e8")
+    _option(sub, "--features", "number of features", 1_000_000, type=_count, metavar="N")
+    _option(sub, "--nnz", "features per row", 100.0, type=_number, metavar="FLOAT")
+    _option(sub, "--hidden", "number of hidden neurons", 128, type=_whole(1), metavar="N")
+    _option(sub, "--active", "output neurons that a step computes", 4096, type=_count, metavar="N")
+    _option(sub, "--batch-size", "rows per step", 256, type=_whole(1), metavar="N")
+    _option(sub, "--processes", "numbers of processes", [1, 2, 4, 8, 16, 32, 64], type=_whole(1),
+            nargs="+", metavar="N")
+    _option(sub, "--cores", "cores per process", 32, type=_whole(1), metavar="N")
+    _option(sub, "--network", "gigabits per second of each process", 10.0, type=_number,
+            metavar="FLOAT")
+    _option(sub, "--latency", "microseconds of an exchange", 50.0, type=_number, metavar="FLOAT")
+    _option(sub, "--dtype", "data type of weights and moments", "float32",
+            choices=["float32", "bfloat16"])
+    _add_json(sub)
+
+
 def _add_demo(commands: Commands) -> None:
     sub = new_command(commands, "demo", help="guess identifiers in Python's own standard library")
     _option(sub, "--rows", "maximum number of training rows", DEMO_MAX_ROWS, type=_whole(1000),
@@ -498,6 +525,14 @@ def _below_one(text: str) -> float:
     if value >= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
     return value
+
+
+def _count(text: str) -> int:
+    """A whole number, which may be written as 1e8."""
+    value = _number(text)
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(value)
 
 
 def _fraction(text: str) -> float:

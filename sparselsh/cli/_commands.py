@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ._arguments import parser
 from ._files import (
@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+LOST_PROCESS = 75  # exit code, "temporary failure": start all processes again
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
+    """Run the command line and return its exit code.
+
+    It is 0, 2 for an error, 130 for Ctrl-C, 75 where another process was lost.
+    """
     args = parser().parse_args(argv)
 
     try:
@@ -40,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_stdout()  # `sparselsh predict ... | head`
         return 141
+    except RuntimeError as error:
+        if type(error).__name__ != "DistributedError":
+            raise
+        print(f"sparselsh: error: {_one_line(error)}", file=sys.stderr, flush=True)
+        _leave(LOST_PROCESS)
     except (UserError, ValueError, ArithmeticError, ImportError, OSError, MemoryError) as error:
         print(f"sparselsh: error: {_one_line(error)}", file=sys.stderr)
         try:
@@ -48,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             _drop_stdout()  # `sparselsh predict ... > FILE` on a full disk
         return 2
     return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End without the end of the interpreter, which would wait for the lost process."""
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _drop_stdout() -> None:
@@ -153,6 +169,23 @@ def demo(args: argparse.Namespace) -> None:
     write_json(args.json, report)
 
 
+def plan(args: argparse.Namespace) -> None:
+    """Estimate what a training by several processes needs."""
+    check_outputs([args.json], inputs=[])
+    from ..distributed import estimate
+
+    estimates = [estimate(n_labels=args.labels, n_features=args.features, nnz=args.nnz,
+                          n_hidden=args.hidden, n_active=args.active, batch_size=args.batch_size,
+                          processes=n, cores=args.cores, network=args.network,
+                          latency=args.latency, dtype=args.dtype) for n in args.processes]
+    print("processes  GB per process  MB per step  seconds per step  rows per second  bound by")
+    for one in estimates:
+        print(f"{one['processes']:>9,}  {one['bytes_per_process'] / 1e9:>14,.2f}  "
+              f"{one['bytes_sent_per_step'] / 1e6:>11,.2f}  {one['seconds_per_step']:>16.4f}  "
+              f"{one['rows_per_second']:>15,.0f}  {one['bound']}")
+    write_json(args.json, {"estimates": estimates})
+
+
 def completion(args: argparse.Namespace) -> None:
     """Print the script that completes the command line in a shell."""
     from ._completion import script
@@ -164,6 +197,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train": train, "predict": predict, "evaluate": evaluate, "serve": serve, "info": info,
     "compress": compress, "convert": convert, "serve-bench": serve_bench,
     "completion": completion, "demo": demo}
+
+COMMANDS["plan"] = plan
 
 
 def _one_line(error: BaseException) -> str:

@@ -114,9 +114,14 @@ def read_matching(path: str, n_features: int, n_labels: int | None, of: str,
                     f"write both files with the same numbering of {what}")
 
 
-def load_network(path: str, n_threads: int | None) -> Network:
+def load_network(path: str, n_threads: int | None, group: Any = None) -> Network:
     from ..network import load
 
+    if os.path.exists(os.path.join(path, "network.json")):
+        from .. import distributed
+
+        group = distributed.solo() if group is None else group
+        return distributed.load(path, group=group, n_threads=n_threads)
     if os.path.isdir(path):
         raise UserError(f"{path!r}: is a folder; give the file that `sparselsh train --model` has "
                         "written")

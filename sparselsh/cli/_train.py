@@ -40,7 +40,8 @@ def train(args: argparse.Namespace) -> None:
     check_train_outputs(args, checkpoint)
     from . import _measure
 
-    say = silent if args.quiet else print
+    is_first = _is_first(args)
+    say = print if is_first and not args.quiet else silent
     resumed = _resumed(args) if args.resume else None
     X, Y, n_labels = read_or_open(args.train, resumed, of=args.resume, ids=args.first_feature)
     say(describe("train", X, Y))
@@ -79,7 +80,27 @@ def train(args: argparse.Namespace) -> None:
         report |= _measure.quality(net, X_test, Y_test)[0]
     report["peak_rss_bytes"] = _measure.peak_rss()
     say(summary(report))
-    write_json(args.json, report)
+    if is_first:
+        write_json(args.json, report)
+
+
+def _is_sharded(args: argparse.Namespace) -> bool:
+    """Whether the network is one of shards."""
+    return (getattr(args, "shards", None) is not None
+            or bool(args.resume and os.path.isdir(args.resume)))
+
+
+def _is_first(args: argparse.Namespace) -> bool:
+    """Whether this process writes and prints, of those that were started together."""
+    from .. import distributed
+
+    if _is_sharded(args):
+        args.group = distributed.group()
+        return args.group.rank == 0
+    if distributed.launched_processes() > 1:
+        raise UserError("several processes were started together, but without --shards each would "
+                        "train the same network; give --shards, a power of two")
+    return True
 
 
 def _check_resumed(args: argparse.Namespace) -> None:
@@ -94,6 +115,13 @@ def check_train_outputs(args: argparse.Namespace, checkpoint: str | None = None)
     overwrites = (checkpoint and args.resume
                   and os.path.realpath(checkpoint) == os.path.realpath(args.resume))
     valid = args.validation if args.validation and os.path.exists(args.validation) else None
+    if _is_sharded(args):
+        check_outputs([args.json, args.log], inputs=[args.train, args.test, valid])
+        for path in filter(None, (args.model, checkpoint)):
+            if os.path.exists(path) and not os.path.isdir(path):
+                raise UserError(f"{path!r}: is a file; a network of shards is a folder: give "
+                                "another name")
+        return
     check_outputs([args.model, args.json, args.log, None if overwrites else checkpoint],
                   inputs=[args.train, args.test, args.resume, valid])
     for path in filter(None, (args.model, checkpoint)):
@@ -112,7 +140,7 @@ def save(model: Any, path: str) -> None:
 def new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Network:
     """The untrained network that the options describe."""
     import sparselsh as sl
-    from sparselsh import hashing, rebuild
+    from sparselsh import distributed, hashing, rebuild
 
     activation = None if args.activation == "none" else args.activation
     hidden = sl.Linear(n_features, args.hidden, activation=activation, dropout=args.dropout or 0,
@@ -123,6 +151,10 @@ def new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Net
         family=made(args.family, "--family", hashing, hashing.__all__),
         rebuild=made(args.rebuild, "--rebuild", rebuild, rebuild.__all__),
         recall=args.recall, dtype=args.dtype)
+    if _is_sharded(args):
+        return distributed.ShardedNetwork(
+            [hidden, last], shards=args.shards, group=args.group, loss=args.loss,
+            random_state=args.seed, n_threads=args.threads)
     return sl.Network([hidden, last], loss=args.loss, random_state=args.seed,
                       n_threads=args.threads)
 
@@ -253,7 +285,7 @@ def _finish(net: Network, args: argparse.Namespace, held_out: Any, X: Any, Y: An
 
 def _resumed(args: argparse.Namespace) -> Network:
     """The network of a checkpoint, whose training can be continued."""
-    net = load_network(args.resume, args.threads)
+    net = load_network(args.resume, args.threads, getattr(args, "group", None))
     if getattr(net, "training_progress", None) is None:
         raise UserError(f"{args.resume!r}: holds a network, but no training to continue; give a "
                         "file that `sparselsh train --checkpoint` has written")
@@ -266,12 +298,18 @@ def callbacks(args: argparse.Namespace, checkpoint: str | None = None) -> list[C
 
     found: list[Callback] = []
     if args.early_stopping:
-        found.append(EarlyStopping(patience=args.early_stopping))
+        found.append(EarlyStopping(patience=args.early_stopping,
+                                   restore_best=not _is_sharded(args)))
     if args.log is not None:
         try:
             found.append(Log(args.log))
         except ValueError as error:
             raise UserError(f"--log: {error}") from error
     if checkpoint is not None:
-        found.append(Checkpoint(checkpoint))
+        if _is_sharded(args):
+            from ..distributed import Checkpoint as ShardedCheckpoint
+
+            found.append(ShardedCheckpoint(checkpoint))
+        else:
+            found.append(Checkpoint(checkpoint))
     return found

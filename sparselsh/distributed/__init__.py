@@ -8,14 +8,16 @@
     _losses      losses over outputs of which a process has some
     _interrupts  signals that end all processes after the same step
     _network     ShardedNetwork
+    _cost        what a training needs: memory, traffic, time
     _folder      folders of networks, and the callback that writes them
 
 Nothing of torch or of MPI is imported before a group of theirs is made.
 """
+from ._cost import estimate
 from ._folder import Checkpoint
-from ._groups import AsIf, Group, group, solo
+from ._groups import AsIf, Group, group, launched_processes, solo
 from ._network import ShardedNetwork, load, split
 from ._shards import DistributedError
 
-__all__ = ["AsIf", "Checkpoint", "DistributedError", "Group", "ShardedNetwork", "group", "load",
-           "solo", "split"]
+__all__ = ["AsIf", "Checkpoint", "DistributedError", "Group", "ShardedNetwork", "estimate",
+           "group", "load", "solo", "split"]

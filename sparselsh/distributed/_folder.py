@@ -158,6 +158,18 @@ def _shard_tensors(net: Any, s: int, with_training: bool) -> dict[str, Any]:
     return tensors
 
 
+def checksums(net: Any) -> dict[str, int]:
+    """The CRC-32 of each array of the own shards."""
+    sums = {}
+    for s in range(net.shards.first, net.shards.last):
+        for name, array in _shard_tensors(net, s, True).items():
+            value = 0
+            for part in _files.parts_of(array):
+                value = zlib.crc32(part, value)
+            sums[f"{s} {name}"] = value
+    return sums
+
+
 def _block_of(hidden: Any, s: int, columns: slice) -> tuple[Any, slice]:
     """The block that holds the hidden units of an own shard, and where in it; None for none."""
     n = columns.stop - columns.start

@@ -366,6 +366,14 @@ def solo() -> Solo:
     return Solo()
 
 
+def launched_processes() -> int:
+    """Processes that were started together, as their launcher says; 1 where it does not."""
+    for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        with contextlib.suppress(KeyError, ValueError):
+            return max(1, int(os.environ[name]))
+    return 1
+
+
 def local_processes() -> int:
     """Processes of this group on this machine, as their launcher says; 1 where it does not."""
     for name in ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):

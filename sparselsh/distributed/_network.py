@@ -306,6 +306,22 @@ class ShardedNetwork(Network):
         self._check_initialized()
         _folder.write(self, path, bool(training_state))
 
+    def checksums(self) -> dict[str, int]:
+        """Checksums of the own shards: weights, moments, and codes of the hash tables.
+
+        Returns
+        -------
+        dict of str to int
+            CRC-32 by number of the shard and name of the array.
+
+        Raises
+        ------
+        ValueError
+            If the network has no weights yet.
+        """
+        self._check_initialized()
+        return _folder.checksums(self)
+
     def to_network(self, *, n_threads: int | None = None) -> Network:
         """The whole network in this process, without the state of its training.
 
