@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import distributed_worker as worker
@@ -201,6 +203,60 @@ def test_any_number_of_processes_gives_the_same_bits(torch_run, options):
             assert_same(report, wanted)
 
 
+
+
+class Together:
+    """A group of threads of one process."""
+
+    def __init__(self, rank, shared):
+        self.rank, self.size, self.n_bytes, self.shared = rank, len(shared["sent"]), 0, shared
+
+    def exchange(self, blocks):
+        return np.array([sent[self.rank] for sent in self.all(np.array(blocks))])
+
+    def exchange_bytes(self, blocks):
+        return [np.array(sent[self.rank]) for sent in self.all(list(blocks))]
+
+    def all(self, own):
+        self.shared["sent"][self.rank] = own
+        self.shared["barrier"].wait(LIMIT)
+        sent = list(self.shared["sent"])
+        self.shared["barrier"].wait(LIMIT)
+        return sent
+
+    def fail(self, what):
+        self.shared["barrier"].abort()
+
+
+@pytest.mark.parametrize("options", [
+    {"size": 16, "shards": 16}, {"size": 32, "shards": 64, "n_labels": 90, "candidates": 3},
+    {"size": 16, "shards": 16, "name": "row"}, {"size": 2, "shards": 2, "dense": True}], ids=str)
+def test_many_processes_give_the_same_bits(options):
+    # more processes than hidden units, and than labels per shard
+    options = dict(options)
+    size, name = options.pop("size"), options.pop("name", "adam")
+    x, y = worker.rows(200, options.get("n_labels", worker.N_LABELS))
+    shared = {"sent": [None] * size, "barrier": threading.Barrier(size)}
+    results = [None] * size
+
+    def run(rank, group):
+        net = worker.network(group, **options)
+        net.fit(x, y, epochs=1, batch_size=worker.BATCH, optimizer=worker.optimizer(name),
+                verbose=False)
+        answers = [a.tolist() for a in (*net.topk(x[:20], 6), *net.topk(x[:20], 6, exact=True))]
+        return worker.digest(net), answers
+
+    def keep(rank):
+        results[rank] = run(rank, Together(rank, shared))
+
+    threads = [threading.Thread(target=keep, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    wanted = run(0, distributed.solo())
+    for result in results:
+        assert result == wanted
 
 
 def test_processes_that_differ_are_named(torch_run, tmp_path):
@@ -447,6 +503,19 @@ def test_one_process_of_many_takes_a_step_as_if_the_others_were_there():
     net.fit(X, Y, epochs=1, batch_size=worker.BATCH, verbose=False)
     assert net.layers[1].weight.shape == (len(range(5, worker.N_LABELS, 16)), worker.N_HIDDEN)
     assert group.n_bytes > 0 and np.isfinite(net.history[-1]["loss"])
+
+
+def test_a_process_of_many_has_no_array_of_all_labels():
+    n_labels = 10**8
+    x, y = worker.rows(120, n_labels)
+    tracemalloc.start()
+    net = worker.network(AsIf(17, 1024), 1024, n_labels=n_labels, density=4e-5)
+    net.fit(x, y, epochs=1, batch_size=worker.BATCH, verbose=False)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 3.3 bytes per label: tables have as many buckets as those of all labels, 40 labels each, of
+    # which this process fills few. One int32 per label would be 4 bytes more.
+    assert peak < 4 * n_labels
 
 
 def test_nothing_of_torch_or_mpi_is_imported_before_it_is_needed():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _validation as check
+from ._shards import OWNERS_MIN_PROCESSES
 
 GEMM_FLOPS_PER_SECOND = 80e9  # of a core, in products over gathered rows
 BYTES_PER_SECOND = 10e9  # that a core moves in updates of rows
@@ -19,7 +20,7 @@ SECONDS_PER_STEP = 0.3e-3  # calls, unions, softmax of a small set
 N_TABLES = 12  # of the default family
 N_CANDIDATES = 5  # per row
 BYTES_PER_LABEL = 208  # of codes, buckets and sketches
-BYTES_PER_STAT = 12  # maximum, sum and label outputs of a row
+BYTES_PER_STAT = 16  # maximum, sum and label outputs of a row, and the flags of a step
 
 
 def estimate(*, n_labels: int, n_features: int = 1_000_000, nnz: float = 100.0,
@@ -86,6 +87,8 @@ def estimate(*, n_labels: int, n_features: int = 1_000_000, nnz: float = 100.0,
 
     compute = _seconds_of_compute(batch_size, nnz, n_hidden, n_active, width, processes, cores)
     n_exchanges = 4 if candidates else 3
+    if processes >= OWNERS_MIN_PROCESSES:
+        n_exchanges = 6 if candidates else 4
     exchange = 0.0
     if processes > 1:
         exchange = 8 * sent / (network * 1e9) + n_exchanges * latency * 1e-6
@@ -104,8 +107,12 @@ def bytes_per_step(batch_size: int, n_hidden: int, candidates: int, processes: i
     if processes == 1:
         return 0
     widest = -(-n_hidden // processes)
-    per_row = 4 * widest + 4 * widest + 8 * candidates + BYTES_PER_STAT
-    return (processes - 1) * (batch_size * per_row + BYTES_PER_STAT)  # and the flags
+    found, stats = 8 * candidates, BYTES_PER_STAT
+    n_joined = batch_size
+    if processes >= OWNERS_MIN_PROCESSES:  # of each row to its owner, and the result from there
+        n_joined = -(-batch_size // processes)
+        found, stats = 12 * candidates, 2 * BYTES_PER_STAT
+    return (processes - 1) * (batch_size * 8 * widest + n_joined * (found + stats))
 
 
 def _seconds_of_compute(batch_size: int, nnz: float, n_hidden: int, n_active: int, width: int,

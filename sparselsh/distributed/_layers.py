@@ -131,6 +131,8 @@ class ColumnLinear(Linear):
     def _ends(self, is_split: bool) -> list[slice]:
         """The own hidden units of each block, counted from the first own one."""
         own = self.shards.own_columns(self.n_out)
+        if own.stop == own.start:  # more processes than hidden units
+            return []
         if not is_split:
             return [slice(0, own.stop - own.start)]
         cuts = [self.shards.columns(self.n_out, s) - own.start
@@ -143,18 +145,22 @@ class ColumnLinear(Linear):
         is_split = self.dtype == "bfloat16" if is_split is None else is_split
         blocks = []
         for columns in self._ends(is_split):
-            block = Linear(self.n_in, max(1, columns.stop - columns.start),
-                           activation=self.activation, dtype=self.dtype)
+            block = Linear(self.n_in, columns.stop - columns.start, activation=self.activation,
+                           dtype=self.dtype)
             part = value[:, columns] if input_major else value[columns]
             block._set_parameters(aligned.aligned(part, copy=True), input_major,
                                   np.array(bias[columns]))
             blocks.append(block)
-        self.blocks, self.initialized = blocks, True
+        self.blocks, self.initialized, self._input_major = blocks, True, input_major
 
     def joined(self) -> tuple[np.ndarray, Floats, bool]:
         """The stored weights of the own hidden units, their biases, and whether by inputs."""
-        input_major = self.blocks[0].parameters[0].input_major
         pairs = [block.parameters for block in self.blocks]
+        if not pairs:
+            shape = (self.n_in, 0) if self._input_major else (0, self.n_in)
+            dtype = np.uint16 if self.dtype == "bfloat16" else np.float32
+            return np.zeros(shape, dtype), np.zeros(0, np.float32), self._input_major
+        input_major = pairs[0][0].input_major
         if len(pairs) == 1:
             return pairs[0][0].value, pairs[0][1].value[:, 0], input_major
         value = np.concatenate([w.value for w, _ in pairs], axis=1 if input_major else 0)
@@ -188,16 +194,16 @@ class ColumnLinear(Linear):
                    input_fraction: float = 1.0) -> None:
         deviation, shards = self._first_deviation(sparse_input, input_fraction), self.shards
         generators = shard_generators(rng, shards)
-        width = self._ends(False)[0].stop
+        own = shards.own_columns(self.n_out)
+        width = own.stop - own.start
         value = aligned.empty((self.n_in, width) if sparse_input else (width, self.n_in))
-        first = shards.own_columns(self.n_out).start
         for s, generator in zip(range(shards.first, shards.last), generators, strict=True):
-            own = slice(shards.columns(self.n_out, s) - first,
-                        shards.columns(self.n_out, s + 1) - first)
-            part = aligned.empty((self.n_in, own.stop - own.start) if sparse_input
-                                 else (own.stop - own.start, self.n_in))
+            columns = slice(shards.columns(self.n_out, s) - own.start,
+                            shards.columns(self.n_out, s + 1) - own.start)
+            n = columns.stop - columns.start
+            part = aligned.empty((self.n_in, n) if sparse_input else (n, self.n_in))
             self._draw(generator, part, deviation)
-            value[(slice(None), own) if sparse_input else own] = part
+            value[(slice(None), columns) if sparse_input else columns] = part
         self._take(self._stored(value), np.zeros(width, np.float32), sparse_input)
 
     def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator) -> None:
@@ -231,8 +237,10 @@ class ColumnLinear(Linear):
 
     def forward(self, x: Floats | CSR, step: Step) -> tuple[Any, Any]:
         shards = self.shards
-        outs, backprops = zip(*(block.forward(x, step) for block in self.blocks), strict=True)
-        own = outs[0] if len(outs) == 1 else np.concatenate(outs, axis=1)
+        done = [block.forward(x, step) for block in self.blocks]
+        outs, backprops = [out for out, _ in done], [backprop for _, backprop in done]
+        own = (outs[0] if len(outs) == 1 else np.concatenate(outs, axis=1) if outs
+               else np.zeros((x.shape[0], 0), np.float32))
         out = shards.whole_of_columns(own, self.n_out)
         drops = step.training and self.dropout
         if drops:
@@ -447,8 +455,13 @@ class RowLSHLinear(LSHLinear):
         """The best of what all processes have found per sample, as `_buckets.collide` orders it."""
         if self.shards.group.size == 1:
             return ids
-        both = self.shards.gather(np.stack([ids, counts]))
-        n = ids.shape[1]
+        return self.shards.by_owners(np.stack([ids, counts], axis=1), self._best_of)
+
+    @staticmethod
+    def _best_of(both: np.ndarray) -> Ids:
+        """The best candidates, (n, c), of those of all processes, (P, n, 2, c)."""
+        n = both.shape[3]
+        both = both.transpose(0, 2, 1, 3)
         ids, counts = (np.concatenate(list(both[:, i]), axis=1) for i in (0, 1))
         keys = ((MAX_COUNT - counts.astype(np.uint64)) << np.uint64(32)
                 | (ids.astype(np.uint64) * np.uint64(0x9E3779B1) & np.uint64(0xFFFFFFFF)))

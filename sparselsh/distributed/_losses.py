@@ -63,11 +63,20 @@ class _Sharded:
         shards = self.shards
         own = shards.tree([np.ascontiguousarray(parts[s::shards.n_own])
                            for s in range(shards.n_own)], _join)
-        block = np.zeros((n + 1, 3), np.float32)
-        block[:n], block[n, 0] = own, shards.raised()
-        blocks = shards.gather(block)
-        shards.flags = int(np.bitwise_or.reduce(blocks[:, n, 0].astype(np.int64)))
-        return shards.tree([np.ascontiguousarray(part[:n]) for part in blocks], _join)
+        # the fourth number of each row are the flags of its process
+        block = np.empty((n, 4), np.float32)
+        block[:, :3], block[:, 3] = own, shards.raised()
+        whole = shards.by_owners(block, lambda parts: _whole_of(parts, shards))
+        shards.flags = int(whole[0, 3]) if n else 0
+        return np.ascontiguousarray(whole[:, :3])
+
+
+def _whole_of(parts: Floats, shards: Shards) -> Floats:
+    """(n, 4): what the processes have of each row, (P, n, 4), joined."""
+    out = np.empty(parts.shape[1:], np.float32)
+    out[:, :3] = shards.tree([np.ascontiguousarray(part[:, :3]) for part in parts], _join)
+    out[:, 3] = np.bitwise_or.reduce(parts[:, :, 3].astype(np.int64), axis=0)
+    return out
 
 
 def _join(left: Floats, right: Floats) -> Floats:

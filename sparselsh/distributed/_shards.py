@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._groups import Group
 
 T = TypeVar("T")
+OWNERS_MIN_PROCESSES = 16  # from here on samples are joined by owners: see `Shards.by_owners`
 STOP, SAVE = 1, 2  # flags: end after this step, write a checkpoint after it
 
 
@@ -155,6 +156,22 @@ class Shards:
             return block[None]
         return self.exchange(np.broadcast_to(block, (self.group.size, *block.shape)))
 
+    def by_owners(self, own: np.ndarray, join: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """``join`` of what all processes have of each sample: (P, n, ...) to (n, ...).
+
+        Few processes send each other all samples and join them all. Among many each joins some
+        samples and sends what comes out, so that nothing grows with their number.
+        """
+        size = self.group.size
+        if size < OWNERS_MIN_PROCESSES:
+            return join(self.gather(own))
+        n_each = -(-len(own) // size)
+        blocks = np.zeros((size * n_each, *own.shape[1:]), own.dtype)
+        blocks[:len(own)] = own
+        joined = join(self.exchange(blocks.reshape(size, n_each, *own.shape[1:])))
+        parts = self.gather(joined)
+        return np.ascontiguousarray(parts.reshape(size * n_each, *parts.shape[2:])[:len(own)])
+
     def gather_topk(self, ids: Ids, scores: Floats) -> list[tuple[Ids, Floats]]:
         """What all processes have found for the same rows: ids and scores, (n, k) each."""
         both = self.gather(np.stack([ids, scores.view(np.int32)]))
@@ -178,9 +195,7 @@ class Shards:
 
     def gather_json(self, value: Any) -> list[Any]:
         """The plain values of all processes."""
-        # absent processes, of AsIf, are like this one
-        return [json.loads(text) if text else value
-                for text in self.gather_bytes(json.dumps(value).encode())]
+        return [json.loads(text) for text in self.gather_bytes(json.dumps(value).encode())]
 
     def agree(self, value: float) -> float:
         """The largest of the values of all processes."""
