@@ -11,13 +11,15 @@ from typing import Any
 from .. import _validation as check
 from ._shards import OWNERS_MIN_PROCESSES
 
-GEMM_FLOPS_PER_SECOND = 80e9  # of a core, in products over gathered rows
-BYTES_PER_SECOND = 10e9  # that a core moves in updates of rows
-MACHINE_BYTES_PER_SECOND = 150e9  # that all cores of a machine move
-SECONDS_PER_HASHED_ROW = 0.3e-6  # and table: to hash an active neuron again, and to move it
-SECONDS_PER_QUERY = 2.3e-6  # to look a row up in the buckets
-SECONDS_PER_STEP = 0.3e-3  # calls, unions, softmax of a small set
-N_TABLES = 12  # of the default family
+# Fitted to six shapes, 64 to 512 hidden units and 128 to 512 rows, on one core:
+# python -P bench/distributed.py plan TRAIN.txt
+FLOPS_PER_SECOND = 132e9  # of a core, in products and the updates behind them
+SECONDS_PER_ACTIVE = 0.7e-6  # to move an active neuron between buckets, and its place in the set
+SECONDS_PER_ROW = 2.56e-6  # to look a row up in the buckets
+SECONDS_PER_STEP = 0.25e-3  # that are not divided among cores
+MACHINE_BYTES_PER_SECOND = 150e9  # that all cores of a machine move in updates of rows
+HASHED_BITS = 84  # of a neuron, in all tables
+TOUCHED = 0.4  # features of a batch per entry, as rows share features
 N_CANDIDATES = 5  # per row
 BYTES_PER_LABEL = 208  # of codes, buckets and sketches
 BYTES_PER_STAT = 16  # maximum, sum and label outputs of a row, and the flags of a step
@@ -118,10 +120,9 @@ def bytes_per_step(batch_size: int, n_hidden: int, candidates: int, processes: i
 def _seconds_of_compute(batch_size: int, nnz: float, n_hidden: int, n_active: int, width: int,
                         processes: int, cores: int) -> float:
     own = n_active / processes
-    flops = 3 * 2 * batch_size * own * n_hidden  # outputs, input gradient, update
-    touched = batch_size * nnz / processes * n_hidden * 4  # rows of the first layer, forward
-    moved = 2 * width * n_hidden * (own + 0.4 * batch_size * nnz / processes) + 2 * touched
-    hashing = own * N_TABLES * SECONDS_PER_HASHED_ROW / 6 + own * 2 * n_hidden * 84 / 80e9
-    threads = flops / GEMM_FLOPS_PER_SECOND / cores + hashing / cores + moved / min(
-        cores * BYTES_PER_SECOND, MACHINE_BYTES_PER_SECOND)
-    return threads + batch_size * SECONDS_PER_QUERY / cores + SECONDS_PER_STEP
+    flops = 6 * batch_size * own * n_hidden + 2 * own * n_hidden * HASHED_BITS
+    entries = batch_size * nnz / processes  # of the own hidden units, as if they were all
+    moved = n_hidden * (2 * width * (own + TOUCHED * entries) + 12 * entries)
+    return (max(flops / FLOPS_PER_SECOND / cores, moved / MACHINE_BYTES_PER_SECOND)
+            + own * SECONDS_PER_ACTIVE / cores + batch_size * SECONDS_PER_ROW / cores
+            + SECONDS_PER_STEP)
