@@ -97,7 +97,10 @@ class Refinement:
 
 def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold: float,
                    scale: float, n_candidates: int, seed: int, n_threads: int,
-                   progress: Callable[[int], Any] = lambda n: None) -> Refinement:
+                   progress: Callable[[int], Any] = lambda n: None,
+                   part: tuple[int, int] = (0, 1),
+                   gathered: Callable[[list[Any]], list[list[Any]]] = lambda own: [own]
+                   ) -> Refinement:
     """Train the classifiers.
 
     Parameters
@@ -114,6 +117,10 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     seed, n_threads : int
     progress : callable
         Called with the number of labels that were trained since the last call.
+    part : (int, int)
+        (r, P): train every P-th block of labels from the r-th on, where others train the others.
+    gathered : callable
+        From the arrays of this part to those of all parts, in order.
 
     Returns
     -------
@@ -129,9 +136,11 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     counts = np.concatenate([[0], np.cumsum(n_entries)])
     max_weights = np.minimum(np.diff(counts[starts]), n_features)
 
-    bias = np.zeros(n_labels, np.float32)
-    parts, sizes = [], np.zeros(n_labels, np.int32)
-    for first, last in _blocks(max_weights, MAX_WEIGHTS_PER_BLOCK):
+    bias, sizes = np.zeros(n_labels, np.float32), np.zeros(n_labels, np.int32)
+    blocks = _blocks(max_weights, MAX_WEIGHTS_PER_BLOCK)
+    trained: list[Any] = [np.zeros(0, np.int32), np.zeros(0, np.float32)]
+    parts = []
+    for first, last in blocks[part[0]::part[1]]:
         offsets = np.concatenate([[0], np.cumsum(max_weights[first:last])])
         ids, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
         _one_vs_rest.fit(starts[first:last + 1], samples, x.indptr, x.indices, x.data, norms, costs,
@@ -142,8 +151,10 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
         parts.append((_joined(ids, runs), _joined(values, runs)))
         progress(last - first)
 
+    if parts:
+        trained = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    ids, values = _of_all_parts(gathered([*trained, sizes, bias]), blocks, sizes, bias)
     indptr = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    ids, values = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     weight = sp.csr_array((values, ids, indptr), shape=(n_labels, n_features))
     weight.sort_indices()
     ids = weight.indices.astype(np.int32, copy=False)
@@ -367,6 +378,20 @@ def _opponents(y: CSR, candidates: Ids, kept: np.ndarray) -> tuple[Offsets, Ids]
     both = (negative + positive).tocsc()
     rows = both.indices.astype(np.int32, copy=False)
     return both.indptr.astype(np.int64), np.where(both.data >= 2, rows, ~rows)
+
+
+def _of_all_parts(parts: list[list[Any]], blocks: list[tuple[int, int]], sizes: Ids,
+                  bias: Floats) -> tuple[Ids, Floats]:
+    """Ids and values of all labels, and their sizes and biases, from what each part has trained."""
+    ids, values, ends = [], [], [0] * len(parts)
+    for i, (first, last) in enumerate(blocks):
+        part_ids, part_values, part_sizes, part_bias = parts[i % len(parts)]
+        sizes[first:last], bias[first:last] = part_sizes[first:last], part_bias[first:last]
+        start, end = ends[i % len(parts)], ends[i % len(parts)] + int(sizes[first:last].sum())
+        ids.append(part_ids[start:end])
+        values.append(part_values[start:end])
+        ends[i % len(parts)] = end
+    return np.concatenate(ids), np.concatenate(values)
 
 
 def _joined(values: np.ndarray, runs: list[slice]) -> np.ndarray:

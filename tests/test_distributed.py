@@ -259,6 +259,45 @@ def test_many_processes_give_the_same_bits(options):
         assert result == wanted
 
 
+def test_classifiers_are_divided_among_the_processes(monkeypatch):
+    from sparselsh import refinement
+
+    monkeypatch.setattr(refinement, "MAX_WEIGHTS_PER_BLOCK", 2000)  # dozens of blocks
+    shared = {"sent": [None] * 4, "barrier": threading.Barrier(4)}
+    y, found, trained = np.arange(worker.N_ROWS) % 300, [None] * 4, [0] * 4
+    fit = refinement._one_vs_rest.fit
+
+    def refined(rank, group):
+        net = worker.network(group, 4, n_labels=300, dense=True)
+        net.fit(X, y, epochs=1, verbose=False)
+        net.refine(X, y, verbose=False)
+        weight = net.refinement.weight
+        return weight.indptr.tolist(), weight.indices.tolist(), weight.data.tolist(), \
+            net.refinement.bias.tolist()
+
+    def keep(rank):
+        found[rank] = refined(rank, Together(rank, shared))
+
+    class Counting:
+        def fit(self, starts, *arguments):
+            rank = next(i for i, thread in enumerate(threads)
+                        if thread is threading.current_thread())
+            trained[rank] += len(starts) - 1
+            return fit(starts, *arguments)
+
+    monkeypatch.setattr(refinement, "_one_vs_rest", Counting())
+    threads = [threading.Thread(target=keep, args=(rank,)) for rank in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    monkeypatch.undo()
+    monkeypatch.setattr(refinement, "MAX_WEIGHTS_PER_BLOCK", 2000)
+    wanted = refined(0, distributed.solo())
+    assert found == [wanted] * 4
+    assert sum(trained) == 300 and min(trained) > 0
+
+
 def test_processes_that_differ_are_named(torch_run, tmp_path):
     alone(path=str(tmp_path / "model"))
     for report in torch_run(2, during=lambda pids: None, fault="other rows", fault_rank=1):

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
@@ -239,6 +239,35 @@ class ShardedNetwork(Network):
                   Y.data[owned], last.n_rows)
         return label_directions(X, own, features, hidden.activation == "relu", n_threads, weight,
                                 lambda h: shards.whole_of_columns(h, hidden.n_out))
+
+    def _part_of_refinement(self) -> dict[str, Any]:
+        return {"part": (self.group.rank, self.group.size), "gathered": self.shards.gather_arrays}
+
+    def refine(self, X: Any, Y: Any = None, *, verbose: bool = True, **options: Any) -> Self:
+        """Add one linear classifier of the inputs per label to a trained network.
+
+        The labels, in blocks of some million weights, are divided among the processes, which get
+        the classifiers of all.
+
+        Parameters
+        ----------
+        X, Y, verbose, **options
+            As for :meth:`Network.refine`.
+
+        Returns
+        -------
+        ShardedNetwork
+            Itself; `refinement` holds the classifiers.
+
+        Raises
+        ------
+        ValueError
+            As for :meth:`Network.refine`.
+        DistributedError
+            If a process is lost.
+        """
+        super().refine(X, Y, verbose=verbose and self.group.rank == 0, **options)
+        return self
 
     # -- inference -------------------------------------------------------------------------------
 

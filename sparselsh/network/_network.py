@@ -632,8 +632,12 @@ class Network:
             self.refinement = fit_refinement(
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
                 n_candidates=n_candidates, seed=self.draw_seed(),
-                n_threads=n_threads, progress=bar.update)
+                n_threads=n_threads, progress=bar.update, **self._part_of_refinement())
         return self
+
+    def _part_of_refinement(self) -> dict[str, Any]:
+        """Which classifiers this process trains, and how it gets the others."""
+        return {}
 
     @one_at_a_time
     def tune_refinement(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
