@@ -66,7 +66,8 @@ SECTIONS = {
         "calibration.plot_reliability")),
     "Several processes": ("Networks that processes train and use together.", (
         "distributed.ShardedNetwork", "distributed.load", "distributed.split",
-        "distributed.Checkpoint", "distributed.group", "distributed.solo", "distributed.AsIf",
+        "distributed.Checkpoint", "distributed.open_rows",
+        "distributed.RowFolder", "distributed.group", "distributed.solo", "distributed.AsIf",
         "distributed.estimate", "distributed.Group", "distributed.DistributedError")),
     "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
 }

@@ -597,6 +597,57 @@ def test_a_call_that_fails_in_one_process_fails_in_all():
         pass
 
 
+# ---- rows in a folder
+
+
+@pytest.fixture
+def parts(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for i, (a, b) in enumerate(((0, 300), (300, 310), (310, worker.N_ROWS))):
+        sl.datasets.write_csr(folder / f"part-{i}.csr", X[a:b], Y[a:b])
+    sl.datasets.write_csr(tmp_path / "whole.csr", X, Y)
+    return folder
+
+
+def test_a_folder_of_files_trains_as_one_file(parts):
+    found = [None] * 4
+    shared = {"sent": [None] * 4, "barrier": threading.Barrier(4)}
+    weight = np.linspace(0, 1, worker.N_ROWS).astype(np.float32)
+
+    def trained(rows, group):
+        net = worker.network(group, 4)
+        net.fit(rows, epochs=2, batch_size=worker.BATCH, window=250, sample_weight=weight,
+                verbose=False)
+        return worker.digest(net)
+
+    def keep(rank):
+        found[rank] = trained(distributed.open_rows(parts), Together(rank, shared))
+
+    threads = [threading.Thread(target=keep, args=(rank,)) for rank in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    wanted = trained(sl.datasets.open_csr(parts.parent / "whole.csr"), distributed.solo())
+    assert found == [wanted] * 4
+    assert trained(distributed.open_rows(parts), distributed.solo()) == wanted
+
+
+def test_a_folder_that_does_not_fit_is_refused(parts):
+    rows = distributed.open_rows(parts)
+    assert len(rows) == worker.N_ROWS and rows.n_labels == worker.N_LABELS
+    with pytest.raises(ValueError, match="X must have 6002 labels, got 6001"):
+        worker.network(distributed.solo(), 4, n_labels=6002).fit(rows, verbose=False)
+    with pytest.raises(ValueError, match="Y must be None"):
+        worker.network(distributed.solo(), 4).fit(rows, Y, verbose=False)
+    sl.datasets.write_csr(parts / "x.csr", X[:, :200], Y)
+    with pytest.raises(ValueError, match=r"x\.csr: 200 features and 6001 labels, but part-0.csr"):
+        distributed.open_rows(parts)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        distributed.open_rows(parts / "none")
+
+
 # ---- cost, and the command line
 
 

@@ -527,6 +527,8 @@ ROWS |= sharded_rows() | {
                                "minutes must be above 0"),
     "distributed.group": (lambda p: sl.distributed.group(timeout=-1), ValueError,
                           "timeout must be above 0, got -1"),
+    "distributed.open_rows": (lambda p: sl.distributed.open_rows(p), FileNotFoundError,
+                              "no file there ends in .csr"),
     "distributed.estimate": (lambda p: sl.distributed.estimate(n_labels=0), ValueError,
                              "n_labels must be at least 1, got 0"),
     "distributed.AsIf": (lambda p: sl.distributed.AsIf(3, 2), ValueError,
@@ -534,6 +536,7 @@ ROWS |= sharded_rows() | {
 }
 
 WITHOUT |= {
+    "distributed.RowFolder": "made by open_rows",
     "distributed.Group": "a protocol", "distributed.solo": "takes nothing",
     "distributed.DistributedError": "an error, raised by calls",
     "distributed.ShardedNetwork.checksums": "takes nothing",

@@ -9,6 +9,7 @@
     _interrupts  signals that end all processes after the same step
     _network     ShardedNetwork
     _cost        what a training needs: memory, traffic, time
+    _rows        rows in a folder of files, read by parts
     _folder      folders of networks, and the callback that writes them
 
 Nothing of torch or of MPI is imported before a group of theirs is made.
@@ -17,7 +18,8 @@ from ._cost import estimate
 from ._folder import Checkpoint
 from ._groups import AsIf, Group, group, launched_processes, solo
 from ._network import ShardedNetwork, load, split
+from ._rows import RowFolder, open_rows
 from ._shards import DistributedError
 
-__all__ = ["AsIf", "Checkpoint", "DistributedError", "Group", "ShardedNetwork", "estimate",
-           "group", "load", "solo", "split"]
+__all__ = ["AsIf", "Checkpoint", "DistributedError", "Group", "RowFolder", "ShardedNetwork",
+           "estimate", "group", "load", "open_rows", "solo", "split"]

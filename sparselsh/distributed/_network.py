@@ -28,6 +28,7 @@ from ._groups import local_processes
 from ._interrupts import SharedInterrupts
 from ._layers import ColumnLinear, RowLSHLinear, shard_generators
 from ._losses import sharded
+from ._rows import RowFolder, SplitRows
 from ._shards import DistributedError, Shards
 
 if TYPE_CHECKING:
@@ -178,10 +179,24 @@ class ShardedNetwork(Network):
 
     def _source(self, X: Any, Y: Any, window: int, epochs: int, sample_weight: Any) -> Source:
         with self.shards.together("use its rows"):
-            source = super()._source(X, Y, window, epochs, sample_weight)
+            if isinstance(X, RowFolder):
+                source: Any = self._split_rows(X, Y, window, sample_weight)
+            else:
+                source = super()._source(X, Y, window, epochs, sample_weight)
         self.shards.greet({"the number of rows": source.n_rows, "epochs": epochs,
                            "window": window})
         return source
+
+    def _split_rows(self, X: RowFolder, Y: Any, window: int, sample_weight: Any) -> SplitRows:
+        if Y is not None:
+            raise ValueError("Y must be None where X is a folder of files, which have the labels")
+        for what, n, expected in (("features", X.shape[1], self.n_features),
+                                  ("labels", X.n_labels, self.n_labels)):
+            if n != expected:
+                raise ValueError(f"X must have {expected} {what}, got {n} in {X.path!r}")
+        if not len(X):
+            raise ValueError("X must have at least one row, got none")
+        return SplitRows(X, window, check.sample_weight(sample_weight, len(X)), self.shards)
 
     @contextmanager
     def _begun(self, optimizer: Any, source: Source, progress: TrainingProgress | None,
