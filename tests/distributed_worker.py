@@ -40,13 +40,14 @@ def rows(n=N_ROWS, n_labels=N_LABELS):
 
 
 def network(group, shards, *, loss="softmax", dropout=0.0, weights="float32", dense=False,
-            n_labels=N_LABELS, **options):
+            n_labels=N_LABELS, compute_dtype="float32", **options):
     """A new network of shards."""
     output = {"density": 1.0} if dense else {"density": 0.1, **options}
     return distributed.ShardedNetwork(
         [sl.Linear(N_FEATURES, N_HIDDEN, activation="relu", dropout=dropout, dtype=weights),
          sl.LSHLinear(N_HIDDEN, n_labels, dtype=weights, **output)],
-        shards=shards, group=group, loss=loss, random_state=3, n_threads=1)
+        shards=shards, group=group, loss=loss, random_state=3, n_threads=1,
+        compute_dtype=compute_dtype)
 
 
 def optimizer(name):

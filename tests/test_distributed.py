@@ -100,7 +100,8 @@ def assert_same(report, wanted, *parts):
 
 
 OPTIONS = [{}, {"dropout": 0.2}, {"dense": True}, {"loss": "bce", "name": "sgd"},
-           {"candidates": 0}, {"name": "row"}, {"name": "half", "weights": "bfloat16"}]
+           {"candidates": 0}, {"name": "row"},
+           {"compute_dtype": "bfloat16"}, {"name": "half", "weights": "bfloat16"}]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -110,13 +111,13 @@ def test_one_shard_trains_as_a_network_bit_by_bit(options):
     net = worker.network(distributed.solo(), 1, **options)
     own = options.pop("dense", False)
     weights, dropout = options.pop("weights", "float32"), options.pop("dropout", 0)
-    loss = options.pop("loss", "softmax")
+    loss, compute_dtype = options.pop("loss", "softmax"), options.pop("compute_dtype", "float32")
     plain = sl.Network(
         [sl.Linear(worker.N_FEATURES, worker.N_HIDDEN, activation="relu", dropout=dropout,
                    dtype=weights),
          sl.LSHLinear(worker.N_HIDDEN, worker.N_LABELS, density=1.0 if own else 0.1,
                       dtype=weights, **options)],
-        loss=loss, random_state=3, n_threads=2)
+        loss=loss, random_state=3, n_threads=2, compute_dtype=compute_dtype)
     for network in (net, plain):
         network.fit(X, Y, epochs=2, batch_size=worker.BATCH, optimizer=worker.optimizer(name),
                     verbose=False)
@@ -188,7 +189,8 @@ def test_a_search_in_shards_finds_what_computing_all_finds():
 # ---- processes of torch.distributed
 
 
-RUNS = [{}, {"name": "row", "recipe": True}, {"name": "half", "weights": "bfloat16"},
+RUNS = [{}, {"name": "row", "recipe": True}, {"compute_dtype": "bfloat16"},
+        {"name": "half", "weights": "bfloat16"},
         {"loss": "bce", "dropout": 0.2}, {"shards": 8, "n_labels": 20_003, "n_rows": 300}]
 
 

@@ -40,6 +40,7 @@ def segment_input_gradients(
     bounds: NDArray[int64],
     out: NDArray[float32],
     n_threads: int,
+    in_bfloat16: bool = False,
 ) -> None: ...
 def active_update(
     rule: Rule,

@@ -239,7 +239,8 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
 
 
 def segment_input_gradients(const float[:, ::1] dz, w, const int32_t[::1] rows,
-                            const int64_t[::1] bounds, float[:, :, ::1] out, int n_threads):
+                            const int64_t[::1] bounds, float[:, :, ::1] out, int n_threads,
+                            bint in_bfloat16=False):
     """out[s] = dz[:, a:b] w[rows[a:b]] with a, b = bounds[s], bounds[s + 1].
 
     The input gradient by segments of the neurons, to be added in an order that the caller chooses.
@@ -269,6 +270,7 @@ def segment_input_gradients(const float[:, ::1] dz, w, const int32_t[::1] rows,
     g.c = NULL
     g.c_row = d
     g.accumulate = 0
+    g.in_bfloat16, g.packed = in_bfloat16, NULL
 
     n_bands = (n_threads + n_segments - 1) // n_segments
     band = ((n + n_bands - 1) // n_bands + 7) // 8 * 8

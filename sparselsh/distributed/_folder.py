@@ -199,6 +199,7 @@ def _write_head(net: Any, path: str, name: str, token: str,
     loss = next(key for key, kind in LOSSES.items() if isinstance(net.loss, kind))
     config: dict[str, Any] = {
         "version": __version__, "loss": loss, "shards": net.shards.n, "token": token,
+        "compute_dtype": net.compute_dtype,
         "layers": [Linear.config(hidden), LSHLinear.config(last)],
         "input_major": hidden.joined()[2], "is_split": len(hidden.blocks) > 1,
         "tables": last.table_state()[0] if with_training else None,

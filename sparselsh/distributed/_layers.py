@@ -83,7 +83,7 @@ class SegmentGradient(SharedNorm):
             rows = (gradient.rows[a:b] - first).astype(np.int32)
             if isinstance(gradient, ActiveGradient):
                 d_out = np.ascontiguousarray(gradient.d_out[:, a:b])
-                parts.append(ActiveGradient(rows, d_out, gradient.x))
+                parts.append(gradient._replace(rows=rows, d_out=d_out))
             else:
                 parts.append(RowGradient(rows, gradient.value[a:b]))
         return parts
@@ -389,7 +389,8 @@ class RowLSHLinear(LSHLinear):
         bounds = np.searchsorted(rows, self.starts).astype(np.int64)
         w, n_threads, shards = self._w.value, step.n_threads, self.shards
         out = self._buffer("out", (len(x), len(rows)))
-        _gemm.active_outputs(x, w, rows, self._bias, out, n_threads)
+        in_bfloat16 = step.in_bfloat16
+        _gemm.active_outputs(x, w, rows, self._bias, out, n_threads, in_bfloat16)
         if step.tally is not None:
             size = len(rows) * self.n_in
             step.tally.products(len(x) * size, size, size, step.training, True)
@@ -403,11 +404,11 @@ class RowLSHLinear(LSHLinear):
                 d_out *= positive
             dx = None
             if step.need_input_gradient:
-                dx = shards.total_of_columns(self._input_gradients(d_out, rows, bounds, x,
-                                                                   n_threads))
+                dx = shards.total_of_columns(self._input_gradients(
+                    d_out, rows, bounds, x, n_threads, in_bfloat16))
             db = column_sums(d_out, n_threads)[:, None]
             is_rounded = (shards.n > 1 and w.dtype == np.uint16) or self.state_is_rounded
-            gradients: Any = ActiveGradient(rows, d_out, x), RowGradient(rows, db)
+            gradients: Any = ActiveGradient(rows, d_out, x, in_bfloat16), RowGradient(rows, db)
             pairs: list[Any] = [
                 (p, SegmentGradient(g, shards, bounds, self.starts, is_rounded))
                 for p, g in zip((self._w, self._b), gradients, strict=True)]
@@ -418,15 +419,15 @@ class RowLSHLinear(LSHLinear):
     state_is_rounded = False  # whether the optimizer keeps moments in bfloat16
 
     def _input_gradients(self, d_out: Floats, rows: Ids, bounds: np.ndarray, x: Floats,
-                         n_threads: int) -> list[Floats]:
+                         n_threads: int, in_bfloat16: bool) -> list[Floats]:
         """The gradient of x by the own labels of each shard."""
         w = self._w.value
         if self.shards.n == 1:
             dx = self._buffer("dx", x.shape)
-            _gemm.active_input_gradient(d_out, w, rows, dx, n_threads)
+            _gemm.active_input_gradient(d_out, w, rows, dx, n_threads, in_bfloat16)
             return [dx]
         parts = self._buffer("dx", (self.shards.n_own, *x.shape))
-        _gemm.segment_input_gradients(d_out, w, rows, bounds, parts, n_threads)
+        _gemm.segment_input_gradients(d_out, w, rows, bounds, parts, n_threads, in_bfloat16)
         return list(parts)
 
     def _own_set(self, x: Floats, step: Step) -> tuple[Any, Ids]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ._groups import Group
 
 
-LEVELS = ("baseline", "v3", "v4")  # of SIMD, from the slowest
+LEVELS = ("baseline", "v3", "avx-vnni", "v4", "v4-vnni", "v4-bf16")  # of SIMD, slowest first
 
 
 class ShardedTraining(Training):
@@ -90,7 +90,7 @@ class ShardedNetwork(Network):
         A power of two, at least the number of processes. The results depend on it.
     group : Group or None
         The processes; None for :func:`group`.
-    loss, random_state
+    loss, random_state, compute_dtype
         As for :class:`Network`.
     n_threads : int or None
         Number of threads of this process; None for the default, divided by the number of processes
@@ -128,7 +128,7 @@ class ShardedNetwork(Network):
 
     def __init__(self, layers: Sequence[Linear], *, shards: int = 16, group: Group | None = None,
                  loss: str | Loss = "softmax", random_state: RandomState = None,
-                 n_threads: int | None = None) -> None:
+                 n_threads: int | None = None, compute_dtype: str = "float32") -> None:
         if isinstance(layers, Linear) or not isinstance(layers, Iterable):
             raise TypeError(f"layers must be a list of two layers, got {layers!r}; give "
                             "[Linear(...), LSHLinear(...)]")
@@ -145,14 +145,16 @@ class ShardedNetwork(Network):
             n_threads = max(1, _processors() // local_processes())
 
         parts = [ColumnLinear(layers[0], self.shards), RowLSHLinear(last, self.shards)]
-        super().__init__(parts, loss=loss, random_state=random_state, n_threads=n_threads)
+        super().__init__(parts, loss=loss, random_state=random_state, n_threads=n_threads,
+                         compute_dtype=compute_dtype)
         training = ShardedTraining(self.layers, sharded(self.loss, self.shards),
-                                   self._training.rng)
+                                   self._training.rng, self.compute_dtype)
         training.shards = self.shards
         self._training = training
         self.shards.greet({"the version of sparselsh": __version__,
                            "shards": self.shards.n, "layers": [repr(layer) for layer in layers],
-                           "loss": repr(self.loss)})
+                           "loss": repr(self.loss),
+                           "compute_dtype": self.compute_dtype})
         _use_common_level(self.shards)
 
     @property
@@ -405,7 +407,7 @@ class ShardedNetwork(Network):
         second.set_weights(weight, biases)
         second._inputs = last._inputs
         net = Network([first, second], loss=self.loss.plain, random_state=0,
-                      n_threads=n_threads)
+                      n_threads=n_threads, compute_dtype=self.compute_dtype)
         net.refinement, net.calibration = self.refinement, self.calibration
         net.history = [dict(entry) for entry in self.history]
         return net
@@ -471,7 +473,7 @@ class ShardedNetwork(Network):
 def _use_common_level(shards: Shards) -> None:
     """Take the lowest SIMD level of all processes: results depend on it."""
     levels = shards.gather_json(level())
-    lowest = min(levels, key=LEVELS.index)
+    lowest = min(levels, key=lambda name: LEVELS.index(name) if name in LEVELS else -1)
     if lowest != level():
         slow = levels.index(lowest)
         warnings.warn(f"this process uses the SIMD level {lowest} in place of {level()}, because "
@@ -535,7 +537,8 @@ def split(network: Network, *, shards: int = 16, group: Group | None = None,
     if not all(layer.initialized for layer in network.layers):
         raise ValueError("this network has no weights yet; call fit, or make a ShardedNetwork")
     net = ShardedNetwork(network.layers, shards=shards, group=group, loss=network.loss,
-                         random_state=0, n_threads=n_threads)
+                         random_state=0, n_threads=n_threads,
+                         compute_dtype=network.compute_dtype)
     net.refinement, net.calibration = network.refinement, network.calibration
     net.history = [dict(entry) for entry in network.history]
     return net
@@ -574,11 +577,12 @@ def load(path: PathLike, *, group: Group | None = None,
     try:
         hidden = Linear.from_config(config["layers"][0])
         last = LSHLinear.from_config(config["layers"][1])
-        n_shards, loss = config["shards"], config["loss"]
+        n_shards, loss, compute_dtype = (config["shards"], config["loss"],
+                                         config["compute_dtype"])
     except _folder.DAMAGES as error:
         raise _files.damaged(file, "network", error) from error
     net = ShardedNetwork([hidden, last], shards=n_shards, group=group, loss=loss, random_state=0,
-                         n_threads=n_threads)
+                         n_threads=n_threads, compute_dtype=compute_dtype)
     net.parts[1]._seed = last._seed
     with net.shards.together("read its shards"):
         _folder.restore(net, path, name, config)
