@@ -20,8 +20,6 @@ ROWS = [
     {"__init__"},
     {"estimators"},
     {"text"},
-    {"torch", "_recipe"},
-    {"estimators", "text"},
     {"torch", "_recipe", "distributed"},
     {"network"},
     {"pretrained", "training", "profiling"},

@@ -511,6 +511,8 @@ def sharded_rows():
         "profile": (lambda p: sharded().profile(X, Y, steps=0), ValueError, "steps must"),
         "to_torch": (lambda p: sharded().to_torch(refinement="x"), ValueError, "refinement must"),
         "plot_history": (lambda p: axes(sharded().plot_history), TypeError, "ax must"),
+        "add_labels": (lambda p: sharded().add_labels(1), ValueError, "does not grow"),
+        "add_features": (lambda p: sharded().add_features(1), ValueError, "does not grow"),
         "to_network": (lambda p: sharded().to_network(n_threads=0), ValueError, "n_threads must"),
     }
     return {f"distributed.ShardedNetwork.{name}": row for name, row in rows.items()}

@@ -286,6 +286,36 @@ class ShardedNetwork(Network):
         super().refine(X, Y, verbose=verbose and self.group.rank == 0, **options)
         return self
 
+    def add_labels(self, n: int) -> Self:
+        """Refused: a network of shards does not grow.
+
+        Parameters
+        ----------
+        n : int
+
+        Raises
+        ------
+        ValueError
+            In any case; the message says how to add labels.
+        """
+        raise ValueError("a network of shards does not grow; call to_network, add_labels and then "
+                         "distributed.split")
+
+    def add_features(self, n: int) -> Self:
+        """Refused: a network of shards does not grow.
+
+        Parameters
+        ----------
+        n : int
+
+        Raises
+        ------
+        ValueError
+            In any case; the message says how to add features.
+        """
+        raise ValueError("a network of shards does not grow; call to_network, add_features and "
+                         "then distributed.split")
+
     # -- inference -------------------------------------------------------------------------------
 
     @one_at_a_time
