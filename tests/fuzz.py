@@ -659,7 +659,7 @@ class Served:
         path, rng = Path(folder) / "sound.safetensors", np.random.default_rng(0)
         X, files = rng.standard_normal((64, 8), dtype=np.float32), []
         for plan, storage in (("rows", "int8"), ("lsh", "float32"), ("lsh", "bfloat16"),
-                              ("dense", "bfloat16")):
+                              ("dense", "bfloat16"), ("int8", "float32")):
             with planned(plan):
                 net = _conversion.convert(layers_of(8, 48, 64), np.maximum(X, 0),
                                           storage=storage, error=0.5, random_state=0, n_threads=1)

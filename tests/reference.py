@@ -648,6 +648,25 @@ def quantize_int8(w):
     return rows.astype(int), scales
 
 
+def quantize_input(x):
+    """Steps and zero, and the numbers in 0 .. 255, of one input."""
+    x = x.astype(np.float32)
+    largest = np.abs(x).max(initial=0)
+    zero, steps = (128, np.float32(127)) if (x < 0).any() else (0, np.float32(255))
+    if not 1e-30 <= largest <= 1e30:
+        return 0.0, zero, np.full(len(x), zero)
+    return largest / steps, zero, np.rint(x * (steps / largest)).astype(int) + zero
+
+
+def int8_outputs(q, scales, bias, x):
+    out = np.empty((len(x), len(q)), np.float32)
+    for i, row in enumerate(x):
+        step, zero, u = quantize_input(row)
+        dots = (q.astype(int) @ (u - zero)).astype(np.float32)
+        out[i] = dots * (np.float32(step) * scales) + bias
+    return out
+
+
 def squared_hinge(w, bias, x, y, costs):
     """The objective of _one_vs_rest.fit for one label: x dense, y of 1 and -1."""
     slack = np.maximum(0, 1 - y * (x @ w + bias))

@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from support import assert_same_bits
+from support import assert_same_bits, gaussian
 
 import sparselsh as sl
 from sparselsh.inference import _conversion
@@ -14,7 +14,7 @@ pytest.importorskip("safetensors")
 from safetensors.numpy import save_file
 
 STORAGES = ("float32", "bfloat16", "int8")
-PLANS = {"dense", "rows", "lsh"}
+PLANS = {"dense", "rows", "lsh", "int8"}
 
 
 def mlp(rng, *sizes, skew=0.0):
@@ -113,6 +113,70 @@ def test_the_requested_recall_is_reached_on_inputs_not_seen_in_calibration(wide,
             # 500 neighbours with 5 % misses: three standard deviations below the mean are 92 %
             assert sl.metrics.neighbour_recall(ids, want) > 0.92
         assert 0.9 < net.report.layers[-1].recall <= 1 and net.report.agreement > 0.9
+
+
+def test_products_of_8_bits_find_the_best_outputs_and_are_saved(wide, monkeypatch, tmp_path):
+    forced(monkeypatch, "int8")
+    layers, X = wide
+    net = _conversion.convert(layers, X[:500], random_state=0, n_threads=1)
+    assert net.layers[-1].plan == {"single": "int8", "batch": "int8"}
+    assert net.report.layers[-1].recall > 0.99 and "int8 recall" in net.report.layers[-1].reason
+    want = outputs(layers, X[500:])
+    ids, scores = net.topk(X[500:], 5)
+    best = np.argsort(-want, axis=1)[:, :5]
+    assert sl.metrics.neighbour_recall(ids, best) > 0.99
+    np.testing.assert_allclose(scores, np.take_along_axis(want, ids.astype(int), 1), atol=1e-4)
+
+    net.save(tmp_path / "net")
+    loaded = sl.InferenceNetwork.load(tmp_path / "net", n_threads=2)
+    for n in (1, 100):
+        for a, b in zip(net.topk(X[500:500 + n], 5), loaded.topk(X[500:500 + n], 5), strict=True):
+            assert_same_bits(a, b)
+
+
+def test_a_few_of_many_outputs_are_found_by_8_bits_only_where_that_saves_work(wide, monkeypatch):
+    forced(monkeypatch, "int8")
+    layers, X = wide
+    net = _conversion.convert(layers, X[:500], random_state=0, n_threads=1)
+    many = 19_000  # 4 k + 12 would be all of them
+    for a, b in zip(net.topk(X[500:502], many), net.topk(X[500:502], many, exact=True),
+                    strict=True):
+        assert_same_bits(a, b)
+
+
+def test_products_of_8_bits_answer_among_the_allowed_outputs(wide, monkeypatch):
+    forced(monkeypatch, "int8")
+    layers, X = wide
+    net = _conversion.convert(layers, X[:500], random_state=0, n_threads=1)
+    for n in (1, 100):
+        some = X[500:500 + n]
+        # three outputs are all computed in float32
+        ids, scores = net.topk(some, 5, allow=[3, 7, 19_999])
+        want, _ = net.topk(some, 5, allow=[3, 7, 19_999], exact=True)
+        np.testing.assert_array_equal(ids, want)
+        assert (ids[:, 3:] == -1).all() and np.isneginf(scores[:, 3:]).all()
+
+        ids, _ = net.topk(some, 5, exclude=np.arange(10_000))
+        want, _ = net.topk(some, 5, exclude=np.arange(10_000), exact=True)
+        assert ids.min() >= 10_000 and sl.metrics.neighbour_recall(ids, want) > 0.99
+
+
+@pytest.mark.parametrize("case, message", [("hidden", "hidden layer"), ("relu", "no activation"),
+                                           ("inputs", "at most 65,536 inputs")])
+def test_files_with_products_of_8_bits_where_they_cannot_be_are_refused(rng, tmp_path, case,
+                                                                        message):
+    sizes = (70_000, 8) if case == "inputs" else (5, 4, 3)
+    net = _conversion.convert(mlp(rng, *sizes), gaussian(rng, 10, sizes[0]), random_state=0,
+                              n_threads=1)
+    layer = net.layers[0 if case == "hidden" else -1]
+    layer.plan = dict.fromkeys(layer.plan, "int8")
+    if case == "hidden":
+        layer.activation = None
+    if case == "relu":
+        layer.activation = "relu"
+    net.save(tmp_path / "net")
+    with pytest.raises(ValueError, match=message):
+        sl.InferenceNetwork.load(tmp_path / "net")
 
 
 def test_scores_are_exact_with_every_storage(wide, wide_net):
@@ -610,6 +674,8 @@ def test_matrices_of_inputs_by_outputs_are_turned(rng, tmp_path):
 def test_an_index_that_misses_unseen_neighbours_is_set_for_more(wide, monkeypatch):
     layers, X = wide
     forced(monkeypatch, "lsh")
+    # the trial of the plan "int8" measures a recall too, and would take the first of these
+    monkeypatch.setattr(_conversion._Conversion, "_try_int8", lambda *_: None)
     found = iter([0.9, 0.95, 1.0])
     monkeypatch.setattr(_conversion, "recall_of", lambda *_: next(found, 1.0))
     report = _conversion.convert(layers, X, recall=0.99, random_state=0).report

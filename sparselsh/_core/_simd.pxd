@@ -37,6 +37,8 @@ cdef extern from "simd/loops.h" nogil:
         GEMM_K
         GEMM_MAX_TILE
         GEMM_WORK_FLOATS
+        INT8_BLOCK_BYTES
+        INT8_LANES
         RULE_SGD
         RULE_ADAM
         SIGN_LANES
@@ -94,6 +96,14 @@ cdef extern from "simd/loops.h" nogil:
                           float *y) noexcept nogil
         void (*dots_int8)(const int8_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x,
                           Py_ssize_t d, float *out) noexcept nogil
+        void (*dots_blocks)(const int8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
+                            const int32_t *totals, const uint8_t *x, Py_ssize_t n_x, int32_t *out,
+                            Py_ssize_t out_row) noexcept nogil
+        float (*quantize_input)(const float *x, Py_ssize_t n, uint8_t *out,
+                                int32_t *zero) noexcept nogil
+        void (*scale_dots)(const int32_t *dots, const int32_t *totals, int32_t zero, float scale,
+                           const float *scales, const float *bias, float *out,
+                           Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 

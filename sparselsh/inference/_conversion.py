@@ -37,6 +37,7 @@ from ..index import (
     tune,
 )
 from ._file import stored_bytes
+from ._int8_outputs import MAX_INPUTS, n_candidates
 from ._layer import ServedLayer
 from ._network import ServedNetwork
 from ._refined import StoredRefinement
@@ -216,7 +217,7 @@ class _Conversion:
         for layer, report in zip(self.layers, reports, strict=True):
             report.bytes = layer.nbytes
             report.density = layer.density if layer.kept is not None else 1.0
-        if self.layers[-1].index is not None:
+        if {"lsh", "int8"} & set(self.layers[-1].plan.values()):
             reports[-1].recall = self._recall()
         self.network.report = self._whole(reports, network_dense)
         _report_sizes(self.network)
@@ -277,6 +278,8 @@ class _Conversion:
         if layer.n_out >= MIN_INDEX_NEURONS:
             by = self._try_lsh_output if i == self.last else self._try_lsh_hidden
             trials["lsh"] = by(layer, i, inputs)
+        if i == self.last:
+            trials["int8"] = self._try_int8(layer, i, inputs)
         if i < self.last or layer.n_out < MIN_INDEX_NEURONS:
             trials["rows"] = self._try_rows(layer, i, inputs)
         self._choose(i, {plan: t for plan, t in trials.items() if t is not None}, inputs, report)
@@ -290,7 +293,10 @@ class _Conversion:
         for n, kind in _kinds():
             able = {plan: trial.times[n] for plan, trial in trials.items()}
             if kind == "batch":  # one layout for both
-                able.pop({"rows": "lsh", "lsh": "rows"}.get(chosen["single"], ""), None)
+                if chosen["single"] == "rows":
+                    able = {plan: able[plan] for plan in ("dense", "rows")}
+                elif chosen["single"] in ("lsh", "int8"):
+                    able.pop("rows", None)
             best = min(able, key=able.__getitem__)
             chosen[kind] = best if able[best] * MIN_GAIN < able["dense"] else "dense"
         if chosen == {"single": "dense", "batch": "rows"} and layer.storage == "float32":
@@ -301,6 +307,8 @@ class _Conversion:
             layer = self.layers[i] = trials["lsh"].layer
             if i < self.last:
                 report.output_error = trials["lsh"].error
+        if "int8" in plans:
+            layer.int8 = trials["int8"].layer.int8
         layer.plan = dict(chosen)
         layer.lay_out(self.n_threads)
         selection = self.kept_of[i] if i and "rows" in plans else None
@@ -327,6 +335,21 @@ class _Conversion:
         candidate = copy.copy(layer)
         candidate.index, candidate.plan = engine, {"single": "lsh", "batch": "lsh"}
         return _Trial(candidate, self._times(candidate, i, inputs))
+
+    def _try_int8(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> _Trial | None:
+        """Products of 8 bits for all outputs; None where they do not reach the recall."""
+        if (layer.activation is not None or layer.input_major or layer.n_in > MAX_INPUTS
+                or self.is_compact or 2 * n_candidates(self.n_found) > layer.n_out):
+            return None
+        candidate = copy.copy(layer)
+        candidate.plan = {"single": "int8", "batch": "int8"}
+        x = np.ascontiguousarray(_dense_array(self.dense_inputs[0][i]))
+        truth, _ = exact_topk(x, layer.values, layer.bias, self.n_found, self.n_threads)
+        found, _ = candidate.topk(x, self.n_found, "batch", self.n_threads)
+        recall = recall_of(found, truth)
+        if recall < self.recall:
+            return None
+        return _Trial(candidate, self._times(candidate, i, inputs), f"int8 recall {recall:.2%}")
 
     def _try_lsh_hidden(self, layer: ServedLayer, i: int,
                         inputs: dict[str, Any]) -> _Trial | None:
@@ -478,7 +501,9 @@ class _Conversion:
         queries = self.dense_inputs[1][-1]
         queries = np.ascontiguousarray(_dense_array(queries))
         truth, _ = exact_topk(queries, last.values, last.bias, self.n_found, self.n_threads)
-        return recall_of(last.index.search(queries, self.n_found, None, self.n_threads)[0], truth)
+        kinds = [kind for kind, plan in last.plan.items() if plan in ("lsh", "int8")]
+        return min(recall_of(last.topk(queries, self.n_found, kind, self.n_threads)[0], truth)
+                   for kind in kinds)
 
     def _whole(self, reports: list[LayerReport], dense: Times) -> ConversionReport:
         held = self.halves[1]

@@ -13,6 +13,7 @@ from .. import _validation as check
 from .._threads import resolve
 from .._version import __version__
 from ..index import STORAGES, QuantizedRows, engine_of_state, state
+from ._int8_outputs import MAX_INPUTS
 from ._layer import PLANS, ServedLayer, reads_quantized_rows
 from ._refined import StoredRefinement
 from ._report import ConversionReport, LayerReport
@@ -99,6 +100,8 @@ def read_whole(path: PathLike, mmap: bool, n_threads: int | None, *, kind: str =
             raise ValueError("its layers do not fit each other")
         for layer in layers[:-1]:
             is_whole = layer.kept is not None and layer.exponents is not None
+            if "int8" in layer.plan.values():
+                raise ValueError(f"{layer.name} is a hidden layer and has the plan int8")
             if "lsh" in layer.plan.values() and not is_whole:
                 raise ValueError(f"kept or exponents of {layer.name} are missing")
 
@@ -170,8 +173,11 @@ def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapp
     layer.bias = check.vector(bias, "bias", layer.n_out)
     layer.has_bias = bool(config["has_bias"])
     layer.plan = {kind: check.choice(config["plan"][kind], "plan", PLANS) for kind in layer.plan}
-    if layer.input_major and "lsh" in layer.plan.values():
+    if layer.input_major and {"lsh", "int8"} & set(layer.plan.values()):
         raise ValueError("its plans contradict each other")
+    if "int8" in layer.plan.values() and (activation is not None or layer.n_in > MAX_INPUTS):
+        raise ValueError("the plan int8 takes no activation and at most "
+                         f"{MAX_INPUTS:,} inputs, got {activation} and {layer.n_in:,}")
 
     if "importance" in tensors:
         layer.importance = check.vector(tensors["importance"], "importance", layer.n_out)

@@ -1,9 +1,10 @@
-"""ServedLayer: a layer of a converted network, forward only, by one of three plans.
+"""ServedLayer: a layer of a converted network, forward only, by one of four plans.
 
     dense   every neuron, by a matrix product
     rows    every neuron, from the inputs that are not zero, or from the most important ones; the
             weights are input-major
     lsh     the neurons that an index finds
+    int8    in the last layer: every neuron by products of 8 bits, the best 4 k + 12 in float32
 
 A layer has one plan for "single" queries and one for a "batch".
 
@@ -20,6 +21,7 @@ from .._arrays.csr import CSR
 from .._arrays.linalg import log_sum_exp, matmul, row_chunks
 from .._core import _quantized, _select
 from ..index import MIN_NEURONS_PER_CANDIDATE, QuantizedRows
+from ._int8_outputs import Int8Outputs, n_candidates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from ..index import IndexEngine
     from .readers.affine import Affine
 
-PLANS = ("dense", "rows", "lsh")
+PLANS = ("dense", "rows", "lsh", "int8")
 CANDIDATES_PER_KEPT = 2  # hidden neurons that an index computes, for each one that is passed on
 
 
@@ -63,6 +65,7 @@ class ServedLayer:
         self.is_compact = False
         self.input_major = layer.kind != "linear" or sparse_input
         self.plan = dict.fromkeys(("single", "batch"), "rows" if self.input_major else "dense")
+        self.int8: Int8Outputs | None = None  # of the plan "int8", made when it is first needed
         self.rows = None  # `values` in fewer bits, for the plan "rows" and compact layers
         self.kept = self.importance = self.index = self.exponents = None
 
@@ -192,9 +195,10 @@ class ServedLayer:
         """The layer as a step of the kernel for single queries (_core/_single_row_mlp.pyx).
 
         Weights, scales, bias, whether they are input-major, and whether a ReLU follows; None where
-        the layer is an embedding or has the plan "lsh".
+        the layer is an embedding or has the plan "lsh" or "int8".
         """
-        if self.kind == "embedding" or self.plan["single"] == "lsh" or self.exponents is not None:
+        if (self.kind == "embedding" or self.plan["single"] in ("lsh", "int8")
+                or self.exponents is not None):
             return None
         reads_rows = self.is_compact or (self.rows is not None and self.plan["single"] == "rows")
         rows = self.rows if reads_rows else QuantizedRows("float32", self.values)
@@ -211,6 +215,9 @@ class ServedLayer:
             if selection is not None:
                 return self.index.search_among(x, k, selection, n_threads)
             return self.index.search(x, k, None, n_threads)
+        if self.plan[kind] == "int8" and not exact and 2 * n_candidates(k) <= self.n_out:
+            x = x.to_dense() if isinstance(x, CSR) else x
+            return self.by_int8(n_threads).topk(x, self.values, self.bias, k, n_threads, selection)
 
         ids, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
         for start, stop in row_chunks(n, self.n_out):
@@ -249,6 +256,12 @@ class ServedLayer:
             return np.zeros((len(ids), 1), np.float32)
         return self.values[:, ids].T if self.input_major else self.values[ids]
 
+    def by_int8(self, n_threads: int) -> Int8Outputs:
+        """The weights in 8 bits, of the plan "int8"."""
+        if self.int8 is None:
+            self.int8 = Int8Outputs(self.values, n_threads)
+        return self.int8
+
     # -- size ---------------------------------------------------------------------------------
 
     @property
@@ -264,6 +277,9 @@ class ServedLayer:
         rows = self.rows.nbytes if self.rows is not None and not is_shared else 0
         is_quantized = self.rows is not None or reads_quantized_rows(self.index)
         reads_weights = not is_quantized or "dense" in self.plan.values()
+        if "int8" in self.plan.values():
+            rows += self.by_int8(1).nbytes
+            reads_weights &= set(self.plan.values()) != {"int8"}
         return index + rows + self.bias.nbytes + (self.values.nbytes if reads_weights else 0)
 
 

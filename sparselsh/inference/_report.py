@@ -24,14 +24,14 @@ class LayerReport:
     shape : tuple of int
         (n_out, n_in).
     plan : dict
-        For "single" queries and a "batch": "dense", "rows" or "lsh".
+        For "single" queries and a "batch": "dense", "rows", "lsh" or "int8".
     reason : str
         Why the plan was chosen, with the figures that decided.
     density : float
         Fraction of the outputs that the next layer gets for a single query.
     recall : float or None
-        Fraction of the true neighbours that the index finds for held-out inputs; None without an
-        index.
+        Fraction of the true neighbours that an index, or products of 8 bits, find for held-out
+        inputs; None without them.
     output_error : float or None
         Relative error of the network's outputs that this layer's plan alone causes, on the rows by
         which the plan was chosen; None where it causes none.

@@ -11,6 +11,7 @@
 #include "loops_bfloat16.h"
 #include "loops_gemm.h"
 #include "loops_hashing.h"
+#include "loops_int8.h"
 #include "loops_sketches.h"
 
 #define PASTE_(a, b) a##b
@@ -512,4 +513,5 @@ const loops_t PASTE(loops_, LEVEL) = {
     sketch_scan, at_least, gemm, pack_whole_b, signed_sums, pack_signs, add_signed, hadamard,
     largest_magnitude, update, update_touched, to_float32, to_bfloat16, dot_bfloat16,
     dots_bfloat16, axpy_bfloat16, sums, sums_bfloat16, sums_int8, dots_int8,
+    dots_blocks, quantize_input, scale_dots,
 };

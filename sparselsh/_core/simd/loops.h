@@ -49,7 +49,9 @@ typedef struct {
 
 enum {
     SKETCH_BLOCK_NEURONS = 32,  /* stored together: a nibble each, two in each of 16 bytes */
-    SIGN_LANES = 32             /* rows whose signed sums are computed together */
+    SIGN_LANES = 32,            /* rows whose signed sums are computed together */
+    INT8_LANES = 16,            /* neurons whose 8-bit weights are stored together, */
+    INT8_BLOCK_BYTES = 4 * INT8_LANES  /* by groups of four inputs */
 };
 
 enum { RULE_SGD = 0, RULE_ADAM = 1 };
@@ -178,6 +180,18 @@ typedef struct {
                       ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
     void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x,
                       ptrdiff_t d, float *out);
+    /* out[i * out_row + j] = sum_k x[i * 4 n_groups + k] w[j][k], exactly, for INT8_LANES n_blocks
+       neurons j. Byte (g * INT8_LANES + j) * 4 + q of a block is w[j][4 g + q]; totals[j] is the
+       sum of w[j]. */
+    void (*dots_blocks)(const int8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                        const int32_t *totals, const uint8_t *x, ptrdiff_t n_x, int32_t *out,
+                        ptrdiff_t out_row);
+    /* out[k] = x[k] / step + zero, rounded half to even; returns the step, of which the number with
+       the largest magnitude is 127 or, where none is negative and zero is 0, 255 */
+    float (*quantize_input)(const float *x, ptrdiff_t n, uint8_t *out, int32_t *zero);
+    /* out[j] = (dots[j] - zero * totals[j]) * (scale * scales[j]) + bias[j] */
+    void (*scale_dots)(const int32_t *dots, const int32_t *totals, int32_t zero, float scale,
+                       const float *scales, const float *bias, float *out, ptrdiff_t n);
 } loops_t;
 
 const loops_t *loops(void);          /* the level in use */

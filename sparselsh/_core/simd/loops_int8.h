@@ -1,0 +1,254 @@
+/* Products of 8-bit integers, whose sums are exact and the same at every level; part of loops.c. */
+#include "loops.h"
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(USE_NEON)
+#include <arm_neon.h>
+#endif
+
+/* Weights are in blocks of INT8_LANES neurons: for each group of four inputs, four bytes of each
+   neuron. A lane is the sum of a neuron, so that nothing is added across lanes at the end.
+
+   lanes_t: sums of a block, each in one or two parts; weights_t: a group of a block; INPUTS and
+   BLOCKS: the tile that fills the registers. */
+#if defined(__AVX512VNNI__)
+
+enum { INPUTS_PER_TILE = 6, BLOCKS_PER_TILE = 4 };
+typedef __m512i lanes_t;
+typedef __m512i weights_t;
+
+static inline lanes_t no_sums(void) { return _mm512_setzero_si512(); }
+static inline weights_t load_group(const int8_t *p) { return _mm512_loadu_si512(p); }
+static inline lanes_t add_group(lanes_t sums, weights_t w, uint32_t x)
+{
+    return _mm512_dpbusd_epi32(sums, _mm512_set1_epi32((int)x), w);
+}
+static inline void store_lanes(lanes_t sums, const int32_t *totals, int32_t *out)
+{
+    (void)totals;
+    _mm512_storeu_si512(out, sums);
+}
+
+#elif defined(__AVXVNNI__)
+
+enum { INPUTS_PER_TILE = 3, BLOCKS_PER_TILE = 2 };
+typedef struct { __m256i low, high; } lanes_t;
+typedef lanes_t weights_t;
+
+static inline lanes_t no_sums(void)
+{
+    return (lanes_t){ _mm256_setzero_si256(), _mm256_setzero_si256() };
+}
+static inline weights_t load_group(const int8_t *p)
+{
+    return (weights_t){ _mm256_loadu_si256((const __m256i *)p),
+                        _mm256_loadu_si256((const __m256i *)(p + 32)) };
+}
+static inline lanes_t add_group(lanes_t sums, weights_t w, uint32_t x)
+{
+    const __m256i input = _mm256_set1_epi32((int)x);
+    return (lanes_t){ _mm256_dpbusd_avx_epi32(sums.low, input, w.low),
+                      _mm256_dpbusd_avx_epi32(sums.high, input, w.high) };
+}
+static inline void store_lanes(lanes_t sums, const int32_t *totals, int32_t *out)
+{
+    (void)totals;
+    memcpy(out, &sums, sizeof sums);
+}
+
+#elif defined(__AVX2__)
+
+/* without such products: 16-bit ones, of which two are added without saturation */
+enum { INPUTS_PER_TILE = 2, BLOCKS_PER_TILE = 1 };
+typedef struct { __m256i quarters[4]; } lanes_t;  /* of a neuron, two sums side by side */
+typedef lanes_t weights_t;
+
+static inline lanes_t no_sums(void)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    return (lanes_t){ { zero, zero, zero, zero } };
+}
+static inline weights_t load_group(const int8_t *p)
+{
+    weights_t w;
+    for (int q = 0; q < 4; q++)
+        w.quarters[q] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(p + 16 * q)));
+    return w;
+}
+static inline lanes_t add_group(lanes_t sums, weights_t w, uint32_t x)
+{
+    const __m256i input = _mm256_cvtepu8_epi16(_mm_set1_epi32((int)x));
+    for (int q = 0; q < 4; q++)
+        sums.quarters[q] = _mm256_add_epi32(sums.quarters[q],
+                                            _mm256_madd_epi16(w.quarters[q], input));
+    return sums;
+}
+static inline void store_lanes(lanes_t sums, const int32_t *totals, int32_t *out)
+{
+    int32_t parts[2 * INT8_LANES];
+    (void)totals;
+    memcpy(parts, &sums, sizeof parts);
+    for (int j = 0; j < INT8_LANES; j++)
+        out[j] = parts[2 * j] + parts[2 * j + 1];
+}
+
+#elif defined(USE_NEON) && defined(__ARM_FEATURE_DOTPROD)
+
+/* signed by signed: the inputs less 128, and 128 times the totals of the weights at the end */
+enum { INPUTS_PER_TILE = 3, BLOCKS_PER_TILE = 2 };
+typedef struct { int32x4_t quarters[4]; } lanes_t;
+typedef struct { int8x16_t quarters[4]; } weights_t;
+
+static inline lanes_t no_sums(void)
+{
+    const int32x4_t zero = vdupq_n_s32(0);
+    return (lanes_t){ { zero, zero, zero, zero } };
+}
+static inline weights_t load_group(const int8_t *p)
+{
+    return (weights_t){ { vld1q_s8(p), vld1q_s8(p + 16), vld1q_s8(p + 32), vld1q_s8(p + 48) } };
+}
+static inline lanes_t add_group(lanes_t sums, weights_t w, uint32_t x)
+{
+    const int8x16_t input = vreinterpretq_s8_u32(vdupq_n_u32(x ^ 0x80808080u));
+    for (int q = 0; q < 4; q++)
+        sums.quarters[q] = vdotq_s32(sums.quarters[q], w.quarters[q], input);
+    return sums;
+}
+static inline void store_lanes(lanes_t sums, const int32_t *totals, int32_t *out)
+{
+    for (int q = 0; q < 4; q++)
+        vst1q_s32(out + 4 * q, vaddq_s32(sums.quarters[q],
+                                         vshlq_n_s32(vld1q_s32(totals + 4 * q), 7)));
+}
+
+#else
+
+enum { INPUTS_PER_TILE = 1, BLOCKS_PER_TILE = 1 };
+typedef struct { int32_t sums[INT8_LANES]; } lanes_t;
+typedef const int8_t *weights_t;
+
+static inline lanes_t no_sums(void) { return (lanes_t){ { 0 } }; }
+static inline weights_t load_group(const int8_t *p) { return p; }
+static inline lanes_t add_group(lanes_t s, weights_t w, uint32_t x)
+{
+    const int32_t x0 = x & 255, x1 = x >> 8 & 255, x2 = x >> 16 & 255, x3 = (int32_t)(x >> 24);
+    for (int j = 0; j < INT8_LANES; j++)
+        s.sums[j] += x0 * w[4 * j] + x1 * w[4 * j + 1] + x2 * w[4 * j + 2] + x3 * w[4 * j + 3];
+    return s;
+}
+static inline void store_lanes(lanes_t s, const int32_t *totals, int32_t *out)
+{
+    (void)totals;
+    memcpy(out, s.sums, sizeof s.sums);
+}
+
+#endif
+
+/* n_x inputs times n_b blocks, constants where this is inlined */
+static inline __attribute__((always_inline)) void tile_int8(const int n_x, const int n_b,
+                                                            const int8_t *blocks,
+                                                            ptrdiff_t n_groups,
+                                                            const int32_t *totals,
+                                                            const uint8_t *x, int32_t *out,
+                                                            ptrdiff_t out_row)
+{
+    lanes_t sums[INPUTS_PER_TILE][4];
+    for (int i = 0; i < n_x; i++)
+        for (int b = 0; b < n_b; b++)
+            sums[i][b] = no_sums();
+
+    for (ptrdiff_t g = 0; g < n_groups; g++) {
+        weights_t w[4];
+#pragma GCC unroll 4
+        for (int b = 0; b < n_b; b++)
+            w[b] = load_group(blocks + (b * n_groups + g) * INT8_BLOCK_BYTES);
+#pragma GCC unroll 6
+        for (int i = 0; i < n_x; i++) {
+            uint32_t four;
+            memcpy(&four, x + (i * n_groups + g) * 4, sizeof four);
+#pragma GCC unroll 4
+            for (int b = 0; b < n_b; b++)
+                sums[i][b] = add_group(sums[i][b], w[b], four);
+        }
+    }
+
+    for (int i = 0; i < n_x; i++)
+        for (int b = 0; b < n_b; b++)
+            store_lanes(sums[i][b], totals + b * INT8_LANES, out + i * out_row + b * INT8_LANES);
+}
+
+static void dots_blocks(const int8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                        const int32_t *totals, const uint8_t *x, ptrdiff_t n_x, int32_t *out,
+                        ptrdiff_t out_row)
+{
+    const ptrdiff_t block = n_groups * INT8_BLOCK_BYTES, row = 4 * n_groups;
+    ptrdiff_t b = 0, i;
+
+    if (n_x == 1)  /* bound by memory: many loads at once */
+        for (; b + 4 <= n_blocks; b += 4)
+            tile_int8(1, 4, blocks + b * block, n_groups, totals + b * INT8_LANES, x,
+                      out + b * INT8_LANES, out_row);
+    for (; b + BLOCKS_PER_TILE <= n_blocks; b += BLOCKS_PER_TILE) {
+        const int8_t *w = blocks + b * block;
+        const int32_t *t = totals + b * INT8_LANES;
+        int32_t *to = out + b * INT8_LANES;
+        for (i = 0; i + INPUTS_PER_TILE <= n_x; i += INPUTS_PER_TILE)
+            tile_int8(INPUTS_PER_TILE, BLOCKS_PER_TILE, w, n_groups, t, x + i * row,
+                      to + i * out_row, out_row);
+        for (; i < n_x; i++)
+            tile_int8(1, BLOCKS_PER_TILE, w, n_groups, t, x + i * row, to + i * out_row, out_row);
+    }
+    for (; b < n_blocks; b++)
+        for (i = 0; i < n_x; i++)
+            tile_int8(1, 1, blocks + b * block, n_groups, totals + b * INT8_LANES, x + i * row,
+                      out + i * out_row + b * INT8_LANES, out_row);
+}
+
+/* Results of these two are the same at every level: no product and sum become one operation. */
+#if defined(__clang__)
+#define ROUND_EACH _Pragma("clang fp contract(off)")
+#define ROUNDS_EACH
+#else
+#define ROUND_EACH
+#define ROUNDS_EACH __attribute__((optimize("fp-contract=off")))
+#endif
+
+ROUNDS_EACH static float quantize_input(const float *x, ptrdiff_t n, uint8_t *out, int32_t *zero)
+{
+    ROUND_EACH
+    float largest = 0, smallest = 0;
+#pragma omp simd reduction(max : largest) reduction(min : smallest)
+    for (ptrdiff_t k = 0; k < n; k++) {
+        largest = x[k] > largest ? x[k] : largest;
+        smallest = x[k] < smallest ? x[k] : smallest;
+    }
+
+    const float size = largest > -smallest ? largest : -smallest;
+    const int32_t shift = smallest < 0 ? 128 : 0;
+    const float steps = smallest < 0 ? 127.0f : 255.0f;
+    *zero = shift;
+    if (!(size >= 1e-30f && size <= 1e30f)) {  /* nothing to scale by */
+        memset(out, shift, n);
+        return 0;
+    }
+
+    const float inverse = steps / size, magic = 12582912.0f;  /* 1.5 * 2^23: rounds to an integer */
+    for (ptrdiff_t k = 0; k < n; k++) {
+        float shifted = x[k] * inverse + magic;
+        uint32_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        out[k] = (uint8_t)(bits - 0x4B400000u + (uint32_t)shift);
+    }
+    return size / steps;
+}
+
+ROUNDS_EACH static void scale_dots(const int32_t *dots, const int32_t *totals, int32_t zero,
+                                   float scale, const float *scales, const float *bias, float *out,
+                                   ptrdiff_t n)
+{
+    ROUND_EACH
+    for (ptrdiff_t j = 0; j < n; j++)
+        out[j] = (float)(dots[j] - zero * totals[j]) * (scale * scales[j]) + bias[j];
+}

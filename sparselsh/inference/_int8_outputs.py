@@ -1,0 +1,69 @@
+"""Int8Outputs: the best outputs of a layer by 8-bit products of all, and exact ones of a few."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._arrays.linalg import row_chunks
+from .._core import _int8_products, _quantized, _select
+
+if TYPE_CHECKING:
+    from .._arrays.selection import Selection
+    from .._arrays.types import Floats, Ids
+
+MAX_INPUTS = 1 << 16  # sums of more products may not fit into 32 bits
+CANDIDATES_PER_FOUND, MORE_CANDIDATES = 4, 12  # of k outputs, 4 k + 12 are computed in float32
+
+
+def n_candidates(k: int) -> int:
+    """Outputs that are computed in float32 for the k best."""
+    return CANDIDATES_PER_FOUND * k + MORE_CANDIDATES
+
+
+class Int8Outputs:
+    """A copy of weights (n_out, n_in) in 8 bits, with a scale per row, as the kernels read them.
+
+    Inputs are rounded to 8 bits too; the products of both have the same bits on every processor.
+    """
+
+    def __init__(self, W: Floats, n_threads: int) -> None:
+        n_out, n_in = W.shape
+        values, self.scales = np.empty(W.shape, np.int8), np.empty(n_out, np.float32)
+        _quantized.quantize_int8(W, values, self.scales, n_threads)
+        lanes, group = _int8_products.LANES, _int8_products.GROUP
+        n_blocks = -(-n_out // lanes)
+        self.totals = np.zeros(n_blocks * lanes, np.int32)
+        self.blocks = np.empty((n_blocks, max(1, -(-n_in // group)), lanes, group), np.int8)
+        _int8_products.pack_blocks(values, self.blocks, self.totals, n_threads)
+
+    def outputs(self, x: Floats, bias: Floats, n_threads: int) -> Floats:
+        """All outputs, (n, n_out), as the rounded weights and inputs give them."""
+        out = np.empty((len(x), len(bias)), np.float32)
+        _int8_products.outputs(self.blocks, self.totals, self.scales, bias, x, out, n_threads)
+        return out
+
+    def topk(self, x: Floats, W: Floats, bias: Floats, k: int, n_threads: int,
+             selection: Selection | None = None) -> tuple[Ids, Floats]:
+        """Ids and float32 scores (n, k) of the largest outputs among the best 4 k + 12 of these."""
+        n = len(x)
+        ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+        width = min(n_candidates(k), len(bias))
+        for start, stop in row_chunks(n, len(bias)):
+            part = x[start:stop]
+            out = self.outputs(part, bias, n_threads)
+            if selection is not None:
+                out = selection.slice(start, stop).exclude_from(out)
+            found = np.full((stop - start, width), -1, np.int32)
+            about = np.empty((stop - start, width), np.float32)
+            _select.top_k(out, None, found, about, n_threads)
+            if selection is not None:
+                found[np.isneginf(about)] = -1
+            _int8_products.exact_best(part, W, bias, found, ids[start:stop], scores[start:stop],
+                                      n_threads)
+        return ids, scores
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights, scales and totals."""
+        return self.blocks.nbytes + self.scales.nbytes + self.totals.nbytes
