@@ -1,5 +1,6 @@
 """Fixtures for every test: the SIMD level in use, the number of threads, seeded random numbers."""
 import os
+import sys
 
 # OpenMP reads it once. Threads that wait for work then sleep, so that tests may use more threads
 # than there are free cores.
@@ -33,3 +34,11 @@ def n_threads(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20250611)
+
+
+@pytest.fixture
+def terminal(capsys, monkeypatch):
+    """capsys, whose stderr takes itself for a terminal: there progress is a bar."""
+    # of the class, as pytest puts another stream in its place after the set-up
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda stream: True)
+    return capsys

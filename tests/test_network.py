@@ -251,11 +251,11 @@ def test_computed_share_is_the_fraction_of_active_neurons(rng):
 
 
 @pytest.mark.parametrize("validation", [False, True])
-def test_the_progress_bar_shows_loss_and_computed_share(capsys, data, validation):
+def test_the_progress_bar_shows_loss_and_computed_share(terminal, data, validation):
     X, Y = data
     net = fit(network(20, 80), X, Y, epochs=2, verbose=True,
               validation=(X, Y) if validation else None)
-    printed = capsys.readouterr()
+    printed = terminal.readouterr()
     assert printed.out == ""
     for number, entry in enumerate(net.history, 1):
         last = [line for line in re.split("[\r\n]",
@@ -264,6 +264,19 @@ def test_the_progress_bar_shows_loss_and_computed_share(capsys, data, validation
                 and f"computed={entry['computed_share']:.1%}" in last)
         assert ("P@1=" in last) == validation
         assert "120/120" in last
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_without_a_terminal_an_epoch_is_a_line(capsys, data, validation):
+    X, Y = data
+    net = fit(network(20, 80), X, Y, epochs=2, verbose=True,
+              validation=(X, Y) if validation else None)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for number, (line, entry) in enumerate(zip(lines, net.history, strict=True), 1):
+        assert line.startswith(f"epoch {number}/2: 120 samples, loss {entry['loss']:.3f}, computed "
+                               f"{entry['computed_share']:.1%}")
+        assert ("P@1" in line) == validation
 
 
 def test_verbose_false_prints_nothing(capfd, data):

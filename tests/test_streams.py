@@ -177,12 +177,12 @@ def test_the_schedule_uses_what_is_known_of_the_number_of_rows(data, file):
 
 
 @pytest.mark.parametrize("form", ["list", "unknown", "length", "file"])
-def test_the_progress_bar_counts_rows(capsys, data, file, form):
+def test_the_progress_bar_counts_rows(terminal, data, file, form):
     chunks = cut(*data, 40)
     X = {"list": chunks, "unknown": Again(chunks), "length": AgainWithLength(chunks),
          "file": file}[form]
     net = fit(network(), X, verbose=True)
-    lines = re.split("[\r\n]", capsys.readouterr().err)
+    lines = re.split("[\r\n]", terminal.readouterr().err)
     for number, entry in enumerate(net.history, 1):
         last = [line for line in lines if line.startswith(f"epoch {number}/2")][-1]
         assert f"loss={entry['loss']:.3f}" in last
