@@ -99,8 +99,8 @@ def as_mask(active, n, n_out):
     return mask
 
 
-def assert_gradients(layers, loss, X, Y, rng):
-    """Check one training step against central differences, the gradient of X included."""
+def library_step(layers, loss, X, Y, rng, in_bfloat16=False):
+    """Return a network, its targets, active sets, loss, gradient of X and gradients of a step."""
     net = sl.Network(layers, loss=loss, random_state=0)
     x = check.matrix(X)
     for i, layer in enumerate(net.layers):
@@ -112,7 +112,8 @@ def assert_gradients(layers, loss, X, Y, rng):
     backward, out = [], x
     for i, layer in enumerate(net.layers):
         labels = targets if i == len(net.layers) - 1 else None
-        step = Step(True, labels, seed=8 * i + 1, n_threads=2, place=net._training.places[i])
+        step = Step(True, labels, seed=8 * i + 1, n_threads=2, place=net._training.places[i],
+                    in_bfloat16=in_bfloat16)
         out, backprop = layer.forward(out, step)
         backward.append(backprop)
     got_loss, d = net.loss(out, targets)
@@ -120,6 +121,12 @@ def assert_gradients(layers, loss, X, Y, rng):
     for backprop in reversed(backward):
         d, new = backprop(d)
         pairs = new + pairs
+    return net, targets, sets, got_loss, d, pairs
+
+
+def assert_gradients(layers, loss, X, Y, rng):
+    """Check one training step against central differences, the gradient of X included."""
+    net, targets, sets, got_loss, d, pairs = library_step(layers, loss, X, Y, rng)
 
     # the same network in float64
     dense_x = X.toarray().astype(float) if sp.issparse(X) else X.astype(float)
@@ -234,3 +241,128 @@ def test_gradients_under_every_plan_are_those_of_the_reference(rng, plan, sparse
               sl.LSHLinear(15, 11, density=0.4, activation="relu", plan=plan),
               sl.Linear(11, 9)]
     assert_gradients(layers, "softmax", X, Y, rng)
+
+
+# ---- products of factors rounded to bfloat16
+
+
+MANY_SPREADS = 6  # no sum of independent roundings is as far off
+LARGEST_FACTOR = 2.0**-8  # relative rounding of bfloat16, to the nearest of 8 significant bits
+
+
+class Spread:
+    """Float64 numbers, and the variance of the errors that the library's may have.
+
+    Roundings of factors are independent, and their sums grow like the square root of the number of
+    terms; bounds that add all of them say nothing after three layers (N. J. Higham and T. Mary,
+    "A new approach to probabilistic rounding error analysis", 2019).
+    """
+
+    def __init__(self, value, variance=0.0):
+        self.value, self.variance = value, np.broadcast_to(variance, np.shape(value))
+
+    @property
+    def T(self):
+        return Spread(self.value.T, self.variance.T)
+
+    @property
+    def error(self):
+        return MANY_SPREADS * np.sqrt(self.variance)
+
+    def where(self, mask):
+        return Spread(np.where(mask, self.value, 0), np.where(mask, self.variance, 0))
+
+
+def product(a, b, unit):
+    """a @ b of factors, each of which is rounded by at most `unit` of its size."""
+    square_a, square_b = a.value**2 + a.variance, b.value**2 + b.variance
+    variance = a.variance @ square_b + square_a @ b.variance + 2 * unit**2 * (square_a @ square_b)
+    return Spread(a.value @ b.value, variance)
+
+
+def loss_gradient(name, z, mask, Y):
+    """d loss / dz with the variance of its errors."""
+    n = len(Y)
+    if name == "mse":
+        return Spread(2 * (z.value - Y) / n, 4 * z.variance / n**2).where(mask)
+    if name == "bce":  # the slope of the sigmoid is at most 1/4
+        return Spread((1 / (1 + np.exp(-z.value)) - (Y > 0)) / n,
+                      z.variance / (4 * n) ** 2).where(mask)
+    n_labels = (Y > 0).sum(axis=1, keepdims=True)
+    exps = np.where(mask, np.exp(z.value), 0)
+    p = exps / exps.sum(axis=1, keepdims=True)
+    of_mean = (p**2 * z.variance).sum(axis=1, keepdims=True)
+    return Spread((p - (Y > 0) / np.maximum(n_labels, 1)) / n,
+                  p**2 * (z.variance + of_mean) / n**2).where(mask & (n_labels > 0))
+
+
+def spread_step(x, weights, activations, masks, loss, Y, unit):
+    """The gradient of x and those of weights and biases, as Spread.
+
+    Where an error may change the sign of a neuron before ReLU, its gradient may be there or not.
+    """
+    inputs, outputs, h = [], [], Spread(x)
+    for (w, b), activation, mask in zip(weights, activations, masks, strict=True):
+        inputs.append(h)
+        z = product(h, Spread(w.T), unit)
+        z = Spread(z.value + b, z.variance).where(mask)
+        outputs.append(z)
+        h = Spread(np.maximum(z.value, 0), z.variance) if activation == "relu" else z
+
+    d, gradients = loss_gradient(loss, h, masks[-1], Y), []
+    for (w, _), activation, mask, h, z in reversed(list(zip(
+            weights, activations, masks, inputs, outputs, strict=True))):
+        if activation == "relu":
+            is_unsure = (abs(z.value) <= z.error) & (z.error > 0)
+            d = Spread(d.value * (z.value > 0),
+                       np.where(is_unsure, d.value**2 + d.variance, d.variance * (z.value > 0)))
+        d = d.where(mask)
+        gradients.append((product(d.T, h, unit),
+                          Spread(d.value.sum(axis=0), d.variance.sum(axis=0))))
+        d = product(d, Spread(w), unit)
+    return d, gradients[::-1]
+
+
+@pytest.mark.parametrize("in_bfloat16", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("loss", ["softmax", "bce", "mse"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense X", "CSR X"])
+@pytest.mark.parametrize("last", LAYERS)
+def test_gradients_are_as_far_from_the_reference_as_rounded_factors_allow(
+        rng, last, sparse, loss, activation, in_bfloat16):
+    X, Y = rows(rng, 20, 9, sparse), labels(rng, 20, 23, loss)
+    layers = [sl.Linear(9, 12, activation=activation),
+              sl.LSHLinear(12, 30, density=1, activation=activation),
+              LAYERS[last](30, 23, None)]
+    net, targets, sets, _, d, pairs = library_step(layers, loss, X, Y, rng, in_bfloat16)
+
+    unit = LARGEST_FACTOR if in_bfloat16 else 0
+    x = X.toarray() if sparse else X
+    weights = [(layer.weight.astype(float), layer.bias.astype(float)) for layer in net.layers]
+    masks = [as_mask(found[0], len(x), layer.n_out) if found
+             else np.ones((len(x), layer.n_out), bool)
+             for layer, found in zip(net.layers, sets, strict=True)]
+    activations = [layer.activation for layer in net.layers]
+    dx, gradients = spread_step(x.astype(float), weights, activations, masks, loss,
+                                targets.to_dense().astype(float), unit)
+
+    off = 0.0
+    for layer, want in zip(net.layers, gradients, strict=True):
+        of_layer = dict((id(p), dense_gradient(p, g)) for p, g in pairs)
+        for parameter, spread in zip((layer._w, layer._b), want, strict=True):
+            got = of_layer[id(parameter)].reshape(spread.value.shape)
+            off = max(off, assert_within(got, spread))
+    stored = x != 0 if sparse else np.ones(x.shape, bool)
+    got = np.zeros(x.shape)
+    got[stored] = d if sparse else d.ravel()
+    assert_within(got, dx.where(stored))
+    # an eighth of the largest rounding of a factor: factors are rounded at all
+    assert (off > LARGEST_FACTOR / 8) == in_bfloat16
+
+
+def assert_within(got, spread):
+    """Return the largest error, relative to the largest number."""
+    largest = max(1e-2, abs(spread.value).max(initial=0))
+    error = abs(got - spread.value)
+    assert (error <= spread.error + TOLERANCE * largest).all()
+    return error.max(initial=0) / largest
