@@ -15,14 +15,19 @@ import numpy as np
 
 from . import _validation as check
 from ._arrays.csr import from_scipy
+from ._arrays.scipy import sp
 from ._core import _calibration
 from ._display import axes
 from .metrics import calibration_curve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
+    from scipy.sparse import csr_array
 
     from ._arrays.csr import CSR
+    from ._arrays.selection import Selection
     from ._arrays.types import Floats, Ids, MatrixLike
     from .losses import Loss
 
@@ -172,6 +177,42 @@ class Calibration:
             self._divide(out, rest, limit, n_tail)
         _put(out, ids, found, values)
         return out
+
+    def labels_above(self, ids: Ids, scores: Floats, limits: Floats,
+                     every: Callable[[np.ndarray], Floats]) -> csr_array:
+        """The labels whose probability reaches the limit of the label.
+
+        Parameters
+        ----------
+        ids : ndarray of shape (n_rows, n_ranked), int32
+        scores : ndarray of shape (n_rows, n_ranked), float32
+            The best labels, as for `ranked`, and their scores.
+        limits : ndarray of shape (n_labels,), float32
+        every : callable
+            Gives the probabilities of all labels for some of the rows: those in which labels that
+            are not ranked may reach a limit.
+
+        Returns
+        -------
+        csr_array of shape (n_rows, n_labels), float32
+            The probabilities of these labels, sorted by label in each row.
+        """
+        n = len(ids)
+        # labels that are not ranked have at most the probability of the last that is
+        p = self.ranked(scores)
+        rows, ranks = np.nonzero((ids >= 0) & (p >= limits[ids]))
+        columns = ids[rows, ranks]
+        order = np.lexsort((columns, rows))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
+        found = sp.csr_array((p[rows, ranks][order], columns[order], indptr),
+                             shape=(n, self.n_labels))
+
+        wide = np.flatnonzero(p[:, -1] >= limits.min())
+        if not len(wide) or self.n_ranked == self.n_labels:
+            return found
+        place = np.arange(n)
+        place[wide] = n + np.arange(len(wide))
+        return sp.vstack([found, entries_above(every(wide), limits)], format="csr")[place]
 
     @staticmethod
     def _divide(shares: Floats, rest: np.ndarray, limit: np.ndarray, n_tail: np.ndarray) -> None:
@@ -394,6 +435,20 @@ def ranked_labels(counts: np.ndarray, n_labels: int) -> int:
     return min(n_labels, max(MIN_RANKED, min(MAX_RANKED, RANKED_PER_LABEL * most)))
 
 
+def ranked_for(calibration: Calibration | None, k: int, selection: Selection | None) -> int:
+    """How many labels are searched for k probabilities; ValueError where there are none."""
+    if calibration is None:
+        raise ValueError("probabilities need a calibration; call calibrate on rows that the "
+                         "training did not see, before the network is converted")
+    if selection is not None:
+        raise ValueError("probabilities=True is for all labels; without allow and exclude take "
+                         "more labels and leave some out, or take scores")
+    if k > calibration.n_ranked:
+        raise ValueError(f"k={k} exceeds the {calibration.n_ranked} labels per row that have "
+                         "probabilities of their own; lower k, or call predict_proba")
+    return calibration.n_ranked
+
+
 def tail_rows(ids: Ids, y: CSR) -> np.ndarray:
     """Some rows with labels that are not among the ids, spread over all of them."""
     rows = np.flatnonzero(np.diff(y.indptr) > _hits(ids, y).sum(axis=1))
@@ -598,6 +653,11 @@ def probabilities_of(loss: Loss, scores: Floats) -> Floats:
     scores += 1
     scores *= np.float32(0.5)
     return scores
+
+
+def entries_above(p: Floats, limits: Floats) -> csr_array:
+    """The entries of p that reach the limit of their column."""
+    return sp.csr_array(np.where(p >= limits, p, np.float32(0)))
 
 
 # -- thresholds ----------------------------------------------------------------------------------

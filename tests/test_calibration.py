@@ -213,6 +213,56 @@ def test_what_has_no_probabilities_says_so(refined):
             call(TEST[0])
 
 
+@pytest.mark.parametrize("is_refined", [True, False])
+def test_a_converted_network_keeps_the_probabilities(refined, tmp_path, is_refined):
+    net = copy.deepcopy(refined)
+    if not is_refined:
+        net.refinement = None
+    net.calibrate(*HELD_OUT)
+    X = TEST[0]
+    served = sl.InferenceNetwork.from_network(net, TRAIN[0][:400])
+    served.save(tmp_path / "served.safetensors")
+    net.save(tmp_path / "net.safetensors")
+    for other in (served, sl.InferenceNetwork.load(tmp_path / "served.safetensors"),
+                  sl.from_file(tmp_path / "net.safetensors", TRAIN[0][:400])):
+        np.testing.assert_allclose(other.predict_proba(X, exact=True),
+                                   net.predict_proba(X, exact=True), rtol=1e-3, atol=1e-6)
+        ids, p = other.topk(X, 5, probabilities=True)
+        every = other.predict_proba(X)
+        np.testing.assert_allclose(p, np.take_along_axis(every, ids, 1), rtol=1e-5, atol=1e-7)
+        for threshold, fewest in ((None, 1), (1e-5, 100)):  # beyond the labels that are ranked
+            labels = other.predict_labels(X, threshold)
+            limit = net.calibration.threshold if threshold is None else threshold
+            np.testing.assert_array_equal(labels.toarray() > 0, every >= np.float32(limit))
+            np.testing.assert_allclose(labels.toarray()[labels.toarray() > 0],
+                                       every[every >= np.float32(limit)], rtol=1e-5)
+            assert np.diff(labels.indptr).max() >= fewest
+        assert other.predict_labels(X[:0]).shape == (0, net.n_labels)
+        with pytest.raises(ValueError, match="have probabilities of their own"):
+            other.topk(X, 200, probabilities=True)
+        with pytest.raises(ValueError, match="without allow and exclude"):
+            other.topk(X, 3, probabilities=True, allow=[1, 2, 3])
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+def test_probabilities_of_rounded_weights_are_nearly_those_of_before(refined, storage):
+    net = copy.deepcopy(refined).calibrate(*HELD_OUT)
+    served = sl.InferenceNetwork.from_network(net, TRAIN[0][:400], storage=storage)
+    want, got = (model.predict_proba(TEST[0], exact=True) for model in (net, served))
+    # scores that are off by a hundredth change log odds by some hundredths
+    assert abs(got - want).mean(axis=1).max() < 0.002
+    assert (got.argmax(axis=1) == want.argmax(axis=1)).mean() > 0.95
+
+
+def test_a_converted_network_without_probabilities_says_so(refined):
+    served = sl.InferenceNetwork.from_network(refined)
+    assert served.calibration is None
+    for call in (lambda: served.topk(TEST[0], 5, probabilities=True),
+                 lambda: served.predict_proba(TEST[0]), lambda: served.predict_labels(TEST[0])):
+        with pytest.raises(ValueError, match="before the network is converted"):
+            call()
+
+
 # -- the map ---------------------------------------------------------------------------------------
 
 

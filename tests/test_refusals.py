@@ -285,6 +285,10 @@ ROWS = {
     "InferenceNetwork.score": (lambda p: served(p).score(X, [0.5]), TypeError,
                                "ids must be integers, got dtype float64"),
     "InferenceNetwork.logsumexp": (lambda p: served(p).logsumexp(X, error="a"), TypeError, "error"),
+    "InferenceNetwork.predict_proba": (lambda p: served(p).predict_proba(X), ValueError,
+                                       "need a calibration; call calibrate"),
+    "InferenceNetwork.predict_labels": (lambda p: served(p).predict_labels(X), ValueError,
+                                        "need a calibration; call calibrate"),
     "InferenceNetwork.predict": (lambda p: served(p).predict(X[0]), ValueError,
                                  "X must have two dimensions"),
     "InferenceNetwork.decision_function": (
@@ -340,6 +344,9 @@ ROWS = {
     "calibration.Calibration.ranked": (
         lambda p: calibrated().ranked(P[:, :2].astype(np.float32)), ValueError,
         "scores must have the shape"),
+    "calibration.Calibration.labels_above": (
+        lambda p: calibrated().labels_above(IDS, P[:, :2].astype(np.float32), X, X),
+        ValueError, "scores must have the shape"),
     "calibration.Calibration.every": (
         lambda p: calibrated().every(IDS, P[:, :2].astype(np.float32), P.astype(np.float32)),
         ValueError, "scores must have the shape"),

@@ -64,6 +64,7 @@ def _described(path: str) -> dict[str, Any]:
     if not isinstance(net, sl.Network):
         report["storage"] = ", ".join(dict.fromkeys(
             layer.storage for layer in net.layers))
+        report["probabilities"] = getattr(net, "calibration", None) is not None
         return report
 
     report |= {"loss": repr(net.loss), "weights": net.layers[-1].dtype,
@@ -108,8 +109,6 @@ def compress(args: argparse.Namespace) -> None:
           f"{args.storage}")
     if X is not None:
         print(small.report)
-    elif model.calibration is not None:
-        print("without probabilities, of which the smaller file keeps no calibration")
 
 
 def serve(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from .. import _files
 from .. import _validation as check
 from .._threads import resolve
 from .._version import __version__
+from ..calibration import Calibration
 from ..index import STORAGES, QuantizedRows, engine_of_state, state
 from ._int8_outputs import MAX_INPUTS
 from ._layer import PLANS, ServedLayer, reads_quantized_rows
@@ -36,17 +37,20 @@ class Whole(NamedTuple):
     layers: list[ServedLayer]
     report: ConversionReport
     refinement: StoredRefinement | None
+    calibration: Calibration | None
     tensors: dict[str, np.ndarray]
     config: dict[str, Any]
 
 
 def write(path: PathLike, layers: Sequence[ServedLayer], report: ConversionReport,
-          refinement: StoredRefinement | None, *, kind: str = FORMAT,
-          tensors: dict[str, np.ndarray] | None = None,
+          refinement: StoredRefinement | None, calibration: Calibration | None = None, *,
+          kind: str = FORMAT, tensors: dict[str, np.ndarray] | None = None,
           config: dict[str, Any] | None = None) -> None:
     """Write a converted network as one safetensors file, and what else is given."""
     arrays, plain = _state(layers, refinement)
     plain |= {"version": __version__, "report": report.to_dict()} | (config or {})
+    if calibration is not None:
+        plain["calibration"] = calibration.config()
     _files.write_checked(path, arrays | (tensors or {}), kind, json.dumps(plain))
 
 
@@ -71,12 +75,6 @@ def _state(layers: Sequence[ServedLayer], refinement: StoredRefinement | None
     return tensors, config
 
 
-def read(path: PathLike, mmap: bool, n_threads: int | None
-         ) -> tuple[list[ServedLayer], ConversionReport, StoredRefinement | None]:
-    """Layers, report and refinement of a file; with `mmap` the weights of the layers stay in it."""
-    return read_whole(path, mmap, n_threads)[:3]
-
-
 @contextlib.contextmanager
 def named(path: PathLike) -> Iterator[None]:
     """Errors by damaged contents as a ValueError that names the file."""
@@ -87,7 +85,7 @@ def named(path: PathLike) -> Iterator[None]:
 
 
 def read_whole(path: PathLike, mmap: bool, n_threads: int | None, *, kind: str = FORMAT) -> Whole:
-    """All of a file of the format `kind`."""
+    """All of a file of the format `kind`; with `mmap` the weights of the layers stay in it."""
     mapped = (lambda name: name.endswith((".weight", ".rows"))) if mmap else None
     tensors, metadata = _files.read(path, kind, mapped=mapped)
 
@@ -112,7 +110,11 @@ def read_whole(path: PathLike, mmap: bool, n_threads: int | None, *, kind: str =
             refinement = StoredRefinement.restored(
                 _files.with_prefix(tensors, "refinement."), config["refinement"],
                 (layers[-1].n_out, layers[0].n_in))
-        return Whole(layers, _restored_report(config["report"]), refinement, tensors, config)
+        calibration = None
+        if "calibration" in config:
+            calibration = Calibration.from_config(config["calibration"], layers[-1].n_out)
+        return Whole(layers, _restored_report(config["report"]), refinement, calibration, tensors,
+                     config)
 
 
 def _restored_report(report: dict[str, Any]) -> ConversionReport:

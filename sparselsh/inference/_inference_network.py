@@ -28,6 +28,8 @@ class InferenceNetwork(ServedNetwork):
     ----------
     report : ConversionReport
     n_threads : int or None
+    calibration : Calibration or None
+        The map from scores to probabilities of the network of this library that was converted.
     """
 
     @classmethod
@@ -35,7 +37,7 @@ class InferenceNetwork(ServedNetwork):
                      recall: float = 0.99, error: float = 0.02, k: int = 5,
                      storage: str = "float32", random_state: RandomState = None,
                      n_threads: int | None = None) -> Self:
-        """Convert a network of this library, with its refinement.
+        """Convert a network of this library, with its refinement and its calibration.
 
         Where the network was trained on sparse rows, or `calibration` is sparse, the first layer
         reads the weights of the features that are there, and sparse rows are never made dense.
@@ -85,9 +87,11 @@ class InferenceNetwork(ServedNetwork):
 def convert_trained(kind: type[ServedNetwork], trained: TrainedNetwork, calibration: Any,
                     source: str = "", **options: Any) -> Any:
     """The network of class `kind` for a network of this library; `options` are checked."""
-    return convert(trained.layers, calibration, source=source, kind=kind,
-                   refinement=trained.refinement, sparse_input=trained.is_sparse,
-                   last_inputs=trained.inputs, compact=True, **options)
+    network = convert(trained.layers, calibration, source=source, kind=kind,
+                      refinement=trained.refinement, sparse_input=trained.is_sparse,
+                      last_inputs=trained.inputs, compact=True, **options)
+    network.calibration = trained.calibration
+    return network
 
 
 def checked_options(recall: float, error: float, k: int, storage: str, random_state: RandomState,
@@ -110,4 +114,4 @@ def _trained(net: Any) -> TrainedNetwork:
     check_dense_hidden(net.layers)
     first, last = (net.layers[i].parameters[0].input_major for i in (0, -1))
     inputs = None if last else net.layers[-1].tensors().get("inputs")
-    return TrainedNetwork(layers, net.refinement, first, inputs)
+    return TrainedNetwork(layers, net.refinement, first, inputs, net.calibration)

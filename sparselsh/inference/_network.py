@@ -12,6 +12,7 @@ from .._arrays.linalg import row_chunks
 from .._arrays.scipy import sp
 from .._core import _single_row_mlp
 from .._threads import resolve
+from ..calibration import ranked_for
 from ..index import BATCH_PLAN_MIN_ROWS, MIN_NEURONS_PER_CANDIDATE
 from ..refinement import refined_topk
 from . import _file
@@ -22,10 +23,12 @@ from .readers.torch import build_module, kept_refinement
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from scipy.sparse import csr_array
     from torch import nn
 
     from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike
+    from ..calibration import Calibration
     from ..refinement import Refinement
     from ._layer import ServedLayer
     from ._report import ConversionReport
@@ -37,13 +40,15 @@ SINGLE_THREAD_MAX_OUTPUTS = 2048  # of an input-major layer
 
 
 class ServedNetwork:
-    """Layers with plans, and a refinement or None; see :class:`InferenceNetwork`."""
+    """Layers with plans, refinement, calibration; see :class:`InferenceNetwork`."""
 
     def __init__(self, layers: list[ServedLayer], report: ConversionReport,
-                 n_threads: int | None = None, refinement: StoredRefinement | None = None) -> None:
+                 n_threads: int | None = None, refinement: StoredRefinement | None = None,
+                 calibration: Calibration | None = None) -> None:
         self.layers = layers
         self.report = report
         self.n_threads = n_threads
+        self.calibration = calibration
         self._refinement = refinement
         self._chain: tuple[int, Any, bool] | None = None
 
@@ -68,7 +73,7 @@ class ServedNetwork:
     # -- inference ----------------------------------------------------------------------------
 
     def topk(self, X: MatrixLike | CSR, k: int = 5, *, exact: bool = False,
-             allow: MatrixLike | None = None,
+             probabilities: bool = False, allow: MatrixLike | None = None,
              exclude: MatrixLike | None = None) -> tuple[Ids, Floats]:
         """The k outputs with the largest scores.
 
@@ -80,6 +85,9 @@ class ServedNetwork:
         k : int
         exact : bool
             Compute every neuron of every layer in float32.
+        probabilities : bool
+            Return probabilities instead of scores. It needs a `calibration`, and k may be at most
+            the number of labels that it ranks.
         allow, exclude : array or sparse matrix, or None
             The outputs that may be found, and those that may not: a bool mask of shape (n_labels,),
             ids, or for each row its own, as a sparse matrix of shape (n_samples, n_labels).
@@ -90,7 +98,8 @@ class ServedNetwork:
             Best first; -1 where fewer outputs may be found.
         scores : ndarray of shape (n_samples, k), float32
             The outputs of these ids, computed in float32 from the activations that reach the last
-            layer; -inf where there is none. With a refinement, the refined scores.
+            layer; -inf where there is none. With a refinement, the refined scores; with
+            `probabilities`, these.
 
         Raises
         ------
@@ -99,6 +108,10 @@ class ServedNetwork:
         """
         x, k = self._validated_queries(X), check.integer(k, "k")
         selection = check.selection(allow, exclude, x.shape[0], self.n_labels)
+        if probabilities:
+            n = ranked_for(self.calibration, k, selection)
+            ids, scores = self._answers(x, n, exact)
+            return ids[:, :k], self.calibration.ranked(scores)[:, :k]
         return self._answers(x, k, exact, selection)
 
     def _answers(self, x: np.ndarray | CSR, k: int, exact: bool = False,
@@ -234,6 +247,71 @@ class ServedNetwork:
                 z = refined_outputs(self.refinement, sparse_rows(part), z, n_threads)
             out[start:stop] = z
         return out
+
+    def predict_proba(self, X: MatrixLike | CSR, *, exact: bool = False) -> Floats:
+        """The probabilities of all labels, by the calibration of the network that was converted.
+
+        Parameters
+        ----------
+        X, exact
+            As for :meth:`topk`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_labels), float32
+            As of :meth:`Network.predict_proba <sparselsh.Network.predict_proba>`, for the scores of
+            this network.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X does not fit, or there is no `calibration`.
+        """
+        x = self._validated_queries(X)
+        n = ranked_for(self.calibration, 1, None)
+        out = np.empty((x.shape[0], self.n_labels), np.float32)
+        for start, stop in self._chunks(x.shape[0]):
+            part = _part(x, start, stop)
+            ids, scores = self._answers(part, n, exact)
+            out[start:stop] = self.calibration.every(ids, scores,
+                                                     self.decision_function(part, exact=exact))
+        return out
+
+    def predict_labels(self, X: MatrixLike | CSR, threshold: float | ArrayLike | None = None, *,
+                       exact: bool = False) -> csr_array:
+        """The labels whose probability is at least the threshold.
+
+        Parameters
+        ----------
+        X, exact
+            As for :meth:`topk`.
+        threshold : float, array of shape (n_labels,) or None
+            None for that of the `calibration`.
+
+        Returns
+        -------
+        csr_array of shape (n_samples, n_labels), float32
+            The probabilities of these labels, sorted by label in each row. A row may be empty.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit, or there is no `calibration`.
+        """
+        x = self._validated_queries(X)
+        n = ranked_for(self.calibration, 1, None)
+        limits = check.thresholds(self.calibration.threshold if threshold is None else threshold,
+                                  self.n_labels)
+        parts = [sp.csr_array((0, self.n_labels), dtype=np.float32)]
+        for start, stop in self._chunks(x.shape[0]):
+            part = _part(x, start, stop)
+
+            def every(rows: np.ndarray, part: np.ndarray | CSR = part) -> Floats:
+                return self.predict_proba(_rows(part, rows), exact=exact)
+
+            parts.append(self.calibration.labels_above(*self._answers(part, n, exact), limits,
+                                                       every))
+        return sp.vstack(parts, format="csr")
 
     def score(self, X: MatrixLike | CSR, ids: ArrayLike) -> Floats:
         """The scores of given outputs, exactly; an index computes no others.
@@ -407,7 +485,7 @@ class ServedNetwork:
         OSError
             If the file cannot be written.
         """
-        _file.write(path, self.layers, self.report, self._refinement)
+        _file.write(path, self.layers, self.report, self._refinement, self.calibration)
 
     @classmethod
     def load(cls, path: PathLike, *, mmap: bool = False, n_threads: int | None = None) -> Self:
@@ -434,8 +512,8 @@ class ServedNetwork:
             If it is cut short, damaged, or holds no such network.
         """
         n_threads = check.threads(n_threads)
-        layers, report, refinement = _file.read(path, mmap, n_threads)
-        return cls(layers, report, n_threads, refinement)
+        whole = _file.read_whole(path, mmap, n_threads)
+        return cls(whole.layers, whole.report, n_threads, whole.refinement, whole.calibration)
 
     def __repr__(self) -> str:
         lines = [f"{layer.name}: {layer.kind} {layer.n_in} -> {layer.n_out}"
@@ -455,6 +533,10 @@ def _part(x: np.ndarray | CSR, start: int, stop: int) -> np.ndarray | CSR:
     if start == 0 and stop == x.shape[0]:
         return x
     return x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
+
+
+def _rows(x: np.ndarray | CSR, rows: np.ndarray) -> np.ndarray | CSR:
+    return x.take(rows.astype(np.int64)) if isinstance(x, CSR) else x[rows]
 
 
 def _means(rows: CSR) -> CSR:

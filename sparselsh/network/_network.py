@@ -20,8 +20,10 @@ from .._threads import Lock, one_at_a_time, resolve
 from ..calibration import (
     MIN_FIT_ROWS,
     Calibration,
+    entries_above,
     fit_calibration,
     probabilities_of,
+    ranked_for,
     ranked_labels,
     tail_rows,
 )
@@ -1117,17 +1119,7 @@ class Network:
 
     def _topk_probabilities(self, X: Floats | CSR, k: int, exact: bool,
                             selection: Selection | None) -> tuple[Ids, Floats]:
-        if self.calibration is None:
-            raise ValueError("probabilities=True needs a calibration; call calibrate on rows that "
-                             "the training did not see")
-        if selection is not None:
-            raise ValueError("probabilities=True is for all labels; without allow and exclude take "
-                             "more labels and leave some out, or take scores")
-        n = self.calibration.n_ranked
-        if k > n:
-            raise ValueError(f"k={k} exceeds the {n} labels per row that have probabilities of "
-                             "their own; lower k, or call predict_proba")
-        ids, scores = self._topk(X, n, exact)
+        ids, scores = self._topk(X, ranked_for(self.calibration, k, selection), exact)
         return ids[:, :k], self.calibration.ranked(scores)[:, :k]
 
     def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int, exact: bool,
@@ -1259,27 +1251,12 @@ class Network:
 
     def _labels_above(self, X: Floats | CSR, start: int, stop: int, limits: Floats,
                       exact: bool) -> csr_array:
-        n, shape = stop - start, (stop - start, self.n_labels)
         if self.calibration is None:
-            return _above(self._probabilities(X, start, stop, exact), limits)
-
-        # labels that are not ranked have at most the probability of the last that is
+            return entries_above(self._probabilities(X, start, stop, exact), limits)
         ids, scores = self._ranked(X, start, stop, self.calibration.n_ranked, exact)
-        p = self.calibration.ranked(scores)
-        rows, ranks = np.nonzero((ids >= 0) & (p >= limits[ids]))
-        columns = ids[rows, ranks]
-        order = np.lexsort((columns, rows))
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
-        found = sp.csr_array((p[rows, ranks][order], columns[order], indptr), shape=shape)
-
-        wide = np.flatnonzero(p[:, -1] >= limits.min())
-        if not len(wide) or self.calibration.n_ranked == self.n_labels:
-            return found
-        x = _take(X, start + wide)
-        selected = _above(self._probabilities(x, 0, len(wide), exact), limits)
-        place = np.arange(n)
-        place[wide] = n + np.arange(len(wide))
-        return sp.vstack([found, selected], format="csr")[place]
+        return self.calibration.labels_above(
+            ids, scores, limits,
+            lambda rows: self._probabilities(_take(X, start + rows), 0, len(rows), exact))
 
     @one_at_a_time
     def predict_proba(self, X: MatrixLike, *, exact: bool = False) -> Floats:
@@ -1572,11 +1549,6 @@ def _part(X: Floats | CSR, start: int, stop: int) -> Floats | CSR:
 
 def _take(X: Floats | CSR, rows: np.ndarray) -> Floats | CSR:
     return X.take(rows.astype(np.int64)) if isinstance(X, CSR) else X[rows]
-
-
-def _above(p: Floats, limits: Floats) -> csr_array:
-    """The entries of p that reach the limit of their column."""
-    return sp.csr_array(np.where(p >= limits, p, np.float32(0)))
 
 
 def _with_more_labels(calibration: Calibration, n: int) -> Calibration:

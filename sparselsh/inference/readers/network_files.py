@@ -8,6 +8,7 @@ import numpy as np
 
 from ... import _files
 from ... import _validation as check
+from ...calibration import Calibration
 from ...refinement import refinement_of_file
 from .affine import Affine, checked
 from .weight_files import NETWORK_FORMAT, SafeArrays
@@ -29,6 +30,7 @@ class TrainedNetwork(NamedTuple):
     refinement: Refinement | None = None
     is_sparse: bool = False  # whether it was trained on sparse rows
     inputs: Floats | None = None  # some of the inputs of the last layer
+    calibration: Calibration | None = None
 
 
 def format_of(path: PathLike) -> str:
@@ -49,7 +51,7 @@ def is_network_file(path: PathLike) -> bool:
 
 
 def read_network(path: PathLike) -> TrainedNetwork:
-    """The layers and the refinement of a file that `Network.save` has written.
+    """The layers, the refinement and the calibration of a file that `Network.save` has written.
 
     The configuration in the file says what the activations are, and in which order the weights of
     a layer are: nothing is guessed from names and shapes.
@@ -67,7 +69,9 @@ def read_network(path: PathLike) -> TrainedNetwork:
             fractions = [_passed_fraction(entry) for entry in entries[:-1]]
             trained = TrainedNetwork(
                 layers, _refinement(arrays, config, (layers[-1].n_out, layers[0].n_in)),
-                bool(first.get("input_major", first.get("input_major_in_memory"))), inputs)
+                bool(first.get("input_major", first.get("input_major_in_memory"))), inputs,
+                Calibration.from_config(config["calibration"], layers[-1].n_out)
+                if "calibration" in config else None)
         except DAMAGES as error:
             raise _files.damaged(path, "network", error) from error
         for i, fraction in enumerate(fractions):
