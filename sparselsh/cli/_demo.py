@@ -58,12 +58,14 @@ MIN_ROWS_PER_CLASS = 4  # on average; with fewer there are too many classes for 
 TEST_FRACTION = 0.1  # of the files
 N_BISECTIONS = 40  # of the thinning factor
 
-# Strings come first, so that their content is not read as code; they leave the group empty. The
-# repeats are possessive: an unclosed quote must not make the search backtrack over the whole file.
+# Strings come first, so that their content is not read as code; they leave the group empty. No two
+# parts of a repeat match the same text: an unclosed quote makes the search go back once over what
+# follows. (Possessive repeats would not go back, but Python 3.11.2 gets them wrong.)
 _TOKEN = re.compile(
     r'''[rRbBuUfFtT]{0,2}(?:
-            """(?:[^"\\]|\\.|"(?!""))*+"""  |  \'\'\'(?:[^'\\]|\\.|'(?!''))*+\'\'\'
-          | "(?:[^"\\\n]|\\.)*+"            |  '(?:[^'\\\n]|\\.)*+'
+            """[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*"""
+          | \'\'\'[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*\'\'\'
+          | "[^"\\\n]*(?:\\.[^"\\\n]*)*"  |  '[^'\\\n]*(?:\\.[^'\\\n]*)*'
         )
       | ( \#[^\n]*  |  [^\W\d]\w*  |  \d[\w.]*  |  \n\s*
         | ->|:=|\*\*|//|[-+*/%@&|^<>=!]=        |  [^\w\s] )

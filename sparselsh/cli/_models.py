@@ -14,15 +14,18 @@ INFERENCE, INDEX = "sparselsh.inference", "sparselsh.index"  # formats in the me
 
 
 def load_model(path: str, n_threads: int | None = None, mmap: bool = False) -> Any:
-    """The network, compressed network or tagger of a file; `mmap` leaves weights in it."""
+    """The network, compressed network or tagger of a file, or the network of a folder of shards.
+
+    With `mmap` the weights of a compressed network stay in the file.
+    """
     from .. import _files
     from ..inference import InferenceNetwork
     from ..text import load
 
-    if not os.path.isdir(path) and _files.metadata(path).get("format") == INFERENCE:
-        return InferenceNetwork.load(path, mmap=mmap, n_threads=n_threads)
     if os.path.isdir(path):
-        load_network(path, n_threads)  # raises
+        return load_network(path, n_threads)
+    if _files.metadata(path).get("format") == INFERENCE:
+        return InferenceNetwork.load(path, mmap=mmap, n_threads=n_threads)
     return load(path, n_threads=n_threads)
 
 
