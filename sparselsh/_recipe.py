@@ -27,7 +27,7 @@ MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
 # per row; in rows of many features each costs more time.
 MIN_NEGATIVES, MAX_NEGATIVES = 50, 200
 MAX_NEGATIVE_FEATURES = 20_000  # of a row: the number of its labels times that of its features
-N_CANDIDATES, MAX_CANDIDATES = 100, 200  # the larger number where rows have very many labels
+N_CANDIDATES, MAX_CANDIDATES = 50, 200  # the larger number where rows have very many labels
 EPOCHS_FROM_DATA = 2  # from weights computed from the data, more epochs are not worth their time
 # Learning rate times steps: twice the distance that Adam can move a weight under a linear schedule.
 RATE_TIMES_STEPS = 3.3
