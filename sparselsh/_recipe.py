@@ -23,10 +23,10 @@ MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
 # labels: short texts need a stronger penalty of the weights.
 C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.3, 1.0
 MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
-# Rows without a label teach its classifier more than passes over few of them, up to some 200 labels
-# per row; in rows of many features each costs more time.
+# Each row is a negative example for this many labels. More labels rank better, up to some 200;
+# their cost grows with the number of features of the row.
 MIN_NEGATIVES, MAX_NEGATIVES = 50, 200
-MAX_NEGATIVE_FEATURES = 20_000  # of a row: the number of its labels times that of its features
+MAX_NEGATIVE_FEATURES = 20_000  # the number of these labels times that of the features of a row
 N_CANDIDATES, MAX_CANDIDATES = 50, 200  # the larger number where rows have very many labels
 EPOCHS_FROM_DATA = 2  # from weights computed from the data, more epochs are not worth their time
 # Learning rate times steps: twice the distance that Adam can move a weight under a linear schedule.

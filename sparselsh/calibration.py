@@ -263,7 +263,7 @@ RANK_STEPS_AS_FLOATS = np.array(RANK_STEPS, np.float64)
 # same score the first is often true no more than the second. Both then get the mean.
 MIN_STEP = -0.5
 N_FIRST = 5  # parts of the rows by which the best label is corrected
-PRIOR_ROWS = 100  # of each part
+PRIOR_ROWS = 100  # that are right as often as expected, added to each part
 SMALLEST_RATE = 1e-6
 N_FEATURES = 4
 BENDS = (-1.0, 0.0, 1.0)  # of the piecewise linear functions of a feature, in standard deviations

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import sparselsh as sl
-from sparselsh import distributed
+from sparselsh import _display, distributed
 from sparselsh.distributed import AsIf, DistributedError, ShardedNetwork
 
 WORKER = Path(worker.__file__)
@@ -704,6 +704,12 @@ def test_the_command_trains_saves_resumes_and_predicts_with_shards(text, capsys)
                    "--validation", 0.1, "--early-stopping", 3, *options, "--json", "a.json") == 0
     assert command("predict", "model", "rows.txt", "-k", 3, "--output", "p.txt") == 0
     assert len((text / "p.txt").read_text().splitlines()) == 300
+    capsys.readouterr()
+    assert command("info", "model", "--json", "info.json") == 0
+    n_bytes = sum(path.stat().st_size for path in (text / "model").rglob("*") if path.is_file())
+    assert json.loads((text / "info.json").read_text())["bytes"] == n_bytes
+    assert command("compress", "model", "-o", "small.safetensors") == 0
+    assert f"of {_display.size(n_bytes)}" in capsys.readouterr().out
     assert command("train", "rows.txt", "--resume", "run", "--model", "again", "--quiet",
                    "--validation", 0.1, "--early-stopping", 3) == 0
     sums = [distributed.load(name, group=distributed.solo()).checksums()

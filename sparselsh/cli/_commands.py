@@ -196,9 +196,7 @@ def completion(args: argparse.Namespace) -> None:
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "train": train, "predict": predict, "evaluate": evaluate, "serve": serve, "info": info,
     "compress": compress, "convert": convert, "serve-bench": serve_bench,
-    "completion": completion, "demo": demo}
-
-COMMANDS["plan"] = plan
+    "completion": completion, "demo": demo, "plan": plan}
 
 
 def _one_line(error: BaseException) -> str:

@@ -47,7 +47,7 @@ def _described(path: str) -> dict[str, Any]:
     from .._display import size
 
     kind = "" if os.path.isdir(path) else _files.metadata(path).get("format", "")
-    n_bytes = os.path.getsize(path)
+    n_bytes = _bytes_of(path)
     report: dict[str, Any] = {"file": path, "size": size(n_bytes), "bytes": n_bytes}
     if kind == INDEX:
         raise UserError(f"{path!r}: holds an index of neurons, not a model; read it with "
@@ -85,6 +85,14 @@ def _described(path: str) -> dict[str, Any]:
     return report
 
 
+def _bytes_of(path: str) -> int:
+    """Size of a file, or of all files of a folder of shards."""
+    if not os.path.isdir(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(folder, name))
+               for folder, _, names in os.walk(path) for name in names)
+
+
 def compress(args: argparse.Namespace) -> None:
     """Write a model with weights of fewer bits."""
     check_outputs([args.output], inputs=[args.model, args.calibration])
@@ -107,7 +115,7 @@ def compress(args: argparse.Namespace) -> None:
         small.save(os.path.realpath(args.output))
     except OSError as error:
         raise unwritable(args.output, error) from error
-    before, after = os.path.getsize(args.model), os.path.getsize(args.output)
+    before, after = _bytes_of(args.model), _bytes_of(args.output)
     print(f"{args.output}: {size(after)}, {after / before:.0%} of {size(before)}; weights in "
           f"{args.storage}")
     if X is not None:

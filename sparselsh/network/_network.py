@@ -931,7 +931,7 @@ class Network:
         self._check_initialized()
         n_threads, last = resolve(self.n_threads), self.layers[-1]
         self.grow(0, np.zeros((n, last.n_in), np.float32),
-                   np.full(n, last.lowest_output(n_threads), np.float32))
+                  np.full(n, last.lowest_output(n_threads), np.float32))
         return self
 
     @one_at_a_time
