@@ -207,6 +207,28 @@ def test_equal_networks_are_equal_files(tmp_path):
     assert len(contents) == 3
 
 
+def saved_network(**options):
+    return lambda path: small().save(path, **options)
+
+
+def saved_index(path):
+    sl.LSHIndex(random_state=0).fit(np.eye(40, dtype=np.float32)).save(path)
+
+
+def saved_inference_network(path):
+    sl.InferenceNetwork.from_network(small()).save(path)
+
+
+@pytest.mark.parametrize("save", [
+    saved_network(), saved_network(indexes=True), saved_network(training_state=True), saved_index,
+    saved_inference_network])
+def test_a_file_is_written_once(tmp_path, monkeypatch, save):
+    replaced, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: replaced.append(b) or replace(a, b))
+    save(tmp_path / "file")
+    assert replaced == [str(tmp_path / "file")]
+
+
 def test_a_file_is_a_safetensors_file_whose_arrays_are_aligned(tmp_path):
     from safetensors.numpy import load_file
 

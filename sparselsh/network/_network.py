@@ -1447,7 +1447,6 @@ class Network:
         if not with_indexes:
             for layer in self.layers:
                 layer.drop_indexes()
-        _file.write(path, self._training, *options)
 
     def to_torch(self, *, refinement: str = "keep") -> nn.Module:
         """The network as a ``torch.nn.Module`` with the same weights, bit by bit.
