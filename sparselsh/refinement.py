@@ -29,7 +29,7 @@ __all__ = ["Refinement"]
 
 MAX_WEIGHTS_PER_BLOCK = 1 << 22  # held before weights below the threshold are dropped
 MAX_PASSES = 20  # over the rows of a label; few labels need more than ten
-GRADIENT_TOLERANCE = 0.1  # of the projected gradients, whose scale is 1
+GRADIENT_TOLERANCE = 0.3  # of the projected gradients, whose scale is 1
 
 
 class Refinement:
@@ -108,8 +108,8 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     x : CSR of shape (n, n_features)
     y : CSR of shape (n, n_labels)
     candidates : ndarray of shape (n, n_negatives), int32
-        Labels with which the rows are easily confused, -1 for none; the labels of a row are ignored
-        here.
+        Labels with which the rows are easily confused, best first, -1 for none; those that a row
+        has become -1.
     costs : ndarray of shape (n,), float32
         C of each row; rows with 0 are left out.
     threshold, scale, n_candidates
@@ -130,6 +130,7 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     norms = x.squared_norms()
     n_labels, n_features = y.n_columns, x.n_columns
     work = np.zeros((n_threads, n_features), np.float32)
+    feature_of, indices = _by_frequency(x)
 
     # maximum number of weights per label: one per entry of its rows, or one per feature
     n_entries = np.diff(x.indptr)[np.where(samples < 0, ~samples, samples)]
@@ -143,7 +144,7 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     for first, last in blocks[part[0]::part[1]]:
         offsets = np.concatenate([[0], np.cumsum(max_weights[first:last])])
         ids, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
-        _one_vs_rest.fit(starts[first:last + 1], samples, x.indptr, x.indices, x.data, norms, costs,
+        _one_vs_rest.fit(starts[first:last + 1], samples, x.indptr, indices, x.data, norms, costs,
                          MAX_PASSES, GRADIENT_TOLERANCE, threshold, seed + first, offsets, work,
                          ids, values, sizes[first:last], bias[first:last], n_threads)
         runs = [slice(start, start + n) for start, n in
@@ -155,7 +156,7 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
         trained = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
     ids, values = _of_all_parts(gathered([*trained, sizes, bias]), blocks, sizes, bias)
     indptr = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    weight = sp.csr_array((values, ids, indptr), shape=(n_labels, n_features))
+    weight = sp.csr_array((values, feature_of[ids], indptr), shape=(n_labels, n_features))
     weight.sort_indices()
     ids = weight.indices.astype(np.int32, copy=False)
     return Refinement(CSR(indptr, ids, weight.data, n_features), bias, scale, n_candidates)
@@ -364,20 +365,29 @@ def refinement_of_file(tensors: dict[str, np.ndarray], config: dict[str, Any],
 # -- helpers of the fit --------------------------------------------------------------------------
 
 
-def _opponents(y: CSR, candidates: Ids, kept: np.ndarray) -> tuple[Offsets, Ids]:
-    """(offsets, rows) per label: i for rows with the label, ~i for rows with it as a candidate."""
-    found = (candidates >= 0) & kept[:, None]
-    indptr = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
-    shape = y.shape
-    negative = sp.csr_array((np.ones(indptr[-1], np.int8), candidates[found], indptr), shape=shape)
+def _opponents(y: CSR, candidates: Ids, is_used: np.ndarray) -> tuple[Offsets, Ids]:
+    """(offsets, rows) per label: i for rows with the label, ~i for rows with it as a candidate.
 
-    own = np.repeat(kept, np.diff(y.indptr))
-    owned = np.concatenate([[0], np.cumsum(np.diff(y.indptr) * kept)])
-    positive = sp.csr_array((np.full(owned[-1], 2, np.int8), y.indices[own], owned), shape=shape)
+    Rows with the label come first, then those for which it is among the first candidates.
+    """
+    labels = y.indptr, y.indices, is_used.view(np.uint8), candidates
+    counts = np.zeros(y.n_columns, np.int64)
+    _one_vs_rest.count_opponents(*labels, counts)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    samples = np.empty(starts[-1], np.int32)
+    _one_vs_rest.list_opponents(*labels, starts[:-1].copy(), samples)
+    return starts, samples
 
-    both = (negative + positive).tocsc()
-    rows = both.indices.astype(np.int32, copy=False)
-    return both.indptr.astype(np.int64), np.where(both.data >= 2, rows, ~rows)
+
+def _by_frequency(x: CSR) -> tuple[Ids, Ids]:
+    """Features by falling frequency, and the entries of x as places in that order.
+
+    The few that make up most entries are then next to each other, and stay in the cache.
+    """
+    feature_of = np.argsort(-np.bincount(x.indices, minlength=x.n_columns), kind="stable")
+    place = np.empty(x.n_columns, np.int32)
+    place[feature_of] = np.arange(x.n_columns, dtype=np.int32)
+    return feature_of.astype(np.int32), place[x.indices]
 
 
 def _of_all_parts(parts: list[list[Any]], blocks: list[tuple[int, int]], sizes: Ids,

@@ -667,6 +667,18 @@ def int8_outputs(q, scales, bias, x):
     return out
 
 
+def opponents(labels, candidates, is_used, n_labels):
+    """The samples of each label, of _one_vs_rest: i for its rows, then ~i by rank."""
+    n = len(labels)
+    out = [[i for i in range(n) if is_used[i] and j in labels[i]] for j in range(n_labels)]
+    for begin in range(0, candidates.shape[1], 16):
+        for i in range(n):
+            for j in candidates[i, begin:begin + 16]:
+                if j >= 0 and is_used[i] and j not in labels[i]:
+                    out[j].append(~i)
+    return out
+
+
 def squared_hinge(w, bias, x, y, costs):
     """The objective of _one_vs_rest.fit for one label: x dense, y of 1 and -1."""
     slack = np.maximum(0, 1 - y * (x @ w + bias))

@@ -107,6 +107,29 @@ def test_a_label_without_rows_has_no_weights(x, task):
     assert not w[1].any() and bias[1] == 0
 
 
+@pytest.mark.parametrize("n_candidates", [0, 1, 16, 40])
+def test_opponents_are_the_rows_with_a_label_and_those_with_it_as_a_candidate(rng, n_candidates):
+    n_labels = 45
+    labels = [np.sort(rng.choice(n_labels, n, replace=False)) for n in [0, 1, 5, 30, 3, 2, 0, 9]]
+    indptr = np.concatenate([[0], np.cumsum([len(own) for own in labels])]).astype(np.int64)
+    indices = np.concatenate(labels).astype(np.int32)
+    candidates = np.stack([rng.permutation(n_labels)[:n_candidates] for _ in labels])
+    candidates = candidates.astype(np.int32)
+    candidates[2, 5:] = -1
+    is_used = np.array([1, 1, 1, 1, 0, 1, 1, 1], np.uint8)
+    expected = reference.opponents(labels, candidates, is_used, n_labels)
+
+    own = read_only(indptr), read_only(indices), read_only(is_used), candidates
+    counts = np.zeros(n_labels, np.int64)
+    _one_vs_rest.count_opponents(*own, counts)
+    assert counts.tolist() == [len(rows) for rows in expected]
+    ends = np.cumsum(counts)
+    places, samples = ends - counts, unwritten(ends[-1], np.int32)
+    _one_vs_rest.list_opponents(*own, places, samples)
+    assert samples.tolist() == [i for rows in expected for i in rows]
+    assert (places == ends).all()
+
+
 @pytest.fixture
 def weights(rng):
     return random_csr(rng, 50, D, 0.2)

@@ -1,7 +1,22 @@
 # Made by docs/make_stubs.py.
-from numpy import float32, int32, int64
+from numpy import float32, int32, int64, uint8
 from numpy.typing import NDArray
 
+def count_opponents(
+    indptr: NDArray[int64],
+    indices: NDArray[int32],
+    is_used: NDArray[uint8],
+    candidates: NDArray[int32],
+    counts: NDArray[int64],
+) -> None: ...
+def list_opponents(
+    indptr: NDArray[int64],
+    indices: NDArray[int32],
+    is_used: NDArray[uint8],
+    candidates: NDArray[int32],
+    places: NDArray[int64],
+    samples: NDArray[int32],
+) -> None: ...
 def fit(
     starts: NDArray[int64],
     samples: NDArray[int32],

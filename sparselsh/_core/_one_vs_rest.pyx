@@ -1,5 +1,6 @@
 """Linear classifiers of sparse rows, one per label, each trained on a few of the rows.
 
+    opponents   which rows each classifier learns from
     fit         squared hinge loss, by dual coordinate descent; most weights are dropped
     rerank      candidates by their scores plus those of their classifiers
 
@@ -7,11 +8,19 @@ X is CSR. So is W, (n_labels, n_features): what fit writes.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabsf
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from ._order cimport insertion_sort, key_id, key_score, random_at, score_key
-from ._simd cimport loops_t, table
+from ._simd cimport loops_t, prefetch_run, table
+
+cdef enum:
+    MIN_FIRST_OPPONENTS = 64  # of a label: the first that its classifier learns from
+    MAX_PREFETCHED = 128  # entries of the row that comes next
+    RANKS_PER_PART = 16  # 64 bytes of candidates
+
+# Part of the tolerance by which an opponent may miss the margin before it is worth an update.
+cdef float SLACK = 0.25
 
 ctypedef struct rows_t:
     const int64_t *indptr
@@ -41,6 +50,21 @@ cdef inline void _clear(const int32_t *indices, Py_ssize_t n, float *y) noexcept
         y[indices[k]] = 0
 
 
+cdef void _shuffle(int32_t *order, Py_ssize_t n, uint64_t seed, int64_t drawn) noexcept nogil:
+    cdef Py_ssize_t q, other
+    for q in range(n - 1):
+        other = q + <Py_ssize_t>((random_at(seed, drawn + q) >> 32) * <uint64_t>(n - q) >> 32)
+        order[q], order[other] = order[other], order[q]
+
+
+cdef inline void _prefetch_row(rows_t x, int32_t sample) noexcept nogil:
+    cdef int32_t i = sample if sample >= 0 else ~sample
+    cdef int64_t first = x.indptr[i]
+    cdef int64_t count = min(x.indptr[i + 1] - first, <int64_t>MAX_PREFETCHED)
+    prefetch_run(x.indices + first, count * sizeof(int32_t))
+    prefetch_run(x.data + first, count * sizeof(float))
+
+
 cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows_t x,
                     const float *norms, const float *costs, Py_ssize_t n_passes, float tolerance,
                     uint64_t seed, float *alpha, int32_t *order, char *touched,
@@ -50,30 +74,38 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
     The bias is the weight of a constant 1. touched marks the samples that were added to w; one that
     was subtracted again may leave a rounding error there.
 
-    Samples whose alpha is 0 and whose gradient says that it stays 0 are left out of the passes that
-    follow. When the others have converged, all samples are visited once more.
+    The positive samples and the first of the others, which are the hardest, come before all others.
+    When they have converged, all are visited. Those whose alpha is 0 and whose gradient says that
+    it stays 0 are left out of the passes that follow, until the others have converged again.
     """
-    cdef Py_ssize_t q, other, n_active = n, _pass
+    cdef Py_ssize_t q, n_active = n, _pass
     cdef int32_t e, i
     cdef int64_t first, count, drawn = 0
     cdef float y, diagonal, gradient, projected, a, step, largest, smallest
     cdef float bias = 0, bar = INFINITY
+    cdef bint is_whole
 
     for q in range(n):
         order[q] = <int32_t>q
         alpha[q] = 0
         touched[q] = 0
 
+    q = 0
+    while q < n and samples[q] >= 0:
+        q += 1
+    n_active = min(n, q + max(MIN_FIRST_OPPONENTS, q))
+    is_whole = n_active == n
+
     for _pass in range(n_passes):
         largest = -INFINITY
         smallest = INFINITY
-        for q in range(n_active):
-            other = q + <Py_ssize_t>(random_at(seed, drawn) % <uint64_t>(n_active - q))
-            drawn += 1
-            order[q], order[other] = order[other], order[q]
+        _shuffle(order, n_active, seed, drawn)
+        drawn += n_active
 
         q = 0
         while q < n_active:
+            if q + 1 < n_active:
+                _prefetch_row(x, samples[order[q + 1]])
             e = order[q]
             i = samples[e]
             y = 1
@@ -86,7 +118,7 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
             gradient = (y * (bias + f.gather_dot(x.data + first, x.indices + first, count, w))
                         - 1 + diagonal * alpha[e])
             projected = gradient
-            if alpha[e] == 0 and gradient > 0:
+            if alpha[e] == 0 and gradient > -SLACK * tolerance:
                 projected = 0
                 if gradient > bar:
                     n_active -= 1
@@ -104,12 +136,15 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
                 _scatter(step, x.indices + first, x.data + first, count, w)
             q += 1
 
-        bar = largest if largest > 0 else INFINITY
-        if largest - smallest <= tolerance:
-            if n_active == n:
-                break
+        if largest - smallest > tolerance:
+            is_whole = False
+            bar = largest if largest > 0 else INFINITY
+        elif is_whole:
+            break
+        else:
             n_active = n
-            bar = INFINITY
+            is_whole = True
+            bar = -INFINITY
     return bias
 
 
@@ -132,6 +167,62 @@ cdef int32_t _take(const int32_t *samples, Py_ssize_t n, rows_t x, const char *t
     return size
 
 
+def count_opponents(const int64_t[::1] indptr, const int32_t[::1] indices,
+                    const uint8_t[::1] is_used, int32_t[:, ::1] candidates, int64_t[::1] counts):
+    """Number of samples per label, which is added to counts: rows that have it, and opponents.
+
+    indptr and indices hold the labels of each row. A row is an opponent of its candidates, (n,
+    n_candidates), -1 for none. Candidates that the row has as labels, and those of rows that are
+    not used, become -1. O(n_candidates * labels of the row) per row
+    """
+    cdef Py_ssize_t i, r, n_candidates = candidates.shape[1]
+    cdef int64_t k
+    cdef int32_t j
+
+    with nogil:
+        for i in range(candidates.shape[0]):
+            for k in range(indptr[i], indptr[i + 1]):
+                counts[indices[k]] += is_used[i]
+            for r in range(n_candidates):
+                j = candidates[i, r]
+                for k in range(indptr[i], indptr[i + 1]):
+                    if indices[k] == j:
+                        j = -1
+                if not is_used[i]:
+                    j = -1
+                candidates[i, r] = j
+                if j >= 0:
+                    counts[j] += 1
+
+
+def list_opponents(const int64_t[::1] indptr, const int32_t[::1] indices,
+                   const uint8_t[::1] is_used, const int32_t[:, ::1] candidates,
+                   int64_t[::1] places, int32_t[::1] samples):
+    """The samples that were counted, from places[j] on for label j; places are moved to their ends.
+
+    i for a row that has the label, ~i for an opponent: first the rows that have it, then opponents
+    among whose first 16 candidates it is, and so on. O(n_candidates) per row
+    """
+    cdef Py_ssize_t i, r, part, begin, n_candidates = candidates.shape[1]
+    cdef int64_t k
+    cdef int32_t j
+
+    with nogil:
+        for i in range(candidates.shape[0]):
+            if is_used[i]:
+                for k in range(indptr[i], indptr[i + 1]):
+                    samples[places[indices[k]]] = <int32_t>i
+                    places[indices[k]] += 1
+        for part in range((n_candidates + RANKS_PER_PART - 1) // RANKS_PER_PART):
+            begin = part * RANKS_PER_PART
+            for i in range(candidates.shape[0]):
+                for r in range(begin, min(begin + RANKS_PER_PART, n_candidates)):
+                    j = candidates[i, r]
+                    if j >= 0:
+                        samples[places[j]] = ~<int32_t>i
+                        places[j] += 1
+
+
 def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1] indptr,
         const int32_t[::1] indices, const float[::1] data, const float[::1] norms,
         const float[::1] costs, Py_ssize_t n_passes, float tolerance, float threshold,
@@ -139,11 +230,12 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
         float[::1] values, int32_t[::1] sizes, float[::1] bias, int n_threads):
     """min_w |w|^2 / 2 + sum_i costs[i] max(0, 1 - y_i (w . x_i + bias))^2 for each label.
 
-    The samples of label j are samples[starts[j]:starts[j + 1]]: an i >= 0 has y = 1, an i < 0 is
-    sample ~i with y = -1. norms, (n,), are the squared norms of the rows. The weights that are kept
-    go to ids and values from places[j] on, in any order, where there is room for every feature of
-    the samples, and their number to sizes[j]. work, (n_threads, n_features), is zero before and
-    after. The bias is the weight of a constant feature and as such a part of |w|.
+    The samples of label j are samples[starts[j]:starts[j + 1]], an i >= 0 with y = 1, an i < 0 is
+    sample ~i with y = -1; it is quickest if positive ones come first, then those with which the
+    label is most easily confused. norms, (n,), are the squared norms of the rows. The weights that
+    are kept go to ids and values from places[j] on, in any order, where there is room for every
+    feature of the samples, and their number to sizes[j]. work, (n_threads, n_features), is zero
+    before and after. The bias is the weight of a constant feature and as such a part of |w|.
 
     Dual coordinate descent with shrinking (Hsieh et al., ICML 2008, algorithm 3 and section 3.3),
     until the projected gradients span no more than the tolerance, at most n_passes. Per label

@@ -515,6 +515,9 @@ class RowLSHLinear(LSHLinear):
                  for s in range(self.shards.n_own)]
         return merge_topk(self.shards.gather_topk(*merge_topk(found, k, n_threads)), k, n_threads)
 
+    def negatives(self, x: Floats | CSR, k: int, n_threads: int) -> Ids:
+        return self.topk(x, k, n_threads=n_threads)[0]
+
     def _topk_of(self, s: int, x: Floats, k: int, exact: bool, n_threads: int,
                  selection: Selection | None) -> tuple[Ids, Floats]:
         """The k best labels of an own shard."""

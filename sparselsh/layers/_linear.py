@@ -390,6 +390,13 @@ class Linear(HtmlRepr):
             ids[np.isneginf(scores)] = -1
         return ids, scores
 
+    def negatives(self, x: Floats | CSR, k: int, n_threads: int) -> Ids:
+        """Ids of k outputs of each row that are large, (n_samples, k); best first.
+
+        A training on them needs no exact choice.
+        """
+        return self.topk(x, k, n_threads=n_threads)[0]
+
     def score(self, x: Floats | CSR, ids: Ids, n_threads: int) -> Floats:
         """The outputs ids[i] of row i, (n_samples, n_ids); -inf for the id -1."""
         if self._w.input_major or self.activation is not None:

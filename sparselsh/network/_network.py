@@ -626,10 +626,10 @@ class Network:
                                                 verbose=verbose) as bar:
             candidates = np.empty((n, n_negatives), np.int32)
             for start in range(0, n, ROWS_PER_CHUNK):
-                rows = slice(start, start + ROWS_PER_CHUNK)
-                candidates[rows] = self._ranked(X, start, min(start + ROWS_PER_CHUNK, n),
-                                                n_negatives, False)[0]
-                bar.update(len(candidates[rows]))
+                stop = min(start + ROWS_PER_CHUNK, n)
+                h = self._hidden(X, start, stop, n_threads)
+                candidates[start:stop] = self.layers[-1].negatives(h, n_negatives, n_threads)
+                bar.update(stop - start)
 
             self.refinement = fit_refinement(
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
