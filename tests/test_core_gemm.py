@@ -12,6 +12,7 @@ from support import (
     unwritten,
 )
 
+from sparselsh._arrays import bfloat16
 from sparselsh._core import _gemm, _updates
 
 pytestmark = pytest.mark.usefixtures("simd_level")
@@ -21,7 +22,8 @@ LENGTHS = (0, 1, 7, 8, 31, 33, 257, 600)
 # each length in each position, and the long ones together
 SHAPES = sorted({(m, 33, 8) for m in LENGTHS} | {(7, n, 31) for n in LENGTHS}
                 | {(9, 33, k) for k in LENGTHS}
-                | {(600, 31, 257), (257, 600, 33), (1, 1, 1), (0, 0, 0), (33, 257, 600)})
+                | {(600, 31, 257), (257, 600, 33), (1, 1, 1), (0, 0, 0), (33, 257, 600),
+                   (1030, 5, 33)})  # tiles (AMX) take 1,024 rows at a time
 TRANSPOSES = [(False, False), (False, True), (True, False), (True, True)]
 # samples, inputs, active rows of 80: an update sums 128 rows together
 ACTIVE = [(9, 17, 5), (1, 1, 1), (0, 17, 5), (9, 17, 0), (9, 0, 5), (33, 64, 79), (257, 31, 80),
@@ -147,6 +149,24 @@ def test_active_input_gradient_is_the_gradient_times_the_active_rows(rng, n, d, 
         return dx
 
     np.testing.assert_array_equal(on_threads(call), reference.active_input_gradient(dz, w, rows))
+
+
+@pytest.mark.parametrize("n, d, n_active", ACTIVE)
+def test_products_of_bfloat16_weights_are_those_of_the_numbers_they_stand_for(rng, n, d, n_active,
+                                                                              in_bfloat16):
+    x, dz, rows = eighths(rng, n, d), eighths(rng, n, n_active), active_rows(rng, n_active)
+    w, bias = eighths(rng, 80, d), eighths(rng, 80)
+    halves = read_only(bfloat16.to_bfloat16(w))
+
+    def call(n_threads):
+        z, dx = unwritten((n, n_active), np.float32), unwritten((n, d), np.float32)
+        _gemm.active_outputs(x, halves, rows, bias, z, n_threads, in_bfloat16)
+        _gemm.active_input_gradient(dz, halves, rows, dx, n_threads, in_bfloat16)
+        return z, dx
+
+    z, dx = on_threads(call)
+    np.testing.assert_array_equal(z, reference.active_outputs(x, w, rows, bias))
+    np.testing.assert_array_equal(dx, reference.active_input_gradient(dz, w, rows))
 
 
 MANY = [(1, 1, 1024), (9, 31, 1025), (33, 64, 1500), (3, 17, 2100), (256, 300, 1030)]

@@ -8,7 +8,7 @@ import pytest
 import reference
 from support import UNIT, assert_same_bits, gaussian, random_csr, read_only, unwritten
 
-from sparselsh._core import _buckets, _losses, _select, _simd, _sparse_products, _updates
+from sparselsh._core import _buckets, _gemm, _losses, _select, _simd, _sparse_products, _updates
 
 AVAILABLE = ", ".join(_simd.available_levels())
 
@@ -67,6 +67,26 @@ def test_arrays_with_gaps_or_of_other_types_are_refused(rng):
     with pytest.raises(ValueError, match="writable if it is updated"):
         _updates.update_rows(_updates.sgd(1, 0, False, 0), read_only(w), None, None, row[1],
                              w[:1].copy(), 1)
+
+
+def product_in_bfloat16():
+    rng = np.random.default_rng(0)
+    a, b, out = gaussian(rng, 40, 70), gaussian(rng, 50, 70), unwritten((40, 50), np.float32)
+    _gemm.matmul(a, False, b, True, np.zeros(0, np.float32), out, 1, True)
+    return out
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # has threads
+def test_forked_processes_and_new_threads_compute_with_every_level(simd_level):
+    # Linux lends the tiles of AMX to a process
+    want = product_in_bfloat16()
+    with ThreadPoolExecutor(1) as pool:
+        assert_same_bits(pool.submit(product_in_bfloat16).result(), want)
+    child = os.fork()
+    if not child:
+        os._exit(0 if np.array_equal(product_in_bfloat16(), want) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # ---- several Python threads in one kernel
@@ -132,7 +152,18 @@ def build(rng):
     return call
 
 
-@pytest.mark.parametrize("kernel", [weighted_rows, update_grouped, softmax, top_k, build])
+def product(rng):
+    a, b = gaussian(rng, 33, 70), gaussian(rng, 50, 70)
+
+    def call(n_threads):
+        out = unwritten((33, 50), np.float32)
+        _gemm.matmul(a, False, b, True, np.zeros(0, np.float32), out, n_threads, True)
+        return out
+
+    return call
+
+
+@pytest.mark.parametrize("kernel", [weighted_rows, update_grouped, softmax, top_k, build, product])
 def test_python_threads_in_one_kernel_do_not_disturb_each_other(kernel, n_threads):
     calls = [kernel(np.random.default_rng(seed)) for seed in range(2)]
     alone = [call(n_threads) for call in calls]

@@ -112,7 +112,6 @@ def matmul(const float[:, ::1] a, bint transpose_a, b, bint transpose_b, const f
     g.bias = &bias[0] if bias.shape[0] else NULL
     g.c = &c[0, 0]
     g.c_row = n
-    g.accumulate = 0
     g.in_bfloat16, g.packed = in_bfloat16, NULL
 
     if not in_bfloat16 and m <= MAX_ROWS_FOR_DOTS and transpose_b and not transpose_a and k:
@@ -152,7 +151,6 @@ def active_outputs(const float[:, ::1] x, w, const int32_t[::1] rows, const floa
     g.bias = gathered
     g.c = &z[0, 0]
     g.c_row = z.shape[1]
-    g.accumulate = 0
     g.in_bfloat16, g.packed = in_bfloat16, NULL
 
     try:
@@ -206,7 +204,6 @@ def active_input_gradient(const float[:, ::1] dz, w, const int32_t[::1] rows, fl
     g.bias = NULL
     g.c = &dx[0, 0]
     g.c_row = d
-    g.accumulate = 0
     g.in_bfloat16, g.packed = in_bfloat16, NULL
 
     if k < N_PARTIAL_SUMS * GEMM_K or n * d > MAX_PARTIAL_SUM_FLOATS:
@@ -269,7 +266,6 @@ def segment_input_gradients(const float[:, ::1] dz, w, const int32_t[::1] rows,
     g.bias = NULL
     g.c = NULL
     g.c_row = d
-    g.accumulate = 0
     g.in_bfloat16, g.packed = in_bfloat16, NULL
 
     n_bands = (n_threads + n_segments - 1) // n_segments
@@ -334,11 +330,10 @@ def active_update(Rule rule, w, m, v, const int32_t[::1] rows, const float[:, ::
     g.gather = 0
     g.bias = NULL
     g.c_row = d
-    g.accumulate = 0
     g.in_bfloat16, g.packed = in_bfloat16, NULL
 
     work = <float *>malloc_aligned(n_threads * size * sizeof(float))
-    packed = <float *>malloc_aligned((g.k + 1) * (d + GEMM_MAX_TILE) * sizeof(float))
+    packed = <float *>malloc_aligned((g.k + GEMM_MAX_TILE) * (d + GEMM_MAX_TILE) * sizeof(float))
     if work == NULL or packed == NULL:
         free_aligned(work)
         free_aligned(packed)

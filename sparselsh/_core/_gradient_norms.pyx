@@ -60,7 +60,7 @@ def active_squares(const float[:, ::1] dz, const float[:, ::1] x, double[::1] ou
     g.n, g.k = d, dz.shape[0]
     g.a, g.a_row, g.a_column = &dz[0, 0], 1, n_rows
     g.b, g.b_dtype, g.b_first, g.b_row, g.b_column = &x[0, 0], DTYPE_FLOAT32, 0, d, 1
-    g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, d, 0
+    g.rows, g.gather, g.bias, g.c_row = NULL, 0, NULL, d
     g.in_bfloat16, g.packed = False, NULL
 
     work = <float *>malloc_aligned(n_threads * size * sizeof(float))

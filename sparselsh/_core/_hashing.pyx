@@ -76,7 +76,7 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     g.a, g.a_row, g.a_column = &v[0, 0], d, 1
     g.b, g.b_dtype, g.b_first = &planes[0, 0], DTYPE_FLOAT32, 0
     g.b_row, g.b_column = planes.shape[1], 1
-    g.rows, g.gather, g.bias, g.c_row, g.accumulate = NULL, 0, NULL, planes.shape[1], 0
+    g.rows, g.gather, g.bias, g.c_row = NULL, 0, NULL, planes.shape[1]
     g.in_bfloat16, g.packed = False, NULL
 
     work = <float *>malloc_aligned(n_threads * size * sizeof(float))

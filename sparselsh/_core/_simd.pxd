@@ -25,7 +25,6 @@ cdef extern from "simd/loops.h" nogil:
         const float *bias
         float *c
         Py_ssize_t c_row
-        int accumulate
         const float *packed
 
     enum:

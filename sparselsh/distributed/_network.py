@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ._groups import Group
 
 
-LEVELS = ("baseline", "v3", "avx-vnni", "v4", "v4-vnni", "v4-bf16")  # of SIMD, slowest first
+LEVELS = ("baseline", "v3", "avx-vnni", "v4", "v4-vnni", "v4-bf16", "amx")  # of SIMD, slowest first
 
 
 class ShardedTraining(Training):

@@ -2,6 +2,13 @@
    was built, as an identifier, from the slowest to the fastest (core/meson.build). */
 #include "loops.h"
 #include <string.h>
+#ifdef KNOWS_TILES
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -38,6 +45,33 @@ MAYBE_UNUSED static int runs_v4(void)
 static int runs_avx_vnni(void) { return runs_v3() && __builtin_cpu_supports("avxvnni"); }
 static int runs_v4_vnni(void) { return runs_v4() && __builtin_cpu_supports("avx512vnni"); }
 static int runs_v4_bf16(void) { return runs_v4_vnni() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
+#ifdef KNOWS_TILES
+/* Tiles need the processor, its operating system, and the permission of Linux for this process,
+   which its threads and forks have too (Documentation/arch/x86/xstate.rst). */
+static int may_use_tiles(void)
+{
+#if defined(__linux__)
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    const unsigned has_tiles = 1u << 22 | 1u << 24 | 1u << 25;  /* AMX-BF16, AMX-TILE, AMX-INT8 */
+    unsigned a, b, c, d, state, upper;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & has_tiles) != has_tiles)
+        return 0;
+    __asm__("xgetbv" : "=a"(state), "=d"(upper) : "c"(0));
+    return (state >> 17 & 3) == 3 && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+
+static int runs_amx(void)
+{
+    static int may_use = -1;
+    if (may_use < 0)  /* two threads may both do this; they write the same number */
+        may_use = runs_v4_bf16() && may_use_tiles();
+    return may_use;
+}
 #endif
 
 #elif defined(__aarch64__)

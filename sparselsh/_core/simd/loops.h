@@ -8,6 +8,7 @@
        v4         x86-64-v4: AVX-512
        v4-vnni    v4, and 8-bit dot products
        v4-bf16    v4-vnni, and bfloat16 dot products
+       amx        v4-bf16, and products of tiles in bfloat16 and 8 bits
        neon       AArch64, by its vector instructions
        neon-dot   neon, and 8-bit dot products
        neon-bf16  neon-dot, and bfloat16 dot products
@@ -77,15 +78,15 @@ typedef struct {
     const float *bias;       /* (n,), added to each row of c; or NULL */
     float *c;
     ptrdiff_t c_row;
-    int accumulate;
     const float *packed;
 } gemm_t;
 
 enum {
     GEMM_M = 256, GEMM_K = 256,  /* rows and columns of a panel of a, in words of four bytes */
     GEMM_MAX_TILE = 32,          /* columns of a sliver of b, at most */
+    GEMM_TILES_M = 1024,         /* rows of a panel where tiles are multiplied */
     GEMM_LINE = GEMM_K + 16,     /* so that the lines of a tile are in different sets of a cache */
-    GEMM_PANEL_FLOATS = GEMM_LINE * (GEMM_M + 8),  /* a tile need not divide GEMM_M */
+    GEMM_PANEL_FLOATS = GEMM_LINE * (GEMM_TILES_M + 8),
     /* a panel of a, a sliver of b, and a sliver of b before it is transposed */
     GEMM_WORK_FLOATS = GEMM_PANEL_FLOATS + GEMM_K * 2 * GEMM_MAX_TILE
 };
@@ -130,10 +131,10 @@ typedef struct {
        places and out hold n and a register more. */
     ptrdiff_t (*at_least)(const float *scores, const float *errors, float slack, ptrdiff_t n,
                           float floor, int32_t *places, float *out);
-    /* c (m, n) = a b + bias, or c += a b; see gemm_t */
+    /* c (m, n) = a b + bias; see gemm_t */
     void (*gemm)(const gemm_t *g, float *work);
-    /* b of a product, as gemm packs it, for products that share it; `packed` holds (k + 1)
-       (n + GEMM_MAX_TILE) numbers */
+    /* b of a product, as gemm packs it, for products that share it; `packed` holds
+       (k + GEMM_MAX_TILE) (n + GEMM_MAX_TILE) numbers */
     void (*pack_whole_b)(const gemm_t *g, float *packed, float *work);
     /* Signed sums of SIGN_LANES rows at once: out[lane] = sum_k columns[ids[k] * SIGN_LANES + lane]
        over the first n_plus ids, minus the same over the n_minus ids after them, each in the order

@@ -46,6 +46,13 @@ static inline reg add_pairs(reg sum, float a, reg b)
 static inline reg add_pairs(reg sum, float a, reg b) { return sum + a * b; }  /* never called */
 #endif
 
+/* Words of a panel are a multiple of this: as many as one operation sums */
+#if defined(__AMX_BF16__)
+enum { WORDS_PER_STEP = 16 };
+#else
+enum { WORDS_PER_STEP = 1 };
+#endif
+
 /* How a panel is packed: by lines, where entry (i, p) of a tile is a[i * LINE + p], which takes no
    transposition of an a with contiguous rows; or by columns, where it is a[p * MR + i]. */
 enum { LINE = GEMM_LINE };
@@ -136,48 +143,64 @@ static inline void transpose4(const float *const *from, ptrdiff_t k, float *rest
 }
 
 #if defined(__AVX512F__)
+static inline __attribute__((always_inline)) void transpose_registers(__m512 v[16])
+{
+    __m512 w[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        w[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+        w[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            __m512d low = _mm512_castps_pd(w[i + h]), high = _mm512_castps_pd(w[i + 2 + h]);
+            v[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            v[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    /* v[4 q + r] has column 4 s + r of lines 4 q .. 4 q + 3 in its quarter s */
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) {
+        __m512 a = _mm512_shuffle_f32x4(v[r], v[4 + r], 0x88);
+        __m512 b = _mm512_shuffle_f32x4(v[r], v[4 + r], 0xDD);
+        __m512 c = _mm512_shuffle_f32x4(v[8 + r], v[12 + r], 0x88);
+        __m512 d = _mm512_shuffle_f32x4(v[8 + r], v[12 + r], 0xDD);
+        w[r] = _mm512_shuffle_f32x4(a, c, 0x88);
+        w[8 + r] = _mm512_shuffle_f32x4(a, c, 0xDD);
+        w[4 + r] = _mm512_shuffle_f32x4(b, d, 0x88);
+        w[12 + r] = _mm512_shuffle_f32x4(b, d, 0xDD);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        v[i] = w[i];
+}
+
+/* to[q * width] = v[q] for q < n */
+static inline __attribute__((always_inline)) void store_registers(const __m512 v[16], ptrdiff_t n,
+                                                                  float *to, ptrdiff_t width)
+{
+    if (n >= 16) {
+#pragma GCC unroll 16
+        for (int q = 0; q < 16; q++)
+            _mm512_storeu_ps(to + q * width, v[q]);
+    } else
+        for (int q = 0; q < n; q++)
+            _mm512_storeu_ps(to + q * width, v[q]);
+}
+
 /* transpose4 for 16 lines */
 static inline void transpose16(const float *const *from, ptrdiff_t k, float *restrict to,
                                ptrdiff_t width)
 {
     for (ptrdiff_t p = 0; p < k; p += 16) {
         const __mmask16 in = k - p < 16 ? (__mmask16)((1u << (k - p)) - 1) : 0xFFFF;
-        __m512 v[16], w[16];
+        __m512 v[16];
 #pragma GCC unroll 16
         for (int i = 0; i < 16; i++)
             v[i] = _mm512_maskz_loadu_ps(in, from[i] + p);
-#pragma GCC unroll 8
-        for (int i = 0; i < 16; i += 2) {
-            w[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
-            w[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < 16; i += 4)
-#pragma GCC unroll 2
-            for (int h = 0; h < 2; h++) {
-                __m512d low = _mm512_castps_pd(w[i + h]), high = _mm512_castps_pd(w[i + 2 + h]);
-                v[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-                v[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-            }
-        /* v[4 q + r] has column 4 s + r of lines 4 q .. 4 q + 3 in its quarter s */
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; r++) {
-            __m512 a = _mm512_shuffle_f32x4(v[r], v[4 + r], 0x88);
-            __m512 b = _mm512_shuffle_f32x4(v[r], v[4 + r], 0xDD);
-            __m512 c = _mm512_shuffle_f32x4(v[8 + r], v[12 + r], 0x88);
-            __m512 d = _mm512_shuffle_f32x4(v[8 + r], v[12 + r], 0xDD);
-            w[r] = _mm512_shuffle_f32x4(a, c, 0x88);
-            w[8 + r] = _mm512_shuffle_f32x4(a, c, 0xDD);
-            w[4 + r] = _mm512_shuffle_f32x4(b, d, 0x88);
-            w[12 + r] = _mm512_shuffle_f32x4(b, d, 0xDD);
-        }
-        if (k - p >= 16) {
-#pragma GCC unroll 16
-            for (int q = 0; q < 16; q++)
-                _mm512_storeu_ps(to + (p + q) * width, w[q]);
-        } else
-            for (int q = 0; q < k - p; q++)
-                _mm512_storeu_ps(to + (p + q) * width, w[q]);
+        transpose_registers(v);
+        store_registers(v, k - p, to + p * width, width);
     }
 }
 #endif
@@ -268,120 +291,160 @@ static void pack_b(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int
     }
 }
 
-/* k floats of a line as words; the high half of the last one is zero if k is odd */
+/* Pairs are packed as words: of a line, terms 2 p and 2 p + 1 side by side; of rows, those of a
+   term and of the next. `halves`: what is packed is bfloat16 already, elsewhere float32. Terms from
+   k on and numbers from `count` on are zero. */
+static inline ptrdiff_t words_of(const int pairs, ptrdiff_t k)
+{
+    return !pairs ? k : ((k + 1) / 2 + WORDS_PER_STEP - 1) / WORDS_PER_STEP * WORDS_PER_STEP;
+}
+
+#if defined(__AVX512BF16__)
+
+/* 32 terms of a line from term p < k on */
+static inline __m512i words_at(const void *line, const int halves, ptrdiff_t p, ptrdiff_t k)
+{
+    const uint32_t in = k - p < 32 ? (1u << (k - p)) - 1 : ~0u;
+    if (halves)
+        return _mm512_maskz_loadu_epi16(in, (const uint16_t *)line + p);
+    const float *x = (const float *)line + p;
+    __m512 low = _mm512_maskz_loadu_ps((__mmask16)in, x);
+    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps((__mmask16)(in >> 16), x + 16), low);
+}
+
+/* 16 numbers of two rows; high NULL for zeros */
+static inline __m512i words_between(const void *low, const void *high, const int halves,
+                                    ptrdiff_t count)
+{
+    const __mmask16 in = count >= 16 ? 0xFFFF : count > 0 ? (__mmask16)((1u << count) - 1) : 0;
+    const __mmask16 in_high = high ? in : 0;
+    const __m512i places = _mm512_set_epi32(
+        0x1F000F, 0x1E000E, 0x1D000D, 0x1C000C, 0x1B000B, 0x1A000A, 0x190009, 0x180008,
+        0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+    __m512i both;
+    if (halves)
+        both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi16(in, low)),
+                                  _mm256_maskz_loadu_epi16(in_high, high), 1);
+    else
+        both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(in_high, high),
+                                            _mm512_maskz_loadu_ps(in, low));
+    return _mm512_permutexvar_epi16(places, both);
+}
+
+static inline void words_of_line(const float *x, ptrdiff_t k, float *restrict to)
+{
+    const ptrdiff_t words = words_of(1, k);
+    for (ptrdiff_t p = 0; p < k; p += 32) {
+        const ptrdiff_t n = words - p / 2;
+        _mm512_mask_storeu_epi32(to + p / 2, n < 16 ? (__mmask16)((1u << n) - 1) : 0xFFFF,
+                                 words_at(x, 0, p, k));
+    }
+}
+
+static inline void words_of_rows(const void *low, const void *high, const int halves, int count,
+                                 int width, float *restrict to)
+{
+    const ptrdiff_t size = halves ? sizeof(uint16_t) : sizeof(float);
+    for (int i = 0; i < width; i += 16) {
+        __m512i words = words_between((const char *)low + i * size,
+                                      high ? (const char *)high + i * size : 0, halves, count - i);
+        const int n = width - i;
+        _mm512_mask_storeu_epi32(to + i, n >= 16 ? 0xFFFF : (__mmask16)((1u << n) - 1), words);
+    }
+}
+
+/* to[p * NR + i] = word p of line i; wide is not used */
+static inline void words_of_lines(const char *const *line, const int halves, int count, ptrdiff_t k,
+                                  float *restrict to, float *wide)
+{
+    const ptrdiff_t words = words_of(1, k);
+    (void)wide;
+    for (int i = 0; i < NR; i += 16)
+        for (ptrdiff_t p = 0; p < k; p += 32) {
+            __m512 v[16];
+#pragma GCC unroll 16
+            for (int r = 0; r < 16; r++)
+                v[r] = i + r < count ? (__m512)words_at(line[i + r], halves, p, k)
+                                     : _mm512_setzero_ps();
+            transpose_registers(v);
+            store_registers(v, words - p / 2, to + p / 2 * NR + i, NR);
+        }
+}
+
+#else
+
 static inline void words_of_line(const float *x, ptrdiff_t k, float *restrict to)
 {
     ptrdiff_t p = 0;
-#if defined(__AVX512BF16__)
-    for (; p < k; p += 32) {
-        const uint32_t mask = k - p < 32 ? (1u << (k - p)) - 1 : ~0u;
-        __m512 low = _mm512_maskz_loadu_ps((__mmask16)mask, x + p);
-        __m512 high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), x + p + 16);
-        const ptrdiff_t n = (k - p + 1) / 2;
-        _mm512_mask_storeu_epi32(to + p / 2, n < 16 ? (__mmask16)((1u << n) - 1) : 0xFFFF,
-                                 (__m512i)_mm512_cvtne2ps_pbh(high, low));
-    }
-#else
     for (; p + 2 <= k; p += 2)
         to[p / 2] = word_of(x[p], x[p + 1]);
     if (p < k)
         to[p / 2] = word_of(x[p], 0);
-#endif
 }
 
-#if defined(__AVX512BF16__)
-static inline __m512i words_of_registers(__m512 low, __m512 high)
+static inline void words_of_rows(const void *low, const void *high, const int halves, int count,
+                                 int width, float *restrict to)
 {
-    __m512i words = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(low));
-    __m512i upper = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high));
-    return _mm512_or_si512(words, _mm512_slli_epi32(upper, 16));
-}
-#endif
-
-/* to[i] = the word of low[i] and high[i], high NULL for zeros; words from `count` on are zero */
-static inline void words_of_rows(const float *low, const float *high, int count, int width,
-                                 float *restrict to)
-{
-#if defined(__AVX512BF16__)
-    for (int i = 0; i < width; i += 16) {
-        const int n = count - i, m = width - i;
-        const __mmask16 in = n >= 16 ? 0xFFFF : n > 0 ? (__mmask16)((1u << n) - 1) : 0;
-        const __mmask16 out = m >= 16 ? 0xFFFF : (__mmask16)((1u << m) - 1);
-        __m512i words = words_of_registers(
-            _mm512_maskz_loadu_ps(in, low + i),
-            high ? _mm512_maskz_loadu_ps(in, high + i) : _mm512_setzero_ps());
-        _mm512_mask_storeu_epi32(to + i, out, words);
+    for (int i = 0; i < count; i++) {
+        if (halves) {
+            const uint32_t word = ((const uint16_t *)low)[i]
+                                  | (high ? (uint32_t)((const uint16_t *)high)[i] << 16 : 0);
+            memcpy(to + i, &word, sizeof word);
+        } else
+            to[i] = word_of(((const float *)low)[i], high ? ((const float *)high)[i] : 0);
     }
-#else
-    for (int i = 0; i < count; i++)
-        to[i] = word_of(low[i], high ? high[i] : 0);
     for (int i = count; i < width; i++)
         to[i] = 0;
+}
+
+/* to[p * NR + i] = word p of line i; wide holds NR lines of GEMM_K words */
+static inline void words_of_lines(const char *const *line, const int halves, int count, ptrdiff_t k,
+                                  float *restrict to, float *wide)
+{
+    const float *lines[NR];
+    for (int i = 0; i < count; i++) {
+        float *words = wide + i * GEMM_K;
+        lines[i] = words;
+        if (halves) {
+            words[k / 2] = 0;  /* its high half, if k is odd */
+            memcpy(words, line[i], k * sizeof(uint16_t));
+        } else
+            words_of_line((const float *)line[i], k, words);
+    }
+    pack_lines(lines, 1, count, NR, (k + 1) / 2, to);
+}
+
 #endif
-}
 
-/* pack_b as words; wide holds NR lines of GEMM_K words */
-static void pack_b_words(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count,
-                         float *to, float *wide)
+/* pack_b as words */
+static inline __attribute__((always_inline)) void pack_b_words(const int halves, const gemm_t *g,
+                                                               ptrdiff_t j0, ptrdiff_t p0,
+                                                               ptrdiff_t k, int count, float *to,
+                                                               float *wide)
 {
-    const float *b = (const float *)g->b + g->b_first, *line[NR];
+    const ptrdiff_t size = halves ? sizeof(uint16_t) : sizeof(float);
+    const char *b = (const char *)g->b + g->b_first * size, *line[NR];
 
     if (g->b_column == 1 && !(g->rows && g->gather == 1)) {
         const int32_t *rows = g->rows ? g->rows + p0 : 0;
+        const float *end = to + words_of(1, k) * NR;
         for (ptrdiff_t p = 0; p < k; p += 2, to += NR) {
-            const float *low = b + (rows ? rows[p] : p0 + p) * g->b_row + j0, *high = 0;
+            const char *low = b + ((rows ? rows[p] : p0 + p) * g->b_row + j0) * size, *high = 0;
             if (p + 1 < k)
-                high = b + (rows ? rows[p + 1] : p0 + p + 1) * g->b_row + j0;
+                high = b + ((rows ? rows[p + 1] : p0 + p + 1) * g->b_row + j0) * size;
             for (ptrdiff_t q = p + 8; rows && q < p + 10 && q < k; q++)
-                prefetch_run(b + rows[q] * g->b_row + j0, NR * sizeof(float));
-            words_of_rows(low, high, count, NR, to);
+                prefetch_run(b + (rows[q] * g->b_row + j0) * size, NR * size);
+            words_of_rows(low, high, halves, count, NR, to);
         }
+        memset(to, 0, (end - to) * sizeof(float));
         return;
     }
 
-    for (int i = 0; i < count; i++) {
-        words_of_line(b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0, k,
-                      wide + i * GEMM_K);
-        line[i] = wide + i * GEMM_K;
-    }
+    for (int i = 0; i < count; i++)
+        line[i] = b + ((g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0 * g->b_row) * size;
     for (ptrdiff_t j = j0 + NR; g->rows && j < g->n && j < j0 + 2 * NR; j++)
-        prefetch_run(b + g->rows[j] * g->b_column + p0, k * sizeof(float));
-    pack_lines(line, 1, count, NR, (k + 1) / 2, to);
-}
-
-/* pack_b_words of weights that are bfloat16 */
-static void pack_b_halves(const gemm_t *g, ptrdiff_t j0, ptrdiff_t p0, ptrdiff_t k, int count,
-                          float *to, float *wide)
-{
-    const uint16_t *b = (const uint16_t *)g->b + g->b_first;
-    const float *line[NR];
-
-    if (g->b_column == 1 && !(g->rows && g->gather == 1)) {
-        const int32_t *rows = g->rows ? g->rows + p0 : 0;
-        for (ptrdiff_t p = 0; p < k; p += 2, to += NR) {
-            const uint16_t *low = b + (rows ? rows[p] : p0 + p) * g->b_row + j0, *high = 0;
-            if (p + 1 < k)
-                high = b + (rows ? rows[p + 1] : p0 + p + 1) * g->b_row + j0;
-            for (ptrdiff_t q = p + 8; rows && q < p + 10 && q < k; q++)
-                prefetch_run(b + rows[q] * g->b_row + j0, NR * sizeof(uint16_t));
-            uint32_t words[NR] = {0};
-            for (int i = 0; i < count; i++)
-                words[i] = low[i] | (high ? (uint32_t)high[i] << 16 : 0);
-            memcpy(to, words, sizeof words);
-        }
-        return;
-    }
-
-    for (int i = 0; i < count; i++) {
-        wide[i * GEMM_K + k / 2] = 0;
-        memcpy(wide + i * GEMM_K,
-               b + (g->rows ? g->rows[j0 + i] : j0 + i) * g->b_column + p0 * g->b_row,
-               k * sizeof(uint16_t));
-        line[i] = wide + i * GEMM_K;
-    }
-    for (ptrdiff_t j = j0 + NR; g->rows && j < g->n && j < j0 + 2 * NR; j++)
-        prefetch_run(b + g->rows[j] * g->b_column + p0, k * sizeof(uint16_t));
-    pack_lines(line, 1, count, NR, (k + 1) / 2, to);
+        prefetch_run(b + (g->rows[j] * g->b_column + p0) * size, k * size);
+    words_of_lines(line, halves, count, k, to, wide);
 }
 
 /* Rows first .. first + count of a, by lines: count is at most MR, and lines from there on zero */
@@ -391,7 +454,7 @@ static inline void pack_lines_of_a(const int pairs, const gemm_t *g, ptrdiff_t f
     for (int i = 0; i < MR; i++, to += LINE) {
         const float *from = g->a + (first + i) * g->a_row + p0;
         if (i >= count)
-            memset(to, 0, (pairs ? (k + 1) / 2 : k) * sizeof(float));
+            memset(to, 0, words_of(pairs, k) * sizeof(float));
         else if (pairs)
             words_of_line(from, k, to);
         else {
@@ -416,8 +479,7 @@ static inline void pack_columns_of_a(const int pairs, const gemm_t *g, ptrdiff_t
             __m512i words = _mm512_loadu_si512(low + r);
 #if defined(__AVX512BF16__)
             if (pairs)
-                words = words_of_registers(_mm512_loadu_ps(low + r),
-                                           high ? _mm512_loadu_ps(high + r) : _mm512_setzero_ps());
+                words = words_between(low + r, high ? high + r : 0, 0, 16);
 #endif
             _mm256_storeu_si256((__m256i *)to, _mm512_castsi512_si256(words));
             _mm256_storeu_si256((__m256i *)(to + tile), _mm512_extracti64x4_epi64(words, 1));
@@ -427,7 +489,7 @@ static inline void pack_columns_of_a(const int pairs, const gemm_t *g, ptrdiff_t
             const int count = m - r < MR ? (int)(m - r) : MR;
             float *to = panel + r / MR * tile;
             if (pairs)
-                words_of_rows(low + r, high ? high + r : 0, count, MR, to);
+                words_of_rows(low + r, high ? high + r : 0, 0, count, MR, to);
             else if (count == MR)
                 memcpy(to, low + r, MR * sizeof(float));
             else
@@ -442,9 +504,9 @@ static inline void pack_sliver(const int pairs, const gemm_t *g, ptrdiff_t j, pt
 {
     const int n = g->n - j < NR ? (int)(g->n - j) : NR;
     if (pairs && g->b_dtype == DTYPE_BFLOAT16)
-        pack_b_halves(g, j, p, k, n, to, wide);
+        pack_b_words(1, g, j, p, k, n, to, wide);
     else if (pairs)
-        pack_b_words(g, j, p, k, n, to, wide);
+        pack_b_words(0, g, j, p, k, n, to, wide);
     else if (g->b_dtype == DTYPE_BFLOAT16)
         pack_b_bfloat16(g, j, p, k, n, to, wide);
     else {
@@ -470,9 +532,9 @@ static inline __attribute__((always_inline)) void gemm_panel(const int pairs, co
                                                              float *work)
 {
     float *panel = work, *own = work + GEMM_PANEL_FLOATS, *wide = own + NR * GEMM_K;
-    const ptrdiff_t words = pairs ? (k + 1) / 2 : k;
+    const ptrdiff_t words = words_of(pairs, k);
     const ptrdiff_t tile = lines ? MR * LINE : MR * words + 16;  /* 16: in different sets */
-    const int accumulate = g->accumulate || p > 0;
+    const int accumulate = p > 0;
 
     if (lines)
         for (ptrdiff_t r = 0; r < m; r += MR)
@@ -506,8 +568,19 @@ static inline __attribute__((always_inline)) void gemm_panel(const int pairs, co
     }
 }
 
+#if defined(__AMX_BF16__)
+#include "loops_tiles.h"
+#include "loops_gemm_amx.h"
+#endif
+
 static void gemm(const gemm_t *g, float *work)
 {
+#if defined(__AMX_BF16__)
+    if (g->in_bfloat16) {
+        gemm_by_tiles(g, work);
+        return;
+    }
+#endif
     const int pairs = MULTIPLIES_PAIRS && g->in_bfloat16, lines = g->a_row != 1;
     const ptrdiff_t depth = pairs ? 2 * GEMM_K : GEMM_K;
 
@@ -532,7 +605,7 @@ static void pack_whole_b(const gemm_t *g, float *packed, float *work)
     const int pairs = MULTIPLIES_PAIRS && g->in_bfloat16;
     const ptrdiff_t depth = pairs ? 2 * GEMM_K : GEMM_K;
     for (ptrdiff_t p = 0; p < g->k; p += depth) {
-        ptrdiff_t k = g->k - p < depth ? g->k - p : depth, words = pairs ? (k + 1) / 2 : k;
+        ptrdiff_t k = g->k - p < depth ? g->k - p : depth, words = words_of(pairs, k);
         for (ptrdiff_t j = 0; j < g->n; j += NR)
             pack_sliver(pairs, g, j, p, k, packed + packed_place(pairs, g, j, p, words), work);
     }

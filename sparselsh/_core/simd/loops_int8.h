@@ -179,10 +179,99 @@ static inline __attribute__((always_inline)) void tile_int8(const int n_x, const
             store_lanes(sums[i][b], totals + b * INT8_LANES, out + i * out_row + b * INT8_LANES);
 }
 
+#if defined(__AMX_INT8__)
+#include "loops_tiles.h"
+
+enum { MIN_INPUTS_OF_TILES = 4 };  /* fewer are bound by reading the weights */
+
+/* Up to 16 inputs times n_b blocks of weights, a constant where this is inlined; groups beyond
+   whole tiles have tiles of their own shape */
+static inline __attribute__((always_inline)) void multiply_int8_tiles(const int n_b,
+                                                                      const int8_t *blocks,
+                                                                      ptrdiff_t n_groups,
+                                                                      const uint8_t *x,
+                                                                      int32_t *out,
+                                                                      ptrdiff_t out_row)
+{
+    const ptrdiff_t row = 4 * n_groups, block = n_groups * INT8_BLOCK_BYTES;
+    const int8_t *w = blocks;
+    ptrdiff_t g = 0;
+
+    BEFORE_TILES;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (; g + TILE <= n_groups; g += TILE, w += TILE * INT8_BLOCK_BYTES) {
+        _tile_loadd(4, x + 4 * g, row);
+        _tile_loadd(5, w, INT8_BLOCK_BYTES);
+        _tile_dpbusd(0, 4, 5);
+        if (n_b == 4) {
+            _tile_loadd(5, w + block, INT8_BLOCK_BYTES);
+            _tile_dpbusd(1, 4, 5);
+            _tile_loadd(5, w + 2 * block, INT8_BLOCK_BYTES);
+            _tile_dpbusd(2, 4, 5);
+            _tile_loadd(5, w + 3 * block, INT8_BLOCK_BYTES);
+            _tile_dpbusd(3, 4, 5);
+        }
+    }
+    if (g < n_groups) {
+        _tile_loadd(6, x + 4 * g, row);
+        _tile_loadd(7, w, INT8_BLOCK_BYTES);
+        _tile_dpbusd(0, 6, 7);
+        if (n_b == 4) {
+            _tile_loadd(7, w + block, INT8_BLOCK_BYTES);
+            _tile_dpbusd(1, 6, 7);
+            _tile_loadd(7, w + 2 * block, INT8_BLOCK_BYTES);
+            _tile_dpbusd(2, 6, 7);
+            _tile_loadd(7, w + 3 * block, INT8_BLOCK_BYTES);
+            _tile_dpbusd(3, 6, 7);
+        }
+    }
+
+    _tile_stored(0, out, out_row * sizeof(int32_t));
+    if (n_b == 4) {
+        _tile_stored(1, out + INT8_LANES, out_row * sizeof(int32_t));
+        _tile_stored(2, out + 2 * INT8_LANES, out_row * sizeof(int32_t));
+        _tile_stored(3, out + 3 * INT8_LANES, out_row * sizeof(int32_t));
+    }
+}
+
+static __attribute__((noinline)) void dots_of_tiles(const int8_t *blocks, ptrdiff_t n_blocks,
+                                                    ptrdiff_t n_groups, const uint8_t *x,
+                                                    ptrdiff_t n_x, int32_t *out, ptrdiff_t out_row)
+{
+    const ptrdiff_t block = n_groups * INT8_BLOCK_BYTES, row = 4 * n_groups;
+    const uint8_t rest = n_groups % TILE ? (uint8_t)(n_groups % TILE) : TILE;
+
+    for (ptrdiff_t i = 0, n; i < n_x; i += n) {  /* whole tiles, then what is left */
+        n = n_x - i >= TILE ? (n_x - i) / TILE * TILE : n_x - i;
+        const uint8_t r = n < TILE ? (uint8_t)n : TILE;
+        begin_tiles((const uint8_t[]){ r, r, r, r, r, TILE, r, rest },
+                    (const uint8_t[]){ TILE, TILE, TILE, TILE, TILE, TILE, rest, TILE });
+        for (ptrdiff_t b = 0; b < n_blocks; b += n_blocks - b >= 4 ? 4 : 1)
+            for (ptrdiff_t k = i; k < i + n; k += TILE) {
+                int32_t *to = out + k * out_row + b * INT8_LANES;
+                if (n_blocks - b >= 4)
+                    multiply_int8_tiles(4, blocks + b * block, n_groups, x + k * row, to, out_row);
+                else
+                    multiply_int8_tiles(1, blocks + b * block, n_groups, x + k * row, to, out_row);
+            }
+    }
+    _tile_release();
+}
+#endif
+
 static void dots_blocks(const int8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
                         const int32_t *totals, const uint8_t *x, ptrdiff_t n_x, int32_t *out,
                         ptrdiff_t out_row)
 {
+#if defined(__AMX_INT8__)
+    if (n_x >= MIN_INPUTS_OF_TILES) {
+        dots_of_tiles(blocks, n_blocks, n_groups, x, n_x, out, out_row);
+        return;
+    }
+#endif
     const ptrdiff_t block = n_groups * INT8_BLOCK_BYTES, row = 4 * n_groups;
     ptrdiff_t b = 0, i;
 
