@@ -11,7 +11,6 @@ from support import assert_same_bits
 
 import sparselsh as sl
 from sparselsh._arrays.csr import from_scipy
-from sparselsh._arrays.linalg import transposed
 from sparselsh.index import QuantizedRows
 from sparselsh.inference import _conversion, _refined
 
@@ -95,12 +94,6 @@ def as_before(path, old):
 
 
 # --- files of networks ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (300, 1), (513, 70)])
-def test_a_transposed_copy_has_the_same_numbers(rng, shape):
-    a = rng.standard_normal(shape).astype(np.float32)
-    assert_same_bits(transposed(a), np.ascontiguousarray(a.T))
 
 
 @pytest.mark.parametrize("sparse", [True, False])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._core import _estimates, _gemm, _select, _updates
+from .._core import _estimates, _file_parts, _gemm, _select, _updates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .types import Floats, Ids
 
 NO_BIAS = np.zeros(0, np.float32)
-ROWS_PER_TRANSPOSED_BLOCK = 64  # 64 KB for rows of 256 floats
+FLOATS_PER_CACHE_LINE = 16
+MAX_TRANSPOSED_BYTES = 1 << 24  # of a transpose, at a time
 SUM_ROUNDING = 4e-7  # of float32 inner products, relative to the norms, and of exponentials
 MAX_SCORES_PER_CHUNK = 1 << 24  # scores that an exact search computes at a time: 64 MB
 
@@ -36,30 +37,25 @@ def matmul(a: Floats, b: Floats, n_threads: int, *, transpose_a: bool = False,
     return out
 
 
-def transposed(a: np.ndarray) -> np.ndarray:
-    """A C-contiguous copy of a.T, in blocks whose rows stay in the cache while they are copied."""
-    out = np.empty((a.shape[1], a.shape[0]), a.dtype)
-    for start in range(0, a.shape[0], ROWS_PER_TRANSPOSED_BLOCK):
-        rows = slice(start, start + ROWS_PER_TRANSPOSED_BLOCK)
-        out[:, rows] = a[rows].T
-    return out
-
-
 class Transposed:
-    """The transpose of an array, of which parts are copied where they are read.
+    """The transpose of a float32 matrix, of which parts are copied where they are read.
 
-    A part of few rows reads a few entries of every row of the array: `part_bytes` is the size from
-    which on this takes no longer than a copy of the whole (`_files.parts_of`).
+    A part of a few rows reads as many entries of every row of the matrix: `part_rows` are those of
+    two cache lines, or fewer where they would take much memory (`_files.parts_of`).
     """
-
-    part_bytes = 1 << 24
 
     def __init__(self, array: Any) -> None:
         self.array = array
         self.shape, self.dtype = array.shape[::-1], array.dtype
+        room = MAX_TRANSPOSED_BYTES // max(1, array.shape[0] * array.dtype.itemsize)
+        line = FLOATS_PER_CACHE_LINE
+        self.part_rows = min(2 * line, room // line * line) or max(1, room)
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        return transposed(self.array[:, rows])
+    def __getitem__(self, rows: slice) -> Floats:
+        part = self.array[:, rows]
+        out = np.empty(part.shape[::-1], np.float32)
+        _file_parts.transpose(part, out)
+        return out
 
 
 def column_sums(a: Floats, n_threads: int) -> Floats:

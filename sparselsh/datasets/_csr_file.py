@@ -36,7 +36,7 @@ from .._arrays import csr
 from .._arrays.csr import CSR
 from .._arrays.scipy import sp
 from .._display import size, table
-from .._files import naming, place, replacing
+from .._files import crc32, naming, place, replacing
 from .._validation import INT32_MAX
 from . import _xmc_text
 from ._xmc_text import FileFormatError
@@ -198,7 +198,7 @@ class CSRFile:
         for block in first + np.flatnonzero(~is_sound[first:last + 1]):
             begin = int(block) * CHECKSUM_BLOCK_BYTES // size
             part = array[begin:begin + CHECKSUM_BLOCK_BYTES // size]
-            if zlib.crc32(part.view(np.uint8).data) != self._checksums[name][block]:
+            if crc32(part.view(np.uint8).data) != self._checksums[name][block]:
                 raise self._damaged(f"{name} differs from its checksum at entry {begin:,} or one "
                                     "that follows")
             is_sound[block] = True
@@ -530,7 +530,7 @@ def _assemble(file: IO[bytes], spools: Mapping[str, IO[bytes]], sizes: tuple[int
         start = bytes(8 if name.endswith("indptr") else 0)  # the offsets begin with a zero
         while block := start + spool.read(CHECKSUM_BLOCK_BYTES - len(start)):
             file.write(block)
-            checksums.append(zlib.crc32(block))
+            checksums.append(crc32(memoryview(block)))
             start = b""
         spool.close()  # frees its disk space
     own = np.array(checksums, "<u4").tobytes()

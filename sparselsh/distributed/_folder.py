@@ -165,7 +165,7 @@ def checksums(net: Any) -> dict[str, int]:
         for name, array in _shard_tensors(net, s, True).items():
             value = 0
             for part in _files.parts_of(array):
-                value = zlib.crc32(part, value)
+                value = _files.crc32(part, value)
             sums[f"{s} {name}"] = value
     return sums
 
