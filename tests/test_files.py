@@ -337,3 +337,15 @@ def test_an_optimizer_of_another_class_is_refused_before_the_file_is_written(tmp
     assert os.listdir(tmp_path) == []
     net.save(tmp_path / "net")
     assert json.loads(_files.read(tmp_path / "net", "sparselsh.network")[1]["config"])
+
+
+def test_a_network_is_written_once(tmp_path, monkeypatch):
+    # it was written twice, one time after the other
+    written = []
+    real = _files.write_checked
+    monkeypatch.setattr(_files, "write_checked",
+                        lambda path, *rest: (written.append(path), real(path, *rest)))
+    net = sl.Network([sl.Linear(4, 9)], random_state=0)
+    net.partial_fit(np.eye(9, 4), np.arange(9)).save(tmp_path / "a")
+    net.save(tmp_path / "b", training_state=True)
+    assert written == [tmp_path / "a", tmp_path / "b"]

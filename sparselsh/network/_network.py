@@ -633,7 +633,7 @@ class Network:
 
             self.refinement = fit_refinement(
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
-                n_candidates=n_candidates, seed=self.draw_seed(),
+                n_candidates=n_candidates, seed=self._draw_seed(),
                 n_threads=n_threads, progress=bar.update, **self._part_of_refinement())
         return self
 
@@ -1004,9 +1004,19 @@ class Network:
             self._training.progress = None  # its rows have fewer labels or features
             self._last_search = None
 
-    def draw_seed(self) -> int:
+    def _draw_seed(self) -> int:
         """A seed from the generator of the training."""
         return int(self._training.rng.integers(2**31))
+
+    @contextmanager
+    def seed_drawn(self) -> Iterator[int]:
+        """Context with a seed from the generator of the training; an error takes it back."""
+        generator = self._training.rng.bit_generator.state
+        try:
+            yield self._draw_seed()
+        except BaseException:
+            self._training.rng.bit_generator.state = generator
+            raise
 
     # -- weights ------------------------------------------------------------------------------
 
@@ -1442,8 +1452,8 @@ class Network:
               others: tuple[dict[str, Any], dict[str, Any]]) -> None:
         self._check_initialized()
         with_indexes = training_state or indexes
-        options = (self.refinement, self.calibration, with_indexes, training_state, others)
-        _file.write(path, self._training, *options)
+        _file.write(path, self._training, self.refinement, self.calibration, with_indexes,
+                    training_state, others)
         if not with_indexes:
             for layer in self.layers:
                 layer.drop_indexes()
