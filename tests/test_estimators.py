@@ -588,6 +588,17 @@ def test_lists_that_are_no_names_are_refused():
         LSHClassifier().fit(X, [*tags[:3], "abc", *tags[4:]])
 
 
+def test_classes_of_a_partial_fit_that_fails_are_not_added(digits):
+    # they stayed, with outputs that nothing had trained
+    X, _, y, _ = digits
+    clf = LSHClassifier(8, max_iter=1, random_state=0).fit(X[y < 3], y[y < 3])
+    before = clf.predict_proba(X[:5])
+    with pytest.raises(ValueError, match="NaN"):
+        clf.partial_fit(np.full_like(X, np.nan), y, classes=range(10))
+    assert clf.classes_.tolist() == [0, 1, 2]
+    assert_same_bits(clf.predict_proba(X[:5]), before)
+
+
 def test_partial_fit_adds_classes(digits):
     X, X_test, y, y_test = digits
     clf = LSHClassifier(random_state=0).partial_fit(X[y < 8], y[y < 8], classes=range(8))

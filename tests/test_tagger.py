@@ -435,3 +435,47 @@ def test_it_is_an_estimator(data, sorter):
     assert repr(sl.Tagger(hidden=8)) == "Tagger(hidden=8)"
     one = [row[0] for row in data[1]]
     assert cross_val_score(clone(model), data[0], one, cv=2).min() > 0.5
+
+
+def test_hold_out_leaves_texts_to_train_on():
+    texts, tags = ["red apple", "fast car"] * 5, [["fruit"], ["traffic"]] * 5
+    with pytest.raises(ValueError, match="hold_out=10 leaves none of the 10 rows"):
+        sl.Tagger(hold_out=10).fit(texts, tags)
+    with pytest.raises(ValueError, match="hold_out=99 leaves none of the 10 rows"):
+        sl.Recommender(hold_out=99).fit([["a", "b"]] * 10)
+
+
+@pytest.mark.parametrize("n_features", [None, 16])
+def test_a_fit_that_fails_leaves_the_vocabulary_of_before(n_features, monkeypatch):
+    # the number of texts, and where runs are hashed the vocabulary, were those of the new texts
+    vectorizer = sl.TextVectorizer(min_df=1, n_features=n_features).fit(["red apple", "fast car"])
+    before = vectorizer.transform(["a red car"]).toarray(), vectorizer.n_texts_
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(sl.TextVectorizer, "_factors", fail)
+    for fit in (vectorizer.fit, vectorizer.fit_transform):
+        with pytest.raises(MemoryError):
+            fit(["slow bus"] * 3)
+    assert_same_bits(vectorizer.transform(["a red car"]).toarray(), before[0])
+    assert vectorizer.n_texts_ == before[1]
+
+
+def test_tags_whose_addition_fails_are_not_added(monkeypatch):
+    texts, tags = ["red apple", "green pear", "fast car"] * 5, [["fruit"], ["fruit"],
+                                                                ["traffic"]] * 5
+    tagger = sl.Tagger(hidden=4, random_state=0).fit(texts, tags)
+    whole = sl.Tagger(hidden=4, random_state=0).fit(texts, tags)
+    more = ["soft rain", "light snow"] * 4, [["weather"], ["weather", "cold"]] * 4
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sl.Network, "grow", fail)
+        with pytest.raises(MemoryError):
+            tagger.add_tags(*more)
+    assert tagger.predict_topk(texts[:3], 5) == whole.predict_topk(texts[:3], 5)
+    assert (tagger.add_tags(*more).predict_topk(more[0], 5)
+            == whole.add_tags(*more).predict_topk(more[0], 5))

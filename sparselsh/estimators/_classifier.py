@@ -235,20 +235,22 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         self._check_parameters()
 
         first = not hasattr(self, "network_")
-        if first:
-            self._given_classes = None if classes is None else np.unique(classes)
-        elif classes is not None:
-            given = np.unique(classes)
-            if not np.isin(self.classes_, given).all():
-                raise ValueError("classes must be those of the first call, and may be more: "
-                                 f"{self.classes_}, got {np.asarray(classes)}")
-            self._add_classes(given[~np.isin(given, self.classes_)])
-        self._may_grow = not first
-        try:
-            return self._partial_fit(X, y, sample_weight, first)
-        finally:
-            self.__dict__.pop("_given_classes", None)
-            self.__dict__.pop("_may_grow", None)
+        with self._restored_on_failure():  # with the classes and outputs of before
+            if first:
+                self._given_classes = None if classes is None else np.unique(classes)
+            elif classes is not None:
+                given = np.unique(classes)
+                if not np.isin(self.classes_, given).all():
+                    raise ValueError("classes must be those of the first call, and may be more: "
+                                     f"{self.classes_}, got {np.asarray(classes)}")
+                self._add_classes(given[~np.isin(given, self.classes_)])
+            self._may_grow = not first
+            try:
+                self._train_once(X, y, sample_weight, first)
+            finally:
+                self.__dict__.pop("_given_classes", None)
+                self.__dict__.pop("_may_grow", None)
+        return self
 
     def _add_classes(self, new: np.ndarray) -> None:
         """Add classes, and outputs for them, behind those that there are."""

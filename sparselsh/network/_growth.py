@@ -86,14 +86,16 @@ def grow_from_rows(network: Network, rows: Rows, C: float) -> None:
     weight = _units(_label_sums(y, n_labels, h)) * np.float32(length)
     bias, candidates = _biases(h, weight, z, y, weights, n_labels, n_threads)
 
-    refinement = None
-    if network.refinement is not None and len(weight):
-        costs = np.float32(C) * weights
+    if network.refinement is None or not len(weight):
+        network.grow(len(inputs), weight, bias, inputs.T)
+        return
+    costs = np.float32(C) * weights
+    with network.seed_drawn() as seed:
         refinement = fit_refinement(
             x, _new_only(y, n_labels), candidates, costs, threshold=THRESHOLD,
             scale=network.refinement.scale, n_candidates=network.refinement.n_candidates,
-            seed=network.draw_seed(), n_threads=n_threads)
-    network.grow(len(inputs), weight, bias, inputs.T, refinement)
+            seed=seed, n_threads=n_threads)
+        network.grow(len(inputs), weight, bias, inputs.T, refinement)
 
 
 def _biases(h: Floats, weight: Floats, z: Floats, y: CSR, weights: Floats, n_labels: int,

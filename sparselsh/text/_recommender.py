@@ -139,7 +139,7 @@ class Recommender(Parameters):
         options = Options(self.hidden, self.epochs, self.batch_size, self.lr, self.dropout,
                           self.hold_out, bool(self.refine), "classes", "one", self.random_state,
                           self.n_threads, callbacks, bool(self.verbose), shared_ids=True)
-        self._take(trained(x, y, options), names)
+        self._take(trained(x, y, options), _named(names))
         return self
 
     def add_items(self, sequences: Any) -> Self:
@@ -199,19 +199,16 @@ class Recommender(Parameters):
         new = sorted({item for row in sequences for item in row} - self._ids.keys())
         names = [*self._names, *new]
         x, y = self._steps(sequences, {name: j for j, name in enumerate(names)})
-        kept = with_more(self._kept, x, y)
+        kept, named = with_more(self._kept, x, y), _named(names)
         with held():  # the parts change together, or an error leaves them as they were
             if new:
                 grow_from_rows(self.network_, joined(x, y, *self._kept), refinement_cost(x))
-            self._take(Trained(self.network_, None, kept), names)
+            self._take(Trained(self.network_, None, kept), named)
         return x, y
 
-    def _take(self, model: Trained, names: list[str]) -> None:
-        """Be the recommender of these, all at once."""
-        items = np.empty(len(names), object)
-        items[:] = names
-        self.__dict__.update(network_=model.network, items_=items, _kept=model.kept, _names=names,
-                             _ids={name: j for j, name in enumerate(names)})
+    def _take(self, model: Trained, named: dict[str, Any]) -> None:
+        """Be the recommender of these, all at once; `named` is what `_named` gives."""
+        self.__dict__.update(named, network_=model.network, _kept=model.kept)
 
     def _check_parameters(self) -> None:
         check.integer(self.hidden, "hidden")
@@ -416,5 +413,12 @@ class Recommender(Parameters):
                                  f"{network.n_labels} labels, which should be the same items")
             kept = kept_of_tensors(stored.tensors, config["n_seen"], network)
             names = _file.names_of_tensors(stored.tensors, network.n_labels)
-            recommender._take(Trained(network, None, kept), names)
+            recommender._take(Trained(network, None, kept), _named(names))
             return recommender
+
+
+def _named(names: list[str]) -> dict[str, Any]:
+    """The attributes of a recommender that follow from the names of its items."""
+    items = np.empty(len(names), object)
+    items[:] = names
+    return {"items_": items, "_names": names, "_ids": {name: j for j, name in enumerate(names)}}

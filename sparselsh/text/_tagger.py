@@ -167,7 +167,7 @@ class Tagger(Parameters):
         vectorizer = self._new_vectorizer()
         x = _rows_of_fit(vectorizer, texts)
         model = trained(x, names.indicator(), self._options(names.one_per_row, callbacks))
-        self._take(vectorizer, model, names.names, names.one_per_row)
+        self._take(vectorizer, model, _named(names.names, names.one_per_row))
         return self
 
     def add_tags(self, texts: Any, tags: Any) -> Self:
@@ -249,7 +249,7 @@ class Tagger(Parameters):
         else:
             x = self._rows(texts)
         y = names.indicator()
-        kept = with_more(self._kept, x, y)
+        kept, named = with_more(self._kept, x, y), _named(names.names, self._one_per_row)
         rows = joined(x, y, *self._kept)
         network = self.network_
         with held():  # the parts change together, or an error leaves them as they were
@@ -258,21 +258,15 @@ class Tagger(Parameters):
             threshold = self.threshold_
             if not isinstance(threshold, float):
                 threshold = network.calibration.threshold
-            self._take(vectorizer, Trained(network, threshold, kept), names.names,
-                       self._one_per_row)
+            self._take(vectorizer, Trained(network, threshold, kept), named)
         return x, y
 
-    def _take(self, vectorizer: Any, model: Trained, names: Sequence[str],
-              one_per_row: bool) -> None:
-        """Be the tagger of these, all at once."""
-        tags = np.empty(len(names), object)
-        tags[:] = names
+    def _take(self, vectorizer: Any, model: Trained, named: dict[str, Any]) -> None:
+        """Be the tagger of these, all at once; `named` is what `_named` gives."""
         self.__dict__.update(
-            vectorizer_=vectorizer, network_=model.network, tags_=tags, _kept=model.kept,
+            named, vectorizer_=vectorizer, network_=model.network, _kept=model.kept,
             threshold_=(model.threshold if isinstance(self.threshold, str) else
-                        float(self.threshold)),
-            _one_per_row=one_per_row, _names=list(names),
-            _ids={name: j for j, name in enumerate(names)})
+                        float(self.threshold)))
 
     def _check_parameters(self) -> None:
         check.integer(self.hidden, "hidden")
@@ -617,8 +611,8 @@ class Tagger(Parameters):
                 raise ValueError("one_per_text must be true or false")
             names = _file.names_of_tensors(stored.tensors, network.n_labels)
             kept = kept_of_tensors(stored.tensors, config["n_seen"], network)
-            tagger._take(vectorizer, Trained(network, threshold, kept), names,
-                         config["one_per_text"])
+            tagger._take(vectorizer, Trained(network, threshold, kept),
+                         _named(names, config["one_per_text"]))
             tagger.threshold_ = threshold
             return tagger
 
@@ -629,6 +623,14 @@ class Tagger(Parameters):
                     target_tags=TargetTags(required=True, multi_output=False),
                     classifier_tags=ClassifierTags(multi_label=True),
                     input_tags=InputTags(one_d_array=True, two_d_array=False, string=True))
+
+
+def _named(names: Sequence[str], one_per_row: bool) -> dict[str, Any]:
+    """The attributes of a tagger that follow from the names of its tags."""
+    tags = np.empty(len(names), object)
+    tags[:] = names
+    return {"tags_": tags, "_names": list(names), "_one_per_row": one_per_row,
+            "_ids": {name: j for j, name in enumerate(names)}}
 
 
 def _rows_of_fit(vectorizer: Any, texts: list[str]) -> CSR:

@@ -126,6 +126,9 @@ def _split(x: CSR, y: CSR, n_held_out: int | None) -> tuple[np.ndarray, np.ndarr
     n = x.shape[0]
     if n_held_out is None:
         n_held_out = _recipe.n_held_out(n, y.n_columns)
+    if n_held_out >= n:
+        raise ValueError(f"hold_out={n_held_out} leaves none of the {n} rows to train on; give a "
+                         "smaller number")
     order = np.random.default_rng(SPLIT_SEED).permutation(n)
     return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
 

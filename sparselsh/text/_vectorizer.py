@@ -119,23 +119,28 @@ class TextVectorizer(Parameters):
         ValueError, TypeError
             If a parameter or a text is invalid, or no run is in enough texts.
         """
-        self._fit(checked_texts(texts, "texts"))
+        self.__dict__.update(self._fitted(checked_texts(texts, "texts")).__dict__)
         return self
 
-    def _fit(self, texts: Sequence[str]) -> None:
+    def _fitted(self, texts: Sequence[str]) -> TextVectorizer:
+        """A vectorizer with these parameters and the vocabulary of the texts.
+
+        `fit` takes its state at once, so that an error leaves that of before.
+        """
         self._check_parameters()
-        self.n_texts_ = len(texts)
-        if self.n_features is None:
-            offsets, strings, counts = self._listed(texts)
-            self._take_vocabulary(offsets, strings, self._factors(counts))
-            return
-        self.idf_ = np.zeros(0)
-        self._take_vocabulary(np.zeros(1, np.int64), NO_STRINGS, np.zeros(0))
-        if self.use_idf:
-            counts = np.zeros(self.n_features, np.int64)
-            for rows in self._rows_of_chunks(texts):
-                counts += np.bincount(rows.indices, minlength=self.n_features)
-            self._take_vocabulary(np.zeros(1, np.int64), NO_STRINGS, self._factors(counts))
+        new = TextVectorizer(**self.get_params(deep=False))
+        new.n_texts_ = len(texts)
+        if new.n_features is None:
+            offsets, strings, counts = new._listed(texts)
+            new._take_vocabulary(offsets, strings, new._factors(counts))
+            return new
+        new._take_vocabulary(np.zeros(1, np.int64), NO_STRINGS, np.zeros(0))
+        if new.use_idf:
+            counts = np.zeros(new.n_features, np.int64)
+            for rows in new._rows_of_chunks(texts):
+                counts += np.bincount(rows.indices, minlength=new.n_features)
+            new._take_vocabulary(np.zeros(1, np.int64), NO_STRINGS, new._factors(counts))
+        return new
 
     def _check_parameters(self) -> None:
         try:
@@ -307,8 +312,10 @@ class TextVectorizer(Parameters):
             As for `fit`.
         """
         texts = checked_texts(texts, "texts")
-        self._fit(texts)
-        return self.rows(texts).to_scipy()
+        fitted = self._fitted(texts)
+        rows = fitted.rows(texts).to_scipy()
+        self.__dict__.update(fitted.__dict__)
+        return rows
 
     def rows(self, texts: Sequence[str]) -> CSR:
         """The rows of checked texts."""
