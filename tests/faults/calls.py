@@ -6,6 +6,7 @@ its training is resumed, and the result must have the bits of a call without a f
 import copy
 import functools
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import scipy.sparse as sp
 
 import sparselsh as sl
 from sparselsh import callbacks, rebuild
+from sparselsh.cli._models import load_model
 from sparselsh.inference import _conversion
 from sparselsh.inference.readers.affine import Affine
 
@@ -311,40 +313,44 @@ class Estimator(Call):
     """An estimator: a call that failed leaves it as it was, and made again it gives the same.
 
     Ctrl-C may also end a training early without an error; then only `fit`, which begins anew, is
-    called again.
+    called again. `half` is what a call of two parts has done when the first one is complete.
     """
 
-    def __init__(self, fit, fitted=False):
-        self.call, self.fitted = fit, fitted
+    def __init__(self, call, make=None, answers=None, half=None):
+        self.call, self.prepared = call, make or classifier
+        self.half, self.answers = half, answers or predictions
 
     def make(self, folder):
-        thing = classifier()
-        return thing.fit(X, FEW % 3) if self.fitted else thing
+        return copy.deepcopy(self.prepared())
 
     def run(self, thing, folder):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that Ctrl-C has ended the training
             self.call(thing)
 
-    @staticmethod
-    def answers(thing):
-        return thing.predict_proba(X[:5]) if hasattr(thing, "network_") else np.zeros(0)
-
     @functools.cached_property
     def whole(self):
-        thing = self.make(None)
-        before = self.answers(thing)
-        self.run(thing, None)
-        return before, self.answers(thing)
+        things = [self.make(None) for _ in range(3)]
+        if self.half is not None:
+            self.half(things[1])
+        self.run(things[2], None)
+        return [self.answers(thing) for thing in things]
 
     def check(self, thing, folder, failed):
-        before, after = self.whole
+        after = self.whole[-1]
         got = self.answers(thing)
         if failed:
-            expect(same(got, before) or same(got, after), "what failed has changed the estimator")
-        if not same(got, after):
+            expect(got in self.whole, "what failed has changed the estimator")
+        if got != after:
             self.run(thing, folder)
-        expect(same(self.answers(thing), after), "the estimator predicts otherwise")
+        expect(self.answers(thing) == after, "the estimator predicts otherwise")
+
+
+def predictions(thing):
+    """What a classifier answers, as bytes."""
+    if not hasattr(thing, "network_"):
+        return []
+    return [thing.predict_proba(X[:5]).tobytes(), str(thing.classes_)]
 
 
 class Save(Call):
@@ -493,7 +499,7 @@ def logged(folder):
 def read_any(path):
     if path.suffix == ".json":
         return json.loads(path.read_text())
-    return path.read_text() if path.suffix in (".csv", ".txt") else sl.load(path)
+    return path.read_text() if path.suffix in (".csv", ".txt") else load_model(str(path))
 
 
 class CommandFailed(MemoryError, OSError):
@@ -506,6 +512,75 @@ def run_command(main, arguments):
         raise KeyboardInterrupt
     if code:
         raise CommandFailed(f"code {code}")
+
+
+def by_command_of_texts(folder):
+    """Train a tagger, name tags, and write a network in fewer bits."""
+    from sparselsh import cli
+
+    texts = folder.parent / f"{folder.name}-texts.jsonl"
+    network = folder.parent / f"{folder.name}-network"
+    try:
+        texts.write_text("".join(json.dumps({"text": text, "tags": tags}) + "\n"
+                                 for text, tags in zip(TEXTS, TAGS, strict=True)))
+        refined().save(network)
+        for arguments in (
+                ["train", str(texts), "--model", str(folder / "model"), "--epochs", "1",
+                 "--hidden", "4", "--quiet", "--threads", "1"],
+                ["predict", str(folder / "model"), str(texts), "--output",
+                 str(folder / "tags.txt"), "--threads", "1"],
+                ["compress", str(network), "--output", str(folder / "small"), "--storage", "int8",
+                 "--threads", "1"]):
+            run_command(cli.main, arguments)
+    finally:
+        for path in (texts, network):
+            path.unlink(missing_ok=True)
+
+
+@functools.cache
+def sharded():
+    from sparselsh.distributed import ShardedNetwork
+
+    net = ShardedNetwork([sl.Linear(60, 8), sl.LSHLinear(8, 40, density=0.5)], shards=4,
+                         random_state=0, n_threads=1)
+    return net.fit(S, FEW, epochs=1, **QUIET)
+
+
+class Shards(Call):
+    """A folder of shards is written over an older one: that stays, or the new one is there."""
+
+    def make(self, folder):
+        path = Path(folder) / "folder"
+        copy.deepcopy(sharded()).save(path)
+        net = copy.deepcopy(sharded())
+        return net.fit(S, FEW, epochs=1, **QUIET)
+
+    def run(self, net, folder):
+        net.save(Path(folder) / "folder", training_state=True)
+
+    def answer(self, path):
+        from sparselsh.distributed import load
+
+        net = load(path, n_threads=1)
+        return [a.tobytes() for a in net.topk(S[:9], 3, exact=True)], len(net.history)
+
+    @functools.cached_property
+    def states(self):
+        with tempfile.TemporaryDirectory() as folder:
+            net = self.make(folder)
+            before = self.answer(Path(folder) / "folder")
+            self.run(net, folder)
+            return before, self.answer(Path(folder) / "folder")
+
+    def check(self, net, folder, failed):
+        path = Path(folder) / "folder"
+        expect(self.answer(path) in self.states, "the folder holds neither network")
+        self.run(net, folder)
+        expect(self.answer(path) == self.states[1], "saved again it holds another network")
+        left = sorted(p.name for p in path.iterdir())
+        expect(len(left) == 2, f"{left} are left")
+
+    check_after_kill = functools.partialmethod(check, failed=True)
 
 
 def by_command(folder):
@@ -524,10 +599,94 @@ def by_command(folder):
         data.unlink(missing_ok=True)
 
 
-def classifier(**options):
+def classifier():
     from sparselsh.estimators import LSHClassifier
 
-    return LSHClassifier(8, max_iter=2, random_state=0, n_jobs=1, **options)
+    return LSHClassifier(8, max_iter=2, random_state=0, n_jobs=1)
+
+
+@functools.cache
+def fitted_classifier():
+    return classifier().fit(X, FEW % 3)
+
+
+# --- texts, tags and items ------------------------------------------------------------------------
+
+TEXTS = [f"word{i % 7} word{i % 5} naïve 日本" for i in range(60)]
+TAGS = [[f"tag{i % 7}", f"tag{i % 5}"] for i in range(60)]
+MORE_TEXTS, MORE_TAGS = ([f"word{i % 3} another{i % 4} naïve" for i in range(20)],
+                         [[f"tag{i % 3}", f"new{i % 4}"] for i in range(20)])
+ITEMS, MORE_ITEMS = [[*row, "x", "y"] for row in TAGS], [[*row, "y"] for row in MORE_TAGS]
+
+
+def tagger():
+    return sl.Tagger(hidden=4, epochs=2, hold_out=20, random_state=0, n_threads=1)
+
+
+@functools.cache
+def fitted_tagger():
+    return tagger().fit(TEXTS, TAGS)
+
+
+def recommender():
+    return sl.Recommender(hidden=4, epochs=2, random_state=0, n_threads=1)
+
+
+@functools.cache
+def fitted_recommender():
+    return recommender().fit(ITEMS)
+
+
+def named(thing):
+    """What a tagger or a recommender knows and answers."""
+    if not hasattr(thing, "network_"):
+        return []
+    if isinstance(thing, sl.Recommender):
+        return [thing.items_.tolist(), thing.recommend([["tag1", "x"], ["new1", "nothing"]], k=4)]
+    texts = ["word1 word2 another1 naïve", "日本", ""]
+    return [thing.tags_.tolist(), thing.predict_topk(texts, 20), thing.predict(texts),
+            str(thing.threshold_), thing.explain(texts[0], "tag1")]
+
+
+def rows_of_texts(vectorizer):
+    """What a vectorizer makes of some texts."""
+    if not hasattr(vectorizer, "n_texts_"):
+        return []
+    rows = vectorizer.transform(MORE_TEXTS)
+    return [rows.shape, rows.indices.tobytes(), rows.data.tobytes(), vectorizer.n_texts_]
+
+
+@functools.cache
+def fitted_vectorizer(**options):
+    return sl.TextVectorizer(n_threads=1, **options).fit(TEXTS)
+
+
+def served_answers(tagger, texts):
+    """Bodies that `sparselsh serve` answers with."""
+    from sparselsh.serving._answers import served
+    from sparselsh.serving._limits import Limits
+
+    answers = served(tagger)
+    job = answers.job(json.dumps({"texts": texts, "k": 4}).encode(), Limits())
+    body = json.dumps({"text": texts[0], "label": "tag1"}).encode()
+    return [*answers.answers([job, job]), answers.explanation(body)]
+
+
+class Serve(Call):
+    """A worker's answer to a request: asked again it gives the same bytes."""
+
+    def make(self, folder):
+        return copy.deepcopy(fitted_tagger())
+
+    def run(self, tagger, folder):
+        return served_answers(tagger, MORE_TEXTS)
+
+    @functools.cached_property
+    def answer(self):
+        return self.run(self.make(None), None)
+
+    def check(self, tagger, folder, failed):
+        expect(self.run(tagger, folder) == self.answer, "the answer is another one")
 
 
 ADAM_ROW = sl.Adam(1e-2, second_moment="row", clip_norm=1.0)
@@ -584,10 +743,34 @@ CALLS = {
                                                  n_threads=1),
         lambda net: net.topk(S[:5], 3)),
     "LSHClassifier.fit": Estimator(lambda clf: clf.fit(X, FEW % 5)),
-    "LSHClassifier.fit, again": Estimator(lambda clf: clf.fit(X, FEW % 5), fitted=True),
+    "LSHClassifier.fit, again": Estimator(lambda clf: clf.fit(X, FEW % 5), fitted_classifier),
     "LSHClassifier.partial_fit": Estimator(
         lambda clf: clf.partial_fit(X, FEW % 5, np.arange(5))),
+    "LSHClassifier.partial_fit, more classes": Estimator(
+        lambda clf: clf.partial_fit(X, FEW % 5, np.arange(6)), fitted_classifier),
+    "TextVectorizer.fit": Estimator(
+        lambda vectorizer: vectorizer.fit(MORE_TEXTS), fitted_vectorizer, rows_of_texts),
+    "TextVectorizer.fit_transform, hashed": Estimator(
+        lambda vectorizer: vectorizer.fit_transform(MORE_TEXTS),
+        lambda: fitted_vectorizer(n_features=32), rows_of_texts),
+    "Tagger.fit": Estimator(lambda tagger: tagger.fit(TEXTS, TAGS), tagger, named),
+    "Tagger.fit, again": Estimator(
+        lambda tagger: tagger.fit(MORE_TEXTS * 2, MORE_TAGS * 2), fitted_tagger, named),
+    "Tagger.add_tags": Estimator(
+        lambda tagger: tagger.add_tags(MORE_TEXTS, MORE_TAGS), fitted_tagger, named),
+    "Tagger.partial_fit": Estimator(
+        lambda tagger: tagger.partial_fit(MORE_TEXTS, MORE_TAGS), fitted_tagger, named,
+        lambda tagger: tagger.add_tags(MORE_TEXTS, MORE_TAGS)),
+    "Recommender.fit": Estimator(lambda model: model.fit(ITEMS), recommender, named),
+    "Recommender.add_items": Estimator(
+        lambda model: model.add_items(MORE_ITEMS), fitted_recommender, named),
+    "Recommender.partial_fit": Estimator(
+        lambda model: model.partial_fit(MORE_ITEMS), fitted_recommender, named,
+        lambda model: model.add_items(MORE_ITEMS)),
+    "serve": Serve(),
     "callbacks": Write(logged, read_any, ("log.csv", "log.json", "best", "checkpoint")),
+    "command, texts": Write(by_command_of_texts, read_any, ("model", "small", "tags.txt")),
+    "shards": Shards(),
     "command": Write(by_command, read_any, ("model", "report.json", "labels.txt")),
     "save": Save(lambda net, path: net.save(path), sl.load),
     "save, indexes": Save(lambda net, path: net.save(path, indexes=True), sl.load),
@@ -598,6 +781,10 @@ CALLS = {
                                    lambda: copy.deepcopy(refined())),
     "save, deep": SaveIndexless(lambda net, path: net.save(path, training_state=True), sl.load,
                                 lambda: copy.deepcopy(trained("sketches on drift"))),
+    "Tagger.save": SaveIndexless(lambda tagger, path: tagger.save(path), sl.Tagger.load,
+                                 lambda: copy.deepcopy(fitted_tagger())),
+    "Recommender.save": SaveIndexless(lambda model, path: model.save(path), sl.Recommender.load,
+                                      lambda: copy.deepcopy(fitted_recommender())),
     "LSHIndex.save": SaveIndexless(lambda index, path: index.save(path), load_index,
                                    lambda: fitted_index()),
     "write_xmc": SaveIndexless(lambda rows, path: sl.datasets.write_xmc(path, S, ONE_HOT),
@@ -606,6 +793,7 @@ CALLS = {
                                lambda: (S, FEW)),
     "load": Load(saved(), sl.load),
     "load, training_state": Load(saved(True), sl.load),
+    "Tagger.load": Load(lambda path: fitted_tagger().save(path), sl.Tagger.load),
     "InferenceNetwork.load": Load(lambda path: converted().save(path), sl.InferenceNetwork.load),
     "open_csr": Load(lambda path: sl.datasets.write_csr(path, S, FEW), read_rows),
 }

@@ -214,7 +214,7 @@ def full_disk(name, most=None):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         call.run(call.make(folder), folder)
-        size = max(path.stat().st_size for path in Path(folder).iterdir())
+        size = max(path.stat().st_size for path in Path(folder).rglob("*"))
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     limit = 0
 
@@ -400,7 +400,7 @@ KINDS = {"allocations": allocations, "lines": lines, "moments": moments, "full_d
 def subjects(kind):
     """What a kind of fault is tried on."""
     saves = [name for name, call in calls.CALLS.items()
-             if isinstance(call, calls.Save | calls.Write)]
+             if isinstance(call, calls.Save | calls.Write | calls.Shards)]
     return {"bits": ["model", "checkpoint", "deep", "deep, checkpoint", "deep, indexes",
                      "refined, calibrated", "index", "index, own ids", "index, names",
                      "converted", "quantized", "csr"],
