@@ -17,6 +17,8 @@ RETURNS = {
     "_buckets.capacity": "int",
     "_single_row_mlp.prepare": "SingleRowMLP",
     "_checks.are_rows": "bool",
+    "_file_parts.crc32": "int",
+    "_file_parts.is_fast": "bool",
     "_format.format_rows": "int",
     "_openmp.max_threads": "int",
     "_parse.count": "tuple[int, int, int]",
@@ -45,7 +47,7 @@ SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", 
            "TextRows": "TextRows"}
 ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
          "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
-BUFFERS = {"_parse.text"}  # bytes or a mapped file
+BUFFERS = {"_file_parts.data", "_parse.text"}  # bytes or a mapped file
 OPTIONAL = {"_gemm.m", "_gemm.v", "_updates.m", "_updates.v",  # state that a rule may not keep
             "_active.indices", "_projections.indices", "_winners.indices",  # of dense rows
             "_buckets.names"}
