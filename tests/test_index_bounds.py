@@ -3,6 +3,7 @@
 The thresholds are the recall that was asked for. What is measured is above it on each of these
 inputs: the floors of the bounds are chosen by the worst of many (bench/retrieval.py).
 """
+import copy
 import itertools
 
 import numpy as np
@@ -342,6 +343,41 @@ def test_changes_keep_the_metric(rng, metric, tmp_path):
     assert loaded.metric == metric
     for a, b in zip(index.search(X), loaded.search(X), strict=True):
         assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("plan", ["sketches", "exact"])
+@pytest.mark.parametrize(("d", "far"), [(2, 5e5), (24, 3e4)])
+def test_distances_between_rows_far_from_zero(rng, plan, d, far, tmp_path):
+    W, X = [np.float32(100) * a + np.float32(far)
+            for a in clustered(rng, n=3000, d=d, n_queries=60)]
+
+    def check(index):
+        distances = np.linalg.norm(X[:, None].astype(float) - W[None], axis=2)
+        ids, scores = index.search(X, 5)
+        assert neighbour_recall(ids, np.argsort(distances, axis=1)[:, :5]) >= 0.98
+        np.testing.assert_allclose(scores, np.take_along_axis(distances, ids, 1), rtol=1e-4,
+                                   atol=1e-2)
+
+    index = sl.LSHIndex(metric="l2", plan=plan, random_state=0).fit(W[:2500], queries=X[:30])
+    index.add(W[2500:])
+    check(index)
+    W[[3, 2600]] = W[[2600, 3]]
+    index.update(W, [3, 2600])
+    check(index)
+    index.save(tmp_path / "i")
+    check(sl.LSHIndex.load(tmp_path / "i", W))
+    check(copy.deepcopy(index))
+
+
+@pytest.mark.parametrize("plan", ["sketches", "exact"])
+def test_an_update_in_place_keeps_the_distances(rng, plan):
+    W, X = clustered(rng, n=600, d=16, n_queries=40)
+    index = sl.LSHIndex(metric="l2", plan=plan, random_state=0).fit(W)
+    W[:50] *= np.float32(3)
+    index.update(W, np.arange(50))
+    distances = np.linalg.norm(X[:, None].astype(float) - W[None], axis=2)
+    ids = index.search(X, 5)[0]
+    assert neighbour_recall(ids, np.argsort(distances, axis=1)[:, :5]) >= 0.98
 
 
 # ---- own ids, changes

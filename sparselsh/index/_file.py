@@ -218,9 +218,12 @@ def _sketched_again(engine: IndexEngine, n_threads: int) -> None:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def write(path: PathLike, engine: IndexEngine, ids: OwnIds | None = None) -> None:
-    """Write an engine, and the ids that a user has given to its rows, as one safetensors file."""
+def write(path: PathLike, engine: IndexEngine, ids: OwnIds | None = None,
+          origin: Floats | None = None) -> None:
+    """Write an engine, its origin and the ids that a user has given, as one safetensors file."""
     tensors, config = state(engine)
+    if origin is not None:
+        tensors["origin"] = origin
     config["weights"] = weights_checksum(engine.W, engine.bias)
     if ids is not None and ids.values.dtype.kind == "i":
         tensors["own_ids"] = ids.values

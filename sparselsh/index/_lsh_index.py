@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 COMPARED_ROWS = 256  # by which `add` recognizes the rows that an index has already
 CONFIDENCE = 0.999  # of each answer, with `certify=True`
+FAR = 64.0  # squared distance of the mean from zero, relative to that of the rows from the mean
 GROWTH = 4  # an index that has to copy its weights leaves room for a fourth as many
+ORIGIN_ROWS = 4096  # of which the mean is taken
 
 
 class LSHIndex:
@@ -97,11 +99,12 @@ class LSHIndex:
     -----
     Python threads may share an index: a call waits until that of another thread has ended.
 
-    The weights are kept by reference and read by every search; with `metric="cosine"`, and after
-    :meth:`add`, the index has its own copy. Memory beyond them: 4 bytes per neuron, 4 more if there
-    is a norm floor, and 20 + `sketch_bits` / 8 bytes per neuron whose norm reaches the floor; per
-    table, 8 bytes per neuron and 12 per bucket, or about 10 and 22 if `dynamic`. A search of the
-    tables needs 9 more bytes per neuron and thread.
+    The weights are kept by reference and read by every search; with `metric="cosine"`, after
+    :meth:`add`, and with `metric="l2"` for rows far from zero compared to the distances between
+    them, which are kept relative to their mean, the index has its own copy. Memory beyond them: 4
+    bytes per neuron, 4 more if there is a norm floor, and 20 + `sketch_bits` / 8 bytes per neuron
+    whose norm reaches the floor; per table, 8 bytes per neuron and 12 per bucket, or about 10 and
+    22 if `dynamic`. A search of the tables needs 9 more bytes per neuron and thread.
 
     Neurons whose norm stays below the floor have no sketch. A search computes those of them that
     may be among the best by their norm: none for inputs like the `queries` of `fit`.
@@ -139,6 +142,7 @@ class LSHIndex:
         self.n_threads = check.threads(n_threads)
         self._engine: IndexEngine | None = None
         self._ids: OwnIds | None = None
+        self._origin: Floats | None = None  # of rows and queries, zero where it is None
         self._store: tuple[Floats, Floats] | None = None  # own weights and biases, with free rows
         self._lock = Lock()
 
@@ -212,20 +216,21 @@ class LSHIndex:
         TypeError, ValueError
             If an argument does not fit; the message names it.
         """
-        W, bias = _checked_weights(W, bias, self.metric)
+        W = _checked_weights(W)
+        origin = _far_origin(W) if self.metric == "l2" else None
+        W, bias = _as_stored(W, bias, self.metric, origin)
         own = None if ids is None else OwnIds(check.own_ids(ids, len(W)))
         if queries is not None:
             queries = check.dense(queries, "queries", n_columns=W.shape[1])
-            queries = _unit_rows(queries) if self.metric == "cosine" else queries
-            queries = queries if len(queries) else None
+            queries = _as_queries(queries, self.metric, origin) if len(queries) else None
         # in the end, at once: an interrupted build leaves the index as it was
         self._take(build(self._options(), W, bias, queries, drawn_seed(self.random_state),
-                         resolve(self.n_threads)), own, None)
+                         resolve(self.n_threads)), own, None, origin)
         return self
 
     def _take(self, engine: IndexEngine, ids: OwnIds | None,
-              store: tuple[Floats, Floats] | None) -> None:
-        self.__dict__.update(_engine=engine, _ids=ids, _store=store)
+              store: tuple[Floats, Floats] | None, origin: Floats | None) -> None:
+        self.__dict__.update(_engine=engine, _ids=ids, _store=store, _origin=origin)
 
     @one_at_a_time
     def tune(self, queries: ArrayLike, k: int = 5,
@@ -286,7 +291,7 @@ class LSHIndex:
 
     def _inputs(self, X: ArrayLike, name: str = "X") -> Floats:
         X = check.dense(X, name, n_columns=self._fitted().W.shape[1])
-        return _unit_rows(X) if self.metric == "cosine" else X
+        return _as_queries(X, self.metric, self._origin)
 
     def _rows(self, rows: ArrayLike, name: str = "rows") -> Ids:
         """The rows that a user names, by own ids where there are some; distinct."""
@@ -322,8 +327,11 @@ class LSHIndex:
         """
         engine, rows = self._fitted(), self._rows(rows)
         if W is engine.W:
-            check.dense(W[rows], "W[rows]")
-            self._changed(engine, engine.W, engine.bias, rows)
+            own_bias, changed = engine.bias, check.dense(W[rows], "W[rows]")
+            if self.metric == "l2":
+                own_bias = own_bias.copy()
+                own_bias[rows] = _distance_biases(changed)
+            self._changed(engine, engine.W, own_bias, rows)
             return self
 
         W = check.dense(W, "W", n_columns=engine.W.shape[1])
@@ -340,7 +348,8 @@ class LSHIndex:
             store = engine.W.copy(), engine.bias.copy()
         own, own_bias = store[0][:len(engine.W)], store[1][:len(engine.W)]
         before = own[rows], own_bias[rows]
-        new, new_bias = _as_stored(W[rows] if len(W) == len(engine.W) else W, None, self.metric)
+        new, new_bias = _as_stored(W[rows] if len(W) == len(engine.W) else W, None, self.metric,
+                                   self._origin)
         with held():
             try:
                 own[rows] = new
@@ -395,7 +404,7 @@ class LSHIndex:
         engine = self._fitted()
         n = len(engine.W)
         rows = check.dense(rows, "rows", n_columns=engine.W.shape[1])
-        rows, bias = _as_stored(rows, bias, self.metric)
+        rows, bias = _as_stored(rows, bias, self.metric, self._origin)
         if len(rows) >= n:
             some = np.linspace(0, n - 1, min(n, COMPARED_ROWS)).astype(np.int64)
             if np.array_equal(rows[some], engine.W[some]) and not engine.removed.all():
@@ -416,7 +425,7 @@ class LSHIndex:
         store[0][n:n + len(rows)], store[1][n:n + len(rows)] = rows, bias
         with held():  # neurons and their ids are added together
             engine.add(store[0][:n + len(rows)], store[1][:n + len(rows)], resolve(self.n_threads))
-            self._take(engine, own, store)
+            self._take(engine, own, store, self._origin)
         return self
 
     @one_at_a_time
@@ -841,7 +850,7 @@ class LSHIndex:
         OSError
             If the file cannot be written.
         """
-        file.write(path, self._fitted(), self._ids)
+        file.write(path, self._fitted(), self._ids, self._origin)
 
     @classmethod
     def load(cls, path: PathLike, W: ArrayLike, bias: ArrayLike | None = None, *,
@@ -869,12 +878,14 @@ class LSHIndex:
             If the package safetensors is missing.
         """
         n_threads = check.threads(n_threads)
-        W, own_bias = _checked_weights(W, bias)
+        W = _checked_weights(W)
         tensors, config = file.read(path)
         try:
-            metric = config["arguments"].get("metric", "ip")
-            if metric != "ip":
-                W, own_bias = _as_stored(W, bias, check.choice(metric, "metric", METRICS))
+            metric = check.choice(config["arguments"].get("metric", "ip"), "metric", METRICS)
+            origin = tensors.get("origin")
+            if origin is not None:
+                origin = check.vector(origin, "origin", W.shape[1])
+            W, own_bias = _as_stored(W, bias, metric, origin)
             engine = file.engine_of_state(W, own_bias, tensors, config, resolve(n_threads))
             ids = file.own_ids(tensors, config, len(W))
         except file.DAMAGES as error:
@@ -882,29 +893,50 @@ class LSHIndex:
                              "fit and save it again") from error
 
         index = cls(engine.options.family, n_threads=n_threads, **engine.options.plain())
-        index._engine, index._ids = engine, ids
+        index._take(engine, ids, None, origin)
         return index
 
 
-def _checked_weights(W: ArrayLike, bias: ArrayLike | None,
-                     metric: str = "ip") -> tuple[Floats, Floats]:
+def _checked_weights(W: ArrayLike) -> Floats:
     W = check.dense(W, "W")
     if min(W.shape) == 0:
         raise ValueError(f"W must have at least one row and one column, got shape {W.shape}")
-    return _as_stored(W, bias, metric)
+    return W
 
 
-def _as_stored(W: Floats, bias: ArrayLike | None, metric: str) -> tuple[Floats, Floats]:
+def _as_stored(W: Floats, bias: ArrayLike | None, metric: str,
+               origin: Floats | None) -> tuple[Floats, Floats]:
     """Rows and biases whose inner products rank as the metric does."""
     if bias is not None and metric != "ip":
         raise ValueError(f"bias must be None with metric={metric!r}, which has no use for one")
-    if metric == "cosine":
-        W = _unit_rows(W)
+    W = _as_queries(W, metric, origin)
     if metric == "l2":
-        with np.errstate(over="ignore"):
-            squares = np.einsum("ij,ij->i", W, W, dtype=np.float64)
-            return W, check.vector(-squares / 2, "-|W|^2 / 2", len(W))
+        return W, _distance_biases(W)
     return W, np.zeros(len(W), np.float32) if bias is None else check.vector(bias, "bias", len(W))
+
+
+def _as_queries(X: Floats, metric: str, origin: Floats | None) -> Floats:
+    """Rows as they enter inner products."""
+    if metric == "cosine":
+        return _unit_rows(X)
+    return X if origin is None else X - origin
+
+
+def _distance_biases(W: Floats) -> Floats:
+    """Biases with which inner products rank as the distances from the rows do."""
+    with np.errstate(over="ignore"):
+        squares = np.einsum("ij,ij->i", W, W, dtype=np.float64)
+        return check.vector(-squares / 2, "-|W|^2 / 2", len(W))
+
+
+def _far_origin(W: Floats) -> Floats | None:
+    """The mean of rows that are far from zero compared to the distances between them, or None.
+
+    Inner products in float32 of such rows do not tell their distances.
+    """
+    some = W[:: -(-len(W) // ORIGIN_ROWS)].astype(np.float64)
+    mean = some.mean(axis=0)
+    return mean.astype(np.float32) if mean @ mean > FAR * some.var(axis=0).sum() else None
 
 
 def _unit_rows(X: Floats) -> Floats:
