@@ -263,22 +263,29 @@ def _add_completion(commands: Commands) -> None:
 def _add_convert(commands: Commands) -> None:
     sub = new_command(
         commands, "convert",
-        help="convert an XMC file to a binary file, or trained weights to a network for "
-             "inference",
+        help="convert an XMC file to a binary file, Parquet files to a folder of these, or "
+             "trained weights to a network for inference",
         description="An XMC file becomes a binary file that needs no parsing and little memory in "
-                    "training. Weights (--layer, a .onnx file, or a file that `sparselsh train "
-                    "--model` has written) become a network for serve-bench and "
-                    "sparselsh.InferenceNetwork.load.",
+                    "training; Parquet files with the columns features, values and labels, which "
+                    "hold lists, become a folder of such files. Weights (--layer, a .onnx file, or "
+                    "a file that `sparselsh train --model` has written) become a network for "
+                    "serve-bench and sparselsh.InferenceNetwork.load.",
         usage="%(prog)s TEXT.txt OUT.csr\n"
+              "       %(prog)s PART.parquet ... OUT/ [--features N] [--labels N]\n"
               "       %(prog)s MODEL.safetensors --calibration X.txt -o OUT.safetensors [options]\n"
               "       %(prog)s WEIGHTS --layer NAME ... --calibration X.npz -o OUT.safetensors "
               "[options]\n"
               "       %(prog)s MODEL.onnx --calibration X.npz -o OUT.safetensors [options]")
     sub.add_argument("input", metavar="INPUT",
-                     help="XMC text, compressed if its name says so; or weights: a .safetensors, "
-                          ".npz or .onnx file")
-    sub.add_argument("csr", metavar="OUT.csr", nargs="?",
-                     help="file to write from text, for any command that takes an XMC file")
+                     help="XMC text, compressed if its name says so; Parquet; or weights: a "
+                          ".safetensors, .npz or .onnx file")
+    sub.add_argument("more", metavar="OUT", nargs="*",
+                     help="file to write from text, for any command that takes an XMC file; of "
+                          "Parquet, more files, and last the folder to write")
+    for what in ("features", "labels"):
+        sub.add_argument(f"--{what}", metavar="N", type=_whole(1),
+                         help=f"{what} of all Parquet files, also of those that are converted "
+                              "elsewhere (default: counted in these)")
 
     weights = sub.add_argument_group("weights")
     weights.add_argument("--layer", metavar="NAME", action="append",

@@ -128,26 +128,49 @@ def convert(args: argparse.Namespace) -> None:
     """Convert an XMC text file to a CSR file, or weights to a network for inference."""
     from ._serving import convert_weights, is_weights
 
-    if is_weights(args.input, args.layer, args.csr is not None):
+    inputs, csr = [args.input, *args.more[:-1]], args.more[-1] if args.more else None
+    if args.input.endswith(".parquet"):
+        _convert_parquet(args, inputs, csr)
+        return
+    for name in ("features", "labels"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name}: is of Parquet files; leave it out")
+    if is_weights(args.input, args.layer, csr is not None):
         if args.output is None:
             raise UserError("convert: weights need a place to write to; give -o OUT.safetensors")
-        if args.csr is not None:
-            raise UserError(f"{args.csr!r}: is only for text; give -o OUT.safetensors")
+        if csr is not None:
+            raise UserError(f"{csr!r}: is only for text; give -o OUT.safetensors")
         check_outputs([args.output], inputs=[args.input, args.calibration])
         convert_weights(args)
         return
 
-    if args.csr is None or args.output is not None or args.calibration is not None:
+    if csr is None or inputs[1:] or args.output is not None or args.calibration is not None:
         raise UserError("convert: text needs OUT.csr and no more; weights of other programs need "
                         "--layer NAME, and all weights -o OUT.safetensors")
-    check_outputs([args.csr], inputs=[args.input])
+    check_outputs([csr], inputs=inputs)
     from .. import datasets
 
-    if os.path.exists(args.csr) and not os.path.isfile(args.csr):
-        raise UserError(f"{args.csr!r}: is a device or a pipe; give the name of a file")
-    datasets.convert_xmc(args.input, args.csr)
-    with datasets.open_csr(args.csr) as file:
+    if os.path.exists(csr) and not os.path.isfile(csr):
+        raise UserError(f"{csr!r}: is a device or a pipe; give the name of a file")
+    datasets.convert_xmc(args.input, csr)
+    with datasets.open_csr(csr) as file:
         print(describe("wrote", file, None))
+
+
+def _convert_parquet(args: argparse.Namespace, inputs: list[str], folder: str | None) -> None:
+    from .. import datasets
+    from ..distributed import open_rows
+
+    if folder is None or args.layer or args.output is not None or args.calibration is not None:
+        raise UserError("convert: Parquet files need a folder to write to, and no option of "
+                        "weights: sparselsh convert part-*.parquet rows/")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UserError(f"{folder!r}: is a file; give the name of a folder")
+    datasets.convert_parquet(inputs, folder, n_features=args.features, n_labels=args.labels)
+    rows = open_rows(folder)
+    print(f"wrote {len(inputs)} files; {folder} has {len(rows):,} rows, {rows.shape[1]:,} "
+          f"features and {rows.n_labels:,} labels")
+    rows.close()
 
 
 def serve_bench(args: argparse.Namespace) -> None:

@@ -3,9 +3,11 @@
     read_xmc, write_xmc   XMC or svmlight text, which other programs read too
     write_csr, open_csr   CSR arrays in a file: no parsing, and no need to fit into memory
     convert_xmc           text into such a file, some thousand rows in memory at a time
+    convert_parquet       Parquet files into a folder of such files
 
     _xmc_text  the text formats
     _csr_file  CSRFile: a file of arrays, mapped into memory
+    _parquet   rows in Parquet files
 """
 from ._csr_file import (
     CSRFile,
@@ -16,6 +18,7 @@ from ._csr_file import (
     read_window,
     write_csr,
 )
+from ._parquet import convert_parquet
 from ._xmc_text import (
     FileFormatError,
     begins_with_header,
@@ -25,5 +28,5 @@ from ._xmc_text import (
     write_xmc,
 )
 
-__all__ = ["CSRFile", "FileFormatError", "convert_xmc", "open_csr", "read_xmc", "write_csr",
-           "write_xmc"]
+__all__ = ["CSRFile", "FileFormatError", "convert_parquet", "convert_xmc", "open_csr", "read_xmc",
+           "write_csr", "write_xmc"]
