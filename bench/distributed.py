@@ -2,20 +2,26 @@
 
 usage: python -P bench/distributed.py digests TRAIN.txt [--recipe]
        python -P bench/distributed.py overhead TRAIN.txt [--hidden 128] [--repeats 5]
+       python -P bench/distributed.py faults
        python -P bench/distributed.py kills TRAIN.txt [--times 100]
+       python -P bench/distributed.py labels [--labels 1e7] [--rows 1e6] [--one]
        python -P bench/distributed.py step --labels 1e9 --process 17 --of 1024
        python -P bench/distributed.py plan TRAIN.txt
 
 `digests` trains with 1, 2 and 4 processes and compares checksums of all that a training leaves.
-`overhead` compares CPU seconds with those of Network.fit. `kills` ends a process at random moments
-and resumes with 1 or 2 processes until the training is complete. `step` takes steps of one process
-of very many. `plan` compares the model of `sparselsh plan` with steps that it times. Processes use
+`overhead` compares CPU seconds with those of Network.fit. `faults` lets each process of two and of
+four fail in each way, prints after how many seconds the others say so, and resumes with 1 and 2
+processes. `kills` ends a process at random moments and resumes with 1 or 2 processes until the
+training is complete. `labels` trains many labels on made-up rows with two processes, with one too
+where asked for, and prints time, memory and P@1. `step` takes steps of one process of very many.
+`plan` compares the model of `sparselsh plan` with steps that it times. Processes use
 torch.distributed, and one thread each.
 """
 import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import statistics
@@ -94,7 +100,7 @@ def train(args):
 # -- several ---------------------------------------------------------------------------------------
 
 
-def start(size, *arguments):
+def start(size, *arguments, command="train", errors=subprocess.DEVNULL):
     """Start `size` processes of this script with the variables of torchrun."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -105,8 +111,8 @@ def start(size, *arguments):
         there = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
                  "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(size)} if size > 1 else {}
         processes.append(subprocess.Popen(
-            [sys.executable, "-P", __file__, "train", *map(str, arguments)], env=own | there,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+            [sys.executable, "-P", __file__, command, *map(str, arguments)], env=own | there,
+            stdout=subprocess.PIPE, stderr=errors, text=True))
     return processes
 
 
@@ -175,12 +181,119 @@ def kills(args):
         print(f"{n_killed} kills, {n_complete} trainings completed, {n_lost} differ", flush=True)
 
 
+def faults(args):
+    """Let each process fail in each way; seconds until the others know, and whether all is kept."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    import distributed_worker as worker
+
+    server, undisturbed = worker.Server(), worker.run(epochs=2)
+    for size in (2, 4):
+        for fault in ("SIGKILL", "SIGSTOP", "raise", "kill in checkpoint", "full", "SIGINT",
+                      "SIGTERM"):
+            for rank in range(size):
+                with tempfile.TemporaryDirectory() as folder:
+                    line = one_fault(server, Path(folder), size, fault, rank, undisturbed)
+                print(f"{size} processes, {fault:<19} in {rank}: {line}", flush=True)
+    server.close()
+
+
+def one_fault(server, folder, size, fault, rank, undisturbed):
+    """A line about one process that fails in one way."""
+    options = {"path": str(folder / "model"), "every": 6, "epochs": 2}
+    found = server.run(folder / "run", size, fault=fault, fault_rank=rank,
+                       fault_step=3 if fault in ("kill in checkpoint", "full") else 15,
+                       timeout=3 if fault == "SIGSTOP" else 60, **options)
+    others = [report for i, report in enumerate(found) if i != rank and report is not None]
+    if fault == "full":
+        line = "all warn and go on" if all(r.get("warnings") for r in others) else "NO WARNING"
+        kept = all(r["sums"] == undisturbed["sums"] for r in others)
+        return f"{line}; {'the same bits' if kept else 'OTHER BITS'}"
+    seconds = [report["when"] - float((folder / "run" / "fault").read_text())
+               for report in others]
+    names = {report["error"] for report in others}
+    named = sum(f"process {rank} (" in report.get("message", "") for report in others)
+    same = []
+    for number in (1, 2):
+        copy = folder / f"copy{number}"
+        shutil.copytree(folder / "model", copy)
+        again = server.run(folder / f"again{number}", number, path=str(copy), resume=True)
+        same += [report["sums"] == undisturbed["sums"] for report in again]
+    return (f"{max(seconds):5.2f} s until the last of {len(others)} others has "
+            f"{'/'.join(sorted(names))}, which names it in {named}; resumed with 1 and 2: "
+            f"{'the same bits' if all(same) else 'OTHER BITS'}")
+
+
+def made_up(n_rows, n_labels, n_features, seed):
+    """Rows of 16 features, most of them of the label; labels of which few are frequent."""
+    import scipy.sparse as sp
+
+    rng = np.random.default_rng(seed)
+    n_own, nnz, chunk = 12, 24, 65_536
+    for start in range(0, n_rows, chunk):
+        n = min(chunk, n_rows - start)
+        labels = (float(n_labels) ** rng.random(n)).astype(np.int64) - 1
+        which = rng.integers(0, n_own, (n, nnz - 8))
+        own = (labels[:, None] * n_own + which + 1).astype(np.uint64)
+        own = own * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(20)
+        ids = np.concatenate([own.astype(np.int64), rng.integers(0, n_features, (n, 8))], axis=1)
+        X = sp.csr_array((np.ones(n * nnz, np.float32), (ids % n_features).ravel(),
+                          np.arange(0, n * nnz + 1, nnz)), shape=(n, n_features))
+        X.sum_duplicates()
+        yield X, sp.csr_array((np.ones(n, np.float32), labels, np.arange(n + 1)),
+                              shape=(n, n_labels))
+
+
+def labels(args):
+    """Many labels, with two processes and perhaps with one."""
+    n_labels, n_rows = int(args.labels or 1e7), int(args.rows)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        for name, n, seed in (("train", n_rows, 1), ("test", 10_000, 2)):
+            datasets.write_csr(Path(folder) / f"{name}.csr",
+                               made_up(n, n_labels, args.features, seed))
+        for size in (2, 1) if args.one else (2,):
+            found = reports(start(size, folder, "--shards", 2, "--hidden", args.hidden,
+                                  "--batch-size", args.batch_size, "--candidates",
+                                  args.candidates, command="many", errors=None))
+            seconds = max(report["seconds"] for report in found)
+            print(f"{size} processes: {n_rows / seconds:,.0f} rows per second of wall time, "
+                  f"{n_rows / sum(r['cpu'] for r in found):,.0f} per CPU second, "
+                  f"{sum(r['cpu'] for r in found):.0f} CPU s, at most "
+                  f"{sum(r['memory'] for r in found):.2f} GB in memory, P@1 "
+                  f"{found[0]['p_at_1']:.2%}, digest {found[0]['digest']:08x}", flush=True)
+
+
+def many(args):
+    """The work of a process of `labels`."""
+    import resource
+
+    group = distributed.group(timeout=args.timeout)
+    train, test = (datasets.open_csr(Path(args.train) / f"{name}.csr")
+                   for name in ("train", "test"))
+    net = distributed.ShardedNetwork(
+        [sl.Linear(train.shape[1], args.hidden, activation="relu"),
+         sl.LSHLinear(args.hidden, train.n_labels, candidates=args.candidates)],
+        shards=args.shards, group=group, random_state=0, n_threads=1)
+    begin, cpu = time.perf_counter(), time.process_time()
+    net.fit(train, epochs=1, batch_size=args.batch_size, verbose=group.rank == 0,
+            optimizer=sl.Adam(args.lr, schedule="linear", second_moment="row",
+                              state_dtype="bfloat16"))
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    X, Y = test[:2000]
+    found = net.topk(X, 1, exact=True)[0][:, 0]
+    report = {"seconds": seconds, "cpu": cpu, "memory": memory, "digest": digest(net),
+              "p_at_1": float((found == Y.indices).mean())}
+    os.write(1, (json.dumps(report) + "\n").encode())
+    if group.size > 1:
+        group.close()
+
+
 def step(args):
     """Steps of one process of many, as if the others were there."""
     import resource
 
     group = distributed.AsIf(args.process, args.of)
-    n_labels, n = int(args.labels), 16 * args.batch_size
+    n_labels, n = int(args.labels or 1e9), 16 * args.batch_size
     rng = np.random.default_rng(0)
     import scipy.sparse as sp
 
@@ -228,20 +341,24 @@ def plan(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("command", choices=["train", "digests", "overhead", "kills", "step",
-                                            "plan"])
+    works = (train, digests, overhead, faults, kills, labels, many, step, plan)
+    parser.add_argument("command", choices=[work.__name__ for work in works])
     parser.add_argument("train", nargs="?")
     for name, default in (("shards", SHARDS), ("hidden", 128), ("epochs", 1), ("repeats", 5),
                           ("times", 100), ("seed", 0), ("process", 17), ("of", 1024),
                           ("features", 1_000_000), ("batch-size", 256), ("timeout", 60)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--labels", type=float, default=1e9)
+    parser.add_argument("--candidates", type=int, default=5)
+    parser.add_argument("--labels", type=float, help="1e9 for step, 1e7 for labels")
+    parser.add_argument("--rows", type=float, default=1e6)
+    parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--one", action="store_true")
+    parser.add_argument("--folder")
     parser.add_argument("--recipe", action="store_true")
     parser.add_argument("--path")
     parser.add_argument("--resume")
     args = parser.parse_args()
-    {"train": train, "digests": digests, "overhead": overhead, "kills": kills, "step": step,
-     "plan": plan}[args.command](args)
+    next(work for work in works if work.__name__ == args.command)(args)
 
 
 if __name__ == "__main__":

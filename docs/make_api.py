@@ -56,7 +56,8 @@ SECTIONS = {
         "SimHash", "CrossPolytope", "DWTA", "MinHash", "choose_bits_and_tables")),
     "Data files": ("Readers and writers of sparse rows with labels.", (
         "datasets.read_xmc", "datasets.write_xmc", "datasets.open_csr", "datasets.write_csr",
-        "datasets.convert_xmc", "datasets.CSRFile", "datasets.FileFormatError")),
+        "datasets.convert_xmc", "datasets.convert_parquet", "datasets.CSRFile",
+        "datasets.FileFormatError")),
     "Metrics": ("They compare ranked ids with true labels.", (
         "metrics.precision_at_k", "metrics.recall_at_k", "metrics.ndcg_at_k", "metrics.psp_at_k",
         "metrics.propensities", "metrics.neighbour_recall")),
@@ -68,6 +69,7 @@ SECTIONS = {
         "distributed.ShardedNetwork", "distributed.load", "distributed.split",
         "distributed.Checkpoint", "distributed.open_rows",
         "distributed.RowFolder", "distributed.group", "distributed.solo", "distributed.AsIf",
+        "distributed.Part", "distributed.Front",
         "distributed.estimate", "distributed.Group", "distributed.DistributedError")),
     "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
 }

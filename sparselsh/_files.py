@@ -22,7 +22,7 @@ import secrets
 import stat
 import zlib
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -383,12 +383,21 @@ def damaged(path: PathLike, what: str, error: Exception) -> ValueError:
                       f"({type(error).__name__}: {error}); save it again")
 
 
-def read(path: PathLike, kind: str, mapped: Callable[[str], bool] | None = None
-         ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+class Unread(NamedTuple):
+    """What stands for an array that was not read."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+def read(path: PathLike, kind: str, mapped: Callable[[str], bool] | None = None,
+         unread: Callable[[str], bool] | None = None
+         ) -> tuple[dict[str, Any], dict[str, str]]:
     """Named arrays and metadata of a file whose metadata have format = `kind`.
 
-    Arrays for whose names `mapped` returns True are memory-mapped, the others are copied. The
-    checksum is compared, if there is one; mapped arrays are left out of it.
+    Arrays for whose names `mapped` returns True are memory-mapped, those for which `unread` does
+    become an `Unread`, and the others are copied. The checksum is compared, if there is one; arrays
+    that are not copied are left out of it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -400,9 +409,11 @@ def read(path: PathLike, kind: str, mapped: Callable[[str], bool] | None = None
                 raise ValueError(f"{path}: a safetensors file, but not one of {kind}; save one "
                                  "first")
 
-            places = places_of(path) if mapped is not None else {}
-            tensors = {name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
-                       else _copied(path, file, name) for name in file.keys()}
+            places = places_of(path) if mapped is not None or unread is not None else {}
+            tensors: dict[str, Any] = {
+                name: _mapped(path, *places[name]) if mapped is not None and mapped(name)
+                else _unread(*places[name]) if unread is not None and unread(name)
+                else _copied(path, file, name) for name in file.keys()}
         for name, array in tensors.items():
             if array.dtype.kind not in "fiub":  # types of ml_dtypes, where that is installed
                 raise TypeError(f"{name} is {array.dtype}")
@@ -413,7 +424,7 @@ def read(path: PathLike, kind: str, mapped: Callable[[str], bool] | None = None
         raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut short "
                          "or of another kind: save it again") from error
     try:
-        is_sound = _is_sound(tensors, metadata, mapped)
+        is_sound = _is_sound(tensors, metadata, mapped or unread)
     except ValueError:  # digits that are none
         is_sound = False
     if not is_sound:
@@ -453,6 +464,10 @@ def places_of(path: PathLike) -> dict[str, Any]:
         header = json.loads(file.read(length))
     return {name: (entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
             for name, entry in header.items() if name != "__metadata__"}
+
+
+def _unread(dtype: str, shape: tuple[int, ...], start: int) -> Unread:
+    return Unread(np.dtype(next(name for name, code in DTYPES.items() if code == dtype)), shape)
 
 
 def _mapped(path: PathLike, dtype: str, shape: tuple[int, ...], start: int) -> np.ndarray:

@@ -169,15 +169,17 @@ class _Optimizer(HtmlRepr):
         self._state[id(parameter)] = (parameter, parameter.input_major,
                                       [aligned.aligned(a, copy=True) for a in arrays])
 
-    def grown_arrays(self, parameter: Parameter, shape: tuple[int, int]) -> list[np.ndarray]:
+    def grown_arrays(self, parameter: Parameter, shape: tuple[int, int],
+                     places: np.ndarray | None = None) -> list[np.ndarray]:
         """The state of a parameter that gets more rows and columns, for `take_grown`.
 
-        New rows and columns have a state of zero; a moment per row stays with its row.
+        New rows and columns have a state of zero; a moment per row stays with its row. The rows of
+        before come first, or in `places`.
         """
         arrays = self.arrays_of(parameter)
         grown = self._new_states(*shape) if arrays else []
         for old, new in zip(arrays, grown, strict=True):
-            new[:len(old), :old.shape[1]] = old
+            new[slice(len(old)) if places is None else places, :old.shape[1]] = old
         return grown
 
     def take_grown(self, parameter: Parameter, arrays: list[np.ndarray]) -> None:

@@ -11,7 +11,10 @@ their exit codes.
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+import time
 import traceback
 import warnings
 import zlib
@@ -55,6 +58,7 @@ def optimizer(name):
     return {"adam": lambda: sl.Adam(1e-2, schedule="linear"),
             "row": lambda: sl.Adam(1e-2, second_moment="row", clip_norm=0.5),
             "half": lambda: sl.Adam(1e-2, state_dtype="bfloat16"),
+            "half row": lambda: sl.Adam(1e-2, state_dtype="bfloat16", second_moment="row"),
             "sgd": lambda: sl.SGD(0.1, momentum=0.9)}[name]()
 
 
@@ -73,19 +77,20 @@ def digest(net):
 class Fault(sl.callbacks.Callback):
     """Raises an error after a step, or sends this process a signal."""
 
-    def __init__(self, kind, step):
-        self.kind, self.step, self.n = kind, step, 0
+    def __init__(self, kind, step, note):
+        self.kind, self.step, self.note, self.n = kind, step, note, 0
 
     def on_step(self, network):
         self.n += 1
         if self.n != self.step:
             return
+        self.note()
         if self.kind == "raise":
             raise OSError("a fault of the test")
         os.kill(os.getpid(), getattr(signal, self.kind))
 
 
-def fault_in_checkpoint(kind, count):
+def fault_in_checkpoint(kind, count, note):
     """Let the write of a shard, the count-th, fail or kill the process."""
     from sparselsh import _files
 
@@ -97,6 +102,7 @@ def fault_in_checkpoint(kind, count):
             if kind == "full":
                 raise OSError(28, "No space left on device", str(path))
             Path(path).write_bytes(b"half")
+            note()
             os.kill(os.getpid(), signal.SIGKILL)
         return real(path, *arguments)
 
@@ -104,8 +110,14 @@ def fault_in_checkpoint(kind, count):
 
 
 def run(shards=4, timeout=60, fault=None, fault_rank=1, fault_step=5, path=None,
-        resume=False, epochs=1, name="adam", every=None, recipe=False, n_rows=N_ROWS, **options):
+        resume=False, epochs=1, name="adam", every=None, recipe=False, n_rows=N_ROWS, added=False,
+        folder=None, **options):
     """Train, or resume a training, and return what is to be reported."""
+    def note():
+        """Write when the fault happens, by a clock that all processes read."""
+        if folder:
+            Path(folder, "fault").write_text(str(time.monotonic()))
+
     group = distributed.group(timeout=timeout)
     X, Y = rows(n_rows, options.get("n_labels", N_LABELS))
     if fault == "other rows" and group.rank == fault_rank:
@@ -115,22 +127,28 @@ def run(shards=4, timeout=60, fault=None, fault_rank=1, fault_step=5, path=None,
         callbacks.append(distributed.Checkpoint(path, every_steps=every))
     if fault and group.rank == fault_rank:
         if fault in ("full", "kill in checkpoint"):
-            fault_in_checkpoint(fault, fault_step)
+            fault_in_checkpoint(fault, fault_step, note)
         elif hasattr(signal, fault) or fault == "raise":
-            callbacks.append(Fault(fault, fault_step))
+            callbacks.append(Fault(fault, fault_step, note))
 
     report = {"rank": group.rank, "size": group.size, "engine": type(group).__name__}
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            net = trained(group, X, Y, shards, callbacks, path, resume, epochs, name, recipe,
-                          options)
+            if added:
+                net = added_to(network(group, shards, **options), X, Y, fault_step,
+                               group.rank == fault_rank)
+            else:
+                net = trained(group, X, Y, shards, callbacks, path, resume, epochs, name, recipe,
+                              options)
         report["warnings"] = [str(warning.message) for warning in caught
                               if warning.category is RuntimeWarning]
     except KeyboardInterrupt as interrupt:
-        return report | {"error": "KeyboardInterrupt"} | digest(interrupt.net)
+        when = time.monotonic()
+        return report | {"error": "KeyboardInterrupt", "when": when} | digest(interrupt.net)
     except (distributed.DistributedError, OSError) as error:
-        return report | {"error": type(error).__name__, "message": str(error)}
+        return report | {"error": type(error).__name__, "message": str(error),
+                         "when": time.monotonic()}
     report |= digest(net) | {"n_bytes": group.n_bytes}
     ids, scores = net.topk(X[:40], 7)
     exact = net.topk(X[:40], 7, exact=True)
@@ -160,9 +178,26 @@ def trained(group, X, Y, shards, callbacks, path, resume, epochs, name, recipe, 
     return net
 
 
+def added_to(net, X, Y, fault_step, sends):
+    """A network that has learnt by partial_fit, in which a step may send this process SIGINT."""
+    step = net._training.step
+
+    def step_with_signal(*args, **kwargs):
+        if sends and net._training.n_steps == fault_step - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*args, **kwargs)
+
+    net._training.step = step_with_signal
+    try:
+        return net.partial_fit(X, Y, batch_size=BATCH)
+    except KeyboardInterrupt as interrupt:
+        interrupt.net = net
+        raise
+
+
 def report(folder, options):
     """Run, and write what comes out; returns the exit code."""
-    result = run(**options)
+    result = run(**options, folder=folder)
     path = Path(folder) / f"{result['rank']}.json"
     path.write_text(json.dumps(result))
     return 75 if "error" in result else 0
@@ -183,6 +218,55 @@ def child(rank, job):
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+class Server:
+    """Has imported torch, and forks the processes of a group."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", __file__, "serve"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        if self.process.stdout.readline() != "ready\n":
+            raise RuntimeError("the server of processes did not start")
+        self.codes = []
+
+    def run(self, folder, size, during=lambda pids: None, limit=60, **options):
+        """The reports of `size` processes, None for those that were killed; `codes` are theirs."""
+        folder.mkdir(parents=True)
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            port = listening.getsockname()[1]
+        job = {"size": size, "port": port, "folder": str(folder), "options": options}
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        pids = json.loads(self.process.stdout.readline())
+        signal.signal(signal.SIGALRM, lambda *_: [os.kill(pid, signal.SIGKILL) for pid in pids])
+        signal.alarm(limit)
+        during(pids)
+        if options.get("fault") == "SIGSTOP":
+            stopped = pids[options["fault_rank"]]
+            while any(state_of(pid) not in "ZX" for pid in pids if pid != stopped):
+                time.sleep(0.01)
+            os.kill(stopped, signal.SIGKILL)
+        self.codes = json.loads(self.process.stdout.readline())
+        signal.alarm(0)
+        paths = [folder / f"{rank}.json" for rank in range(size)]
+        return [json.loads(path.read_text()) if path.exists() else None for path in paths]
+
+    def close(self):
+        """End the server."""
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def state_of(pid):
+    """The state of a process: T for stopped, Z for ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def serve():

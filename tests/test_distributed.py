@@ -3,21 +3,22 @@
 Processes of torch.distributed are forked by a server that has imported torch; `distributed_worker`
 has what they do. MPI's are started by its launcher.
 """
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
 from pathlib import Path
 
 import distributed_worker as worker
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import sparselsh as sl
 from sparselsh import _display, distributed
@@ -28,57 +29,23 @@ LIMIT = 60  # seconds until a test gives its processes up
 X, Y = worker.rows()
 
 
-class Server:
-    """Forks the processes of a group."""
-
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER), "serve"], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        assert self.process.stdout.readline() == "ready\n"
-
-    def start(self, folder, size, options):
-        folder.mkdir(parents=True)
-        with socket.socket() as listening:
-            listening.bind(("127.0.0.1", 0))
-            port = listening.getsockname()[1]
-        job = {"size": size, "port": port, "folder": str(folder), "options": options}
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def wait(self):
-        return json.loads(self.process.stdout.readline())
-
-
 @pytest.fixture(scope="module")
 def server():
     pytest.importorskip("torch", reason="the group Torch needs torch")
-    server = Server()
+    server = worker.Server()
     yield server
-    server.process.stdin.close()
-    server.process.wait(LIMIT)
-    server.process.stdout.close()
+    server.close()
 
 
 @pytest.fixture
 def torch_run(server, tmp_path):
     """Run `size` processes of torch.distributed; returns their reports, None for those killed."""
-    n = [0]
+    n = itertools.count()
 
-    def run(size, during=lambda pids: None, **options):
-        n[0] += 1
-        folder = tmp_path / f"run{n[0]}"
-        pids = server.start(folder, size, options)
-        signal.signal(signal.SIGALRM, lambda *_: [os.kill(pid, signal.SIGKILL) for pid in pids])
-        signal.alarm(LIMIT)
-        during(pids)
-        codes = server.wait()
-        signal.alarm(0)
-        reports = []
-        for rank, code in enumerate(codes):
-            path = folder / f"{rank}.json"
-            reports.append(json.loads(path.read_text()) if path.exists() else None)
+    def run(size, **options):
+        folder = tmp_path / f"run{next(n)}"
+        reports = server.run(folder, size, limit=LIMIT, **options)
+        for rank, code in enumerate(server.codes):
             if code not in (0, 75, -signal.SIGKILL) and "fault" not in options:
                 pytest.fail((folder / f"{rank}.log").read_text())
         return reports
@@ -174,16 +141,122 @@ def test_shards_may_have_no_labels(n_labels):
     np.testing.assert_array_equal(np.sort(ids[:, :n_labels]), np.tile(np.arange(n_labels), (20, 1)))
 
 
-def test_a_search_in_shards_finds_what_computing_all_finds():
-    n_labels = 40_000  # enough for an index per shard
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A folder of a network with enough labels for an index per shard, calibrated."""
+    n_labels = 40_000
     net = worker.network(distributed.solo(), 4, n_labels=n_labels)
     labels = (X.indices[X.indptr[:-1]] * 133) % n_labels
-    net.fit(X, labels, epochs=3, verbose=False)
-    ids, _scores = net.topk(X[:200], 5)
+    net.fit(X[:700], labels[:700], epochs=3, verbose=False)
+    net.refine(X[:700], labels[:700], verbose=False)
+    net.calibrate(X[700:], labels[700:])
+    net.topk(X[:1])
+    path = tmp_path_factory.mktemp("searched") / "model"
+    net.save(path)
+    return path
+
+
+def hits(found, exact):
+    return np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(found, exact, strict=True)])
+
+
+@pytest.mark.parametrize("k", [1, 5, 50])
+def test_shards_that_are_calibrated_together_find_what_is_asked_for(searched, k):
+    net = distributed.load(searched, group=distributed.solo())
+    net.refinement = net.calibration = None
+    last = net.layers[-1]
+    ids, scores = net.topk(X, k)
     assert 0 < net.computed_share < 1
-    exact, _ = net.topk(X[:200], 5, exact=True)
-    hits = np.mean([len(np.intersect1d(a, b)) / 5 for a, b in zip(ids, exact, strict=True)])
-    assert hits >= 0.99  # the recall asked for is 0.995 of each shard's best
+    exact, exact_scores = net.topk(X, k, exact=True)
+    assert hits(ids, exact) >= last.recall  # on rows of which it has seen 1 of 16
+    there = ids == exact
+    np.testing.assert_allclose(scores[there], exact_scores[there], rtol=1e-5, atol=1e-5)
+    alone = [hits(engine.search(h := sl.network._network.hidden_outputs(net, X), k, None, 1)[0],
+                  engine.exact(h, k, 1)[0]) for engine in last._engines(1)]
+    assert min(alone) < hits(ids, exact)  # a shard alone finds fewer of its own best
+
+
+def test_bounds_of_a_search_are_kept_in_the_folder(searched, monkeypatch):
+    from sparselsh.distributed import _layers
+
+    net = distributed.load(searched, group=distributed.solo())
+    monkeypatch.setattr(_layers, "tune_together", None)
+    ids, scores = net.topk(X[:50], 5)
+    monkeypatch.undo()
+    net.layers[-1]._drop_searches()
+    again = net.topk(X[:50], 5)
+    np.testing.assert_array_equal(ids, again[0])
+    np.testing.assert_array_equal(scores, again[1])
+
+
+def probable(net):
+    """What a network answers after it was calibrated, as lists."""
+    y = (X.indices[X.indptr[:-1]] * 133) % 6001
+    answers = []
+    for kind, thresholds in (("classes", "one"), ("labels", "per-label")):
+        net.calibrate(X[:400], y[:400], kind=kind, thresholds=thresholds)
+        found = net.predict_labels(X[:60])
+        answers += [net.predict_proba(X[:20]), found.indices, found.indptr, found.data,
+                    *net.topk(X[:60], 4, probabilities=True), net.decision_function(X[:9]),
+                    net.score(X[:9], [3, 900, -1]), net.predict(X[:40])]
+    return [a.tolist() for a in answers]
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_probabilities_are_those_of_one_process(refined):
+    y = (X.indices[X.indptr[:-1]] * 133) % 6001
+
+    def run(rank, group):
+        net = worker.network(group, 4)
+        net.fit(X, y, epochs=3, batch_size=worker.BATCH, verbose=False)
+        if refined:
+            net.refine(X, y, verbose=False)
+        return probable(net)
+
+    assert together(2, run) == [run(0, distributed.solo())] * 2
+
+
+# ---- servers
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_servers_of_parts_answer_as_the_network(searched, parts):
+    net = distributed.load(searched, group=distributed.solo(), n_threads=1)
+    servers = [distributed.Part(searched, part, parts, n_threads=1) for part in range(parts)]
+    assert sum(server.n_labels for server in servers) == net.n_labels
+    front = distributed.Front(searched, lambda part, *query: servers[part].topk(*query), parts,
+                              timeout=LIMIT, n_threads=1)
+    for options in ({}, {"exact": True}, {"probabilities": True}):
+        for found, wanted in zip(front.topk(X[:60], 7, **options), net.topk(X[:60], 7, **options),
+                                 strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    assert front.topk(X[:2], 3, partial=True)[2] == 1
+
+
+def test_a_server_that_does_not_answer_is_missed_or_named(searched):
+    servers = [distributed.Part(searched, part, 4, n_threads=1) for part in range(4)]
+    stopped, released = threading.Event(), threading.Event()
+
+    def ask(part, h, k, exact):
+        if part == 2:
+            released.wait(LIMIT)
+        if part == 3 and stopped.is_set():
+            raise ConnectionError("no")
+        return servers[part].topk(h, k, exact)
+
+    front = distributed.Front(searched, ask, 4, timeout=2, n_threads=1)
+    try:
+        with pytest.raises(DistributedError, match=r"part 2 of 4 is missing .*not answer in 2 s"):
+            front.topk(X[:3], 5)
+        ids, _, share = front.topk(X[:3], 5, partial=True)
+        assert share == 0.75 and not (ids % 4 == 2).any() and (ids >= 0).all()
+        stopped.set()
+        ids, _, share = front.topk(X[:3], 5, partial=True)
+        assert share == 0.5 and set((ids % 4).ravel()) <= {0, 1}
+    finally:
+        released.set()
+    with pytest.raises(DistributedError, match=r"part 3 of 4 is missing \(ConnectionError: no"):
+        front.topk(X[:3], 5)
 
 
 # ---- processes of torch.distributed
@@ -230,6 +303,27 @@ class Together:
         self.shared["barrier"].abort()
 
 
+def together(size, work):
+    """What work(rank, group) returns in each thread of a group of threads."""
+    shared = {"sent": [None] * size, "barrier": threading.Barrier(size)}
+    results = [None] * size
+
+    def keep(rank):
+        group = Together(rank, shared)
+        try:
+            results[rank] = work(rank, group)
+        except BaseException:
+            group.fail("")
+            raise
+
+    threads = [threading.Thread(target=keep, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    return results
+
+
 @pytest.mark.parametrize("options", [
     {"size": 16, "shards": 16}, {"size": 32, "shards": 64, "n_labels": 90, "candidates": 3},
     {"size": 16, "shards": 16, "name": "row"}, {"size": 2, "shards": 2, "dense": True}], ids=str)
@@ -238,8 +332,6 @@ def test_many_processes_give_the_same_bits(options):
     options = dict(options)
     size, name = options.pop("size"), options.pop("name", "adam")
     x, y = worker.rows(200, options.get("n_labels", worker.N_LABELS))
-    shared = {"sent": [None] * size, "barrier": threading.Barrier(size)}
-    results = [None] * size
 
     def run(rank, group):
         net = worker.network(group, **options)
@@ -248,28 +340,18 @@ def test_many_processes_give_the_same_bits(options):
         answers = [a.tolist() for a in (*net.topk(x[:20], 6), *net.topk(x[:20], 6, exact=True))]
         return worker.digest(net), answers
 
-    def keep(rank):
-        results[rank] = run(rank, Together(rank, shared))
-
-    threads = [threading.Thread(target=keep, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-    wanted = run(0, distributed.solo())
-    for result in results:
-        assert result == wanted
+    assert together(size, run) == [run(0, distributed.solo())] * size
 
 
 def test_classifiers_are_divided_among_the_processes(monkeypatch):
     from sparselsh import refinement
 
     monkeypatch.setattr(refinement, "MAX_WEIGHTS_PER_BLOCK", 2000)  # dozens of blocks
-    shared = {"sent": [None] * 4, "barrier": threading.Barrier(4)}
-    y, found, trained = np.arange(worker.N_ROWS) % 300, [None] * 4, [0] * 4
+    y, trained, ranks = np.arange(worker.N_ROWS) % 300, [0] * 4, threading.local()
     fit = refinement._one_vs_rest.fit
 
     def refined(rank, group):
+        ranks.own = rank
         net = worker.network(group, 4, n_labels=300, dense=True)
         net.fit(X, y, epochs=1, verbose=False)
         net.refine(X, y, verbose=False)
@@ -277,22 +359,13 @@ def test_classifiers_are_divided_among_the_processes(monkeypatch):
         return weight.indptr.tolist(), weight.indices.tolist(), weight.data.tolist(), \
             net.refinement.bias.tolist()
 
-    def keep(rank):
-        found[rank] = refined(rank, Together(rank, shared))
-
     class Counting:
         def fit(self, starts, *arguments):
-            rank = next(i for i, thread in enumerate(threads)
-                        if thread is threading.current_thread())
-            trained[rank] += len(starts) - 1
+            trained[ranks.own] += len(starts) - 1
             return fit(starts, *arguments)
 
     monkeypatch.setattr(refinement, "_one_vs_rest", Counting())
-    threads = [threading.Thread(target=keep, args=(rank,)) for rank in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
+    found = together(4, refined)
     monkeypatch.undo()
     monkeypatch.setattr(refinement, "MAX_WEIGHTS_PER_BLOCK", 2000)
     wanted = refined(0, distributed.solo())
@@ -302,10 +375,78 @@ def test_classifiers_are_divided_among_the_processes(monkeypatch):
 
 def test_processes_that_differ_are_named(torch_run, tmp_path):
     alone(path=str(tmp_path / "model"))
-    for report in torch_run(2, during=lambda pids: None, fault="other rows", fault_rank=1):
+    for report in torch_run(2, fault="other rows", fault_rank=1):
         assert report["error"] == "DistributedError"
         assert "the number of rows must be the same in all processes" in report["message"]
         assert "1024 in process 0" in report["message"]
+
+
+def grown(net, refine=False):
+    """A network that is trained, gets labels and features, and is trained again."""
+    net.fit(X, Y, epochs=1, batch_size=worker.BATCH, optimizer=net.made, verbose=False)
+    if refine:
+        net.refine(X, Y, verbose=False)
+    net.partial_fit(X[:300], Y[:300], batch_size=worker.BATCH)
+    net.add_labels(7).add_features(5)
+    before = net.topk(sp.hstack([X[:20], sp.csr_array((20, 5))]).tocsr(), 3)
+    more = sp.random_array((200, 305), density=0.04, format="csr", dtype=np.float32,
+                           rng=np.random.default_rng(5))
+    net.partial_fit(more, worker.N_LABELS - 3 + np.arange(200) % 10, batch_size=worker.BATCH)
+    return before, net.topk(more[:50], 6, exact=True), net.topk(more[:50], 6)
+
+
+GROWN = [{}, {"name": "row"}, {"name": "half"}, {"name": "half row"}, {"name": "half row",
+         "weights": "bfloat16"}, {"name": "sgd", "loss": "bce"}]
+
+
+@pytest.mark.parametrize("options", GROWN, ids=str)
+def test_labels_and_rows_are_added_as_to_a_network(options):
+    options = dict(options)
+    name, weights = options.pop("name", "adam"), options.get("weights", "float32")
+    net = worker.network(distributed.solo(), 1, **options)
+    plain = sl.Network(
+        [sl.Linear(worker.N_FEATURES, worker.N_HIDDEN, activation="relu", dtype=weights),
+         sl.LSHLinear(worker.N_HIDDEN, worker.N_LABELS, density=0.1, dtype=weights)],
+        loss=options.get("loss", "softmax"), random_state=3, n_threads=1)
+    answers = []
+    for network in (net, plain):
+        network.made = worker.optimizer(name)
+        answers.append(grown(network)[1])
+    np.testing.assert_array_equal(*(answer[0] for answer in answers))
+    np.testing.assert_array_equal(*(answer[1] for answer in answers))
+    for layer, other in zip(net.layers, plain.layers, strict=True):
+        np.testing.assert_array_equal(layer.weight, other.weight)
+        np.testing.assert_array_equal(layer.bias, other.bias)
+
+
+@pytest.mark.parametrize("options", GROWN, ids=str)
+def test_labels_and_rows_are_added_by_any_number_of_processes(options, tmp_path):
+    options = dict(options)
+    name = options.pop("name", "adam")
+
+    def run(group, path=tmp_path / "unused"):
+        net = worker.network(group, 4, **options)
+        net.made = worker.optimizer(name)
+        found = [a.tolist() for answer in grown(net, refine=not options) for a in answer]
+        net.save(path, training_state=True)
+        again = distributed.load(path, group=group, n_threads=1)
+        wide = sp.hstack([X, sp.csr_array((len(Y.indptr) - 1, 5))]).tocsr()
+        wider = sp.hstack([Y, sp.csr_array((len(Y.indptr) - 1, 7))]).tocsr()
+        for network in (net, again):
+            network.partial_fit(wide, wider, batch_size=worker.BATCH)
+        digest = worker.digest(net)
+        assert digest == worker.digest(again)
+        return digest, found
+
+    wanted = run(distributed.solo(), tmp_path / "one")
+    for size in (2, 4):
+        path = tmp_path / f"{size}"
+        assert together(size, lambda rank, group, path=path: run(group, path)) == [wanted] * size
+
+
+def test_a_signal_ends_rows_that_are_added_in_all_processes(torch_run):
+    for report in torch_run(2, fault="SIGINT", fault_step=9, added=True):
+        assert report["error"] == "KeyboardInterrupt" and report["n_steps"] == 9
 
 
 # ---- MPI
@@ -365,24 +506,10 @@ FAULTS = ["SIGKILL", "SIGSTOP", "raise", "kill in checkpoint"]
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_lost_process_is_named_and_the_training_goes_on(torch_run, tmp_path, undisturbed, fault,
                                                           fault_rank):
-    path, times = str(tmp_path / "model"), []
-
-    def during(pids):
-        if fault != "SIGSTOP":
-            return
-        other = pids[1 - fault_rank]
-        while state_of(pids[fault_rank]) != "T":
-            time.sleep(0.01)
-        begin = time.monotonic()
-        while state_of(other) not in "ZX":
-            time.sleep(0.01)
-        times.append(time.monotonic() - begin)
-        os.kill(pids[fault_rank], signal.SIGKILL)
-
+    path = str(tmp_path / "model")
     step = 3 if fault == "kill in checkpoint" else 15
-    reports = torch_run(2, during, path=path, every=6, epochs=2, fault=fault,
-                        fault_rank=fault_rank, fault_step=step,
-                        timeout=3 if fault == "SIGSTOP" else 60)
+    reports = torch_run(2, path=path, every=6, epochs=2, fault=fault, fault_rank=fault_rank,
+                        fault_step=step, timeout=3 if fault == "SIGSTOP" else 60)
     message = reports[1 - fault_rank]["message"]
     assert reports[1 - fault_rank]["error"] == "DistributedError"
     assert f"process {fault_rank} (" in message and "of 2 was lost in step" in message
@@ -391,22 +518,12 @@ def test_a_lost_process_is_named_and_the_training_goes_on(torch_run, tmp_path, u
         assert "OSError: a fault of the test" in message
     else:
         assert reports[fault_rank] is None
-    if times:
-        assert times[0] < 60  # 3 seconds of timeout and some of a busy machine
 
     copy = tmp_path / "copy"
     shutil.copytree(path, copy)
     assert_same(alone(path=str(copy), resume=True), undisturbed)
     for report in torch_run(2, path=path, resume=True):
         assert_same(report, undisturbed)
-
-
-def state_of(pid):
-    """The state of a process: T for stopped, Z for ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
 
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
@@ -613,8 +730,6 @@ def parts(tmp_path):
 
 
 def test_a_folder_of_files_trains_as_one_file(parts):
-    found = [None] * 4
-    shared = {"sent": [None] * 4, "barrier": threading.Barrier(4)}
     weight = np.linspace(0, 1, worker.N_ROWS).astype(np.float32)
 
     def trained(rows, group):
@@ -623,14 +738,7 @@ def test_a_folder_of_files_trains_as_one_file(parts):
                 verbose=False)
         return worker.digest(net)
 
-    def keep(rank):
-        found[rank] = trained(distributed.open_rows(parts), Together(rank, shared))
-
-    threads = [threading.Thread(target=keep, args=(rank,)) for rank in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
+    found = together(4, lambda rank, group: trained(distributed.open_rows(parts), group))
     wanted = trained(sl.datasets.open_csr(parts.parent / "whole.csr"), distributed.solo())
     assert found == [wanted] * 4
     assert trained(distributed.open_rows(parts), distributed.solo()) == wanted
@@ -648,6 +756,87 @@ def test_a_folder_that_does_not_fit_is_refused(parts):
         distributed.open_rows(parts)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         distributed.open_rows(parts / "none")
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """Writes rows as Parquet, and the path."""
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    from pyarrow import parquet
+
+    def write(name, types=("int32", "float", "int32"), kinds=("list_",) * 3, **columns):
+        arrays = [pyarrow.array(columns[column],
+                                getattr(pyarrow, kind)(pyarrow.type_for_alias(entry)))
+                  for column, entry, kind in zip(("features", "values", "labels"), types, kinds,
+                                                 strict=True) if column in columns]
+        parquet.write_table(pyarrow.table(arrays, list(columns)), tmp_path / name,
+                            row_group_size=100)
+        return tmp_path / name
+
+    return write
+
+
+def lists(matrix):
+    return [matrix.indices[a:b].tolist() for a, b in itertools.pairwise(matrix.indptr)]
+
+
+def test_parquet_files_become_a_folder_of_rows(parquet, tmp_path, capsys):
+    paths = []
+    for i, (a, b) in enumerate(((0, 300), (300, 300), (300, worker.N_ROWS))):
+        x, y = X[a:b], Y[a:b]
+        values = [x.data[p:q].tolist() for p, q in itertools.pairwise(x.indptr)]
+        order = [np.random.default_rng(row).permutation(len(v)) for row, v in enumerate(values)]
+        paths.append(parquet(
+            f"part-{i}.parquet", types=("int64", "double", "int32"),
+            kinds=("large_list", "large_list", "list_"),
+            features=[np.array(f, int)[o].tolist() for f, o in zip(lists(x), order, strict=True)],
+            values=[np.array(v)[o].tolist() for v, o in zip(values, order, strict=True)],
+            labels=lists(y)))
+    assert command("convert", *paths, tmp_path / "rows", "--labels", worker.N_LABELS) == 0
+    assert "wrote 3 files" in capsys.readouterr().out
+    rows = distributed.open_rows(tmp_path / "rows")
+    assert len(rows) == worker.N_ROWS and rows.n_labels == worker.N_LABELS
+    x, y = rows.rows(0, len(rows))
+    for found, wanted, values in ((x, X, X.data), (y, Y, np.ones(Y.nnz))):
+        np.testing.assert_array_equal(found.indptr, wanted.indptr)
+        np.testing.assert_array_equal(found.indices, wanted.indices)
+        np.testing.assert_array_equal(found.data, values)
+
+
+def test_parquet_without_values_has_ones_and_ids_that_repeat_are_added(parquet, tmp_path):
+    path = parquet("a.parquet", features=[[5, 2, 5], []], labels=[[1, 1], []])
+    (written,) = sl.datasets.convert_parquet(path, tmp_path / "rows")
+    x, y = sl.datasets.open_csr(written)[:]
+    assert x.toarray().tolist() == [[0, 0, 1, 0, 0, 2], [0] * 6]
+    assert y.toarray().tolist() == [[0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("columns, message", [
+    ({"features": [[1]]}, "it has no column 'labels'; its columns are 'features'"),
+    ({"features": [[1], [1, 2]], "values": [[1], [1]], "labels": [[1], [1]]},
+     "row 1: it has 2 features and 1 values"),
+    ({"features": [[1], None], "labels": [[1], [1]]}, "row 1: features is missing"),
+    ({"features": [[1], [2]], "labels": [[1], [0, None]]}, "row 1: an entry of labels is missing"),
+    ({"features": [[1], [2, -3]], "labels": [[1], [0]]}, "row 1: the id -3 in features"),
+    ({"features": [[1], [2]], "labels": [[1], [9]]}, "row 1: the id 9 in labels is outside 0..4"),
+    ({"features": [[1]], "values": [[float("nan")]], "labels": [[1]]}, "row 0: the value nan")])
+def test_parquet_that_does_not_fit_is_refused(parquet, tmp_path, columns, message):
+    path = parquet("a.parquet", **columns)
+    with pytest.raises(sl.datasets.FileFormatError, match=re.escape(message)):
+        sl.datasets.convert_parquet(path, tmp_path / "rows", n_labels=5)
+    assert not list(tmp_path.glob("rows/*"))
+
+
+def test_parquet_is_refused_by_kind_and_by_name(parquet, tmp_path):
+    path = parquet("a.parquet", types=("double", "float", "int32"), features=[[1.5]], values=[[1]],
+                   labels=[[1]])
+    with pytest.raises(sl.datasets.FileFormatError, match="not lists of whole numbers"):
+        sl.datasets.convert_parquet(path, tmp_path / "rows")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    with pytest.raises(sl.datasets.FileFormatError, match="no readable Parquet file"):
+        sl.datasets.convert_parquet(tmp_path / "b.parquet", tmp_path / "rows")
+    with pytest.raises(ValueError, match=r"two of the paths would become .*a\.csr"):
+        sl.datasets.convert_parquet([path, path], tmp_path / "rows")
 
 
 # ---- cost, and the command line

@@ -307,6 +307,8 @@ ROWS = {
     "datasets.write_csr": (
         lambda p: sl.datasets.write_csr(p / "f", X, Y[:2]), ValueError,
         "Y must have as many rows as X"),
+    "datasets.convert_parquet": (lambda p: sl.datasets.convert_parquet([], p / "rows"), ValueError,
+                                 "paths has no file"),
     "datasets.convert_xmc": (
         lambda p: sl.datasets.convert_xmc(p / "f", p / "f"), ValueError, "csr_path is the file to"),
     "datasets.read_xmc": (lambda p: sl.datasets.read_xmc(p, format="csv"),
@@ -518,11 +520,21 @@ def sharded_rows():
         "profile": (lambda p: sharded().profile(X, Y, steps=0), ValueError, "steps must"),
         "to_torch": (lambda p: sharded().to_torch(refinement="x"), ValueError, "refinement must"),
         "plot_history": (lambda p: axes(sharded().plot_history), TypeError, "ax must"),
-        "add_labels": (lambda p: sharded().add_labels(1), ValueError, "does not grow"),
-        "add_features": (lambda p: sharded().add_features(1), ValueError, "does not grow"),
+        "add_labels": (lambda p: sharded().add_labels(0), ValueError, "n must be at least 1"),
+        "add_features": (lambda p: sharded().add_features(0), ValueError, "n must be at least 1"),
         "to_network": (lambda p: sharded().to_network(n_threads=0), ValueError, "n_threads must"),
     }
     return {f"distributed.ShardedNetwork.{name}": row for name, row in rows.items()}
+
+
+def part_of(path):
+    sharded().save(path / "model")
+    return sl.distributed.Part(path / "model", 0, 1)
+
+
+def front_of(path):
+    part = part_of(path)
+    return sl.distributed.Front(path / "model", lambda i, *query: part.topk(*query), 1)
 
 
 ROWS |= sharded_rows() | {
@@ -540,6 +552,16 @@ ROWS |= sharded_rows() | {
                               "no file there ends in .csr"),
     "distributed.estimate": (lambda p: sl.distributed.estimate(n_labels=0), ValueError,
                              "n_labels must be at least 1, got 0"),
+    "distributed.Part": (lambda p: sl.distributed.Part(p / "none", 0, 1), FileNotFoundError,
+                         "no such folder"),
+    "distributed.Part.topk": (lambda p: part_of(p).topk(np.ones((2, 3)), 1), ValueError,
+                              "h must have 8 columns"),
+    "distributed.Front": (lambda p: sl.distributed.Front(p, "http://a", 2), TypeError,
+                          "ask must be a function of part, h, k and exact, got str"),
+    "distributed.Front.topk": (lambda p: front_of(p).topk(X, 0), ValueError,
+                               "k must be at least 1, got 0"),
+    "distributed.Front.hidden": (lambda p: front_of(p).hidden(np.ones((4, 2))), ValueError,
+                                 "3 features"),
     "distributed.AsIf": (lambda p: sl.distributed.AsIf(3, 2), ValueError,
                          "rank must be .*got 3"),
 }

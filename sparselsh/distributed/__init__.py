@@ -10,6 +10,7 @@
     _network     ShardedNetwork
     _cost        what a training needs: memory, traffic, time
     _rows        rows in a folder of files, read by parts
+    _serving     servers that have some of the labels, and what asks them
     _folder      folders of networks, and the callback that writes them
 
 Nothing of torch or of MPI is imported before a group of theirs is made.
@@ -19,7 +20,8 @@ from ._folder import Checkpoint
 from ._groups import AsIf, Group, group, launched_processes, solo
 from ._network import ShardedNetwork, load, split
 from ._rows import RowFolder, open_rows
+from ._serving import Front, Part
 from ._shards import DistributedError
 
-__all__ = ["AsIf", "Checkpoint", "DistributedError", "Group", "RowFolder", "ShardedNetwork",
-           "estimate", "group", "load", "open_rows", "solo", "split"]
+__all__ = ["AsIf", "Checkpoint", "DistributedError", "Front", "Group", "Part", "RowFolder",
+           "ShardedNetwork", "estimate", "group", "load", "open_rows", "solo", "split"]

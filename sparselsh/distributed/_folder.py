@@ -20,9 +20,15 @@ import shutil
 import time
 import warnings
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from .. import _files
 from .. import _validation as check
@@ -38,12 +44,16 @@ from ..refinement import (
     refinement_of_file,
     refinement_tensors,
 )
-from ._shards import SAVE, DistributedError
+from ._groups import Solo
+from ._shards import SAVE, DistributedError, Shards
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .._arrays.types import Floats, PathLike
 
 HEAD = "network.json"  # the file that a folder is opened by
+COMMON_FILE = "common.safetensors"
 FORMAT, COMMON = "sparselsh.shard", "sparselsh.shards"
 SET_NAME = re.compile(r"step-\d{8}(-\d+)?")
 DAMAGES = (AttributeError, KeyError, IndexError, OverflowError, TypeError, ValueError,
@@ -66,7 +76,7 @@ def write(net: Any, path: PathLike, with_training: bool) -> None:
         with shards.together("make the folder of the shards"):
             if shards.group.rank == 0:
                 os.mkdir(place)
-                _files.write_checked(os.path.join(place, "common.safetensors"), _common(net),
+                _files.write_checked(os.path.join(place, COMMON_FILE), _common(net),
                                      COMMON, json.dumps({"set": token}))
         with shards.together("write its shards"):
             if not os.path.isdir(place):
@@ -78,14 +88,38 @@ def write(net: Any, path: PathLike, with_training: bool) -> None:
                                      _shard_tensors(net, s, with_training), FORMAT, config)
         with shards.together("write the head"):
             if shards.group.rank == 0:
-                _write_head(net, path, name, token, with_training)
+                with _alone_in(path):
+                    _check_is_own(net, path)
+                    _write_head(net, path, name, token, with_training)
+                    _remove_others(path, name)
     except BaseException:
-        if shards.group.rank == 0 and _current(path) != name:
+        if shards.group.rank == 0 and _head_of(path).get("set") != name:
             shutil.rmtree(place, ignore_errors=True)
         raise
-    if shards.group.rank == 0:
-        _remove_others(path, name)
+    shards.written[path] = token
     shards.checkpoint = path
+
+
+@contextmanager
+def _alone_in(path: str) -> Iterator[None]:
+    """Context in which no other program replaces the head or removes sets."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_is_own(net: Any, path: str) -> None:
+    """Raise ValueError where another program has written a head after this network wrote its."""
+    own, there = net.shards.written.get(path), _head_of(path).get("token")
+    if own is not None and there is not None and there != own:
+        raise ValueError(f"{path!r}: another program has written a network there meanwhile; give "
+                         "each training a folder of its own")
 
 
 def _free_name(path: str, net: Any) -> str:
@@ -101,13 +135,13 @@ def _file_name(shard: int, n: int) -> str:
     return f"shard-{shard:05d}-of-{n:05d}.safetensors"
 
 
-def _current(path: str) -> str | None:
-    """The set that the head names, or None where there is no head."""
+def _head_of(path: str) -> dict[str, Any]:
+    """The head as it is, or none."""
     try:
         with open(os.path.join(path, HEAD), encoding="utf-8") as file:
-            return json.load(file)["set"]
+            return dict(json.load(file))
     except (OSError, *DAMAGES):
-        return None
+        return {}
 
 
 def _remove_others(path: str, name: str) -> None:
@@ -203,13 +237,14 @@ def _write_head(net: Any, path: str, name: str, token: str,
         "layers": [Linear.config(hidden), LSHLinear.config(last)],
         "input_major": hidden.joined()[2], "is_split": len(hidden.blocks) > 1,
         "tables": last.table_state()[0] if with_training else None,
+        "search": last.search_state(),
         "training": training_plain(net._training) if with_training else None,
         "history": net.history,
         "refinement": None if net.refinement is None else refinement_config(net.refinement),
         "calibration": None if net.calibration is None else net.calibration.config()}
     text = json.dumps(config)
-    head = {"format": "sparselsh.distributed", "set": name, "checksum": zlib.crc32(text.encode()),
-            "config": text}
+    head = {"format": "sparselsh.distributed", "set": name, "token": token,
+            "checksum": zlib.crc32(text.encode()), "config": text}
     with _files.replacing(os.path.join(path, HEAD), "w", encoding="utf-8") as file:
         json.dump(head, file, indent=1)
 
@@ -239,9 +274,11 @@ def read_head(path: str) -> tuple[str, dict[str, Any]]:
         raise _files.damaged(file, "network", error) from error
 
 
-def _read(file: str, kind: str, token: str, **expected: Any) -> dict[str, np.ndarray]:
-    """The arrays of a file of the set; ValueError if it belongs to another."""
-    tensors, metadata = _files.read(file, kind)
+def _read(file: str, kind: str, token: str, prefix: str = "",
+          **expected: Any) -> dict[str, np.ndarray]:
+    """The arrays of a file of the set whose names begin so; ValueError if it belongs to another."""
+    unread = (lambda name: not name.startswith(prefix)) if prefix else None
+    tensors, metadata = _files.read(file, kind, unread=unread)
     try:
         config = json.loads(metadata["config"])
         for key, value in {"set": token, **expected}.items():
@@ -256,35 +293,73 @@ def _read(file: str, kind: str, token: str, **expected: Any) -> dict[str, np.nda
 
 
 def restore(net: Any, path: str, name: str, config: dict[str, Any]) -> None:
-    shards, file = net.shards, os.path.join(path, HEAD)
-    common = os.path.join(path, name, "common.safetensors")
-    tensors = _read(common, COMMON, config["token"])
-    try:
-        _restore_common(net, tensors, config)
-    except DAMAGES as error:
-        raise _files.damaged(common, "network", error) from error
-
-    parts = []
-    for s in range(shards.first, shards.last):
-        place = os.path.join(path, name, _file_name(s, shards.n))
-        part = _read(place, FORMAT, config["token"], shard=s, shards=shards.n)
-        try:
-            _check_shard(net, s, part, bool(config["input_major"]), config["training"] is not None)
-        except DAMAGES as error:
-            raise _files.damaged(place, "shard", error) from error
-        parts.append(part)
-    try:
+    shards = net.shards
+    with _of_file(os.path.join(path, name, COMMON_FILE), "network") as common:
+        _restore_common(net, _read(common, COMMON, config["token"]), config)
+    parts = _read_shards(net.layers, shards, path, name, config, range(shards.first, shards.last))
+    with _of_file(os.path.join(path, HEAD), "network"):
         _restore_weights(net, parts, config)
+
+
+def restore_outputs(last: Any, path: str, name: str, config: dict[str, Any]) -> None:
+    """Read an output layer alone."""
+    shards = last.shards
+    with _of_file(os.path.join(path, name, COMMON_FILE), "network") as common:
+        _restore_inputs(last, _read(common, COMMON, config["token"], "inputs"))
+    hidden = Linear.from_config(config["layers"][0])
+    parts = _read_shards([hidden, last], shards, path, name, config,
+                         range(shards.first, shards.last), "output.")
+    with _of_file(os.path.join(path, HEAD), "network"):
+        _restore_outputs(last, parts, config)
+
+
+def restore_front(net: Any, path: str, name: str, config: dict[str, Any]) -> None:
+    """Read all but the output layer."""
+    hidden, n_shards = net.layers[0], config["shards"]
+    with _of_file(os.path.join(path, name, COMMON_FILE), "network") as common:
+        _restore_added(net, _read(common, COMMON, config["token"]), config)
+    layers = [hidden, LSHLinear.from_config(config["layers"][1])]
+    parts = _read_shards(layers, Shards(n_shards, Solo()), path, name, config, range(n_shards),
+                         "hidden.")
+    with _of_file(os.path.join(path, HEAD), "network"):
+        hidden._set_parameters(*_hidden_of(parts, config))
+
+
+def _read_shards(layers: Any, shards: Any, path: str, name: str, config: dict[str, Any],
+                 numbers: range, prefix: str = "") -> list[dict[str, np.ndarray]]:
+    """The arrays of some shards, checked; those of other names are not read."""
+    parts = []
+    for s in numbers:
+        with _of_file(os.path.join(path, name, _file_name(s, shards.n)), "shard") as place:
+            part = _read(place, FORMAT, config["token"], prefix, shard=s, shards=shards.n)
+            _check_shard(layers, shards, s, part, bool(config["input_major"]), prefix)
+        parts.append(part)
+    return parts
+
+
+@contextmanager
+def _of_file(path: str, what: str) -> Iterator[str]:
+    """Context whose errors are damages of a file."""
+    try:
+        yield path
     except DAMAGES as error:
-        raise _files.damaged(file, "network", error) from error
+        raise error if path in str(error) else _files.damaged(path, what, error) from error
 
 
 def _restore_common(net: Any, tensors: dict[str, np.ndarray],
                     config: dict[str, Any]) -> None:
-    last = net.parts[1]
+    _restore_inputs(net.parts[1], tensors)
+    net.history = [dict(entry) for entry in config["history"]]
+    _restore_added(net, tensors, config)
+
+
+def _restore_inputs(last: Any, tensors: dict[str, np.ndarray]) -> None:
     last._inputs = check.dense(tensors["inputs"], "inputs", n_columns=last.n_in) \
         if len(tensors["inputs"]) else np.empty((0, last.n_in), np.float32)
-    net.history = [dict(entry) for entry in config["history"]]
+
+
+def _restore_added(net: Any, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    """Refinement and calibration."""
     if config["refinement"] is not None:
         net.refinement = refinement_of_file(_files.with_prefix(tensors, "refinement."),
                                             config["refinement"], (net.n_labels, net.n_features))
@@ -292,13 +367,13 @@ def _restore_common(net: Any, tensors: dict[str, np.ndarray],
         net.calibration = Calibration.from_config(config["calibration"], net.n_labels)
 
 
-def _check_shard(net: Any, s: int, tensors: dict[str, np.ndarray], input_major: bool,
-                 with_training: bool) -> None:
+def _check_shard(layers: Any, shards: Any, s: int, tensors: dict[str, np.ndarray],
+                 input_major: bool, prefix: str) -> None:
     """Raise ValueError for arrays that do not fit the shard; the kernels trust their shapes."""
-    hidden, last = net.parts
-    width = net.shards.columns(hidden.n_out, s + 1) - net.shards.columns(hidden.n_out, s)
-    n = net.shards.n_rows(last.n_out, s)
-    dtypes = [np.uint16 if layer.dtype == "bfloat16" else np.float32 for layer in net.layers]
+    hidden, last = layers
+    width = shards.columns(hidden.n_out, s + 1) - shards.columns(hidden.n_out, s)
+    n = shards.n_rows(last.n_out, s)
+    dtypes = [np.uint16 if layer.dtype == "bfloat16" else np.float32 for layer in layers]
     wanted: dict[str, Any] = {"output.weight": ((n, last.n_in), dtypes[1]),
                               "output.bias": ((n, 1), np.float32)}
     if width:
@@ -309,7 +384,8 @@ def _check_shard(net: Any, s: int, tensors: dict[str, np.ndarray], input_major: 
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"{name} must be {np.dtype(dtype)} of shape {shape}, got "
                              f"{array.dtype} {array.shape}")
-        if array.dtype == np.float32 and not _is_finite(array):
+        if (name.startswith(prefix) and array.dtype == np.float32
+                and not _is_finite(array)):
             raise ValueError(f"{name} must be finite")
 
 
@@ -321,14 +397,9 @@ def _is_finite(array: Floats) -> bool:
 def _restore_weights(net: Any, parts: list[dict[str, np.ndarray]],
                      config: dict[str, Any]) -> None:
     hidden, last = net.parts
-    input_major = bool(config["input_major"])
-    found = [part for part in parts if "hidden.weight" in part]
-    along = 1 if input_major else 0
-    hidden._take(np.concatenate([part["hidden.weight"] for part in found], axis=along),
-                 np.concatenate([part["hidden.bias"] for part in found])[:, 0], input_major,
-                 bool(config["is_split"]) and net.shards.n > 1)
-    last._set_parameters(np.concatenate([part["output.weight"] for part in parts]), False,
-                         np.concatenate([part["output.bias"] for part in parts])[:, 0])
+    value, input_major, bias = _hidden_of(parts, config)
+    hidden._take(value, bias, input_major, bool(config["is_split"]) and net.shards.n > 1)
+    _restore_outputs(last, parts, config)
     if config["training"] is None:
         return
 
@@ -340,15 +411,38 @@ def _restore_weights(net: Any, parts: list[dict[str, np.ndarray]],
     if plain.progress is not None:
         plain.progress.callbacks = restored_callbacks(config["training"])
     if plain.optimizer is not None:
-        _restore_moments(net, parts, found, along)
+        training.suit_layers()
+        _restore_moments(net, parts, 1 if input_major else 0)
     codes = [part["codes"] for part in parts if "codes" in part]
     last.restore_tables(config["tables"], np.concatenate(codes) if codes else None)
 
 
-def _restore_moments(net: Any, parts: list[dict[str, np.ndarray]],
-                     found: list[dict[str, np.ndarray]], along: int) -> None:
+def _hidden_of(parts: list[dict[str, np.ndarray]],
+               config: dict[str, Any]) -> tuple[np.ndarray, bool, Floats]:
+    """The weights of the hidden units of some shards, whether they are by inputs, and biases."""
+    input_major = bool(config["input_major"])
+    found = [part for part in parts if "hidden.weight" in part]
+    if not found:  # more shards than hidden units
+        n_in = config["layers"][0]["n_in"]
+        value = np.zeros((n_in, 0) if input_major else (0, n_in),
+                         np.uint16 if config["layers"][0]["dtype"] == "bfloat16" else np.float32)
+        return value, input_major, np.zeros(0, np.float32)
+    value = np.concatenate([part["hidden.weight"] for part in found], axis=int(input_major))
+    return value, input_major, np.concatenate([part["hidden.bias"] for part in found])[:, 0]
+
+
+def _restore_outputs(last: Any, parts: list[dict[str, np.ndarray]],
+                     config: dict[str, Any]) -> None:
+    last._set_parameters(np.concatenate([part["output.weight"] for part in parts]), False,
+                         np.concatenate([part["output.bias"] for part in parts])[:, 0])
+    if config.get("search") is not None:
+        last.restore_search(config["search"])
+
+
+def _restore_moments(net: Any, parts: list[dict[str, np.ndarray]], along: int) -> None:
     hidden, last = net.parts
     optimizer: Any = net.optimizer
+    found = [part for part in parts if "hidden.weight" in part]
     for name, parameter in zip(("weight", "bias"), last.parameters, strict=True):
         optimizer_arrays = _joined_moments(parts, f"optimizer.output.{name}", 0)
         if optimizer_arrays:
@@ -413,7 +507,7 @@ class Checkpoint(Callback):
             raise TypeError("distributed.Checkpoint saves a ShardedNetwork, got "
                             f"{type(network).__name__}; use callbacks.Checkpoint")
         self._saved = time.monotonic()
-        if network.shards.checkpoint is None and _current(self.path) is not None:
+        if network.shards.checkpoint is None and _head_of(self.path):
             network.shards.checkpoint = self.path
 
     def on_step(self, network: Any) -> None:

@@ -26,6 +26,7 @@ class SharedInterrupts(Interrupts):
     def __init__(self, shards: Shards) -> None:
         super().__init__()
         self.shards = shards
+        self._flagging = shards.flagging(self.raised)
 
     def raised(self) -> int:
         """STOP if a signal waits."""
@@ -36,7 +37,12 @@ class SharedInterrupts(Interrupts):
         self._ends_at_sigterm = is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         if self._ends_at_sigterm:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._flagging.__enter__()
         return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._flagging.__exit__(None, None, None)
+        super().__exit__(kind, *error)
 
     def _restore(self) -> None:
         super()._restore()

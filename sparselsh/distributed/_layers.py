@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import _validation as check
 from .. import rebuild as rebuild_policies
 from .._arrays import aligned, bfloat16
 from .._arrays.batch_active import SegmentedActive
@@ -23,7 +25,20 @@ from .._arrays.linalg import column_sums, log_sum_exp, matmul, row_chunks
 from .._core import _active, _gemm, _select
 from .._gradients import ActiveGradient, DenseGradient, RowGradient
 from .._threads import resolve
-from ..index import IndexOptions, NeuronSums, build, drawn_seed, engine_of_codes
+from ..hashing import family_config, family_from
+from ..index import (
+    MIN_NEURONS_PER_CANDIDATE,
+    N_NEIGHBOURS,
+    Bounds,
+    IndexOptions,
+    NeuronSums,
+    build,
+    drawn_seed,
+    engine_of_codes,
+    reach_of_short,
+    take_bounds,
+    tune_together,
+)
 from ..layers import SEARCH_MIN_NEURONS, Linear, LSHLinear, Step, new_finder
 
 if TYPE_CHECKING:
@@ -216,6 +231,13 @@ class ColumnLinear(Linear):
         for block in self.blocks:
             block.own()
 
+    def owned(self) -> list[tuple[Linear, slice]]:
+        """The blocks and the hidden units of each."""
+        first = self.shards.own_columns(self.n_out).start
+        ends = self._ends(len(self.blocks) > 1)
+        return [(block, slice(first + columns.start, first + columns.stop))
+                for block, columns in zip(self.blocks, ends, strict=True)]
+
     def copy_weights(self) -> list[np.ndarray]:
         value, bias, _ = self.joined()
         return [value.copy(), bias[:, None].copy()]
@@ -325,7 +347,9 @@ class RowLSHLinear(LSHLinear):
         self.starts = shards.starts(self.n_out)
         self.names = shards.labels(self.n_out)
         self._finder = self._search = None
-        self._searches: list[Any] = []
+        self._searches: list[IndexEngine] = []
+        self.bounds: Bounds | None = None  # with which all shards together reach the recall
+        self.n_computed = 0.0  # inner products of a search in all shards
         self._slot, self._buffers = None, {}
         if layer.initialized:
             value = bfloat16.as_float32(layer.parameters[0].value) if layer.dtype != "bfloat16" \
@@ -357,10 +381,48 @@ class RowLSHLinear(LSHLinear):
         self._set_parameters(self._stored(value), False)
         self._draw_seed(rng)
 
-    def _finder_at(self, place: Place) -> Any:
+    def with_labels(self, weight: Floats, bias: Floats) -> tuple[Ids, np.ndarray, Floats]:
+        """The own labels, their weights and their biases, if these are added behind the others."""
+        names = self.shards.labels(self.n_out + len(weight))
+        is_new = names >= self.n_out
+        new = names[is_new] - self.n_out
+        value = aligned.empty((len(names), self.n_in), self._w.value.dtype)
+        biases = np.empty(len(names), np.float32)
+        value[~is_new], value[is_new] = self._w.value, self._stored(weight[new])
+        biases[~is_new], biases[is_new] = self._bias, bias[new]
+        return names, value, biases
+
+    def take_labels(self, n_out: int, value: np.ndarray, bias: Floats, n_threads: int) -> None:
+        """Take what `with_labels` gave; the parameters stay the same objects."""
+        names, finder = self.shards.labels(n_out), self._finder
+        if finder is not None:
+            engine, finder.engine = finder.engine, None
+            finder.n_out, finder.names = len(names), names
+            if engine is not None:  # rows of each shard are beside each other
+                new = np.flatnonzero(names >= self.n_out).astype(np.int32)
+                codes = np.full((len(names), engine.tables.codes.shape[1]), -1, np.int32)
+                codes[names < self.n_out] = engine.tables.codes
+                grown = engine_of_codes(finder.options, value, bias, codes,
+                                        engine.transform.offset_, engine.transform.scale_,
+                                        engine.seed, n_threads)
+                grown.refresh(new, n_threads)
+                finder.engine = grown
+        self.__dict__.update(n_out=n_out, names=names, starts=self.shards.starts(n_out),
+                             _slot=None, _buffers={})
+        self._w.value, self._b.value = value, bias[:, None]
+        self._drop_searches()
+
+    def lowest_output(self, n_threads: int) -> float:
+        lowest = float(min(self._bias.min(initial=0), 0))
+        for start, stop in row_chunks(len(self._inputs), max(1, self.n_rows)):
+            lowest = min(lowest, float(self._own_outputs(self._inputs[start:stop], n_threads)
+                                       .min(initial=0)))
+        return -self.shards.agree(-lowest)
+
+    def _finder_at(self, place: Place, family: Any = None) -> Any:
         if self._finder is None:
             finder = new_finder("top", self.n_in, self.n_rows, self.rebuild, self._seed,
-                                family=self._table_family(), min_count=self.min_count,
+                                family=family or self._table_family(), min_count=self.min_count,
                                 n_probes=self.n_probes, sketch_bits=self.sketch_bits)
             finder.names, finder.sums_of = self.names, self._sums
             self._finder = finder
@@ -510,23 +572,29 @@ class RowLSHLinear(LSHLinear):
 
     def topk(self, x: Floats | CSR, k: int, *, exact: bool = False, n_threads: int = 1,
              selection: Selection | None = None) -> tuple[Ids, Floats]:
-        x = x.to_dense() if isinstance(x, CSR) else x
-        found = [self._topk_of(s, x, k, exact, n_threads, selection)
-                 for s in range(self.shards.n_own)]
-        return merge_topk(self.shards.gather_topk(*merge_topk(found, k, n_threads)), k, n_threads)
+        own = self.own_topk(x, k, exact=exact, n_threads=n_threads, selection=selection)
+        return merge_topk(self.shards.gather_topk(*own), k, n_threads)
 
     def negatives(self, x: Floats | CSR, k: int, n_threads: int) -> Ids:
         return self.topk(x, k, n_threads=n_threads)[0]
 
-    def _topk_of(self, s: int, x: Floats, k: int, exact: bool, n_threads: int,
+    def own_topk(self, x: Floats | CSR, k: int, *, exact: bool = False, n_threads: int = 1,
+                 selection: Selection | None = None) -> tuple[Ids, Floats]:
+        """`topk` among the own labels."""
+        x = x.to_dense() if isinstance(x, CSR) else x
+        is_searched = not exact and selection is None and self._is_searched(n_threads)
+        found = [self._topk_of(s, x, k, is_searched, n_threads, selection)
+                 for s in range(self.shards.n_own)]
+        return merge_topk(found, k, n_threads)
+
+    def _topk_of(self, s: int, x: Floats, k: int, is_searched: bool, n_threads: int,
                  selection: Selection | None) -> tuple[Ids, Floats]:
         """The k best labels of an own shard."""
         a, b = self.starts[s], self.starts[s + 1]
         names = self.names[a:b]
-        if not exact and selection is None and self._is_searched():
-            ids, scores = self._engine(s, n_threads).search(x, min(k, b - a), None, n_threads)
-            found = np.where(ids >= 0, names[np.maximum(ids, 0)], np.int32(-1))
-            return found.astype(np.int32), scores
+        if is_searched:
+            ids, scores = self._engines(n_threads)[s].search(x, min(k, b - a), None, n_threads)
+            return self._named(s, ids), scores
         ids = np.full((len(x), k), -1, np.int32)
         scores = np.full((len(x), k), -np.inf, np.float32)
         for start, stop in row_chunks(len(x), max(1, b - a)):
@@ -541,23 +609,49 @@ class RowLSHLinear(LSHLinear):
             ids[np.isneginf(scores)] = -1
         return ids, scores
 
-    def _is_searched(self) -> bool:
-        """Whether shards have an index: a rule that knows neither P nor a clock."""
-        return (not self.is_dense and self.activation is None
-                and self.n_out // self.shards.n >= SEARCH_MIN_NEURONS)
+    def _named(self, s: int, rows: Ids) -> Ids:
+        """The labels of rows of an own shard; -1 for none."""
+        names = self.names[self.starts[s]:self.starts[s + 1]]
+        return np.where(rows >= 0, names[np.maximum(rows, 0)], np.int32(-1)).astype(np.int32)
 
-    def _engine(self, s: int, n_threads: int) -> IndexEngine:
-        """The index of an own shard, which depends on its rows and the inputs of the last steps."""
-        if not self._searches:
-            self._searches = [None] * self.shards.n_own
-        if self._searches[s] is None:
-            a, b = self.starts[s], self.starts[s + 1]
-            queries = self._inputs if len(self._inputs) else None
-            options = IndexOptions(recall=self.recall, plan="sketches")
-            seed = drawn_seed(self._seed + self.shards.first + s)
-            self._searches[s] = build(options, self._w.value[a:b], self._bias[a:b], queries, seed,
-                                      n_threads)
-        return self._searches[s]
+    def _is_searched(self, n_threads: int) -> bool:
+        """Whether shards are searched by an index: a rule that knows neither P nor a clock."""
+        if (self.is_dense or self.activation is not None
+                or self.n_out // self.shards.n < SEARCH_MIN_NEURONS):
+            return False
+        self._engines(n_threads)
+        return self.n_computed * MIN_NEURONS_PER_CANDIDATE <= self.n_out
+
+    def _engines(self, n_threads: int) -> list[IndexEngine]:
+        """The indexes of the own shards, which depend on their rows and on the last inputs.
+
+        Their bounds are those with which all shards together reach the recall.
+        """
+        if self._searches:
+            return self._searches
+        queries = self._inputs if len(self._inputs) else None
+        options = IndexOptions(recall=self.recall, plan="sketches")
+        engines = [build(options, self._w.value[a:b], self._bias[a:b], queries,
+                         drawn_seed(self._seed + self.shards.first + s), n_threads, is_part=True)
+                   for s, (a, b) in enumerate(itertools.pairwise(self.starts))]
+        if queries is None:
+            n_each = min(max(128, self.n_out // self.shards.n // 100), 1024)  # as an index alone
+            self.n_computed = float(self.shards.n * n_each)
+        elif self.bounds is not None:
+            take_bounds(engines, self.bounds,
+                        [reach_of_short(engine, queries, n_threads) for engine in engines])
+        else:
+            self.bounds, self.n_computed = tune_together(
+                engines, queries, self.n_out, self.recall, partial(self._merged_found, n_threads),
+                lambda n: float(self.shards.gather(np.array([n])).sum()), n_threads)
+        self._searches = engines
+        return engines
+
+    def _merged_found(self, n_threads: int, found: list[tuple[Ids, Floats]],
+                      k: int) -> tuple[Ids, Floats]:
+        """The k best of all processes, from what the own indexes have found."""
+        named = [(self._named(s, ids), scores) for s, (ids, scores) in enumerate(found)]
+        return merge_topk(self.shards.gather_topk(*merge_topk(named, k, n_threads)), k, n_threads)
 
     def score(self, x: Floats | CSR, ids: Ids, n_threads: int) -> Floats:
         z = np.take_along_axis(self.all_outputs(x, n_threads), np.maximum(ids, 0), 1)
@@ -574,14 +668,23 @@ class RowLSHLinear(LSHLinear):
         return self.shards.gather(rows).sum(axis=0)
 
     def computed_fraction(self, k: int, *, exact: bool = False) -> float:
-        if exact or not self._is_searched():
+        if exact or not self._is_searched(resolve(None)):
             return 1.0
-        n = sum(self._engine(s, resolve(None)).default_candidates(k)
-                for s in range(self.shards.n_own))
-        return min(n / max(1, self.n_rows), 0.999)  # below 1 everywhere or nowhere
+        return min(self.n_computed * max(1, k / N_NEIGHBOURS) / self.n_out, 0.999)
+
+    def search_state(self) -> dict[str, Any] | None:
+        """What a file keeps of the bounds of the search, or None before the first."""
+        if self.bounds is None:
+            return None
+        return {"bounds": self.bounds.plain(), "n_computed": self.n_computed}
+
+    def restore_search(self, plain: dict[str, Any]) -> None:
+        """Take what `search_state` gave; it is checked."""
+        self.bounds = Bounds.restored(plain["bounds"])
+        self.n_computed = check.number(plain["n_computed"], "n_computed", minimum=0)
 
     def _drop_searches(self) -> None:
-        self._searches = []
+        self._searches, self.bounds, self.n_computed = [], None, 0.0
 
     def drop_indexes(self) -> None:
         super().drop_indexes()
@@ -592,9 +695,12 @@ class RowLSHLinear(LSHLinear):
     def table_state(self) -> tuple[dict[str, Any], Ids | None]:
         """What a checkpoint keeps of the tables: plain values, and the codes of the own rows."""
         engine = None if self._finder is None else self._finder.engine
+        family: Any = None if self._finder is None else self._finder.options.family
         plain: dict[str, Any] = {
             "step_number": self._step_number, "seed": self._seed,
-            "clock": None if self._finder is None else self._finder.clock_state()}
+            "clock": None if self._finder is None else self._finder.clock_state(),
+            # that of the labels there were at first
+            "family": family_config(family)}
         if engine is None:
             return plain, None
         plain["offset"] = engine.transform.offset_.tolist()
@@ -603,7 +709,8 @@ class RowLSHLinear(LSHLinear):
 
     def restore_tables(self, plain: dict[str, Any], codes: Ids | None) -> None:
         """Take what `table_state` gave; it is checked."""
-        finder = self._finder_at(None)  # type: ignore[arg-type]  # its place is that of the output
+        place: Any = None  # that of the output
+        finder = self._finder_at(place, family_from(plain.get("family")))
         self._step_number = int(plain["step_number"])
         if plain["clock"] is not None:
             finder.restore_clock(plain["clock"])

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
@@ -32,9 +33,10 @@ from ._rows import RowFolder, SplitRows
 from ._shards import DistributedError, Shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
+    from .._gradients import Parameter
     from ..callbacks import Callback
     from ..inference import Affine
     from ..losses import Loss
@@ -57,9 +59,13 @@ class ShardedTraining(Training):
             raise TypeError("optimizer must be an SGD or Adam object in a network of shards, got "
                             f"{optimizer!r}; use Network for a rule of your own")
         super().begin(optimizer, sparse_input)
+        self.suit_layers()
+
+    def suit_layers(self) -> None:
+        """Let the layers hold what they own as the optimizer needs it."""
         hidden, last = cast("tuple[ColumnLinear, RowLSHLinear]", self.layers)
-        hidden.split_for(optimizer)
-        last.state_is_rounded = optimizer.state_dtype == "bfloat16" and self.shards.n > 1
+        hidden.split_for(self.optimizer)
+        last.state_is_rounded = self.optimizer.state_dtype == "bfloat16" and self.shards.n > 1
 
     def step(self, *args: Any, **kwargs: Any) -> tuple[float, float]:
         self.shards.step = self.n_steps
@@ -232,12 +238,11 @@ class ShardedNetwork(Network):
                                  "restore_best=False and save the best network with BestModel")
         sources = [callback.raised for callback in callbacks
                    if isinstance(callback, _folder.Checkpoint)]
-        self._shared = SharedInterrupts(self.shards)
-        with self.shards.flagging(self._shared.raised, *sources):
+        with self.shards.flagging(*sources):
             super()._train(source, validation, callbacks, verbose and is_first, on_nonfinite)
 
     def _interrupts(self) -> Interrupts:
-        return self._shared
+        return SharedInterrupts(self.shards)
 
     def _label_vectors(self, X: CSR, Y: CSR, shared: bool,
                        weight: Floats | None) -> tuple[Floats, Floats]:
@@ -286,35 +291,28 @@ class ShardedNetwork(Network):
         super().refine(X, Y, verbose=verbose and self.group.rank == 0, **options)
         return self
 
-    def add_labels(self, n: int) -> Self:
-        """Refused: a network of shards does not grow.
-
-        Parameters
-        ----------
-        n : int
-
-        Raises
-        ------
-        ValueError
-            In any case; the message says how to add labels.
-        """
-        raise ValueError("a network of shards does not grow; call to_network, add_labels and then "
-                         "distributed.split")
-
-    def add_features(self, n: int) -> Self:
-        """Refused: a network of shards does not grow.
-
-        Parameters
-        ----------
-        n : int
-
-        Raises
-        ------
-        ValueError
-            In any case; the message says how to add features.
-        """
-        raise ValueError("a network of shards does not grow; call to_network, add_features and "
-                         "then distributed.split")
+    def _grown_layers(self, weight: Floats, bias: Floats, inputs: Floats) -> tuple[
+            list[Callable[[], None]], list[tuple[Parameter, list[np.ndarray]]]]:
+        (hidden, last), n_threads = self.parts, resolve(self.n_threads)
+        optimizer, states = self.optimizer, []
+        changes: list[Callable[[], None]]
+        n_out, n_in = last.n_out + len(weight), hidden.n_in + inputs.shape[1]
+        names, value, biases = last.with_labels(weight, bias)
+        changes = [partial(last.take_labels, n_out, value, biases, n_threads)]
+        if optimizer is not None:
+            places = np.flatnonzero(names < last.n_out)
+            for parameter, shape in zip(last.parameters, (value.shape, (len(value), 1)),
+                                        strict=True):
+                states.append((parameter, optimizer.grown_arrays(parameter, shape, places)))
+        if n_in > hidden.n_in:
+            changes.append(partial(hidden.__dict__.update, n_in=n_in))
+            for block, columns in hidden.owned():
+                grown, b = block.grown(inputs[columns], np.zeros((0, n_in), np.float32), bias[:0])
+                changes.append(partial(block.take_grown, grown, b, n_threads))
+                if optimizer is not None:
+                    states.append((block.parameters[0],
+                                   optimizer.grown_arrays(block.parameters[0], grown.shape)))
+        return changes, states
 
     # -- inference -------------------------------------------------------------------------------
 
@@ -324,7 +322,8 @@ class ShardedNetwork(Network):
 
         Each shard gives its k best, and these are merged by score and id: with ``exact=True`` the
         ids and scores of one process that computes every output. A search gives the same for any
-        number of processes.
+        number of processes. At the first search after a change of weights, the shards are
+        calibrated together, so that what is merged has the recall that the output layer asks for.
 
         Parameters
         ----------
@@ -617,4 +616,5 @@ def load(path: PathLike, *, group: Group | None = None,
     with net.shards.together("read its shards"):
         _folder.restore(net, path, name, config)
     net.shards.checkpoint = path
+    net.shards.written[path] = config["token"]
     return net

@@ -61,6 +61,8 @@ class Shards:
         Number of the step that runs, for messages.
     checkpoint : str or None
         Where the last checkpoint is, for messages.
+    written : dict of str to str
+        The token of the set that this network has written or read last, by folder.
     """
 
     def __init__(self, n: int, group: Group) -> None:
@@ -77,6 +79,7 @@ class Shards:
         self.last = self.first + self.n_own
         self.step = 0
         self.checkpoint: str | None = None
+        self.written: dict[str, str] = {}
         self.hosts: list[str] = []
         self._flags: list[Callable[[], int]] = []
         self.flags = 0  # that the last exchange has brought, of any process

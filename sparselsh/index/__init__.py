@@ -40,7 +40,14 @@ from ._lsh_index import LSHIndex
 from ._options import IndexOptions
 from ._quantized_rows import STORAGES, QuantizedRows
 from ._table_choice import default_family
-from ._tuning import recall_of, split_in_blocks, tune
+from ._tuning import (
+    reach_of_short,
+    recall_of,
+    split_in_blocks,
+    take_bounds,
+    tune,
+    tune_together,
+)
 from .transforms import NeuronSums
 
 __all__ = ["LSHIndex"]

@@ -30,7 +30,7 @@ MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if 
 NORM_SAMPLE = 4096  # neurons whose norms decide on the norm floor
 MOST_NEIGHBOURS = 50  # up to this k searches hardly ever compute neurons below the norm floor,
 NEURONS_PER_NEIGHBOUR = 128  # or up to this fraction of the neurons, if that is less
-N_NEIGHBOURS = 5  # the k that an index is tuned for when it is built
+N_NEIGHBOURS = tuning.N_BEST
 
 
 def drawn_seed(random_state: RandomState) -> int:
@@ -40,7 +40,7 @@ def drawn_seed(random_state: RandomState) -> int:
 
 def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None, seed: int,
           n_threads: int, spare: Tables | NoTables | None = None,
-          neurons: NeuronSums | None = None) -> IndexEngine:
+          neurons: NeuronSums | None = None, is_part: bool = False) -> IndexEngine:
     """The engine over W and bias, both checked by the caller.
 
     Parameters
@@ -55,6 +55,8 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
         Tables that are no longer needed, whose memory is used again where it fits.
     neurons : NeuronSums or None
         Of more neurons than those of W, for the centring; None for those of W.
+    is_part : bool
+        Whether `tune_together` will set the bounds, which are those of the recall alone then.
 
     Returns
     -------
@@ -78,7 +80,7 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
         engine.sketches = _sketched(engine, transform, 0.0, n_threads)
         engine.sketches.set_bounds(Bounds.of_recall(options.recall))
     else:
-        _build_tuned_sketches(engine, moment, queries, n_threads)
+        _build_tuned_sketches(engine, moment, queries, is_part, n_threads)
     return engine
 
 
@@ -97,7 +99,7 @@ def _first_family(engine: IndexEngine, queries: Floats | None, n_threads: int) -
     return choice.first_family(n, similarity, options.recall)
 
 
-def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats,
+def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats, is_part: bool,
                           n_threads: int) -> None:
     """Sketches with the scaling, the norm floor, the cells and the candidates that suit queries."""
     options, n = engine.options, len(engine.W)
@@ -121,7 +123,10 @@ def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats,
                                     fraction=(norms >= least).mean())
         if engine.sketches.n >= CELLS_MIN_NEURONS:
             _partition(engine, n_threads)
-        tuning.tune(engine, queries, truth.shape[1], options.recall, n_threads)
+        if is_part:
+            tuning.bound(engine, sample, options.recall, n_threads)
+        else:
+            tuning.tune(engine, queries, truth.shape[1], options.recall, n_threads)
         if tuning.floor_pays(engine):
             return
 

@@ -17,7 +17,7 @@ from ._bounds import MIN_SHORT_DEVIATIONS, Bounds
 from ._engine import FOUND_PER_CANDIDATE, MIN_NEURONS_PER_BEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .._arrays.types import Floats, Ids
     from ._engine import IndexEngine
@@ -29,7 +29,9 @@ MIN_QUERIES = 256  # but always these
 N_BLOCKS = 16  # of neighbouring rows, of which every other one is to measure on
 MAX_TRIAL_QUERIES = 256  # of them for trials with tables and of the scaling
 SCALINGS = (0.0, 0.5)  # that "auto" tries: which is better depends on the network
+N_BEST = 5  # the k that an index is tuned for when it is built
 OTHER_K = (1, 50)  # for which the recall is checked, besides the k that is asked for
+PART_RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # of parts that are searched together, tried
 RAISE = 1.1  # of the bounds, while the recall is not reached
 MAX_DEVIATIONS = 6.0  # up to which they are raised: the errors of sketches have no longer tails
 CELL_RAISE, MAX_CELL_RAISES = 2.0, 5  # of the cells that are scanned
@@ -176,6 +178,14 @@ def tune(engine: IndexEngine, queries: Floats, k: int, recall: float, n_threads:
         _choose_methods(engine, some, k, recall, seconds / len(queries) * 1e6, n_threads)
 
 
+def bound(engine: IndexEngine, queries: Floats, recall: float, n_threads: int) -> None:
+    """Set the bounds by the recall alone, and count what the queries then compute."""
+    take_bounds([engine], Bounds.of_recall(recall), [reach_of_short(engine, queries, n_threads)])
+    counts = engine.by_bound(queries, min(N_BEST, len(engine.W)), n_threads)[2]
+    engine.n_computed, engine.k_computed = float(counts[:, 0].mean()), N_BEST
+    engine.n_short_computed = float(counts[:, 2].mean())
+
+
 def scan_curve(engine: IndexEngine, queries: Floats, truth: Ids, wanted_recall: float, start: int,
                limit: int, n_threads: int) -> list[dict[str, Any]]:
     """`curve` of a search by sketches."""
@@ -202,8 +212,7 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
     """
     sketches = engine.sketches
     bounds = Bounds.of_recall(recall)
-    if len(sketches.short_norms):
-        bounds.short = max(bounds.short, _reach_of_short(engine, few(queries), n_threads))
+    bounds.short = max(bounds.short, reach_of_short(engine, queries, n_threads))
     trials: list[dict[str, Any]] = []
 
     def reached(bounds: Bounds) -> bool:
@@ -222,22 +231,97 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
                     "microseconds": seconds / len(queries) * 1e6})
         return min(recalls.values()) >= recall
 
+    widen(bounds, ks[-1], reached)
+    return trials
+
+
+def widen(bounds: Bounds, k: int, reached: Callable[[Bounds], bool]) -> None:
+    """Try wider and wider bounds until the recall is reached, for up to k best."""
     if reached(bounds):
-        return trials
-    while (not reached(replace(bounds, cells=0.0))
-           and bounds.sketches_for(ks[-1]) < MAX_DEVIATIONS):
+        return
+    while not reached(replace(bounds, cells=0.0)) and bounds.sketches_for(k) < MAX_DEVIATIONS:
         bounds = bounds.wider(RAISE)
     for _ in range(MAX_CELL_RAISES):
         bounds = replace(bounds, cells=bounds.cells / CELL_RAISE)
         if reached(bounds):
-            return trials
+            return
     reached(replace(bounds, cells=0.0))
-    return trials
 
 
-def _reach_of_short(engine: IndexEngine, queries: Floats, n_threads: int) -> float:
+def tune_together(engines: Sequence[IndexEngine], queries: Floats, n_neurons: int, recall: float,
+                  merged: Callable[[list[tuple[Ids, Floats]], int], tuple[Ids, Floats]],
+                  total: Callable[[float], float], n_threads: int) -> tuple[Bounds, float]:
+    """Set the bounds of indexes of parts of the neurons so that all together reach the recall.
+
+    A part that finds fewer of its own best is enough, as few of them are among the best of all: the
+    bounds are those of the lowest of some recalls of a part with which the recall is reached.
+
+    Parameters
+    ----------
+    engines : sequence of IndexEngine
+        With sketches; others may be in other processes.
+    queries : ndarray of shape (n_queries, n_in), float32
+    n_neurons : int
+        Of all parts.
+    recall : float
+    merged : callable
+        The k best of all parts, from the ids and scores of these.
+    total : callable
+        The sum of a number over all processes.
+    n_threads : int
+
+    Returns
+    -------
+    bounds : Bounds
+        Those that were set, for `take_bounds`.
+    n_computed : float
+        Inner products per query, in all parts.
+    """
+    queries = sample(queries, n_neurons * queries.shape[1])
+    ks = sorted({N_BEST, *(k for k in OTHER_K if k * MIN_NEURONS_PER_BEST <= n_neurons)})
+    reaches = [reach_of_short(engine, queries, n_threads) for engine in engines]
+
+    def best(search: Callable[[IndexEngine, int], tuple[Ids, Floats]], k: int) -> Ids:
+        found = [search(engine, min(k, len(engine.W))) for engine in engines]
+        return merged(found, k)[0]
+
+    truth = best(lambda engine, k: engine.exact(queries, k, n_threads), ks[-1])
+    tried: list[tuple[Bounds, float]] = []
+
+    def reached(bounds: Bounds) -> bool:
+        take_bounds(engines, bounds, reaches)
+        recalls: dict[int, float] = {}
+        n_computed: list[float] = []
+
+        def search(engine: IndexEngine, k: int) -> tuple[Ids, Floats]:
+            if k * MIN_NEURONS_PER_BEST > len(engine.W):  # as searches do
+                return engine.exact(queries, k, n_threads)
+            ids, scores, counts = engine.by_bound(queries, k, n_threads)
+            if each == N_BEST:
+                n_computed.append(counts[:, 0].sum())
+            return ids, scores
+
+        for each in ks:
+            recalls[each] = recall_of(best(search, each), truth[:, :each])
+        tried.append((bounds, total(float(sum(n_computed))) / len(queries)))
+        return min(recalls.values()) >= recall
+
+    for part_recall in (*(r for r in PART_RECALLS if r < recall), recall):
+        if reached(Bounds.of_recall(part_recall)):
+            return tried[-1]
+    widen(Bounds.of_recall(recall), ks[-1], reached)
+    return tried[-1]
+
+
+def take_bounds(engines: Sequence[IndexEngine], bounds: Bounds, reaches: Sequence[float]) -> None:
+    """Set what `tune_together` gave, with the `reach_of_short` of each engine."""
+    for engine, reach in zip(engines, reaches, strict=True):
+        engine.sketches.set_bounds(replace(bounds, short=max(bounds.short, reach)))
+
+
+def reach_of_short(engine: IndexEngine, queries: Floats, n_threads: int) -> float:
     """Standard deviations of the inner products with neurons without a sketch, by a sample."""
-    sketches, transform = engine.sketches, engine.transform
+    sketches, transform, queries = engine.sketches, engine.transform, few(queries)
     short = np.flatnonzero(sketches.short_norms > 0).astype(np.int32)
     if not len(short):
         return 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -57,7 +58,7 @@ from ..training import (
 from . import _file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
     from scipy.sparse import csr_array
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 
     from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids, MatrixLike, PathLike, RandomState
+    from .._gradients import Parameter
     from .._signals import Interrupts
     from ..callbacks import Callback
     from ..losses import Loss
@@ -461,7 +463,8 @@ class Network:
         optimizer = self.optimizer if self.optimizer is not None else Adam(1e-3)
         with self._begun(_checked_optimizer(optimizer), source, None,
                          (self.refinement, self.calibration)):
-            train_once(self._training, source, batch_size, resolve(self.n_threads), on_nonfinite)
+            train_once(self._training, source, batch_size, resolve(self.n_threads), on_nonfinite,
+                       self._interrupts())
         return self
 
     @one_at_a_time
@@ -970,24 +973,11 @@ class Network:
         `weight`, (n_new, n_hidden), and `bias` are of the labels, `inputs`, (n_hidden, n_features),
         of the features, and `classifiers` has those of the new labels.
         """
-        first, last, n_threads = self.layers[0], self.layers[-1], resolve(self.n_threads)
         n_labels = len(weight)
         if inputs is None:
-            inputs = np.zeros((first.n_out, n_features), np.float32)
-        changes, states = [], []
+            inputs = np.zeros((self.layers[0].n_out, n_features), np.float32)
+        changes, states = self._grown_layers(weight, bias, inputs)
         optimizer = self._training.optimizer
-        # the last layer first: its indexes may fail to grow
-        for layer in {id(last): last, id(first): first}.values():
-            new = inputs if layer is first else np.zeros((layer.n_out, 0), np.float32)
-            rows, b = np.zeros((0, layer.n_in + new.shape[1]), np.float32), bias[:0]
-            if layer is last:
-                b, rows = bias, np.pad(weight, ((0, 0), (0, new.shape[1])))
-            value, biases = layer.grown(new, rows, b)
-            changes.append((layer, value, biases))
-            if optimizer is not None:
-                for parameter, shape in zip(layer.parameters, (value.shape, (len(biases), 1)),
-                                            strict=True):
-                    states.append((parameter, optimizer.grown_arrays(parameter, shape)))
         refinement = self.refinement
         if refinement is not None:
             refinement = extended(refinement, n_labels, n_features, classifiers)
@@ -996,13 +986,34 @@ class Network:
             calibration = _with_more_labels(calibration, n_labels)
 
         with held():
-            for layer, value, biases in changes:
-                layer.take_grown(value, biases, n_threads)
+            for change in changes:
+                change()
             for parameter, arrays in states:
                 optimizer.take_grown(parameter, arrays)
             self.refinement, self.calibration = refinement, calibration
             self._training.progress = None  # its rows have fewer labels or features
             self._last_search = None
+
+    def _grown_layers(self, weight: Floats, bias: Floats, inputs: Floats) -> tuple[
+            list[Callable[[], None]], list[tuple[Parameter, list[np.ndarray]]]]:
+        """What lets the layers grow, when it is called, and states of the optimizer; see `grow`."""
+        first, last, n_threads = self.layers[0], self.layers[-1], resolve(self.n_threads)
+        changes: list[Callable[[], None]] = []
+        states = []
+        optimizer = self._training.optimizer
+        # the last layer first: its indexes may fail to grow
+        for layer in {id(last): last, id(first): first}.values():
+            new = inputs if layer is first else np.zeros((layer.n_out, 0), np.float32)
+            rows, b = np.zeros((0, layer.n_in + new.shape[1]), np.float32), bias[:0]
+            if layer is last:
+                b, rows = bias, np.pad(weight, ((0, 0), (0, new.shape[1])))
+            value, biases = layer.grown(new, rows, b)
+            changes.append(partial(layer.take_grown, value, biases, n_threads))
+            if optimizer is not None:
+                for parameter, shape in zip(layer.parameters, (value.shape, (len(biases), 1)),
+                                            strict=True):
+                    states.append((parameter, optimizer.grown_arrays(parameter, shape)))
+        return changes, states
 
     def _draw_seed(self) -> int:
         """A seed from the generator of the training."""

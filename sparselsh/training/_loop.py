@@ -240,9 +240,9 @@ def _warn_of_useless_options(training: Training, batch_size: int) -> None:
 
 
 def train_once(training: Training, source: Source, batch_size: int, n_threads: int,
-               on_nonfinite: str) -> None:
+               on_nonfinite: str, interrupts: Interrupts | None = None) -> None:
     """Train on all rows once, in order, with the schedule of the optimizer at its start."""
-    with Interrupts() as interrupts:
+    with interrupts or Interrupts() as interrupts:
         interrupts.release()
         steps = _Steps(training, interrupts, n_threads, on_nonfinite)
         for batch in batches(source.blocks(), batch_size):
