@@ -207,6 +207,7 @@ def child(rank, job):
     """The forked process of a rank."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(job["size"]), "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(job["port"]), "LOCAL_WORLD_SIZE": str(job["size"])}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells let some ignore
     log = os.open(Path(job["folder"]) / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -872,6 +872,7 @@ def test_an_estimate_follows_from_its_arguments():
     assert of(network=0.1)["bound"] == "network"
     assert of(n_active=65_536, network=400)["bound"] == "compute"
     assert of(processes=1)["bytes_sent_per_step"] == 0
+    assert of(core_speed=0.5)["seconds_of_compute"] == 2 * one["seconds_of_compute"]
 
 
 def command(*arguments):

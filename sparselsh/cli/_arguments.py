@@ -383,6 +383,8 @@ def _add_plan(commands: Commands) -> None:
     _option(sub, "--processes", "numbers of processes", [1, 2, 4, 8, 16, 32, 64], type=_whole(1),
             nargs="+", metavar="N")
     _option(sub, "--cores", "cores per process", 32, type=_whole(1), metavar="N")
+    _option(sub, "--core-speed", "speed of a core, where 1 is that of an AMD EPYC (Zen 5)", 1.0,
+            type=_number, metavar="FLOAT")
     _option(sub, "--network", "gigabits per second of each process", 10.0, type=_number,
             metavar="FLOAT")
     _option(sub, "--latency", "microseconds of an exchange", 50.0, type=_number, metavar="FLOAT")

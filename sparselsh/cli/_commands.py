@@ -200,7 +200,8 @@ def plan(args: argparse.Namespace) -> None:
     estimates = [estimate(n_labels=args.labels, n_features=args.features, nnz=args.nnz,
                           n_hidden=args.hidden, n_active=args.active, batch_size=args.batch_size,
                           processes=n, cores=args.cores, network=args.network,
-                          latency=args.latency, dtype=args.dtype) for n in args.processes]
+                          latency=args.latency, dtype=args.dtype, core_speed=args.core_speed)
+                 for n in args.processes]
     print("processes  GB per process  MB per step  seconds per step  rows per second  bound by")
     for one in estimates:
         print(f"{one['processes']:>9,}  {one['bytes_per_process'] / 1e9:>14,.2f}  "

@@ -28,8 +28,8 @@ BYTES_PER_STAT = 16  # maximum, sum and label outputs of a row, and the flags of
 def estimate(*, n_labels: int, n_features: int = 1_000_000, nnz: float = 100.0,
              n_hidden: int = 128, n_active: int = 4096, batch_size: int = 256,
              candidates: int = N_CANDIDATES, processes: int = 1, cores: int = 1,
-             network: float = 10.0, latency: float = 50.0,
-             dtype: str = "float32") -> dict[str, Any]:
+             network: float = 10.0, latency: float = 50.0, dtype: str = "float32",
+             core_speed: float = 1.0) -> dict[str, Any]:
     """Estimate memory, traffic and speed of a training by several processes.
 
     Parameters
@@ -55,6 +55,9 @@ def estimate(*, n_labels: int, n_features: int = 1_000_000, nnz: float = 100.0,
         Microseconds that an exchange takes at least.
     dtype : {"float32", "bfloat16"}
         Of weights and moments.
+    core_speed : float
+        Of a core, where 1 is that of an idle AMD EPYC (Zen 5), which the times are from:
+        ``python -P bench/distributed.py plan TRAIN.txt`` measures it.
 
     Returns
     -------
@@ -87,7 +90,9 @@ def estimate(*, n_labels: int, n_features: int = 1_000_000, nnz: float = 100.0,
               ) / processes
     sent = bytes_per_step(batch_size, n_hidden, candidates, processes)
 
-    compute = _seconds_of_compute(batch_size, nnz, n_hidden, n_active, width, processes, cores)
+    core_speed = check.number(core_speed, "core_speed", above=0)
+    compute = _seconds_of_compute(batch_size, nnz, n_hidden, n_active, width, processes,
+                                  cores) / core_speed
     n_exchanges = 4 if candidates else 3
     if processes >= OWNERS_MIN_PROCESSES:
         n_exchanges = 6 if candidates else 4
