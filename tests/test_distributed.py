@@ -622,6 +622,37 @@ def test_saving_again_replaces_the_set(folder):
     np.testing.assert_array_equal(again.layers[1].weight, net.layers[1].weight)
 
 
+def test_a_second_training_into_a_folder_is_told_to_the_first(tmp_path):
+    nets = [worker.network(distributed.solo(), 4, n_labels=50) for _ in range(2)]
+    y = np.arange(worker.N_ROWS) % 50
+    callback = [distributed.Checkpoint(tmp_path / "model")]
+    nets[0].fit(X, y, epochs=1, callbacks=callback, verbose=False)
+    nets[1].fit(X[:100], y[:100], epochs=1, callbacks=callback, verbose=False)
+    with pytest.warns(RuntimeWarning, match="another program has written a network there"):
+        nets[0].fit(X, y, epochs=1, callbacks=callback, verbose=False)
+    assert len(nets[0].history) == 2  # the training goes on
+    # the folder has the second whole, and nothing of the first
+    assert distributed.load(tmp_path / "model").checksums() == nets[1].checksums()
+    assert len(list((tmp_path / "model").glob("step-*"))) == 1
+    nets[1].save(tmp_path / "model")
+    nets[0].save(tmp_path / "other")
+
+
+@pytest.mark.parametrize("x, y, options", [
+    (X[:1], Y[:1], {}), (X[:5], Y[:5], {"batch_size": 100}),
+    (X[:5], sp.csr_array((5, worker.N_LABELS)), {}), (sp.csr_array(X.shape), Y, {}),
+    (sp.csr_array(([1.0, 2, 3], [7, 7, 2], [0, 3]), shape=(1, worker.N_FEATURES)),
+     sp.csr_array(([1.0, 1], [9, 9], [0, 2]), shape=(1, worker.N_LABELS)), {})],
+    ids=["one row", "a batch larger than the rows", "no labels", "no features", "ids that repeat"])
+def test_rows_nobody_would_choose_train_alike(x, y, options):
+    def run(rank, group):
+        net = worker.network(group, 4)
+        net.fit(x, y, epochs=2, verbose=False, **options)
+        return worker.digest(net), [a.tolist() for a in net.topk(x, 3)]
+
+    assert together(4, run) == [run(0, distributed.solo())] * 4
+
+
 def test_refinement_and_calibration_are_in_the_folder(tmp_path):
     net = worker.network(distributed.solo(), 4, n_labels=50)
     y = np.arange(worker.N_ROWS) % 50
