@@ -47,13 +47,14 @@ def test_no_tables_give_no_codes(rng):
 @pytest.mark.parametrize("n", [0, 1, 3, 255, 257, 600])  # around a block of rows
 @pytest.mark.parametrize("d, n_bits, n_tables", [(1, 30, 1), (33, 5, 3), (129, 14, 12), (0, 4, 2),
                                                  (7, 4, 0)])
-def test_sign_codes_are_those_of_the_projections(rng, n, d, n_bits, n_tables):
+@pytest.mark.parametrize("in_bfloat16", [False, True], ids=["float32", "bfloat16"])
+def test_sign_codes_are_those_of_the_projections(rng, n, d, n_bits, n_tables, in_bfloat16):
     # products without rounding
     v, planes = read_only(eighths(rng, n, d), eighths(rng, d, n_bits * n_tables))
 
     def call(n_threads):
         codes = unwritten((n, n_tables), np.int32)
-        _hashing.sign_codes(v, planes, n_bits, codes, n_threads)
+        _hashing.sign_codes(v, planes, n_bits, codes, n_threads, in_bfloat16)
         return codes
 
     want = reference.pack_codes(v.astype(float) @ planes, n_bits)

@@ -14,6 +14,7 @@ def sign_codes(
     n_bits: int,
     codes: NDArray[int32],
     n_threads: int,
+    in_bfloat16: bool = False,
 ) -> None: ...
 def probe_signs(
     projections: NDArray[float32],

@@ -11,7 +11,7 @@ from libc.stdlib cimport free, malloc
 from ._order cimport key_id, key_score, score_key, select_smallest, sort_keys
 from ._probes cimport cheapest_codes, scratch_at, scratch_size, scratch_t
 from ._scratch cimport aligned_size, free_aligned, malloc_aligned
-from ._simd cimport DTYPE_FLOAT32, GEMM_WORK_FLOATS, gemm_t, loops_t, table
+from ._simd cimport DTYPE_FLOAT32, GEMM_MAX_TILE, GEMM_WORK_FLOATS, gemm_t, loops_t, table
 
 
 # ---- signs
@@ -53,11 +53,11 @@ cdef Py_ssize_t _block_length(Py_ssize_t n, int n_threads) noexcept nogil:
 
 
 def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, int32_t[:, ::1] codes,
-               int n_threads):
+               int n_threads, bint in_bfloat16=False):
     """The codes of pack_codes(v planes), without storing the projections.
 
     v is (n, d), planes (d, n_tables * n_bits), codes (n, n_tables); n_bits <= 30. 2 n d n_tables
-    n_bits operations.
+    n_bits operations. in_bfloat16 is as for _gemm.matmul.
     """
     cdef gemm_t g
     cdef Py_ssize_t t, n = codes.shape[0], n_tables = codes.shape[1], d = v.shape[1]
@@ -65,6 +65,7 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     cdef Py_ssize_t size = aligned_size(GEMM_WORK_FLOATS + ROWS_PER_BLOCK * planes.shape[1])
     cdef const loops_t *f = table()
     cdef float *work
+    cdef float *packed
 
     if n == 0 or n_tables == 0:
         return
@@ -77,16 +78,22 @@ def sign_codes(const float[:, ::1] v, const float[:, ::1] planes, int n_bits, in
     g.b, g.b_dtype, g.b_first = &planes[0, 0], DTYPE_FLOAT32, 0
     g.b_row, g.b_column = planes.shape[1], 1
     g.rows, g.gather, g.bias, g.c_row = NULL, 0, NULL, planes.shape[1]
-    g.in_bfloat16, g.packed = False, NULL
+    g.in_bfloat16, g.packed = in_bfloat16, NULL
 
     work = <float *>malloc_aligned(n_threads * size * sizeof(float))
-    if work == NULL:
+    packed = <float *>malloc_aligned((d + GEMM_MAX_TILE) * (g.n + GEMM_MAX_TILE) * sizeof(float))
+    if work == NULL or packed == NULL:
+        free_aligned(work)
+        free_aligned(packed)
         raise MemoryError()
 
+    f.pack_whole_b(&g, packed, work)
+    g.packed = packed
     for t in prange((n + block - 1) // block, nogil=True, schedule="dynamic", chunksize=1,
                     num_threads=n_threads):
         _sign_block(f, &g, t * block, min(block, n - t * block), n_bits, n_tables,
                     work + threadid() * size, &codes[0, 0])
+    free_aligned(packed)
     free_aligned(work)
 
 

@@ -705,6 +705,7 @@ class RowLSHLinear(LSHLinear):
             return plain, None
         plain["offset"] = engine.transform.offset_.tolist()
         plain["scale"] = engine.transform.scale_
+        plain["hashes_in_bfloat16"] = self._finder.hashes_in_bfloat16
         return plain, engine.tables.codes
 
     def restore_tables(self, plain: dict[str, Any], codes: Ids | None) -> None:
@@ -715,6 +716,7 @@ class RowLSHLinear(LSHLinear):
         if plain["clock"] is not None:
             finder.restore_clock(plain["clock"])
         if codes is not None:
+            finder.hash_in(plain.get("hashes_in_bfloat16") is True)
             offset = np.array(plain["offset"], np.float32)
             finder.engine = engine_of_codes(finder.options, self._w.value, self._bias, codes,
                                             offset, plain["scale"], drawn_seed(self._seed),

@@ -60,6 +60,7 @@ class SimHash(HtmlRepr):
     """
 
     is_angular = True
+    in_bfloat16 = False  # of a copy whose projections are products of factors rounded to bfloat16
 
     def __init__(self, bits: int = 10, tables: int = 8, projection: str = "gaussian") -> None:
         self.bits = check.integer(bits, "bits", maximum=MAX_BITS)
@@ -114,7 +115,8 @@ class SimHash(HtmlRepr):
         V = checked_rows(self, V)
         codes = np.empty((V.shape[0], self.tables), np.int32)
         if isinstance(self._projections, Gaussian) and isinstance(V, np.ndarray):
-            _hashing.sign_codes(V, self._projections.planes, self.bits, codes, n_threads)
+            _hashing.sign_codes(V, self._projections.planes, self.bits, codes, n_threads,
+                                self.in_bfloat16)
             return codes
 
         for start, rows in chunks(V, ROWS_PER_CHUNK):

@@ -79,6 +79,7 @@ class Tables:
         """
         own = self.family
         return (type(own) is type(family) and own.config() == family.config()
+                and getattr(own, "in_bfloat16", None) == getattr(family, "in_bfloat16", None)
                 and len(self.codes) == n_neurons
                 and self.slack == slack and self._drawn == (n_dims, seed))
 

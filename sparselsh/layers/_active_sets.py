@@ -10,6 +10,7 @@ between builds. A finder exists from the first step on; its index is built by th
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,6 +149,7 @@ class TableFinder(Finder):
 
     def built(self, W: np.ndarray, bias: Floats, step: Step) -> IndexEngine:
         """The engine, rebuilt where that is due."""
+        self.hash_in(step.in_bfloat16)
         if self.engine is None or self._is_due:
             if self.engine is not None:
                 self._spare = self.engine.tables
@@ -160,6 +162,21 @@ class TableFinder(Finder):
                 step.tally.hashing(W.size * self.n_projections, 4 * W.size, rebuilt=True)
         self._is_due = False
         return self.engine
+
+    @property
+    def hashes_in_bfloat16(self) -> bool:
+        """Whether projections are products of factors rounded to bfloat16."""
+        return getattr(self.options.family, "in_bfloat16", False)
+
+    def hash_in(self, in_bfloat16: bool) -> None:
+        """Compute projections, if the family knows both ways, in bfloat16 or in float32."""
+        if getattr(self.options.family, "in_bfloat16", in_bfloat16) == in_bfloat16:
+            return
+        family: Any = copy.copy(self.options.family)
+        family.in_bfloat16 = in_bfloat16
+        self.options = replace(self.options, family=family)
+        if self.engine is not None:
+            self.engine.tables.family.in_bfloat16 = in_bfloat16
 
     def insert(self, x: Floats | CSR, labels: CSR, found: Ids, n_threads: int) -> None:
         """Add labels that their input did not find to the buckets that it read.
@@ -206,12 +223,14 @@ class TableFinder(Finder):
         if self.engine is None:
             return {}, {}
         tensors, plain = state(self.engine, exactly=True)
-        return {f"tables.{name}": a for name, a in tensors.items()}, {"tables": plain}
+        return ({f"tables.{name}": a for name, a in tensors.items()},
+                {"tables": plain, "hashes_in_bfloat16": self.hashes_in_bfloat16})
 
     def restore(self, W: np.ndarray, bias: Floats, parts: dict[str, dict[str, np.ndarray]],
                 plain: dict[str, Any]) -> None:
         """Take what `state` gave, its arrays by part; it is checked."""
         if "tables" in plain:
+            self.hash_in(plain.get("hashes_in_bfloat16") is True)
             self.engine = engine_of_layer(self.options, W, bias, parts["tables"], plain["tables"],
                                           resolve(None))
 

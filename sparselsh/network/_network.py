@@ -98,10 +98,11 @@ class Network:
         The products of matrices in a training step: outputs of a layer from dense inputs, the
         gradient of these inputs and that of the weights. With "bfloat16" inputs, weights and
         gradients are rounded to the nearest bfloat16 as they enter a product, and its sums are in
-        float32 [1]_. Weights, moments, updates, losses, hash codes, products with sparse inputs and
-        with one active set per sample, and all of inference stay as they are. It is 1.8 to 3 times
-        as fast for these products on AMD since Zen 4 (AVX512_BF16) and on Intel since Sapphire
-        Rapids (AMX), and works as well, but not faster, elsewhere.
+        float32 [1]_, and so are the projections whose signs are the codes of hash tables. Weights,
+        moments, updates, losses, products with sparse inputs and with one active set per sample,
+        and all of inference stay as they are. It is 1.8 to 3 times as fast for these products on
+        AMD since Zen 4 (AVX512_BF16) and on Intel since Sapphire Rapids (AMX), and works as well,
+        but not faster, elsewhere.
 
     Attributes
     ----------
