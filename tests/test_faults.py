@@ -15,7 +15,8 @@ MOST = int(os.environ.get("SPARSELSH_FAULTS", "6"))  # per call
 BRIEF = ("fit, tables", "fit, frozen tables", "fit, sketches on drift", "partial_fit, sketches",
          "topk after steps", "refine", "tune_refinement", "calibrate, again", "initialize",
          "set_weights", "LSHIndex.update", "LSHIndex.add, ids", "LSHClassifier.fit, again",
-         "save, training_state")
+         "LSHClassifier.partial_fit, more classes", "TextVectorizer.fit", "Tagger.partial_fit",
+         "Recommender.add_items", "save, training_state")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_ctrl_c_twice_at_any_moment_leaves_an_index_as_it_was_or_as_it_is_to_be(
 
 
 @pytest.mark.parametrize("name", ["save, training_state", "InferenceNetwork.save", "write_csr",
-                                  "callbacks"])
+                                  "callbacks", "Tagger.save", "shards"])
 def test_a_full_disk_and_a_kill_leave_the_old_file_or_the_new_one(name, preload):
     for kind, library in (("full_disk", None), ("kills", preload)):
         n, findings = harness.run(kind, name, {"most": MOST}, library)

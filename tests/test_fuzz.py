@@ -185,6 +185,24 @@ def test_inference_on_large_values_gives_no_warning():
         assert net.predict(x).shape == (1,)
 
 
+@pytest.mark.parametrize("value, layer", [(2**31, 0), (1, 0), (True, 1)])
+def test_a_layer_of_a_tagger_that_cannot_be_input_major_is_refused(tmp_path, value, layer):
+    # any true value was taken, and the last layer of a tagger was stored input-major, which
+    # `explain` does not expect
+    path = tmp_path / "tagger.safetensors"
+    texts, tags = ["red apple", "fast car"] * 5, [["fruit"], ["traffic"]] * 5
+    sl.Tagger(hidden=4, random_state=0).fit(texts, tags).save(path)
+
+    def change(tensors, metadata):
+        config = json.loads(metadata["config"])
+        config["layers"][layer]["input_major_in_memory"] = value
+        metadata["config"] = json.dumps(config)
+
+    rewritten(path, "sparselsh.network", change)
+    with pytest.raises(ValueError, match=r"tagger\.safetensors: .*input.major"):
+        sl.load(path)
+
+
 def test_a_huge_shape_without_entries_is_refused(model):
     tensors, metadata = fuzz.unpack(model.read_bytes())
     tensors["layers.0.bias"] = ("F32", [2**62, 0], b"")

@@ -137,8 +137,11 @@ class StoredNetwork(NamedTuple):
                     tensors["weight_input_major"] = tensors.pop("weight")
             else:
                 input_major = entry.pop("input_major_in_memory")
+            if type(input_major) is not bool:
+                raise ValueError(f"layers[{i}]: input_major_in_memory must be true or false, got "
+                                 f"{input_major!r}")
             layer = kind.from_config(entry)
-            layer.load_tensors(tensors, bool(input_major))
+            layer.load_tensors(tensors, input_major)
             layers.append(layer)
         return layers
 

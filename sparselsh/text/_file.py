@@ -46,6 +46,9 @@ class Stored(NamedTuple):
             raise ValueError(f"{self.path}: holds a {self.kind}, no {kind}; read it with "
                              "sparselsh.load")
         try:
+            _, last = self.network.layers
+            if last.parameters[0].input_major:
+                raise ValueError("its last layer is input-major")
             yield self.config
         except DAMAGES as error:
             raise _files.damaged(self.path, kind.lower(), error) from error
