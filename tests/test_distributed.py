@@ -952,3 +952,14 @@ def test_the_command_plans(text, capsys):
     assert "rows per second" in capsys.readouterr().out
     one, many = json.loads((text / "plan.json").read_text())["estimates"]
     assert one["bytes_per_process"] > 60 * many["bytes_per_process"]
+
+
+def test_weights_are_read_only():
+    # those of the hidden layer were a view through which training state could be changed
+    net = ShardedNetwork([sl.Linear(5, 4), sl.LSHLinear(4, 6, density=0.5)], shards=2,
+                         random_state=0, n_threads=1)
+    net.fit(np.eye(6, 5, dtype=np.float32), np.arange(6), epochs=1, verbose=False)
+    for layer in net.layers:
+        for array in (layer.weight, layer.bias):
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0

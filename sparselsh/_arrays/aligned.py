@@ -27,6 +27,12 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     return _new(np.empty, shape, dtype)
 
 
+def read_only(view: np.ndarray) -> np.ndarray:
+    """The view, which nobody can write through from now on."""
+    view.flags.writeable = False
+    return view
+
+
 def zeros(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     """`np.zeros`, aligned; pages that were never written take no memory."""
     return _new(np.zeros, shape, dtype)

@@ -193,12 +193,12 @@ class ColumnLinear(Linear):
         """The weights of the own hidden units."""
         value, _, input_major = self.joined()
         value = bfloat16.as_float32(value)
-        return value.T if input_major else value
+        return aligned.read_only(value.T if input_major else value[:])
 
     @property
     def bias(self) -> Floats:
         """The biases of the own hidden units."""
-        return self.joined()[1]
+        return aligned.read_only(self.joined()[1][:])
 
     @property
     def parameters(self) -> Any:

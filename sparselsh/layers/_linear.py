@@ -100,12 +100,12 @@ class Linear(HtmlRepr):
     def weight(self) -> Floats:
         self._check_initialized()
         value = bfloat16.as_float32(self._w.value)
-        return _read_only(value.T if self._w.input_major else value[:])
+        return aligned.read_only(value.T if self._w.input_major else value[:])
 
     @property
     def bias(self) -> Floats:
         self._check_initialized()
-        return _read_only(self._b.value[:, 0])
+        return aligned.read_only(self._b.value[:, 0])
 
     @property
     def _bias(self) -> Floats:
@@ -502,11 +502,6 @@ class Linear(HtmlRepr):
 
     def __repr__(self) -> str:
         return f"Linear({self.n_in}, {self.n_out}, activation={self.activation!r})"
-
-
-def _read_only(view: Floats) -> Floats:
-    view.flags.writeable = False
-    return view
 
 
 def _second_moment_of_best(fraction: float) -> float:
