@@ -348,7 +348,7 @@ def test_classifiers_are_divided_among_the_processes(monkeypatch):
 
     monkeypatch.setattr(refinement, "MAX_WEIGHTS_PER_BLOCK", 2000)  # dozens of blocks
     y, trained, ranks = np.arange(worker.N_ROWS) % 300, [0] * 4, threading.local()
-    fit = refinement._one_vs_rest.fit
+    kernels = refinement._one_vs_rest
 
     def refined(rank, group):
         ranks.own = rank
@@ -360,9 +360,12 @@ def test_classifiers_are_divided_among_the_processes(monkeypatch):
             net.refinement.bias.tolist()
 
     class Counting:
-        def fit(self, starts, *arguments):
+        def __getattr__(self, name):
+            return getattr(kernels, name)
+
+        def fit(self, starts, *arguments, **options):
             trained[ranks.own] += len(starts) - 1
-            return fit(starts, *arguments)
+            return kernels.fit(starts, *arguments, **options)
 
     monkeypatch.setattr(refinement, "_one_vs_rest", Counting())
     found = together(4, refined)
