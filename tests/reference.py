@@ -802,3 +802,32 @@ def ranked(scores, knots, location, spread, temperature, slopes, rank, rank_step
                         row[j] = row[j + 1] = (row[j] + row[j + 1]) / 2
         p = np.maximum(p, others[:, None] / n_others)
     return np.where(found, np.minimum.accumulate(p, axis=1), 0), others
+
+
+# ---- _coded_search
+
+
+def unpacked_codes(blocks):
+    n_blocks, n_groups, _ = blocks.shape
+    four = blocks.reshape(n_blocks, n_groups, 16, 4)
+    eight = np.concatenate([four & 15, four >> 4], axis=3)
+    return eight.transpose(0, 2, 1, 3).reshape(16 * n_blocks, 8 * n_groups).astype(int)
+
+
+def coded_scores(blocks, scales, offsets, x, factors):
+    sums = (2 * unpacked_codes(blocks) - 15) @ x.astype(int).T
+    return (sums * scales.astype(float)[:, None] * factors + offsets[:, None]).T
+
+
+def rotate_halves(v, signs, width):
+    order = signs.shape[1]
+    H = np.ones((1, 1))
+    while len(H) < order:
+        H = np.block([[H, H], [H, -H]])
+    x = np.zeros((len(v), width))
+    x[:, :v.shape[1]] = v
+    for r in range(2 if order == width else 4):
+        first = width - order if r % 2 else 0
+        part = slice(first, first + order)
+        x[:, part] = (x[:, part] * signs[r]) @ H / np.sqrt(order)
+    return x

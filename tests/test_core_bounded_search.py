@@ -8,7 +8,7 @@ import pytest
 from support import assert_same_bits, eighths, gaussian, on_threads, read_only, unwritten
 
 from sparselsh._arrays.bfloat16 import to_bfloat16
-from sparselsh._core import _bounded_search, _quantized, _sketches
+from sparselsh._core import _bounded_search, _sketches
 from sparselsh.index import QuantizedRows
 
 BLOCK = _sketches.NEURONS_PER_BLOCK
@@ -44,7 +44,7 @@ class Index:
         self.projected = read_only((self.x @ self.rows.T).astype(np.float32))
         self.n_cells = n_cells
 
-    def prepared(self, sketches, share, short=EVERYTHING, storage="float32", with_codes=False):
+    def prepared(self, sketches, share, short=EVERYTHING, storage="float32"):
         """The search with these bounds."""
         norms = np.linspace(2, 1, len(self.short)).astype(np.float32)
         one, none = np.ones(self.n_cells, np.float32), np.zeros(0, np.float32)
@@ -56,15 +56,7 @@ class Index:
             to_bfloat16(self.rows), np.zeros(len(self.rows), np.float32), BITS, self.cell_start,
             self.cell, 0 * one, self.blocks, self.factors, self.errors, none, self.ids, self.n,
             slot, self.short, norms, np.zeros(D + 1, np.float32), 1.0, self.w, self.bias, *coarse,
-            sketches, share, 8, short, False, *self.codes(with_codes))
-
-    def codes(self, with_codes):
-        """Rows in int8, and bounds of the errors of their inner products."""
-        if not with_codes:
-            return None, None, None
-        rows, errors = QuantizedRows.of(self.w, "int8", 1), unwritten(N, np.float32)
-        _quantized.int8_errors(self.w, rows.values, rows.scales, errors, 1)
-        return rows.values, rows.scales, errors
+            sketches, share, 8, short, False)
 
     def answer(self, search, able=None, indptr=None, listed=None, only=False, k=K):
         """Ids, scores and counts, the same bits for 1 and 2 threads."""
@@ -73,7 +65,7 @@ class Index:
             out = (unwritten((n, k), np.int32), unwritten((n, k), np.float32),
                    unwritten((n, 3), np.int64))
             _bounded_search.top_k_batch(search, self.x, self.projected, able, indptr, listed, only,
-                                        *out, None, n_threads)
+                                        *out, n_threads)
             return out
 
         return on_threads(call)
@@ -105,20 +97,6 @@ def test_a_bound_that_reaches_everything_finds_the_best_of_all(rng, n_late, n_sh
     got = index.answer(index.prepared(EVERYTHING, ALL_CELLS), k=k)
     assert_finds(got, index.exact(index.known(), k))
     assert np.all(got[2][:, 0] == index.known().sum()) and np.all(got[2][:, 2] == n_short)
-
-
-@pytest.mark.parametrize("k", [1, K, 50])
-@pytest.mark.parametrize("n_late, n_short, n_cells", [(0, 0, CELLS), (70, 300, CELLS), (0, 90, 0)])
-def test_codes_leave_out_what_cannot_be_among_the_best(rng, n_late, n_short, n_cells, k):
-    index = Index(rng, n_late, n_short, n_cells)
-    got = index.answer(index.prepared(EVERYTHING, ALL_CELLS, with_codes=True), k=k)
-    assert_finds(got, index.exact(index.known(), k))
-    able = rng.random(N) < 0.5
-    got = index.answer(index.prepared(EVERYTHING, ALL_CELLS, with_codes=True),
-                       able.astype(np.uint8), k=k)
-    assert_finds(got, index.exact(index.known() & able, k))
-    if k < 50:  # 2 k + 8 with the best estimates, twice, and those that int8 does not exclude
-        assert np.all(got[2][:, 0] < 100)
 
 
 @pytest.mark.parametrize("n_late", [0, 70])

@@ -199,40 +199,6 @@ def test_sums_over_rows_equal_the_reference(rng, m):
     assert np.isposinf(call(1)[3])
 
 
-@pytest.mark.parametrize("n, k", [(1, 1), (40, 60), (3000, 1), (3000, 7), (3000, 900)])
-@pytest.mark.parametrize("kind", ["usual", "equal rows", "zero queries", "some are gone"])
-def test_an_exact_search_by_codes_misses_nothing(rng, n, k, kind):
-    coded = Coded(rng, n, 33)
-    if kind == "equal rows":
-        coded.w = np.tile(coded.w[:1], (n, 1))
-        coded.codes, coded.scales = (np.repeat(a[:1], n, axis=0) for a in (coded.codes,
-                                                                          coded.scales))
-        coded.errors[:], coded.bias[:] = coded.errors[0], 0
-    if kind == "zero queries":
-        coded.x = 0 * coded.x
-    if kind == "some are gone":
-        coded.bias[::3] = -np.inf
-
-    def call(n_threads):
-        out = (unwritten((20, k), np.int32), unwritten((20, k), np.float32),
-               unwritten(20, np.int64))
-        _estimates.exact_top_k(*read_only(coded.codes, coded.scales, coded.errors, coded.x,
-                                          coded.w, coded.bias), *out, n_threads)
-        return out
-
-    ids, scores, counts = on_threads(call)
-    exact = unwritten((20, n), np.float32)
-    _estimates.score(np.tile(np.arange(n, dtype=np.int32), (20, 1)), coded.x, coded.w,
-                     read_only(coded.bias), exact, 1)
-    want_ids, want = reference.top_k(exact, np.tile(np.arange(n), (20, 1)), k)
-    known = np.isfinite(want)
-    np.testing.assert_array_equal(scores[known], want[known])
-    np.testing.assert_array_equal(ids[known], want_ids[known])
-    assert not np.isfinite(scores[~known]).any()
-    if kind == "usual" and n == 3000 and k < 10:
-        assert counts.max() < 100
-
-
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
 @pytest.mark.parametrize("n_ids", [0, 1, 300])
 def test_scores_of_given_neurons_equal_the_reference(rng, storage, n_ids):

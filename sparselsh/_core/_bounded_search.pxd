@@ -22,9 +22,8 @@ ctypedef struct search_t:
     const float *bias
     double scale, offset_norm
     float deviations, cell_share, short_deviations
-    quantized_rows_t exact, rough, codes
-    const float *code_errors
-    bint has_rough, has_codes, euclidean
+    quantized_rows_t exact, rough
+    bint has_rough, euclidean
 
 cdef class BoundedSearch:
     cdef object arrays

@@ -1,7 +1,7 @@
 # Made by docs/make_stubs.py.
 from typing import Any
 
-from numpy import float32, float64, int32, int64, uint8, uint16
+from numpy import float32, int32, int64, uint8, uint16
 from numpy.typing import NDArray
 
 class BoundedSearch: ...
@@ -32,9 +32,6 @@ def prepare(
     n_evidence: int,
     short_deviations: float,
     euclidean: bool,
-    codes: NDArray[Any] | None,
-    code_scales: NDArray[float32] | None,
-    code_errors: NDArray[float32] | None,
 ) -> BoundedSearch: ...
 def top_k(
     search: BoundedSearch,
@@ -53,6 +50,5 @@ def top_k_batch(
     out_ids: NDArray[int32],
     out_scores: NDArray[float32],
     counts: NDArray[int64],
-    doubts: NDArray[float64] | None,
     n_threads: int,
 ) -> None: ...

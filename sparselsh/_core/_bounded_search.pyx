@@ -26,7 +26,7 @@ A search for one query takes some ten microseconds, and to pass each of two doze
 a tenth of one: so arrays are passed once, as a BoundedSearch.
 """
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, erfc, fabs, fabsf, sqrt
+from libc.math cimport INFINITY, fabs, fabsf, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -48,7 +48,6 @@ cdef enum:
 
 # of float32 inner products, relative to the norms: far below what the bound of a sketch allows
 cdef double ROUNDING = 5e-7
-cdef float SURE_DEVIATIONS = 8  # beyond them an estimate raises no doubt: 1e-15
 
 ctypedef struct work_t:
     float *projected
@@ -68,8 +67,7 @@ ctypedef struct work_t:
     uint64_t *found     # upper bounds of the candidates that are not computed yet
     Py_ssize_t n_found, capacity
     int64_t n_scanned, n_computed, n_short
-    bint failed, certify
-    double doubt        # expected number of neurons that are missed
+    bint failed
     top_t best, wide
 
 
@@ -84,7 +82,7 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
             const int32_t[::1] slot, const int32_t[::1] short_ids, const float[::1] short_norms,
             const float[::1] offset, double scale, w, const float[::1] bias, coarse, coarse_scales,
             float deviations, float cell_share, Py_ssize_t n_evidence, float short_deviations,
-            bint euclidean, codes, code_scales, code_errors):
+            bint euclidean):
     """A search whose answers are those of the module's docstring.
 
     query_rows, (n_bits + n_cells, d) in bfloat16, and query_constant map an input to the rotated
@@ -101,18 +99,14 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
     If `euclidean`, biases are -|v|^2 / 2, and the query is x - offset: neurons are then found by
     their distance from it. The distance of the k-th best so far stands for |q| in the bound of a
     neuron: e is orthogonal to v, and a nearer neuron than that leaves less of q orthogonal to it.
-
-    codes and code_scales are None, or w in int8, and code_errors[j] |x| bounds the error of their
-    inner product. Of candidates after the first they decide which are computed by w.
     """
     cdef BoundedSearch search = BoundedSearch()
     cdef search_t *s = &search.s
-    cdef const float[::1] code_error_view
     cdef Py_ssize_t i
 
     search.arrays = (query_rows, query_constant, cell_start, cell, cell_biases, blocks, factors,
                      errors, biases, ids, slot, short_ids, short_norms, offset, w, bias, coarse,
-                     coarse_scales, codes, code_scales, code_errors)
+                     coarse_scales)
     s.d, s.n_dims, s.n_bits = query_rows.shape[1], offset.shape[0], n_bits
     s.n_cells, s.n, s.n_short = query_rows.shape[0] - n_bits, n, short_ids.shape[0]
     # a cell may share its first and its last block with others
@@ -130,11 +124,6 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
     s.has_rough = coarse is not None
     if s.has_rough:
         quantized_rows_of(coarse, coarse_scales, &s.rough)
-    s.has_codes = codes is not None
-    if s.has_codes:
-        quantized_rows_of(codes, code_scales, &s.codes)
-        code_error_view = code_errors
-        s.code_errors = &code_error_view[0]
     s.query_rows, s.query_constant = &query_rows[0, 0], &query_constant[0]
     s.offset, s.bias = &offset[0], &bias[0]
     if n:
@@ -232,34 +221,6 @@ cdef void _compute(const loops_t *f, const search_t *s, work_t *w, const float *
             top_push(&w.best, w.products[c] + s.bias[w.rows[c]], w.rows[c])
             if s.has_rough:
                 top_push(&w.wide, w.products[c] + s.bias[w.rows[c]], w.rows[c])
-        start += n_rows
-
-
-cdef void _compute_able(const loops_t *f, const search_t *s, work_t *w, const float *x,
-                        const uint64_t *keys, const int32_t *ids, Py_ssize_t n) noexcept nogil:
-    # _compute, without the neurons that are worse than the k-th best by their codes
-    cdef Py_ssize_t start = 0, c, n_rows, n_kept
-    cdef double size = 0
-    cdef float kth
-    cdef int32_t rows[ROWS_PER_CALL]
-    if not s.has_codes:
-        _compute(f, s, w, x, keys, ids, n)
-        return
-    for c in range(s.d):
-        size += <double>x[c] * x[c]
-    size = sqrt(size)
-    while start < n:
-        n_rows = min(<Py_ssize_t>ROWS_PER_CALL, n - start)
-        for c in range(n_rows):
-            rows[c] = key_id(keys[start + c]) if keys != NULL else ids[start + c]
-        quantized_dots(f, &s.codes, rows, n_rows, x, w.products)
-        kth = top_kth(&w.best)
-        n_kept = 0
-        for c in range(n_rows):
-            if <double>w.products[c] + s.bias[rows[c]] + size * s.code_errors[rows[c]] >= kth:
-                rows[n_kept] = rows[c]
-                n_kept += 1
-        _compute(f, s, w, x, NULL, rows, n_kept)
         start += n_rows
 
 
@@ -404,7 +365,7 @@ cdef void _scan(const loops_t *f, const search_t *s, work_t *w, const float *x, 
                 float unit_norm, double shift, double size, double scale) noexcept nogil:
     # steps 1 and 2
     cdef Py_ssize_t c, i, at = 0, n_scanned = 0, m = _n_first_best(k), n_evidence, n
-    cdef float slack, t, best, unit
+    cdef float slack, t
     cdef top_t top
     cdef uint64_t computed = 0
 
@@ -443,54 +404,9 @@ cdef void _scan(const loops_t *f, const search_t *s, work_t *w, const float *x, 
         for c in range(m, w.n_found):
             w.found[i] = w.found[c]
             i += key_score(w.found[c]) >= t
-        _compute_able(f, s, w, x, w.found + m, NULL, i - m)
+        _compute(f, s, w, x, w.found + m, NULL, i - m)
     else:
         _compute(f, s, w, x, w.found, NULL, w.n_found)
-
-    if w.certify and w.best.n >= k:
-        # a neuron with an upper bound below t was left out, or else is among the best m
-        best = _threshold(top_kth(&w.best), shift, size, scale)
-        unit = _distance(s, unit_norm, w.weight * best) if s.euclidean else unit_norm
-        at = 0
-        if s.n_cells:
-            at = _doubt(f, s, w, s.cell_start[s.n_cells], s.n, True, unit, t, best, computed, 0)
-        for i in range(n_scanned):
-            c = key_id(w.cell_keys[i])
-            at = _doubt(f, s, w, s.cell_start[c], s.cell_start[c + 1], False, unit, t, best,
-                        computed, at)
-        if not s.n_cells:
-            _doubt(f, s, w, 0, s.n, False, unit, t, best, computed, 0)
-
-
-cdef double _tail(double deviations) noexcept nogil:
-    # the probability that a Gaussian exceeds this many standard deviations
-    return 0.5 * erfc(deviations * 0.7071067811865476)
-
-
-cdef Py_ssize_t _doubt(const loops_t *f, const search_t *s, work_t *w, Py_ssize_t start,
-                       Py_ssize_t stop, bint late, float unit, float threshold, float best,
-                       uint64_t computed, Py_ssize_t at) noexcept nogil:
-    # add up how probable it is that a neuron that _consider left out is better than `best`
-    cdef Py_ssize_t block = start // SKETCH_BLOCK_NEURONS, k, n_chunk, n_found, slot
-    cdef Py_ssize_t last = (stop + SKETCH_BLOCK_NEURONS - 1) // SKETCH_BLOCK_NEURONS
-    cdef const float *scores
-    cdef float estimate
-    while block < last:
-        n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, last - block)
-        scores = w.estimates + at
-        n_found = f.at_least(scores, s.errors + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS,
-                             SURE_DEVIATIONS * unit, n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS,
-                             best, w.places, w.values)
-        for k in range(n_found):
-            slot = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS + w.places[k]
-            estimate = scores[w.places[k]]
-            if (_counts(s, w, slot, start, stop, late, 1)
-                    and estimate + s.deviations * unit * s.errors[slot] < threshold
-                    and score_key(estimate, s.ids[slot]) > computed):
-                w.doubt += _tail((best - estimate) / (unit * s.errors[slot]))
-        at += n_chunk * <Py_ssize_t>SKETCH_BLOCK_NEURONS
-        block += n_chunk
-    return at
 
 
 cdef void _compute_short(const loops_t *f, const search_t *s, work_t *w, const float *x,
@@ -498,7 +414,6 @@ cdef void _compute_short(const loops_t *f, const search_t *s, work_t *w, const f
     # step 3, some neurons at a time, because each may raise the threshold for the rest
     cdef Py_ssize_t i = 0, n, most = 8
     cdef float reach = s.short_deviations * unit_norm
-    cdef float best
     cdef int32_t ids[ROWS_PER_CALL]
     if s.biases != NULL:  # norms are those of (v, bias), and the query is (q, weight)
         reach = <float>sqrt(reach * reach + w.weight * w.weight)
@@ -509,16 +424,9 @@ cdef void _compute_short(const loops_t *f, const search_t *s, work_t *w, const f
             ids[n] = s.short_ids[i]
             n += w.able == NULL or w.able[s.short_ids[i]] != 0
             i += 1
-        _compute_able(f, s, w, x, NULL, ids, n)
+        _compute(f, s, w, x, NULL, ids, n)
         w.n_short += n
         most = min(2 * most, <Py_ssize_t>ROWS_PER_CALL)
-
-    if w.certify and w.best.n > 0 and reach > 0:
-        best = _threshold(top_kth(&w.best), shift, size, scale)
-        reach /= s.short_deviations
-        while i < s.n_short and s.short_norms[i] * reach * SURE_DEVIATIONS >= best:
-            w.doubt += _tail(best / (s.short_norms[i] * reach))
-            i += 1
 
 
 cdef void _answer(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
@@ -532,7 +440,6 @@ cdef void _answer(const loops_t *f, const search_t *s, work_t *w, const float *x
     cdef top_t exact
 
     w.n_found = w.n_scanned = w.n_computed = w.n_short = 0
-    w.doubt = 0
     w.best = top_begin(w.best_keys, 4 * k + 64, k)
     if s.has_rough:
         w.wide = top_begin(w.wide_keys, 3 * _n_wide(k) + 64, _n_wide(k))
@@ -625,16 +532,14 @@ def top_k(BoundedSearch search, const float[:, ::1] x, int32_t[:, ::1] out_ids,
 
 def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1] projected, able,
                 indptr, listed, bint only, int32_t[:, ::1] out_ids, float[:, ::1] out_scores,
-                int64_t[:, ::1] counts, doubts, int n_threads):
+                int64_t[:, ::1] counts, int n_threads):
     """`top_k` for many queries, among the neurons that they may find.
 
     projected, (n_queries, n_bits + n_cells), is what query_rows and query_constant make of x. able
     is None, or uint8 (n_neurons,), 0 for neurons that no query may find. indptr and listed are
     None, or the neurons listed for each query, int64 and int32, distinct per query: with `only` it
     may find those alone, else all others. counts is (n_queries, 3): neurons computed, slots
-    scanned, and neurons computed that have no sketch. doubts is None or float64 (n_queries,): the
-    expected number of neurons that are better than the k-th one found but were left out in the
-    cells that were scanned, by the Gaussian tails of their estimates.
+    scanned, and neurons computed that have no sketch.
     """
     cdef Py_ssize_t i, j, n = x.shape[0], k = out_ids.shape[1], n_rows = projected.shape[1]
     cdef const search_t *s = &search.s
@@ -645,8 +550,6 @@ def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1]
     cdef const uint8_t *base = NULL
     cdef const int64_t *first = NULL
     cdef const int32_t *list_ids = NULL
-    cdef double[::1] doubt_view
-    cdef double *doubt = NULL
     cdef bint has_lists = indptr is not None, failed = False
     cdef work_t *works
     cdef int thread
@@ -656,9 +559,6 @@ def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1]
     if able is not None:
         able_view = able
         base = &able_view[0]
-    if doubts is not None:
-        doubt_view = doubts
-        doubt = &doubt_view[0]
     if has_lists:
         indptr_view, listed_view = indptr, listed
         first = &indptr_view[0]
@@ -672,7 +572,6 @@ def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1]
         for i in range(n_threads):
             if _begin(&works[i], s, k, able is not None or has_lists) < 0:
                 raise MemoryError()
-            works[i].certify = doubt != NULL
             if works[i].able != NULL:
                 if base != NULL and not (has_lists and only):
                     memcpy(works[i].able, base, s.n_neurons)
@@ -683,8 +582,7 @@ def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1]
             _answer_listed(f, s, &works[thread], &x[i, 0], &projected[i, 0], n_rows, k, base,
                            list_ids + first[i] if list_ids != NULL else NULL,
                            first[i + 1] - first[i] if has_lists else 0, has_lists, only,
-                           &out_ids[i, 0], &out_scores[i, 0], &counts[i, 0],
-                           doubt + i if doubt != NULL else NULL)
+                           &out_ids[i, 0], &out_scores[i, 0], &counts[i, 0])
         for i in range(n_threads):
             failed = failed or works[i].failed
         if failed:
@@ -699,7 +597,7 @@ cdef void _answer_listed(const loops_t *f, const search_t *s, work_t *w, const f
                          const float *projected, Py_ssize_t n_rows, Py_ssize_t k,
                          const uint8_t *base, const int32_t *listed, Py_ssize_t n_listed,
                          bint has_lists, bint only, int32_t *out_ids, float *out_scores,
-                         int64_t *counts, double *doubt) noexcept nogil:
+                         int64_t *counts) noexcept nogil:
     cdef Py_ssize_t c
     memcpy(w.projected, projected, n_rows * sizeof(float))
     for c in range(n_listed):
@@ -716,5 +614,3 @@ cdef void _answer_listed(const loops_t *f, const search_t *s, work_t *w, const f
         for c in range(n_listed):
             w.able[listed[c]] = not only and (base == NULL or base[listed[c]] != 0)
     counts[0], counts[1], counts[2] = w.n_computed, w.n_scanned, w.n_short
-    if doubt != NULL:
-        doubt[0] = w.doubt

@@ -52,18 +52,6 @@ def coded_outputs(
     deviations: NDArray[float32],
     n_threads: int,
 ) -> None: ...
-def exact_top_k(
-    codes: NDArray[Any],
-    scales: NDArray[float32] | None,
-    code_errors: NDArray[float32],
-    x: NDArray[float32],
-    w: NDArray[Any],
-    bias: NDArray[float32],
-    out_ids: NDArray[int32],
-    out_scores: NDArray[float32],
-    counts: NDArray[int64],
-    n_threads: int,
-) -> None: ...
 def score(
     ids: NDArray[int32],
     x: NDArray[float32],

@@ -12,8 +12,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from ._order cimport (
-    key_id, random_at, score_key, select_smallest, top_begin, top_end, top_floor, top_kth, top_push,
-    top_t,
+    key_id, random_at, select_smallest, top_begin, top_floor, top_kth, top_push, top_t,
 )
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
 from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
@@ -400,104 +399,6 @@ def coded_outputs(codes, scales, const float[::1] code_errors, const float[::1] 
         spread = _norm(&x[i, 0], coded.d) / sqrt(<double>coded.d)
         for j in range(coded.n):
             deviations[i, j] = <float>(code_errors[j] * spread) if bias[j] > -INFINITY else 0
-
-
-# -- exact searches --------------------------------------------------------------------------------
-
-
-cdef void _exact_row(const loops_t *f, const quantized_rows_t *codes, const float *code_errors,
-                     const quantized_rows_t *w, const float *bias, const float *x, Py_ssize_t k,
-                     float *estimates, int32_t *rows, float *products, uint64_t *keys,
-                     uint64_t *best_keys, int32_t *out_ids, float *out_scores,
-                     int64_t *count) noexcept nogil:
-    cdef Py_ssize_t n = w.n, m = 2 * k + 8, j, c, n_first, start
-    cdef double size = _norm(x, w.d)
-    cdef float kth
-    cdef uint64_t last = 0
-    cdef top_t top = top_begin(keys, 3 * m + 64, m)
-    cdef top_t best = top_begin(best_keys, 3 * k + 64, k)
-
-    _outputs(f, codes, bias, x, estimates)
-    for j in range(n):
-        if estimates[j] >= top_floor(&top):
-            top_push(&top, estimates[j], <int32_t>j)
-    top_kth(&top)
-    n_first = min(top.n, m)
-    select_smallest(keys, top.n, n_first)
-    count[0] = n_first
-    start = 0
-    while start < n_first:
-        c = min(<Py_ssize_t>ROWS_PER_CALL, n_first - start)
-        for j in range(c):
-            rows[j] = key_id(keys[start + j])
-            last = max(last, keys[start + j])
-        quantized_dots(f, w, rows, c, x, products)
-        for j in range(c):
-            top_push(&best, products[j] + bias[rows[j]], rows[j])
-        start += c
-
-    kth = top_kth(&best)
-    c = 0
-    for j in range(n):
-        if estimates[j] + size * code_errors[j] >= kth and (
-                score_key(estimates[j], <int32_t>j) > last):
-            rows[c] = <int32_t>j
-            c += 1
-        if c == ROWS_PER_CALL or (c > 0 and j == n - 1):
-            quantized_dots(f, w, rows, c, x, products)
-            count[0] += c
-            for start in range(c):
-                top_push(&best, products[start] + bias[rows[start]], rows[start])
-            kth = top_kth(&best)
-            c = 0
-    top_end(&best, True, out_ids, out_scores)
-
-
-def exact_top_k(codes, scales, const float[::1] code_errors, const float[:, ::1] x, w,
-                const float[::1] bias, int32_t[:, ::1] out_ids, float[:, ::1] out_scores,
-                int64_t[::1] counts, int n_threads):
-    """The k neurons with the largest w[j] . x[i] + bias[j], best first.
-
-    Arguments are those of `log_sum_exp`. A neuron is left out only if its output by the codes and
-    the bound of its error are below the k-th best: nothing is missed, but for ties within the
-    rounding of float32. out_ids and out_scores are (n_queries, k), k > 0, filled up with -1 and
-    -inf; counts is the number of neurons computed by w. Per query O(n_neurons * d) in int8.
-    """
-    cdef Py_ssize_t i, n = x.shape[0], k = out_ids.shape[1]
-    cdef Py_ssize_t size, n_keys = 3 * (2 * k + 8) + 64 + 3 * k + 64
-    cdef const loops_t *f = table()
-    cdef quantized_rows_t coded, rows
-    cdef char *memory
-
-    quantized_rows_of(codes, scales, &coded)
-    quantized_rows_of(w, None, &rows)
-    if n == 0:
-        return
-    # per thread: keys, estimates, ids and products of some rows
-    size = 8 * n_keys + 4 * (rows.n + rows.n % 2 + 2 * ROWS_PER_CALL)
-    memory = <char *>malloc(n_threads * size)
-    if memory == NULL:
-        raise MemoryError()
-    try:
-        for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
-            _exact_query(f, &coded, &code_errors[0], &rows, &bias[0], &x[i, 0], k,
-                         memory + threadid() * size, &out_ids[i, 0], &out_scores[i, 0], &counts[i])
-    finally:
-        free(memory)
-
-
-cdef void _exact_query(const loops_t *f, const quantized_rows_t *codes, const float *code_errors,
-                       const quantized_rows_t *w, const float *bias, const float *x, Py_ssize_t k,
-                       char *memory, int32_t *out_ids, float *out_scores,
-                       int64_t *count) noexcept nogil:
-    # _exact_row in the memory of a thread
-    cdef uint64_t *keys = <uint64_t *>memory
-    cdef uint64_t *best_keys = keys + 3 * (2 * k + 8) + 64
-    cdef float *estimates = <float *>(best_keys + 3 * k + 64)
-    cdef float *products = estimates + w.n + w.n % 2
-    _exact_row(f, codes, code_errors, w, bias, x, k, estimates,
-               <int32_t *>(products + ROWS_PER_CALL), products, keys, best_keys, out_ids,
-               out_scores, count)
 
 
 # -- scores of given neurons -----------------------------------------------------------------------

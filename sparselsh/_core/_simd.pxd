@@ -103,6 +103,10 @@ cdef extern from "simd/loops.h" nogil:
         void (*scale_dots)(const int32_t *dots, const int32_t *totals, int32_t zero, float scale,
                            const float *scales, const float *bias, float *out,
                            Py_ssize_t n) noexcept nogil
+        void (*coded_scores)(const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
+                             const int8_t *x, Py_ssize_t n_x, const int32_t *totals,
+                             const float *factors, const float *scales, const float *offsets,
+                             float *out, Py_ssize_t out_row) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 

@@ -24,11 +24,13 @@ The structure of an index, and the modules of the package:
     _sketches        sign sketches, and the scan over them
     _cells           a coarse partition of the neurons, so that a scan reads a part
     _quantized_rows  rows in bfloat16 or int8
+    _coded_rows      rows in four bits, by which searches leave out nothing, or little
     _file            an engine as arrays and plain values
     transforms       transforms of the vectors that keep the ranking
 """
 from ._bounds import Bounds
 from ._build import N_NEIGHBOURS, build, drawn_seed
+from ._coded_rows import CodedRows
 from ._engine import (
     BATCH_PLAN_MIN_ROWS,
     FOUND_PER_CANDIDATE,

@@ -20,9 +20,11 @@ import numpy as np
 from .._arrays.aligned import own_arrays
 from .._arrays.bfloat16 import as_float32
 from .._arrays.linalg import exact_topk, log_sum_exp, matmul, row_chunks
+from .._arrays.selection import Selection
 from .._core import _estimates as estimates
 from .._core import _select
 from .._core import _sketches as kernels
+from ._coded_rows import MAX_INPUTS, CodedRows
 from ._quantized_rows import QuantizedRows, RowCodes
 from ._sketches import SINGLE_CALL_MAX_QUERIES, NoSketches, Sketches
 from ._tables import NoTables, Tables
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .._arrays.selection import Selection
     from .._arrays.types import Floats, Ids
     from ..protocols import HashFamily
     from ._options import IndexOptions
@@ -106,6 +107,7 @@ class IndexEngine:
         self.trials: list[dict[str, Any]] = []
         self.times: dict[str, dict[str, float]] = {}
         self._codes: RowCodes | None = None  # made at the first use
+        self._four_bits: CodedRows | None = None  # the same
 
     @property
     def has_tables(self) -> bool:
@@ -134,7 +136,7 @@ class IndexEngine:
         if codes is not None:
             nbytes += codes.errors.nbytes
             nbytes += 0 if codes.values is self.rows.values else codes.rows.nbytes
-        return nbytes
+        return nbytes + (0 if self._four_bits is None else self._four_bits.nbytes)
 
     def vectors(self, rows: Ids, n_threads: int) -> Floats:
         """The neurons `rows` as tables hash them: (n, n_in + 1), float32."""
@@ -206,8 +208,7 @@ class IndexEngine:
         if method == "exact" or not self.has_sketches or k * MIN_NEURONS_PER_BEST > n:
             return self._exact_among(X, k, selection, n_threads)
         if self.removed.any():
-            mask = ~self.removed if mask is None else mask & ~self.removed
-            mask = mask.astype(np.uint8)
+            mask = (~self.removed if mask is None else mask & ~self.removed).view(np.uint8)
         ids, scores, _ = self.sketches.search(
             X, k, self.W, self.bias, self._coarse_rows, n_threads, mask, selection.indptr,
             selection.listed, selection.only)
@@ -281,40 +282,44 @@ class IndexEngine:
                   n_threads: int) -> tuple[Ids, Floats, np.ndarray]:
         """`search` until each answer is as sure as `confidence`, and how sure it is, (n_queries,).
 
-        All sketches are scanned. Where their bound does not decide, rows in int8 do. For a batch a
-        product costs less.
+        By rows in four bits, and by all inner products where those cost less.
         """
-        if (len(X) >= BATCH_PLAN_MIN_ROWS or self.methods["single"] == "exact"
-                or not self.has_sketches or k * MIN_NEURONS_PER_BEST > len(self.W)):
-            found = (self.exact(X, k, n_threads) if selection is None
-                     else self._exact_among(X, k, selection, n_threads))
-            return *found, np.ones(len(X))
-        doubts = np.zeros(len(X))
-        mask, lists = None, (None, None, False)
-        if selection is not None:
-            mask, lists = selection.mask, selection[1:]
-            if self.removed.any():
-                mask = (~self.removed if mask is None else mask & ~self.removed).astype(np.uint8)
+        coded = self.coded(k, n_threads)
+        if coded is None:
+            return *self._exact_for(X, k, selection, n_threads), np.ones(len(X))
         # if every neuron that is left out were at the bound
         tail = max((1 - confidence) / len(self.W), LEAST_TAIL)
-        ids, scores, _ = self.sketches.search(
-            X, k, self.W, self.bias, None, n_threads, mask, *lists, doubts, self.codes(n_threads),
-            -NormalDist().inv_cdf(tail))
+        ids, scores, _, doubts = coded.search(
+            X, k, self.W, self.bias, selection or Selection(), -NormalDist().inv_cdf(tail),
+            n_threads)
         return ids, scores, np.exp(-doubts)
 
     def exact_by_bound(self, X: Floats, k: int, selection: Selection | None,
                        n_threads: int) -> tuple[Ids, Floats]:
-        """`exact`, where few queries leave out what the error of rows in int8 excludes."""
-        if selection is not None:
-            return self._exact_among(X, k, selection, n_threads)
-        if self._computes_all(len(X)) or k * MIN_NEURONS_PER_BEST > len(self.W):
+        """`exact`, without the neurons that the error of rows in four bits excludes."""
+        coded = self.coded(k, n_threads)
+        if coded is None:
+            return self._exact_for(X, k, selection, n_threads)
+        ids, scores, _, _ = coded.search(X, k, self.W, self.bias, selection or Selection(), 0.0,
+                                         n_threads)
+        return ids, scores
+
+    def _exact_for(self, X: Floats, k: int, selection: Selection | None,
+                   n_threads: int) -> tuple[Ids, Floats]:
+        if selection is None:
             return self.exact(X, k, n_threads)
-        codes = self.codes(n_threads)
-        ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
-        counts = np.empty(len(X), np.int64)
-        estimates.exact_top_k(codes.values, codes.scales, codes.errors, X, self.W, self._live_bias,
-                              ids, scores, counts, n_threads)
-        return np.where(np.isneginf(scores), np.int32(-1), ids), scores
+        return self._exact_among(X, k, selection, n_threads)
+
+    def coded(self, k: int, n_threads: int) -> CodedRows | None:
+        """Rows in four bits, made at the first use; None where products cost less or are asked."""
+        if (self.options.plan == "exact" or self.W.size < MIN_CODED_WEIGHTS
+                or k * MIN_NEURONS_PER_BEST > len(self.W) or self.W.shape[1] > MAX_INPUTS):
+            return None
+        if self._four_bits is None:
+            self._four_bits = CodedRows(self.W, self.bias, self.transform.offset_[:-1],
+                                        self.options.metric == "l2", self.seed, n_threads)
+            self._four_bits.remove(np.flatnonzero(self.removed).astype(np.int32))
+        return self._four_bits if self._four_bits.usable else None
 
     def estimate(self, X: Floats, k: int, bits: int, n_threads: int) -> tuple[Floats, Floats]:
         """Estimates of all outputs and their standard deviations, (n_queries, n_neurons) each.
@@ -466,7 +471,7 @@ class IndexEngine:
             while True:
                 try:
                     self.__dict__.update(attributes)
-                    self._codes = None
+                    self._codes = self._four_bits = None
                     self.removed[rows[rows < len(self.removed)]] = removed
                     for call in undo:
                         call()
@@ -503,6 +508,8 @@ class IndexEngine:
         self.rows.refresh(self.W, rows, n_threads)
         if self._codes is not None:
             self._codes.refresh(self.W, rows, n_threads)
+        if self._four_bits is not None:
+            self._four_bits.refresh(self.W, self.bias, rows, n_threads)
         if self.has_tables:
             self.tables.update(rows, self.vectors(rows, n_threads), n_threads)
         if self.has_sketches:
@@ -527,6 +534,8 @@ class IndexEngine:
             if len(rows):
                 self.tables.remove(rows, n_threads)
             self.sketches.remove(rows)
+            if self._four_bits is not None:
+                self._four_bits.remove(rows)
 
 
 def _n_exact(k: int) -> int:

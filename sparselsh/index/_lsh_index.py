@@ -528,12 +528,12 @@ class LSHIndex:
             (n_queries, n_neurons) whose columns are rows of W. Both count.
         certify : bool or float
             Go on until every answer is exact with this probability, at least; True for 0.999. Also
-            return how sure each answer is. Few queries scan all sketches, and rows in int8 decide
-            where these do not, for which the index keeps a byte per weight from the first call on.
-            Batches of 32 and more compute all neurons, which costs less.
+            return how sure each answer is. Neurons are read in four bits, for which the index keeps
+            half a byte per weight from the first such call on; where there are few weights, or k is
+            large, all are computed.
         exact : bool
-            Leave nothing out that may be among the best. Few queries read the rows in int8 and
-            compute what their error does not exclude; batches, and selections, compute all.
+            Leave nothing out that may be among the best: compute what the error of rows in four
+            bits does not exclude.
 
         Returns
         -------

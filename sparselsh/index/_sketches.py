@@ -28,15 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .._arrays.types import Floats, Ids
-    from ._quantized_rows import QuantizedRows, RowCodes
+    from ._quantized_rows import QuantizedRows
     from .transforms import Transform
 
 
 NO_NUMBERS = np.zeros(0, np.float32)
 UNSCALED = 1e-12, 1e12  # largest numbers of a query whose squares neither vanish nor overflow
 SINGLE_CALL_MAX_QUERIES = 3  # up to here one single-threaded call beats three multi-threaded ones
-WIDER_NORM = 1.25  # of a query than by its rotation, which has fewer dimensions
-ALL_CELLS = -1.0  # a share that the second half of the cells scanned never reaches
 
 
 def random_rotation(n_bits: int, n_dims: int, rng: np.random.Generator) -> Floats:
@@ -382,19 +380,17 @@ class Sketches:
 
     def search(self, X: Floats, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None,
                n_threads: int, able: np.ndarray | None = None, indptr: np.ndarray | None = None,
-               listed: Ids | None = None, only: bool = False,
-               doubts: NDArray[np.float64] | None = None, codes: RowCodes | None = None,
-               deviations: float = 0.0) -> tuple[Ids, Floats, NDArray[np.int64]]:
+               listed: Ids | None = None,
+               only: bool = False) -> tuple[Ids, Floats, NDArray[np.int64]]:
         """Ids and scores (n, k), and what it cost, (n, 3).
 
-        `able`, the lists, counts and doubts are those of `_bounded_search.top_k_batch`. With codes
-        all cells are scanned, and bounds reach that many deviations.
+        `able`, the lists and the counts are those of `_bounded_search.top_k_batch`.
         """
         ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
         counts = np.zeros((len(X), 3), np.int64)
-        search = self.prepared(k, W, bias, rows, codes, deviations)
+        search = self.prepared(k, W, bias, rows)
         _bounded_search.top_k_batch(search, X, self.projected(X, n_threads), able, indptr,
-                                    listed, only, ids, scores, counts, doubts, n_threads)
+                                    listed, only, ids, scores, counts, n_threads)
         return ids, scores, counts
 
     def search_few(self, X: Floats, k: int, W: Floats, bias: Floats,
@@ -404,38 +400,26 @@ class Sketches:
         _bounded_search.top_k(self.prepared(k, W, bias, rows), X, ids, scores)
         return ids, scores
 
-    def prepared(self, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None,
-                 codes: RowCodes | None = None, deviations: float = 0.0) -> Any:
+    def prepared(self, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None) -> Any:
         """The search for the k best: by `rows` first, where they are the weights in fewer bits.
-
-        With codes, in all cells and up to so many deviations.
 
         It is made anew when one of the arrays has been replaced: call this for each query, under
         the lock of the index.
         """
-        wanted = min(k, LARGE_K), self.n, self.has_biases, deviations
+        wanted = min(k, LARGE_K), self.n, self.has_biases
         made = self._search
         if (made is None or made[1] != wanted or made[2] is not W or made[3] is not bias
-                or made[4] is not rows or self._short is None
-                or made[5] is not (None if codes is None else codes.values)):
+                or made[4] is not rows or self._short is None):
             coarse, scales = (None, None) if rows is None else (rows.values, rows.scales)
-            bounds = self.bounds.sketches_for(k), self.bounds.cells, self.bounds.short
-            coded: tuple[Any, ...] = None, None, None
-            if codes is not None:
-                # short neurons as far as their inner products reach
-                reach = WIDER_NORM * np.sqrt(self.rotation.shape[1])
-                bounds = deviations, ALL_CELLS, max(self.bounds.short, float(reach))
-                coded = codes.values, codes.scales, codes.errors
             search = _bounded_search.prepare(
                 self._query_rows, self._query_constant, len(self.rotation), self.cell_start,
                 self.cell, NO_NUMBERS if self.cells is None else self.cells.biases, self.blocks,
                 self.factors, self.errors,
                 self.biases if self.has_biases else NO_NUMBERS, self.ids,
                 self.n, self.slot, *self._shorts(), self.offset, self._scale, W, bias, coarse,
-                scales, bounds[0], bounds[1], self.bounds.evidence, bounds[2], self.euclidean,
-                *coded)
-            made = self._search = (search, wanted, W, bias, rows,
-                                   None if codes is None else codes.values)
+                scales, self.bounds.sketches_for(k), self.bounds.cells, self.bounds.evidence,
+                self.bounds.short, self.euclidean)
+            made = self._search = (search, wanted, W, bias, rows)
         return made[0]
 
     def estimate(self, X: Floats, bias: Floats,

@@ -513,5 +513,5 @@ const loops_t PASTE(loops_, LEVEL) = {
     sketch_scan, at_least, gemm, pack_whole_b, signed_sums, pack_signs, add_signed, hadamard,
     largest_magnitude, update, update_touched, to_float32, to_bfloat16, dot_bfloat16,
     dots_bfloat16, axpy_bfloat16, sums, sums_bfloat16, sums_int8, dots_int8,
-    dots_blocks, quantize_input, scale_dots,
+    dots_blocks, quantize_input, scale_dots, coded_scores,
 };

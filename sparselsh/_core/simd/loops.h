@@ -193,6 +193,15 @@ typedef struct {
     /* out[j] = (dots[j] - zero * totals[j]) * (scale * scales[j]) + bias[j] */
     void (*scale_dots)(const int32_t *dots, const int32_t *totals, int32_t zero, float scale,
                        const float *scales, const float *bias, float *out, ptrdiff_t n);
+    /* out[i * out_row + j] = (2 sum_k x[i][k] c[j][k] - 15 totals[i]) * factors[i] * scales[j]
+       + offsets[j] for INT8_LANES n_blocks neurons j, whose codes c[j][k] are in 0 .. 15; the sum
+       is exact. Rows of x have 8 n_groups numbers, and totals[i] is the sum of x[i]. Byte
+       (g * INT8_LANES + j) * 4 + q of a block holds c[j][8 g + q] (low half) and
+       c[j][8 g + 4 + q]. */
+    void (*coded_scores)(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                         const int8_t *x, ptrdiff_t n_x, const int32_t *totals,
+                         const float *factors, const float *scales, const float *offsets,
+                         float *out, ptrdiff_t out_row);
 } loops_t;
 
 const loops_t *loops(void);          /* the level in use */

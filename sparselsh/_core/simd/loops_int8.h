@@ -295,6 +295,194 @@ static void dots_blocks(const int8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_gr
                       out + i * out_row + b * INT8_LANES, out_row);
 }
 
+/* Weights in four bits: a block of INT8_LANES neurons has, for each group of eight inputs, four
+   bytes of each neuron; byte q holds the codes of inputs q (low half) and q + 4 of the group. */
+#if defined(__AVX512VNNI__)
+
+enum { ROWS_PER_CODED_TILE = 6 };
+typedef __m512i coded_t;
+typedef struct { __m512i low, high; } codes_t;
+
+static inline coded_t no_coded(void) { return _mm512_setzero_si512(); }
+static inline codes_t load_codes(const uint8_t *p)
+{
+    const __m512i half = _mm512_set1_epi8(15), both = _mm512_loadu_si512(p);
+    return (codes_t){ _mm512_and_si512(both, half),
+                      _mm512_and_si512(_mm512_srli_epi16(both, 4), half) };
+}
+static inline coded_t add_codes(coded_t sums, codes_t c, int32_t x0, int32_t x1)
+{
+    sums = _mm512_dpbusd_epi32(sums, c.low, _mm512_set1_epi32(x0));
+    return _mm512_dpbusd_epi32(sums, c.high, _mm512_set1_epi32(x1));
+}
+static inline void store_coded(coded_t sums, int32_t *out) { _mm512_storeu_si512(out, sums); }
+
+#elif defined(__AVX2__)
+
+/* sums of two products, and of two such, fit into 16 bits: 4 * 15 * 127 */
+enum { ROWS_PER_CODED_TILE = 3 };
+typedef struct { __m256i first, last; } coded_t;
+typedef struct { __m256i low[2], high[2]; } codes_t;
+
+static inline coded_t no_coded(void)
+{
+    return (coded_t){ _mm256_setzero_si256(), _mm256_setzero_si256() };
+}
+static inline codes_t load_codes(const uint8_t *p)
+{
+    const __m256i half = _mm256_set1_epi8(15);
+    codes_t c;
+    for (int k = 0; k < 2; k++) {
+        __m256i both = _mm256_loadu_si256((const __m256i *)(p + 32 * k));
+        c.low[k] = _mm256_and_si256(both, half);
+        c.high[k] = _mm256_and_si256(_mm256_srli_epi16(both, 4), half);
+    }
+    return c;
+}
+static inline __m256i add_half(__m256i sums, __m256i low, __m256i high, __m256i x0, __m256i x1)
+{
+    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(low, x0), _mm256_maddubs_epi16(high, x1));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+static inline coded_t add_codes(coded_t sums, codes_t c, int32_t x0, int32_t x1)
+{
+    const __m256i a = _mm256_set1_epi32(x0), b = _mm256_set1_epi32(x1);
+    return (coded_t){ add_half(sums.first, c.low[0], c.high[0], a, b),
+                      add_half(sums.last, c.low[1], c.high[1], a, b) };
+}
+static inline void store_coded(coded_t sums, int32_t *out)
+{
+    _mm256_storeu_si256((__m256i *)out, sums.first);
+    _mm256_storeu_si256((__m256i *)(out + 8), sums.last);
+}
+
+#elif defined(USE_NEON) && defined(__ARM_FEATURE_DOTPROD)
+
+enum { ROWS_PER_CODED_TILE = 3 };
+typedef struct { int32x4_t quarters[4]; } coded_t;
+typedef struct { int8x16_t low[4], high[4]; } codes_t;
+
+static inline coded_t no_coded(void)
+{
+    const int32x4_t zero = vdupq_n_s32(0);
+    return (coded_t){ { zero, zero, zero, zero } };
+}
+static inline codes_t load_codes(const uint8_t *p)
+{
+    codes_t c;
+    for (int k = 0; k < 4; k++) {
+        uint8x16_t both = vld1q_u8(p + 16 * k);
+        c.low[k] = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+        c.high[k] = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+    }
+    return c;
+}
+static inline coded_t add_codes(coded_t sums, codes_t c, int32_t x0, int32_t x1)
+{
+    const int8x16_t a = vreinterpretq_s8_s32(vdupq_n_s32(x0));
+    const int8x16_t b = vreinterpretq_s8_s32(vdupq_n_s32(x1));
+    for (int k = 0; k < 4; k++)
+        sums.quarters[k] = vdotq_s32(vdotq_s32(sums.quarters[k], c.low[k], a), c.high[k], b);
+    return sums;
+}
+static inline void store_coded(coded_t sums, int32_t *out)
+{
+    for (int k = 0; k < 4; k++)
+        vst1q_s32(out + 4 * k, sums.quarters[k]);
+}
+
+#else
+
+enum { ROWS_PER_CODED_TILE = 1 };
+typedef struct { int32_t sums[INT8_LANES]; } coded_t;
+typedef const uint8_t *codes_t;
+
+static inline coded_t no_coded(void) { return (coded_t){ { 0 } }; }
+static inline codes_t load_codes(const uint8_t *p) { return p; }
+static inline coded_t add_codes(coded_t s, codes_t c, int32_t x0, int32_t x1)
+{
+    for (int q = 0; q < 4; q++) {
+        const int32_t low = (int8_t)(x0 >> 8 * q), high = (int8_t)(x1 >> 8 * q);
+        for (int j = 0; j < INT8_LANES; j++)
+            s.sums[j] += low * (c[4 * j + q] & 15) + high * (c[4 * j + q] >> 4);
+    }
+    return s;
+}
+static inline void store_coded(coded_t s, int32_t *out) { memcpy(out, s.sums, sizeof s.sums); }
+
+#endif
+
+/* n_x inputs times n_b blocks, constants where this is inlined */
+static inline __attribute__((always_inline)) void tile_codes(const int n_x, const int n_b,
+                                                             const uint8_t *blocks,
+                                                             ptrdiff_t n_groups, const int8_t *x,
+                                                             const int32_t *totals,
+                                                             const float *factors,
+                                                             const float *scales,
+                                                             const float *offsets, float *out,
+                                                             ptrdiff_t out_row)
+{
+    coded_t sums[ROWS_PER_CODED_TILE][4];
+    for (int i = 0; i < n_x; i++)
+        for (int b = 0; b < n_b; b++)
+            sums[i][b] = no_coded();
+
+    for (ptrdiff_t g = 0; g < n_groups; g++) {
+        codes_t c[4];
+#pragma GCC unroll 4
+        for (int b = 0; b < n_b; b++)
+            c[b] = load_codes(blocks + (b * n_groups + g) * INT8_BLOCK_BYTES);
+#pragma GCC unroll 6
+        for (int i = 0; i < n_x; i++) {
+            int32_t eight[2];
+            memcpy(eight, x + (i * n_groups + g) * 8, sizeof eight);
+#pragma GCC unroll 4
+            for (int b = 0; b < n_b; b++)
+                sums[i][b] = add_codes(sums[i][b], c[b], eight[0], eight[1]);
+        }
+    }
+
+    for (int i = 0; i < n_x; i++)
+        for (int b = 0; b < n_b; b++) {
+            const float *scale = scales + b * INT8_LANES, *offset = offsets + b * INT8_LANES;
+            float *to = out + i * out_row + b * INT8_LANES;
+            int32_t dots[INT8_LANES];
+            store_coded(sums[i][b], dots);
+            for (int j = 0; j < INT8_LANES; j++)
+                to[j] = (float)(2 * dots[j] - 15 * totals[i]) * factors[i] * scale[j] + offset[j];
+        }
+}
+
+static void coded_scores(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                         const int8_t *x, ptrdiff_t n_x, const int32_t *totals,
+                         const float *factors, const float *scales, const float *offsets,
+                         float *out, ptrdiff_t out_row)
+{
+    const ptrdiff_t block = n_groups * INT8_BLOCK_BYTES, row = 8 * n_groups;
+
+    for (ptrdiff_t b = 0; b < n_blocks;) {
+        const int n_b = n_x == 1 && b + 4 <= n_blocks ? 4 : b + 2 <= n_blocks ? 2 : 1;
+        const float *s = scales + b * INT8_LANES, *o = offsets + b * INT8_LANES;
+        float *to = out + b * INT8_LANES;
+        ptrdiff_t i = 0;
+        if (n_b == 4)
+            tile_codes(1, 4, blocks, n_groups, x, totals, factors, s, o, to, out_row);
+        else if (n_b == 2) {
+            for (; i + ROWS_PER_CODED_TILE <= n_x; i += ROWS_PER_CODED_TILE)
+                tile_codes(ROWS_PER_CODED_TILE, 2, blocks, n_groups, x + i * row, totals + i,
+                           factors + i, s, o, to + i * out_row, out_row);
+            for (; i < n_x; i++)
+                tile_codes(1, 2, blocks, n_groups, x + i * row, totals + i, factors + i, s, o,
+                           to + i * out_row, out_row);
+        } else
+            for (; i < n_x; i++)
+                tile_codes(1, 1, blocks, n_groups, x + i * row, totals + i, factors + i, s, o,
+                           to + i * out_row, out_row);
+        blocks += n_b * block;
+        b += n_b;
+    }
+}
+
 /* Results of these two are the same at every level: no product and sum become one operation. */
 #if defined(__clang__)
 #define ROUND_EACH _Pragma("clang fp contract(off)")
