@@ -131,5 +131,5 @@ class CodedRows:
 
 
 def _lengths(V: Floats) -> Floats:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.sqrt(np.einsum("ij,ij->i", V, V))
+    with np.errstate(over="ignore", invalid="ignore"):  # squares in float32 may vanish
+        return np.sqrt(np.einsum("ij,ij->i", V, V, dtype=np.float64)).astype(np.float32)
