@@ -14,6 +14,7 @@ from pathlib import Path
 CORE = Path(__file__).parent.parent / "sparselsh" / "_core"
 
 RETURNS = {
+    "_calibration.losses": "float",
     "_buckets.capacity": "int",
     "_single_row_mlp.prepare": "SingleRowMLP",
     "_checks.are_rows": "bool",

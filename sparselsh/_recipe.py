@@ -6,7 +6,7 @@ docs/accuracy.md lists the experiments.
 """
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,12 +23,22 @@ MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
 # labels: short texts need a stronger penalty of the weights.
 C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.3, 1.0
 MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
-# Each row is a negative example for this many labels. More labels rank better, up to some 200;
-# their cost grows with the number of features of the row.
-MIN_NEGATIVES, MAX_NEGATIVES = 50, 200
-MAX_NEGATIVE_FEATURES = 20_000  # the number of these labels times that of the features of a row
-N_CANDIDATES, MAX_CANDIDATES = 50, 200  # the larger number where rows have very many labels
-EPOCHS_FROM_DATA = 2  # from weights computed from the data, more epochs are not worth their time
+# Each row is a negative example for some labels. Their cost grows with the features of the row.
+MIN_NEGATIVES = 50
+MAX_NEGATIVE_FEATURES = 100  # features per row up to which they are as many as the effort says
+MAX_CANDIDATES = 200  # where rows have very many labels
+
+
+class Effort(NamedTuple):
+    """What a training spends; docs/accuracy.md says what it is worth."""
+
+    epochs: int  # from weights computed from the data
+    n_negatives: int  # labels that a row is a negative example for
+    n_candidates: int  # labels that the classifiers rank again
+
+
+EFFORTS = {"low": Effort(1, 50, 50), "default": Effort(2, 200, 50), "high": Effort(4, 400, 100)}
+EPOCHS_FROM_DATA = EFFORTS["default"].epochs
 # Learning rate times steps: twice the distance that Adam can move a weight under a linear schedule.
 RATE_TIMES_STEPS = 3.3
 MIN_RATE, MAX_RATE = 5e-4, 2e-2
@@ -113,7 +123,7 @@ def split(X: Any, Y: Any, n_labels: int,
 
 
 def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | None = None, *,
-           sample_weight: Any = None, verbose: bool = True) -> bool:
+           effort: str = "default", sample_weight: Any = None, verbose: bool = True) -> bool:
     """Add classifiers of the inputs to a trained network; remove them if they do harm.
 
     Classifiers learn to tell rows apart. Where the labels of a row follow from its features, as
@@ -128,12 +138,13 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     bool
         Whether the classifiers were kept.
     """
+    spent = EFFORTS[effort]
     n_features = X.nnz / max(1, X.shape[0])  # of a row
-    n = N_CANDIDATES
+    n = spent.n_candidates
     if hasattr(Y, "indptr"):
         n = min(MAX_CANDIDATES, max(n, ranked_labels(np.diff(Y.indptr), network.n_labels)))
-    n_negatives = int(np.clip(MAX_NEGATIVE_FEATURES / max(1, n_features), MIN_NEGATIVES,
-                              MAX_NEGATIVES))
+    share = min(1.0, MAX_NEGATIVE_FEATURES / max(1, n_features))
+    n_negatives = max(MIN_NEGATIVES, int(share * spent.n_negatives))
     is_short = n_features <= MAX_FEATURES_OF_SHORT_ROWS
     network.refine(X, Y, sample_weight=sample_weight, n_negatives=max(n, n_negatives),
                    n_candidates=n, C=C_OF_SHORT_ROWS if is_short else C_OF_LONG_ROWS,

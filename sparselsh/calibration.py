@@ -40,6 +40,8 @@ MAX_FEATURE = 3.0  # standard deviations at which the features of a row are cut 
 MAX_LOG = 50.0  # of a slope or an odds
 PENALTY = 3e-3  # of the squared parameters, per row: few rows leave the map near a temperature
 MIN_FIT_ROWS = 20
+# On other rows the log-loss is within a thousandth of that after 200 (docs/log/accuracy.md).
+MAX_ITERATIONS = 100
 TAIL_ROWS = 512  # rows whose outputs are all computed, to fit how the rest is distributed
 MAX_TAIL_OUTPUTS = 1 << 25  # of these rows together
 TAIL_SLOPES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
@@ -274,23 +276,11 @@ _SIZES = {"knots": N_SEGMENTS, "location": N_FEATURES, "spread": N_FEATURES,
           "first_at": N_FIRST, "first_shift": N_FIRST, "tail": 2}
 
 
-class _Inputs:
-    """What the map reads of the scores of some rows."""
-
-    def __init__(self, scores: Floats, knots: np.ndarray, location: np.ndarray,
-                 spread: np.ndarray) -> None:
-        self.found = np.isfinite(scores)
-        s = np.where(self.found, scores, 0.0).astype(np.float64)
-        best = s[:, :1]
-        gaps = np.where(self.found, np.maximum(best - s, 0), 0)
-        ends = np.append(knots[1:], np.inf)
-        self.parts = [np.clip(gaps - start, 0, end - start)
-                      for start, end in zip(knots, ends, strict=True)]
-        ranks = np.arange(1, scores.shape[1] + 1)
-        self.ranks = np.stack([np.log(ranks), *(ranks > r for r in RANK_STEPS)], axis=1)
-        u = (_features(scores) - location) / spread
-        u = np.clip(u, -MAX_FEATURE, MAX_FEATURE)
-        self.u = np.concatenate([u, *(np.maximum(u - bend, 0) for bend in BENDS)], axis=1)
+def _row_inputs(scores: Floats, location: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """What a piecewise linear function of the features of a row is linear in, and a constant 1."""
+    u = np.clip((_features(scores) - location) / spread, -MAX_FEATURE, MAX_FEATURE)
+    return np.concatenate([np.ones((len(u), 1)), u, *(np.maximum(u - bend, 0) for bend in BENDS)],
+                          axis=1)
 
 
 def _features(scores: Floats) -> np.ndarray:
@@ -310,29 +300,8 @@ def _features(scores: Floats) -> np.ndarray:
     return np.stack([best, second, others, np.log(np.maximum(crowd, 1))], axis=1)
 
 
-def _log_sum_exp(g: np.ndarray) -> np.ndarray:
-    """log sum exp of each row, whose first entry is 0 or, in an empty row, -inf."""
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(g).sum(axis=1))
-
-
 def _sigmoid(z: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * z))
-
-
-def _linear(u: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights[0] + u @ weights[1:]
-
-
-def _log_odds(inputs: _Inputs, temperature: np.ndarray, slopes: np.ndarray,
-              rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """g of every ranked label, -inf for none, and t(u) phi(d)."""
-    phi = np.zeros_like(inputs.parts[0])
-    for part, slope in zip(inputs.parts, slopes, strict=True):
-        phi += np.exp(slope) * part
-    scaled = phi * np.exp(np.clip(_linear(inputs.u, temperature), -MAX_LOG, MAX_LOG))[:, None]
-    g = -scaled - inputs.ranks @ rank
-    return np.where(inputs.found, g, -np.inf), scaled
 
 
 def _put(out: Floats, ids: Ids, found: np.ndarray, values: Floats) -> None:
@@ -489,10 +458,10 @@ def fit_calibration(ids: Ids, scores: Floats, y: CSR, kind: str,
     knots = np.concatenate([[0.0], _knots(gaps)])
     parameters = {"knots": knots, "location": features.mean(axis=0),
                   "spread": np.maximum(features.std(axis=0), 1e-6)}
-    inputs = _Inputs(scores, *parameters.values())
-    parameters |= _minimized(inputs, hit, n_missed, weight, kind, n_labels > ids.shape[1],
-                             by_row=n_labels > 2)
-    parameters |= _first_shift(inputs, hit, weight, parameters, kind)
+    u = _row_inputs(scores, parameters["location"], parameters["spread"])
+    parameters |= _minimized(scores, u, hit, n_missed, weight, knots, kind,
+                             n_labels > ids.shape[1], by_row=n_labels > 2)
+    parameters |= _first_shift(scores, u, hit, weight, parameters["best"], kind)
     parameters["tail"] = (np.array([1.0, 0.05]) if tail is None else
                           _fitted_tail(ids[tail[0]], scores[tail[0]], tail[1],
                                        y.take(tail[0].astype(np.int64))))
@@ -526,45 +495,28 @@ def _knots(gaps: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(knots + 1e-6 * np.arange(1, N_SEGMENTS))
 
 
-def _minimized(inputs: _Inputs, hit: np.ndarray, n_missed: np.ndarray, weight: np.ndarray,
-               kind: str, has_tail: bool, by_row: bool) -> dict[str, np.ndarray]:
+def _minimized(scores: Floats, u: np.ndarray, hit: np.ndarray, n_missed: np.ndarray,
+               weight: np.ndarray, knots: np.ndarray, kind: str, has_tail: bool,
+               by_row: bool) -> dict[str, np.ndarray]:
     """The parameters with the smallest negative log-likelihood."""
-    u1 = np.concatenate([np.ones((len(inputs.u), 1)), inputs.u], axis=1)
     classes = kind == "classes"
+    ranks = np.arange(1, scores.shape[1] + 1)
+    by_rank = np.stack([np.log(ranks), *(ranks > r for r in RANK_STEPS)], axis=1)
+    rows = (np.ascontiguousarray(scores, np.float32), hit.view(np.uint8),
+            n_missed.astype(np.float64), weight, knots)
+    d_log_t, d_best, d_rest = np.empty((3, len(scores)))
 
     def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
         temperature, slopes, rank, best, rest = np.split(theta, SPLITS)
-        g, scaled = _log_odds(inputs, temperature, slopes, rank)
-        if classes:
-            tail = u1 @ rest if has_tail else np.full(len(g), -np.inf)
-            total = np.logaddexp(_log_sum_exp(g), tail)
-            p, p_tail = np.exp(g - total[:, None]), np.exp(tail - total)
-            is_missed = (n_missed > 0) & has_tail
-            losses = total - np.where(is_missed, np.where(has_tail, tail, 0),
-                                      np.where(hit, g, 0).sum(axis=1))
-            d_tail = p_tail - is_missed
-            d_best = np.zeros_like(p_tail)
-        else:
-            logits = g + (u1 @ best)[:, None]
-            p = _sigmoid(logits)
-            z = np.where(inputs.found, logits, 0)
-            losses = np.where(inputs.found, np.logaddexp(0, z) - hit * z, 0).sum(axis=1)
-            expected = np.exp(np.clip(u1 @ rest, -MAX_LOG, MAX_LOG))
-            if has_tail:
-                losses += expected - n_missed * np.clip(u1 @ rest, -MAX_LOG, MAX_LOG)
-            d_tail = (expected - n_missed) * has_tail
-            d_best = np.where(inputs.found, p - hit, 0).sum(axis=1)
-
-        d = np.where(inputs.found, p - hit, 0) * weight[:, None]
-        d_scaled = -(d * scaled).sum(axis=1)
-        factor = np.exp(np.clip(u1 @ temperature, -MAX_LOG, MAX_LOG))
-        d_slopes = [-(np.exp(slope) * (d * part).sum(axis=1) * factor).sum()
-                    for part, slope in zip(inputs.parts, slopes, strict=True)]
-        gradient = np.concatenate([
-            u1.T @ d_scaled, d_slopes, -(d.sum(axis=0) @ inputs.ranks),
-            u1.T @ (d_best * weight), u1.T @ (d_tail * weight)])
+        d_slopes, d_costs = np.zeros(len(slopes)), np.zeros(len(ranks))
+        loss = _calibration.losses(
+            *rows, np.exp(slopes), by_rank @ rank, np.clip(u @ temperature, -MAX_LOG, MAX_LOG),
+            u @ best, np.clip(u @ rest, -MAX_LOG, MAX_LOG), classes, has_tail, d_log_t, d_best,
+            d_rest, d_slopes, d_costs)
+        gradient = np.concatenate([u.T @ d_log_t, d_slopes, d_costs @ by_rank, u.T @ d_best,
+                                   u.T @ d_rest])
         penalized = np.where(IS_PENALIZED, theta, 0)
-        return (float(losses @ weight + PENALTY * (penalized @ penalized)),
+        return (loss + PENALTY * float(penalized @ penalized),
                 gradient + 2 * PENALTY * penalized)
 
     bounds = [(-MAX_LOG, MAX_LOG)] * N_PARAMETERS
@@ -574,28 +526,28 @@ def _minimized(inputs: _Inputs, hit: np.ndarray, n_missed: np.ndarray, weight: n
         bounds[1:SPLITS[0]] = [(0.0, 0.0)] * (N_ROW_INPUTS - 1)
         bounds[SPLITS[1]:SPLITS[2]] = [(0.0, 0.0)] * _SIZES["rank"]
     start = np.zeros(N_PARAMETERS)
-    gaps = np.sum(inputs.parts, axis=0)[:, 1:6]
-    typical = gaps[inputs.found[:, 1:6]].mean() if inputs.found[:, 1:2].any() else 1.0
+    gaps = (scores[:, :1] - scores[:, 1:6])[np.isfinite(scores[:, 1:6])]
+    typical = gaps.mean() if len(gaps) else 1.0
     start[0] = -np.log(max(float(typical), 1e-6))  # from where the search finds any scale
     from scipy.optimize import minimize  # 0.1 s, which `import sparselsh` need not take
 
     found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds,
-                     options={"maxiter": 200})
+                     options={"maxiter": MAX_ITERATIONS})
     names = ("temperature", "slopes", "rank", "best", "rest")
     return dict(zip(names, np.split(found.x, SPLITS), strict=True))
 
 
-def _first_shift(inputs: _Inputs, hit: np.ndarray, weight: np.ndarray,
-                 parameters: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+def _first_shift(scores: Floats, u: np.ndarray, hit: np.ndarray, weight: np.ndarray,
+                 best: np.ndarray, kind: str) -> dict[str, np.ndarray]:
     """Shifts of the log odds of the best label, by parts of the rows with similar ones.
 
     The parameters weigh all ranks alike; few labels of a row are ranked first, but these are what
     is looked at.
     """
     at, shift = np.arange(float(N_FIRST)), np.zeros(N_FIRST)
-    rows = np.flatnonzero(inputs.found[:, 0] & (weight > 0))
+    rows = np.flatnonzero(np.isfinite(scores[:, 0]) & (weight > 0))
     if kind == "labels" and len(rows) >= MIN_FIT_ROWS:
-        logits = _linear(inputs.u, parameters["best"])[rows]
+        logits = u[rows] @ best
         for i, part in enumerate(np.array_split(np.argsort(logits, kind="stable"), N_FIRST)):
             w = weight[rows[part]] / weight[rows].mean()
             n_true, n = w @ hit[rows[part], 0], w.sum()

@@ -831,3 +831,26 @@ def rotate_halves(v, signs, width):
         part = slice(first, first + order)
         x[:, part] = (x[:, part] * signs[r]) @ H / np.sqrt(order)
     return x
+
+
+def calibration_loss(scores, hit, n_missed, weight, knots, slopes, costs, log_t, best, rest,
+                     classes, has_tail):
+    """The weighted negative log-likelihood of the map, in the terms of _calibration.losses."""
+    found = np.isfinite(scores)
+    s = np.where(found, scores, 0).astype(float)
+    gaps = np.where(found, s[:, :1] - s, 0)
+    ends = np.append(knots[1:], np.inf)
+    phi = sum(slope * np.clip(gaps - start, 0, end - start)
+              for slope, start, end in zip(slopes, knots, ends, strict=True))
+    g = np.where(found, -phi * np.exp(log_t)[:, None] - costs, -np.inf)
+    if classes:
+        terms = np.exp(np.concatenate([g, rest[:, None]], axis=1)[:, :None if has_tail else -1])
+        is_missed = (n_missed > 0) & has_tail
+        own = np.where(is_missed, rest, np.where(hit & found, g, 0).sum(axis=1))
+        total = terms.sum(axis=1)
+        losses = np.where(total > 0, np.log(np.where(total > 0, total, 1)) - own, 0)
+    else:
+        z = np.where(found, g + best[:, None], -np.inf)
+        losses = (np.logaddexp(0, z) - np.where(hit & found, z, 0)).sum(axis=1)
+        losses = losses + has_tail * (np.exp(rest) - n_missed * rest)
+    return float(losses @ weight)

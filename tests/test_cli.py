@@ -458,6 +458,15 @@ def test_weights_from_labels_and_refinement_can_be_requested(folder, tmp_path):
     assert json.loads((tmp_path / "again").read_text())["p_at_1"] == report["p_at_1"]
 
 
+def test_the_effort_sets_the_number_of_epochs(folder, tmp_path):
+    for effort, epochs in (("low", 1), ("high", 4)):
+        log = tmp_path / f"{effort}.csv"
+        done = sparselsh("train", folder / "train.txt", "--log", log, "--hidden", 8,
+                         "--init", "labels", "--effort", effort, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert len(log.read_text().splitlines()) == 1 + epochs
+
+
 def test_dropout_is_that_of_the_recipe_or_the_one_requested(folder, tmp_path):
     def dropout(*options):
         done = sparselsh("train", folder / "train.txt", "--model", tmp_path / "model",

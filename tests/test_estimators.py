@@ -501,6 +501,12 @@ def test_many_classes_of_sparse_rows_follow_the_recipe():
             == clf.classes_[clf.decision_function(X_test).argmax(axis=1)]).mean() > 0.9
 
 
+@pytest.mark.parametrize(("effort", "epochs", "n_candidates"), [("low", 1, 50), ("high", 4, 100)])
+def test_the_effort_sets_epochs_and_candidates(effort, epochs, n_candidates):
+    clf = LSHClassifier(16, effort=effort, random_state=0).fit(*many(2400))
+    assert clf.n_iter_ == epochs and clf.network_.refinement.n_candidates == n_candidates
+
+
 def test_few_classes_and_dense_rows_do_not_follow_the_recipe():
     X, y = many(300, n_labels=50)
     assert LSHClassifier(8, random_state=0, max_iter=1).fit(X, y).network_.refinement is None
@@ -522,6 +528,7 @@ def test_the_recipe_can_be_requested():
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"init": "zeros"}, "init must be one of"),
+    ({"effort": "most"}, "effort must be one of 'low', 'default', 'high', got 'most'"),
     ({"refine": "yes"}, "refine must be True, False or 'auto', got 'yes'")])
 def test_unknown_recipes_are_named(options, words):
     with pytest.raises(ValueError, match=words):

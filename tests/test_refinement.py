@@ -378,6 +378,15 @@ def test_classifiers_are_kept_for_texts_and_dropped_for_sessions(trained):
             and clicks.refinement is None)
 
 
+def test_the_effort_sets_what_a_refinement_costs(trained, monkeypatch):
+    given = []
+    monkeypatch.setattr(sl.Network, "refine", lambda net, X, Y, **options: given.append(options))
+    for effort in _recipe.EFFORTS:
+        _recipe.refine(trained, *TRAIN, effort=effort, verbose=False)
+    numbers = [(options["n_negatives"], options["n_candidates"]) for options in given]
+    assert numbers == [(50, 50), (200, 50), (400, 100)]
+
+
 def test_the_learning_rate_falls_with_the_number_of_steps_within_bounds():
     assert _recipe.rate(_recipe.steps(41_902, 256, 2)) == pytest.approx(3.3 / 328)
     assert _recipe.rate(1) == 2e-2 and _recipe.rate(10**6) == 5e-4

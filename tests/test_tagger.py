@@ -345,6 +345,7 @@ def test_a_frame_that_is_no_indicator_is_refused():
     ({"threshold": 1.0}, ValueError, "threshold must be above 0 and below 1, got 1"),
     ({"threshold": "all"}, ValueError, "threshold must be one of 'auto', 'per-tag', got 'all'"),
     ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+    ({"effort": 1}, ValueError, "effort must be one of 'low', 'default', 'high', got 1"),
     ({"hold_out": -1}, ValueError, "hold_out must be at least 0, got -1"),
     ({"vectorizer": "tfidf"}, TypeError, "vectorizer must have fit_transform.*got 'tfidf'"),
 ])

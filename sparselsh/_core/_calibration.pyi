@@ -1,7 +1,26 @@
 # Made by docs/make_stubs.py.
-from numpy import float32, float64
+from numpy import float32, float64, uint8
 from numpy.typing import NDArray
 
+def losses(
+    scores: NDArray[float32],
+    hit: NDArray[uint8],
+    n_missed: NDArray[float64],
+    weight: NDArray[float64],
+    knots: NDArray[float64],
+    slopes: NDArray[float64],
+    costs: NDArray[float64],
+    log_t: NDArray[float64],
+    best: NDArray[float64],
+    rest: NDArray[float64],
+    classes: bool,
+    has_tail: bool,
+    d_log_t: NDArray[float64],
+    d_best: NDArray[float64],
+    d_rest: NDArray[float64],
+    d_slopes: NDArray[float64],
+    d_costs: NDArray[float64],
+) -> float: ...
 def ranked(
     scores: NDArray[float32],
     knots: NDArray[float64],

@@ -3,8 +3,8 @@
 In NumPy the map is some dozens of calls on small arrays: several times as long, for a single row,
 as the search that it follows. One thread; a row costs about a microsecond.
 """
-from libc.math cimport INFINITY, exp, fmax, fmin, isfinite, log, nextafterf, tanh
-from libc.stdint cimport int64_t
+from libc.math cimport INFINITY, exp, fabs, fmax, fmin, isfinite, log, nextafterf, tanh
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 
 cdef enum:
@@ -16,7 +16,7 @@ cdef enum:
     N_POOLED = 7  # the last of the ranks after which log odds may jump, and two more
 
 cdef double[N_BENDS] BENDS = [-1.0, 0.0, 1.0]
-cdef double MAX_FEATURE = 3.0, MAX_LOG = 50.0
+cdef double MAX_FEATURE = 3.0, MAX_LOG = 50.0, MAX_PRODUCT = 1e200
 
 
 cdef double _linear(const double *u, const double *w) noexcept nogil:
@@ -62,6 +62,107 @@ cdef double _bent(double x, const double *at, const double *shift, Py_ssize_t n)
             return before + (here - before) * ((x - at[i - 1]) / (at[i] - at[i - 1]))
         before = here
     return before + (x - at[n - 1])
+
+
+def losses(const float[:, ::1] scores, const uint8_t[:, ::1] hit, const double[::1] n_missed,
+           const double[::1] weight, const double[::1] knots, const double[::1] slopes,
+           const double[::1] costs, const double[::1] log_t, const double[::1] best,
+           const double[::1] rest, bint classes, bint has_tail, double[::1] d_log_t,
+           double[::1] d_best, double[::1] d_rest, double[::1] d_slopes, double[::1] d_costs):
+    """The negative log-likelihood of rows, and its derivatives by what the map is made of.
+
+    scores are (n, n_ranked), best first, -inf for none; hit marks those that are true, n_missed
+    counts the labels beyond them. A row has the logarithm of its temperature, the log odds of its
+    best label (of "labels" alone) and those of the rest, or the logarithm of its expected number; a
+    rank has a cost. The derivatives by the logarithms of the slopes of phi, and by the costs, are
+    added to d_slopes and d_costs.
+    """
+    cdef Py_ssize_t i, n = scores.shape[0], n_ranked = scores.shape[1]
+    cdef double total = 0
+    cdef double *g = <double *>malloc(max(n_ranked, 1) * sizeof(double))
+
+    if g == NULL:
+        raise MemoryError()
+    with nogil:
+        for i in range(n):
+            d_log_t[i] = d_best[i] = d_rest[i] = 0
+            if weight[i] > 0 and n_ranked:
+                total += _row_loss(&scores[i, 0], &hit[i, 0], n_ranked, n_missed[i], weight[i],
+                                   knots, slopes, costs, log_t[i], best[i], rest[i], classes,
+                                   has_tail, g, &d_log_t[i], &d_best[i], &d_rest[i], d_slopes,
+                                   d_costs)
+    free(g)
+    return total
+
+
+cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n_missed,
+                      double weight, const double[::1] knots, const double[::1] slopes,
+                      const double[::1] costs, double log_t, double best, double rest,
+                      bint classes, bint has_tail, double *g, double *d_log_t, double *d_best,
+                      double *d_rest, double[::1] d_slopes, double[::1] d_costs) noexcept nogil:
+    cdef double t = exp(log_t), loss = 0, total = 0, d, e, p, z, gap, part, log_total = 0
+    cdef double product = 1  # whose logarithm is a part of the loss: one logarithm for many ranks
+    cdef Py_ssize_t r, k, n_knots = knots.shape[0]
+
+    for r in range(n):
+        g[r] = -INFINITY
+        if isfinite(s[r]):
+            z = 0
+            gap = fmax(s[0] - s[r], 0)
+            for k in range(n_knots):
+                z += slopes[k] * _part(gap, knots, k)
+            g[r] = -z * t - costs[r]
+            if classes:
+                total += exp(g[r])
+
+    if classes:
+        if has_tail:
+            total += exp(rest)
+        if total <= 0:
+            return 0
+        log_total = log(total)
+        loss = log_total
+        d_rest[0] = exp(rest - log_total) * weight if has_tail else 0
+        if has_tail and n_missed > 0:
+            loss -= rest
+            d_rest[0] -= weight
+    elif has_tail:
+        loss = exp(rest) - n_missed * rest
+        d_rest[0] = (exp(rest) - n_missed) * weight
+
+    for r in range(n):
+        if g[r] == -INFINITY:
+            continue
+        if classes:
+            p = exp(g[r] - log_total)
+            if hit[r] and not (has_tail and n_missed > 0):
+                loss -= g[r]
+        else:
+            z = g[r] + best
+            e = exp(-fabs(z))
+            p = (1 if z >= 0 else e) / (1 + e)
+            loss += fmax(z, 0) - (z if hit[r] else 0)
+            product *= 1 + e
+            if product > MAX_PRODUCT:
+                loss += log(product)
+                product = 1
+        d = (p - hit[r]) * weight
+        d_costs[r] -= d
+        d_log_t[0] += d * (g[r] + costs[r])
+        if not classes:
+            d_best[0] += d
+        gap = fmax(s[0] - s[r], 0)
+        for k in range(n_knots):
+            part = _part(gap, knots, k)
+            if part > 0:
+                d_slopes[k] -= slopes[k] * part * d * t
+    return (loss + log(product)) * weight
+
+
+cdef inline double _part(double gap, const double[::1] knots, Py_ssize_t k) noexcept nogil:
+    """How much of a gap lies between a knot and the next one."""
+    return fmin(fmax(gap - knots[k], 0),
+                knots[k + 1] - knots[k] if k + 1 < knots.shape[0] else INFINITY)
 
 
 def ranked(const float[:, ::1] scores, const double[::1] knots, const double[::1] location,
@@ -120,8 +221,7 @@ cdef double _ranked_row(const float *s, Py_ssize_t n, const double[::1] knots,
             continue
         gap, phi = fmax(top - s[r], 0), 0
         for k in range(n_knots):
-            phi += exp(slopes[k]) * fmin(
-                fmax(gap - knots[k], 0), knots[k + 1] - knots[k] if k + 1 < n_knots else INFINITY)
+            phi += exp(slopes[k]) * _part(gap, knots, k)
         values[r] = -phi * t - costs[r] + constant
 
     floor = 1.0 / max(<int64_t>1, n_labels - n)

@@ -79,6 +79,9 @@ def _add_train(commands: Commands) -> None:
                            "auto computes them for the loss softmax, if there are 1,000 "
                            "labels or eight times as many features as hidden units",
             "auto", choices=["auto", "labels", "random"], action=_Given)
+    _option(sub, "--effort", "what --init and --refine spend: epochs, negatives per row, and "
+                             "labels that are ranked again; low is quicker, high ranks better",
+            "default", choices=["low", "default", "high"], action=_Given)
     _option(sub, "--shared-ids", "whether feature j and label j are the same thing, as the items "
                                  "of a session and the next item; for weights that --init "
                                  "computes; auto decides from the rows",
@@ -94,8 +97,8 @@ def _add_train(commands: Commands) -> None:
             metavar="N")
 
     _option(sub, "--epochs", "passes over the rows", None,
-            unset=f"2, or {EPOCHS_FROM_RANDOM} from random weights; with --resume, what was "
-                  "planned", type=_whole(1), metavar="N")
+            unset=f"2, with --effort low 1 and with high 4, or {EPOCHS_FROM_RANDOM} from random "
+                  "weights; with --resume, what was planned", type=_whole(1), metavar="N")
     _option(sub, "--batch-size", "rows per step", BATCH_SIZE, type=_whole(1), metavar="N",
             action=_Given)
     _option(sub, "--lr", "learning rate of Adam", LEARNING_RATE,

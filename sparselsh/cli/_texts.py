@@ -61,8 +61,9 @@ def train_texts(args: argparse.Namespace, kind: str) -> None:
     if "--batch-size" in getattr(args, "given", []):
         options["batch_size"] = args.batch_size
     tagger = sl.Tagger(epochs=args.epochs, lr=args.lr, dropout=args.dropout,
-                       refine=args.refine != "no", hold_out=args.hold_out, random_state=args.seed,
-                       n_threads=args.threads, verbose=not args.quiet, **options)
+                       refine=args.refine != "no", effort=args.effort, hold_out=args.hold_out,
+                       random_state=args.seed, n_threads=args.threads, verbose=not args.quiet,
+                       **options)
     try:
         wall, cpu = _measure.seconds(tagger.fit, *records, callbacks=callbacks(args))
     except ValueError as error:

@@ -206,7 +206,7 @@ def _fit(net: Network, args: argparse.Namespace, X: Any, Y: Any, *, sample_weigh
         raise UserError("--optimizer sgd: needs --lr, such as --lr 0.1")
     optimizer = _optimizer(args, lr or 1e-2, from_labels)  # refuses options before any work
     if from_labels:
-        epochs = epochs or _recipe.EPOCHS_FROM_DATA
+        epochs = epochs or _recipe.EFFORTS[args.effort].epochs
         n_steps = _recipe.steps(X.shape[0], args.batch_size, epochs)
         optimizer = _optimizer(args, lr or _recipe.rate(n_steps), from_labels)
         _recipe.begin(net, X, Y, n_steps, dropout=args.dropout,
@@ -273,7 +273,7 @@ def _finish(net: Network, args: argparse.Namespace, held_out: Any, X: Any, Y: An
     if args.refine == "yes":
         net.refine(X, Y, **options)
     elif args.refine == "auto" and net.refinement is None and _recipe.suits(net, X):
-        _recipe.refine(net, X, Y, held_out, **options)
+        _recipe.refine(net, X, Y, held_out, effort=args.effort, **options)
     if held_out is None:
         return
     if args.validation is not None and held_out[0].shape[0] < MIN_FIT_ROWS:

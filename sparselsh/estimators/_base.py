@@ -229,6 +229,11 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         """Number of rows to hold out of the training for `_after_fit`."""
         return 0
 
+    @property
+    def _epochs_from_data(self) -> int:
+        """Epochs from weights computed from the data, where `max_iter` is "auto"."""
+        return _recipe.EPOCHS_FROM_DATA
+
     def _starts_from_data(self, X: Any) -> bool:
         """Whether the network starts from weights computed from the data."""
         return False
@@ -309,7 +314,7 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         if self.max_iter != "auto":
             return self.max_iter
         if from_data:
-            return _recipe.EPOCHS_FROM_DATA
+            return self._epochs_from_data
         return int(np.clip(-(-MIN_STEPS * batch_size // n_rows), MIN_EPOCHS, MAX_EPOCHS))
 
     def _optimizer(self, lr: float, schedule: str | None,

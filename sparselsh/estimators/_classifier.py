@@ -115,6 +115,9 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         Add one classifier of the inputs per label (see :meth:`Network.refine
         <sparselsh.Network.refine>`). "auto" does so under the conditions of `init`, chooses how
         much they count by the rows that are held out, and removes them if they do harm.
+    effort : {"low", "default", "high"}
+        What `init` and `refine` spend where they apply: epochs, negative examples per row, and
+        labels that are ranked again. "low" trains in less time, "high" ranks better.
     warm_start : bool
         Continue with the network of the last `fit`, with a new optimizer.
     random_state : None, int or numpy.random.RandomState
@@ -180,7 +183,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
                  n_iter_no_change: int = 5, tol: float = 1e-4,
                  class_weight: dict[Any, float] | Literal["balanced"] | None = None,
                  init: Literal["auto", "labels", "random"] = "auto",
-                 refine: bool | Literal["auto"] = "auto", warm_start: bool = False,
+                 refine: bool | Literal["auto"] = "auto",
+                 effort: Literal["low", "default", "high"] = "default", warm_start: bool = False,
                  random_state: int | np.random.RandomState | None = None,
                  n_jobs: int | None = None, verbose: bool = False) -> None:
         super().__init__(
@@ -198,6 +202,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         self.class_weight = class_weight
         self.init = init
         self.refine = refine
+        self.effort = effort
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -262,6 +267,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         super()._check_parameters()
         check.choice(self.loss, "loss", ("auto", "softmax", "bce"))
         check.choice(self.init, "init", ("auto", "labels", "random"))
+        check.choice(self.effort, "effort", tuple(_recipe.EFFORTS))
         if self.refine not in (True, False, "auto"):
             raise ValueError(f"refine must be True, False or 'auto', got {self.refine!r}")
         if isinstance(self.threshold, str):
@@ -423,6 +429,10 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         n = round(self.calibration_fraction * X.shape[0])
         return n if n >= MIN_FIT_ROWS else 0
 
+    @property
+    def _epochs_from_data(self) -> int:
+        return _recipe.EFFORTS[self.effort].epochs
+
     def _starts_from_data(self, X: Any) -> bool:
         return self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))
 
@@ -434,7 +444,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
                 self.network_.refine(X, targets, **options)
         elif _recipe.suits(self.network_, X):
             _recipe.refine(self.network_, X, targets, None if held_out is None else held_out[:2],
-                           **options)
+                           effort=self.effort, **options)
 
     def _strata(self, targets: Any) -> Any:
         if self._multilabel:

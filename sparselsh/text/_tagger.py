@@ -66,6 +66,9 @@ class Tagger(Parameters):
     refine : bool
         Train one classifier of the words per tag (see :meth:`Network.refine
         <sparselsh.Network.refine>`); they are removed if they do harm.
+    effort : {"low", "default", "high"}
+        What the training spends on epochs, on negative examples per text, and on tags that are
+        ranked again. "low" takes less time, "high" ranks better.
     threshold : float, "auto" or "per-tag"
         Where texts may have several tags, `predict` names those whose probability is at least this.
         "auto" is the threshold with the largest micro-averaged F1 on the texts that are held out,
@@ -113,6 +116,7 @@ class Tagger(Parameters):
     def __init__(self, vectorizer: Any = None, *, hidden: int = 128, epochs: int | None = None,
                  batch_size: int | None = None, lr: float | None = None,
                  dropout: float | None = None, refine: bool = True,
+                 effort: Literal["low", "default", "high"] = "default",
                  threshold: float | Literal["auto", "per-tag"] = "auto",
                  hold_out: int | None = None, random_state: RandomState = None,
                  n_threads: int | None = None, verbose: bool = False) -> None:
@@ -123,6 +127,7 @@ class Tagger(Parameters):
         self.lr = lr
         self.dropout = dropout
         self.refine = refine
+        self.effort = effort
         self.threshold = threshold
         self.hold_out = hold_out
         self.random_state = random_state
@@ -279,6 +284,7 @@ class Tagger(Parameters):
             check.number(self.dropout, "dropout", minimum=0, below=1)
         if self.hold_out is not None:
             check.integer(self.hold_out, "hold_out", minimum=0)
+        check.choice(self.effort, "effort", ("low", "default", "high"))
         if isinstance(self.threshold, str):
             check.choice(self.threshold, "threshold", ("auto", "per-tag"))
         else:
@@ -304,7 +310,7 @@ class Tagger(Parameters):
             self.hidden, self.epochs, self.batch_size, self.lr, self.dropout, self.hold_out,
             bool(self.refine), "classes" if one_per_row else "labels",
             "per-label" if self.threshold == "per-tag" else "one", self.random_state,
-            self.n_threads, callbacks, bool(self.verbose))
+            self.n_threads, callbacks, bool(self.verbose), effort=self.effort)
 
     # -- answers ---------------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ class Options(NamedTuple):
     callbacks: Sequence[Callback]
     verbose: bool
     shared_ids: bool = False
+    effort: Literal["low", "default", "high"] = "default"
 
 
 def batch_rows(n_rows: int, batch_size: int | None) -> int:
@@ -85,7 +86,7 @@ def trained(x: CSR, y: CSR, options: Options) -> Trained:
     batch = batch_rows(X.shape[0], options.batch_size)
     epochs = options.epochs
     if epochs is None:
-        epochs = max(_recipe.EPOCHS_FROM_DATA,
+        epochs = max(_recipe.EFFORTS[options.effort].epochs,
                      min(MAX_EPOCHS, -(-MIN_STEPS * batch // X.shape[0])))
     n_steps = _recipe.steps(X.shape[0], batch, epochs)
     _recipe.begin(network, X, Y, n_steps, dropout=options.dropout, shared_ids=options.shared_ids)
@@ -97,7 +98,7 @@ def trained(x: CSR, y: CSR, options: Options) -> Trained:
     if len(held_out) >= MIN_FIT_ROWS:
         held = x.take(held_out).to_scipy(), y.take(held_out).to_scipy()
     if options.refine:
-        _recipe.refine(network, X, Y, held, verbose=options.verbose)
+        _recipe.refine(network, X, Y, held, effort=options.effort, verbose=options.verbose)
     if held is not None and held[1].nnz:
         network.calibrate(*held, kind=options.kind, thresholds=options.thresholds)
         threshold = network.calibration.threshold
