@@ -100,7 +100,7 @@ cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n
                       const double[::1] costs, double log_t, double best, double rest,
                       bint classes, bint has_tail, double *g, double *d_log_t, double *d_best,
                       double *d_rest, double[::1] d_slopes, double[::1] d_costs) noexcept nogil:
-    cdef double t = exp(log_t), loss = 0, total = 0, d, e, p, z, gap, part, log_total = 0
+    cdef double t = exp(log_t), loss = 0, total = 0, d, e, p, z, gap, log_total = 0
     cdef double product = 1  # whose logarithm is a part of the loss: one logarithm for many ranks
     cdef Py_ssize_t r, k, n_knots = knots.shape[0]
 
@@ -108,8 +108,10 @@ cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n
         g[r] = -INFINITY
         if isfinite(s[r]):
             z = 0
-            gap = fmax(s[0] - s[r], 0)
+            gap = s[0] - s[r]
             for k in range(n_knots):
+                if gap <= knots[k]:
+                    break
                 z += slopes[k] * _part(gap, knots, k)
             g[r] = -z * t - costs[r]
             if classes:
@@ -151,18 +153,19 @@ cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n
         d_log_t[0] += d * (g[r] + costs[r])
         if not classes:
             d_best[0] += d
-        gap = fmax(s[0] - s[r], 0)
+        gap = s[0] - s[r]
         for k in range(n_knots):
-            part = _part(gap, knots, k)
-            if part > 0:
-                d_slopes[k] -= slopes[k] * part * d * t
+            if gap <= knots[k]:
+                break
+            d_slopes[k] -= slopes[k] * _part(gap, knots, k) * d * t
     return (loss + log(product)) * weight
 
 
 cdef inline double _part(double gap, const double[::1] knots, Py_ssize_t k) noexcept nogil:
-    """How much of a gap lies between a knot and the next one."""
-    return fmin(fmax(gap - knots[k], 0),
-                knots[k + 1] - knots[k] if k + 1 < knots.shape[0] else INFINITY)
+    """How much of a gap, which is above the knot, lies between it and the next one."""
+    if k + 1 < knots.shape[0] and gap > knots[k + 1]:
+        return knots[k + 1] - knots[k]
+    return gap - knots[k]
 
 
 def ranked(const float[:, ::1] scores, const double[::1] knots, const double[::1] location,
@@ -221,6 +224,8 @@ cdef double _ranked_row(const float *s, Py_ssize_t n, const double[::1] knots,
             continue
         gap, phi = fmax(top - s[r], 0), 0
         for k in range(n_knots):
+            if gap <= knots[k]:
+                break
             phi += exp(slopes[k]) * _part(gap, knots, k)
         values[r] = -phi * t - costs[r] + constant
 
