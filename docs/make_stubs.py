@@ -26,6 +26,7 @@ RETURNS = {
     "_parse.parse": "tuple[int, int, int, int]",
     "_sparse_rows.group_columns": "int",
     "_bounded_search.prepare": "BoundedSearch",
+    "_calibration.prepare": "Parameters",
     "_estimates.prepare": "Estimator",
     "_select.batch_union": "int",
     "_select.hashed_union": "int",
@@ -45,7 +46,7 @@ SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", 
            "float": "float", "double": "float", "bint": "bool", "str": "str", "Rule": "Rule",
            "BoundedSearch": "BoundedSearch", "Estimator": "Estimator",
            "SingleRowMLP": "SingleRowMLP", "bytes": "bytes", "NgramCounts": "NgramCounts",
-           "TextRows": "TextRows"}
+           "TextRows": "TextRows", "Parameters": "Parameters"}
 ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
          "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_file_parts.data", "_parse.text"}  # bytes or a mapped file
@@ -67,6 +68,8 @@ UNTYPED = {  # other parameters without a type are arrays of one of several dtyp
     "_bounded_search.listed": "NDArray[int32] | None",
     "_single_row_mlp.layers": "list[tuple[Any, ...]]",
     "_single_row_mlp.search": "BoundedSearch | None",
+    "_single_row_mlp.classifiers": "tuple[Any, ...] | None",
+    "_single_row_mlp.calibration": "Parameters | None",
     "_sketches.biases": "NDArray[float32] | None",
     "_sketches.scales": "NDArray[float32] | None",
 }
@@ -124,6 +127,8 @@ def stub(module):
         head += "\nfrom ._updates import Rule\n"
     if "BoundedSearch" in body and "class BoundedSearch" not in body:
         head += "\nfrom ._bounded_search import BoundedSearch\n"
+    if "Parameters" in body and "class Parameters" not in body:
+        head += "from ._calibration import Parameters\n"
     return head + "\n" * (head.count("\n") > 1) + body
 
 

@@ -98,6 +98,7 @@ class Calibration:
         self._parameters = {
             name: _finite(parameters[name], name, size) for name, size in _SIZES.items()}
         self.threshold = threshold
+        self._prepared: Any = None  # the parameters as the kernel takes them
 
     @property
     def threshold(self) -> float | np.ndarray:
@@ -133,14 +134,23 @@ class Calibration:
         if scores.ndim != 2 or scores.shape[1] != self.n_ranked:
             raise ValueError(f"scores must have the shape (n_rows, {self.n_ranked}), got "
                              f"{scores.shape}; take topk of {self.n_ranked}")
-        p = self._parameters
         scores = np.ascontiguousarray(scores, np.float32)
         out, rest = np.empty(scores.shape, np.float32), np.empty(len(scores))
-        _calibration.ranked(scores, p["knots"], p["location"], p["spread"], p["temperature"],
-                            p["slopes"], p["rank"], RANK_STEPS_AS_FLOATS, p["best"], p["rest"],
-                            p["first_at"], p["first_shift"], self.kind == "classes",
-                            self.n_labels, out, rest)
+        _calibration.ranked(self.prepared(), scores, out, rest)
         return out, rest
+
+    def prepared(self) -> Any:
+        """The parameters as the kernels take them."""
+        if self._prepared is None:
+            p = self._parameters
+            self._prepared = _calibration.prepare(
+                p["knots"], p["location"], p["spread"], p["temperature"], p["slopes"], p["rank"],
+                RANK_STEPS_AS_FLOATS, p["best"], p["rest"], p["first_at"], p["first_shift"],
+                self.kind == "classes", self.n_labels, self.n_ranked)
+        return self._prepared
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_prepared": None}
 
     def every(self, ids: Ids, scores: Floats, all_scores: Floats) -> Floats:
         """Probabilities of all labels, which overwrite `all_scores`.

@@ -29,6 +29,8 @@ __all__ = ["Refinement"]
 
 MAX_WEIGHTS_PER_BLOCK = 1 << 22  # held before weights below the threshold are dropped
 MAX_PASSES = 20  # over the rows of a label; few labels need more than ten
+MAX_CHECKED_ROWS = 2048  # that decide in which order weights are read
+ADDING_COST = 4  # times that of reading a weight in order
 GRADIENT_TOLERANCE = 0.3  # of the projected gradients, whose scale is 1
 
 
@@ -70,25 +72,44 @@ class Refinement:
        2008, algorithm 3.
     """
 
-    def __init__(self, weight: CSR, bias: Floats, scale: float, n_candidates: int) -> None:
+    def __init__(self, weight: CSR, bias: Floats, scale: float, n_candidates: int,
+                 by_feature: bool = False) -> None:
         self._w = weight
         self.bias = bias
         self.scale = scale
         self.n_candidates = n_candidates
+        # whether the weights of the features of a row are fewer than those of its candidates
+        self.by_feature = by_feature
+        self._columns: CSR | None = None
         self._work = np.zeros((0, 0), np.float32)
 
     @property
     def weight(self) -> csr_array:
         return self._w.to_scipy()
 
-    def _workspace(self, n_threads: int) -> Floats:
-        """One row of zeros per thread; the kernels restore the zeros."""
-        if len(self._work) < n_threads:
-            self._work = np.zeros((n_threads, self._w.n_columns), np.float32)
-        return self._work
+    def _read(self, n_threads: int) -> tuple[CSR, Floats]:
+        """The weights as kernels read them; a row of zeros per thread, which they restore."""
+        w = self._w
+        if self.by_feature:
+            if self._columns is None:
+                self._columns = _transposed(w)
+            w = self._columns
+        width = len(self.bias) if self.by_feature else w.n_columns
+        if len(self._work) < n_threads or self._work.shape[1] != width:
+            self._work = np.zeros((n_threads, width), np.float32)
+        return w, self._work
+
+    def for_single_row(self, n_candidates: int) -> tuple[Any, ...]:
+        """The classifiers as the core takes them for one row (_core/_single_row_mlp.pyx)."""
+        w, work = self._read(1)
+        return (w.indptr, w.indices, w.data, self.bias, self.scale, self.by_feature, work,
+                n_candidates)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_work": np.zeros((0, 0), np.float32)}
+        return self.__dict__ | {"_work": np.zeros((0, 0), np.float32), "_columns": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"by_feature": False, "_columns": None} | state)
 
     def __repr__(self) -> str:
         return (f"Refinement({self._w.shape[0]} labels, {self._w.n_columns} features, "
@@ -159,7 +180,9 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     weight = sp.csr_array((values, feature_of[ids], indptr), shape=(n_labels, n_features))
     weight.sort_indices()
     ids = weight.indices.astype(np.int32, copy=False)
-    return Refinement(CSR(indptr, ids, weight.data, n_features), bias, scale, n_candidates)
+    w = CSR(indptr, ids, weight.data, n_features)
+    return Refinement(w, bias, scale, n_candidates,
+                      _is_read_by_feature(w, x, candidates[:, :n_candidates]))
 
 
 def extended(refinement: Refinement, n_labels: int, n_features: int,
@@ -191,7 +214,7 @@ def extended(refinement: Refinement, n_labels: int, n_features: int,
     weight = CSR(np.concatenate([indptr, indptr[-1] + more]), ids, data,
                  w.n_columns + n_features)
     return Refinement(weight, np.concatenate([refinement.bias, bias]), refinement.scale,
-                      refinement.n_candidates)
+                      refinement.n_candidates, refinement.by_feature)
 
 
 def rerank(refinement: Refinement, x: CSR, ids: Ids, scores: Floats, k: int,
@@ -211,10 +234,10 @@ def rerank(refinement: Refinement, x: CSR, ids: Ids, scores: Floats, k: int,
     ids : ndarray of shape (n_rows, k), int32
     scores : ndarray of shape (n_rows, k), float32
     """
-    w = refinement._w
     best = np.empty((len(ids), k), np.int32), np.empty((len(ids), k), np.float32)
+    w, work = refinement._read(n_threads)
     _one_vs_rest.rerank(x.indptr, x.indices, x.data, w.indptr, w.indices, w.data, refinement.bias,
-                        refinement.scale, ids, scores, refinement._workspace(n_threads), *best,
+                        refinement.scale, refinement.by_feature, ids, scores, work, *best,
                         n_threads)
     return best
 
@@ -345,7 +368,8 @@ def refinement_tensors(refinement: Refinement) -> dict[str, np.ndarray]:
 
 def refinement_config(refinement: Refinement) -> dict[str, Any]:
     """The plain values of a refinement, for a file."""
-    return {"scale": refinement.scale, "n_candidates": refinement.n_candidates}
+    return {"scale": refinement.scale, "n_candidates": refinement.n_candidates,
+            "by_feature": refinement.by_feature}
 
 
 def refinement_of_file(tensors: dict[str, np.ndarray], config: dict[str, Any],
@@ -359,10 +383,35 @@ def refinement_of_file(tensors: dict[str, np.ndarray], config: dict[str, Any],
     weight = check.sparse(sp.csr_array((data, indices, indptr), shape=shape), "refinement")
     return Refinement(weight, check.vector(bias, "refinement.bias", shape[0]),
                       check.number(config["scale"], "scale", minimum=0),
-                      check.integer(config["n_candidates"], "n_candidates"))
+                      check.integer(config["n_candidates"], "n_candidates"),
+                      read_by_feature(config))
+
+
+def read_by_feature(config: dict[str, Any]) -> bool:
+    """`by_feature` of the plain values of a file; files of before have none."""
+    by_feature = config.get("by_feature", False)
+    if type(by_feature) is not bool:
+        raise ValueError(f"by_feature must be true or false, got {by_feature!r}")
+    return by_feature
 
 
 # -- helpers of the fit --------------------------------------------------------------------------
+
+
+def _is_read_by_feature(w: CSR, x: CSR, candidates: Ids) -> bool:
+    """Whether rows like these have fewer weights at their features than at their candidates."""
+    step = -(-max(len(candidates), 1) // MAX_CHECKED_ROWS)
+    x, candidates = x.take(np.arange(0, x.shape[0], step)), candidates[::step]
+    sizes, counts = np.diff(w.indptr), np.bincount(w.indices, minlength=w.n_columns)
+    by_label = sizes[candidates[candidates >= 0]].sum()
+    # adding and clearing takes longer than reading
+    return bool(ADDING_COST * counts[x.indices].sum() < by_label)
+
+
+def _transposed(w: CSR) -> CSR:
+    columns = w.to_scipy().tocsc()
+    return CSR(columns.indptr.astype(np.int64), columns.indices.astype(np.int32, copy=False),
+               columns.data, w.shape[0])
 
 
 def _opponents(y: CSR, candidates: Ids, is_used: np.ndarray) -> tuple[Offsets, Ids]:

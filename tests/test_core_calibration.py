@@ -29,10 +29,10 @@ def scores_of(rng, n, n_ranked):
     (40, 12, 300), (40, 12, 12), (9, 1, 1), (9, 1, 5), (9, 2, 2), (0, 5, 9), (300, 7, 8)])
 def test_probabilities_are_those_of_the_formulas(rng, classes, n, n_ranked, n_labels):
     scores = read_only(scores_of(rng, n, n_ranked))
-    arguments = (scores, *parameters(rng, classes), classes, n_labels)
+    arguments = (*parameters(rng, classes), classes, n_labels)
     p, rest = unwritten((n, n_ranked), np.float32), unwritten(n, np.float64)
-    _calibration.ranked(*arguments, p, rest)
-    want, want_rest = reference.ranked(*arguments)
+    _calibration.ranked(_calibration.prepare(*arguments, n_ranked), scores, p, rest)
+    want, want_rest = reference.ranked(scores, *arguments)
     # float32 outputs of a sum of exponentials of float32 differences
     np.testing.assert_allclose(p, want, rtol=2e-6, atol=2e-7)
     np.testing.assert_allclose(rest, want_rest, rtol=2e-6)

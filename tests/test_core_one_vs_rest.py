@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import reference
+import scipy.sparse as sp
 from scipy.optimize import minimize
 from support import UNIT, assert_same_bits, on_threads, random_csr, read_only, unwritten
 
@@ -135,24 +136,29 @@ def weights(rng):
     return random_csr(rng, 50, D, 0.2)
 
 
+@pytest.mark.parametrize("by_feature", [False, True])
 @pytest.mark.parametrize("k", [1, 4, 12, 20])
-def test_rerank_matches_its_definition(rng, x, weights, k):
+def test_rerank_matches_its_definition(rng, x, weights, k, by_feature):
     ids = np.stack([rng.permutation(50)[:12] for _ in range(N)]).astype(np.int32)
     ids[::4, 5:] = -1
     ids[8] = -1
     scores = rng.standard_normal((N, 12), dtype=np.float32)
     bias = rng.standard_normal(50, dtype=np.float32)
     ids, scores, bias = read_only(ids, scores, bias)
+    direct = dense(*x) @ dense(*weights).T + bias
+    if by_feature:
+        columns = sp.csr_array(dense(*weights).T.astype(np.float32))
+        weights = read_only(columns.indptr.astype(np.int64), columns.indices, columns.data)
 
     def call(n_threads):
-        work = np.zeros((n_threads, D), np.float32)
+        work = np.zeros((n_threads, 50 if by_feature else D), np.float32)
         out = unwritten((N, k), np.int32), unwritten((N, k), np.float32)
-        _one_vs_rest.rerank(*x, *weights, bias, 2.5, ids, scores, work, *out, n_threads)
+        _one_vs_rest.rerank(*x, *weights, bias, 2.5, by_feature, ids, scores, work, *out,
+                            n_threads)
         assert not work.any()
         return out
 
     best, values = on_threads(call)
-    direct = dense(*x) @ dense(*weights).T + bias
     for i in range(N):
         known = ids[i] >= 0
         expected = scores[i, known] + 2.5 * direct[i, ids[i, known]]
@@ -169,6 +175,6 @@ def test_rerank_breaks_ties_by_the_smaller_id():
     weights = read_only(np.zeros(6, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
     ids, scores = np.array([[4, 1, 3]], np.int32), np.zeros((1, 3), np.float32)
     out = unwritten((1, 3), np.int32), unwritten((1, 3), np.float32)
-    _one_vs_rest.rerank(*x, *weights, np.zeros(5, np.float32), 1, ids, scores,
+    _one_vs_rest.rerank(*x, *weights, np.zeros(5, np.float32), 1, False, ids, scores,
                         np.zeros((1, 2), np.float32), *out, 1)
     assert out[0].tolist() == [[1, 3, 4]]

@@ -1,6 +1,7 @@
 """A single row through the layers of a network, and the check of a row, against NumPy."""
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from support import gaussian, read_only, unwritten
 
 from sparselsh._arrays.bfloat16 import to_float32
@@ -27,7 +28,7 @@ def layers_of(rng, storage, sizes):
             x = np.maximum(x, 0) if relu else x
         return x
 
-    return _single_row_mlp.prepare(steps, None), outputs
+    return _single_row_mlp.prepare(steps, None, None, None), outputs
 
 
 def answer(top_k, mlp, k, *given):
@@ -63,6 +64,32 @@ def test_fewer_outputs_than_k_are_filled_up(rng):
     assert sorted(ids[:3]) == [0, 1, 2] and list(ids[3:]) == [-1, -1]
     np.testing.assert_allclose(scores[:3], np.sort(outputs(np.zeros(4)))[::-1])
     assert np.isneginf(scores[3:]).all()
+
+
+@pytest.mark.parametrize("by_feature", [False, True])
+def test_classifiers_rank_the_best_outputs_again(rng, by_feature):
+    layers = [(gaussian(rng, 20, 9), None, gaussian(rng, 9), True, False),
+              (gaussian(rng, 30, 9), None, gaussian(rng, 30), False, False)]
+    w = sp.random_array((30, 20), density=0.3, rng=rng, dtype=np.float32, format="csr")
+    bias, n_candidates, scale = gaussian(rng, 30), 12, 2.0
+    stored = w.T.tocsr() if by_feature else w
+    arrays = stored.indptr.astype(np.int64), stored.indices.astype(np.int32), stored.data
+    work = np.zeros((1, 30 if by_feature else 20), np.float32)
+    mlp = _single_row_mlp.prepare(layers, None, (*read_only(*arrays), bias, scale, by_feature, work,
+                                                 n_candidates), None)
+    for k in (1, 5, 12):
+        x = np.zeros(20)
+        x[rng.permutation(20)[:4]] = gaussian(rng, 4)
+        (row,) = np.nonzero(x)
+        z = ((x @ layers[0][0] + layers[0][2]) @ layers[1][0].T + layers[1][2]).astype(float)
+        found = np.argsort(-z)[:n_candidates]
+        scores = z[found] + scale * (w @ x + bias)[found]
+        order = np.argsort(-scores)[:k]
+        ids, values = answer(_single_row_mlp.top_k_sparse, mlp, k,
+                             *read_only(row.astype(np.int32), x[row].astype(np.float32)))
+        np.testing.assert_array_equal(ids, found[order])
+        np.testing.assert_allclose(values, scores[order], rtol=1e-4, atol=1e-4)  # as above
+        assert not work.any()
 
 
 GOOD = [0, 3], [1, 4, 9], [1.0, -2.0, 0.0]

@@ -21,8 +21,8 @@ def losses(
     d_slopes: NDArray[float64],
     d_costs: NDArray[float64],
 ) -> float: ...
-def ranked(
-    scores: NDArray[float32],
+class Parameters: ...
+def prepare(
     knots: NDArray[float64],
     location: NDArray[float64],
     spread: NDArray[float64],
@@ -36,6 +36,11 @@ def ranked(
     first_shift: NDArray[float64],
     classes: bool,
     n_labels: int,
+    n_ranked: int,
+) -> Parameters: ...
+def ranked(
+    parameters: Parameters,
+    scores: NDArray[float32],
     p: NDArray[float32],
     rests: NDArray[float64],
 ) -> None: ...

@@ -112,7 +112,7 @@ cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n
             for k in range(n_knots):
                 if gap <= knots[k]:
                     break
-                z += slopes[k] * _part(gap, knots, k)
+                z += slopes[k] * _part(gap, &knots[0], n_knots, k)
             g[r] = -z * t - costs[r]
             if classes:
                 total += exp(g[r])
@@ -157,65 +157,82 @@ cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n
         for k in range(n_knots):
             if gap <= knots[k]:
                 break
-            d_slopes[k] -= slopes[k] * _part(gap, knots, k) * d * t
+            d_slopes[k] -= slopes[k] * _part(gap, &knots[0], n_knots, k) * d * t
     return (loss + log(product)) * weight
 
 
-cdef inline double _part(double gap, const double[::1] knots, Py_ssize_t k) noexcept nogil:
+cdef inline double _part(double gap, const double *knots, Py_ssize_t n_knots,
+                         Py_ssize_t k) noexcept nogil:
     """How much of a gap, which is above the knot, lies between it and the next one."""
-    if k + 1 < knots.shape[0] and gap > knots[k + 1]:
+    if k + 1 < n_knots and gap > knots[k + 1]:
         return knots[k + 1] - knots[k]
     return gap - knots[k]
 
 
-def ranked(const float[:, ::1] scores, const double[::1] knots, const double[::1] location,
-           const double[::1] spread, const double[::1] temperature, const double[::1] slopes,
-           const double[::1] rank, const double[::1] rank_steps, const double[::1] best,
-           const double[::1] rest, const double[::1] first_at, const double[::1] first_shift,
-           bint classes, int64_t n_labels, float[:, ::1] p, double[::1] rests):
+cdef class Parameters:
+    """The parameters of a `Calibration`, whose arrays it keeps alive."""
+    def __dealloc__(self):
+        free(self.slopes)
+
+
+def prepare(const double[::1] knots, const double[::1] location, const double[::1] spread,
+            const double[::1] temperature, const double[::1] slopes, const double[::1] rank,
+            const double[::1] rank_steps, const double[::1] best, const double[::1] rest,
+            const double[::1] first_at, const double[::1] first_shift, bint classes,
+            int64_t n_labels, Py_ssize_t n_ranked):
+    """Parameters for `ranked`, with the names of `Calibration`."""
+    cdef Parameters p = Parameters()
+    cdef Py_ssize_t r, k, n_knots = knots.shape[0]
+    p.arrays = [knots, location, spread, temperature, best, rest, first_at, first_shift]
+    p.knots, p.location, p.spread = &knots[0], &location[0], &spread[0]
+    p.temperature = &temperature[0]
+    p.best, p.rest, p.first_at, p.first_shift = &best[0], &rest[0], &first_at[0], &first_shift[0]
+    p.n_knots, p.n_first, p.n_ranked = n_knots, first_at.shape[0], n_ranked
+    p.n_labels, p.classes = n_labels, classes
+    p.slopes = <double *>malloc((n_knots + max(n_ranked, 1)) * sizeof(double))
+    if p.slopes == NULL:
+        raise MemoryError()
+    p.costs = p.slopes + n_knots
+    for k in range(n_knots):
+        p.slopes[k] = exp(slopes[k])
+    for r in range(n_ranked):
+        p.costs[r] = rank[0] * log(<double>(r + 1))
+        for k in range(rank_steps.shape[0]):
+            if r + 1 > rank_steps[k]:
+                p.costs[r] += rank[k + 1]
+    return p
+
+
+def ranked(Parameters parameters, const float[:, ::1] scores, float[:, ::1] p, double[::1] rests):
     """Probabilities p of the ranked labels, (n, n_ranked), and of the rest of each row, (n,).
 
     scores are best first, -inf for none. The formulas are those of `Calibration`.
     """
-    cdef Py_ssize_t i, n = scores.shape[0], n_ranked = scores.shape[1]
-    cdef double *values = <double *>malloc(max(2 * n_ranked, 1) * sizeof(double))
-    cdef double *costs = values + n_ranked
-    cdef Py_ssize_t r, k
-
+    cdef Py_ssize_t i, n = scores.shape[0]
+    cdef double *values = <double *>malloc(max(parameters.n_ranked, 1) * sizeof(double))
     if values == NULL:
         raise MemoryError()
-    if n_ranked == 0:
-        free(values)
-        return
-    with nogil:
-        for r in range(n_ranked):
-            costs[r] = rank[0] * log(<double>(r + 1))
-            for k in range(rank_steps.shape[0]):
-                if r + 1 > rank_steps[k]:
-                    costs[r] += rank[k + 1]
-        for i in range(n):
-            rests[i] = _ranked_row(&scores[i, 0], n_ranked, knots, location, spread, temperature,
-                                   slopes, costs, best, rest, first_at, first_shift, classes,
-                                   n_labels, values, &p[i, 0])
+    if parameters.n_ranked:
+        with nogil:
+            for i in range(n):
+                rests[i] = ranked_row(parameters, &scores[i, 0], values, &p[i, 0])
     free(values)
 
 
-cdef double _ranked_row(const float *s, Py_ssize_t n, const double[::1] knots,
-                        const double[::1] location, const double[::1] spread,
-                        const double[::1] temperature, const double[::1] slopes,
-                        const double *costs, const double[::1] best, const double[::1] rest,
-                        const double[::1] first_at, const double[::1] first_shift, bint classes,
-                        int64_t n_labels, double *values, float *p) noexcept nogil:
+cdef double ranked_row(Parameters q, const float *s, double *values, float *p) noexcept nogil:
+    # values holds n_ranked
     cdef double[N_INPUTS] u
     cdef double t, gap, phi, left, total, floor, top = s[0] if isfinite(s[0]) else 0, mean, constant
     cdef float below
-    cdef Py_ssize_t r, k, _, n_knots = knots.shape[0]
-    cdef bint all_ranked = n == n_labels
+    cdef Py_ssize_t r, k, _, n = q.n_ranked, n_knots = q.n_knots
+    cdef int64_t n_labels = q.n_labels
+    cdef const double *knots = q.knots
+    cdef bint all_ranked = n == n_labels, classes = q.classes
 
-    _row_inputs(s, n, &location[0], &spread[0], u)
-    t = exp(fmin(fmax(_linear(u, &temperature[0]), -MAX_LOG), MAX_LOG))
-    left = _linear(u, &rest[0])
-    constant = 0 if classes else _linear(u, &best[0])
+    _row_inputs(s, n, q.location, q.spread, u)
+    t = exp(fmin(fmax(_linear(u, q.temperature), -MAX_LOG), MAX_LOG))
+    left = _linear(u, q.rest)
+    constant = 0 if classes else _linear(u, q.best)
 
     # log odds against the best label, or with the constant against none
     for r in range(n):
@@ -226,8 +243,8 @@ cdef double _ranked_row(const float *s, Py_ssize_t n, const double[::1] knots,
         for k in range(n_knots):
             if gap <= knots[k]:
                 break
-            phi += exp(slopes[k]) * _part(gap, knots, k)
-        values[r] = -phi * t - costs[r] + constant
+            phi += q.slopes[k] * _part(gap, knots, n_knots, k)
+        values[r] = -phi * t - q.costs[r] + constant
 
     floor = 1.0 / max(<int64_t>1, n_labels - n)
     if classes:
@@ -247,7 +264,7 @@ cdef double _ranked_row(const float *s, Py_ssize_t n, const double[::1] knots,
             values[r] /= mean
         left /= mean
     else:
-        values[0] = _bent(values[0], &first_at[0], &first_shift[0], first_at.shape[0])
+        values[0] = _bent(values[0], q.first_at, q.first_shift, q.n_first)
         for r in range(n):
             values[r] = 0.5 * (1 + tanh(0.5 * values[r]))
         left = 0 if all_ranked else exp(fmin(left, log(<double>n_labels)))

@@ -46,6 +46,7 @@ def rerank(
     w_data: NDArray[float32],
     bias: NDArray[float32],
     scale: float,
+    by_feature: bool,
     ids: NDArray[int32],
     scores: NDArray[float32],
     work: NDArray[float32],

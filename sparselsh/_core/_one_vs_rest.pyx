@@ -4,7 +4,9 @@
     fit         squared hinge loss, by dual coordinate descent; most weights are dropped
     rerank      candidates by their scores plus those of their classifiers
 
-X is CSR. So is W, (n_labels, n_features): what fit writes.
+X is CSR. So is W, (n_labels, n_features): what fit writes. Where rows are short, and the
+classifiers of frequent labels long, rerank is faster by W transposed: it then reads the weights of
+the features that are there, of all labels, and not those of the candidates, of all features.
 """
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabsf
@@ -21,21 +23,6 @@ cdef enum:
 
 # Part of the tolerance by which an opponent may miss the margin before it is worth an update.
 cdef float SLACK = 0.25
-
-ctypedef struct rows_t:
-    const int64_t *indptr
-    const int32_t *indices
-    const float *data
-
-
-cdef inline rows_t _rows(const int64_t[::1] indptr, const int32_t[::1] indices,
-                         const float[::1] data) noexcept:
-    cdef rows_t rows
-    rows.indptr = &indptr[0]
-    rows.indices = &indices[0] if indices.shape[0] else NULL
-    rows.data = &data[0] if data.shape[0] else NULL
-    return rows
-
 
 cdef inline void _scatter(float a, const int32_t *indices, const float *data, Py_ssize_t n,
                           float *y) noexcept nogil:
@@ -243,7 +230,7 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     """
     cdef Py_ssize_t j, n_labels = sizes.shape[0], most = 1
     cdef const loops_t *f = table()
-    cdef rows_t x = _rows(indptr, indices, data)
+    cdef rows_t x = rows_of(indptr, indices, data)
     cdef float *alpha
     cdef int32_t *order
     cdef char *touched
@@ -279,21 +266,45 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     free(touched)
 
 
-cdef void _rerank_row(const loops_t *f, rows_t w, const float *bias, float scale, const float *x,
-                      const int32_t *ids, const float *scores, Py_ssize_t n, uint64_t *keys,
-                      Py_ssize_t k_best, int32_t *out_ids, float *out_scores) noexcept nogil:
+cdef inline void _add_columns(const rows_t *w, const int32_t *indices, const float *data,
+                              Py_ssize_t nnz, float *out) noexcept nogil:
+    # out += W x, for W transposed
+    cdef Py_ssize_t k
+    cdef int64_t first
+    for k in range(nnz):
+        first = w.indptr[indices[k]]
+        _scatter(data[k], w.indices + first, w.data + first, w.indptr[indices[k] + 1] - first, out)
+
+
+cdef void rerank_row(const loops_t *f, const classifiers_t *c, const int32_t *indices,
+                     const float *data, Py_ssize_t nnz, float *work, const int32_t *ids,
+                     const float *scores, Py_ssize_t n, uint64_t *keys, Py_ssize_t k_best,
+                     int32_t *out_ids, float *out_scores) noexcept nogil:
+    # work, (n_features,) or by feature (n_labels,), is zero before and after; keys holds n
     cdef Py_ssize_t k, size = 0
     cdef int64_t first
-    cdef float score
+    cdef float z
 
+    if c.by_feature:
+        _add_columns(&c.w, indices, data, nnz, work)
+    else:
+        _scatter(1, indices, data, nnz, work)
     for k in range(n):
         if ids[k] >= 0:
-            first = w.indptr[ids[k]]
-            score = scores[k] + scale * (bias[ids[k]]
-                                         + f.gather_dot(w.data + first, w.indices + first,
-                                                        w.indptr[ids[k] + 1] - first, x))
-            keys[size] = score_key(score, ids[k])
+            if c.by_feature:
+                z = work[ids[k]]
+            else:
+                first = c.w.indptr[ids[k]]
+                z = f.gather_dot(c.w.data + first, c.w.indices + first,
+                                 c.w.indptr[ids[k] + 1] - first, work)
+            keys[size] = score_key(scores[k] + c.scale * (c.bias[ids[k]] + z), ids[k])
             size += 1
+    if c.by_feature:
+        for k in range(nnz):
+            first = c.w.indptr[indices[k]]
+            _clear(c.w.indices + first, c.w.indptr[indices[k] + 1] - first, work)
+    else:
+        _clear(indices, nnz, work)
 
     insertion_sort(keys, size)
     for k in range(k_best):
@@ -303,21 +314,25 @@ cdef void _rerank_row(const loops_t *f, rows_t w, const float *bias, float scale
 
 def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
            const int64_t[::1] w_indptr, const int32_t[::1] w_indices, const float[::1] w_data,
-           const float[::1] bias, float scale, const int32_t[:, ::1] ids,
+           const float[::1] bias, float scale, bint by_feature, const int32_t[:, ::1] ids,
            const float[:, ::1] scores, float[:, ::1] work, int32_t[:, ::1] out_ids,
            float[:, ::1] out_scores, int n_threads):
     """The k best candidates of each row by scores[i, q] + scale (W x_i + bias)[ids[i, q]].
 
     ids is (n, n_candidates), -1 for none; the outputs are (n, k), best first. work, (n_threads,
-    n_features), is zero before and after. O(nnz of the rows of W that are candidates)
+    n_features), is zero before and after. O(nnz of the rows of W that are candidates). With
+    by_feature W is given transposed and work is (n_threads, n_labels). O(nnz of the columns of W
+    that a row has)
     """
     cdef Py_ssize_t i, n = ids.shape[0], n_candidates = ids.shape[1], k = out_ids.shape[1]
     cdef const loops_t *f = table()
-    cdef rows_t x = _rows(indptr, indices, data), w = _rows(w_indptr, w_indices, w_data)
+    cdef rows_t x = rows_of(indptr, indices, data)
+    cdef classifiers_t c
     cdef uint64_t *keys
-    cdef float *dense
     cdef int thread
 
+    c.w, c.scale, c.by_feature = rows_of(w_indptr, w_indices, w_data), scale, by_feature
+    c.bias = &bias[0]
     if n == 0 or k == 0 or n_candidates == 0 or work.shape[1] == 0:
         return
 
@@ -327,10 +342,8 @@ def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
 
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=8, num_threads=n_threads):
         thread = threadid()
-        dense = &work[thread, 0]
-        _scatter(1, x.indices + x.indptr[i], x.data + x.indptr[i], x.indptr[i + 1] - x.indptr[i],
-                 dense)
-        _rerank_row(f, w, &bias[0], scale, dense, &ids[i, 0], &scores[i, 0], n_candidates,
-                    keys + thread * n_candidates, k, &out_ids[i, 0], &out_scores[i, 0])
-        _clear(x.indices + x.indptr[i], x.indptr[i + 1] - x.indptr[i], dense)
+        rerank_row(f, &c, x.indices + x.indptr[i], x.data + x.indptr[i],
+                   x.indptr[i + 1] - x.indptr[i], &work[thread, 0], &ids[i, 0], &scores[i, 0],
+                   n_candidates, keys + thread * n_candidates, k, &out_ids[i, 0],
+                   &out_scores[i, 0])
     free(keys)

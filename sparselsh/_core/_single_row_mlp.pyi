@@ -5,9 +5,15 @@ from numpy import float32, int32
 from numpy.typing import NDArray
 
 from ._bounded_search import BoundedSearch
+from ._calibration import Parameters
 
 class SingleRowMLP: ...
-def prepare(layers: list[tuple[Any, ...]], search: BoundedSearch | None) -> SingleRowMLP: ...
+def prepare(
+    layers: list[tuple[Any, ...]],
+    search: BoundedSearch | None,
+    classifiers: tuple[Any, ...] | None,
+    calibration: Parameters | None,
+) -> SingleRowMLP: ...
 def top_k(
     mlp: SingleRowMLP,
     x: NDArray[float32],

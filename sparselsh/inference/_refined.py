@@ -12,6 +12,7 @@ from .._core import _select
 from ..index import STORAGES
 from ..refinement import (
     Refinement,
+    refinement_config,
     refinement_of_file,
     refinement_tensors,
     rerank,
@@ -75,7 +76,8 @@ class StoredRefinement:
             data = values.astype(np.float32)
             data *= np.repeat(scales, np.diff(indptr))
         weight = CSR(indptr, indices, data, like.weight.shape[1])
-        refinement = Refinement(weight, np.array(like.bias), like.scale, like.n_candidates)
+        refinement = Refinement(weight, np.array(like.bias), like.scale, like.n_candidates,
+                                like.by_feature)
         return cls(refinement, storage, values, scales)
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -86,8 +88,7 @@ class StoredRefinement:
 
     def config(self) -> dict[str, Any]:
         """The plain values of a file."""
-        return {"scale": self.refinement.scale, "n_candidates": self.refinement.n_candidates,
-                "storage": self.storage}
+        return refinement_config(self.refinement) | {"storage": self.storage}
 
     @classmethod
     def restored(cls, tensors: dict[str, np.ndarray], config: dict[str, Any],

@@ -397,6 +397,21 @@ class Linear(HtmlRepr):
         """
         return self.topk(x, k, n_threads=n_threads)[0]
 
+    def stored(self) -> tuple[np.ndarray, Floats]:
+        """Weights and bias as they are stored."""
+        return self._w.value, self._b.value
+
+    def single_row_step(self) -> tuple[Any, ...]:
+        """The layer as a step of the kernel for single rows (_core/_single_row_mlp.pyx)."""
+        return self._w.value, None, self._bias, self._w.input_major, self.activation == "relu"
+
+    def single_row_search(self, k: int) -> tuple[Any, bool]:
+        """The search of `topk` for a single row, as the core runs it, and whether `topk` searches.
+
+        It is valid until the index or the weights change; None where the core cannot run it.
+        """
+        return None, False
+
     def score(self, x: Floats | CSR, ids: Ids, n_threads: int) -> Floats:
         """The outputs ids[i] of row i, (n_samples, n_ids); -inf for the id -1."""
         if self._w.input_major or self.activation is not None:

@@ -693,6 +693,10 @@ class LSHLinear(Linear):
         x = x.to_dense() if isinstance(x, CSR) else x
         return engine.search(x, k, COMPUTED_PER_NEGATIVE * k, n_threads)[0]
 
+    def single_row_search(self, k: int) -> tuple[Any, bool]:
+        engine = self._search_engine(k, 1)
+        return (None, False) if engine is None else (engine.single_query_search(k), True)
+
     def log_sum_exp(self, x: Floats | CSR, wanted: float,
                     n_threads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         engine = None if self.activation is not None else self._search_engine(1, n_threads)

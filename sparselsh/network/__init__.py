@@ -6,6 +6,7 @@
 
     _network     Network, load: data checks, training, inference; for `text`: the file with more
                  in it (save_with, load_with), and what an input adds to a score (contributions)
+    _single_row  the answer for one sparse row by one call to the core
     _growth      new labels and features, with weights from rows
     _file        weights and configuration as a file
     _checkpoint  training state as arrays and plain values

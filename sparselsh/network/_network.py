@@ -56,6 +56,7 @@ from ..training import (
     train_once,
 )
 from . import _file
+from ._single_row import SingleRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from .._gradients import Parameter
     from .._signals import Interrupts
     from ..callbacks import Callback
+    from ..inference import InferenceNetwork
     from ..losses import Loss
     from ..optim import Optimizer
     from ..protocols import Loss as OwnLoss
@@ -164,6 +166,7 @@ class Network:
             layer.share_lock(self._lock)
         self.refinement: Refinement | None = None
         self.calibration: Calibration | None = None
+        self._single_row = SingleRow()
         # of `topk`, whose computed fraction is worked out where it is read
         self._last_search: tuple[int, bool] | None = None
 
@@ -1141,7 +1144,11 @@ class Network:
 
     def _topk_probabilities(self, X: Floats | CSR, k: int, exact: bool,
                             selection: Selection | None) -> tuple[Ids, Floats]:
-        ids, scores = self._topk(X, ranked_for(self.calibration, k, selection), exact)
+        n_ranked = ranked_for(self.calibration, k, selection)
+        if X.shape[0] == 1 and not exact and (found := self._of_single_row(
+                X, 0, k, self._single_row_threads(), self.calibration)):
+            return found
+        ids, scores = self._topk(X, n_ranked, exact)
         return ids[:, :k], self.calibration.ranked(scores)[:, :k]
 
     def _ranked(self, X: Floats | CSR, start: int, stop: int, k: int, exact: bool,
@@ -1152,9 +1159,11 @@ class Network:
         At least as many labels are searched for as the refinement ranks again and the calibration
         reads, so that the first labels do not depend on k.
         """
-        n_threads = resolve(self.n_threads)
-        if stop - start == 1 and self.n_labels * self.layers[-1].n_in <= SINGLE_THREAD_MAX_WEIGHTS:
-            n_threads = 1
+        is_single = stop - start == 1
+        n_threads = self._single_row_threads() if is_single else resolve(self.n_threads)
+        if is_single and h is None and selection is None and not exact and (
+                found := self._of_single_row(X, start, k, n_threads)):
+            return found
         if h is None:
             h = self._hidden(X, start, stop, n_threads)
         ids, z = self._found(h, k, exact, selection, n_threads)
@@ -1162,6 +1171,25 @@ class Network:
             return ids[:, :k], z[:, :k]
         return refined_topk(self.refinement, self._sparse_rows(X, start, stop), ids, z, k,
                             n_threads)
+
+    def _of_single_row(self, X: Floats | CSR, row: int, k: int, n_threads: int,
+                       calibration: Calibration | None = None) -> tuple[Ids, Floats] | None:
+        """`_ranked` of a sparse row by one call to the core, or None where it takes several.
+
+        With a calibration, probabilities instead of scores.
+        """
+        n_found = min(self._n_searched, self.n_labels) or k
+        if not isinstance(X, CSR) or k > n_found:
+            return None
+        x = X if X.shape[0] == 1 else X.slice(row, row + 1)
+        return self._single_row.topk(self.layers, self.refinement, calibration, n_found, x, k,
+                                     n_threads)
+
+    def _single_row_threads(self) -> int:
+        """Threads for the output layer of one row."""
+        if self.n_labels * self.layers[-1].n_in <= SINGLE_THREAD_MAX_WEIGHTS:
+            return 1
+        return resolve(self.n_threads)
 
     def _found(self, h: Floats | CSR, k: int, exact: bool, selection: Selection | None,
                n_threads: int) -> tuple[Ids, Floats]:
@@ -1610,19 +1638,18 @@ def _checked_optimizer(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def contributions(network: Network, x: CSR, label: int) -> Floats:
+def contributions(network: Network | InferenceNetwork, x: CSR, label: int) -> Floats:
     """What each entry of a sparse row adds to the score of a label, (nnz,) float32.
 
     By the layers and by the classifier of the label. A ReLU passes on what it passes on of the
-    whole row. For a network with one hidden layer, whose weights are input-major.
+    whole row. For a network with one hidden layer.
     """
-    hidden, last = network.layers
-    w = bfloat16.as_float32(last.parameters[0].value[label])
+    hidden, last = network.architecture()
+    w = last.weight[label]
+    rows = hidden.weight[:, x.indices].T
     if hidden.activation is not None:
-        w = np.where(hidden.all_outputs(x, 1)[0] > 0, w, np.float32(0))
-    value, is_input_major = hidden.parameters[0].value, hidden.parameters[0].input_major
-    rows = value[x.indices] if is_input_major else value[:, x.indices].T
-    weights = bfloat16.as_float32(rows) @ w
+        w = np.where(x.data @ rows + hidden.bias > 0, w, np.float32(0))
+    weights = rows @ w
     if network.refinement is not None:
         ids = np.full((x.nnz, 1), label, np.int32)
         each = CSR(np.arange(x.nnz + 1, dtype=np.int64), x.indices, np.ones(x.nnz, np.float32),
