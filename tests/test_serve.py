@@ -410,3 +410,50 @@ async def _drive(server, tmp_path):
     finally:
         process.terminate()
         await process.wait()
+
+
+# -- plain requests, which are answered without ASGI ----------------------------------------------
+
+BODY = b'{"text": "apple plum", "k": 1}'
+HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\n"
+PLAIN = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+@pytest.mark.parametrize("data, body", [
+    (PLAIN, BODY),
+    (PLAIN.replace(b"Content-Length:", b"content-length:\t"), BODY),
+    (PLAIN[:-1], None),
+    (PLAIN + b"x", None),
+    (PLAIN + PLAIN, None),
+    (PLAIN.replace(b"/predict", b"/predict?"), None),
+    (PLAIN.replace(b"1.1", b"1.0"), None),
+    (PLAIN.replace(b"\r\n", b"\n"), None),
+    (PLAIN.replace(b"Host: a", b"Host a"), None),
+    (PLAIN.replace(b"Host: a", b"Host: a\x00"), None),
+    (PLAIN.replace(b"Host: a", b"Content-Length: 3"), None),
+    (PLAIN.replace(b"Host: a", b"Content-Length: +3"), None),
+    (PLAIN.replace(b"Host: a", b"Transfer-Encoding: chunked"), None),
+    (PLAIN.replace(b"Host: a", b"Expect: 100-continue"), None),
+    (PLAIN.replace(b"Host: a", b"Connection: close"), None),
+    (PLAIN.replace(b"Host: a", b" folded: a"), None),
+    (HEAD + b"\r\n", None),
+    (b"", None),
+])
+def test_only_whole_and_plain_requests_are_answered_directly(data, body):
+    from sparselsh.serving._direct import body_of
+
+    assert body_of(data, 1000) == body
+    assert body_of(data, len(BODY) - 1) is None
+
+
+@pytest.mark.parametrize("first, second", [(PLAIN, PLAIN), (HEAD + b"Content-Length: 1\r\n\r\n{",
+                                                            PLAIN)])
+def test_requests_of_one_connection_are_answered_in_their_order(server, first, second):
+    last = PLAIN.replace(b"Host: a", b"Connection: close")
+    answers = server.raw(first + second + last).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200" if first == PLAIN else b"400", b"200",
+                                                  b"200"]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        for request, status in ((first, answers[0][:3]), (second, b"200"), (last, b"200")):
+            sock.sendall(request)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 " + status)

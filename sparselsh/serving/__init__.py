@@ -11,7 +11,8 @@
     _metrics   counters of all workers, in shared memory, as text for Prometheus
     _page      a page to try the model in a browser
     _app       the ASGI application, on Starlette
-    _protocol  uvicorn's protocol, which drops requests that never end
+    _direct    plain requests for /predict, from bytes to bytes
+    _protocol  uvicorn's protocol, which drops requests that never end, and asks _direct
     _workers   the socket, forks, restarts, signals
 
 It needs the extra ``serve``: starlette and uvicorn.

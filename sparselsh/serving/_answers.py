@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ class Job(NamedTuple):
     items: list[Any]
     k: int
     threshold: float
+    n_bytes: int
 
 
 def served(model: Any) -> Any:
@@ -61,6 +63,7 @@ class _Answers:
 
     def __init__(self, n_labels: int, network: Any) -> None:
         self.n_labels = n_labels
+        self._as_json: dict[Any, str] = {}  # labels
         calibration = getattr(network, "calibration", None)
         self._n_ranked = 0 if calibration is None else calibration.n_ranked
 
@@ -85,7 +88,7 @@ class _Answers:
             raise BadRequest(f"k must be at most {self._n_ranked}, the labels that have "
                              "probabilities of their own")
         items = [self._checked(item, f"{self.items}[{i}]") for i, item in enumerate(many)]
-        return Job(items, k, float(threshold))
+        return Job(items, k, float(threshold), len(body))
 
     @property
     def has_probabilities(self) -> bool:
@@ -107,11 +110,21 @@ class _Answers:
         for job in jobs:
             rows = every[begin:begin + len(job.items)]
             begin += len(job.items)
-            shown = [[{"label": label, word: round(value, 6)} for label, value in row[:job.k]
-                      if not job.threshold or value >= job.threshold] for row in rows]
-            found.append(json.dumps({"predictions": shown}, ensure_ascii=False).encode(
-                "utf-8", "backslashreplace"))
+            shown = ", ".join(self._shown(row[:job.k], word, job.threshold) for row in rows)
+            found.append(f'{{"predictions": [{shown}]}}'.encode("utf-8", "backslashreplace"))
         return found
+
+    def _shown(self, row: list[tuple[Any, float]], word: str, threshold: float) -> str:
+        """The labels of an item as JSON."""
+        parts = []
+        for label, value in row:
+            if threshold and value < threshold:
+                continue
+            if label not in self._as_json:
+                self._as_json[label] = json.dumps(label, ensure_ascii=False)
+            number = repr(round(value, 6)) if isfinite(value) else json.dumps(value)
+            parts.append(f'{{"label": {self._as_json[label]}, "{word}": {number}}}')
+        return f"[{', '.join(parts)}]"
 
     def warm_up(self) -> None:
         """Answer once, so that indexes are built before workers are forked and share them."""

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ._answers import BadRequest, served
-from ._batching import Batcher, Busy
+from ._batching import Batcher
+from ._direct import Direct, TooOften, error_body, refusal
 from ._limits import Limits, Rates
 from ._metrics import Metrics
 from ._page import HEADERS, page
@@ -60,7 +60,7 @@ class _Post:
         except _Gone:
             return
         except _Refused as refused:
-            status, body = refused.status, _error(refused.text)
+            status, body = refused.status, error_body(refused.text)
             if status in (408, 413):
                 extra = [SHUT]
             elif status in (429, 503):
@@ -77,19 +77,12 @@ class _Post:
             raise _Refused(405, "use POST")
         client = scope.get("client")
         if not self.rates.allows(client[0] if client else ""):
-            raise _Refused(429, f"more than {self.rates.rate:g} requests per second; try again "
-                                "later")
+            raise _Refused(*refusal(TooOften(), self.rates))
         body = await self._body(scope, receive)
         try:
             return await self.answer(body)
-        except BadRequest as error:
-            raise _Refused(400, str(error)) from None
-        except Busy:
-            raise _Refused(503, "too many requests wait; try again later") from None
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
-            raise _Refused(500, f"{type(error).__name__} while answering") from error
+            raise _Refused(*refusal(error, self.rates)) from error
 
     async def _body(self, scope: Any, receive: Receive) -> bytes:
         most = self.limits.max_bytes
@@ -122,6 +115,7 @@ class Application(Starlette):
     """Starlette, with a way around its middleware for /predict, which it would slow down most."""
 
     predict: _Post
+    direct: Direct  # for the protocol, which answers plain requests without this application
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] == "/predict":
@@ -130,12 +124,8 @@ class Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def _error(text: str) -> bytes:
-    return json.dumps({"error": text}, ensure_ascii=False).encode("utf-8", "backslashreplace")
-
-
 def application(model: Any, *, limits: Limits | None = None, metrics: Metrics | None = None,
-                name: str = "") -> Starlette:
+                name: str = "") -> Application:
     """An ASGI application that answers by a model.
 
     Parameters
@@ -190,4 +180,5 @@ def application(model: Any, *, limits: Limits | None = None, metrics: Metrics | 
               Route("/health", health), Route("/metrics", counters), Route("/", front)]
     app = Application(routes=routes, exception_handlers={HTTPException: counted})
     app.predict = _Post("/predict", predict, limits, rates, metrics)
+    app.direct = Direct(answers, batcher, limits, rates, metrics)
     return app

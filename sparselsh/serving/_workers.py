@@ -91,7 +91,7 @@ def _work(model: Any, answers: Any, sock: socket.socket, worker: int, n_threads:
     metrics.use_row(worker)
     app = application(model, limits=limits, metrics=metrics, name=name)
     config = uvicorn.Config(
-        app, http=protocol(limits.timeout), ws="none", lifespan="off", access_log=False,
+        app, http=protocol(limits.timeout, app.direct), ws="none", lifespan="off", access_log=False,
         log_level="warning", timeout_keep_alive=max(5, int(limits.timeout)),
         timeout_graceful_shutdown=GRACE_SECONDS, server_header=False, backlog=BACKLOG)
     uvicorn.Server(config).run(sockets=[sock])
