@@ -480,3 +480,50 @@ def test_tags_whose_addition_fails_are_not_added(monkeypatch):
     assert tagger.predict_topk(texts[:3], 5) == whole.predict_topk(texts[:3], 5)
     assert (tagger.add_tags(*more).predict_topk(more[0], 5)
             == whole.add_tags(*more).predict_topk(more[0], 5))
+
+
+def test_a_compressed_tagger_answers_alike_from_its_file(tagger, data, tmp_path):
+    texts = data[2]
+    small = tagger.compressed()
+    small.save(tmp_path / "small.safetensors")
+    tagger.save(tmp_path / "large.safetensors")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("small", "large")]
+    assert sizes[0] < 0.7 * sizes[1]
+    loaded = sl.load(tmp_path / "small.safetensors")
+    assert loaded.predict_topk(texts, 2) == small.predict_topk(texts, 2)
+    same = [a[0][0] == b[0][0] for a, b in zip(tagger.predict_topk(texts, 1),
+                                               loaded.predict_topk(texts, 1), strict=True)]
+    assert np.mean(same) > 0.95  # weights of 8 bits: some of two tags of a text change places
+
+    best = loaded.predict_topk(texts[:1], 1)[0][0][0]
+    words = [sorted(word for word, _ in model.explain(texts[0], best, 3))
+             for model in (tagger, loaded)]
+    assert words[0] == words[1]
+    for call in (lambda: loaded.add_tags(["new words"], [["new"]]), loaded.compressed,
+                 lambda: loaded.partial_fit(texts, data[3])):
+        with pytest.raises(ValueError, match="is compressed, and only answers"):
+            call()
+
+
+def test_one_text_is_answered_as_one_of_many(tagger, sorter, data):
+    texts = [*data[2][:60], "", "none of these words"]
+    for model in (tagger, sorter):
+        many = model.predict_topk(texts, 4)
+        for text, row in zip(texts, many, strict=True):
+            (alone,) = model.predict_topk([text], 4)
+            assert [name for name, _ in alone] == [name for name, _ in row]
+            np.testing.assert_allclose([p for _, p in alone], [p for _, p in row], atol=1e-5)
+
+
+def test_one_text_follows_a_network_that_changes(data):
+    tagger = sl.Tagger(random_state=0, hidden=16).fit(data[0][:600], data[1][:600])
+    text = data[2][0]
+    changes = [lambda: tagger.partial_fit(data[0][600:], data[1][600:]),
+               lambda: tagger.add_tags(["entirely new words"] * 3, [["new"]] * 3),
+               lambda: setattr(tagger.network_.refinement, "scale", 1.0),
+               lambda: setattr(tagger.network_, "refinement", None)]
+    for change in changes:
+        tagger.predict_topk([text])
+        change()
+        (alone,), (first, _) = tagger.predict_topk([text], 3), tagger.predict_topk([text, text], 3)
+        np.testing.assert_allclose([p for _, p in alone], [p for _, p in first], atol=1e-5)

@@ -10,7 +10,7 @@ from ._files import UserError, check_outputs, load_network, unwritable, write_js
 if TYPE_CHECKING:
     import argparse
 
-INFERENCE, INDEX = "sparselsh.inference", "sparselsh.index"  # formats in the metadata
+INDEX = "sparselsh.index"  # a format in the metadata
 
 
 def load_model(path: str, n_threads: int | None = None, mmap: bool = False) -> Any:
@@ -18,15 +18,11 @@ def load_model(path: str, n_threads: int | None = None, mmap: bool = False) -> A
 
     With `mmap` the weights of a compressed network stay in the file.
     """
-    from .. import _files
-    from ..inference import InferenceNetwork
     from ..text import load
 
     if os.path.isdir(path):
         return load_network(path, n_threads)
-    if _files.metadata(path).get("format") == INFERENCE:
-        return InferenceNetwork.load(path, mmap=mmap, n_threads=n_threads)
-    return load(path, n_threads=n_threads)
+    return load(path, n_threads=n_threads, mmap=mmap)
 
 
 def info(args: argparse.Namespace) -> None:
@@ -55,15 +51,17 @@ def _described(path: str) -> dict[str, Any]:
     model = load_model(path, mmap=True)
     net = getattr(model, "network_", model)
     report["kind"] = {"Network": "network", "Tagger": "tagger of texts",
+                      "Recommender": "recommender of items",
                       "InferenceNetwork": "compressed or converted network, which only answers",
                       }.get(type(model).__name__, type(model).__name__)
     report |= {"features": net.n_features, "labels": net.n_labels,
                "layers": " -> ".join(map(str, [net.n_features,
                                                *(layer.n_out for layer in net.layers)])),
                "refined": net.refinement is not None}
-    if model is not net:
-        tags = [str(name) for name in model.tags_]
-        report["tags"] = ", ".join(tags[:8]) + (", ..." if len(tags) > 8 else "")
+    for what in ("tags", "items"):
+        if hasattr(model, f"{what}_"):
+            names = getattr(model, f"{what}_").tolist()
+            report[what] = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     if not isinstance(net, sl.Network):
         report["storage"] = ", ".join(dict.fromkeys(
             layer.storage for layer in net.layers))
@@ -102,15 +100,19 @@ def compress(args: argparse.Namespace) -> None:
     from ._serving import read_inputs
 
     model = load_model(args.model, args.threads)
-    if isinstance(model, sl.InferenceNetwork):
+    if isinstance(getattr(model, "network_", model), sl.InferenceNetwork):
         raise UserError(f"{args.model!r}: is compressed or converted already; give the file that "
                         "`sparselsh train --model` has written")
+    X = None
     if not isinstance(model, sl.Network):
-        raise UserError(f"{args.model!r}: holds a {type(model).__name__}, of which there is no "
-                        "smaller file yet; give one of a network")
-    X = None if args.calibration is None else read_inputs(args.calibration)
-    small = sl.InferenceNetwork.from_network(model, X, storage=args.storage,
-                                             n_threads=args.threads)
+        if args.calibration is not None:
+            raise UserError(f"--calibration: {args.model!r} holds a {type(model).__name__}, of "
+                            "which no plans are chosen; leave it out")
+        small = model.compressed(args.storage)
+    else:
+        X = None if args.calibration is None else read_inputs(args.calibration)
+        small = sl.InferenceNetwork.from_network(model, X, storage=args.storage,
+                                                 n_threads=args.threads)
     try:
         small.save(os.path.realpath(args.output))
     except OSError as error:

@@ -24,7 +24,9 @@ from typing import Any
 
 from ._conversion import MIN_GAIN, convert
 from ._estimator import EstimatorNetwork, FactorNetwork, TextNetwork
+from ._file import FORMAT as INFERENCE_FORMAT
 from ._inference_network import InferenceNetwork, checked_options, convert_trained
+from ._network import load_served, save_served
 from ._onnx_network import OnnxNetwork, convert_graph, is_onnx_network
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
 from ._timing import fastest, seconds_of_rounds

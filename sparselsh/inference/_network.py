@@ -11,6 +11,7 @@ from .._arrays.csr import CSR
 from .._arrays.linalg import row_chunks
 from .._arrays.scipy import sp
 from .._core import _single_row_mlp
+from .._files import with_prefix
 from .._threads import resolve
 from ..calibration import ranked_for
 from ..index import BATCH_PLAN_MIN_ROWS, MIN_NEURONS_PER_CANDIDATE
@@ -189,7 +190,7 @@ class ServedNetwork:
         is_large = any(layer.n_out > SINGLE_THREAD_MAX_OUTPUTS if layer.input_major
                        else layer.n_in * layer.n_out > SINGLE_THREAD_MAX_WEIGHTS
                        for layer in layers)
-        return _single_row_mlp.prepare(steps, search), is_large
+        return _single_row_mlp.prepare(steps, search, None, None), is_large
 
     def predict(self, X: MatrixLike | CSR, *, exact: bool = False) -> Ids:
         """The output with the largest score for each row.
@@ -511,9 +512,7 @@ class ServedNetwork:
         ValueError
             If it is cut short, damaged, or holds no such network.
         """
-        n_threads = check.threads(n_threads)
-        whole = _file.read_whole(path, mmap, n_threads)
-        return cls(whole.layers, whole.report, n_threads, whole.refinement, whole.calibration)
+        return load_served(cls, path, "", mmap=mmap, n_threads=n_threads)[0]
 
     def __repr__(self) -> str:
         lines = [f"{layer.name}: {layer.kind} {layer.n_in} -> {layer.n_out}"
@@ -543,3 +542,20 @@ def _means(rows: CSR) -> CSR:
     """Each row divided by the number of its entries."""
     counts = np.diff(rows.indptr)
     return rows._replace(data=rows.data / np.repeat(counts, counts).astype(np.float32))
+
+
+def save_served(network: ServedNetwork, path: PathLike, tensors: dict[str, np.ndarray],
+                config: dict[str, Any]) -> None:
+    """`InferenceNetwork.save`, with arrays and entries of the configuration of others."""
+    _file.write(path, network.layers, network.report, network._refinement, network.calibration,
+                tensors=tensors, config=config)
+
+
+def load_served(kind: type[ServedNetwork], path: PathLike, name: str, *, mmap: bool,
+                n_threads: int | None
+                ) -> tuple[Any, dict[str, np.ndarray], dict[str, Any] | None]:
+    """`InferenceNetwork.load`, and the arrays and the entry, or None, that `save_served` added."""
+    n_threads = check.threads(n_threads)
+    whole = _file.read_whole(path, mmap, n_threads)
+    network = kind(whole.layers, whole.report, n_threads, whole.refinement, whole.calibration)
+    return network, with_prefix(whole.tensors, f"{name}."), whole.config.get(name)

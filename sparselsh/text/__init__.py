@@ -8,9 +8,10 @@
     _inputs       lists, columns and frames of texts and of names; what is refused, and why
     _parameters   get_params and set_params, as scikit-learn expects them
     _training     a network for sparse rows and ids, by the recipe for many labels
+    _named_network  NamedNetwork: what the two below share, their parameters and their file
     _tagger       Tagger
     _recommender  Recommender: the same for sequences of items
-    _file, _load  the one file of a Tagger; load, which reads any
+    _file, _load  the one file of each; load, which reads any
 """
 from ._inputs import has_names, names_of
 from ._load import load

@@ -4,7 +4,8 @@
     text.names, text.name_ends              names of the labels, as UTF-8, and where each ends
     config["text"]                          which class it is of, and its parameters, as JSON
 
-It can be read as a network, too, which takes rows and gives ids.
+It can be read as a network, too, which takes rows and gives ids. The network of a compressed one is
+an InferenceNetwork.
 """
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _files
+from ..inference import INFERENCE_FORMAT, InferenceNetwork, load_served, save_served
+from ..layers import Linear
 from ..network import load_with, save_with
 
 if TYPE_CHECKING:
@@ -30,14 +33,16 @@ class Stored(NamedTuple):
     """Contents of a file; config is None for one of a network alone."""
 
     path: PathLike
-    network: Network
+    network: Network | InferenceNetwork
     tensors: dict[str, np.ndarray]
     config: dict[str, Any] | None
 
     @property
     def kind(self) -> str:
         """The name of the class that was saved."""
-        return "Network" if self.config is None else str(self.config.get("kind"))
+        if self.config is None:
+            return type(self.network).__name__
+        return str(self.config.get("kind"))
 
     @contextmanager
     def config_of(self, kind: str) -> Iterator[dict[str, Any]]:
@@ -47,22 +52,31 @@ class Stored(NamedTuple):
                              "sparselsh.load")
         try:
             _, last = self.network.layers
-            if last.parameters[0].input_major:
+            if isinstance(last, Linear) and last.parameters[0].input_major:
                 raise ValueError("its last layer is input-major")
             yield self.config
         except DAMAGES as error:
             raise _files.damaged(self.path, kind.lower(), error) from error
 
 
-def write(path: PathLike, network: Network, config: dict[str, Any],
+def write(path: PathLike, network: Network | InferenceNetwork, config: dict[str, Any],
           tensors: dict[str, np.ndarray]) -> None:
     """Write a network with what a class keeps beside it; config["kind"] is its name."""
-    save_with(network, path, {f"{KEY}.{name}": a for name, a in tensors.items()}, {KEY: config})
+    named = {f"{KEY}.{name}": a for name, a in tensors.items()}
+    if isinstance(network, InferenceNetwork):
+        save_served(network, path, named, {KEY: config})
+    else:
+        save_with(network, path, named, {KEY: config})
 
 
-def read(path: PathLike, n_threads: int | None) -> Stored:
-    """Contents of a file of `write`, or of a network."""
-    network, tensors, config = load_with(path, KEY, n_threads=n_threads)
+def read(path: PathLike, n_threads: int | None, mmap: bool = False) -> Stored:
+    """Contents of a file of `write`, or of a network; `mmap` is for one that is compressed."""
+    network: Network | InferenceNetwork
+    if _files.metadata(path).get("format") == INFERENCE_FORMAT:
+        network, tensors, config = load_served(InferenceNetwork, path, KEY, mmap=mmap,
+                                               n_threads=n_threads)
+    else:
+        network, tensors, config = load_with(path, KEY, n_threads=n_threads)
     if not isinstance(config, dict | None):
         raise _files.damaged(path, "tagger", TypeError(f"{KEY} is {config!r}"))
     return Stored(path, network, tensors, config)

@@ -13,18 +13,21 @@ if TYPE_CHECKING:
 KINDS: dict[str, type[Tagger | Recommender]] = {"Recommender": Recommender, "Tagger": Tagger}
 
 
-def load(path: PathLike, *, n_threads: int | None = None) -> Any:
-    """Read a file that the `save` of a Network, a Tagger or a Recommender wrote.
+def load(path: PathLike, *, n_threads: int | None = None, mmap: bool = False) -> Any:
+    """Read a file that the `save` of a network, a Tagger or a Recommender wrote.
 
     Parameters
     ----------
     path : str or path-like
     n_threads : int or None
         Number of threads of the kernels; None for :func:`sparselsh.get_num_threads`.
+    mmap : bool
+        Leave the weights of what is compressed in the file, as for :meth:`InferenceNetwork.load
+        <sparselsh.InferenceNetwork.load>`.
 
     Returns
     -------
-    Network, Tagger or Recommender
+    Network, InferenceNetwork, Tagger or Recommender
         What was saved.
 
     Raises
@@ -34,7 +37,7 @@ def load(path: PathLike, *, n_threads: int | None = None) -> Any:
     ValueError
         If it is not a safetensors file, is truncated, or holds nothing of this library.
     """
-    stored = _file.read(path, n_threads)
+    stored = _file.read(path, n_threads, mmap)
     if stored.config is None:
         return stored.network
     if stored.kind not in KINDS:

@@ -10,34 +10,23 @@ from .._arrays.csr import CSR
 from .._signals import held
 from ..callbacks import checked as checked_callbacks
 from ..network import grow_from_rows, joined
-from . import _file
 from ._inputs import checked_sequences
-from ._parameters import Parameters
-from ._training import (
-    Kept,
-    Options,
-    Trained,
-    kept_as_tensors,
-    kept_of_tensors,
-    learn_more,
-    refinement_cost,
-    trained,
-    with_more,
-)
+from ._named_network import NamedNetwork, as_attributes
+from ._training import Options, Trained, learn_more, refinement_cost, trained, with_more
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from .._arrays.types import Ids, PathLike, RandomState
+    from .._arrays.types import Ids, RandomState
     from ..callbacks import Callback
-    from ..network import Network
+    from ._file import Stored
 
 MAX_LAST = 1000
 
 
-class Recommender(Parameters):
+class Recommender(NamedNetwork):
     """Names the items that follow: what a visitor looks at next, what belongs to what one has.
 
     Each item of a sequence but the first is learned from the items before it: the last `n_last`, an
@@ -84,11 +73,7 @@ class Recommender(Parameters):
     ['paper']
     """
 
-    network_: Network
     items_: NDArray[np.object_]
-    _kept: Kept
-    _names: list[str]
-    _ids: dict[str, int]
 
     def __init__(self, *, hidden: int = 256, n_last: int = 10, decay: float = 0.8,
                  epochs: int | None = None, batch_size: int | None = None,
@@ -139,7 +124,7 @@ class Recommender(Parameters):
         options = Options(self.hidden, self.epochs, self.batch_size, self.lr, self.dropout,
                           self.hold_out, bool(self.refine), "classes", "one", self.random_state,
                           self.n_threads, callbacks, bool(self.verbose), shared_ids=True)
-        self._take(trained(x, y, options), _named(names))
+        self._take(trained(x, y, options), as_attributes("items_", names))
         return self
 
     def add_items(self, sequences: Any) -> Self:
@@ -162,7 +147,7 @@ class Recommender(Parameters):
         ValueError, TypeError
             If there is no training yet, an argument is invalid, or no item is new.
         """
-        self._check_fitted()
+        self._check_trainable()
         found = checked_sequences(sequences, "sequences")
         if all(item in self._ids for row in found for item in row):
             raise ValueError("sequences hold no item that the model does not know; call "
@@ -191,6 +176,7 @@ class Recommender(Parameters):
         """
         if not hasattr(self, "network_"):
             return self.fit(sequences)
+        self._check_trainable()
         x, y = self._grow(checked_sequences(sequences, "sequences"))
         learn_more(self.network_, x, y, self.batch_size)
         return self
@@ -199,7 +185,7 @@ class Recommender(Parameters):
         new = sorted({item for row in sequences for item in row} - self._ids.keys())
         names = [*self._names, *new]
         x, y = self._steps(sequences, {name: j for j, name in enumerate(names)})
-        kept, named = with_more(self._kept, x, y), _named(names)
+        kept, named = with_more(self._kept, x, y), as_attributes("items_", names)
         with held():  # the parts change together, or an error leaves them as they were
             if new:
                 grow_from_rows(self.network_, joined(x, y, *self._kept), refinement_cost(x))
@@ -207,23 +193,13 @@ class Recommender(Parameters):
         return x, y
 
     def _take(self, model: Trained, named: dict[str, Any]) -> None:
-        """Be the recommender of these, all at once; `named` is what `_named` gives."""
+        """Be the recommender of these, all at once; `named` is what `as_attributes` gives."""
         self.__dict__.update(named, network_=model.network, _kept=model.kept)
 
     def _check_parameters(self) -> None:
-        check.integer(self.hidden, "hidden")
+        super()._check_parameters()
         check.integer(self.n_last, "n_last", maximum=MAX_LAST)
         check.number(self.decay, "decay", above=0, maximum=1)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) is not None:
-                check.integer(getattr(self, name), name)
-        if self.lr is not None:
-            check.number(self.lr, "lr", above=0)
-        if self.dropout is not None:
-            check.number(self.dropout, "dropout", minimum=0, below=1)
-        if self.hold_out is not None:
-            check.integer(self.hold_out, "hold_out", minimum=0)
-        check.threads(self.n_threads)
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -349,76 +325,12 @@ class Recommender(Parameters):
         ids, _ = self.network_.topk(rows, k)
         return float((ids == y.indices[:, None]).any(axis=1).mean())
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "network_"):
-            raise ValueError("this Recommender is not trained yet; call fit, or load a file")
-
     # -- files -----------------------------------------------------------------------------------
 
-    def save(self, path: PathLike) -> None:
-        """Write the network and the names as one safetensors file.
-
-        :func:`sparselsh.load` reads it. The file appears whole or not at all.
-
-        Parameters
-        ----------
-        path : str or path-like
-
-        Raises
-        ------
-        ValueError
-            If there is no training yet.
-        OSError
-            If the file cannot be written.
-        """
-        self._check_fitted()
-        parameters = self.get_params(deep=False)
-        del parameters["random_state"]
-        config = {"kind": "Recommender", "parameters": parameters, "n_seen": self._kept.n_seen}
-        _file.write(path, self.network_, config,
-                    _file.names_as_tensors(self._names) | kept_as_tensors(self._kept))
-
-    @classmethod
-    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
-        """Read a file of `save`.
-
-        Parameters
-        ----------
-        path : str or path-like
-        n_threads : int or None
-            Number of threads; None for :func:`sparselsh.get_num_threads`.
-
-        Returns
-        -------
-        Recommender
-
-        Raises
-        ------
-        FileNotFoundError, IsADirectoryError
-            If there is no such file, or `path` is a directory.
-        ValueError
-            If it holds no Recommender, or is damaged.
-        """
-        return cls.of_file(_file.read(path, n_threads), n_threads)
-
-    @classmethod
-    def of_file(cls, stored: _file.Stored, n_threads: int | None) -> Self:
-        """The Recommender of a file, whose contents are checked."""
-        with stored.config_of("Recommender") as config:
-            network = stored.network
-            recommender = cls(**config["parameters"] | {"n_threads": n_threads})
-            recommender._check_parameters()
-            if network.n_features != network.n_labels:
-                raise ValueError(f"the network has {network.n_features} features and "
-                                 f"{network.n_labels} labels, which should be the same items")
-            kept = kept_of_tensors(stored.tensors, config["n_seen"], network)
-            names = _file.names_of_tensors(stored.tensors, network.n_labels)
-            recommender._take(Trained(network, None, kept), _named(names))
-            return recommender
-
-
-def _named(names: list[str]) -> dict[str, Any]:
-    """The attributes of a recommender that follow from the names of its items."""
-    items = np.empty(len(names), object)
-    items[:] = names
-    return {"items_": items, "_names": names, "_ids": {name: j for j, name in enumerate(names)}}
+    def _restore(self, stored: Stored, config: dict[str, Any], model: Trained,
+                 names: list[str]) -> None:
+        network = model.network
+        if network.n_features != network.n_labels:
+            raise ValueError(f"the network has {network.n_features} features and "
+                             f"{network.n_labels} labels, which should be the same items")
+        self._take(model, as_attributes("items_", names))

@@ -12,15 +12,11 @@ from .._arrays.csr import CSR
 from .._signals import held
 from ..callbacks import checked as checked_callbacks
 from ..network import contributions, grow_from_rows, joined
-from . import _file
 from ._inputs import Names, checked_name, checked_texts, names_of
-from ._parameters import Parameters
+from ._named_network import NamedNetwork, as_attributes
 from ._training import (
-    Kept,
     Options,
     Trained,
-    kept_as_tensors,
-    kept_of_tensors,
     learn_more,
     refinement_cost,
     trained,
@@ -31,14 +27,14 @@ from ._vectorizer import TextVectorizer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .._arrays.types import Floats, PathLike, RandomState
+    from .._arrays.types import Floats, RandomState
     from ..callbacks import Callback
-    from ..network import Network
+    from ._file import Stored
 
 MAX_TEXTS_PER_SEARCH = 4096  # whose rows are held in memory at a time
 
 
-class Tagger(Parameters):
+class Tagger(NamedNetwork):
     """Gives names to texts: tags, subjects, categories, products; a few or very many.
 
     Texts become TF-IDF rows of words and pairs of words, a network with one linear hidden layer
@@ -104,14 +100,11 @@ class Tagger(Parameters):
     [['fruit'], ['traffic']]
     """
 
-    network_: Network
     vectorizer_: Any
     tags_: NDArray[np.object_]
     threshold_: Any
     _one_per_row: bool
-    _kept: Kept
-    _names: list[str]
-    _ids: dict[str, int]
+    _not_in_files = ("random_state", "vectorizer")
 
     def __init__(self, vectorizer: Any = None, *, hidden: int = 128, epochs: int | None = None,
                  batch_size: int | None = None, lr: float | None = None,
@@ -234,7 +227,7 @@ class Tagger(Parameters):
         return self
 
     def _new_rows(self, texts: Any, tags: Any) -> tuple[list[str], Names]:
-        self._check_fitted()
+        self._check_trainable()
         texts = checked_texts(texts, "texts", training=True)
         if not texts:
             raise ValueError("texts must hold at least one text, got none")
@@ -274,22 +267,12 @@ class Tagger(Parameters):
                         float(self.threshold)))
 
     def _check_parameters(self) -> None:
-        check.integer(self.hidden, "hidden")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) is not None:
-                check.integer(getattr(self, name), name)
-        if self.lr is not None:
-            check.number(self.lr, "lr", above=0)
-        if self.dropout is not None:
-            check.number(self.dropout, "dropout", minimum=0, below=1)
-        if self.hold_out is not None:
-            check.integer(self.hold_out, "hold_out", minimum=0)
+        super()._check_parameters()
         check.choice(self.effort, "effort", ("low", "default", "high"))
         if isinstance(self.threshold, str):
             check.choice(self.threshold, "threshold", ("auto", "per-tag"))
         else:
             check.number(self.threshold, "threshold", above=0, below=1)
-        check.threads(self.n_threads)
 
     def _new_vectorizer(self) -> Any:
         """A vectorizer without state, with the parameters of the given one."""
@@ -475,10 +458,6 @@ class Tagger(Parameters):
         n = sum(map(len, rows)) + sum(map(len, names.ids))
         return 2 * hits / n if n else 1.0
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "network_"):
-            raise ValueError("this Tagger is not trained yet; call fit, or load a file")
-
     def _checked(self, texts: Any) -> list[str]:
         self._check_fitted()
         return checked_texts(texts, "texts")
@@ -540,87 +519,32 @@ class Tagger(Parameters):
 
     # -- files -----------------------------------------------------------------------------------
 
-    def save(self, path: PathLike) -> None:
-        """Write the vectorizer, the network and the names as one safetensors file.
-
-        :func:`sparselsh.load` reads it. The file appears whole or not at all.
-
-        Parameters
-        ----------
-        path : str or path-like
-
-        Raises
-        ------
-        ValueError
-            If there is no training yet.
-        TypeError
-            If `vectorizer` is not a TextVectorizer, whose state the file cannot hold.
-        OSError
-            If the file cannot be written.
-        """
-        self._check_fitted()
-        vectorizer = self.vectorizer_
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        vectorizer, threshold = self.vectorizer_, self.threshold_
         if not isinstance(vectorizer, TextVectorizer):
             raise TypeError(f"vectorizer={vectorizer!r} is an object of its own, which this file "
                             "cannot hold; use pickle, or a TextVectorizer")
-        parameters = self.get_params(deep=False)
-        del parameters["vectorizer"], parameters["random_state"]
-        threshold = self.threshold_
-        config = {"kind": "Tagger", "parameters": parameters, "vectorizer": vectorizer.config(),
-                  "one_per_text": self.one_per_text, "n_seen": self._kept.n_seen,
+        config = {"vectorizer": vectorizer.config(), "one_per_text": self.one_per_text,
                   "threshold": threshold if isinstance(threshold, float) else threshold.tolist()}
-        _file.write(path, self.network_, config,
-                    vectorizer.tensors() | _file.names_as_tensors(self._names)
-                    | kept_as_tensors(self._kept))
+        return config, vectorizer.tensors()
 
-    @classmethod
-    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
-        """Read a file of `save`.
-
-        Parameters
-        ----------
-        path : str or path-like
-        n_threads : int or None
-            Number of threads; None for :func:`sparselsh.get_num_threads`.
-
-        Returns
-        -------
-        Tagger
-
-        Raises
-        ------
-        FileNotFoundError, IsADirectoryError
-            If there is no such file, or `path` is a directory.
-        ValueError
-            If it holds no Tagger, or is damaged.
-        """
-        return cls.of_file(_file.read(path, n_threads), n_threads)
-
-    @classmethod
-    def of_file(cls, stored: _file.Stored, n_threads: int | None) -> Self:
-        """The Tagger of a file, whose contents are checked."""
-        with stored.config_of("Tagger") as config:
-            network = stored.network
-            tagger = cls(**config["parameters"] | {"n_threads": n_threads})
-            tagger._check_parameters()
-            vectorizer = TextVectorizer.from_file(stored.tensors, config["vectorizer"]
-                                                  | {"n_threads": n_threads})
-            if vectorizer.n_columns != network.n_features:
-                raise ValueError(f"the vocabulary has {vectorizer.n_columns} entries, the network "
-                                 f"{network.n_features}")
-            threshold = config["threshold"]
-            if isinstance(threshold, list):
-                threshold = check.thresholds(threshold, network.n_labels)
-            else:
-                threshold = check.number(threshold, "threshold", above=0, maximum=1)
-            if type(config["one_per_text"]) is not bool:
-                raise ValueError("one_per_text must be true or false")
-            names = _file.names_of_tensors(stored.tensors, network.n_labels)
-            kept = kept_of_tensors(stored.tensors, config["n_seen"], network)
-            tagger._take(vectorizer, Trained(network, threshold, kept),
-                         _named(names, config["one_per_text"]))
-            tagger.threshold_ = threshold
-            return tagger
+    def _restore(self, stored: Stored, config: dict[str, Any], model: Trained,
+                 names: list[str]) -> None:
+        network = model.network
+        vectorizer = TextVectorizer.from_file(
+            stored.tensors, config["vectorizer"] | {"n_threads": self.n_threads})
+        if vectorizer.n_columns != network.n_features:
+            raise ValueError(f"the vocabulary has {vectorizer.n_columns} entries, the network "
+                             f"{network.n_features}")
+        threshold = config["threshold"]
+        if isinstance(threshold, list):
+            threshold = check.thresholds(threshold, network.n_labels)
+        else:
+            threshold = check.number(threshold, "threshold", above=0, maximum=1)
+        if type(config["one_per_text"]) is not bool:
+            raise ValueError("one_per_text must be true or false")
+        self._take(vectorizer, model, _named(names, config["one_per_text"]))
+        self.threshold_ = threshold
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
@@ -633,10 +557,7 @@ class Tagger(Parameters):
 
 def _named(names: Sequence[str], one_per_row: bool) -> dict[str, Any]:
     """The attributes of a tagger that follow from the names of its tags."""
-    tags = np.empty(len(names), object)
-    tags[:] = names
-    return {"tags_": tags, "_names": list(names), "_one_per_row": one_per_row,
-            "_ids": {name: j for j, name in enumerate(names)}}
+    return as_attributes("tags_", names) | {"_one_per_row": one_per_row}
 
 
 def _rows_of_fit(vectorizer: Any, texts: list[str]) -> CSR:

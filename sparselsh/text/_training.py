@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .._arrays.types import RandomState
     from ..callbacks import Callback
+    from ..inference import InferenceNetwork
 
 MIN_BATCH_ROWS, MAX_BATCH_ROWS = 64, 256
 MIN_STEPS = 200  # of a training whose number of epochs is chosen
@@ -63,7 +64,7 @@ def batch_rows(n_rows: int, batch_size: int | None) -> int:
 class Trained(NamedTuple):
     """A network, the probability from which on it names a label, and rows for contrast."""
 
-    network: Network
+    network: Network | InferenceNetwork
     threshold: Any
     kept: Kept
 
@@ -170,7 +171,8 @@ def kept_as_tensors(kept: Kept) -> dict[str, np.ndarray]:
             "kept.y.indices": kept.y.indices}
 
 
-def kept_of_tensors(tensors: dict[str, np.ndarray], n_seen: Any, network: Network) -> Kept:
+def kept_of_tensors(tensors: dict[str, np.ndarray], n_seen: Any,
+                    network: Network | InferenceNetwork) -> Kept:
     """What `kept_as_tensors` gave, checked."""
     n_seen = check.integer(n_seen, "n_seen", minimum=0, maximum=2**62)
     parts: list[CSR] = []
