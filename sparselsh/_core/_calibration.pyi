@@ -2,6 +2,7 @@
 from numpy import float32, float64, uint8
 from numpy.typing import NDArray
 
+class Parameters: ...
 def losses(
     scores: NDArray[float32],
     hit: NDArray[uint8],
@@ -21,7 +22,6 @@ def losses(
     d_slopes: NDArray[float64],
     d_costs: NDArray[float64],
 ) -> float: ...
-class Parameters: ...
 def prepare(
     knots: NDArray[float64],
     location: NDArray[float64],
