@@ -679,6 +679,19 @@ def opponents(labels, candidates, is_used, n_labels):
     return out
 
 
+# ---- _activations
+
+
+def activation(name, x):
+    from scipy.special import erf, expit
+
+    functions = {None: lambda: x, "relu": lambda: np.maximum(x, 0), "tanh": lambda: np.tanh(x),
+                 "sigmoid": lambda: expit(x), "silu": lambda: x * expit(x),
+                 "gelu": lambda: x * (1 + erf(x / math.sqrt(2))) / 2,
+                 "gelu_tanh": lambda: x * expit(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))}
+    return functions[name]()
+
+
 def squared_hinge(w, bias, x, y, costs):
     """The objective of _one_vs_rest.fit for one label: x dense, y of 1 and -1."""
     slack = np.maximum(0, 1 - y * (x @ w + bias))

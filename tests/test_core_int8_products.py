@@ -9,10 +9,11 @@ from sparselsh.inference._int8_outputs import Int8Outputs
 
 pytestmark = pytest.mark.usefixtures("simd_level")
 
-# inputs, outputs, numbers per input: around a block of 16 outputs, a group of 4 numbers, a tile, a
-# task of 256 outputs and 48 inputs
+# inputs, outputs, numbers per input: around a block of 16 outputs, a group of 4 numbers, tiles of 4
+# to 32 inputs and 64 or 512 numbers, a task of 256 outputs and 96 inputs
 SHAPES = [(1, 1, 1), (1, 16, 4), (2, 17, 5), (7, 100, 63), (49, 33, 64), (5, 513, 130),
-          (1, 300, 1030), (0, 5, 3), (3, 0, 3)]
+          (1, 300, 1030), (6, 40, 512), (16, 70, 516), (32, 32, 1100), (33, 50, 62), (97, 20, 70),
+          (0, 5, 3), (3, 0, 3)]
 
 
 def quantized(rng, n, d):

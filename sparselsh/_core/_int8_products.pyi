@@ -16,6 +16,7 @@ def outputs(
     scales: NDArray[float32],
     bias: NDArray[float32],
     x: NDArray[float32],
+    activation: int,
     out: NDArray[float32],
     n_threads: int,
 ) -> None: ...

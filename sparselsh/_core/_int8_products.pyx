@@ -22,7 +22,8 @@ GROUP = INT8_BLOCK_BYTES // INT8_LANES  # inputs per group
 
 cdef enum:
     BLOCKS_PER_TASK = 16
-    INPUTS_PER_TASK = 48  # sums of a task: 48 KB
+    INPUTS_PER_TASK = 96  # sums of a task: at most 96 KB
+    BYTES_PER_TASK = 1 << 20  # of weights, which stay in the second-level cache for all inputs
 
 
 def pack_blocks(const int8_t[:, ::1] q, int8_t[:, :, :, ::1] blocks, int32_t[::1] totals,
@@ -51,30 +52,36 @@ cdef void _pack_block(const int8_t[:, ::1] q, Py_ssize_t first, int8_t[:, :, ::1
 
 cdef void _task(const loops_t *f, const int8_t *blocks, Py_ssize_t first_block,
                 Py_ssize_t n_blocks, Py_ssize_t n_groups, const int32_t *totals,
-                const float *scales, const float *bias, const uint8_t *u, const float *steps,
-                const int32_t *zeros, Py_ssize_t first, Py_ssize_t n, Py_ssize_t n_out,
-                int32_t *sums, float *out) noexcept nogil:
+                const float *scales, const float *bias, const uint8_t *u, Py_ssize_t row,
+                const float *steps, const int32_t *zeros, Py_ssize_t first, Py_ssize_t n,
+                Py_ssize_t n_out, int activation, int32_t *sums, float *out) noexcept nogil:
     cdef Py_ssize_t i, j = first_block * INT8_LANES
     cdef Py_ssize_t width = min(n_blocks * INT8_LANES, n_out - j)
     f.dots_blocks(blocks + first_block * n_groups * INT8_BLOCK_BYTES, n_blocks, n_groups,
-                  totals + j, u + first * 4 * n_groups, n, sums, n_blocks * INT8_LANES)
+                  totals + j, u + first * row, n, row, sums, n_blocks * INT8_LANES)
     for i in range(n):
         f.scale_dots(sums + i * n_blocks * INT8_LANES, totals + j, zeros[first + i],
                      steps[first + i], scales + j, bias + j, out + (first + i) * n_out + j, width)
+        f.activate(activation, out + (first + i) * n_out + j, width)
 
 
 def outputs(const int8_t[:, :, :, ::1] blocks, const int32_t[::1] totals, const float[::1] scales,
-            const float[::1] bias, const float[:, ::1] x, float[:, ::1] out, int n_threads):
-    """out[i, j] = bias[j] + w[j] x[i], x rounded as above.   O(n n_out d)
+            const float[::1] bias, const float[:, ::1] x, int activation, float[:, ::1] out,
+            int n_threads):
+    """out[i, j] = activation(bias[j] + w[j] x[i]), x rounded as above.   O(n n_out d)
 
-    d is at most 65,536, so that sums stay within 32 bits. An input whose largest magnitude is not
+    activation is an ACTIVATION_ of simd/loops.h. d is at most 65,536, so that sums stay within 32 bits. An input whose largest magnitude is not
     between 1e-30 and 1e30 is taken as zero.
     """
     cdef Py_ssize_t t, i, j, n = x.shape[0], n_out = out.shape[1], n_groups = blocks.shape[1]
-    cdef Py_ssize_t n_blocks = blocks.shape[0], d = x.shape[1], row = 4 * n_groups
-    cdef Py_ssize_t n_runs = (n_blocks + BLOCKS_PER_TASK - 1) // BLOCKS_PER_TASK
+    cdef Py_ssize_t n_blocks = blocks.shape[0], d = x.shape[1]
+    # an odd number of cache lines, so that entries of different inputs are in different sets
+    cdef Py_ssize_t row = 64 * ((4 * n_groups + 63) // 64 | 1)
+    cdef Py_ssize_t run = min(<Py_ssize_t>BLOCKS_PER_TASK,
+                              max(<Py_ssize_t>4, BYTES_PER_TASK // (n_groups * INT8_BLOCK_BYTES)))
+    cdef Py_ssize_t n_runs = (n_blocks + run - 1) // run
     cdef Py_ssize_t n_parts = (n + INPUTS_PER_TASK - 1) // INPUTS_PER_TASK
-    cdef Py_ssize_t n_sums = min(n, <Py_ssize_t>INPUTS_PER_TASK) * BLOCKS_PER_TASK * INT8_LANES
+    cdef Py_ssize_t n_sums = min(n, <Py_ssize_t>INPUTS_PER_TASK) * run * INT8_LANES
     cdef const loops_t *f = table()
     cdef uint8_t *u
     cdef float *steps
@@ -87,6 +94,7 @@ def outputs(const int8_t[:, :, :, ::1] blocks, const int32_t[::1] totals, const 
         for i in range(n):
             for j in range(n_out):
                 out[i, j] = bias[j]
+            f.activate(activation, &out[i, 0], n_out)
         return
 
     u = <uint8_t *>malloc_aligned(n * row)
@@ -97,15 +105,14 @@ def outputs(const int8_t[:, :, :, ::1] blocks, const int32_t[::1] totals, const 
         if u == NULL or steps == NULL or zeros == NULL or sums == NULL:
             raise MemoryError()
         for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
-            memset(u + i * row + row - 4, 0, 4)
+            memset(u + i * row + 4 * n_groups - 4, 0, 4)
             steps[i] = f.quantize_input(&x[i, 0], d, u + i * row, zeros + i)
         for t in prange(n_runs * n_parts, nogil=True, schedule="static", num_threads=n_threads):
-            _task(f, &blocks[0, 0, 0, 0], t % n_runs * BLOCKS_PER_TASK,
-                  min(<Py_ssize_t>BLOCKS_PER_TASK, n_blocks - t % n_runs * BLOCKS_PER_TASK),
-                  n_groups, &totals[0], &scales[0], &bias[0], u, steps, zeros,
-                  t // n_runs * INPUTS_PER_TASK,
-                  min(<Py_ssize_t>INPUTS_PER_TASK, n - t // n_runs * INPUTS_PER_TASK), n_out,
-                  sums + threadid() * aligned_size(n_sums), &out[0, 0])
+            _task(f, &blocks[0, 0, 0, 0], t // n_parts * run, min(run, n_blocks - t // n_parts * run),
+                  n_groups, &totals[0], &scales[0], &bias[0], u, row, steps, zeros,
+                  t % n_parts * INPUTS_PER_TASK,
+                  min(<Py_ssize_t>INPUTS_PER_TASK, n - t % n_parts * INPUTS_PER_TASK), n_out,
+                  activation, sums + threadid() * aligned_size(n_sums), &out[0, 0])
     finally:
         free_aligned(u)
         free_aligned(steps)

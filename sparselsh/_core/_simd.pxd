@@ -96,8 +96,8 @@ cdef extern from "simd/loops.h" nogil:
         void (*dots_int8)(const int8_t *w, const int32_t *rows, Py_ssize_t n_rows, const float *x,
                           Py_ssize_t d, float *out) noexcept nogil
         void (*dots_blocks)(const int8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
-                            const int32_t *totals, const uint8_t *x, Py_ssize_t n_x, int32_t *out,
-                            Py_ssize_t out_row) noexcept nogil
+                            const int32_t *totals, const uint8_t *x, Py_ssize_t n_x,
+                            Py_ssize_t x_row, int32_t *out, Py_ssize_t out_row) noexcept nogil
         float (*quantize_input)(const float *x, Py_ssize_t n, uint8_t *out,
                                 int32_t *zero) noexcept nogil
         void (*scale_dots)(const int32_t *dots, const int32_t *totals, int32_t zero, float scale,
@@ -107,6 +107,7 @@ cdef extern from "simd/loops.h" nogil:
                              const int8_t *x, Py_ssize_t n_x, const int32_t *totals,
                              const float *factors, const float *scales, const float *offsets,
                              float *out, Py_ssize_t out_row) noexcept nogil
+        void (*activate)(int kind, float *x, Py_ssize_t n) noexcept nogil
 
     void prefetch_run(const void *p, Py_ssize_t n_bytes) noexcept
 

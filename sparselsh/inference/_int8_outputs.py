@@ -1,4 +1,4 @@
-"""Int8Outputs: the best outputs of a layer by 8-bit products of all, and exact ones of a few."""
+"""Int8Outputs: outputs of a layer by 8-bit products, and exact ones of the best few."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -37,18 +37,22 @@ class Int8Outputs:
         self.blocks = np.empty((n_blocks, max(1, -(-n_in // group)), lanes, group), np.int8)
         _int8_products.pack_blocks(values, self.blocks, self.totals, n_threads)
 
-    def outputs(self, x: Floats, bias: Floats, n_threads: int) -> Floats:
+    def outputs(self, x: Floats, bias: Floats, n_threads: int, activation: int = 0) -> Floats:
         """All outputs, (n, n_out), as the rounded weights and inputs give them."""
         out = np.empty((len(x), len(bias)), np.float32)
-        _int8_products.outputs(self.blocks, self.totals, self.scales, bias, x, out, n_threads)
+        _int8_products.outputs(self.blocks, self.totals, self.scales, bias, x, activation, out,
+                               n_threads)
         return out
 
     def topk(self, x: Floats, W: Floats, bias: Floats, k: int, n_threads: int,
-             selection: Selection | None = None) -> tuple[Ids, Floats]:
-        """Ids and float32 scores (n, k) of the largest outputs among the best 4 k + 12 of these."""
+             selection: Selection | None = None, widening: int = 1) -> tuple[Ids, Floats]:
+        """Ids and float32 scores (n, k) of the largest outputs among the best of these.
+
+        They are the best 4 k + 12, times `widening`.
+        """
         n = len(x)
         ids, scores = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-        width = min(n_candidates(k), len(bias))
+        width = min(widening * n_candidates(k), len(bias))
         for start, stop in row_chunks(n, len(bias)):
             part = x[start:stop]
             out = self.outputs(part, bias, n_threads)
@@ -62,6 +66,17 @@ class Int8Outputs:
             _int8_products.exact_best(part, W, bias, found, ids[start:stop], scores[start:stop],
                                       n_threads)
         return ids, scores
+
+    def estimates(self, x: Floats, W: Floats, bias: Floats, k: int, n_threads: int) -> Floats:
+        """All outputs, (n, n_out): the k largest in float32, and no other above these."""
+        out = self.outputs(x, bias, n_threads)
+        found, about = np.empty((len(x), k), np.int32), np.empty((len(x), k), np.float32)
+        _select.top_k(out, None, found, about, n_threads)
+        ids, scores = np.empty_like(found), np.empty_like(about)
+        _int8_products.exact_best(x, W, bias, found, ids, scores, n_threads)
+        np.minimum(out, scores[:, -1:], out=out)
+        np.put_along_axis(out, ids, scores, 1)
+        return out
 
     @property
     def nbytes(self) -> int:

@@ -127,6 +127,60 @@ static float exp_sum(float *x, ptrdiff_t n, float shift)
     return s;
 }
 
+static inline float sigmoid_of(float x)
+{
+    const float size = fabsf(x), e = size > 87.0f ? 0.0f : exp_negative(-size);
+    return (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+/* of Abramowitz and Stegun, 7.1.26: within 1.5e-7 */
+static inline float erf_of(float x)
+{
+    const float z = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * z);
+    const float p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f
+        + t * (-1.453152027f + t * 1.061405429f))));
+    const float y = 1.0f - p * exp_negative(-z * z);
+    return x < 0 ? -y : y;
+}
+
+static void activate(int kind, float *x, ptrdiff_t n)
+{
+    ptrdiff_t k;
+    switch (kind) {
+    case ACTIVATION_RELU:
+        for (k = 0; k < n; k++)
+            x[k] = x[k] > 0 ? x[k] : 0;
+        break;
+    case ACTIVATION_GELU:
+#pragma omp simd
+        for (k = 0; k < n; k++)
+            x[k] = 0.5f * x[k] * (1.0f + erf_of(x[k] * 0.70710678f));
+        break;
+    case ACTIVATION_GELU_TANH:  /* (1 + tanh(y)) / 2 is sigmoid(2 y) */
+#pragma omp simd
+        for (k = 0; k < n; k++)
+            x[k] *= sigmoid_of(1.59576912f * (x[k] + 0.044715f * x[k] * x[k] * x[k]));
+        break;
+    case ACTIVATION_SILU:
+#pragma omp simd
+        for (k = 0; k < n; k++)
+            x[k] *= sigmoid_of(x[k]);
+        break;
+    case ACTIVATION_TANH:
+#pragma omp simd
+        for (k = 0; k < n; k++)
+            x[k] = 2.0f * sigmoid_of(2.0f * x[k]) - 1.0f;
+        break;
+    case ACTIVATION_SIGMOID:
+#pragma omp simd
+        for (k = 0; k < n; k++)
+            x[k] = sigmoid_of(x[k]);
+        break;
+    default:
+        break;
+    }
+}
+
 /* log(1 + u), u in [0, 1], as 2 artanh(u / (2 + u)); the ninth term of the series is below 1e-9 */
 static inline float log1p_unit(float u)
 {
@@ -513,5 +567,5 @@ const loops_t PASTE(loops_, LEVEL) = {
     sketch_scan, at_least, gemm, pack_whole_b, signed_sums, pack_signs, add_signed, hadamard,
     largest_magnitude, update, update_touched, to_float32, to_bfloat16, dot_bfloat16,
     dots_bfloat16, axpy_bfloat16, sums, sums_bfloat16, sums_int8, dots_int8,
-    dots_blocks, quantize_input, scale_dots, coded_scores,
+    dots_blocks, quantize_input, scale_dots, coded_scores, activate,
 };

@@ -57,6 +57,11 @@ enum {
 
 enum { RULE_SGD = 0, RULE_ADAM = 1 };
 
+enum {
+    ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_GELU = 2, ACTIVATION_GELU_TANH = 3,
+    ACTIVATION_SILU = 4, ACTIVATION_TANH = 5, ACTIVATION_SIGMOID = 6
+};
+
 /* A matrix product on one thread. Entry (i, p) of a is a[i * a_row + p * a_column]; entry (p, j) of
    b is b[p * b_row + j * b_column]. With `rows` b is gathered: row rows[j] stands for j (gather 1,
    along j) or row rows[p] for p (gather 2, along p). c is row-major. b is float32 or, with b_dtype
@@ -181,12 +186,12 @@ typedef struct {
                       ptrdiff_t n_rows, ptrdiff_t d, ptrdiff_t first, ptrdiff_t n, float *y);
     void (*dots_int8)(const int8_t *w, const int32_t *rows, ptrdiff_t n_rows, const float *x,
                       ptrdiff_t d, float *out);
-    /* out[i * out_row + j] = sum_k x[i * 4 n_groups + k] w[j][k], exactly, for INT8_LANES n_blocks
+    /* out[i * out_row + j] = sum_k x[i * x_row + k] w[j][k], k < 4 n_groups, exactly, for INT8_LANES n_blocks
        neurons j. Byte (g * INT8_LANES + j) * 4 + q of a block is w[j][4 g + q]; totals[j] is the
        sum of w[j]. */
     void (*dots_blocks)(const int8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
-                        const int32_t *totals, const uint8_t *x, ptrdiff_t n_x, int32_t *out,
-                        ptrdiff_t out_row);
+                        const int32_t *totals, const uint8_t *x, ptrdiff_t n_x, ptrdiff_t x_row,
+                        int32_t *out, ptrdiff_t out_row);
     /* out[k] = x[k] / step + zero, rounded half to even; returns the step, of which the number with
        the largest magnitude is 127 or, where none is negative and zero is 0, 255 */
     float (*quantize_input)(const float *x, ptrdiff_t n, uint8_t *out, int32_t *zero);
@@ -202,6 +207,8 @@ typedef struct {
                          const int8_t *x, ptrdiff_t n_x, const int32_t *totals,
                          const float *factors, const float *scales, const float *offsets,
                          float *out, ptrdiff_t out_row);
+    /* x[k] = activation(x[k]), an ACTIVATION_ */
+    void (*activate)(int kind, float *x, ptrdiff_t n);
 } loops_t;
 
 const loops_t *loops(void);          /* the level in use */

@@ -151,8 +151,8 @@ static inline __attribute__((always_inline)) void tile_int8(const int n_x, const
                                                             const int8_t *blocks,
                                                             ptrdiff_t n_groups,
                                                             const int32_t *totals,
-                                                            const uint8_t *x, int32_t *out,
-                                                            ptrdiff_t out_row)
+                                                            const uint8_t *x, ptrdiff_t x_row,
+                                                            int32_t *out, ptrdiff_t out_row)
 {
     lanes_t sums[INPUTS_PER_TILE][4];
     for (int i = 0; i < n_x; i++)
@@ -167,7 +167,7 @@ static inline __attribute__((always_inline)) void tile_int8(const int n_x, const
 #pragma GCC unroll 6
         for (int i = 0; i < n_x; i++) {
             uint32_t four;
-            memcpy(&four, x + (i * n_groups + g) * 4, sizeof four);
+            memcpy(&four, x + i * x_row + 4 * g, sizeof four);
 #pragma GCC unroll 4
             for (int b = 0; b < n_b; b++)
                 sums[i][b] = add_group(sums[i][b], w[b], four);
@@ -180,119 +180,158 @@ static inline __attribute__((always_inline)) void tile_int8(const int n_x, const
 }
 
 #if defined(__AMX_INT8__)
+
 #include "loops_tiles.h"
 
-enum { MIN_INPUTS_OF_TILES = 4 };  /* fewer are bound by reading the weights */
+/* Tiles of inputs, and of 16 groups of a block, which lie in memory as in a tile. Tiles 0 to 3 are
+   sums, 4 and 5 inputs, 6 and 7 weights. */
+enum {
+    TILE_BYTES = 4 * TILE,
+    MIN_TILE_INPUTS = 6,   /* with fewer, memory is the limit */
+    GROUPS_PER_PASS = 128  /* of which 32 inputs and two blocks are in the first-level cache */
+};
 
-/* Up to 16 inputs times n_b blocks of weights, a constant where this is inlined; groups beyond
-   whole tiles have tiles of their own shape */
-static inline __attribute__((always_inline)) void multiply_int8_tiles(const int n_b,
-                                                                      const int8_t *blocks,
-                                                                      ptrdiff_t n_groups,
-                                                                      const uint8_t *x,
-                                                                      int32_t *out,
-                                                                      ptrdiff_t out_row)
+/* Inputs of one or two tiles times one or two blocks, over groups that fill tiles; `first` says
+   that there are no sums yet. n_a and n_b are constants where this is inlined. */
+static inline __attribute__((always_inline)) void tiles_of(const int n_a, const int n_b,
+                                                           const int8_t *w, ptrdiff_t block,
+                                                           const uint8_t *x, ptrdiff_t row,
+                                                           ptrdiff_t n_groups, int first,
+                                                           int32_t *out, ptrdiff_t out_bytes)
 {
-    const ptrdiff_t row = 4 * n_groups, block = n_groups * INT8_BLOCK_BYTES;
-    const int8_t *w = blocks;
-    ptrdiff_t g = 0;
-
+    int32_t *lower = (int32_t *)((char *)out + TILE * out_bytes);
     BEFORE_TILES;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (; g + TILE <= n_groups; g += TILE, w += TILE * INT8_BLOCK_BYTES) {
-        _tile_loadd(4, x + 4 * g, row);
-        _tile_loadd(5, w, INT8_BLOCK_BYTES);
-        _tile_dpbusd(0, 4, 5);
-        if (n_b == 4) {
-            _tile_loadd(5, w + block, INT8_BLOCK_BYTES);
-            _tile_dpbusd(1, 4, 5);
-            _tile_loadd(5, w + 2 * block, INT8_BLOCK_BYTES);
-            _tile_dpbusd(2, 4, 5);
-            _tile_loadd(5, w + 3 * block, INT8_BLOCK_BYTES);
-            _tile_dpbusd(3, 4, 5);
-        }
-    }
-    if (g < n_groups) {
-        _tile_loadd(6, x + 4 * g, row);
-        _tile_loadd(7, w, INT8_BLOCK_BYTES);
-        _tile_dpbusd(0, 6, 7);
-        if (n_b == 4) {
-            _tile_loadd(7, w + block, INT8_BLOCK_BYTES);
-            _tile_dpbusd(1, 6, 7);
-            _tile_loadd(7, w + 2 * block, INT8_BLOCK_BYTES);
-            _tile_dpbusd(2, 6, 7);
-            _tile_loadd(7, w + 3 * block, INT8_BLOCK_BYTES);
-            _tile_dpbusd(3, 6, 7);
-        }
+    if (first) {
+        _tile_zero(0);
+        if (n_b > 1) _tile_zero(1);
+        if (n_a > 1) _tile_zero(2);
+        if (n_a > 1 && n_b > 1) _tile_zero(3);
+    } else {
+        _tile_loadd(0, out, out_bytes);
+        if (n_b > 1) _tile_loadd(1, out + INT8_LANES, out_bytes);
+        if (n_a > 1) _tile_loadd(2, lower, out_bytes);
+        if (n_a > 1 && n_b > 1) _tile_loadd(3, lower + INT8_LANES, out_bytes);
     }
 
-    _tile_stored(0, out, out_row * sizeof(int32_t));
-    if (n_b == 4) {
-        _tile_stored(1, out + INT8_LANES, out_row * sizeof(int32_t));
-        _tile_stored(2, out + 2 * INT8_LANES, out_row * sizeof(int32_t));
-        _tile_stored(3, out + 3 * INT8_LANES, out_row * sizeof(int32_t));
+    for (ptrdiff_t g = 0; g < n_groups; g += TILE) {
+        _tile_loadd(6, w + g * INT8_BLOCK_BYTES, INT8_BLOCK_BYTES);
+        if (n_b > 1) _tile_loadd(7, w + block + g * INT8_BLOCK_BYTES, INT8_BLOCK_BYTES);
+        _tile_loadd(4, x + 4 * g, row);
+        _tile_dpbusd(0, 4, 6);
+        if (n_b > 1) _tile_dpbusd(1, 4, 7);
+        if (n_a > 1) _tile_loadd(5, x + TILE * row + 4 * g, row);
+        if (n_a > 1) _tile_dpbusd(2, 5, 6);
+        if (n_a > 1 && n_b > 1) _tile_dpbusd(3, 5, 7);
+    }
+
+    _tile_stored(0, out, out_bytes);
+    if (n_b > 1) _tile_stored(1, out + INT8_LANES, out_bytes);
+    if (n_a > 1) _tile_stored(2, lower, out_bytes);
+    if (n_a > 1 && n_b > 1) _tile_stored(3, lower + INT8_LANES, out_bytes);
+    BEFORE_TILES;  /* the next ones are read where these were written */
+}
+
+static void tiles(int n_a, int n_b, const int8_t *w, ptrdiff_t block, const uint8_t *x,
+                  ptrdiff_t row, ptrdiff_t n_groups, int first, int32_t *out, ptrdiff_t out_bytes)
+{
+    if (n_a == 2 && n_b == 2)
+        tiles_of(2, 2, w, block, x, row, n_groups, first, out, out_bytes);
+    else if (n_a == 2)
+        tiles_of(2, 1, w, block, x, row, n_groups, first, out, out_bytes);
+    else if (n_b == 2)
+        tiles_of(1, 2, w, block, x, row, n_groups, first, out, out_bytes);
+    else
+        tiles_of(1, 1, w, block, x, row, n_groups, first, out, out_bytes);
+}
+
+/* Some groups of up to 32 inputs and of all blocks. Groups that fill no tile are copied beside
+   zeros. */
+static void pass_of_tiles(const int8_t *w, ptrdiff_t n_blocks, ptrdiff_t block, const uint8_t *x,
+                          ptrdiff_t n, ptrdiff_t x_row, ptrdiff_t n_groups, int first,
+                          int32_t *out, ptrdiff_t out_bytes)
+{
+    uint8_t some_x[2 * TILE][TILE_BYTES];
+    int8_t some_w[2][TILE * INT8_BLOCK_BYTES];
+    const int copies = n_groups < TILE, n_a = n > TILE ? 2 : 1;
+
+    if (copies) {
+        memset(some_x, 0, sizeof some_x);
+        memset(some_w, 0, sizeof some_w);
+        for (ptrdiff_t i = 0; i < n; i++)
+            memcpy(some_x[i], x + i * x_row, 4 * n_groups);
+    }
+    for (ptrdiff_t b = 0; b < n_blocks; b += 2) {
+        const int n_b = b + 2 <= n_blocks ? 2 : 1;
+        const int8_t *from = w + b * block;
+        if (copies) {
+            for (int k = 0; k < n_b; k++)
+                memcpy(some_w[k], from + k * block, n_groups * INT8_BLOCK_BYTES);
+            tiles(n_a, n_b, some_w[0], sizeof some_w[0], some_x[0], TILE_BYTES, TILE, first,
+                  out + b * INT8_LANES, out_bytes);
+        } else
+            tiles(n_a, n_b, from, block, x, x_row, n_groups, first, out + b * INT8_LANES,
+                  out_bytes);
     }
 }
 
-static __attribute__((noinline)) void dots_of_tiles(const int8_t *blocks, ptrdiff_t n_blocks,
-                                                    ptrdiff_t n_groups, const uint8_t *x,
-                                                    ptrdiff_t n_x, int32_t *out, ptrdiff_t out_row)
+static void dots_by_tiles(const int8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
+                          const uint8_t *x, ptrdiff_t n_x, ptrdiff_t x_row, int32_t *out,
+                          ptrdiff_t out_row)
 {
-    const ptrdiff_t block = n_groups * INT8_BLOCK_BYTES, row = 4 * n_groups;
-    const uint8_t rest = n_groups % TILE ? (uint8_t)(n_groups % TILE) : TILE;
-
-    for (ptrdiff_t i = 0, n; i < n_x; i += n) {  /* whole tiles, then what is left */
-        n = n_x - i >= TILE ? (n_x - i) / TILE * TILE : n_x - i;
-        const uint8_t r = n < TILE ? (uint8_t)n : TILE;
-        begin_tiles((const uint8_t[]){ r, r, r, r, r, TILE, r, rest },
-                    (const uint8_t[]){ TILE, TILE, TILE, TILE, TILE, TILE, rest, TILE });
-        for (ptrdiff_t b = 0; b < n_blocks; b += n_blocks - b >= 4 ? 4 : 1)
-            for (ptrdiff_t k = i; k < i + n; k += TILE) {
-                int32_t *to = out + k * out_row + b * INT8_LANES;
-                if (n_blocks - b >= 4)
-                    multiply_int8_tiles(4, blocks + b * block, n_groups, x + k * row, to, out_row);
-                else
-                    multiply_int8_tiles(1, blocks + b * block, n_groups, x + k * row, to, out_row);
-            }
+    const ptrdiff_t whole = n_groups - n_groups % TILE;
+    ptrdiff_t configured = 0;
+    for (ptrdiff_t i = 0, n; i < n_x; i += n) {
+        n = n_x - i < 2 * TILE ? n_x - i : 2 * TILE;
+        const uint8_t upper = n < TILE ? n : TILE, lower = n > TILE ? n - TILE : 1;
+        if (n != configured)
+            begin_tiles((const uint8_t[]){ upper, upper, lower, lower, upper, lower, TILE, TILE },
+                        (const uint8_t[]){ TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE });
+        configured = n;
+        for (ptrdiff_t g = 0, size; g < n_groups; g += size) {
+            size = g == whole ? n_groups - whole
+                : whole - g < GROUPS_PER_PASS ? whole - g : GROUPS_PER_PASS;
+            pass_of_tiles(blocks + g * INT8_BLOCK_BYTES, n_blocks, n_groups * INT8_BLOCK_BYTES,
+                          x + i * x_row + 4 * g, n, x_row, size, g == 0, out + i * out_row,
+                          out_row * (ptrdiff_t)sizeof *out);
+        }
     }
     _tile_release();
 }
+
 #endif
 
 static void dots_blocks(const int8_t *blocks, ptrdiff_t n_blocks, ptrdiff_t n_groups,
-                        const int32_t *totals, const uint8_t *x, ptrdiff_t n_x, int32_t *out,
-                        ptrdiff_t out_row)
+                        const int32_t *totals, const uint8_t *x, ptrdiff_t n_x, ptrdiff_t x_row,
+                        int32_t *out, ptrdiff_t out_row)
 {
+    const ptrdiff_t block = n_groups * INT8_BLOCK_BYTES;
+    ptrdiff_t b = 0, i;
+
 #if defined(__AMX_INT8__)
-    if (n_x >= MIN_INPUTS_OF_TILES) {
-        dots_of_tiles(blocks, n_blocks, n_groups, x, n_x, out, out_row);
+    if (n_x >= MIN_TILE_INPUTS) {
+        dots_by_tiles(blocks, n_blocks, n_groups, x, n_x, x_row, out, out_row);
         return;
     }
 #endif
-    const ptrdiff_t block = n_groups * INT8_BLOCK_BYTES, row = 4 * n_groups;
-    ptrdiff_t b = 0, i;
-
     if (n_x == 1)  /* bound by memory: many loads at once */
         for (; b + 4 <= n_blocks; b += 4)
-            tile_int8(1, 4, blocks + b * block, n_groups, totals + b * INT8_LANES, x,
+            tile_int8(1, 4, blocks + b * block, n_groups, totals + b * INT8_LANES, x, x_row,
                       out + b * INT8_LANES, out_row);
     for (; b + BLOCKS_PER_TILE <= n_blocks; b += BLOCKS_PER_TILE) {
         const int8_t *w = blocks + b * block;
         const int32_t *t = totals + b * INT8_LANES;
         int32_t *to = out + b * INT8_LANES;
         for (i = 0; i + INPUTS_PER_TILE <= n_x; i += INPUTS_PER_TILE)
-            tile_int8(INPUTS_PER_TILE, BLOCKS_PER_TILE, w, n_groups, t, x + i * row,
+            tile_int8(INPUTS_PER_TILE, BLOCKS_PER_TILE, w, n_groups, t, x + i * x_row, x_row,
                       to + i * out_row, out_row);
         for (; i < n_x; i++)
-            tile_int8(1, BLOCKS_PER_TILE, w, n_groups, t, x + i * row, to + i * out_row, out_row);
+            tile_int8(1, BLOCKS_PER_TILE, w, n_groups, t, x + i * x_row, x_row, to + i * out_row,
+                      out_row);
     }
     for (; b < n_blocks; b++)
         for (i = 0; i < n_x; i++)
-            tile_int8(1, 1, blocks + b * block, n_groups, totals + b * INT8_LANES, x + i * row,
-                      out + i * out_row + b * INT8_LANES, out_row);
+            tile_int8(1, 1, blocks + b * block, n_groups, totals + b * INT8_LANES, x + i * x_row,
+                      x_row, out + i * out_row + b * INT8_LANES, out_row);
 }
 
 /* Weights in four bits: a block of INT8_LANES neurons has, for each group of eight inputs, four

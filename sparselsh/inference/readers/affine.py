@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..._arrays.types import Floats
 
 KINDS = ("linear", "embedding_bag", "embedding")
+# in the order of ACTIVATION_ of _core/simd/loops.h; "gelu_tanh" is the approximation by tanh
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid")
+ACTIVATION_NUMBERS = {None: 0} | {name: i for i, name in enumerate(ACTIVATIONS, 1)}
 
 
 class Affine(NamedTuple):
@@ -22,7 +25,7 @@ class Affine(NamedTuple):
     name: str
     weight: np.ndarray  # linear: (n_out, n_in).  Tables: (n_features, n_dims)
     bias: np.ndarray | None = None
-    activation: str | None = None  # or "relu"
+    activation: str | None = None  # or one of ACTIVATIONS
     kind: str = "linear"
     mode: str = "sum"  # of an embedding bag, or "mean"
     padding: int | None = None  # the id that a bag skips
