@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _validation as check
 from .inference import (
+    ACTIVATIONS,
     Affine,
     EstimatorNetwork,
     FactorNetwork,
@@ -54,9 +55,9 @@ def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.
     Parameters
     ----------
     module : torch.nn.Module
-        A chain of Linear, ReLU, Dropout, Identity and Flatten, which may begin with an Embedding or
-        an EmbeddingBag ("sum" or "mean"): an ``nn.Sequential``, or a module whose forward torch.fx
-        can trace. It is not changed.
+        A chain of Linear, activations (ReLU, GELU, SiLU, Tanh, Sigmoid), Dropout, Identity and
+        Flatten, which may begin with an Embedding or an EmbeddingBag ("sum" or "mean"): an
+        ``nn.Sequential``, or a module whose forward torch.fx can trace. It is not changed.
     calibration : array, sparse matrix, tensor or None
         Some hundreds of typical inputs. The plans are chosen on one half of them, and the result is
         measured on the other. Without calibration, all layers stay dense.
@@ -65,8 +66,8 @@ def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.
         1.
     error : float
         Largest relative error of the network's outputs, ``|z' - z| / |z|`` over the calibration
-        rows, that hidden layers may cause by passing on only the important activations, at least 0
-        and below 1. 0 keeps them exact.
+        rows, that hidden layers may cause by passing on only the important activations, or by
+        products of 8 bits, at least 0 and below 1. 0 keeps them exact.
     k : int
         Number of best outputs that `topk` will return.
     storage : {"float32", "bfloat16", "int8"}
@@ -179,9 +180,9 @@ def from_sklearn(estimator: Any, calibration: Any = None, *, recall: float = 0.9
     ----------
     estimator
         A linear classifier of three classes or more (its `coef_` may be sparse), a
-        OneVsRestClassifier of linear classifiers, an MLPClassifier with the activation "relu" or
-        "identity", or a Pipeline that ends with one of them. It is not changed. What comes before
-        the classifier in a Pipeline stays as it is.
+        OneVsRestClassifier of linear classifiers, an MLPClassifier, or a Pipeline that ends with
+        one of them. It is not changed. What comes before the classifier in a Pipeline stays as it
+        is.
     calibration : None or what the estimator takes
         As for :func:`from_torch`; texts for a Pipeline that begins with a vectorizer. Where the
         classifier gets sparse rows, its first layer reads only the weights of what is there.
@@ -333,7 +334,7 @@ def from_file(path: PathLike, calibration: Any = None, *,
         with other names. A pattern such as ``"head.fc*"`` takes all that match, and None all
         matrices NAME.weight, in natural order: fc2 before fc10. For a file of :meth:`Network.save`,
         None takes the whole network, with the activations and the refinement that the file names.
-    activation : None or "relu"
+    activation : {None, "relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"}
         The activation between two layers. Not read where a file of :meth:`Network.save` is taken as
         a whole.
     recall, error, k, storage, upcast, random_state, n_threads
@@ -350,7 +351,7 @@ def from_file(path: PathLike, calibration: Any = None, *,
         argument does not fit.
     """
     options = checked_options(recall, error, k, storage, random_state, n_threads)
-    activation = None if activation is None else check.choice(activation, "activation", ("relu",))
+    activation = None if activation is None else check.choice(activation, "activation", ACTIVATIONS)
     if layers is None and is_network_file(path):
         return convert_trained(InferenceNetwork, read_network(path), calibration, str(path),
                                **options)

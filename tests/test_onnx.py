@@ -46,6 +46,45 @@ def test_a_chain_of_matmul_add_relu_and_gemm_is_read(rng, tmp_path, weights):
     assert [layer.name for layer in net.layers] == ["the_a", "the_y"]
 
 
+SCALARS = {"root": 2**0.5, "one": 1.0, "half": 0.5, "three": 3.0, "cubic": 0.044715,
+           "factor": (2 / np.pi) ** 0.5}
+ACTIVATIONS = {
+    "gelu": [("Div", "b root", "c1"), ("Erf", "c1", "c2"), ("Add", "c2 one", "c3"),
+             ("Mul", "b c3", "c4"), ("Mul", "c4 half", "c")],
+    "gelu, halved first": [("Mul", "half b", "c1"), ("Div", "b root", "c2"), ("Erf", "c2", "c3"),
+                           ("Add", "one c3", "c4"), ("Mul", "c1 c4", "c")],
+    "gelu_tanh": [("Pow", "b three", "c1"), ("Mul", "c1 cubic", "c2"), ("Add", "b c2", "c3"),
+                  ("Mul", "c3 factor", "c4"), ("Tanh", "c4", "c5"), ("Add", "c5 one", "c6"),
+                  ("Mul", "b c6", "c7"), ("Mul", "c7 half", "c")],
+    "silu": [("Sigmoid", "b", "c1"), ("Mul", "b c1", "c")],
+    "tanh": [("Tanh", "b", "c")],
+    "sigmoid": [("Sigmoid", "b", "c")],
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_recognized_by_what_they_compute(rng, tmp_path, weights, name):
+    runtime = pytest.importorskip("onnxruntime")
+    nodes = [*CHAIN[:2], *(node(op, given.split(), out) for op, given, out in ACTIVATIONS[name]),
+             *CHAIN[3:]]
+    constants = weights | {key: np.float32(value) for key, value in SCALARS.items()}
+    path = written(tmp_path / "m.onnx", nodes, constants)
+    net = sl.from_onnx(path)
+    assert [layer.activation for layer in net.layers] == [name.split(",")[0], None]
+    X = rng.standard_normal((30, 5)).astype(np.float32)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    # two layers of sums of at most 7 products below 10
+    np.testing.assert_allclose(net.decision_function(X), session.run(None, {"x": X})[0],
+                               rtol=0, atol=1e-4)
+
+
+def test_other_functions_of_the_elements_are_refused_by_their_node(tmp_path, weights):
+    nodes = [*CHAIN[:2], node("Mul", ["b", "half"], "c1"), node("Tanh", ["c1"], "c"), *CHAIN[3:]]
+    path = written(tmp_path / "m.onnx", nodes, weights | {"half": np.float32(0.5)})
+    with pytest.raises(ValueError, match=r"Mul \(node 'the_c1'\) is not supported"):
+        sl.from_onnx(path)
+
+
 def test_weights_of_constant_nodes_are_read(rng, tmp_path, weights):
     constant = helper.make_node("Constant", [], ["W1"],
                                 value=numpy_helper.from_array(weights.pop("W1"), "W1"))

@@ -161,22 +161,65 @@ def test_products_of_8_bits_answer_among_the_allowed_outputs(wide, monkeypatch):
         assert ids.min() >= 10_000 and sl.metrics.neighbour_recall(ids, want) > 0.99
 
 
-@pytest.mark.parametrize("case, message", [("hidden", "hidden layer"), ("relu", "no activation"),
-                                           ("inputs", "at most 65,536 inputs")])
-def test_files_with_products_of_8_bits_where_they_cannot_be_are_refused(rng, tmp_path, case,
-                                                                        message):
-    sizes = (70_000, 8) if case == "inputs" else (5, 4, 3)
-    net = _conversion.convert(mlp(rng, *sizes), gaussian(rng, 10, sizes[0]), random_state=0,
+def test_files_with_products_of_8_bits_of_too_many_inputs_are_refused(rng, tmp_path):
+    net = _conversion.convert(mlp(rng, 70_000, 8), gaussian(rng, 10, 70_000), random_state=0,
                               n_threads=1)
-    layer = net.layers[0 if case == "hidden" else -1]
-    layer.plan = dict.fromkeys(layer.plan, "int8")
-    if case == "hidden":
-        layer.activation = None
-    if case == "relu":
-        layer.activation = "relu"
+    net.layers[0].plan = dict.fromkeys(net.layers[0].plan, "int8")
     net.save(tmp_path / "net")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="at most 65,536 inputs"):
         sl.InferenceNetwork.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_hidden_layers_by_products_of_8_bits_keep_the_error(rng, monkeypatch, tmp_path, activation):
+    forced(monkeypatch, "int8")
+    layers = [layer._replace(activation=layer.activation and activation)
+              for layer in mlp(rng, 600, 512, 600, 10)]
+    X = gaussian(rng, 300, 600)
+    net = _conversion.convert(layers, X[:200], random_state=0, n_threads=1)
+    assert [set(layer.plan.values()) for layer in net.layers] == [{"int8"}, {"int8"}, {"dense"}]
+    assert all("int8 error" in layer.reason for layer in net.report.layers[:2])
+    want = net.decision_function(X[200:], exact=True)
+    for got in (net.decision_function(X[200:]),
+                np.concatenate([net.decision_function(x[None]) for x in X[200:]])):
+        error = np.linalg.norm(got - want) / np.linalg.norm(want)
+        # at most 0.02 on the calibration rows; 255 steps cannot give less than a thousandth
+        assert 0.001 < error < 0.025
+    assert 0 < net.report.output_error <= 0.02
+
+    net.save(tmp_path / "net")
+    loaded = sl.InferenceNetwork.load(tmp_path / "net")
+    assert_same_bits(loaded.decision_function(X[200:]), net.decision_function(X[200:]))
+
+
+@pytest.mark.parametrize("error", [0, 0.004])
+def test_products_of_8_bits_are_given_up_where_the_whole_error_is_too_large(rng, monkeypatch,
+                                                                           error):
+    forced(monkeypatch, "int8")
+    monkeypatch.setattr(_conversion._Conversion, "_error_per_layer", lambda self: 1.0)
+    X = gaussian(rng, 200, 600)
+    net = _conversion.convert(mlp(rng, 600, 512, 600, 10), X, error=error, random_state=0,
+                              n_threads=1)
+    assert net.report.output_error <= max(error, 1e-5)
+    dense = [layer.reason for layer in net.report.layers if set(layer.plan.values()) == {"dense"}]
+    assert len(dense) > 1
+    assert error == 0 or any("dense after all" in reason for reason in dense)
+
+
+def test_more_outputs_are_exact_where_8_bits_miss_unseen_neighbours(wide, monkeypatch, tmp_path):
+    forced(monkeypatch, "int8")
+    for module in ("_conversion", "_layer", "_int8_outputs"):  # so few that some are missed
+        monkeypatch.setattr(f"sparselsh.inference.{module}.n_candidates", lambda k: k)
+    tried = _conversion._Conversion._try_int8_output
+    monkeypatch.setattr(_conversion._Conversion, "_try_int8_output", lambda self, *args: (
+        setattr(self, "recall", 0.5), tried(self, *args), setattr(self, "recall", 0.9999))[1])
+    layers, X = wide
+    net = _conversion.convert(layers, X[:500], random_state=0, n_threads=1)
+    assert net.layers[-1].widening > 1
+    assert "outputs in float32, which rows that it had not seen needed" in str(net.report)
+    assert net.report.layers[-1].recall >= 0.9999
+    net.save(tmp_path / "net")
+    assert sl.InferenceNetwork.load(tmp_path / "net").layers[-1].widening == net.layers[-1].widening
 
 
 def test_scores_are_exact_with_every_storage(wide, wide_net):
@@ -489,7 +532,7 @@ def test_a_missing_bias_is_read_as_none(rng, tmp_path):
     ({"k": 0}, ValueError, "k must be at least 1"),
     ({"storage": "float16"}, ValueError,
      "storage must be one of 'float32', 'bfloat16', 'int8', got 'float16'"),
-    ({"activation": "gelu"}, ValueError, "activation must be one of 'relu', got 'gelu'"),
+    ({"activation": "cube"}, ValueError, "activation must be one of .*'gelu'.*got 'cube'"),
     ({"random_state": "x"}, ValueError, "random_state"),
     ({"n_threads": 0}, ValueError, "n_threads"),
     ({"calibration": np.zeros((1, 5))}, ValueError, "calibration must have at least two rows"),
@@ -675,7 +718,7 @@ def test_an_index_that_misses_unseen_neighbours_is_set_for_more(wide, monkeypatc
     layers, X = wide
     forced(monkeypatch, "lsh")
     # the trial of the plan "int8" measures a recall too, and would take the first of these
-    monkeypatch.setattr(_conversion._Conversion, "_try_int8", lambda *_: None)
+    monkeypatch.setattr(_conversion._Conversion, "_try_int8_output", lambda *_: None)
     found = iter([0.9, 0.95, 1.0])
     monkeypatch.setattr(_conversion, "recall_of", lambda *_: next(found, 1.0))
     report = _conversion.convert(layers, X, recall=0.99, random_state=0).report

@@ -26,11 +26,13 @@ from ._conversion import MIN_GAIN, convert
 from ._estimator import EstimatorNetwork, FactorNetwork, TextNetwork
 from ._file import FORMAT as INFERENCE_FORMAT
 from ._inference_network import InferenceNetwork, checked_options, convert_trained
+from ._int8_outputs import MAX_INPUTS as MAX_INT8_INPUTS
 from ._network import load_served, save_served
 from ._onnx_network import OnnxNetwork, convert_graph, is_onnx_network
 from ._report import TIMED_ROWS, ConversionReport, LayerReport
 from ._timing import fastest, seconds_of_rounds
 from .readers import (
+    ACTIVATIONS,
     NETWORK_FORMAT,
     Affine,
     NoChain,
@@ -59,10 +61,10 @@ from .readers import (
 
 
 def __getattr__(name: str) -> Any:
-    if name == "AcceleratedLinear":  # it needs torch
-        from ._accelerated_linear import AcceleratedLinear
+    if name in ("AcceleratedLinear", "HiddenLinear"):  # they need torch
+        from . import _accelerated_linear
 
-        return AcceleratedLinear
+        return getattr(_accelerated_linear, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -167,7 +167,7 @@ class _Conversion:
         self.recall, self.budget, self.k = recall, error, min(k, network.n_labels)
         self.n_found = _n_found(network, k)  # by the last layer, for k labels
         self.random_state, self.n_threads = random_state, resolve(network.n_threads)
-        self.is_compact = compact
+        self.is_compact = compact and self.layers[0].storage != "float32"
 
         self.halves = [_take(x, _spaced(rows)) for rows in split_in_blocks(x.shape[0])]
 
@@ -208,9 +208,13 @@ class _Conversion:
             for kind in inputs:
                 if i < self.last:
                     inputs[kind] = self._forward(i, inputs[kind], kind)
-        self._tighten()
-        if (engine := self.layers[-1].index) is not None:
+        self._tighten(0, reports)
+        self._tighten(1, reports)
+        last = self.layers[-1]
+        if (engine := last.index) is not None:
             reports[-1].reason += self._raise_recall(engine)
+        if "int8" in last.plan.values():
+            reports[-1].reason += self._widen(last)
         if self.is_compact:
             _make_compact(self.network, self.n_threads)
 
@@ -275,11 +279,11 @@ class _Conversion:
             return report
 
         trials: dict[str, _Trial | None] = {"dense": _Trial(layer, dense)}
-        if layer.n_out >= MIN_INDEX_NEURONS:
+        if layer.n_out >= MIN_INDEX_NEURONS and (i < self.last or layer.activation is None):
             by = self._try_lsh_output if i == self.last else self._try_lsh_hidden
             trials["lsh"] = by(layer, i, inputs)
-        if i == self.last:
-            trials["int8"] = self._try_int8(layer, i, inputs)
+        by = self._try_int8_output if i == self.last else self._try_int8_hidden
+        trials["int8"] = by(layer, i, inputs)
         if i < self.last or layer.n_out < MIN_INDEX_NEURONS:
             trials["rows"] = self._try_rows(layer, i, inputs)
         self._choose(i, {plan: t for plan, t in trials.items() if t is not None}, inputs, report)
@@ -309,6 +313,8 @@ class _Conversion:
                 report.output_error = trials["lsh"].error
         if "int8" in plans:
             layer.int8 = trials["int8"].layer.int8
+            if i < self.last:
+                report.output_error = trials["int8"].error
         layer.plan = dict(chosen)
         layer.lay_out(self.n_threads)
         selection = self.kept_of[i] if i and "rows" in plans else None
@@ -336,13 +342,34 @@ class _Conversion:
         candidate.index, candidate.plan = engine, {"single": "lsh", "batch": "lsh"}
         return _Trial(candidate, self._times(candidate, i, inputs))
 
-    def _try_int8(self, layer: ServedLayer, i: int, inputs: dict[str, Any]) -> _Trial | None:
-        """Products of 8 bits for all outputs; None where they do not reach the recall."""
-        if (layer.activation is not None or layer.input_major or layer.n_in > MAX_INPUTS
-                or self.is_compact or 2 * n_candidates(self.n_found) > layer.n_out):
+    def _with_int8(self, layer: ServedLayer) -> ServedLayer | None:
+        """The layer with products of 8 bits; None where they cannot be."""
+        if layer.input_major or layer.n_in > MAX_INPUTS or self.is_compact:
             return None
         candidate = copy.copy(layer)
         candidate.plan = {"single": "int8", "batch": "int8"}
+        return candidate
+
+    def _try_int8_hidden(self, layer: ServedLayer, i: int,
+                         inputs: dict[str, Any]) -> _Trial | None:
+        """Products of 8 bits for a hidden layer; None where the error is not reached."""
+        candidate = self._with_int8(layer)
+        if candidate is None or self.budget == 0:
+            return None
+        x = candidate.outputs(self.dense_inputs[0][i], "batch", self.n_threads)
+        error = self._error(self._outputs(i + 1, x))
+        if error > self._error_per_layer():
+            return None
+        return _Trial(candidate, self._times(candidate, i, inputs), f"int8 error {error:.2%}",
+                      error)
+
+    def _try_int8_output(self, layer: ServedLayer, i: int,
+                         inputs: dict[str, Any]) -> _Trial | None:
+        """Products of 8 bits for all outputs; None where they do not reach the recall."""
+        candidate = self._with_int8(layer)
+        if (candidate is None or layer.activation is not None
+                or 2 * n_candidates(self.n_found) > layer.n_out):
+            return None
         x = np.ascontiguousarray(_dense_array(self.dense_inputs[0][i]))
         truth, _ = exact_topk(x, layer.values, layer.bias, self.n_found, self.n_threads)
         found, _ = candidate.topk(x, self.n_found, "batch", self.n_threads)
@@ -440,28 +467,57 @@ class _Conversion:
         n = max(1, sum(layer.values.size >= MIN_WEIGHTS for layer in self.layers[1:]))
         return self.budget / np.sqrt(n)
 
-    def _tighten(self) -> None:
-        """Pass on more activations while the error of all layers, as stored, is too large."""
-        while self.budget:
-            outputs = self._planned_outputs(0)
-            if self._error(outputs) <= self.budget:
-                return
+    def _tighten(self, half: int, reports: list[LayerReport]) -> None:
+        """While the error of all layers, as stored, is too large, pass on more activations.
+
+        Where that does not suffice, products of 8 bits are given up. The second half only checks
+        what the first half has chosen.
+        """
+        while self.budget and self._planned_error(half) > self.budget:
             grown = False
             for layer in self.layers:
                 if layer.kept is not None and layer.kept < layer.n_out // 2:
                     layer.kept = min(layer.n_out // 2, layer.kept + layer.kept // 2 + 1)
                     grown = True
-            if not grown:
+            if not grown and not self._without_int8(reports):
+                reports[0].reason += (
+                    f"; FALLS SHORT of the error of {self.budget:.2%} that was asked: "
+                    f"{self._planned_error(half):.2%}")
                 return
 
-    def _planned_outputs(self, half: int) -> Floats:
-        """Outputs from the hidden activations, as planned for single queries."""
+    def _without_int8(self, reports: list[LayerReport]) -> bool:
+        """Make the hidden layer dense whose products of 8 bits err most; whether there is one."""
+        able = [i for i in range(self.last) if "int8" in self.layers[i].plan.values()]
+        if not able:
+            return False
+        worst = max(able, key=lambda i: reports[i].output_error or 0.0)
+        layer, report = self.layers[worst], reports[worst]
+        layer.plan = {kind: "dense" if plan == "int8" else plan
+                      for kind, plan in layer.plan.items()}
+        layer.int8, report.plan = None, dict(layer.plan)
+        report.reason += "; dense after all: with the other layers the error was too large"
+        report.output_error = None
+        for n, kind in _kinds():
+            if layer.plan[kind] == "dense":
+                report.microseconds[n] = report.microseconds_dense[n]
+        return True
+
+    def _planned_error(self, half: int) -> float:
+        """The error of the outputs on one half, as planned for single queries or batches."""
+        reference = (self.reference, self.held_reference)[half]
+        kinds = [kind for n, kind in _kinds()]
+        if all(len(set(layer.plan.values())) == 1 for layer in self.layers):
+            kinds = kinds[:1]
+        return max(self._error(self._planned_outputs(half, kind), reference) for kind in kinds)
+
+    def _planned_outputs(self, half: int, kind: str) -> Floats:
+        """Outputs from the hidden activations, as planned."""
         x = self.halves[half]
         for i in range(self.last):
-            x = self._forward(i, x, "single")
+            x = self._forward(i, x, kind)
         last = self.layers[-1]
         if self.columns is None or last.input_major:
-            out = last.outputs(x, "single", self.n_threads, exact=last.plan["single"] == "lsh")
+            out = last.outputs(x, kind, self.n_threads, exact=last.is_partial(kind))
             return out if self.columns is None else out[:, self.columns]
         return self._outputs(len(self.layers) - 1, x)
 
@@ -496,6 +552,29 @@ class _Conversion:
                 f"{wanted:.3%}: recall {found:.3%} of {self.recall:.3%}, the same best output for "
                 f"{same:.3%} of {same_best:.3%}; give more calibration rows")
 
+    def _widen(self, last: ServedLayer) -> str:
+        """Compute more candidates of products of 8 bits where rows of the other half need it.
+
+        Returns what was done, in words.
+        """
+        held = np.ascontiguousarray(_dense_array(self.dense_inputs[1][-1]))
+        truth, _ = exact_topk(held, last.values, last.bias, self.n_found, self.n_threads)
+        same_best = 1 - (1 - self.recall) * MISSED_BEST
+        kind = next(kind for kind, plan in last.plan.items() if plan == "int8")
+        note = ""
+        while True:
+            ids, _ = last.topk(held, self.n_found, kind, self.n_threads)
+            found, same = recall_of(ids, truth), float(np.mean(ids[:, 0] == truth[:, 0]))
+            if found >= self.recall and same >= same_best:
+                return note
+            if 4 * last.widening * n_candidates(self.n_found) > last.n_out:
+                return (f"; FALLS SHORT on rows that no choice has seen: recall {found:.3%} of "
+                        f"{self.recall:.3%}, the same best output for {same:.3%} of "
+                        f"{same_best:.3%}")
+            last.widening *= 2
+            note = (f"; {last.widening * n_candidates(self.n_found)} outputs in float32, which "
+                    "rows that it had not seen needed")
+
     def _recall(self) -> float:
         last = self.layers[-1]
         queries = self.dense_inputs[1][-1]
@@ -511,7 +590,7 @@ class _Conversion:
         singles = [self.network._answers(_take(held, np.array([row])), self.k)[0][0, 0]
                    for row in range(held.shape[0])]
         return ConversionReport(
-            reports, self._error(self._planned_outputs(1), self.held_reference),
+            reports, self._planned_error(1),
             float(np.mean(np.array(singles) == self.held_best[:, 0])),
             held.shape[0], dense, self._network_times(), storage=self.layers[0].storage)
 

@@ -18,7 +18,7 @@ from ._int8_outputs import MAX_INPUTS
 from ._layer import PLANS, ServedLayer, reads_quantized_rows
 from ._refined import StoredRefinement
 from ._report import ConversionReport, LayerReport
-from .readers.affine import KINDS, Affine
+from .readers.affine import ACTIVATIONS, KINDS, Affine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ class Whole(NamedTuple):
 
 
 def write(path: PathLike, layers: Sequence[ServedLayer], report: ConversionReport,
-          refinement: StoredRefinement | None, calibration: Calibration | None = None, *,
+          refinement: StoredRefinement | None = None, calibration: Calibration | None = None, *,
           kind: str = FORMAT, tensors: dict[str, np.ndarray] | None = None,
           config: dict[str, Any] | None = None) -> None:
     """Write a converted network as one safetensors file, and what else is given."""
@@ -98,8 +98,6 @@ def read_whole(path: PathLike, mmap: bool, n_threads: int | None, *, kind: str =
             raise ValueError("its layers do not fit each other")
         for layer in layers[:-1]:
             is_whole = layer.kept is not None and layer.exponents is not None
-            if "int8" in layer.plan.values():
-                raise ValueError(f"{layer.name} is a hidden layer and has the plan int8")
             if "lsh" in layer.plan.values() and not is_whole:
                 raise ValueError(f"kept or exponents of {layer.name} are missing")
 
@@ -134,7 +132,7 @@ def _layer_state(layer: ServedLayer) -> tuple[dict[str, Any], dict[str, Any]]:
         tensors["weight"] = layer.values
     config = {name: getattr(layer, name) for name in
               ("name", "kind", "activation", "mode", "padding", "width", "has_bias", "input_major",
-               "plan", "kept", "storage", "is_compact")}
+               "plan", "kept", "storage", "is_compact", "widening")}
     if layer.rows is not None:
         tensors |= layer.rows.tensors("rows")
     if layer.index is not None:
@@ -162,7 +160,7 @@ def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapp
 
     activation = config["activation"]
     if activation is not None:
-        activation = check.choice(activation, "activation", ("relu",))
+        activation = check.choice(activation, "activation", ACTIVATIONS)
     affine = Affine(
         str(config["name"]), weight.T if input_major else weight, bias, activation, config["kind"],
         check.choice(config["mode"], "mode", ("sum", "mean")), config["padding"],
@@ -177,9 +175,9 @@ def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapp
     layer.plan = {kind: check.choice(config["plan"][kind], "plan", PLANS) for kind in layer.plan}
     if layer.input_major and {"lsh", "int8"} & set(layer.plan.values()):
         raise ValueError("its plans contradict each other")
-    if "int8" in layer.plan.values() and (activation is not None or layer.n_in > MAX_INPUTS):
-        raise ValueError("the plan int8 takes no activation and at most "
-                         f"{MAX_INPUTS:,} inputs, got {activation} and {layer.n_in:,}")
+    if "int8" in layer.plan.values() and layer.n_in > MAX_INPUTS:
+        raise ValueError(f"the plan int8 takes at most {MAX_INPUTS:,} inputs, got {layer.n_in:,}")
+    layer.widening = check.integer(config.get("widening", 1), "widening")
 
     if "importance" in tensors:
         layer.importance = check.vector(tensors["importance"], "importance", layer.n_out)

@@ -21,8 +21,9 @@ class InferenceNetwork(ServedNetwork):
     It is made by :meth:`from_network`, :func:`from_torch`, :func:`from_onnx`, :func:`from_file` or
     :meth:`load`. Each layer has a plan for few rows and a plan for batches (32 rows or more):
     "dense" computes every neuron; "rows" reads the weights of active inputs only; "int8" computes
-    the last layer by products of 8 bits, and the best few again in float32; "lsh" computes the
-    neurons that an index finds. `report` says which plans were chosen, why, and what was measured.
+    every neuron by products of 8 bits, and the best few outputs again in float32; "lsh" computes
+    the neurons that an index finds. `report` says which plans were chosen, why, and what was
+    measured.
 
     Attributes
     ----------

@@ -4,7 +4,7 @@
     rows    every neuron, from the inputs that are not zero, or from the most important ones; the
             weights are input-major
     lsh     the neurons that an index finds
-    int8    in the last layer: every neuron by products of 8 bits, the best 4 k + 12 in float32
+    int8    every neuron by products of 8 bits; in the last layer the best 4 k + 12 in float32
 
 A layer has one plan for "single" queries and one for a "batch".
 
@@ -19,9 +19,10 @@ import numpy as np
 
 from .._arrays.csr import CSR
 from .._arrays.linalg import log_sum_exp, matmul, row_chunks
-from .._core import _quantized, _select
+from .._core import _activations, _quantized, _select
 from ..index import MIN_NEURONS_PER_CANDIDATE, QuantizedRows
 from ._int8_outputs import Int8Outputs, n_candidates
+from .readers.affine import ACTIVATION_NUMBERS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .readers.affine import Affine
 
 PLANS = ("dense", "rows", "lsh", "int8")
+ESTIMATE_BITS = 8  # of the weights by which an index estimates outputs
 CANDIDATES_PER_KEPT = 2  # hidden neurons that an index computes, for each one that is passed on
 
 
@@ -66,6 +68,7 @@ class ServedLayer:
         self.input_major = layer.kind != "linear" or sparse_input
         self.plan = dict.fromkeys(("single", "batch"), "rows" if self.input_major else "dense")
         self.int8: Int8Outputs | None = None  # of the plan "int8", made when it is first needed
+        self.widening = 1  # of the candidates of the plan "int8"
         self.rows = None  # `values` in fewer bits, for the plan "rows" and compact layers
         self.kept = self.importance = self.index = self.exponents = None
 
@@ -148,8 +151,14 @@ class ServedLayer:
         elif self.plan[kind] == "rows" or (isinstance(x, CSR) and self.input_major):
             out = self._from_rows(x if isinstance(x, CSR) else nonzeros(x), exact, n_threads)
         else:
-            out = self._dense(x.to_dense() if isinstance(x, CSR) else x, n_threads)
-        return np.maximum(out, 0, out=out) if self.activation == "relu" else out
+            x = x.to_dense() if isinstance(x, CSR) else x
+            if self.plan[kind] == "int8" and not exact:
+                return self.by_int8(n_threads).outputs(x, self.bias, n_threads,
+                                                       ACTIVATION_NUMBERS[self.activation])
+            out = self._dense(x, n_threads)
+        if self.activation is not None:
+            _activations.activate(ACTIVATION_NUMBERS[self.activation], out, n_threads)
+        return out
 
     def _dense(self, x: Floats, n_threads: int) -> Floats:
         out = matmul(x, self.values, n_threads, transpose_b=not self.input_major, bias=self.bias)
@@ -195,16 +204,20 @@ class ServedLayer:
         """The layer as a step of the kernel for single queries (_core/_single_row_mlp.pyx).
 
         Weights, scales, bias, whether they are input-major, and whether a ReLU follows; None where
-        the layer is an embedding or has the plan "lsh" or "int8".
+        the layer is an embedding, has the plan "lsh" or "int8" or another activation.
         """
         if (self.kind == "embedding" or self.plan["single"] in ("lsh", "int8")
-                or self.exponents is not None):
+                or self.exponents is not None or self.activation not in (None, "relu")):
             return None
         reads_rows = self.is_compact or (self.rows is not None and self.plan["single"] == "rows")
         rows = self.rows if reads_rows else QuantizedRows("float32", self.values)
         return rows.values, rows.scales, self.bias, self.input_major, self.activation == "relu"
 
     # -- the last layer -----------------------------------------------------------------------
+
+    def is_partial(self, kind: str) -> bool:
+        """Whether the plan gives float32 scores of the best outputs only."""
+        return self.plan[kind] in ("lsh", "int8")
 
     def topk(self, x: np.ndarray | CSR, k: int, kind: str, n_threads: int, exact: bool = False,
              selection: Selection | None = None) -> tuple[Ids, Floats]:
@@ -215,16 +228,19 @@ class ServedLayer:
             if selection is not None:
                 return self.index.search_among(x, k, selection, n_threads)
             return self.index.search(x, k, None, n_threads)
-        if self.plan[kind] == "int8" and not exact and 2 * n_candidates(k) <= self.n_out:
+        n_exact = self.widening * n_candidates(k)
+        if (self.plan[kind] == "int8" and not exact and 2 * n_exact <= self.n_out
+                and self.activation is None):
             x = x.to_dense() if isinstance(x, CSR) else x
-            return self.by_int8(n_threads).topk(x, self.values, self.bias, k, n_threads, selection)
+            return self.by_int8(n_threads).topk(x, self.values, self.bias, k, n_threads, selection,
+                                                self.widening)
 
         ids, scores = np.full((n, k), -1, np.int32), np.full((n, k), -np.inf, np.float32)
         for start, stop in row_chunks(n, self.n_out):
             part = x
             if stop - start != n:
                 part = x.slice(start, stop) if isinstance(x, CSR) else x[start:stop]
-            out = self.outputs(part, kind, n_threads, exact or self.plan[kind] == "lsh")
+            out = self.outputs(part, kind, n_threads, exact or self.is_partial(kind))
             if selection is not None:
                 out = selection.slice(start, stop).exclude_from(out)
             _select.top_k(out, None, ids[start:stop], scores[start:stop], n_threads)
@@ -232,11 +248,21 @@ class ServedLayer:
             ids[np.isneginf(scores)] = -1
         return ids, scores
 
+    def estimates(self, x: np.ndarray | CSR, k: int, kind: str, n_threads: int) -> Floats:
+        """All outputs (n, n_out): the k largest exact; others as the plan estimates them."""
+        k = min(k, self.n_out)
+        if not self.is_partial(kind) or self.activation is not None:
+            return self.outputs(x, kind, n_threads, self.is_partial(kind))
+        x = x.to_dense() if isinstance(x, CSR) else x
+        if self.plan[kind] == "int8":
+            return self.by_int8(n_threads).estimates(x, self.values, self.bias, k, n_threads)
+        return self.index.estimate(x, k, ESTIMATE_BITS, n_threads)[0]
+
     def score(self, x: np.ndarray | CSR, ids: Ids, kind: str, n_threads: int) -> Floats:
         """The outputs ids[i] of row i, (n, n_ids); -inf for the id -1."""
         if self.plan[kind] == "lsh" and self.activation is None:
             return self.index.score(x.to_dense() if isinstance(x, CSR) else x, ids, n_threads)
-        z = np.take_along_axis(self.outputs(x, kind, n_threads, self.plan[kind] == "lsh"),
+        z = np.take_along_axis(self.outputs(x, kind, n_threads, self.is_partial(kind)),
                                np.maximum(ids, 0), 1)
         z[ids < 0] = -np.inf
         return z
@@ -247,7 +273,7 @@ class ServedLayer:
         if self.plan[kind] == "lsh" and self.activation is None:
             x = x.to_dense() if isinstance(x, CSR) else x
             return self.index.log_sum_exp(x, wanted, n_threads)
-        z = self.outputs(x, kind, n_threads, self.plan[kind] == "lsh")
+        z = self.outputs(x, kind, n_threads, self.is_partial(kind))
         return log_sum_exp(z, x, self._neurons, n_threads)
 
     def _neurons(self, ids: Ids) -> Floats:

@@ -243,10 +243,18 @@ class ServedNetwork:
             part = _part(x, start, stop)
             h = self._hidden(part, exact=exact)
             kind = _kind(h)
-            z = last.outputs(h, kind, n_threads, exact or last.plan[kind] == "lsh")
+            z = last.outputs(h, kind, n_threads, exact or last.is_partial(kind))
             if self.refinement is not None:
                 z = refined_outputs(self.refinement, sparse_rows(part), z, n_threads)
             out[start:stop] = z
+        return out
+
+    def _estimates(self, x: np.ndarray | CSR, k: int) -> Floats:
+        """All outputs for checked rows: the k largest exact, others as the last layer estimates."""
+        out = np.empty((x.shape[0], self.n_labels), np.float32)
+        for start, stop in self._chunks(x.shape[0]):
+            h = self._hidden(_part(x, start, stop))
+            out[start:stop] = self.layers[-1].estimates(h, k, _kind(h), resolve(self.n_threads))
         return out
 
     def predict_proba(self, X: MatrixLike | CSR, *, exact: bool = False) -> Floats:
@@ -516,7 +524,7 @@ class ServedNetwork:
 
     def __repr__(self) -> str:
         lines = [f"{layer.name}: {layer.kind} {layer.n_in} -> {layer.n_out}"
-                 + (", relu" if layer.activation else "")
+                 + (f", {layer.activation}" if layer.activation else "")
                  + f", {' and '.join(dict.fromkeys(layer.plan.values()))}"
                  for layer in self.layers]
         if self._refinement is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = "sparselsh.onnx"
 MAX_CALIBRATION_ROWS = 4096  # of the layers
 N_TIMED_INPUTS = 4  # calibration inputs by which the trunk is timed
+N_EXACT_OUTPUTS = 32  # of a row, where the plan estimates the others
 TYPES = {"tensor(float)": 1, "tensor(float16)": 10, "tensor(double)": 11, "tensor(int64)": 7,
          "tensor(int32)": 6, "tensor(bool)": 9, "tensor(uint8)": 2, "tensor(int8)": 3,
          "tensor(string)": 8}
@@ -66,6 +67,9 @@ class OnnxNetwork:
         Names of the inputs and the outputs of the model.
     metadata : dict
         What the model says of itself, such as its list of characters.
+    exact_outputs : bool
+        Whether a call computes every output in float32. False by default: the 32 largest of a row
+        are exact, and the plan estimates the others.
     """
 
     head: InferenceNetwork
@@ -73,7 +77,7 @@ class OnnxNetwork:
     def __init__(self, skeleton: ModelProto, cut: Cut, n_threads: int | None,
                  source: str) -> None:
         self._skeleton, self._cut, self.n_threads = skeleton, cut, n_threads
-        self._source = source
+        self._source, self.exact_outputs = source, False
         self.inputs, self.outputs, self.metadata = cut.inputs, cut.outputs, cut.metadata
         behind = onnx_graph.depends_on(skeleton, cut.scores)
         self._behind = [name for name in cut.outputs if name in behind]
@@ -103,7 +107,7 @@ class OnnxNetwork:
         """The outputs of the model, in its order.
 
         Where the model ends with ArgMax or TopK, only the best outputs of the layers are computed;
-        else all of them.
+        else the largest are exact and the others estimated, unless `exact_outputs` is set.
 
         Parameters
         ----------
@@ -341,7 +345,9 @@ class OnnxNetwork:
         """The outputs that the tail gives for all scores."""
         cut = self._cut
         rows = values[cut.rows]
-        scores = self.head.decision_function(self._rows_of(values))
+        given = self._rows_of(values)
+        scores = (self.head.decision_function(given, exact=True) if self.exact_outputs
+                  else self.head._estimates(given, N_EXACT_OUTPUTS))
         scores = scores.reshape(*rows.shape[:-1], self.n_labels).astype(rows.dtype, copy=False)
         if self._behind == [cut.scores]:
             return {cut.scores: scores}

@@ -39,6 +39,9 @@ class LayerReport:
         Per query, by the number of queries per call: with every neuron computed, and as planned.
     bytes_dense, bytes : int
         Of the weights, and of everything that the plans read.
+    share : float or None
+        Of a layer inside a model: the fraction of the model's time on the calibration inputs that
+        it took before. The model becomes at most 1 / (1 - share) times as fast (Amdahl's law).
     """
 
     name: str
@@ -52,6 +55,7 @@ class LayerReport:
     microseconds: dict[int, float] = field(default_factory=dict)
     bytes_dense: int = 0
     bytes: int = 0
+    share: float | None = None
 
 
 @dataclass(repr=False)
@@ -149,7 +153,8 @@ class ConversionReport:
             lines.append(f"the best output is the same for {self.agreement:.2%} of {self.n_rows} "
                          "rows that no choice has seen")
         lines += [f"{layer.name}: {layer.reason}" for layer in self.layers]
-        if len(self.layers) > 1 or self.microseconds_outside:
+        if (len(self.layers) > 1 or self.microseconds_outside
+                or any(layer.share is not None for layer in self.layers)):
             lines += filter(None, map(self._bound, self.layers))
         if self.microseconds_outside:
             lines.append(f"the rest of the network takes {self.microseconds_outside:.1f} us per "
@@ -166,6 +171,9 @@ class ConversionReport:
 
     def _bound(self, layer: LayerReport) -> str:
         """What a layer can bring at most, in words."""
+        if layer.share is not None:
+            return (f"{layer.name}: {layer.share:.1%} of the time of the model on the calibration "
+                    f"inputs, dense (at most {1 / max(1 - layer.share, 1e-9):,.2f}x)")
         parts = [(n, self.fraction_of_time(layer, n)) for n in TIMED_ROWS]
         words = [f"{share:.1%} at {n} (at most {1 / max(1 - share, 1e-9):,.2f}x)"
                  for n, share in parts if share is not None]

@@ -2,17 +2,18 @@
 
 One module per source:
 
-    affine          Affine, and the checks that the layers of a chain fit each other
-    torch           PyTorch modules, and back
-    refined_module  a refined network as a module
-    onnx            ONNX files
-    onnx_graph      ONNX files with more than affine layers, cut at the last wide one
-    fasttext        supervised models of fastText
-    sklearn         fitted classifiers of scikit-learn
-    weight_files    safetensors and .npz files, by the names of the arrays
-    network_files   networks of this library, as it saves them
+    affine           Affine, and the checks that the layers of a chain fit each other
+    torch            PyTorch modules, and back
+    refined_module   a refined network as a module
+    onnx             ONNX files
+    onnx_activations activations in them, in one node or several
+    onnx_graph       ONNX files with more than affine layers, cut at the last wide one
+    fasttext         supervised models of fastText
+    sklearn          fitted classifiers of scikit-learn
+    weight_files     safetensors and .npz files, by the names of the arrays
+    network_files    networks of this library, as it saves them
 """
-from .affine import Affine
+from .affine import ACTIVATIONS, Affine
 from .fasttext import read_fasttext
 from .network_files import (
     TrainedNetwork,

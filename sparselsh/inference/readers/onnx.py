@@ -1,4 +1,4 @@
-"""MLPs in ONNX files: chains of Gemm, or MatMul and Add, with Relu between them."""
+"""MLPs in ONNX files: chains of Gemm, or MatMul and Add, with activations between them."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from ..._files import existing
 from .affine import Affine, float32
+from .onnx_activations import next_activation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,7 +98,15 @@ class _Chain:
         self.out: list[Affine] = []
 
     def layers(self, nodes: Iterable[NodeProto], value: str, result: str) -> list[Affine]:
-        for node in nodes:  # ONNX stores them in topological order
+        nodes = list(nodes)  # ONNX stores them in topological order
+        while nodes:
+            found = next_activation(nodes, value, result, self.constants)
+            if found is not None and self.out and self.out[-1].activation is None:
+                self.out[-1] = self.out[-1]._replace(activation=found.name)
+                value = found.value
+                nodes = nodes[found.n_nodes:]
+                continue
+            node = nodes.pop(0)
             label = f"{node.op_type} (node {node.name or node.output[0]!r})"
             if value not in node.input:
                 raise NoChain(f"{self.path}: {label} does not take what the node before gives; "
@@ -116,7 +125,7 @@ class _Chain:
             raise NoChain(f"{self.path}: {label} is not supported; export the network without "
                              "it and apply it to the scores")
         raise NoChain(f"{self.path}: {label} is not supported; networks of Gemm, MatMul, Add "
-                         "and Relu are")
+                         "and activations are")
 
     def _constant(self, node: NodeProto, value: str, label: str) -> Floats:
         names = [name for name in node.input if name != value]

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from ..._arrays.types import Floats
 
 MAX_DENSE_BYTES = 1 << 33  # of sparse coefficients, made dense
+MLP_ACTIVATIONS = {"identity": None, "relu": "relu", "tanh": "tanh", "logistic": "sigmoid"}
 TAKEN = ("from_sklearn takes linear classifiers of three classes or more, OneVsRestClassifier of "
-         "linear classifiers, MLPClassifier with relu or identity, and a Pipeline that ends with "
+         "linear classifiers, MLPClassifier, and a Pipeline that ends with "
          "one of them")
 
 
@@ -92,10 +93,7 @@ def _one_vs_rest(estimators: Sequence[Any], label: str) -> Affine:
 
 
 def _mlp(estimator: Any, label: str) -> list[Affine]:
-    activation = {"relu": "relu", "identity": None}.get(estimator.activation, "other")
-    if activation == "other":
-        raise ValueError(f"{label} has the activation {estimator.activation!r}; 'relu' and "
-                         "'identity' are supported")
+    activation = MLP_ACTIVATIONS[estimator.activation]
     if estimator.n_outputs_ == 1:
         raise ValueError(f"{label} has two classes and one output, of which there is nothing to "
                          "leave out; use the estimator itself")

@@ -136,8 +136,8 @@ def read_module(module: nn.Module, upcast: bool = False) -> list[Affine]:
 
 def _known_kinds(torch: ModuleType) -> tuple[type[nn.Module], ...]:
     nn = torch.nn
-    return (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.ReLU, nn.Flatten, nn.Dropout,
-            nn.AlphaDropout, nn.Identity)
+    return (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh,
+            nn.Sigmoid, nn.Flatten, nn.Dropout, nn.AlphaDropout, nn.Identity)
 
 
 def _tracer(torch: ModuleType) -> fx.Tracer:
@@ -155,7 +155,13 @@ class _ModuleChain:
         self.torch, self.modules, self.upcast = torch, modules, upcast
         nn = torch.nn
         self.kinds = _known_kinds(torch)
-        self.relus = {torch.relu, nn.functional.relu, "relu", "relu_"}
+        functional = nn.functional
+        self.activations = dict.fromkeys((torch.relu, functional.relu, "relu", "relu_"), "relu") | {
+            functional.gelu: "gelu", functional.silu: "silu", nn.ReLU: "relu", nn.GELU: "gelu",
+            nn.SiLU: "silu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+        for name in ("tanh", "sigmoid"):
+            self.activations |= dict.fromkeys(
+                (getattr(torch, name), getattr(functional, name), name), name)
         self.flattens = {torch.flatten, "flatten"}
         self.out: list[Affine] = []
 
@@ -174,7 +180,9 @@ class _ModuleChain:
             label = self._label(node)
             if given not in ([value], []) or (not given and value is not None):
                 raise ValueError(f"{label} takes other values than that of the layer before; "
-                                 "only chains of layers are supported")
+                                 "only chains of layers are supported: merge the branches, as "
+                                 "merge_and_unload of peft does, or name single layers to "
+                                 "sparselsh.torch.accelerate")
             self._take(node, label)
             value = node
         return self.out
@@ -193,8 +201,9 @@ class _ModuleChain:
     def _take(self, node: fx.Node, label: str) -> None:
         nn = self.torch.nn
         if node.op != "call_module":
-            if node.target in self.relus:
-                self._relu(label)
+            if node.target in self.activations:
+                form, = _bound(node, "approximate", default=("none",))
+                self._activation(label, self.activations[node.target], form)
             elif node.target in self.flattens:
                 self._flatten(label, *_bound(node, "start_dim", "end_dim", default=(0, -1)))
             elif node.target is nn.functional.dropout:
@@ -220,8 +229,9 @@ class _ModuleChain:
                                    self._array(module, name, "bias")))
         elif kind in (nn.Embedding, nn.EmbeddingBag):
             self._table(module, name, label)
-        elif kind is nn.ReLU:
-            self._relu(label)
+        elif kind in self.activations:
+            form = getattr(module, "approximate", "none")
+            self._activation(label, self.activations[kind], form)
         elif kind is nn.Flatten:
             self._flatten(label, module.start_dim, module.end_dim)
 
@@ -231,7 +241,7 @@ class _ModuleChain:
             return ValueError(f"{label} is quantized; convert the module as it was before, and "
                               "give storage='int8'")
         return ValueError(f"{label} is not supported; networks of Linear, Embedding, "
-                          "EmbeddingBag, ReLU and Dropout are")
+                          "EmbeddingBag, ReLU, GELU, SiLU, Tanh, Sigmoid and Dropout are")
 
     @staticmethod
     def _flatten(label: str, start: int, end: int) -> None:
@@ -245,11 +255,16 @@ class _ModuleChain:
             raise ValueError(f"{label} drops in evaluation mode too; give it "
                              "training=self.training")
 
-    def _relu(self, label: str) -> None:
+    def _activation(self, label: str, name: str, form: Any) -> None:
         if not self.out:
             raise ValueError(f"{label} stands before the first layer; leave it out and apply it "
                              "to the input")
-        self.out[-1] = self.out[-1]._replace(activation="relu")  # a second ReLU changes nothing
+        if name == "gelu" and form == "tanh":
+            name = "gelu_tanh"
+        before = self.out[-1].activation
+        if before is not None and (before, name) != ("relu", "relu"):  # which changes nothing
+            raise ValueError(f"{label} follows {before}; a layer has one activation")
+        self.out[-1] = self.out[-1]._replace(activation=name)
 
     def _table(self, module: nn.Module, name: str, label: str) -> None:
         if module.max_norm is not None:
@@ -337,4 +352,6 @@ def _modules(torch: ModuleType, layer: Affine) -> list[nn.Module]:
     out = [module]
     if layer.kind == "embedding" and layer.width > 1:
         out.append(nn.Flatten())
-    return out + ([nn.ReLU()] if layer.activation == "relu" else [])
+    makers = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh,
+              "gelu_tanh": lambda: nn.GELU(approximate="tanh"), "sigmoid": nn.Sigmoid}
+    return out if layer.activation is None else [*out, makers[layer.activation]()]
