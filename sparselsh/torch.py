@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _validation as check
-from ._arrays.linalg import exact_topk
+from ._arrays.linalg import exact_topk, matmul
 from ._threads import resolve
 from .index import (
     N_NEIGHBOURS,
@@ -24,6 +25,7 @@ from .index import (
     tune,
 )
 from .inference import (
+    MAX_INT8_INPUTS,
     MIN_GAIN,
     TIMED_ROWS,
     ConversionReport,
@@ -38,7 +40,7 @@ from .inference import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from types import ModuleType
 
     from torch import nn
@@ -52,6 +54,8 @@ __all__ = ["accelerate", "restore", "to_torch"]
 
 MAX_CALIBRATION_ROWS = 2048  # kept per layer
 MIN_CALIBRATION_ROWS = 2  # per layer: one to choose by and one to measure
+MAX_NONZERO_FRACTION = 0.5  # of inputs; with more, reading only these is not tried
+ROUNDING_ERROR = 1e-5  # of sums in another order
 MAX_RAISES = 4  # of the recall for which an index is set
 N_TIMED_QUERIES = 8  # single queries that are timed one after the other
 
@@ -86,13 +90,15 @@ def to_torch(network: InferenceNetwork | Network, *, refinement: str = "keep") -
 
 
 def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *,
-               recall: float = 0.99, k: int = 5, n_logits: int | None = None,
-               fill: float | str = "estimate", storage: str = "float32",
-               random_state: RandomState = None, n_threads: int | None = None) -> ConversionReport:
-    """Replace wide linear layers of a model, in place, where an index is faster.
+               outputs: str = "largest", recall: float = 0.99, error: float = 0.02, k: int = 5,
+               n_logits: int | None = None, fill: float | str = "estimate",
+               storage: str = "float32", random_state: RandomState = None,
+               n_threads: int | None = None) -> ConversionReport:
+    """Replace wide linear layers of a model, in place, where an index or 8 bits are faster.
 
     The layers, ``nn.Linear`` or ``Conv1D`` of Hugging Face, become ``AcceleratedLinear``. Their
-    forward computes the logits of the neurons that an index finds, and estimates the others. Their
+    forward computes the largest logits exactly and estimates the others: by an index, or by
+    products of 8 bits where these are faster, for few rows and for batches each. Their
     ``topk`` gives the largest logits alone, ``score`` those of given neurons, exactly, and
     ``logsumexp`` the normalizer of a softmax with its error. A gradient through such a layer is an
     error, and so is a call after its weights have changed. Parameters are not copied and keep their
@@ -109,8 +115,17 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     calibration : Tensor, tuple, dict, or iterable of them
         Inputs of the model: a tensor, a tuple of arguments or a dict of keyword arguments; or an
         iterable of such batches. Some hundreds of rows should reach each layer.
+    outputs : {"largest", "all"}
+        Which outputs matter. "largest" is for heads, such as that of a language model. "all" is for
+        layers inside a network, such as both of a feed-forward pair: a layer whose inputs are
+        mostly zero, as behind a ReLU or a squared ReLU, reads the weights of the others alone,
+        which is exact; else products of 8 bits are tried. The arguments `recall`, `k`, `n_logits`
+        and `fill` are then not read.
     recall : float
         Fraction of the k largest logits that the index is to find, above 0 and below 1.
+    error : float
+        Largest relative error ``|z' - z| / |z|`` of the outputs of a layer, where all of them
+        matter; at least 0 and below 1.
     k : int
     n_logits : int or None
         Logits that forward computes; None for as many as the index computes anyway.
@@ -128,8 +143,8 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     Returns
     -------
     ConversionReport
-        Of the named layers. A layer for which the index gains less than a tenth, for single queries
-        and in batches of 256, is not replaced, and the report says so.
+        Of the named layers. A layer for which nothing gains a tenth, for single queries and in
+        batches of 256, is not replaced, and the report says so.
 
     Raises
     ------
@@ -144,6 +159,8 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     _require_module(torch, model)
     check.generator(random_state)
     check.choice(storage, "storage", STORAGES)
+    check.choice(outputs, "outputs", ("largest", "all"))
+    error = check.number(error, "error", minimum=0, below=1)
     recall = check.number(recall, "recall", above=0, below=1)
     k, n_threads = check.integer(k, "k"), check.threads(n_threads)
     n_threads = torch.get_num_threads() if n_threads is None else n_threads
@@ -159,15 +176,20 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     layers = {name: _linear(torch, model, name) for name in chosen}
     weights = {name: _weights(torch, linear, name) for name, linear in layers.items()}
     with _in_place(model, layers):
-        inputs = _inputs(torch, model, layers, calibration)
+        inputs, shares = _inputs(torch, model, layers, calibration)
 
     reports: list[LayerReport] = []
     replaced: dict[str, nn.Module] = {}
     for name, linear in layers.items():
         W, b = weights[name]
-        accelerated, report = _accelerated(torch, name, linear, W, b, inputs[name], recall,
-                                           min(k, len(W)), n_logits, fill, storage,
-                                           random_state, n_threads)
+        if outputs == "all":
+            accelerated, report = _hidden(torch, name, linear, W, b, inputs[name], error, storage,
+                                          n_threads)
+        else:
+            accelerated, report = _accelerated(torch, name, linear, W, b, inputs[name], recall,
+                                               min(k, len(W)), n_logits, fill, storage,
+                                               random_state, n_threads)
+        report.share = shares[name]
         reports.append(report)
         if accelerated is not None:
             replaced[name] = accelerated
@@ -250,7 +272,9 @@ def _linear(torch: ModuleType, model: nn.Module, name: str) -> nn.Module:
         raise ValueError(f"names: the {what} of {name!r} is computed at each call (parametrization)"
                          ", and an index needs one that stays; make it permanent with "
                          "torch.nn.utils.parametrize.remove_parametrizations")
-    raise TypeError(f"names: {name!r} is a {type(module).__name__}, not a Linear; "
+    kind = type(module)
+    where = "" if kind.__module__.startswith("torch.nn.") else f"{kind.__module__}."
+    raise TypeError(f"names: {name!r} is a {where}{kind.__name__}, not a Linear; "
                     f"Linear are {linears}")
 
 
@@ -260,10 +284,11 @@ def _weights(torch: ModuleType, layer: nn.Module, name: str) -> tuple[Floats, Fl
         if tensor is None:
             continue
         refuse_unusual_tensor(torch, tensor, f"{name}.{what}")
-        if tensor.device.type != "cpu" or not tensor.is_floating_point():
-            raise TypeError(f"{name}.{what} must be floating-point on the CPU, got "
+        if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.bfloat16,
+                                                               torch.float16):
+            raise TypeError(f"{name}.{what} must be of 32 or 16 bits on the CPU, got "
                             f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}; "
-                            "call model.cpu() first")
+                            "call model.float().cpu() first")
     weight = layer.weight.detach().float()
     W = check.dense((weight if type(layer) is torch.nn.Linear else weight.T).numpy(),
                     f"{name}.weight")
@@ -286,9 +311,13 @@ def _in_place(model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
 
 
 def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Module],
-            calibration: Any) -> dict[str, Floats]:
-    """Up to MAX_CALIBRATION_ROWS inputs of each layer, recorded while the model runs."""
+            calibration: Any) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Up to MAX_CALIBRATION_ROWS inputs of each layer, recorded while the model runs.
+
+    Also the fraction of the model's time that each layer takes.
+    """
     kept: dict[str, list[Floats]] = {name: [] for name in layers}
+    seconds, began, whole = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0), 0.0
 
     def keep(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(_: nn.Module, args: Any) -> None:
@@ -299,19 +328,28 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Module],
             if sum(map(len, kept[name])) < MAX_CALIBRATION_ROWS:
                 rows = args[0].detach().reshape(-1, args[0].shape[-1])
                 kept[name].append(np.array(rows.float().numpy()))
+            began[name] = time.perf_counter()
+        return hook
+
+    def stop(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(*_: Any) -> None:
+            seconds[name] += time.perf_counter() - began[name]
         return hook
 
     hooks = [linear.register_forward_pre_hook(keep(name)) for name, linear in layers.items()]
+    hooks += [linear.register_forward_hook(stop(name)) for name, linear in layers.items()]
     is_batch = isinstance(calibration, (torch.Tensor, tuple, dict))
     try:
         with evaluation(model), torch.inference_mode():
             for batch in [calibration] if is_batch else calibration:
+                begin = time.perf_counter()
                 if isinstance(batch, dict):
                     model(**batch)
                 elif isinstance(batch, (tuple, list)):
                     model(*batch)
                 else:
                     model(batch)
+                whole += time.perf_counter() - begin
     finally:
         for hook in hooks:
             hook.remove()
@@ -320,9 +358,10 @@ def _inputs(torch: ModuleType, model: nn.Module, layers: dict[str, nn.Module],
         if sum(map(len, parts)) < MIN_CALIBRATION_ROWS:
             raise ValueError(f"calibration gives layer {name!r} fewer than two rows; "
                              "give some hundreds")
-    return {name: check.dense(np.concatenate(parts)[:MAX_CALIBRATION_ROWS],
+    rows = {name: check.dense(np.concatenate(parts)[:MAX_CALIBRATION_ROWS],
                               f"the inputs of {name}")
             for name, parts in kept.items()}
+    return rows, {name: seconds[name] / whole for name in layers}
 
 
 def _accelerated(torch: ModuleType, name: str, layer: nn.Module, W: Floats, b: Floats,
@@ -343,31 +382,95 @@ def _accelerated(torch: ModuleType, name: str, layer: nn.Module, W: Floats, b: F
     module = AcceleratedLinear(layer, engine, n_logits or engine.default_candidates(k), fill,
                                n_threads, name)
 
-    times = {}
-    dtype = layer.weight.dtype
+    recalls = {"lsh": found}
+    if fill == "estimate" and W.shape[1] <= MAX_INT8_INPUTS:
+        module.plan = dict.fromkeys(module.plan, "int8")
+        truth = exact_topk(held, W, b, k, threads)[0]
+        recalls["int8"] = recall_of(module.search(torch.from_numpy(held), k)[0], truth)
+        if recalls["int8"] < recall:
+            del recalls["int8"]
+
+    times, plan = _timed_plans(torch, module, layer, settings, recalls)
+    module.plan = plan
+    if "int8" not in plan.values():
+        module.int8 = None
+
+    taken = [way for way in recalls if way in plan.values()]
+    notes = [f"{module.n_logits} logits", *filter(None, [note])]
+    report = _plan_report(name, W, b, times, plan, taken, notes)
+    if not taken:
+        return None, report
+    report.recall = min(recalls[way] for way in taken)
+    report.bytes += engine.nbytes + (0 if module.int8 is None else module.int8.nbytes)
+    return module, report
+
+
+def _hidden(torch: ModuleType, name: str, layer: nn.Module, W: Floats, b: Floats, inputs: Floats,
+            error: float, storage: str, n_threads: int) -> tuple[nn.Module | None, LayerReport]:
+    """The module that replaces a layer whose every output matters, or None, and the report."""
+    from .inference import HiddenLinear
+
+    settings, held = (inputs[rows] for rows in split_in_blocks(len(inputs)))
+    nonzero = np.count_nonzero(settings) / max(1, settings.size)
+    module = HiddenLinear(layer, W, b, min(1.0, 2 * nonzero), storage, n_threads, name)
+    notes, errors = [], {}
+    ways = ["rows"] if nonzero <= MAX_NONZERO_FRACTION else []
+    if module.int8 is not None:
+        ways.append("int8")
+    want = matmul(held, W, resolve(n_threads), transpose_b=True, bias=b)
+    for way in ways:
+        module.plan = dict.fromkeys(module.plan, way)
+        got = module(torch.from_numpy(held)).detach().numpy()
+        size = np.linalg.norm(want)
+        errors[way] = float(np.linalg.norm(got - want) / size) if size else 0.0
+        if errors[way] > max(error, ROUNDING_ERROR):
+            notes.append(f"{way} has the error {errors[way]:.2%} on unseen inputs")
+    able = [way for way in ways if errors[way] <= max(error, ROUNDING_ERROR)]
+
+    times, plan = _timed_plans(torch, module, layer, settings, able)
+    module.plan = plan
+    module.keep_planned()
+    taken = [way for way in able if way in plan.values()]
+    notes.insert(0, f"{nonzero:.0%} of its inputs are not zero")
+    report = _plan_report(name, W, b, times, plan, taken, notes)
+    if not taken:
+        return None, report
+    report.output_error = max(errors[way] for way in taken)
+    report.bytes += module.nbytes
+    return module, report
+
+
+def _timed_plans(torch: ModuleType, module: nn.Module, layer: nn.Module, rows: Floats,
+                 plans: Collection[str]) -> tuple[dict[int, dict[str, float]], dict[str, str]]:
+    """Seconds per row of each plan, by the number of rows at once, and the plans to take."""
+    times: dict[int, dict[str, float]] = {}
+    chosen = {}
     with torch.inference_mode():
         for n, kind in zip(TIMED_ROWS, module.plan, strict=True):
-            parts = [torch.from_numpy(settings[np.arange(i, i + n) % len(settings)]).to(dtype)
+            parts = [torch.from_numpy(rows[np.arange(i, i + n) % len(rows)]).to(layer.weight.dtype)
                      for i in range(N_TIMED_QUERIES if n == 1 else 1)]
-            dense, by_index = (fastest(call, parts, 1) for call in (layer, module))
-            times[n] = dense, by_index
-            module.plan[kind] = "lsh" if by_index * MIN_GAIN < dense else "dense"
+            times[n] = {"dense": fastest(layer, parts, n)}
+            for plan in plans:
+                module.plan = module.plan | {kind: plan}
+                times[n][plan] = fastest(module, parts, n)
+            best = min(plans, key=times[n].__getitem__, default="dense")
+            chosen[kind] = best if times[n][best] * MIN_GAIN < times[n]["dense"] else "dense"
+    return times, chosen
 
-    report = LayerReport(name, W.shape, dict(module.plan), "", bytes_dense=W.nbytes + b.nbytes,
-                         bytes=W.nbytes + b.nbytes + engine.nbytes)
-    figures = " and ".join(f"{dense * 1e6 / n:.1f} dense, {found * 1e6 / n:.1f} by the index at {n}"
-                           for n, (dense, found) in times.items())
-    gains = "lsh" in module.plan.values()
-    choice = "lsh" if gains else "kept dense: the index does not gain a tenth"
-    report.reason = f"{choice} (us per row: {figures}; {module.n_logits} logits){note}"
-    report.microseconds_dense = {n: dense * 1e6 / n for n, (dense, _) in times.items()}
-    report.microseconds = {n: times[n][module.plan[kind] == "lsh"] * 1e6 / n
-                           for n, kind in zip(TIMED_ROWS, module.plan, strict=True)}
-    if not gains:
-        report.bytes = report.bytes_dense
-        return None, report
-    report.recall = found
-    return module, report
+
+def _plan_report(name: str, W: Floats, b: Floats, times: dict[int, dict[str, float]],
+                 plan: dict[str, str], taken: list[str], notes: list[str]) -> LayerReport:
+    report = LayerReport(name, W.shape, dict(plan), "", bytes_dense=W.nbytes + b.nbytes)
+    figures = "; ".join(f"{way} {' and '.join(f'{times[n][way] * 1e6:.1f}' for n in times)}"
+                        for way in times[1])
+    choice = " and ".join(taken) or "kept dense: nothing gains a tenth"
+    report.reason = (f"{choice} (us per row, {' and '.join(map(str, times))} at once: {figures})"
+                     + "".join(f"; {note}" for note in notes))
+    report.microseconds_dense = {n: times[n]["dense"] * 1e6 for n in times}
+    report.microseconds = {n: times[n][plan[kind]] * 1e6
+                           for n, kind in zip(TIMED_ROWS, plan, strict=True)}
+    report.bytes = report.bytes_dense
+    return report
 
 
 def _raised(engine: IndexEngine, settings: Floats, held: Floats, truth: Ids, recall: float,
@@ -383,10 +486,10 @@ def _raised(engine: IndexEngine, settings: Floats, held: Floats, truth: Ids, rec
             return found, note
         wanted = 1 - (1 - wanted) / 2
         tune(engine, settings, k, wanted, n_threads)
-        note = f"; set for a recall of {wanted:.3%}, to reach {recall:.3%} on unseen inputs"
+        note = f"set for a recall of {wanted:.3%}, to reach {recall:.3%} on unseen inputs"
     found = recall_of(engine.search(held, k, None, n_threads)[0], truth)
     if found < recall:
-        note = (f"; RECALL FALLS SHORT of {recall:.3%} on unseen inputs: {found:.3%}, though set "
+        note = (f"RECALL FALLS SHORT of {recall:.3%} on unseen inputs: {found:.3%}, though set "
                 f"for {wanted:.3%}; give more calibration inputs")
     return found, note
 

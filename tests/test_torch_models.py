@@ -58,6 +58,9 @@ MODELS = {
     "nested": lambda: nn.Sequential(nn.Sequential(nn.Identity(), nn.Linear(12, 9), nn.ReLU()),
                                     nn.Dropout(0.3), nn.Linear(9, 6)),
     "functional": Functional,
+    **{name: lambda make=make: nn.Sequential(nn.Linear(12, 9), make(), nn.Linear(9, 6))
+       for name, make in {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
+                          "gelu_tanh": lambda: nn.GELU("tanh")}.items()},
 }
 
 
@@ -125,7 +128,8 @@ def test_networks_trained_by_sparselsh_become_torch_modules(rng):
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU()), r"GELU \(node '1'\) is not supported"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Hardswish()),
+     r"Hardswish \(node '1'\) is not supported"),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.Softmax(1)),
      r"Softmax \(node '1'\) is not supported"),
     (lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 4)),
@@ -445,8 +449,7 @@ def test_a_small_layer_is_not_replaced():
     model.forward = lambda ids: small(model.rnn(model.embed(ids))[0])
     report = slt.accelerate(model, "head.small", torch.randint(0, 50, (40, 12)))
     assert model.head["small"] is small
-    assert report.layers[0].reason.startswith(
-        "kept dense: the index does not gain a tenth (us per row: ")
+    assert report.layers[0].reason.startswith("kept dense: nothing gains a tenth (us per row, 1 ")
     assert set(report.layers[0].plan.values()) == {"dense"}
 
 
@@ -665,7 +668,7 @@ def test_conv1d_of_hugging_face_is_a_linear_layer(always):
 
 def test_settings_are_raised_where_unseen_inputs_need_it(always, monkeypatch):
     model, x = Head().eval(), torch.randn(300, 16)
-    found = iter([0.9, 0.95, 0.995])
+    found = iter([0.9, 0.95, 0.995, 0])  # the last is that of 8 bits
     monkeypatch.setattr(slt, "recall_of", lambda *_: next(found))
     report = slt.accelerate(model, "out", x, random_state=0)
     assert report.layers[0].recall == 0.995
@@ -691,3 +694,60 @@ def test_a_missing_torch_gives_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r'type: pip install "sparselsh-nn\[torch\]"'):
         sl.from_torch(object())
+
+
+# --- layers whose every output is read --------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A feed-forward pair with a residual connection."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.fc1, self.fc2, self.activation = nn.Linear(96, 512), nn.Linear(512, 96), activation
+        nn.init.constant_(self.fc1.bias, -2.0)  # few activations are above zero
+
+    def forward(self, x):
+        return x + self.fc2(self.activation(self.fc1(x)))
+
+
+def squared_relu(x):
+    return torch.relu(x) ** 2
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), squared_relu, nn.GELU()],
+                         ids=["relu", "squared relu", "gelu"])
+def test_feed_forward_pairs_keep_their_outputs(always, activation):
+    model = Block(activation).eval()
+    x = torch.randn(4, 80, 96)
+    with torch.inference_mode():
+        want = model(x)
+    report = slt.accelerate(model, ["fc1", "fc2"], x, outputs="all", error=0.02, n_threads=1)
+    is_sparse = not isinstance(activation, nn.GELU)
+    first, second = report.layers
+    assert set(first.plan.values()) == {"int8"} and 0.001 < first.output_error <= 0.02
+    assert ("rows" in second.reason) == is_sparse
+    assert 0 < first.share < 1 and "of the time of the model on the calibration" in str(report)
+    with torch.inference_mode():
+        for got, part in ((model(x), want), (model(x[:1, :1]), want[:1, :1])):
+            # of two layers, each within 0.02, beside a part that has none
+            assert torch.linalg.norm(got - part) / torch.linalg.norm(part) < 0.03
+    assert type(slt.restore(model).fc2) is nn.Linear
+
+
+def test_inputs_less_sparse_than_in_the_calibration_are_computed_exactly(always):
+    model = Block(nn.ReLU()).eval()
+    slt.accelerate(model, "fc2", torch.randn(300, 96), outputs="all", error=0, n_threads=1)
+    assert set(model.fc2.plan.values()) == {"rows"}
+    h = torch.randn(40, 512)
+    with torch.inference_mode():
+        for rows in (h, torch.relu(h - 2), torch.zeros(1, 512)):
+            want = nn.functional.linear(rows, model.fc2.weight, model.fc2.bias)
+            torch.testing.assert_close(model.fc2(rows), want, rtol=0, atol=1e-4)
+
+
+def test_a_layer_whose_error_is_too_large_is_kept_with_the_reason(always):
+    model = Block(nn.GELU()).eval()
+    report = slt.accelerate(model, "fc1", torch.randn(300, 96), outputs="all", error=1e-4)
+    assert type(model.fc1) is nn.Linear
+    assert "int8 has the error" in report.layers[0].reason

@@ -1,4 +1,4 @@
-"""AcceleratedLinear: an ``nn.Linear`` of a PyTorch model whose outputs an index finds.
+"""AcceleratedLinear: an ``nn.Linear`` of a PyTorch model, by an index or by products of 8 bits.
 
 This module needs torch; only :func:`sparselsh.torch.accelerate` imports it.
 """
@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from .. import _validation as check
+from .._core import _quantized
 from .._threads import resolve
-from ..index import BATCH_PLAN_MIN_ROWS
+from ..index import BATCH_PLAN_MIN_ROWS, QuantizedRows
+from ._int8_outputs import MAX_INPUTS, Int8Outputs
+from ._layer import ESTIMATE_BITS, nonzeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from ..index import IndexEngine
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ESTIMATE_BITS = 8  # of the weights by which logits are estimated
 VERSION = "_version"  # how often PyTorch has seen a tensor change
 HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")  # ends of nn.Module's attributes
 
@@ -55,22 +57,19 @@ class NoBackward(torch.autograd.Function):
                            "again behind it")
 
 
-class AcceleratedLinear(nn.Module):
-    """A linear layer whose largest outputs an index finds; see :func:`accelerate`.
+class Replacement(nn.Module):
+    """A linear layer in whose place another computation stands, with the same parameters.
 
-    `fill` is "estimate", or the logit of all neurons that are not found.
+    `plan` names the computation for "single" inputs and for a "batch".
     """
 
-    def __init__(self, layer: nn.Module, engine: IndexEngine, n_logits: int, fill: float | str,
-                 n_threads: int | None, name: str = "") -> None:
+    def __init__(self, layer: nn.Module, n_threads: int | None, name: str) -> None:
         super().__init__()
-        self.name = name
-        self.out_features, self.in_features = engine.W.shape
+        self.name, self.n_threads = name, n_threads
+        shape = layer.weight.shape[::-1] if is_input_major(layer) else layer.weight.shape
+        self.out_features, self.in_features = shape
         self.weight, self.bias = layer.weight, layer.bias
-        self.engine, self.fill = engine, fill
-        self.n_logits = min(n_logits, self.out_features)
-        self.plan = {"single": "lsh", "batch": "lsh"}
-        self.n_threads = n_threads
+        self.plan = {"single": "dense", "batch": "dense"}
         # in a tuple it is no submodule, whose parameters would be counted twice
         self.original = (layer,)
         self.seen: tuple[Any, ...] | None = self.weights_seen()
@@ -102,10 +101,6 @@ class AcceleratedLinear(nn.Module):
                                "and its index is of the old ones; call accelerate again, or "
                                "sparselsh.torch.restore(model)")
 
-    def extra_repr(self) -> str:
-        return (f"in_features={self.in_features}, out_features={self.out_features}, "
-                f"n_logits={self.n_logits}, fill={self.fill!r}")
-
     def original_layer(self) -> nn.Module:
         """The layer in whose place this one is, with the parameters and the mode of now."""
         layer = self.original[0]
@@ -117,11 +112,8 @@ class AcceleratedLinear(nn.Module):
         weight = self.weight.T if is_input_major(self.original[0]) else self.weight
         return torch.nn.functional.linear(x, weight, self.bias)
 
-    def _finds(self, rows: Tensor) -> bool:
-        return self.plan["batch" if len(rows) >= BATCH_PLAN_MIN_ROWS else "single"] == "lsh"
-
-    def _search(self, rows: Tensor, k: int) -> tuple[Ids, Floats]:
-        return self.engine.search(rows.numpy(), k, None, resolve(self.n_threads))
+    def _plan_of(self, rows: Tensor) -> str:
+        return self.plan["batch" if len(rows) >= BATCH_PLAN_MIN_ROWS else "single"]
 
     def _rows(self, x: Tensor) -> Tensor:
         if (x.dtype not in DTYPES or x.device.type != "cpu"
@@ -132,25 +124,65 @@ class AcceleratedLinear(nn.Module):
         return x.detach().reshape(-1, self.in_features).float().contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (..., out_features): exact where they were computed, and estimates or `fill`."""
+        """Outputs (..., out_features), as planned."""
         rows = self._rows(x)
-        if not self._finds(rows):
+        if self._plan_of(rows) == "dense":
             return self._dense(x)
         with torch.no_grad():
-            out = self._logits(rows).reshape(*x.shape[:-1], self.out_features).to(x.dtype)
+            out = self._planned(rows).reshape(*x.shape[:-1], self.out_features).to(x.dtype)
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             return NoBackward.apply(x, self.weight, out, self.name)
         return out
 
-    def _logits(self, rows: Tensor) -> Tensor:
+    def _planned(self, rows: Tensor) -> Tensor:
+        """Outputs for rows in float32."""
+        raise NotImplementedError
+
+
+class AcceleratedLinear(Replacement):
+    """A linear layer whose largest outputs are found; see :func:`accelerate`.
+
+    `fill` is "estimate", or the logit of all neurons that are not found. Plans are "dense", "lsh"
+    and "int8".
+    """
+
+    def __init__(self, layer: nn.Module, engine: IndexEngine, n_logits: int, fill: float | str,
+                 n_threads: int | None, name: str = "") -> None:
+        super().__init__(layer, n_threads, name)
+        self.engine, self.fill = engine, fill
+        self.n_logits = min(n_logits, self.out_features)
+        self.plan = {"single": "lsh", "batch": "lsh"}
+        self.int8: Int8Outputs | None = None  # of the plan "int8"
+
+    def extra_repr(self) -> str:
+        return (f"in_features={self.in_features}, out_features={self.out_features}, "
+                f"n_logits={self.n_logits}, fill={self.fill!r}")
+
+    def _by_int8(self) -> Int8Outputs:
+        if self.int8 is None:
+            self.int8 = Int8Outputs(self.engine.W, resolve(self.n_threads))
+        return self.int8
+
+    def search(self, rows: Tensor, k: int) -> tuple[Ids, Floats]:
+        """Ids and logits (n, k) of the largest, as planned, for rows in float32."""
+        x, n_threads = rows.numpy(), resolve(self.n_threads)
+        if self._plan_of(rows) == "int8":
+            return self._by_int8().topk(x, self.engine.W, self.engine.bias, k, n_threads)
+        return self.engine.search(x, k, None, n_threads)
+
+    def _planned(self, rows: Tensor) -> Tensor:
+        """Logits: exact where they were computed, and estimates or `fill`."""
         if self.fill == "estimate":
             # estimates of all neurons find the largest more surely than a search that stops
             x, n_threads = rows.numpy(), resolve(self.n_threads)
+            if self._plan_of(rows) == "int8":
+                return torch.from_numpy(self._by_int8().estimates(
+                    x, self.engine.W, self.engine.bias, self.n_logits, n_threads))
             out = torch.from_numpy(self.engine.estimate(x, 0, ESTIMATE_BITS, n_threads)[0])
             best = out.topk(self.n_logits).indices
             ids = best.to(torch.int32).numpy()
             return out.scatter_(1, best, torch.from_numpy(self.engine.score(x, ids, n_threads)))
-        ids, scores = self._search(rows, self.n_logits)
+        ids, scores = self.search(rows, self.n_logits)
         out = torch.full((len(rows), self.out_features), self.fill)
         known = ids >= 0
         if not known.all():
@@ -161,9 +193,9 @@ class AcceleratedLinear(nn.Module):
     def topk(self, x: Tensor, k: int = 5) -> Any:
         """The k largest logits and their ids, (..., k) each, best first, as from ``torch.topk``."""
         rows = self._rows(x)
-        if not self._finds(rows):
+        if self._plan_of(rows) == "dense":
             return torch.topk(self._dense(x), k)
-        ids, scores = self._search(rows, check.integer(k, "k", maximum=self.out_features))
+        ids, scores = self.search(rows, check.integer(k, "k", maximum=self.out_features))
         shape = (*x.shape[:-1], k)
         values, indices = torch.from_numpy(scores), torch.from_numpy(ids.astype(np.int64))
         return torch.return_types.topk((values.reshape(shape), indices.reshape(shape)))
@@ -206,3 +238,50 @@ class AcceleratedLinear(nn.Module):
         shape = (*x.shape[:-1], self.out_features)
         values, deviations = (torch.from_numpy(a).reshape(shape) for a in found)
         return values, deviations
+
+
+class HiddenLinear(Replacement):
+    """A linear layer all of whose outputs are read; see :func:`accelerate`.
+
+    Plans are "dense", "rows", which reads the weights of the inputs that are not zero and is exact,
+    and "int8". The plan "rows" of an input that is less sparse than `max_nonzero` is dense.
+    """
+
+    def __init__(self, layer: nn.Module, W: Floats, bias: Floats, max_nonzero: float, storage: str,
+                 n_threads: int | None, name: str = "") -> None:
+        super().__init__(layer, n_threads, name)
+        self.max_nonzero = max_nonzero
+        n = resolve(n_threads)
+        self.linear_bias = bias
+        self.int8: Int8Outputs | None = Int8Outputs(W, n) if W.shape[1] <= MAX_INPUTS else None
+        self.rows: QuantizedRows | None = QuantizedRows.of(np.ascontiguousarray(W.T), storage, n)
+
+    def extra_repr(self) -> str:
+        return (f"in_features={self.in_features}, out_features={self.out_features}, "
+                f"plan={self.plan}")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the plans read beside the parameters."""
+        return sum(part.nbytes for part in (self.int8, self.rows) if part is not None)
+
+    def keep_planned(self) -> None:
+        """Forget what no plan reads."""
+        if "int8" not in self.plan.values():
+            self.int8 = None
+        if "rows" not in self.plan.values():
+            self.rows = None
+
+    def _planned(self, rows: Tensor) -> Tensor:
+        x, n_threads = rows.numpy(), resolve(self.n_threads)
+        if self._plan_of(rows) == "int8":
+            return torch.from_numpy(self.int8.outputs(x, self.linear_bias, n_threads))
+        if np.count_nonzero(x) > self.max_nonzero * x.size:
+            weight = self.weight.T if is_input_major(self.original[0]) else self.weight
+            bias = None if self.bias is None else self.bias.float()
+            return torch.nn.functional.linear(rows, weight.float(), bias)
+        given = nonzeros(x)
+        out = np.empty((len(x), self.out_features), np.float32)
+        _quantized.weighted_rows(given.indptr, given.indices, given.data, self.rows.values,
+                                 self.rows.scales, self.linear_bias, out, n_threads)
+        return torch.from_numpy(out)
