@@ -56,7 +56,7 @@ SECTIONS = {
         "SimHash", "CrossPolytope", "DWTA", "MinHash", "choose_bits_and_tables")),
     "Data files": ("Readers and writers of sparse rows with labels.", (
         "datasets.read_xmc", "datasets.write_xmc", "datasets.open_csr", "datasets.write_csr",
-        "datasets.convert_xmc", "datasets.convert_parquet", "datasets.CSRFile",
+        "datasets.convert_xmc", "datasets.convert_parquet", "datasets.read_vec", "datasets.CSRFile",
         "datasets.FileFormatError")),
     "Metrics": ("They compare ranked ids with true labels.", (
         "metrics.precision_at_k", "metrics.recall_at_k", "metrics.ndcg_at_k", "metrics.psp_at_k",

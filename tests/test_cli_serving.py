@@ -71,6 +71,61 @@ def test_a_network_of_the_library_is_converted_with_text_and_timed(folder):
     assert done.returncode == 0 and "rows: sparse inputs" in done.stdout
 
 
+def converted_and_timed(folder, *given, queries=()):
+    done = sparselsh("convert", *given, "-o", "other.safetensors", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    timed = sparselsh("serve-bench", "other.safetensors", *queries, "--batch", 1, cwd=folder)
+    assert timed.returncode == 0 and "same best output" in timed.stdout, timed.stderr
+    return done
+
+
+def test_models_of_fasttext_are_converted_and_timed(folder, rng):
+    from test_fasttext import LABELS, TEXTS, content
+
+    (folder / "m.bin").write_bytes(content(rng))
+    (folder / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    converted_and_timed(folder, "m.bin", "--calibration", "texts.txt",
+                        queries=("--queries", "texts.txt"))
+    net = sl.TextNetwork.load(folder / "other.safetensors")
+    plain = sl.from_fasttext(folder / "m.bin", TEXTS)
+    assert net.labels == LABELS
+    for a, b in zip(net.topk(TEXTS, 5), plain.topk(TEXTS, 5), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_factors_of_implicit_are_converted_and_timed(folder, rng):
+    items, users = (rng.standard_normal((n, 8)).astype(np.float32) for n in (5000, 300))
+    np.savez(folder / "als.npz", item_factors=items, user_factors=users, factors=8)
+    converted_and_timed(folder, "als.npz")
+    net = sl.FactorNetwork.load(folder / "other.safetensors")
+    ids, _ = net.recommend([3, 4], exact=True)
+    np.testing.assert_array_equal(ids, np.argsort(-users[3:5] @ items.T)[:, :10])
+
+
+def test_estimators_are_read_by_joblib_only_where_they_are_trusted(folder, rng):
+    joblib = pytest.importorskip("joblib")
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MaxAbsScaler
+
+    X, y = rng.standard_normal((200, 12)), rng.choice(list("abcde"), 200)
+    estimator = linear_model.SGDClassifier(random_state=0).fit(X, y)
+    joblib.dump(estimator, folder / "sgd.joblib")
+    assert_one_line_error(sparselsh("convert", "sgd.joblib", "-o", "o", cwd=folder),
+                          "sgd.joblib", "runs code", "--trust")
+    converted_and_timed(folder, "sgd.joblib", "--trust", "--calibration", "X.npz",
+                        queries=("--queries", "X.npz"))
+    net = sl.EstimatorNetwork.load(folder / "other.safetensors")
+    np.testing.assert_array_equal(net.predict(X), estimator.predict(X))
+
+    joblib.dump(make_pipeline(MaxAbsScaler(), estimator).fit(X, y), folder / "p.joblib")
+    done = converted_and_timed(folder, "p.joblib", "--trust")
+    assert "without the steps before the classifier (MaxAbsScaler)" in done.stderr
+    (folder / "bad.joblib").write_bytes(b"no pickle")
+    assert_one_line_error(sparselsh("convert", "bad.joblib", "--trust", "-o", "o", cwd=folder),
+                          "bad.joblib", "cannot be read by joblib")
+
+
 @pytest.mark.parametrize("args, named", [
     (["convert", "m.safetensors", "--layer", "tail", "-o", "o"],
      ["m.safetensors", "'tail'", "head.weight"]),
@@ -90,6 +145,8 @@ def test_a_network_of_the_library_is_converted_with_text_and_timed(folder):
     (["convert", "m.safetensors", "--layer", "head", "--recall", "1", "-o", "o"],
      ["--recall", "below 1"]),
     (["convert", "no.onnx", "-o", "o"], ["no.onnx"]),
+    (["convert", "no.joblib", "--trust", "-o", "o"], ["no.joblib", "no such file"]),
+    (["convert", "no.joblib", "--layer", "a", "-o", "o"], ["--layer", "an estimator"]),
     (["serve-bench", "m.safetensors"], ["m.safetensors", "sparselsh.inference"]),
     (["serve-bench", "no.safetensors"], ["no.safetensors", "no such file"]),
 ])

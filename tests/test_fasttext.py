@@ -100,3 +100,42 @@ def test_wrong_texts_are_refused(rng, tmp_path):
         fast.topk("one")
     with pytest.raises(ValueError, match="k must be"):
         fast.topk(["one"], 18)
+
+
+def test_networks_of_texts_are_saved_and_loaded(rng, tmp_path):
+    path = tmp_path / "m.bin"
+    path.write_bytes(content(rng, **OPTIONS["subwords"]))
+    net = sl.from_fasttext(path, TEXTS, random_state=0)
+    net.save(tmp_path / "net")
+    loaded = sl.TextNetwork.load(tmp_path / "net")
+    assert loaded.labels == net.labels
+    for a, b in zip(net.topk(NEW, 5), loaded.topk(NEW, 5), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(FileNotFoundError, match="is no directory; create it"):
+        net.save(tmp_path / "no" / "net")
+    sl.InferenceNetwork.save(net.network, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"not one of sparselsh\.texts"):
+        sl.TextNetwork.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize("header", ["3 2\n", ""], ids=["header", "no header"])
+def test_word_vectors_are_read_from_text(tmp_path, header):
+    path = tmp_path / "w.vec"
+    path.write_text(f"{header}one 1 -2.5\ngröße 3e-1 0 \nNew York 1 1\n", encoding="utf-8")
+    words, vectors = sl.datasets.read_vec(path)
+    assert words == ["one", "größe", "New York"] and vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, np.float32([[1, -2.5], [0.3, 0], [1, 1]]))
+    assert sl.LSHIndex(random_state=0).fit(vectors, ids=words).search(vectors, 1)[0].shape == (3, 1)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "has no word vectors"), ("2 2\na 1 2\n", "has 1 words, and its first line says 2"),
+    ("1 2\na 1 x\n", "line 2 has a value that is no number"),
+    ("1 2\na 1 nan\n", "line 2 must have a word and 2 finite numbers"),
+    ("a 1 2\nb 1\n", "line 2 must have a word and 2 finite numbers"),
+])
+def test_damaged_word_vectors_are_refused_by_their_line(tmp_path, text, message):
+    path = tmp_path / "w.vec"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"w\.vec: {message}"):
+        sl.datasets.read_vec(path)

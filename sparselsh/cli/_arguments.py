@@ -271,17 +271,23 @@ def _add_convert(commands: Commands) -> None:
         description="An XMC file becomes a binary file that needs no parsing and little memory in "
                     "training; Parquet files with the columns features, values and labels, which "
                     "hold lists, become a folder of such files. Weights (--layer, a .onnx file, or "
-                    "a file that `sparselsh train --model` has written) become a network for "
-                    "serve-bench and sparselsh.InferenceNetwork.load.",
+                    "a file that `sparselsh train --model` has written), a classifier of "
+                    "scikit-learn (.joblib), a model of fastText (.bin) and factors of implicit "
+                    "(.npz) become a network for serve-bench and for load of InferenceNetwork, "
+                    "OnnxNetwork, EstimatorNetwork, TextNetwork and FactorNetwork.",
         usage="%(prog)s TEXT.txt OUT.csr\n"
               "       %(prog)s PART.parquet ... OUT/ [--features N] [--labels N]\n"
               "       %(prog)s MODEL.safetensors --calibration X.txt -o OUT.safetensors [options]\n"
               "       %(prog)s WEIGHTS --layer NAME ... --calibration X.npz -o OUT.safetensors "
               "[options]\n"
-              "       %(prog)s MODEL.onnx --calibration X.npz -o OUT.safetensors [options]")
+              "       %(prog)s MODEL.onnx --calibration X.npz -o OUT.safetensors [options]\n"
+              "       %(prog)s MODEL.joblib --trust --calibration X.npz -o OUT.safetensors "
+              "[options]\n"
+              "       %(prog)s MODEL.bin --calibration TEXTS.txt -o OUT.safetensors [options]")
     sub.add_argument("input", metavar="INPUT",
                      help="XMC text, compressed if its name says so; Parquet; or weights: a "
-                          ".safetensors, .npz or .onnx file")
+                          ".safetensors, .npz, .pt, .onnx or .joblib file, or a .bin file of "
+                          "fastText")
     sub.add_argument("more", metavar="OUT", nargs="*",
                      help="file to write from text, for any command that takes an XMC file; of "
                           "Parquet, more files, and last the folder to write")
@@ -297,7 +303,11 @@ def _add_convert(commands: Commands) -> None:
     weights.add_argument("--calibration", metavar="X",
                          help="inputs of the first layer, some hundreds of rows: a .npz or .npy "
                               "file, XMC text or a CSR file; of an ONNX model also a .npz file "
-                              "with an array per input, or numbered arrays, one per call")
+                              "with an array per input, or numbered arrays, one per call; of "
+                              "fastText, lines of text")
+    weights.add_argument("--trust", action="store_true",
+                         help="read a .joblib file, which runs code that it names: only for files "
+                              "whose author you know")
     _option(weights, "--head", "the wide layer at which an ONNX model is cut: the name of its "
                                "node; auto finds it by its shape", "auto", metavar="NAME")
     weights.add_argument("-o", "--output", metavar="OUT.safetensors",
@@ -320,8 +330,8 @@ def _add_serve_bench(commands: Commands) -> None:
                                    "neuron")
     sub.add_argument("model", metavar="MODEL", help="file that `sparselsh convert -o` has written")
     sub.add_argument("--queries", metavar="X",
-                     help="inputs to time it with: a .npz or .npy file, XMC text or a CSR file; "
-                          "as for the --calibration of convert")
+                     help="inputs to time it with: a .npz or .npy file, XMC text or a CSR file, "
+                          "or lines of text; as for the --calibration of convert")
     _option(sub, "--batch", "queries per call", [1, 256], type=_whole(1), nargs="+", metavar="N")
     _option(sub, "-k", "outputs per query", 5, type=_whole(1), metavar="N")
     sub.add_argument("--mmap", action="store_true", help="leave the weights in the file")

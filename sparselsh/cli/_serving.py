@@ -11,7 +11,17 @@ import numpy as np
 
 from .. import _validation as check
 from .._arrays.csr import CSR
-from ..inference import is_network_file, is_onnx_network, natural, seconds_of_rounds
+from ..inference import (
+    ESTIMATOR_FORMAT,
+    FACTOR_FORMAT,
+    TEXT_FORMAT,
+    format_of,
+    is_fasttext,
+    is_network_file,
+    is_onnx_network,
+    natural,
+    seconds_of_rounds,
+)
 from ._files import read_rows
 
 if TYPE_CHECKING:
@@ -22,46 +32,134 @@ if TYPE_CHECKING:
 N_SINGLE_QUERIES = 200  # calls per round for batches of one query
 MAX_BATCH_CALLS = 8  # calls per round for larger batches
 MAX_TIMING_SECONDS = 5.0  # of all rounds together
+ESTIMATOR_ENDING = ".joblib"
+FACTORS = ("item_factors", "user_factors")  # of a file of implicit
+N_USERS = 2000  # by which factors are timed
 N_RANDOM_QUERIES = 256  # where no queries are given
 
 
 def is_weights(path: str, layers: list[str] | None, to_csr: bool) -> bool:
     """Whether the input of `sparselsh convert` is weights and not text.
 
-    A model of `sparselsh train` is recognized by its content, unless a CSR file is to be made.
+    Models of `sparselsh train`, fastText and implicit are recognized by their content, unless a CSR
+    file is to be made.
     """
-    return bool(layers) or path.endswith(".onnx") or (not to_csr and is_network_file(path))
+    return bool(layers) or path.endswith((".onnx", ESTIMATOR_ENDING)) or (
+        not to_csr and (is_network_file(path) or is_fasttext(path) or _has_factors(path)))
 
 
 def convert_weights(args: argparse.Namespace) -> None:
     """Convert layers of a file of weights and write the network for inference."""
     import sparselsh as sl
 
-    options = {"recall": args.recall, "error": args.error, "storage": args.storage,
-               "upcast": args.upcast, "random_state": args.seed, "n_threads": args.threads}
+    options = {"recall": args.recall, "storage": args.storage, "random_state": args.seed,
+               "n_threads": args.threads}
+    layers = {"error": args.error, "upcast": args.upcast}
+    if args.head != "auto" and not args.input.endswith(".onnx"):
+        raise ValueError(f"--head: {args.input!r} is no .onnx file; leave it out")
+    if args.layer and (kind := _kind_without_layers(args.input)):
+        raise ValueError(f"--layer: {args.input!r} is {kind}, whose layers are known; leave it out"
+                         + (", and name the last one by --head" if kind == "a graph" else ""))
+
     if args.input.endswith(".onnx"):
-        if args.layer:
-            raise ValueError(f"--layer: the layers of {args.input!r} are those of its graph; leave "
-                             "it out, and name the last one by --head")
         X = None if args.calibration is None else read_model_inputs(args.calibration)
-        net = sl.from_onnx(args.input, X, head=args.head, **options)
+        net = sl.from_onnx(args.input, X, head=args.head, **options, **layers)
+    elif args.input.endswith(ESTIMATOR_ENDING):
+        net = _estimator(args, options | {"error": args.error})
+    elif is_fasttext(args.input):
+        texts = None if args.calibration is None else read_texts(args.calibration)
+        net = sl.from_fasttext(args.input, texts, **options)
+    elif _has_factors(args.input):
+        net = sl.from_implicit(_Factors(args.input), **options)
     else:
-        if args.head != "auto":
-            raise ValueError(f"--head: {args.input!r} is no .onnx file; leave it out")
         X = None if args.calibration is None else read_inputs(args.calibration)
-        net = sl.from_file(args.input, X, layers=args.layer, **options)
+        net = sl.from_file(args.input, X, layers=args.layer, **options, **layers)
     net.save(args.output)
     print(net.report)
+
+
+def _kind_without_layers(path: str) -> str:
+    if path.endswith(".onnx"):
+        return "a graph"
+    if path.endswith(ESTIMATOR_ENDING):
+        return "an estimator"
+    return "a model of fastText" if is_fasttext(path) else ""
+
+
+def _estimator(args: argparse.Namespace, options: dict[str, Any]) -> Any:
+    """The converted classifier of a file of joblib, which is read only where it is trusted."""
+    import sparselsh as sl
+
+    if not args.trust:
+        raise ValueError(f"{args.input!r}: reading a file of joblib runs code that the file names; "
+                         "give --trust if you know who wrote it")
+    if not Path(args.input).is_file():
+        raise FileNotFoundError(f"{args.input}: no such file; check the path")
+    try:
+        import joblib
+    except ImportError as error:
+        raise ImportError(f"{args.input}: needs joblib; type pip install scikit-learn") from error
+    try:
+        estimator = joblib.load(args.input)
+    except Exception as error:  # reading a pickle raises anything
+        raise ValueError(f"{args.input}: cannot be read by joblib ({type(error).__name__}: "
+                         f"{error}); read it with the versions that wrote it") from error
+    steps = []
+    while hasattr(estimator, "steps"):
+        *before, (_, estimator) = estimator.steps
+        steps += [type(step).__name__ for _, step in before]
+    if steps:
+        print(f"sparselsh: note: without the steps before the classifier ({', '.join(steps)}); "
+              "its inputs are what they give", file=sys.stderr)
+    X = None if args.calibration is None else read_inputs(args.calibration)
+    return sl.from_sklearn(estimator, X, **options)
+
+
+class _Factors:
+    """The factors in an .npz file that a model of implicit has saved."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
+                self.item_factors, self.user_factors = (loaded[name] for name in FACTORS)
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: not a readable file of factors ({error}); save the model "
+                             "again") from error
+
+
+def _has_factors(path: str) -> bool:
+    """Whether a file is a .npz with factors; False also where there is none."""
+    if not path.endswith(".npz"):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {f"{name}.npy" for name in FACTORS} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def serve_bench(args: argparse.Namespace) -> dict[str, float]:
     """Time a converted network, with and without computing every neuron; return the figures."""
     import sparselsh as sl
 
+    kind = format_of(args.model)
     if is_onnx_network(args.model):
         return _bench_model(args)
-    net = sl.InferenceNetwork.load(args.model, mmap=args.mmap, n_threads=args.threads)
-    x = _queries(net, args.queries)
+    if kind == TEXT_FORMAT:
+        if args.queries is None:
+            raise ValueError("--queries: the network takes texts; give a file with one in each "
+                             "line")
+        model = sl.TextNetwork.load(args.model, n_threads=args.threads)
+        net, x = model.network, check.matrix(model.transform(read_texts(args.queries)))
+    elif kind in (ESTIMATOR_FORMAT, FACTOR_FORMAT):
+        loaded = (sl.EstimatorNetwork if kind == ESTIMATOR_FORMAT else sl.FactorNetwork).load(
+            args.model, n_threads=args.threads)
+        users = getattr(loaded, "user_factors", None)
+        net = loaded.network
+        x = _queries(net, args.queries) if args.queries or users is None else users[:N_USERS]
+    else:
+        net = sl.InferenceNetwork.load(args.model, mmap=args.mmap, n_threads=args.threads)
+        x = _queries(net, args.queries)
 
     k = min(args.k, net.n_labels)
     ids, truth = (net.topk(x, k, exact=exact)[0] for exact in (False, True))
@@ -177,6 +275,20 @@ def read_inputs(path: str) -> Any:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a readable .npz file of inputs ({error}); save it with "
                          "numpy.savez(path, X=X)") from error
+
+
+def read_texts(path: str) -> list[str]:
+    """The lines of a file of texts that are not empty."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 text ({error.reason})") from error
+    texts = [line for line in lines if line.strip()]
+    if not texts:
+        raise ValueError(f"{path}: has no text; write one in each line")
+    return texts
 
 
 def read_model_inputs(path: str) -> Any:

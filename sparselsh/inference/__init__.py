@@ -23,7 +23,14 @@ The path of a network, and the modules of the package:
 from typing import Any
 
 from ._conversion import MIN_GAIN, convert
-from ._estimator import EstimatorNetwork, FactorNetwork, TextNetwork
+from ._estimator import (
+    ESTIMATOR_FORMAT,
+    FACTOR_FORMAT,
+    TEXT_FORMAT,
+    EstimatorNetwork,
+    FactorNetwork,
+    TextNetwork,
+)
 from ._file import FORMAT as INFERENCE_FORMAT
 from ._inference_network import InferenceNetwork, checked_options, convert_trained
 from ._int8_outputs import MAX_INPUTS as MAX_INT8_INPUTS
@@ -40,6 +47,8 @@ from .readers import (
     check_dense_hidden,
     cut,
     evaluation,
+    format_of,
+    is_fasttext,
     is_network_file,
     kept_refinement,
     load_onnx,

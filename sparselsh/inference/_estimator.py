@@ -5,12 +5,15 @@ which the best are found.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from .. import _validation as check
 from .._arrays.scipy import sp
+from . import _file
+from ._inference_network import InferenceNetwork
+from .readers import FittedClassifier, restored_fasttext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
-    from .._arrays.types import Floats, Ids
-    from ._inference_network import InferenceNetwork
+    from .._arrays.types import Floats, Ids, PathLike
     from ._report import ConversionReport
     from .readers.fasttext import FastTextModel
-    from .readers.sklearn import FittedClassifier
 
+ESTIMATOR_FORMAT, TEXT_FORMAT, FACTOR_FORMAT = (
+    "sparselsh.estimator", "sparselsh.texts", "sparselsh.factors")
 FIRST_LABELS = 32  # of a row with several labels, that are looked for first
 
 
@@ -146,6 +149,63 @@ class EstimatorNetwork:
         """
         return self.network.decision_function(self.transform(X))
 
+    def save(self, path: PathLike) -> None:
+        """Write the layers, their plans and the classes as one safetensors file.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there are steps before the classifier, or the classes are neither numbers nor
+            strings: these could only be pickled.
+        OSError
+            If the file cannot be written.
+        """
+        if self._transformers:
+            names = ", ".join(type(part).__name__ for part in self._transformers)
+            raise ValueError(f"the steps before the classifier ({names}) are no arrays; convert "
+                             "the classifier alone, pipeline[-1], and keep the steps with joblib")
+        classes = self.classes_
+        if classes.dtype.kind not in "biufUO" or (
+                classes.dtype.kind == "O" and not all(isinstance(c, str) for c in classes)):
+            raise TypeError(f"classes_ must be numbers or strings, got {classes.dtype}")
+        _file.write(path, self.network.layers, self.report, kind=ESTIMATOR_FORMAT,
+                    config={"classes": classes.tolist(), "is_multilabel": self._is_multilabel,
+                            "dtype": classes.dtype.str})
+
+    @classmethod
+    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
+        """Read a network that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+        n_threads : int or None
+
+        Returns
+        -------
+        EstimatorNetwork
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is cut short, damaged, or holds no such network.
+        """
+        whole = _file.read_whole(path, False, check.threads(n_threads), kind=ESTIMATOR_FORMAT)
+        with _file.named(path):
+            dtype = np.dtype(str(whole.config["dtype"]))
+            classes = np.array(whole.config["classes"], dtype)
+            if dtype.kind not in "biufUO" or classes.shape != (whole.layers[-1].n_out,):
+                raise ValueError("its classes do not fit its layers")
+            network = cls(FittedClassifier([], classes, bool(whole.config["is_multilabel"]), []))
+        network.network = InferenceNetwork(whole.layers, whole.report, n_threads)
+        return network
+
 
 class TextNetwork:
     """A classifier of texts by fastText, converted for inference by :func:`from_fasttext`.
@@ -223,6 +283,52 @@ class TextNetwork:
         ids, scores = self.network.topk(self.transform(texts), k, exact=exact)
         return [[self.labels[i] for i in row] for row in ids], scores
 
+    def save(self, path: PathLike) -> None:
+        """Write the layers, their plans, the words and the labels as one safetensors file.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        config = self._model._replace(layers=[], words={})._asdict()
+        words = b"\0".join(self._model.words)
+        _file.write(path, self.network.layers, self.report, kind=TEXT_FORMAT,
+                    tensors={"words": np.frombuffer(words, np.uint8)}, config={"model": config})
+
+    @classmethod
+    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
+        """Read a network that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+        n_threads : int or None
+
+        Returns
+        -------
+        TextNetwork
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is cut short, damaged, or holds no such network.
+        """
+        whole = _file.read_whole(path, False, check.threads(n_threads), kind=TEXT_FORMAT)
+        with _file.named(path):
+            words = whole.tensors["words"].tobytes().split(b"\0")
+            model = restored_fasttext(whole.config["model"], words, whole.layers[0].n_in,
+                                      whole.layers[-1].n_out)
+        network = cls(model)
+        network.network = InferenceNetwork(whole.layers, whole.report, n_threads)
+        return network
+
 
 class FactorNetwork:
     """Items and users as factors, of which the best items are found; see :func:`from_implicit`.
@@ -291,6 +397,48 @@ class FactorNetwork:
                 selection = sp.csr_array(selection + sp.vstack([every] * len(factors)))
         ids, scores = self.network.topk(factors, N, exact=exact, exclude=selection)
         return (ids[0], scores[0]) if is_one else (ids, scores)
+
+    def save(self, path: PathLike) -> None:
+        """Write the factors of items and users, and the plan, as one safetensors file.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        users = {} if self.user_factors is None else {"user_factors": self.user_factors}
+        _file.write(path, self.network.layers, self.report, kind=FACTOR_FORMAT, tensors=users)
+
+    @classmethod
+    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
+        """Read a network that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+        n_threads : int or None
+
+        Returns
+        -------
+        FactorNetwork
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is cut short, damaged, or holds no such network.
+        """
+        whole = _file.read_whole(path, False, check.threads(n_threads), kind=FACTOR_FORMAT)
+        with _file.named(path):
+            users = whole.tensors.get("user_factors")
+            if users is not None:
+                users = check.dense(users, "user_factors", n_columns=whole.layers[0].n_in)
+        return cls(InferenceNetwork(whole.layers, whole.report, n_threads), users)
 
     def _factors(self, users: Any) -> NDArray[np.float32]:
         users = np.asarray(users)

@@ -14,7 +14,7 @@ One module per source:
     network_files    networks of this library, as it saves them
 """
 from .affine import ACTIVATIONS, Affine
-from .fasttext import read_fasttext
+from .fasttext import is_fasttext, read_fasttext, restored_fasttext
 from .network_files import (
     TrainedNetwork,
     check_dense_hidden,
@@ -24,7 +24,7 @@ from .network_files import (
 )
 from .onnx import NoChain, read_onnx, require_runtime
 from .onnx_graph import cut, load_onnx
-from .sklearn import read_estimator
+from .sklearn import FittedClassifier, read_estimator
 from .torch import (
     build_module,
     evaluation,

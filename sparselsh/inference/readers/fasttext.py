@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ... import _files
+from ... import _validation as check
 from .affine import Affine
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def read_fasttext(path: PathLike) -> FastTextModel:
         content = file.read()
     reader = _Reader(content, path)
     if len(content) < 8 or reader.numbers("i", 1)[0] != MAGIC:
-        raise ValueError(f"{path}: not a .bin file of fastText; of word vectors as text (.vec), "
-                         "give the matrix to LSHIndex, with ids=words")
+        raise ValueError(f"{path}: not a .bin file of fastText; word vectors as text (.vec) are "
+                         "read by datasets.read_vec, for LSHIndex")
     version, = reader.numbers("i", 1)
     if version != VERSION:
         raise ValueError(f"{path}: is of version {version} of the format, and {VERSION} is read; "
@@ -98,8 +99,8 @@ def read_fasttext(path: PathLike) -> FastTextModel:
     given = dict(zip(ARGUMENTS, reader.numbers("i", len(ARGUMENTS)), strict=True))
     reader.numbers("d", 1)  # of the sampling of frequent words, which training alone uses
     if given["model"] != SUPERVISED:
-        raise ValueError(f"{path}: holds word vectors and no classifier; give the matrix to "
-                         "LSHIndex, with ids=words")
+        raise ValueError(f"{path}: holds word vectors and no classifier; write them as text (.vec) "
+                         "for datasets.read_vec and LSHIndex")
     if given["loss"] == HIERARCHICAL:
         raise ValueError(f"{path}: has the loss hs, whose outputs are nodes of a tree; train it "
                          "with -loss softmax, ova or ns")
@@ -116,6 +117,30 @@ def read_fasttext(path: PathLike) -> FastTextModel:
     layers = [Affine("input", table, kind="embedding_bag"), Affine("output", outputs)]
     return FastTextModel(layers, labels, words, n_words, given["wordNgrams"], given["bucket"],
                          given["minn"], given["maxn"])
+
+
+def is_fasttext(path: PathLike) -> bool:
+    """Whether a file begins as a .bin of fastText does; False also where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == struct.pack("<i", MAGIC)
+    except OSError:
+        return False
+
+
+def restored_fasttext(config: dict[str, Any], words: list[bytes], n_rows: int,
+                      n_labels: int) -> FastTextModel:
+    """The model without its layers, from plain values; ValueError where these do not fit."""
+    labels = [str(label) for label in config["labels"]]
+    names = ("n_words", "word_ngrams", "bucket", "minn", "maxn")
+    numbers = {name: check.integer(config[name], name, minimum=0) for name in names}
+    n_buckets = numbers["bucket"] if numbers["maxn"] or numbers["word_ngrams"] > 1 else 0
+    if (len(labels) != n_labels or len(words) != numbers["n_words"]
+            or numbers["n_words"] + n_buckets > n_rows):
+        raise ValueError("its words and labels do not fit its layers")
+    if n_buckets == 0 and (numbers["maxn"] or numbers["word_ngrams"] > 1):
+        raise ValueError("it has n-grams and no buckets for them")
+    return FastTextModel([], labels, {word: i for i, word in enumerate(words)}, **numbers)
 
 
 class _Reader:
