@@ -46,7 +46,8 @@ from sparselsh.cli import _records
 from sparselsh.cli._files import UserError
 from sparselsh.datasets import _csr_file, _xmc_text
 from sparselsh.index import _file
-from sparselsh.inference import _conversion
+from sparselsh.inference import FACTOR_FORMAT, TEXT_FORMAT, EstimatorNetwork, _conversion
+from sparselsh.inference.readers import FittedClassifier
 from sparselsh.inference.readers.affine import Affine
 
 MEMORY_MB = 1024  # beyond what the process has before the first input
@@ -754,6 +755,131 @@ class Weights:
             raise ValueError(*error.args) from error
 
 
+class StateDict:
+    """State dicts of PyTorch: inference works after conversion, and no code runs."""
+
+    suffix, make = ".pt", staticmethod(damaged)
+
+    def seeds(self, folder):
+        import torch
+
+        path, files = Path(folder) / "sound.pt", []
+        arrays = {f"{layer.name}.{what}": torch.from_numpy(getattr(layer, what))
+                  for layer in layers_of(6, 9, 5) for what in ("weight", "bias")}
+        for saved in (arrays, {"state_dict": arrays, "epoch": 3},
+                      {name: array.bfloat16() for name, array in arrays.items()}):
+            torch.save(saved, path)
+            files.append(path.read_bytes())
+        return files
+
+    def read(self, path):
+        try:
+            expect_inference(sl.from_file(path, upcast=True, n_threads=1))
+        except TypeError as error:  # documented for arrays that are not floats; a valid refusal
+            raise ValueError(*error.args) from error
+
+
+class Shards:
+    """The index of safetensors files in several parts, which are sound."""
+
+    suffix, make = ".safetensors.index.json", staticmethod(damaged)
+
+    def seeds(self, folder):
+        weights = {f"{layer.name}.{what}": f"part-{i}.safetensors"
+                   for i, layer in enumerate(layers_of(6, 9, 5)) for what in ("weight", "bias")}
+        return [json.dumps({"metadata": {"total_size": 576}, "weight_map": weights}).encode()]
+
+    def read(self, path):
+        for i, layer in enumerate(layers_of(6, 9, 5)):
+            part = path.parent / f"part-{i}.safetensors"
+            if not part.exists():
+                part.write_bytes(pack(
+                    {f"{layer.name}.{what}": ("F32", list(a.shape), a.tobytes())
+                     for what in ("weight", "bias") for a in [getattr(layer, what)]}, {}))
+        expect_inference(sl.from_file(path, n_threads=1))
+
+
+def fasttext_model(bucket, ngrams):
+    """The bytes of a supervised model of fastText, with four words and three labels."""
+    rng, words = np.random.default_rng(0), (b"one", b"two", b"gr\xc3\xb6\xc3\x9fe", b"</s>")
+    labels = tuple(b"__label__%d" % i for i in range(3))
+    data = struct.pack("<2i12id", 793712314, 12, 5, 5, 5, 1, 5, ngrams, 3, 3, bucket,
+                       2 * (ngrams > 1), 3 * (ngrams > 1), 100, 1e-4)
+    data += struct.pack("<3i2q", 7, 4, 3, 50, -1)
+    for entries, kind in ((words, 0), (labels, 1)):
+        data += b"".join(entry + b"\0" + struct.pack("<qb", 9, kind) for entry in entries)
+    for n in (4 + (bucket if ngrams > 1 else 0), 3):
+        data += struct.pack("<?2q", 0, n, 5) + rng.standard_normal((n, 5)).astype("<f4").tobytes()
+    return data
+
+
+class FastText:
+    """Supervised models of fastText: texts get their labels."""
+
+    suffix, make = ".bin", staticmethod(damaged)
+
+    def seeds(self, folder):
+        return [fasttext_model(0, 1), fasttext_model(20, 3)]
+
+    def read(self, path):
+        expect_labels(sl.from_fasttext(path, n_threads=1))
+
+
+def expect_labels(net):
+    with np.errstate(all="ignore"):
+        labels, _ = net.topk(["one two größe", "", "three\ntwo"], 1)
+    expect(all(label in net.labels for row in labels for label in row), "a label is none")
+
+
+class WordVectors:
+    """Word vectors as text."""
+
+    suffix, make = ".vec", staticmethod(damaged)
+
+    def seeds(self, folder):
+        rows = "\n".join(f"word{i} {0.5 * i} -1 {i}e-1" for i in range(5))
+        return [f"5 3\n{rows}\n".encode(), rows.encode()]
+
+    def read(self, path):
+        words, vectors = sl.datasets.read_vec(path)
+        expect(len(words) == len(vectors) and vectors.dtype == np.float32 and vectors.ndim == 2
+               and np.isfinite(vectors).all(), "the vectors are not those of the words")
+
+
+class Converted:
+    """Converted models of fastText, scikit-learn and implicit, as files of this library."""
+
+    suffix, make = ".safetensors", Model.make
+
+    def seeds(self, folder):
+        path = Path(folder) / "sound.safetensors"
+        path.with_suffix(".bin").write_bytes(fasttext_model(20, 3))
+        files = []
+        estimator = EstimatorNetwork(FittedClassifier([], np.array(list("abcde")), False, []))
+        estimator.network = _conversion.convert(layers_of(6, 9, 5), None,
+                                                kind=sl.InferenceNetwork)
+        factors, _ = layers_of(6, 9, 5)
+        for net in (sl.from_fasttext(path.with_suffix(".bin")), estimator,
+                    sl.from_implicit(factors.weight)):
+            net.save(path)
+            files.append(path.read_bytes())
+        return files
+
+    def read(self, path):
+        kind = _files.metadata(path).get("format")
+        with np.errstate(all="ignore"):
+            if kind == TEXT_FORMAT:
+                expect_labels(sl.TextNetwork.load(path, n_threads=1))
+            elif kind == FACTOR_FORMAT:
+                net = sl.FactorNetwork.load(path, n_threads=1)
+                expect_answers(*net.recommend(np.ones((2, net.network.n_features)), N=3),
+                               net.network.n_labels)
+            else:
+                net = sl.EstimatorNetwork.load(path, n_threads=1)
+                found = net.predict(np.ones((2, net.network.n_features), np.float32))
+                expect(np.isin(found, net.classes_).all(), "a class is none")
+
+
 class Onnx:
     """ONNX files."""
 
@@ -861,6 +987,10 @@ READERS = {
     "safetensors": Weights(".safetensors"),
     "npz": Weights(".npz"),
 }
+READERS |= {"shards": Shards(), "fasttext-bin": FastText(), "vec": WordVectors(),
+            "converted": Converted()}
+if importlib.util.find_spec("torch"):
+    READERS["state-dict"] = StateDict()
 if importlib.util.find_spec("pyarrow"):
     READERS["parquet"] = Records("parquet", ".parquet")
 if importlib.util.find_spec("onnx"):
