@@ -1,12 +1,12 @@
 """Train an MLP with PyTorch, densely or with sampled softmax: what bench/pretrained.py converts.
 
 usage: python -P bench/make_pretrained.py TRAIN TEST OUT.pt [--hidden 256] [--sampled 4096]
-           [--dense-input --scale 255]
+           [--dense-input --scale 255] [--activation gelu] [--rows 10000]
 
 TRAIN and TEST are XMC text. The network is an nn.Sequential: an EmbeddingBag for sparse input, or a
-Linear with --dense-input; a ReLU after each hidden layer; a Linear for the labels. --sampled N
-computes the labels of a batch and labels at random, N together; 0 computes all of them. OUT.pt
-holds the sizes and the state dict.
+Linear with --dense-input; an activation after each hidden layer; a Linear for the labels.
+--sampled N computes the labels of a batch and labels at random, N together; 0 computes all of them.
+OUT.pt holds the sizes and the state dict.
 """
 import argparse
 import sys
@@ -28,13 +28,15 @@ from torch_networks import (
     softmax_loss,
 )
 
+ACTIVATIONS = {"relu": torch.nn.ReLU, "gelu": torch.nn.GELU}
 
-def build(n_features, hidden, n_labels, dense_input):
+
+def build(n_features, hidden, n_labels, dense_input, activation="relu"):
     """The network, not trained."""
     first = torch.nn.Linear if dense_input else embedding_bag
     layers = [first(n_features, hidden[0])]
     for n_in, n_out in zip(hidden, [*hidden[1:], n_labels], strict=True):
-        layers += [torch.nn.ReLU(), torch.nn.Linear(n_in, n_out)]
+        layers += [ACTIVATIONS[activation](), torch.nn.Linear(n_in, n_out)]
     return torch.nn.Sequential(*layers)
 
 
@@ -77,6 +79,8 @@ def main():
     parser.add_argument("--dense-input", action="store_true")
     parser.add_argument("--scale", type=float, default=1.0,
                         help="divides the values of a dense input")
+    parser.add_argument("--activation", choices=ACTIVATIONS, default="relu")
+    parser.add_argument("--rows", type=int, help="of TRAIN, from its begin; all by default")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -85,7 +89,8 @@ def main():
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     (X, Y), (X_test, Y_test) = (datasets.read_xmc(path) for path in (args.train, args.test))
-    sizes = (X.shape[1], args.hidden, Y.shape[1], args.dense_input)
+    X, Y = X[:args.rows], Y[:args.rows]
+    sizes = (X.shape[1], args.hidden, Y.shape[1], args.dense_input, args.activation)
     model = build(*sizes)
     sparse = [] if args.dense_input else [model[0].weight]
     if args.sampled:

@@ -67,7 +67,7 @@ def int8(model, k):
 
 
 def onnx_file(model, n_features, k, path):
-    """Write a network of Linear, ReLU and EmbeddingBag, with TopK behind it, as an ONNX file."""
+    """Write a network of Linear, activations and EmbeddingBag, with TopK behind it, as ONNX."""
     import onnx
     import torch
     from onnx import TensorProto, helper, numpy_helper
@@ -81,6 +81,14 @@ def onnx_file(model, n_features, k, path):
         name = f"v{i}"
         if isinstance(module, torch.nn.ReLU):
             nodes.append(helper.make_node("Relu", [value], [name]))
+        elif isinstance(module, torch.nn.GELU):  # ONNX Runtime makes one node of these
+            constants += [numpy_helper.from_array(np.float32(c), f"{what}{i}")
+                          for what, c in (("root", 2**0.5), ("one", 1), ("half", 0.5))]
+            nodes += [helper.make_node("Div", [value, f"root{i}"], [f"d{i}"]),
+                      helper.make_node("Erf", [f"d{i}"], [f"e{i}"]),
+                      helper.make_node("Add", [f"e{i}", f"one{i}"], [f"f{i}"]),
+                      helper.make_node("Mul", [value, f"f{i}"], [f"g{i}"]),
+                      helper.make_node("Mul", [f"g{i}", f"half{i}"], [name])]
         elif isinstance(module, torch.nn.Linear):
             weight = np.ascontiguousarray(module.weight.detach().numpy().T)
             constants += [numpy_helper.from_array(weight, f"w{i}"),
