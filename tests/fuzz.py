@@ -791,12 +791,15 @@ class Shards:
 
     def read(self, path):
         for i, layer in enumerate(layers_of(6, 9, 5)):
-            part = path.parent / f"part-{i}.safetensors"
+            part = Path(path).parent / f"part-{i}.safetensors"
             if not part.exists():
                 part.write_bytes(pack(
                     {f"{layer.name}.{what}": ("F32", list(a.shape), a.tobytes())
                      for what in ("weight", "bias") for a in [getattr(layer, what)]}, {}))
-        expect_inference(sl.from_file(path, n_threads=1))
+        try:
+            expect_inference(sl.from_file(path, n_threads=1))
+        except FileNotFoundError as error:  # documented for a part that is missing
+            raise ValueError(*error.args) from error
 
 
 def fasttext_model(bucket, ngrams):

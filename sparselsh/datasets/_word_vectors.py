@@ -62,7 +62,8 @@ def read_vec(path: PathLike) -> tuple[list[str], Floats]:
                 with np.errstate(all="ignore"):  # of numbers that are too large
                     row = np.array(numbers, np.float32)
             except ValueError as error:
-                raise _damaged(path, number, f"has a value that is no number ({error})") from error
+                text = str(error)[:80]
+                raise _damaged(path, number, f"has a value that is no number ({text})") from error
             if len(row) != width or not width or not np.isfinite(row).all():
                 raise _damaged(path, number, f"must have a word and {width} finite numbers")
             words.append(word)
