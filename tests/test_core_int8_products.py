@@ -100,6 +100,28 @@ def test_the_best_outputs_are_found_with_float32_scores(rng):
                       np.take_along_axis(magnitude, ids, 1), 65)
 
 
+@pytest.mark.parametrize("positive", [False, True], ids=["any sign", "none negative"])
+def test_estimates_are_exact_for_the_largest_and_near_for_others(rng, positive):
+    w, bias, x = gaussian(rng, 900, 64), gaussian(rng, 900), gaussian(rng, 9, 64)
+    x = abs(x) if positive else x.copy()
+    x[3] = 0
+    weights = Int8Outputs(w, 1)
+    out = on_threads(lambda n: weights.estimates(x, w, bias, 20, n))
+    exact = x.astype(float) @ w.T.astype(float) + bias
+    order = np.argsort(-out, axis=1)
+    np.testing.assert_allclose(np.take_along_axis(out, order[:, :20], 1),
+                               np.take_along_axis(exact, order[:, :20], 1), rtol=0, atol=1e-4)
+    assert (np.diff(np.take_along_axis(out, order, 1)) <= 0).all()
+    # weights are rounded by at most half a step, inputs by half a step of the 127th of a step
+    step = abs(w).max(axis=1) / 127
+    bound = 0.5 * np.outer(abs(x).sum(axis=1), step) + 1e-3
+    assert (abs(out - exact) < bound).all()
+    one_part = weights.outputs(x, bias, 1)
+    rms = [np.sqrt(np.mean((z - exact) ** 2)) for z in (out, one_part)]
+    # of two errors, of which that of the inputs is as large or, in 255 steps, half, one is gone
+    assert rms[0] < 0.95 * rms[1]
+
+
 def test_levels_give_the_same_bits(rng):
     w, bias, x = gaussian(rng, 100, 77), gaussian(rng, 100), gaussian(rng, 9, 77)
     before, results = _simd.level(), []

@@ -58,9 +58,11 @@ def test_the_same_tokens_are_generated(models, prompts, options):
         assert set(got[:, 8:].unique().tolist()) <= set(ALLOWED)
 
 
-def test_losses_of_labels_are_right(models, prompts):
+def test_losses_of_labels_are_right(models):
+    tokens = torch.randint(0, N_TOKENS, (16, 40), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
-        want, got = (model(prompts, labels=prompts).loss for model in models)
+        want, got = (model(tokens, labels=tokens).loss for model in models)
+    # the mean of 624 estimates, each of them off by about 0.01
     assert abs(got - want) < 1e-3
 
 

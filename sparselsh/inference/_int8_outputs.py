@@ -68,8 +68,13 @@ class Int8Outputs:
         return ids, scores
 
     def estimates(self, x: Floats, W: Floats, bias: Floats, k: int, n_threads: int) -> Floats:
-        """All outputs, (n, n_out): the k largest in float32, and no other above these."""
-        out = self.outputs(x, bias, n_threads)
+        """All outputs, (n, n_out): the k largest in float32, and no other above these.
+
+        Inputs are in 16 bits, as the sum of two parts in 8, so that weights alone are rounded.
+        """
+        coarse = _rounded(x)
+        out = self.outputs(coarse, bias, n_threads)
+        out += self.outputs(x - coarse, np.zeros_like(bias), n_threads)
         found, about = np.empty((len(x), k), np.int32), np.empty((len(x), k), np.float32)
         _select.top_k(out, None, found, about, n_threads)
         ids, scores = np.empty_like(found), np.empty_like(about)
@@ -82,3 +87,12 @@ class Int8Outputs:
     def nbytes(self) -> int:
         """Bytes of weights, scales and totals."""
         return self.blocks.nbytes + self.scales.nbytes + self.totals.nbytes
+
+
+def _rounded(x: Floats) -> Floats:
+    """Inputs (n, d) as `Int8Outputs.outputs` rounds them."""
+    if x.size == 0:
+        return x
+    steps = np.where(x.min(axis=1) < 0, np.float32(127), np.float32(255))
+    scales = (np.abs(x).max(axis=1) / steps)[:, None]
+    return np.divide(x, scales, out=np.zeros_like(x), where=scales > 0).round() * scales
