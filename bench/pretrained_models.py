@@ -6,9 +6,11 @@ usage: python -P bench/pretrained_models.py [ocr lm sklearn als] [--threads 1] [
 What is measured is CPU seconds per call, contenders in turn; a figure is the median of the rounds.
 
     ocr      from_onnx(path, calibration) as it is, on lines of Chinese text (bench/text_lines.py),
-             beside ONNX Runtime float32 and dynamic int8 (all operators, or matrix products alone),
-             each with the ArgMax that reads the text. FOLDER is where `pip install --no-deps
-             --target FOLDER ddddocr rapidocr rapidocr-onnxruntime` has put the networks.
+             beside ONNX Runtime float32 and dynamic int8 (matrix products alone), each with the
+             ArgMax that reads the text. Dynamic int8 of all operators is left out: convolutions
+             become ConvInteger, which ONNX Runtime computes several times slower than in float32
+             and by one scale per tensor (--all-int8 shows it). FOLDER is where `pip install
+             --no-deps --target FOLDER ddddocr rapidocr rapidocr-onnxruntime` has put the networks.
     lm       the head of a GPT-2 small (50,257 x 768): greedy token, score of a token, guidance,
              and the divergence of the softmax of the logits
     sklearn  a linear classifier with 24,473 classes: predict
@@ -43,6 +45,8 @@ def main():
     parser.add_argument("--ocr-packages", default=".")
     parser.add_argument("--lines", type=int, nargs=3, default=[60, 200, 24],
                         help="of text: for the calibration, the test, and the times")
+    parser.add_argument("--all-int8", action="store_true",
+                        help="dynamic int8 of all operators too, convolutions included")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     restart_with(thread_environment(args.threads))
@@ -90,7 +94,7 @@ def measure_ocr(args):
         # an element of a batch is along the other axis; characters are those of a CTC decoder
         contenders = {"sparselsh": net.predict}
         for kind in ("float32", "int8", "int8 products"):
-            if "int8" in name and kind != "float32":
+            if ("int8" in name and kind != "float32") or (kind == "int8" and not args.all_int8):
                 continue
             contenders[f"onnxruntime {kind}"] = rival(path, kind, args.threads)
         want = [characters(contenders["onnxruntime float32"](x), axis) for x in test]
