@@ -70,8 +70,8 @@ def outputs(const int8_t[:, :, :, ::1] blocks, const int32_t[::1] totals, const 
             int n_threads):
     """out[i, j] = activation(bias[j] + w[j] x[i]), x rounded as above.   O(n n_out d)
 
-    activation is an ACTIVATION_ of simd/loops.h. d is at most 65,536, so that sums stay within 32 bits. An input whose largest magnitude is not
-    between 1e-30 and 1e30 is taken as zero.
+    activation is an ACTIVATION_ of simd/loops.h. d is at most 65,536, so that sums stay within 32
+    bits. An input whose largest magnitude is not between 1e-30 and 1e30 is taken as zero.
     """
     cdef Py_ssize_t t, i, j, n = x.shape[0], n_out = out.shape[1], n_groups = blocks.shape[1]
     cdef Py_ssize_t n_blocks = blocks.shape[0], d = x.shape[1]
@@ -108,8 +108,9 @@ def outputs(const int8_t[:, :, :, ::1] blocks, const int32_t[::1] totals, const 
             memset(u + i * row + 4 * n_groups - 4, 0, 4)
             steps[i] = f.quantize_input(&x[i, 0], d, u + i * row, zeros + i)
         for t in prange(n_runs * n_parts, nogil=True, schedule="static", num_threads=n_threads):
-            _task(f, &blocks[0, 0, 0, 0], t // n_parts * run, min(run, n_blocks - t // n_parts * run),
-                  n_groups, &totals[0], &scales[0], &bias[0], u, row, steps, zeros,
+            _task(f, &blocks[0, 0, 0, 0], t // n_parts * run,
+                  min(run, n_blocks - t // n_parts * run), n_groups, &totals[0], &scales[0],
+                  &bias[0], u, row, steps, zeros,
                   t % n_parts * INPUTS_PER_TASK,
                   min(<Py_ssize_t>INPUTS_PER_TASK, n - t % n_parts * INPUTS_PER_TASK), n_out,
                   activation, sums + threadid() * aligned_size(n_sums), &out[0, 0])
