@@ -94,11 +94,11 @@ def test_a_thread_that_cannot_be_started_is_an_error(monkeypatch):
     monkeypatch.setattr(_threads.threading, "Thread", Thread)
     net = sl.Network([sl.Linear(3, 2).set_weights(np.ones((2, 3)))], n_threads=7)
     with pytest.raises(RuntimeError, match=r"n_threads=7: the system starts only 3 .*lower"):
-        net.topk(np.ones((1, 3)))
+        net.topk(np.ones((2, 3)))
     n_left = 6
-    net.topk(np.ones((1, 3)))
+    net.topk(np.ones((2, 3)))
     assert _threads._n_startable == 7
-    net.topk(np.ones((1, 3)))
+    net.topk(np.ones((2, 3)))
 
 
 def test_large_sparse_arrays_begin_at_a_page_and_are_zero():

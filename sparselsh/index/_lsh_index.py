@@ -879,6 +879,8 @@ class LSHIndex:
         """
         n_threads = check.threads(n_threads)
         W = _checked_weights(W)
+        if bias is not None:
+            bias = check.vector(bias, "bias", len(W))
         tensors, config = file.read(path)
         try:
             metric = check.choice(config["arguments"].get("metric", "ip"), "metric", METRICS)

@@ -169,8 +169,7 @@ class EstimatorNetwork:
             raise ValueError(f"the steps before the classifier ({names}) are no arrays; convert "
                              "the classifier alone, pipeline[-1], and keep the steps with joblib")
         classes = self.classes_
-        if classes.dtype.kind not in "biufUO" or (
-                classes.dtype.kind == "O" and not all(isinstance(c, str) for c in classes)):
+        if not _are_storable(classes):
             raise TypeError(f"classes_ must be numbers or strings, got {classes.dtype}")
         _file.write(path, self.network.layers, self.report, kind=ESTIMATOR_FORMAT,
                     config={"classes": classes.tolist(), "is_multilabel": self._is_multilabel,
@@ -200,11 +199,17 @@ class EstimatorNetwork:
         with _file.named(path):
             dtype = np.dtype(str(whole.config["dtype"]))
             classes = np.array(whole.config["classes"], dtype)
-            if dtype.kind not in "biufUO" or classes.shape != (whole.layers[-1].n_out,):
+            if not _are_storable(classes) or classes.shape != (whole.layers[-1].n_out,):
                 raise ValueError("its classes do not fit its layers")
             network = cls(FittedClassifier([], classes, bool(whole.config["is_multilabel"]), []))
         network.network = InferenceNetwork(whole.layers, whole.report, n_threads)
         return network
+
+
+def _are_storable(classes: np.ndarray) -> bool:
+    """Whether a file can name these classes: they are numbers, or strings."""
+    return classes.dtype.kind in "biufU" or (
+        classes.dtype.kind == "O" and all(isinstance(c, str) for c in classes.flat))
 
 
 class TextNetwork:

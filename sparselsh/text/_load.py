@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .. import _validation as check
 from . import _file
 from ._recommender import Recommender
 from ._tagger import Tagger
@@ -37,6 +38,7 @@ def load(path: PathLike, *, n_threads: int | None = None, mmap: bool = False) ->
     ValueError
         If it is not a safetensors file, is truncated, or holds nothing of this library.
     """
+    n_threads = check.threads(n_threads)
     stored = _file.read(path, n_threads, mmap)
     if stored.config is None:
         return stored.network

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 INDEX_ENDING = ".safetensors.index.json"
+MAX_NAME = 255  # bytes of the name of a file
 STATE_DICT_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 NETWORK_FORMAT = "sparselsh.network"  # of files that Network.save has written
 
@@ -204,8 +205,9 @@ class _Shards:
             with SafeArrays(self.path) as arrays:
                 self._file_of = dict.fromkeys(arrays.names, name)
         for file in set(self._file_of.values()):
-            if os.path.basename(file) != file or not file:
-                raise ValueError(f"{self.path}: names the file {file!r}, which is not beside it")
+            if os.path.basename(file) != file or not file or len(file) > MAX_NAME:
+                raise ValueError(f"{self.path}: names the file {file[:MAX_NAME]!r}, which is not "
+                                 "beside it")
         self._open: dict[str, SafeArrays] = {}
         self._folder = folder
         self.names = list(self._file_of)
