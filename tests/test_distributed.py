@@ -614,6 +614,15 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         distributed.load(tmp_path)
 
 
+@pytest.mark.parametrize("make", [lambda path: path.write_text("kept"), os.mkfifo])
+def test_a_folder_does_not_replace_a_file(folder, tmp_path, make):
+    path = tmp_path / "file"
+    make(path)
+    with pytest.raises(NotADirectoryError, match="is a file; a network of shards is a folder"):
+        distributed.load(folder).save(path)
+    assert not path.is_dir()
+
+
 def test_saving_again_replaces_the_set(folder):
     net = distributed.load(folder)
     (before,) = folder.glob("step-*")

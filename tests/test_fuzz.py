@@ -203,6 +203,20 @@ def test_a_layer_of_a_tagger_that_cannot_be_input_major_is_refused(tmp_path, val
         sl.load(path)
 
 
+def test_a_layout_that_is_no_truth_value_is_not_converted(tmp_path):
+    path = tmp_path / "net.safetensors"
+    sl.Network([sl.Linear(3, 2).set_weights(np.ones((2, 3)))]).save(path)
+
+    def change(tensors, metadata):
+        config = json.loads(metadata["config"])
+        config["layers"][0]["input_major_in_memory"] = 2
+        metadata["config"] = json.dumps(config)
+
+    rewritten(path, "sparselsh.network", change)
+    with pytest.raises(ValueError, match="must be true or false, got 2"):
+        sl.from_file(path)
+
+
 def test_a_huge_shape_without_entries_is_refused(model):
     tensors, metadata = fuzz.unpack(model.read_bytes())
     tensors["layers.0.bias"] = ("F32", [2**62, 0], b"")

@@ -69,6 +69,9 @@ def write(net: Any, path: PathLike, with_training: bool) -> None:
     path, shards = os.path.abspath(check.path(path)), net.shards
     with shards.together("make the folder"):
         if shards.group.rank == 0:
+            if os.path.exists(path) and not os.path.isdir(path):
+                raise NotADirectoryError(f"{path!r} is a file; a network of shards is a folder: "
+                                         "give another path")
             os.makedirs(path, exist_ok=True)
     name, token = shards.from_first([_free_name(path, net), secrets.token_hex(8)])
     place = os.path.join(path, name)

@@ -67,9 +67,13 @@ def read_network(path: PathLike) -> TrainedNetwork:
             if last in arrays.names:
                 inputs = check.dense(_float32(arrays, last), last, n_columns=layers[-1].n_in)
             fractions = [_passed_fraction(entry) for entry in entries[:-1]]
+            input_major = first.get("input_major", first.get("input_major_in_memory"))
+            if type(input_major) is not bool:
+                raise ValueError("layers[0]: input_major_in_memory must be true or false, got "
+                                 f"{input_major!r}")
             trained = TrainedNetwork(
                 layers, _refinement(arrays, config, (layers[-1].n_out, layers[0].n_in)),
-                bool(first.get("input_major", first.get("input_major_in_memory"))), inputs,
+                input_major, inputs,
                 Calibration.from_config(config["calibration"], layers[-1].n_out)
                 if "calibration" in config else None)
         except DAMAGES as error:
