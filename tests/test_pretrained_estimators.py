@@ -185,3 +185,11 @@ def test_wrong_users_and_items_are_refused(factors):
         fast.recommend([500])
     with pytest.raises(ValueError, match=r"model\.user_factors is None; call fit first"):
         sl.from_implicit(SimpleNamespace(item_factors=np.ones((3, 2)), user_factors=None))
+
+
+def test_values_of_user_items_do_not_cancel_filter_items(rng):
+    factors = rng.standard_normal((20, 4)).astype(np.float32)
+    net = sl.from_implicit(factors)
+    disliked = sp.csr_array(([-1.0], ([0], [3])), shape=(1, 20))
+    ids, _ = net.recommend(factors[3:4], disliked, 19, filter_items=[3])
+    assert 3 not in ids

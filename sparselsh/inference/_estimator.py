@@ -201,7 +201,10 @@ class EstimatorNetwork:
             classes = np.array(whole.config["classes"], dtype)
             if not _are_storable(classes) or classes.shape != (whole.layers[-1].n_out,):
                 raise ValueError("its classes do not fit its layers")
-            network = cls(FittedClassifier([], classes, bool(whole.config["is_multilabel"]), []))
+            is_multilabel = whole.config["is_multilabel"]
+            if type(is_multilabel) is not bool:
+                raise ValueError(f"is_multilabel must be true or false, got {is_multilabel!r}")
+            network = cls(FittedClassifier([], classes, is_multilabel, []))
         network.network = InferenceNetwork(whole.layers, whole.report, n_threads)
         return network
 
@@ -391,7 +394,8 @@ class FactorNetwork:
                 raise ValueError("user_items must be a sparse matrix of shape "
                                  f"{(len(factors), self.network.n_labels)}, a row per user, "
                                  f"got {shape}")
-            selection = sp.csr_array(user_items)
+            selection = sp.csr_array(user_items, copy=True)
+            selection.data = np.ones(selection.nnz)  # values of -1 would cancel filter_items
         if filter_items is not None:
             unwanted = check.ids(filter_items, "filter_items", self.network.n_labels)
             if selection is None:
