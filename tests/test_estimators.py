@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score, train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from support import assert_same_bits
 
@@ -689,3 +690,25 @@ def test_a_classifier_with_objects_cannot_be_saved(tmp_path):
     clf = LSHClassifier(max_iter=1, lsh_params={"family": sl.DWTA()}).fit(X, [t[0] for t in tags])
     with pytest.raises(TypeError, match=r"an object that a file cannot hold .*use pickle"):
         clf.save(tmp_path / "clf")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_values_that_are_too_large_to_learn_from_are_named(sparse):
+    X = np.random.default_rng(0).random((80, 12))
+    y = np.arange(80) % 2
+    rows = sp.csr_array if sparse else np.asarray
+    with pytest.warns(UserWarning, match="values up to 254.*scale X, as by .*LSHClassifier"):
+        LSHClassifier(max_iter=1).fit(rows(255 * X), y)
+    LSHClassifier(max_iter=1).fit(rows(X), y)  # a warning would be an error
+    make_pipeline(MaxAbsScaler(), LSHClassifier(max_iter=1)).fit(rows(255 * X), y)
+
+
+def test_few_classes_of_sparse_rows_need_not_be_linear():
+    # in the xor of two features a linear map finds nothing
+    X = np.random.default_rng(0).integers(2, size=(2000, 6)) * 2.0 - 1
+    y = (X[:, 0] * X[:, 1] > 0).astype(int)
+    classifier = LSHClassifier(random_state=0).fit(sp.csr_array(X[:1500]), y[:1500])
+    assert classifier.score(sp.csr_array(X[1500:]), y[1500:]) > 0.95
+    assert classifier.network_.layers[0].activation == "relu"
+    wide = LSHClassifier((4,), max_iter=1).fit(sp.random_array((80, 32), density=0.2), y[:80])
+    assert wide.network_.layers[0].activation is None

@@ -43,6 +43,9 @@ MIN_EPOCHS, MAX_EPOCHS = 5, 200
 # From here on the bits of a row do not depend on the number of rows (_gemm.pyx: MAX_ROWS_FOR_DOTS).
 ROW_INDEPENDENT_MIN_ROWS = 4
 DEFAULT_LEARNING_RATE = 0.01
+# A step of Adam changes an output by the rate times the size of the inputs. MNIST: 95 % right with
+# nonzero values of a root mean square of 1/2 to 3, 91 % with 40 and 83 % with 170.
+MAX_INPUT_SIZE = 32.0
 PARTIAL_FIT_RATE_FACTOR = 0.1  # partial_fit has no last epoch towards which the rate could fall
 
 
@@ -146,6 +149,9 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         if not continues:
             self.network_ = self._make_network(X, rng)
+        from_data = not continues and self._starts_from_data(X)
+        if not (continues or from_data):
+            self._warn_of_large_values(X)
 
         # hold rows out before the network sees them
         stop = StopOnInterrupt()
@@ -165,7 +171,6 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
 
         network, n_before = self.network_, len(self.network_.history) if continues else 0
         batch_size = self._batch_size(X.shape[0])
-        from_data = not continues and self._starts_from_data(X)
         epochs = self._epochs(X.shape[0], batch_size, from_data)
         lr = self._rate
         if from_data:
@@ -187,6 +192,16 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         if not stop.interrupted:
             self._refine(X, targets, weight, held_out)
         self._after_fit(X, targets, held_out)
+
+    def _warn_of_large_values(self, X: Any) -> None:
+        values = X.data if sp.issparse(X) else X[X != 0]
+        size = float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if len(values) else 0.0
+        if size > MAX_INPUT_SIZE:
+            warnings.warn(
+                f"X has values up to {np.abs(values).max():g}, whose root mean square is "
+                f"{size:.3g}; with values of about 1 the training learns more: scale X, as by "
+                f"make_pipeline(sklearn.preprocessing.MaxAbsScaler(), {type(self).__name__}())",
+                stacklevel=4)
 
     def _validated_data(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
                         reset: bool) -> tuple[Any, Any, np.ndarray | None]:
@@ -237,6 +252,10 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
     def _starts_from_data(self, X: Any) -> bool:
         """Whether the network starts from weights computed from the data."""
         return False
+
+    def _n_outputs(self) -> int:
+        """Number of outputs whose order matters, as `_recipe` counts them."""
+        return 0
 
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None,
                 held_out: tuple[Any, Any, Any] | None) -> None:
@@ -324,10 +343,14 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
                         second_moment=second_moment)
         return SGD(lr, momentum=self.momentum, weight_decay=self.weight_decay, schedule=schedule)
 
+    def _is_bottleneck(self, X: Any) -> bool:
+        """Whether a hidden layer passes on little of X, and more without a ReLU."""
+        return sp.issparse(X) and _recipe.suits_data(X, self._n_outputs(), self._hidden_sizes()[0])
+
     def _make_network(self, X: Any, rng: np.random.RandomState) -> Network:
         sizes = [X.shape[1], *self._hidden_sizes()]
-        single_sparse = sp.issparse(X) and len(sizes) == 2
-        relu = self.activation == "relu" or (self.activation == "auto" and not single_sparse)
+        relu = self.activation == "relu" or (
+            self.activation == "auto" and not (len(sizes) == 2 and self._is_bottleneck(X)))
         options: dict[str, Any] = {"activation": "relu" if relu else None,
                                    "dropout": 0.0 if self.dropout == "auto" else self.dropout}
         layers = []

@@ -49,8 +49,9 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     hidden_layer_sizes : int or sequence of int
         Neurons of the hidden layers.
     activation : {"auto", "identity", "relu"}
-        Activation of the hidden layers. "auto" is "identity" where X is sparse and there is one
-        hidden layer, which is better before a wide output, and "relu" otherwise.
+        Activation of the hidden layers. "auto" is "identity" for sparse X and one hidden layer, if
+        there are 1,000 labels or more, or eight times as many features as hidden neurons: then the
+        layer is a bottleneck, and passes on more. Otherwise it is "relu".
     density : float or "auto"
         Fraction of the output neurons that a training step computes, in (0, 1]. 1 computes all;
         "auto" computes at most 4,096 neurons. See :class:`~sparselsh.LSHLinear`.
@@ -419,6 +420,12 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         few = n_labels <= BCE_MAX_LABELS and self.density in ("auto", 1)
         by_recipe = len(sizes) == 1 and _recipe.suits_data(X, n_labels, sizes[0])
         return "bce" if self._multilabel and few and not by_recipe else "softmax"
+
+    def _is_bottleneck(self, X: Any) -> bool:
+        return (sp.issparse(X) and self.init == "labels") or super()._is_bottleneck(X)
+
+    def _n_outputs(self) -> int:
+        return len(self.classes_)
 
     def _output_layer(self, n_in: int) -> Linear:
         return LSHLinear(n_in, len(self.classes_), density=self.density, **self._lsh_params())
