@@ -10,6 +10,7 @@ The path of a network, and the modules of the package:
     _network            ServedNetwork, its base: inference by the plans of its layers
     _int8_outputs       the best outputs of a layer by products of 8 bits
     _refined            the refinement of a network: scores, weights in fewer bits
+    _converted          ConvertedNetwork: what the next two share, the report and the file
     _estimator          converted models of scikit-learn, fastText and recommenders
     _onnx_network       OnnxNetwork: a model with a trunk, which ONNX Runtime runs
     _layer              ServedLayer: a layer, forward only, by one of three plans

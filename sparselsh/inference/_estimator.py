@@ -11,8 +11,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._arrays.scipy import sp
-from . import _file
-from ._inference_network import InferenceNetwork
+from ._converted import ConvertedNetwork
 from .readers import FittedClassifier, restored_fasttext
 
 if TYPE_CHECKING:
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
-    from .._arrays.types import Floats, Ids, PathLike
-    from ._report import ConversionReport
+    from .._arrays.types import Floats, Ids
+    from ._file import Whole
+    from ._inference_network import InferenceNetwork
     from .readers.fasttext import FastTextModel
 
 ESTIMATOR_FORMAT, TEXT_FORMAT, FACTOR_FORMAT = (
@@ -30,7 +30,7 @@ ESTIMATOR_FORMAT, TEXT_FORMAT, FACTOR_FORMAT = (
 FIRST_LABELS = 32  # of a row with several labels, that are looked for first
 
 
-class EstimatorNetwork:
+class EstimatorNetwork(ConvertedNetwork):
     """A classifier of scikit-learn, converted for inference by :func:`from_sklearn`.
 
     Attributes
@@ -41,16 +41,11 @@ class EstimatorNetwork:
     report : ConversionReport
     """
 
-    network: InferenceNetwork
+    _format = ESTIMATOR_FORMAT
 
     def __init__(self, fitted: FittedClassifier) -> None:
         self.classes_ = fitted.classes
         self._is_multilabel, self._transformers = fitted.is_multilabel, fitted.transformers
-
-    @property
-    def report(self) -> ConversionReport:
-        """What the conversion chose and measured."""
-        return self.network.report
 
     def transform(self, X: Any) -> Any:
         """The rows that the layers take: X after the steps of the Pipeline before the classifier.
@@ -149,21 +144,7 @@ class EstimatorNetwork:
         """
         return self.network.decision_function(self.transform(X))
 
-    def save(self, path: PathLike) -> None:
-        """Write the layers, their plans and the classes as one safetensors file.
-
-        Parameters
-        ----------
-        path : str or path-like
-
-        Raises
-        ------
-        TypeError, ValueError
-            If there are steps before the classifier, or the classes are neither numbers nor
-            strings: these could only be pickled.
-        OSError
-            If the file cannot be written.
-        """
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if self._transformers:
             names = ", ".join(type(part).__name__ for part in self._transformers)
             raise ValueError(f"the steps before the classifier ({names}) are no arrays; convert "
@@ -171,42 +152,19 @@ class EstimatorNetwork:
         classes = self.classes_
         if not _are_storable(classes):
             raise TypeError(f"classes_ must be numbers or strings, got {classes.dtype}")
-        _file.write(path, self.network.layers, self.report, kind=ESTIMATOR_FORMAT,
-                    config={"classes": classes.tolist(), "is_multilabel": self._is_multilabel,
-                            "dtype": classes.dtype.str})
+        return {}, {"classes": classes.tolist(), "is_multilabel": self._is_multilabel,
+                    "dtype": classes.dtype.str}
 
     @classmethod
-    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
-        """Read a network that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or path-like
-        n_threads : int or None
-
-        Returns
-        -------
-        EstimatorNetwork
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is cut short, damaged, or holds no such network.
-        """
-        whole = _file.read_whole(path, False, check.threads(n_threads), kind=ESTIMATOR_FORMAT)
-        with _file.named(path):
-            dtype = np.dtype(str(whole.config["dtype"]))
-            classes = np.array(whole.config["classes"], dtype)
-            if not _are_storable(classes) or classes.shape != (whole.layers[-1].n_out,):
-                raise ValueError("its classes do not fit its layers")
-            is_multilabel = whole.config["is_multilabel"]
-            if type(is_multilabel) is not bool:
-                raise ValueError(f"is_multilabel must be true or false, got {is_multilabel!r}")
-            network = cls(FittedClassifier([], classes, is_multilabel, []))
-        network.network = InferenceNetwork(whole.layers, whole.report, n_threads)
-        return network
+    def _restored(cls, whole: Whole, network: InferenceNetwork, source: str) -> Self:
+        dtype = np.dtype(str(whole.config["dtype"]))
+        classes = np.array(whole.config["classes"], dtype)
+        if not _are_storable(classes) or classes.shape != (whole.layers[-1].n_out,):
+            raise ValueError("its classes do not fit its layers")
+        is_multilabel = whole.config["is_multilabel"]
+        if type(is_multilabel) is not bool:
+            raise ValueError(f"is_multilabel must be true or false, got {is_multilabel!r}")
+        return cls(FittedClassifier([], classes, is_multilabel, []))
 
 
 def _are_storable(classes: np.ndarray) -> bool:
@@ -215,7 +173,7 @@ def _are_storable(classes: np.ndarray) -> bool:
         classes.dtype.kind == "O" and all(isinstance(c, str) for c in classes.flat))
 
 
-class TextNetwork:
+class TextNetwork(ConvertedNetwork):
     """A classifier of texts by fastText, converted for inference by :func:`from_fasttext`.
 
     Attributes
@@ -226,15 +184,10 @@ class TextNetwork:
     report : ConversionReport
     """
 
-    network: InferenceNetwork
+    _format = TEXT_FORMAT
 
     def __init__(self, model: FastTextModel) -> None:
         self._model, self.labels = model, model.labels
-
-    @property
-    def report(self) -> ConversionReport:
-        """What the conversion chose and measured."""
-        return self.network.report
 
     def transform(self, texts: Sequence[str]) -> csr_array:
         """The rows of the table that the words of each text stand for, with their weights.
@@ -291,54 +244,19 @@ class TextNetwork:
         ids, scores = self.network.topk(self.transform(texts), k, exact=exact)
         return [[self.labels[i] for i in row] for row in ids], scores
 
-    def save(self, path: PathLike) -> None:
-        """Write the layers, their plans, the words and the labels as one safetensors file.
-
-        Parameters
-        ----------
-        path : str or path-like
-
-        Raises
-        ------
-        OSError
-            If the file cannot be written.
-        """
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         config = self._model._replace(layers=[], words={})._asdict()
         words = b"\0".join(self._model.words)
-        _file.write(path, self.network.layers, self.report, kind=TEXT_FORMAT,
-                    tensors={"words": np.frombuffer(words, np.uint8)}, config={"model": config})
+        return {"words": np.frombuffer(words, np.uint8)}, {"model": config}
 
     @classmethod
-    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
-        """Read a network that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or path-like
-        n_threads : int or None
-
-        Returns
-        -------
-        TextNetwork
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is cut short, damaged, or holds no such network.
-        """
-        whole = _file.read_whole(path, False, check.threads(n_threads), kind=TEXT_FORMAT)
-        with _file.named(path):
-            words = whole.tensors["words"].tobytes().split(b"\0")
-            model = restored_fasttext(whole.config["model"], words, whole.layers[0].n_in,
-                                      whole.layers[-1].n_out)
-        network = cls(model)
-        network.network = InferenceNetwork(whole.layers, whole.report, n_threads)
-        return network
+    def _restored(cls, whole: Whole, network: InferenceNetwork, source: str) -> Self:
+        words = whole.tensors["words"].tobytes().split(b"\0")
+        return cls(restored_fasttext(whole.config["model"], words, whole.layers[0].n_in,
+                                     whole.layers[-1].n_out))
 
 
-class FactorNetwork:
+class FactorNetwork(ConvertedNetwork):
     """Items and users as factors, of which the best items are found; see :func:`from_implicit`.
 
     Attributes
@@ -349,13 +267,10 @@ class FactorNetwork:
     report : ConversionReport
     """
 
+    _format = FACTOR_FORMAT
+
     def __init__(self, network: InferenceNetwork, user_factors: Floats | None) -> None:
         self.network, self.user_factors = network, user_factors
-
-    @property
-    def report(self) -> ConversionReport:
-        """What the conversion chose and measured."""
-        return self.network.report
 
     def recommend(self, users: Any, user_items: Any = None, N: int = 10, *,
                   filter_items: Any = None, exact: bool = False) -> tuple[Ids, Floats]:
@@ -407,47 +322,16 @@ class FactorNetwork:
         ids, scores = self.network.topk(factors, N, exact=exact, exclude=selection)
         return (ids[0], scores[0]) if is_one else (ids, scores)
 
-    def save(self, path: PathLike) -> None:
-        """Write the factors of items and users, and the plan, as one safetensors file.
-
-        Parameters
-        ----------
-        path : str or path-like
-
-        Raises
-        ------
-        OSError
-            If the file cannot be written.
-        """
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         users = {} if self.user_factors is None else {"user_factors": self.user_factors}
-        _file.write(path, self.network.layers, self.report, kind=FACTOR_FORMAT, tensors=users)
+        return users, {}
 
     @classmethod
-    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
-        """Read a network that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or path-like
-        n_threads : int or None
-
-        Returns
-        -------
-        FactorNetwork
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is cut short, damaged, or holds no such network.
-        """
-        whole = _file.read_whole(path, False, check.threads(n_threads), kind=FACTOR_FORMAT)
-        with _file.named(path):
-            users = whole.tensors.get("user_factors")
-            if users is not None:
-                users = check.dense(users, "user_factors", n_columns=whole.layers[0].n_in)
-        return cls(InferenceNetwork(whole.layers, whole.report, n_threads), users)
+    def _restored(cls, whole: Whole, network: InferenceNetwork, source: str) -> Self:
+        users = whole.tensors.get("user_factors")
+        if users is not None:
+            users = check.dense(users, "user_factors", n_columns=whole.layers[0].n_in)
+        return cls(network, users)
 
     def _factors(self, users: Any) -> NDArray[np.float32]:
         users = np.asarray(users)

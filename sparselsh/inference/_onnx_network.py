@@ -13,8 +13,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._threads import resolve
-from . import _file
-from ._inference_network import InferenceNetwork
+from ._converted import ConvertedNetwork
 from .readers import format_of, onnx_graph, require_runtime, to_numpy
 
 if TYPE_CHECKING:
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from .._arrays.types import Floats, Ids, PathLike
-    from ._report import ConversionReport
+    from ._file import Whole
+    from ._inference_network import InferenceNetwork
     from .readers.onnx_graph import CutGraph, Step
 
 FORMAT = "sparselsh.onnx"
@@ -51,7 +51,7 @@ class Cut(NamedTuple):
     metadata: dict[str, str]
 
 
-class OnnxNetwork:
+class OnnxNetwork(ConvertedNetwork):
     """An ONNX model with a trunk, whose last wide layers are converted for inference.
 
     It is made by :func:`from_onnx` or :meth:`load`. Called with the inputs of the model, it gives
@@ -59,8 +59,6 @@ class OnnxNetwork:
 
     Attributes
     ----------
-    head : InferenceNetwork
-        The layers that were converted; they take the rows that the trunk gives.
     report : ConversionReport
         Of the layers, with the time of the rest of the network.
     inputs, outputs : list of str
@@ -72,7 +70,7 @@ class OnnxNetwork:
         are exact, and the plan estimates the others.
     """
 
-    head: InferenceNetwork
+    _format = FORMAT
 
     def __init__(self, skeleton: ModelProto, cut: Cut, n_threads: int | None,
                  source: str) -> None:
@@ -92,9 +90,9 @@ class OnnxNetwork:
         self._tail: _Session | None = None
 
     @property
-    def report(self) -> ConversionReport:
-        """What the conversion chose and measured."""
-        return self.head.report
+    def head(self) -> InferenceNetwork:
+        """The layers that were converted; they take the rows that the trunk gives."""
+        return self.network
 
     @property
     def n_labels(self) -> int:
@@ -391,59 +389,22 @@ class OnnxNetwork:
         """
         return onnx_graph.with_weights(self._skeleton, self._cut.stored, self.head.architecture())
 
-    def save(self, path: PathLike) -> None:
-        """Write trunk, layers, plans, indexes and report as one safetensors file.
-
-        Parameters
-        ----------
-        path : str or path-like
-
-        Raises
-        ------
-        OSError
-            If the file cannot be written.
-        """
-        tensors = {"skeleton": np.frombuffer(self._skeleton.SerializeToString(), np.uint8)}
-        _file.write(path, self.head.layers, self.report, None, kind=FORMAT, tensors=tensors,
-                    config={"cut": self._cut._asdict()})
+    def _state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        skeleton = np.frombuffer(self._skeleton.SerializeToString(), np.uint8)
+        return {"skeleton": skeleton}, {"cut": self._cut._asdict()}
 
     @classmethod
-    def load(cls, path: PathLike, *, n_threads: int | None = None) -> Self:
-        """Read a network that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or path-like
-        n_threads : int or None
-
-        Returns
-        -------
-        OnnxNetwork
-
-        Raises
-        ------
-        ImportError
-            If onnx or onnxruntime is missing.
-        FileNotFoundError
-            If there is no such file.
-        ValueError
-            If it is cut short, damaged, or holds no such network.
-        """
+    def _restored(cls, whole: Whole, network: InferenceNetwork, source: str) -> Self:
         require_runtime()
         import onnx
 
-        n_threads = check.threads(n_threads)
-        whole = _file.read_whole(path, False, n_threads, kind=FORMAT)
-        with _file.named(path):
-            skeleton = onnx.ModelProto()
-            skeleton.ParseFromString(whole.tensors["skeleton"].tobytes())
-            cut = whole.config["cut"]
-            cut["stored"] = [None if entry is None else (str(entry[0]), bool(entry[1]))
-                             for entry in cut["stored"]]
-            cut["steps"] = [onnx_graph.Step(str(kind), argument) for kind, argument in cut["steps"]]
-            network = cls(skeleton, Cut(**cut), n_threads, str(path))
-            network.head = InferenceNetwork(whole.layers, whole.report, n_threads)
-            return network
+        skeleton = onnx.ModelProto()
+        skeleton.ParseFromString(whole.tensors["skeleton"].tobytes())
+        cut = whole.config["cut"]
+        cut["stored"] = [None if entry is None else (str(entry[0]), bool(entry[1]))
+                         for entry in cut["stored"]]
+        cut["steps"] = [onnx_graph.Step(str(kind), argument) for kind, argument in cut["steps"]]
+        return cls(skeleton, Cut(**cut), network.n_threads, source)
 
     def __repr__(self) -> str:
         layers = repr(self.head).removeprefix("InferenceNetwork(")
@@ -467,11 +428,11 @@ def convert_graph(cut: CutGraph, source: PathLike, calibration: Any,
     skeleton = onnx_graph.without_weights(cut)
     network = OnnxNetwork(skeleton, Cut(**{name: getattr(cut, name) for name in Cut._fields}),
                           n_threads, str(source))
-    network.head = convert_layers(layers, None)
+    network.network = convert_layers(layers, None)
     if calibration is None:
         return network
     rows, seconds = network._calibrated(calibration)
-    network.head = convert_layers(layers, rows)
+    network.network = convert_layers(layers, rows)
     network.report.microseconds_outside = 1e6 * seconds
     return network
 
