@@ -44,7 +44,6 @@ cdef extern from "simd/loops.h" nogil:
         SKETCH_BLOCK_NEURONS
 
     ctypedef struct loops_t:
-        bint multiplies_bfloat16
         float (*dot)(const float *a, const float *b, Py_ssize_t n) noexcept nogil
         void (*dots)(const float *w, const int32_t *rows, Py_ssize_t n_rows, const float *x,
                      Py_ssize_t d, float *out) noexcept nogil

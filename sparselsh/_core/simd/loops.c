@@ -563,8 +563,8 @@ static void sums_int8(const int8_t *w, const float *scales, const int32_t *rows,
 }
 
 const loops_t PASTE(loops_, LEVEL) = {
-    LEVEL_NAME, MULTIPLIES_PAIRS, dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale,
-    sketch_scan, at_least, gemm, pack_whole_b, signed_sums, pack_signs, add_signed, hadamard,
+    LEVEL_NAME, dot, dots, axpy, gather_dot, gather_axpy, max, exp_sum, sigmoid_sum, scale, sketch_scan,
+    at_least, gemm, pack_whole_b, signed_sums, pack_signs, add_signed, hadamard,
     largest_magnitude, update, update_touched, to_float32, to_bfloat16, dot_bfloat16,
     dots_bfloat16, axpy_bfloat16, sums, sums_bfloat16, sums_int8, dots_int8,
     dots_blocks, quantize_input, scale_dots, coded_scores, activate,

@@ -98,7 +98,6 @@ enum {
 
 typedef struct {
     const char *name;
-    int multiplies_bfloat16;  /* whether products in bfloat16 are faster than in float32 */
     /* sum_k a[k] b[k] */
     float (*dot)(const float *a, const float *b, ptrdiff_t n);
     /* out[r] = w[rows[r]] . x, or w[r] . x if rows is NULL; w has rows of d numbers */
