@@ -104,6 +104,19 @@ def test_a_family_in_a_file_with_far_more_buckets_than_neurons_is_refused(model)
         net.partial_fit(np.eye(9, 4), np.arange(9))
 
 
+@pytest.mark.parametrize("wrong", [1, 0, "true", None, [True]])
+def test_a_truth_value_that_is_none_is_refused(tmp_path, wrong):
+    # 1 was taken as true: a classifier of one class per row gave a matrix of labels
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    estimator = linear_model.RidgeClassifier().fit(np.eye(4), np.arange(4))
+    path = tmp_path / "net.safetensors"
+    sl.from_sklearn(estimator).save(path)
+    rewritten(path, "sparselsh.estimator", lambda tensors, metadata: metadata.update(
+        config=json.dumps(json.loads(metadata["config"]) | {"is_multilabel": wrong})))
+    with pytest.raises(ValueError, match=r"net\.safetensors: .*is_multilabel must be true or false"):
+        sl.EstimatorNetwork.load(path)
+
+
 def test_more_probes_than_buckets_are_refused_when_a_model_is_read(model):
     rewritten(model, "sparselsh.network", lambda tensors, metadata: metadata.update(
         config=metadata["config"].replace('"n_probes": 1', '"n_probes": 9')))
