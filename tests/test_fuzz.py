@@ -113,7 +113,7 @@ def test_a_truth_value_that_is_none_is_refused(tmp_path, wrong):
     sl.from_sklearn(estimator).save(path)
     rewritten(path, "sparselsh.estimator", lambda tensors, metadata: metadata.update(
         config=json.dumps(json.loads(metadata["config"]) | {"is_multilabel": wrong})))
-    with pytest.raises(ValueError, match=r"net\.safetensors: .*is_multilabel must be true or false"):
+    with pytest.raises(ValueError, match=r"net\.safetensors: .*is_multilabel must be true or"):
         sl.EstimatorNetwork.load(path)
 
 

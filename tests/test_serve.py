@@ -35,12 +35,14 @@ def texts(n, seed=0):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A folder with a tagger, a network with and one without probabilities, and a small file."""
+    """A folder with a tagger, a recommender, and networks with and without probabilities."""
     folder = tmp_path_factory.mktemp("models")
     written, names = texts(800)
     sl.Tagger(hidden=8, random_state=0).fit(written, [[name] for name in names]).save(
         folder / "tagger.safetensors")
     rng = np.random.default_rng(0)
+    sequences = [[f"item {(begin + i) % 20}" for i in range(5)] for begin in range(20)] * 20
+    sl.Recommender(hidden=16, random_state=0).fit(sequences).save(folder / "items.safetensors")
     y = rng.integers(12, size=700)
     import scipy.sparse as sp
     X = sp.csr_array(np.eye(30, dtype=np.float32)[y * 2])
@@ -169,6 +171,26 @@ def test_networks_answer_rows_of_features(models, name, word):
         if word == "score":
             body = {"features": {"6": 1}, "threshold": 0.5}
             assert "no probabilities" in server.post("/predict", body, 400)["error"]
+
+
+def test_sequences_get_the_names_of_recommend(models):
+    recommender = sl.load(models / "items.safetensors")
+    asked = [["item 3", "item 4"], ["item 19"], [], ["never seen"]]
+    with running(models / "items.safetensors") as server:
+        for k, exclude_seen in ((3, True), (3, False), (20, True)):
+            body = {"sequences": asked, "k": k, "exclude_seen": exclude_seen}
+            found = server.post("/predict", body)["predictions"]
+            wanted = recommender.recommend(asked, k, exclude_seen)
+            assert [[one["label"] for one in row] for row in found] == [
+                [name for name, _ in row] for row in wanted]
+        best = server.post("/predict", {"items": ["item 4"]})["predictions"][0][0]
+        assert best["label"] == "item 5" and 0.5 < best["probability"] <= 1
+        for body, words in (({"items": "item 4"}, "list of names"), ({"items": [4]}, "list of"),
+                            ({"items": [""]}, "no name"), ({"text": "item 4"}, "unknown"),
+                            ({"items": [], "exclude_seen": 1}, "true or false")):
+            assert words in server.post("/predict", body, 400)["error"]
+        assert "no words" in server.post("/explain", {"text": "a", "label": "b"}, 400)["error"]
+        assert b"Items so far" in server.ask("GET", "/")[2]
 
 
 def test_health_and_metrics(server):

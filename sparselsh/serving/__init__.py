@@ -5,7 +5,7 @@
               restarts               limits   requests     explains
                                               together
 
-    _answers   what a request asks of a Tagger or a network, and its answer
+    _answers   what a request asks of a model, and its answer
     _batching  one call to the model for all requests that wait
     _limits    sizes, rates and times
     _metrics   counters of all workers, in shared memory, as text for Prometheus

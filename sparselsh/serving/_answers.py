@@ -1,9 +1,9 @@
-"""What a request asks of a model, and the answer: texts of a Tagger, rows of a network."""
+"""What a request asks of a model, and the answer: texts, sequences of items, rows of features."""
 from __future__ import annotations
 
 import json
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,10 @@ class Job(NamedTuple):
 
 
 def served(model: Any) -> Any:
-    """The answers of a Tagger, of a network or of a converted network."""
-    return Texts(model) if hasattr(model, "tags_") else Rows(model)
+    """The answers of a Tagger, of a Recommender, of a network or of a converted network."""
+    if hasattr(model, "tags_"):
+        return Texts(model)
+    return Sequences(model) if hasattr(model, "items_") else Rows(model)
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -60,6 +62,9 @@ class _Answers:
     """Checks requests and answers them; a subclass knows the items of its model."""
 
     item, items = "", ""  # their names in a request
+    kind = ""  # shown by /health
+    flags: ClassVar[dict[str, bool]] = {}  # that a request may set, and their defaults
+    has_explanations = False
 
     def __init__(self, n_labels: int, network: Any) -> None:
         self.n_labels = n_labels
@@ -70,7 +75,7 @@ class _Answers:
     def job(self, body: bytes, limits: Limits) -> Job:
         """The request of a body, or BadRequest."""
         given = _object(body)
-        _refuse_unknown(given, {self.item, self.items, "k", "threshold"})
+        _refuse_unknown(given, {self.item, self.items, "k", "threshold", *self.flags})
         if (self.item in given) == (self.items in given):
             raise BadRequest(f"give either {self.item!r} or {self.items!r}")
         many = [given[self.item]] if self.item in given else given[self.items]
@@ -83,11 +88,14 @@ class _Answers:
             raise BadRequest("threshold must be a number of 0 to 1")
         if threshold and not self.has_probabilities:
             raise BadRequest("the model has no probabilities, so that there is no threshold")
+        flags = self.flags | {name: given[name] for name in self.flags if name in given}
+        if wrong := [name for name, value in flags.items() if not isinstance(value, bool)]:
+            raise BadRequest(f"{wrong[0]} must be true or false")
         k = min(k, self.n_labels)
         if self._n_ranked and k > self._n_ranked:  # further ones would need all labels
             raise BadRequest(f"k must be at most {self._n_ranked}, the labels that have "
                              "probabilities of their own")
-        items = [self._checked(item, f"{self.items}[{i}]") for i, item in enumerate(many)]
+        items = [self._checked(item, f"{self.items}[{i}]", **flags) for i, item in enumerate(many)]
         return Job(items, k, float(threshold), len(body))
 
     @property
@@ -95,7 +103,7 @@ class _Answers:
         """Whether labels come with probabilities."""
         raise NotImplementedError
 
-    def _checked(self, item: Any, name: str) -> Any:
+    def _checked(self, item: Any, name: str, **flags: bool) -> Any:
         raise NotImplementedError
 
     def _best(self, items: list[Any], k: int) -> list[list[tuple[Any, float]]]:
@@ -136,17 +144,17 @@ class Texts(_Answers):
 
     item, items = "text", "texts"
     kind = "texts"
+    has_explanations = True
 
     def __init__(self, tagger: Any) -> None:
         super().__init__(len(tagger.tags_), tagger.network_)
         self.tagger = tagger
-        self.has_explanations = True
 
     @property
     def has_probabilities(self) -> bool:
         return True
 
-    def _checked(self, item: Any, name: str) -> str:
+    def _checked(self, item: Any, name: str, **flags: bool) -> str:
         if not isinstance(item, str):
             raise BadRequest(f"{name} must be a string")
         return item
@@ -180,6 +188,40 @@ class Texts(_Answers):
             self.tagger.vectorizer_.n_threads = n_threads
 
 
+class Sequences(_Answers):
+    """Answers of a Recommender."""
+
+    item, items = "items", "sequences"
+    kind = "sequences of items"
+    flags: ClassVar[dict[str, bool]] = {"exclude_seen": True}
+
+    def __init__(self, recommender: Any) -> None:
+        super().__init__(len(recommender.items_), recommender.network_)
+        self.recommender = recommender
+
+    @property
+    def has_probabilities(self) -> bool:
+        return True
+
+    def _checked(self, item: Any, name: str, **flags: bool) -> tuple[list[str], bool]:
+        if not isinstance(item, list) or not all(isinstance(one, str) for one in item):
+            raise BadRequest(f"{name} must be a list of names of items")
+        if "" in item:
+            raise BadRequest(f"{name} has the item '', which is no name")
+        return item, flags["exclude_seen"]
+
+    def _best(self, items: list[Any], k: int) -> list[list[tuple[Any, float]]]:
+        return [self.recommender.recommend(names, k, exclude_seen)
+                for names, exclude_seen in items]
+
+    def warm_up(self) -> None:
+        self.recommender.recommend([], 1)
+
+    def use_threads(self, n_threads: int | None) -> None:
+        """Let the kernels of this process use so many threads."""
+        self.recommender.n_threads = self.recommender.network_.n_threads = n_threads
+
+
 class Rows(_Answers):
     """Answers of a network over features with ids."""
 
@@ -189,13 +231,12 @@ class Rows(_Answers):
     def __init__(self, network: Any) -> None:
         super().__init__(network.n_labels, network)
         self.network = network
-        self.has_explanations = False
 
     @property
     def has_probabilities(self) -> bool:
         return self._n_ranked > 0
 
-    def _checked(self, item: Any, name: str) -> tuple[list[int], list[float]]:
+    def _checked(self, item: Any, name: str, **flags: bool) -> tuple[list[int], list[float]]:
         """Ids, ascending, and values of {"id": value, ...}."""
         if not isinstance(item, dict):
             raise BadRequest(f'{name} must be an object such as {{"5": 0.2, "90": 1.5}}')

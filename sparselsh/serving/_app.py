@@ -130,7 +130,7 @@ def application(model: Any, *, limits: Limits | None = None, metrics: Metrics | 
 
     Parameters
     ----------
-    model : Tagger, Network or InferenceNetwork
+    model : Tagger, Recommender, Network or InferenceNetwork
         Trained.
     limits : Limits or None
         None for ``Limits()``.
@@ -155,7 +155,7 @@ def application(model: Any, *, limits: Limits | None = None, metrics: Metrics | 
 
     async def explain(body: bytes) -> bytes:
         if not answers.has_explanations:
-            raise BadRequest("the model answers rows of features, which have no words to explain")
+            raise BadRequest(f"the model answers {answers.kind}, which have no words to explain")
         return await batcher.run(answers.explanation, body)
 
     async def health(request: Request) -> Response:

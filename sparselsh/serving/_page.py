@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._answers import Rows, Texts
+    from ._answers import Rows, Sequences, Texts
 
 STYLE = """
 :root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.5; }
@@ -29,7 +29,7 @@ SCRIPT = """
 const form = document.getElementById("form"), error = document.getElementById("error");
 const table = document.getElementById("answers"), rows = table.querySelector("tbody");
 const status = document.getElementById("status"), words = document.getElementById("words");
-const texts = document.body.dataset.kind === "texts";
+const item = document.body.dataset.item;
 let asked = "";
 
 async function post(path, body) {
@@ -62,13 +62,15 @@ form.addEventListener("submit", async (event) => {
     const input = document.getElementById("input").value;
     const k = Number(document.getElementById("k").value);
     asked = input;
-    const found = await post("predict", texts ? {text: input, k: k}
-                                              : {features: JSON.parse(input), k: k});
+    const value = item === "text" ? input
+      : item === "items" ? input.split("\\n").map((name) => name.trim()).filter(Boolean)
+      : JSON.parse(input);
+    const found = await post("predict", {[item]: value, k: k});
     for (const one of found.predictions[0]) {
       const row = rows.insertRow();
       cell(row, String(one.label));
       cell(row, (one.probability ?? one.score).toFixed(3), true);
-      if (texts) {
+      if (item === "text") {
         const button = document.createElement("button");
         button.type = "button";
         button.textContent = "Why?";
@@ -102,13 +104,12 @@ HEADERS = {
 }
 
 
-def page(name: str, answers: Texts | Rows) -> str:
+def page(name: str, answers: Rows | Sequences | Texts) -> str:
     """The page for a model."""
-    is_text = answers.kind == "texts"
-    label = "Text" if is_text else "Features and values, as JSON"
-    example = "" if is_text else '{"0": 1.0, "7": 0.5}'
+    label, example = {"text": ("Text", ""), "items": ("Items so far, one per line", "")}.get(
+        answers.item, ("Features and values, as JSON", '{"0": 1.0, "7": 0.5}'))
     number = "Probability" if answers.has_probabilities else "Score"
-    why = '<th scope="col">Words</th>' if is_text else ""
+    why = '<th scope="col">Words</th>' if answers.has_explanations else ""
     title = escape(f"sparselsh: {name}" if name else "sparselsh")
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -119,7 +120,7 @@ def page(name: str, answers: Texts | Rows) -> str:
 <link rel="icon" href="data:,">
 <style>{STYLE}</style>
 </head>
-<body data-kind="{'texts' if is_text else 'rows'}">
+<body data-item="{answers.item}">
 <main>
 <h1>{title}</h1>
 <p>{answers.n_labels:,} labels.</p>

@@ -37,7 +37,7 @@ def serve(model: Any, *, host: str = "127.0.0.1", port: int = 8000, workers: int
 
     Parameters
     ----------
-    model : Tagger, Network or InferenceNetwork
+    model : Tagger, Recommender, Network or InferenceNetwork
         Loaded with ``n_threads=1``, and not yet used with more: see above.
     host : str
     port : int
