@@ -38,10 +38,11 @@ RANKED_PER_LABEL = 3  # times the number of labels of a row that has many
 N_SEGMENTS = 4  # of the piecewise linear map of the gaps between scores
 MAX_FEATURE = 3.0  # standard deviations at which the features of a row are cut off
 MAX_LOG = 50.0  # of a slope or an odds
-PENALTY = 3e-3  # of the squared parameters, per row: few rows leave the map near a temperature
+PENALTY = 10.0  # of the squared parameters, in rows: few rows leave the map near a temperature
+MIN_RIDGE = 1e-6  # of the inputs of a row, some of which may be the same in all rows
 MIN_FIT_ROWS = 20
-# On other rows the log-loss is within a thousandth of that after 200 (docs/log/accuracy.md).
-MAX_ITERATIONS = 100
+# On other rows the log-loss is no higher than after 100 (docs/log/accuracy.md).
+MAX_ITERATIONS = 30
 TAIL_ROWS = 512  # rows whose outputs are all computed, to fit how the rest is distributed
 MAX_TAIL_OUTPUTS = 1 << 25  # of these rows together
 TAIL_SLOPES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
@@ -515,36 +516,48 @@ def _minimized(scores: Floats, u: np.ndarray, hit: np.ndarray, n_missed: np.ndar
     rows = (np.ascontiguousarray(scores, np.float32), hit.view(np.uint8),
             n_missed.astype(np.float64), weight, knots)
     d_log_t, d_best, d_rest = np.empty((3, len(scores)))
+    penalty = PENALTY * float(weight @ weight)  # 1 / n for n rows of equal weight
+    # coordinates in which the inputs of a row are uncorrelated: a third of the iterations
+    to_u = np.linalg.inv(np.linalg.cholesky(
+        (u * weight[:, None]).T @ u + max(penalty, MIN_RIDGE) * np.eye(N_ROW_INPUTS))).T
+    v = u @ to_u
+
+    def parameters(theta: np.ndarray) -> list[np.ndarray]:
+        temperature, slopes, rank, best, rest = np.split(theta, SPLITS)
+        return [to_u @ temperature, slopes, rank, to_u @ best, to_u @ rest]
 
     def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        temperature, slopes, rank, best, rest = np.split(theta, SPLITS)
+        temperature, slopes, rank, best, rest = parts = parameters(theta)
         d_slopes, d_costs = np.zeros(len(slopes)), np.zeros(len(ranks))
         loss = _calibration.losses(
             *rows, np.exp(slopes), by_rank @ rank, np.clip(u @ temperature, -MAX_LOG, MAX_LOG),
             u @ best, np.clip(u @ rest, -MAX_LOG, MAX_LOG), classes, has_tail, d_log_t, d_best,
             d_rest, d_slopes, d_costs)
-        gradient = np.concatenate([u.T @ d_log_t, d_slopes, d_costs @ by_rank, u.T @ d_best,
-                                   u.T @ d_rest])
-        penalized = np.where(IS_PENALIZED, theta, 0)
-        return (loss + PENALTY * float(penalized @ penalized),
-                gradient + 2 * PENALTY * penalized)
+        penalized = np.where(IS_PENALIZED, np.concatenate(parts), 0)
+        p = np.split(2 * penalty * penalized, SPLITS)
+        gradient = np.concatenate([
+            v.T @ d_log_t + to_u.T @ p[0], d_slopes + p[1], d_costs @ by_rank + p[2],
+            v.T @ d_best + to_u.T @ p[3], v.T @ d_rest + to_u.T @ p[4]])
+        return loss + penalty * float(penalized @ penalized), gradient
 
-    bounds = [(-MAX_LOG, MAX_LOG)] * N_PARAMETERS
+    bounds: list[Any] = [(None, None)] * N_PARAMETERS
+    bounds[SPLITS[0]:SPLITS[1]] = [(-MAX_LOG, MAX_LOG)] * N_SEGMENTS
     least = 0.0 if classes else MIN_STEP
     bounds[SPLITS[1]:SPLITS[2]] = [(0.0, MAX_LOG)] + [(least, MAX_LOG)] * len(RANK_STEPS)
     if not by_row:  # two classes: the order of the rows is that of their scores
-        bounds[1:SPLITS[0]] = [(0.0, 0.0)] * (N_ROW_INPUTS - 1)
+        bounds[1:SPLITS[0]] = [(0.0, 0.0)] * (N_ROW_INPUTS - 1)  # to_u is upper triangular
         bounds[SPLITS[1]:SPLITS[2]] = [(0.0, 0.0)] * _SIZES["rank"]
     start = np.zeros(N_PARAMETERS)
     gaps = (scores[:, :1] - scores[:, 1:6])[np.isfinite(scores[:, 1:6])]
     typical = gaps.mean() if len(gaps) else 1.0
-    start[0] = -np.log(max(float(typical), 1e-6))  # from where the search finds any scale
+    # from where the search finds any scale
+    start[0] = -np.log(max(float(typical), 1e-6)) / to_u[0, 0]
     from scipy.optimize import minimize  # 0.1 s, which `import sparselsh` need not take
 
     found = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds,
                      options={"maxiter": MAX_ITERATIONS})
     names = ("temperature", "slopes", "rank", "best", "rest")
-    return dict(zip(names, np.split(found.x, SPLITS), strict=True))
+    return dict(zip(names, parameters(found.x), strict=True))
 
 
 def _first_shift(scores: Floats, u: np.ndarray, hit: np.ndarray, weight: np.ndarray,
@@ -573,9 +586,10 @@ def _first_shift(scores: Floats, u: np.ndarray, hit: np.ndarray, weight: np.ndar
 
 SPLITS = np.cumsum([_SIZES[name] for name in ("temperature", "slopes", "rank", "best")])
 N_PARAMETERS = int(SPLITS[-1]) + _SIZES["rest"]
-# the dependence on the row, and how the slopes differ: not the level of anything
+# the dependence on the row and the steps of the ranks, and how the slopes differ: not the level of
+# anything
 IS_PENALIZED = np.ones(N_PARAMETERS, bool)
-IS_PENALIZED[[0, *range(SPLITS[1], SPLITS[2] + 1), SPLITS[3]]] = False
+IS_PENALIZED[[0, *SPLITS[1:]]] = False
 
 
 def _fitted_tail(ids: Ids, scores: Floats, every: Floats, y: CSR) -> np.ndarray:

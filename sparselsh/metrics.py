@@ -320,17 +320,22 @@ def calibration_curve(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 
 
 
 def expected_calibration_error(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 1,
-                               n_bins: int = 15) -> float:
+                               n_bins: int = 15, debiased: bool = False) -> float:
     """Mean difference between stated probabilities and observed fractions, over bins.
 
     ``ECE = sum_b |bin b| / n |observed_b - stated_b|`` over the bins of :func:`calibration_curve`
     [1]_. Of perfect probabilities it is above 0 as well, because fractions of few rows scatter: for
-    15 bins by about 0.35 / sqrt(n / 15).
+    15 bins by about 0.35 / sqrt(n / 15). With `debiased` it is the root of the mean square of the
+    differences, less what scatters [2]_: ``observed_b (1 - observed_b) / (|bin b| - 1)`` for each
+    bin. The mean of that square over many samples is the one of infinitely many rows.
 
     Parameters
     ----------
     Y_true, probabilities, k, n_bins
         As in :func:`calibration_curve`.
+    debiased : bool
+        Bins of one row are left out then, and the result is 0 where rows scatter more than they
+        differ.
 
     Returns
     -------
@@ -345,8 +350,14 @@ def expected_calibration_error(Y_true: MatrixLike, probabilities: ArrayLike, *, 
     ----------
     .. [1] M. P. Naeini, G. F. Cooper, M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
        Bayesian Binning", AAAI 2015.
+    .. [2] A. Kumar, P. Liang, T. Ma, "Verified Uncertainty Calibration", NeurIPS 2019,
+       arXiv:1909.10155, section 4.
     """
     stated, observed, counts = calibration_curve(Y_true, probabilities, k=k, n_bins=n_bins)
+    if debiased:
+        stated, observed, counts = (a[counts > 1] for a in (stated, observed, counts))
+        squares = (observed - stated)**2 - observed * (1 - observed) / (counts - 1)
+        return float(np.sqrt(max(0.0, squares @ counts / max(counts.sum(), 1))))
     return float(np.abs(observed - stated) @ counts / counts.sum())
 
 

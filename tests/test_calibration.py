@@ -380,6 +380,22 @@ def test_metrics_of_probabilities_follow_their_formulas(rng):
     assert metrics.expected_calibration_error(y, p) == pytest.approx(error, rel=1e-4)
 
 
+def test_the_debiased_error_does_not_depend_on_the_number_of_rows(rng):
+    def square(n_rows, shift):
+        p = 0.5 + 0.4 * rng.random((n_rows, 1))
+        true = (rng.random((n_rows, 1)) < p - shift).astype(int)
+        error = metrics.expected_calibration_error
+        return error(true, p), error(true, p, debiased=True)**2
+
+    plain, debiased = np.mean([square(300, 0.1) for _ in range(300)], axis=0)
+    assert debiased == pytest.approx(0.1**2, rel=0.1)  # its standard error is 3 %
+    plain, debiased = np.mean([square(300, 0.0) for _ in range(300)], axis=0)
+    assert plain > 0.05
+    # above 0, because there are no negative squares: 0.4 of their standard deviation, 0.0024
+    assert debiased < 0.0015
+    assert metrics.expected_calibration_error([0], [[0.5, 0.5]], debiased=True) == 0
+
+
 def test_f1_is_that_of_all_pairs():
     true = np.array([[1, 1, 0], [0, 0, 1]])
     predicted = np.array([[1, 0, 1], [0, 0, 1]])
