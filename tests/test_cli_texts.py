@@ -172,7 +172,10 @@ BAD = {  # content, options, words of the message
     "p.parquet": (b"PAR1xxxx", [], "is no readable Parquet file"),
     "q.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--family", "DWTA"], "--family: is for rows"),
     "r.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--checkpoint", "c"], "--checkpoint: is for"),
-    "s.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--validation", "0.1"], "--validation: is for"),
+    "s.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--early-stopping"], "needs --validation"),
+    "u.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--validation", "0.6"], "fraction above 0"),
+    "v.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--validation", "0.1", "--hold-out", "9"],
+                "leave one of them out"),
     "t.txt": (b"2 3 3\n0 1:1\n1 2:1\n", ["--label", "x"], "--label: is for texts, but 't.txt'"),
 }
 
@@ -184,6 +187,15 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(name, folder, capsys):
     content, options, words = BAD[name]
     (folder / name).write_bytes(content)
     assert words in refused(capsys, "train", name, *options)
+
+
+@pytest.mark.parametrize("validation", ["0.2", "test.jsonl"])
+def test_a_training_is_measured_after_each_epoch(validation, folder, capsys):
+    run(capsys, "train", "train.jsonl", "--validation", validation, "--early-stopping", 2,
+        "--epochs", 20, "--log", "log.json", *OPTIONS)
+    history = json.loads((folder / "log.json").read_text())
+    assert len(history) < 20 and all(0 <= row["p_at_1"] <= 1 for row in history)
+    assert "is a device or" not in refused(capsys, "train", "train.jsonl", "--validation", "none")
 
 
 # -- predictions -----------------------------------------------------------------------------------

@@ -446,6 +446,74 @@ def test_hold_out_leaves_texts_to_train_on():
         sl.Recommender(hold_out=99).fit([["a", "b"]] * 10)
 
 
+# ---- validation
+
+
+def test_a_fraction_is_held_out_and_measured_after_each_epoch(data):
+    texts, tags = data[:2]
+    found = sl.Tagger(hidden=32, epochs=4, random_state=0).fit(texts, tags, validation=0.2)
+    assert len(found.network_.history) == 4
+    assert all({"p_at_1", "val_loss"} <= row.keys() for row in found.network_.history)
+    # the rows that are held out are those of hold_out: the same network and calibration
+    same = sl.Tagger(hidden=32, epochs=4, hold_out=180, random_state=0).fit(texts, tags)
+    np.testing.assert_array_equal(found.predict_proba(data[2]), same.predict_proba(data[2]))
+    assert found.threshold_ == same.threshold_
+
+
+@pytest.mark.parametrize("one_per_text", [False, True])
+def test_further_texts_are_measured_and_change_nothing(data, one_per_text, tagger, sorter):
+    texts, tags, new, new_tags = data
+    if one_per_text:
+        tags, new_tags = ([row[0] for row in part] for part in (tags, new_tags))
+        unknown = "a tag that no text of the training has"
+    else:
+        unknown = ["a tag that no text of the training has"]
+    further = [*new, "words of another tag"], [*new_tags, unknown]
+    found = sl.Tagger(hidden=32, random_state=0).fit(texts, tags, validation=further)
+    measured = found.network_.history[-1]["p_at_1"]
+    wanted = sorter if one_per_text else tagger
+    np.testing.assert_array_equal(found.predict_proba(new), wanted.predict_proba(new))
+    assert measured > (0.4 if one_per_text else 0.8)  # the others of up to three tags are as likely
+    assert len(found.tags_) == N_TAGS
+    # P@1 of the network before classifiers are added, of the rows that can be right
+    plain = sl.Tagger(hidden=32, refine=False, random_state=0).fit(texts, tags)
+    best = [row[0][0] for row in plain.predict_topk(further[0], 1)]
+    right = [name == row if one_per_text else name in row
+             for name, row in zip(best, further[1], strict=True)]
+    n = len(new) if one_per_text else len(new) + 1
+    assert measured == pytest.approx(sum(right) / n, abs=0.02)  # calibration may reorder ties
+
+
+def test_a_training_that_stops_early_keeps_the_best_epoch(data):
+    stop = sl.callbacks.EarlyStopping(patience=1)
+    found = sl.Tagger(hidden=32, epochs=30, lr=0.05, random_state=0).fit(
+        *data[:2], validation=0.2, callbacks=[stop])
+    history = found.network_.history
+    assert len(history) < 30
+    assert max(row["p_at_1"] for row in history) == history[-2]["p_at_1"]
+
+
+@pytest.mark.parametrize("validation, error, message", [
+    (0, ValueError, "validation must be at most 0.5 and above 0, got 0"),
+    (0.6, ValueError, "validation must be .*at most 0.5"),
+    (1e-9, ValueError, "of 900 rows is none; give a larger fraction"),
+    (True, TypeError, "a fraction of the texts, or a pair"),
+    ("valid.jsonl", TypeError, "a fraction of the texts, or a pair"),
+    ((["a"], [["tag::1"]], 3), TypeError, "a fraction of the texts, or a pair"),
+    ((["a b"], [["unknown"]]), ValueError, "holds no tag of the texts that are trained on"),
+    ((["a b"], []), ValueError, "must have an entry for each of the 1 rows"),
+    (([3], [["tag::1"]]), TypeError, r"validation\[0\]\[0\] must be a string"),
+])
+def test_wrong_validation_is_refused(data, validation, error, message):
+    with pytest.raises(error, match=message):
+        sl.Tagger().fit(*data[:2], validation=validation)
+
+
+def test_validation_and_hold_out_contradict_each_other(data):
+    with pytest.raises(ValueError, match="in place of hold_out=50; give one of them"):
+        sl.Tagger(hold_out=50).fit(*data[:2], validation=0.1)
+
+
 @pytest.mark.parametrize("n_features", [None, 16])
 def test_a_fit_that_fails_leaves_the_vocabulary_of_before(n_features, monkeypatch):
     # the number of texts, and where runs are hashed the vocabulary, were those of the new texts

@@ -20,7 +20,13 @@ from ._records import (
 )
 from ._report import silent, summary
 from ._stream import lines_of
-from ._train import callbacks, check_train_outputs, save
+from ._train import (
+    callbacks,
+    check_early_stopping,
+    check_train_outputs,
+    save,
+    validation_fraction,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -55,6 +61,7 @@ def train_texts(args: argparse.Namespace, kind: str) -> None:
         test = read_records(args.test, kind_of(args.test, args.format), columns_of(args))
         say(_describe("test", test))
 
+    validation = _validation(args)
     options: dict[str, Any] = {}
     if "--hidden" in getattr(args, "given", []):
         options["hidden"] = args.hidden
@@ -65,7 +72,8 @@ def train_texts(args: argparse.Namespace, kind: str) -> None:
                        random_state=args.seed, n_threads=args.threads, verbose=not args.quiet,
                        **options)
     try:
-        wall, cpu = _measure.seconds(tagger.fit, *records, callbacks=callbacks(args))
+        wall, cpu = _measure.seconds(tagger.fit, *records, validation=validation,
+                                     callbacks=callbacks(args))
     except ValueError as error:
         if args.separator is None and "whose parts are tags" in str(error):
             raise UserError(f"{args.train!r}: {str(error).split(':')[0]}; part such labels with "
@@ -87,7 +95,7 @@ def train_texts(args: argparse.Namespace, kind: str) -> None:
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that rows of features have and texts have not."""
     unused = [name for name in getattr(args, "given", []) if name not in TAGGER_OPTIONS]
-    for name in ("--checkpoint", "--resume", "--validation", "--early-stopping"):
+    for name in ("--checkpoint", "--resume"):
         if getattr(args, name[2:].replace("-", "_")):
             unused.append(name)
     if args.on_nonfinite != "raise":
@@ -99,6 +107,17 @@ def _check_options(args: argparse.Namespace) -> None:
     if unused:
         raise UserError(f"{unused[0]}: is for rows of features, but {args.train!r} holds texts; "
                         "leave it out")
+
+
+def _validation(args: argparse.Namespace) -> float | Records | None:
+    """The fraction of the texts to validate on, or the texts of a file and their labels."""
+    if args.validation is None:
+        check_early_stopping(args)
+        return None
+    fraction = validation_fraction(args)
+    if fraction is not None:
+        return fraction
+    return read_records(args.validation, kind_of(args.validation, args.format), columns_of(args))
 
 
 def _note_parts(args: argparse.Namespace, records: Records) -> None:

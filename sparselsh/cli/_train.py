@@ -220,14 +220,19 @@ def _validation(args: argparse.Namespace, n_features: int,
                 n_labels: int) -> tuple[float | None, Any]:
     """The fraction of the rows to validate on, or the rows of a file."""
     if args.validation is None:
-        if args.early_stopping:
-            raise UserError("--early-stopping: needs --validation, such as --validation 0.1")
+        check_early_stopping(args)
         return None, None
     fraction = validation_fraction(args)
     if fraction is not None:
         return fraction, None
     return None, read_matching(args.validation, n_features, n_labels, of=args.train,
                                ids=args.first_feature)
+
+
+def check_early_stopping(args: argparse.Namespace) -> None:
+    """Refuse --early-stopping without rows by which to stop."""
+    if args.early_stopping and args.validation is None:
+        raise UserError("--early-stopping: needs --validation, such as --validation 0.1")
 
 
 def validation_fraction(args: argparse.Namespace) -> float | None:

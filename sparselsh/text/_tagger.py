@@ -129,7 +129,8 @@ class Tagger(NamedNetwork):
 
     # -- training --------------------------------------------------------------------------------
 
-    def fit(self, texts: Any, tags: Any, *, callbacks: Sequence[Callback] = ()) -> Self:
+    def fit(self, texts: Any, tags: Any, *, validation: float | tuple[Any, Any] | None = None,
+            callbacks: Sequence[Callback] = ()) -> Self:
         """Train on texts and their tags.
 
         Parameters
@@ -140,6 +141,11 @@ class Tagger(NamedNetwork):
             The tags of each text, as lists, tuples, sets or a column of such, which may be empty;
             or one string per text, its only tag; or a data frame of zeros and ones with a column
             per tag, whose name is that of the column.
+        validation : float, tuple (texts, tags) or None
+            Texts whose loss and P@1 are measured after each epoch, for callbacks such as
+            :class:`EarlyStopping <sparselsh.callbacks.EarlyStopping>`: a fraction of the texts, up
+            to 0.5, which are held out in place of `hold_out`; or further texts and their tags. Tags
+            that no text of the training has are passed over.
         callbacks : sequence of Callback
             See `sparselsh.callbacks`.
 
@@ -162,9 +168,13 @@ class Tagger(NamedNetwork):
         if not names.names:
             raise ValueError("tags must hold at least one tag, got none; give the tags of the "
                              "texts")
+        further = self._checked_validation(validation, names)
         vectorizer = self._new_vectorizer()
         x = _rows_of_fit(vectorizer, texts)
-        model = trained(x, names.indicator(), self._options(names.one_per_row, callbacks))
+        if isinstance(further, tuple):
+            further = _rows_of(vectorizer, further[0]), further[1]
+        options = self._options(names.one_per_row, callbacks)._replace(validation=further)
+        model = trained(x, names.indicator(), options)
         self._take(vectorizer, model, _named(names.names, names.one_per_row))
         return self
 
@@ -225,6 +235,31 @@ class Tagger(NamedNetwork):
         x, y = self._grow(texts, names)
         learn_more(self.network_, x, y, self.batch_size)
         return self
+
+    def _checked_validation(self, validation: Any, names: Names
+                            ) -> float | tuple[list[str], CSR] | None:
+        """A fraction; or texts, and their rows of the tags that have these names."""
+        if validation is None:
+            return None
+        if isinstance(validation, int | float) and not isinstance(validation, bool):
+            if self.hold_out is not None:
+                raise ValueError(f"validation={validation} holds texts out, in place of "
+                                 f"hold_out={self.hold_out}; give one of them")
+            return float(check.number(validation, "validation", above=0, maximum=0.5))
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError("validation must be a fraction of the texts, or a pair (texts, tags), "
+                            f"got {validation!r:.80}")
+        texts = checked_texts(validation[0], "validation[0]")
+        found = names_of(validation[1], "validation[1]", len(texts), names.names)
+        n = len(names.names)
+        kept = [[j for j in row if j < n] for row in found.ids]
+        if not any(kept):
+            raise ValueError("validation[1] holds no tag of the texts that are trained on; give "
+                             "texts with such tags")
+        if names.one_per_row:  # a row without its tag could not be right
+            texts = [text for text, row in zip(texts, kept, strict=True) if row]
+            kept = [row for row in kept if row]
+        return texts, found._replace(ids=kept).indicator(n)
 
     def _new_rows(self, texts: Any, tags: Any) -> tuple[list[str], Names]:
         self._check_trainable()
@@ -464,9 +499,7 @@ class Tagger(NamedNetwork):
 
     def _rows(self, texts: Sequence[str]) -> Any:
         """The rows of texts, as a CSR, which a network takes as it is."""
-        if isinstance(self.vectorizer_, TextVectorizer):
-            return self.vectorizer_.rows(texts)
-        return _sparse(self.vectorizer_.transform(texts))
+        return _rows_of(self.vectorizer_, texts)
 
     def _parts(self, texts: Sequence[str]) -> list[Any]:
         """The rows of all texts, some at a time."""
@@ -564,6 +597,12 @@ def _rows_of_fit(vectorizer: Any, texts: list[str]) -> CSR:
     if isinstance(vectorizer, TextVectorizer):
         return check.sparse(vectorizer.fit_transform(texts), "vectorizer")
     return _sparse(vectorizer.fit_transform(texts))
+
+
+def _rows_of(vectorizer: Any, texts: Sequence[str]) -> CSR:
+    if isinstance(vectorizer, TextVectorizer):
+        return vectorizer.rows(texts)
+    return _sparse(vectorizer.transform(texts))
 
 
 def _sparse(rows: Any) -> CSR:

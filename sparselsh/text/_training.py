@@ -52,6 +52,7 @@ class Options(NamedTuple):
     verbose: bool
     shared_ids: bool = False
     effort: Literal["low", "default", "high"] = "default"
+    validation: float | tuple[CSR, CSR] | None = None  # a fraction of the rows, or further rows
 
 
 def batch_rows(n_rows: int, batch_size: int | None) -> int:
@@ -81,8 +82,14 @@ def trained(x: CSR, y: CSR, options: Options) -> Trained:
     """A network trained on the rows."""
     network = Network([Linear(x.n_columns, options.hidden), LSHLinear(options.hidden, y.n_columns)],
                       random_state=options.random_state, n_threads=options.n_threads)
-    kept, held_out = _split(x, y, options.hold_out)
+    fraction = options.validation if isinstance(options.validation, float) else None
+    n_held_out = options.hold_out if fraction is None else n_rows_of(fraction, x.shape[0])
+    kept, held_out = _split(x, y, n_held_out)
     X, Y = x.take(kept).to_scipy(), y.take(kept).to_scipy()
+    held = x.take(held_out).to_scipy(), y.take(held_out).to_scipy()
+    measured = held if fraction is not None else None
+    if isinstance(options.validation, tuple):
+        measured = options.validation[0].to_scipy(), options.validation[1].to_scipy()
 
     batch = batch_rows(X.shape[0], options.batch_size)
     epochs = options.epochs
@@ -93,19 +100,28 @@ def trained(x: CSR, y: CSR, options: Options) -> Trained:
     _recipe.begin(network, X, Y, n_steps, dropout=options.dropout, shared_ids=options.shared_ids)
     lr = _recipe.rate(n_steps) if options.lr is None else options.lr
     network.fit(X, Y, optimizer=Adam(lr, schedule="linear", second_moment="row"), epochs=epochs,
-                batch_size=batch, callbacks=options.callbacks, verbose=options.verbose)
+                batch_size=batch, callbacks=options.callbacks, verbose=options.verbose,
+                validation=measured)
 
-    held: tuple[Any, Any] | None = None
-    if len(held_out) >= MIN_FIT_ROWS:
-        held = x.take(held_out).to_scipy(), y.take(held_out).to_scipy()
+    is_enough = len(held_out) >= MIN_FIT_ROWS
     if options.refine:
-        _recipe.refine(network, X, Y, held, effort=options.effort, verbose=options.verbose)
-    if held is not None and held[1].nnz:
+        _recipe.refine(network, X, Y, held if is_enough else None, effort=options.effort,
+                       verbose=options.verbose)
+    if is_enough and held[1].nnz:
         network.calibrate(*held, kind=options.kind, thresholds=options.thresholds)
         threshold = network.calibration.threshold
     else:
         threshold = _threshold_of(network, X, Y)
     return Trained(network, threshold, with_more(Kept(x.take(NO_ROWS), y.take(NO_ROWS), 0), x, y))
+
+
+def n_rows_of(fraction: float, n_rows: int) -> int:
+    """Rows of a fraction; ValueError where that is none."""
+    n = round(fraction * n_rows)
+    if n == 0:
+        raise ValueError(f"validation={fraction:g} of {n_rows} rows is none; give a larger "
+                         "fraction, or rows of their own")
+    return n
 
 
 def with_more(kept: Kept, x: CSR, y: CSR) -> Kept:
