@@ -10,8 +10,9 @@ and sparse; covtype-like is drawn by `make_classification`. Sets that are absent
 
 Per set and contender: P@1; micro-F1 of `predict`, and of the best constant number of labels, chosen
 on test rows; the calibration error of the best label, that of perfect probabilities for as many
-rows (the mean of 20 draws), and that of the five best labels; the log-loss; the sum of
-the probabilities over the number of true labels; CPU seconds of `fit`. For the default also: rows
+rows (the mean of 20 draws), the debiased one, whose mean does not depend on the number of rows, and
+that of the five best labels; the log-loss; the sum of the probabilities over the number of true
+labels; CPU seconds of `fit`. For the default also: rows
 whose `predict` is not the argmax of `predict_proba`, and P@1 with exact=True. --variants adds the
 four combinations of loss and refine, --rivals logistic regression and SGD. For sparse rows with
 several labels, --pecos-python and --omikuji-python add P@1 and F1 of PECOS and Omikuji, whose
@@ -143,9 +144,10 @@ def measured(data, proba, predict):
     constant = max(2 * true[:, :k].sum() / (k * n + n_true) for k in range(1, true.shape[1] + 1))
     ones = true.astype(np.float32)
 
-    def error(k):
+    def error(k, debiased=False):
         return sl.metrics.expected_calibration_error(
-            ones[:, :k].reshape(-1, 1), np.clip(values[:, :k].reshape(-1, 1), 0, 1))
+            ones[:, :k].reshape(-1, 1), np.clip(values[:, :k].reshape(-1, 1), 0, 1),
+            debiased=debiased)
 
     rng = np.random.default_rng(0)
     perfect = [sl.metrics.expected_calibration_error(
@@ -154,6 +156,7 @@ def measured(data, proba, predict):
     return {"ece_of_perfect": float(np.mean(perfect)),
             "p_at_1": float(true[:, 0].mean()), "f1": 2 * hits / (n_predicted + n_true),
             "f1_constant": float(constant), "ece": error(1), "ece_5": error(5),
+            "ece_debiased": error(1, debiased=True),
             "log_loss": losses / n, "sum": totals / n_true, "not_argmax": wrong}
 
 
@@ -311,8 +314,8 @@ def main():
         kind = "labels" if data.several else "classes"
         print(f"\n{name}: {data.X.shape[0]:,} rows, {data.Y_test.shape[1]:,} {kind}, "
               f"medians of {args.seeds} seeds")
-        keys = ["p_at_1", "f1", "f1_constant", "ece", "ece_of_perfect", "ece_5", "log_loss", "sum",
-                "cpu"]
+        keys = ["p_at_1", "f1", "f1_constant", "ece", "ece_of_perfect", "ece_debiased", "ece_5",
+                "log_loss", "sum", "cpu"]
         print(text_table(["", *keys], [
             [title, *(f"{own[key]['median']:.4g}" if key in own else "" for key in keys)]
             for title, own in figures.items()]), flush=True)
