@@ -35,9 +35,11 @@ class Effort(NamedTuple):
     epochs: int  # from weights computed from the data
     n_negatives: int  # labels that a row is a negative example for
     n_candidates: int  # labels that the classifiers rank again
+    n_hidden: int  # hidden units of `sparselsh train`
 
 
-EFFORTS = {"low": Effort(1, 50, 50), "default": Effort(2, 200, 50), "high": Effort(4, 400, 100)}
+EFFORTS = {"low": Effort(1, 50, 50, 256), "default": Effort(2, 200, 50, 256),
+           "high": Effort(4, 400, 100, 512)}
 EPOCHS_FROM_DATA = EFFORTS["default"].epochs
 # Learning rate times steps: twice the distance that Adam can move a weight under a linear schedule.
 RATE_TIMES_STEPS = 3.3

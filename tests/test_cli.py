@@ -467,6 +467,15 @@ def test_the_effort_sets_the_number_of_epochs(folder, tmp_path):
         assert len(log.read_text().splitlines()) == 1 + epochs
 
 
+def test_the_effort_sets_the_number_of_hidden_neurons(folder, tmp_path):
+    for options, n_hidden in (([], 256), (["--effort", "high"], 512),
+                              (["--effort", "high", "--hidden", 8], 8)):
+        done = sparselsh("train", folder / "train.txt", "--model", tmp_path / "model",
+                         "--epochs", 1, "--refine", "no", *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert sl.load(tmp_path / "model").layers[0].n_out == n_hidden
+
+
 def test_dropout_is_that_of_the_recipe_or_the_one_requested(folder, tmp_path):
     def dropout(*options):
         done = sparselsh("train", folder / "train.txt", "--model", tmp_path / "model",

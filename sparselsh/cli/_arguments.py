@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 # Defaults of `sparselsh train`. A learning rate of None leaves the optimizer to the network.
-N_HIDDEN = 256
 ACTIVATION = "none"
 EPOCHS_FROM_RANDOM = 5  # from weights computed from the data: _recipe.EPOCHS_FROM_DATA
 BATCH_SIZE = 256
@@ -67,8 +66,8 @@ def _add_train(commands: Commands) -> None:
                              "number of processes; --model and --checkpoint are folders then",
             None, unset="one network in one process", type=_whole(1), metavar="N", action=_Given)
 
-    _option(sub, "--hidden", "number of hidden neurons", N_HIDDEN, type=_whole(1), metavar="N",
-            action=_Given)
+    _option(sub, "--hidden", "number of hidden neurons", None,
+            unset="256, with --effort high 512", type=_whole(1), metavar="N", action=_Given)
     _option(sub, "--activation", "activation of the hidden layer", ACTIVATION,
             choices=["none", "relu"], action=_Given)
     _option(sub, "--loss", "softmax over all labels, or binary cross-entropy of each", "softmax",
@@ -79,8 +78,9 @@ def _add_train(commands: Commands) -> None:
                            "auto computes them for the loss softmax, if there are 1,000 "
                            "labels or eight times as many features as hidden units",
             "auto", choices=["auto", "labels", "random"], action=_Given)
-    _option(sub, "--effort", "what --init and --refine spend: epochs, negatives per row, and "
-                             "labels that are ranked again; low is quicker, high ranks better",
+    _option(sub, "--effort", "what --init and --refine spend: hidden neurons, epochs, negatives "
+                             "per row, and labels that are ranked again; low is quicker, high "
+                             "ranks better",
             "default", choices=["low", "default", "high"], action=_Given)
     _option(sub, "--shared-ids", "whether feature j and label j are the same thing, as the items "
                                  "of a session and the next item; for weights that --init "

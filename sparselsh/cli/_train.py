@@ -140,13 +140,14 @@ def save(model: Any, path: str) -> None:
 def new_network(args: argparse.Namespace, n_features: int, n_labels: int) -> Network:
     """The untrained network that the options describe."""
     import sparselsh as sl
-    from sparselsh import distributed, hashing, rebuild
+    from sparselsh import _recipe, distributed, hashing, rebuild
 
     activation = None if args.activation == "none" else args.activation
-    hidden = sl.Linear(n_features, args.hidden, activation=activation, dropout=args.dropout or 0,
+    n_hidden = args.hidden or _recipe.EFFORTS[args.effort].n_hidden
+    hidden = sl.Linear(n_features, n_hidden, activation=activation, dropout=args.dropout or 0,
                        dtype=args.dtype)
     last = sl.LSHLinear(
-        args.hidden, n_labels, density=args.density, active=args.active,
+        n_hidden, n_labels, density=args.density, active=args.active,
         candidates=args.candidates, policy=args.policy, n_probes=args.n_probes, plan=args.plan,
         family=made(args.family, "--family", hashing, hashing.__all__),
         rebuild=made(args.rebuild, "--rebuild", rebuild, rebuild.__all__),
