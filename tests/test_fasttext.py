@@ -92,6 +92,29 @@ def test_damaged_models_are_refused(rng, tmp_path):
             assert "m.bin" in str(error)
 
 
+@pytest.mark.parametrize("options", [{"ngrams": 2}, {"minn": 1, "maxn": 3}])
+@pytest.mark.parametrize("bucket", [0, -3])
+def test_ngrams_without_buckets_are_refused(rng, tmp_path, options, bucket):
+    path = tmp_path / "m.bin"
+    whole = bytearray(content(rng, **options))
+    whole[8 + 4 * 8:8 + 4 * 9] = struct.pack("<i", bucket)
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"m\.bin: its matrices have 1026 and 17 rows, for 26 "):
+        sl.from_fasttext(path)
+
+
+def test_negative_lengths_of_ngrams_mean_none(rng, tmp_path):
+    # as in fastText, which compares lengths from 1 on with them
+    path, found = tmp_path / "m.bin", []
+    for minn in (-2**31, 0, 1):
+        path.write_bytes(content(rng, ngrams=-5, minn=minn, maxn=2))
+        net = sl.from_fasttext(path)
+        net.save(tmp_path / "net")
+        found.append(sl.TextNetwork.load(tmp_path / "net").transform(TEXTS).indices)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
 def test_wrong_texts_are_refused(rng, tmp_path):
     path = tmp_path / "m.bin"
     path.write_bytes(content(rng))

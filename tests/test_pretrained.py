@@ -663,6 +663,8 @@ def test_sharded_files_are_read_by_their_index_and_by_their_folder(rng, tmp_path
     ("[]", "not a readable index of safetensors files"),
     ('{"weight_map": {"fc0.weight": "../other.safetensors"}}', "which is not beside it"),
     ('{"weight_map": {"fc9.weight": "model-0.safetensors"}}', "holds no 'fc9.weight'"),
+    ('{"weight_map": {"' + "[" * 3000 + '": "model-0.safetensors"}}',
+     r"an array whose name has 3000 characters, '\[{60}'\.\.\.; download"),
 ])
 def test_damaged_indexes_of_shards_are_refused(rng, tmp_path, text, message):
     index = sharded(tmp_path / "model", mlp(rng, 5, 6, 4))

@@ -108,15 +108,16 @@ def read_fasttext(path: PathLike) -> FastTextModel:
     words, labels, n_words = reader.dictionary()
     table = reader.matrix("input matrix", given["dim"])
     outputs = reader.matrix("output matrix", given["dim"])
-    n_rows = n_words + (given["bucket"] if given["maxn"] > 0 or given["wordNgrams"] > 1 else 0)
-    if len(outputs) != len(labels) or len(table) < n_rows or given["bucket"] < 0 or (
-            n_rows > n_words and not given["bucket"]):
+    word_ngrams, bucket, minn, maxn = (
+        max(0, given[name]) for name in ("wordNgrams", "bucket", "minn", "maxn"))
+    has_ngrams = maxn > 0 or word_ngrams > 1
+    n_rows = n_words + bucket * has_ngrams
+    if len(outputs) != len(labels) or len(table) < n_rows or (has_ngrams and not bucket):
         raise ValueError(f"{path}: its matrices have {len(table)} and {len(outputs)} rows, for "
                          f"{n_rows} words and n-grams and {len(labels)} labels; it is damaged: "
                          "copy it again")
     layers = [Affine("input", table, kind="embedding_bag"), Affine("output", outputs)]
-    return FastTextModel(layers, labels, words, n_words, given["wordNgrams"], given["bucket"],
-                         given["minn"], given["maxn"])
+    return FastTextModel(layers, labels, words, n_words, word_ngrams, bucket, minn, maxn)
 
 
 def is_fasttext(path: PathLike) -> bool:

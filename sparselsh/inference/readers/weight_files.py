@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 INDEX_ENDING = ".safetensors.index.json"
 MAX_NAME = 255  # bytes of the name of a file
+MAX_ARRAY_NAME = 1000  # characters; longer ones come from damage
 STATE_DICT_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 NETWORK_FORMAT = "sparselsh.network"  # of files that Network.save has written
 
@@ -204,6 +205,10 @@ class _Shards:
             folder, name = os.path.split(self.path)
             with SafeArrays(self.path) as arrays:
                 self._file_of = dict.fromkeys(arrays.names, name)
+        for name in self._file_of:
+            if len(name) > MAX_ARRAY_NAME:
+                raise ValueError(f"{self.path}: has an array whose name has {len(name)} "
+                                 f"characters, {name[:60]!r}...; download it again")
         for file in set(self._file_of.values()):
             if os.path.basename(file) != file or not file or len(file) > MAX_NAME:
                 raise ValueError(f"{self.path}: names the file {file[:MAX_NAME]!r}, which is not "
