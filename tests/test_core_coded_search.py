@@ -195,3 +195,9 @@ def test_parts_of_short_rows_are_left_out(rng):
 def test_rows_that_cannot_be_rotated_are_not_usable(rng, scale):
     w = gaussian(rng, 40, 9) * np.float32(scale)
     assert not CodedRows(w, np.zeros(40, np.float32), w[0], False, 0, 1).usable
+
+
+def test_no_queries_are_dealt_with(rng):
+    coded = Coded(rng, 40, 8)
+    coded.x = coded.x[:0]
+    assert all(len(found) == 0 for found in coded.search(3))

@@ -84,3 +84,18 @@ def test_grouped_squares_of_sparse_inputs(rng, pattern, d, x_density):
     want, largest = (reference.grouped_squares(indptr, indices, f(data), m, f(plain))[rows]
                      for f in (np.array, abs))
     assert_squares_close(got, want, largest, n + d)
+
+
+@pytest.mark.parametrize("d", [0, 3])
+def test_no_neurons_have_no_norms_and_no_columns_have_norm_zero(d):
+    starts, nothing = np.zeros(5, np.int64), np.empty(0, np.int32)
+    values, x = np.empty(0, np.float32), np.empty((2, d), np.float32)
+    sparse = (np.zeros(3, np.int64), nothing, values)
+    for n in (0, 4):
+        for kernel, arguments in (
+            ("active_squares", (np.ones((2, n), np.float32), x)),
+            ("grouped_squares", (starts[:n + 1], nothing, nothing, values, x)),
+            ("grouped_squares_csr", (starts[:n + 1], nothing, nothing, values, *sparse, d)),
+        ):
+            if n == 0 or d == 0:
+                np.testing.assert_array_equal(measured(kernel, n, *arguments), np.zeros(n))

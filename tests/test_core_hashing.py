@@ -184,7 +184,7 @@ def projected(kernel, *arguments, shape):
 
 
 @pytest.mark.parametrize("n, n_planes", [(0, 3), (1, 1), (31, 5), (32, 40), (67, 9)])
-@pytest.mark.parametrize("d", SIZES)
+@pytest.mark.parametrize("d", [0, *SIZES])
 def test_signed_sums_of_dense_and_sparse_rows(rng, simd_level, n, d, n_planes):
     v, signs = sparse_rows(rng, n, d), read_only(rng.integers(-1, 2, (d, n_planes), dtype=np.int8))
     lists = [np.flatnonzero(plane == sign).astype(np.int32)
