@@ -46,6 +46,17 @@ def test_set_level_refuses_an_unknown_name_and_keeps_the_level(name):
     assert _simd.level() == before
 
 
+@pytest.mark.parametrize("name", ["v3", "avx-vnni", "v4", "v4-vnni", "v4-bf16", "amx", "neon-dot"])
+def test_set_level_refuses_a_level_that_the_processor_or_the_build_lacks(name):
+    if name in _simd.available_levels():
+        pytest.skip("this processor has it")
+    before = _simd.level()
+    with pytest.raises(ValueError, match=f"'{name}' is (unknown|not supported by this processor); "
+                                         f"available: {AVAILABLE}"):
+        _simd.set_level(name)
+    assert _simd.level() == before
+
+
 def test_set_level_takes_every_available_level(simd_level):
     assert _simd.level() == simd_level
 

@@ -306,3 +306,39 @@ def test_a_converted_network_that_contradicts_itself_is_refused(tmp_path, served
     rewritten(path, "sparselsh.inference", apply)
     with pytest.raises(ValueError, match=rf"served\.safetensors: .*({message})"):
         sl.InferenceNetwork.load(path)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A converted network with sparse inputs, 40 hidden units and 30 labels."""
+    path = tmp_path_factory.mktemp("served") / "net.safetensors"
+    net = sl.Network([sl.Linear(20, 40, activation="relu"), sl.Linear(40, 30)], random_state=0)
+    X = sp.csr_array(np.eye(20, dtype=np.float32))
+    net.partial_fit(X, np.arange(20))
+    sl.InferenceNetwork.from_network(net).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("layer, change, message", [
+    (0, {"kind": "sparse"}, "kind must be"),
+    (0, {"activation": "step"}, "activation must be"),
+    (0, {"storage": "float8"}, "storage must be"),
+    (0, {"plan": {"single": "int8", "batch": "dense"}}, "its plans contradict each other"),
+    (1, {"plan": {"single": "lsh", "batch": "dense"}}, "its index is missing"),
+    (1, {"kept": 3}, "importance is missing"),
+    (1, {"is_compact": True}, "'rows'"),
+    (1, {"kind": "embedding_bag"}, r"bias must have shape \(40,\), got \(30,\)"),
+    (1, {"widening": 0}, "widening must be"),
+])
+def test_every_entry_of_a_converted_layer_is_checked(served, tmp_path, layer, change, message):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(served)
+
+    def apply(tensors, metadata):
+        config = json.loads(metadata["config"])
+        config["layers"][layer] |= change
+        metadata["config"] = json.dumps(config)
+
+    rewritten(path, _files.metadata(path)["format"], apply)
+    with pytest.raises(ValueError, match=rf"net\.safetensors: .*{message}"):
+        sl.InferenceNetwork.load(path)
