@@ -31,6 +31,11 @@ def test_a_failed_allocation_leaves_what_was_or_what_can_be_resumed(name, preloa
     assert findings == [] and n
 
 
+def test_kernels_without_memory_for_their_work_raise_and_leave_no_trace(preload):
+    n, findings = harness.run_kernels(preload, MOST // 2)
+    assert findings == [] and n
+
+
 @pytest.mark.parametrize("twice", [False, True], ids=["one Ctrl-C", "two"])
 @pytest.mark.parametrize("name", [n for n in BRIEF if n != "save, training_state"])
 def test_ctrl_c_at_any_line_leaves_what_was_or_what_can_be_resumed(name, twice):

@@ -11,10 +11,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from faults import harness
 
+KINDS = (*harness.KINDS, "kernels")
+
 
 def main():
     parser = argparse.ArgumentParser(description=harness.__doc__.splitlines()[0])
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(harness.KINDS))
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--most", type=int, help="faults per call; all by default")
     parser.add_argument("--only", default="", help="calls whose name contains this")
     parser.add_argument("--exactly", help="the call with this name")
@@ -30,8 +32,13 @@ def main():
     total = n_findings = 0
     with tempfile.TemporaryDirectory() as folder:
         preload = harness.compiled(folder)
-        for kind in given.kinds or harness.KINDS:
+        for kind in given.kinds or KINDS:
             options = {} if given.most is None else {"most": given.most}
+            if kind == "kernels":
+                n, findings = harness.run_kernels(preload, given.most) if preload else (0, [])
+                print(f"{kind:12} {n:37,} tried, {len(findings)} findings", *findings, flush=True)
+                total, n_findings = total + n, n_findings + len(findings)
+                continue
             for name in harness.subjects(kind):
                 if given.only not in name or given.exactly not in (None, name):
                     continue

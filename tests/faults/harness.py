@@ -9,6 +9,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -427,3 +428,18 @@ def run(kind, name, options=None, preload=None, seconds=600):
                    f"{done.stderr[-3000:]}"]
     n, findings = json.loads(last[0])
     return n, findings
+
+
+def run_kernels(preload, most=None, seconds=3600):
+    """Try `faults.kernels` in a process of its own, on `most` parameters of each test."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+                                "LD_PRELOAD": str(preload), "PYTHONPATH": str(HERE.parent),
+                                "SPARSELSH_FAULTS": str(most or 10_000)}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p",
+         "faults.kernels", *map(str, sorted(HERE.parent.glob("test_core_*.py")))],
+        env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=seconds,
+        check=False)
+    found = re.search(r"([\d,]+) allocations of (\d+) kernels", done.stdout)
+    n = int(found[1].replace(",", "")) if found else 0
+    return n, [f"kernels: {done.stdout[-3000:]} {done.stderr[-1000:]}"] if done.returncode else []
