@@ -194,11 +194,13 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         self._after_fit(X, targets, held_out)
 
     def _warn_of_large_values(self, X: Any) -> None:
-        values = X.data if sp.issparse(X) else X[X != 0]
-        size = float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if len(values) else 0.0
+        values = (X.data if sp.issparse(X) else X).reshape(-1)
+        with np.errstate(over="ignore"):
+            size = float(np.sqrt(values @ values / max(1, np.count_nonzero(values))))
         if size > MAX_INPUT_SIZE:
+            largest = max(values.max(), -values.min())
             warnings.warn(
-                f"X has values up to {np.abs(values).max():g}, whose root mean square is "
+                f"X has values up to {largest:g}, whose root mean square is "
                 f"{size:.3g}; with values of about 1 the training learns more: scale X, as by "
                 f"make_pipeline(sklearn.preprocessing.MaxAbsScaler(), {type(self).__name__}())",
                 stacklevel=4)
