@@ -85,6 +85,38 @@ def test_the_owner_is_kept(tmp_path):
     assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
 
 
+@pytest.mark.skipif(not POSIX or os.geteuid() != 0, reason="only root gives files away")
+def test_a_group_that_cannot_be_kept_gets_no_rights(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(errno.EPERM, "no")
+
+    path = tmp_path / "net"
+    small().save(path)
+    os.chown(path, -1, 54321)
+    path.chmod(0o664)
+    monkeypatch.setattr(os, "fchown", refuse)
+    small(2).save(path)
+    assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (os.getegid(), 0o604)
+
+
+@pytest.mark.skipif(not hasattr(os, "listxattr"), reason="no extended attributes")
+@pytest.mark.parametrize("code, is_saved", [(errno.ENOTSUP, True), (errno.EIO, False)])
+def test_attributes_that_the_file_system_lacks_are_no_error(tmp_path, monkeypatch, code, is_saved):
+    def fail(path):
+        raise OSError(code, os.strerror(code), path)
+
+    path = tmp_path / "net"
+    small().save(path)
+    monkeypatch.setattr(os, "listxattr", fail)
+    if is_saved:
+        small(2).save(path)
+    else:
+        with pytest.raises(OSError, match=r"net"):
+            small(2).save(path)
+    assert sl.load(path).layers[0].weight[0, 0] == (2 if is_saved else 1)
+    assert not temporary_files(tmp_path)
+
+
 def test_a_symbolic_link_stays_one(tmp_path):
     small().save(tmp_path / "target")
     (tmp_path / "link").symlink_to("target")
@@ -189,6 +221,36 @@ def test_the_file_of_a_process_that_still_writes_is_not_swept(tmp_path):
 # ---- what a file holds
 
 
+@posix
+def test_a_temporary_file_that_is_swept_as_it_is_made_is_made_again(tmp_path, monkeypatch):
+    # another process may lock, and remove, the file before its own writer has locked it
+    import fcntl
+
+    calls, lock = [], fcntl.flock
+
+    def late(handle, how):
+        calls.append(how)
+        if len(calls) == 1:
+            raise BlockingIOError(errno.EWOULDBLOCK, "locked")
+        return lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    small(3).save(tmp_path / "net")
+    assert len(calls) == 2 and not temporary_files(tmp_path)
+    assert sl.load(tmp_path / "net").layers[0].weight[0, 0] == 3
+
+
+def test_a_file_that_came_out_shorter_replaces_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "net"
+    small().save(path)
+    parts = _files.parts_of
+    monkeypatch.setattr(_files, "parts_of", lambda array: [p[:-1] for p in parts(array)])
+    with pytest.raises(OSError, match="bytes were written instead of"):
+        small(2).save(path)
+    monkeypatch.undo()
+    assert sl.load(path).layers[0].weight[0, 0] == 1 and not temporary_files(tmp_path)
+
+
 def test_equal_networks_are_equal_files(tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((40, 6), np.float32), rng.integers(0, 5000, 40)
@@ -288,6 +350,15 @@ def test_the_checksum_of_version_1_is_the_one_that_earlier_versions_wrote():
         a = tensors[name]
         value = zlib.crc32(a.tobytes(), zlib.crc32(f"{name} {a.dtype} {a.shape}".encode(), value))
     assert _files._checksum_of_version_1(tensors, "config") == str(value)
+
+
+@pytest.mark.parametrize("wrong", ["", "2-", "2-none", "none", "-1", "2-" + "9" * 5000])
+def test_a_checksum_that_is_none_is_refused(tmp_path, wrong):
+    small().save(tmp_path / "net")
+    tensors, metadata = _files.read(tmp_path / "net", "sparselsh.network")
+    _files.write(tmp_path / "net", tensors, metadata | {"checksum": wrong})
+    with pytest.raises(ValueError, match=r"net: the network in this file is damaged.*checksum"):
+        sl.load(tmp_path / "net")
 
 
 def test_mapped_arrays_are_left_out_of_the_comparison(tmp_path):
