@@ -62,9 +62,12 @@ class Model:
         return path
 
 
-def run(model, *inputs, names=("x",)):
+def run(model, *inputs, names=("x",), fuse=True):
     data = model if isinstance(model, bytes) else str(model)
-    session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    if not fuse:  # of quantized weights it makes products of fewer bits
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return session.run(None, dict(zip(names, inputs, strict=True)))
 
 
@@ -318,6 +321,109 @@ def test_dynamically_quantized_layers_are_taken_back(rng, softmax, tmp_path):
     assert (net.predict(x, exact=True) == want).mean() > 0.9
     same_best(net.predict(x), net.predict(x, exact=True))
     assert net.to_onnx() == onnx.load(tmp_path / "q.onnx")
+
+
+def of_a_constant_node(model, W):
+    model.nodes.append(helper.make_node("Constant", [], ["w"], name="the_constant",
+                                        value=numpy_helper.from_array(W)))
+
+
+def transposed(model, W):
+    model.constant("v", values=np.ascontiguousarray(W.T))
+    model.node("Transpose", ["v"], "w")
+
+
+def transposed_by_axes(model, W):
+    model.constant("v", values=np.ascontiguousarray(W.T))
+    model.node("Identity", ["v"], "u")
+    model.node("Transpose", ["u"], "w", perm=[1, 0])
+
+
+def of_half_precision(model, W):
+    model.constant("v", values=W.astype(np.float16))
+    model.node("Cast", ["v"], "w", to=FLOAT)
+
+
+def quantized(scale_shape, axis=1, zero=True, block_size=0):
+    def make(model, W):
+        rng = np.random.default_rng(0)
+        model.constant("bytes", values=rng.integers(-127, 128, W.shape).astype(np.int8))
+        model.constant("scale", values=(0.01 * rng.gamma(3, 0.3, scale_shape)).astype(np.float32))
+        inputs = ["bytes", "scale"]
+        if zero:
+            model.constant("zeros", values=rng.integers(-3, 4, scale_shape).astype(np.int8))
+            inputs.append("zeros")
+        block = {"block_size": block_size} if block_size else {}
+        model.node("DequantizeLinear", inputs, "w", axis=axis, **block)
+    return make
+
+
+@pytest.mark.parametrize("make", [
+    of_a_constant_node, transposed, transposed_by_axes, of_half_precision, quantized(()),
+    quantized((), zero=False), quantized(N_OUT), quantized(16, axis=0, zero=False),
+    quantized((4, N_OUT), axis=0, block_size=4), quantized((16, N_OUT // 1000), block_size=1000)],
+    ids=["Constant", "Transpose", "Identity and Transpose", "Cast", "tensor", "tensor without zero",
+         "columns", "rows without zero", "blocks of rows", "blocks of columns"])
+def test_weights_that_nodes_make_of_constants_are_read(rng, tmp_path, make):
+    model = Model(rng, opset=21)
+    model.trunk()
+    make(model, rng.standard_normal((16, N_OUT)).astype(np.float32))
+    model.node("MatMul", ["h", "w"], "z")
+    model.output("z")
+    path = model.save(tmp_path / "m.onnx")
+    net = sl.from_onnx(path, images(rng), random_state=0, n_threads=1)
+    x = images(rng)[0]
+    want, = run(path, x, fuse=False)
+    _, scores = net.topk(x, 5, exact=True)
+    # sums of 16 products of at most some tens, and halves that both round alike
+    np.testing.assert_allclose(scores, -np.sort(-want, axis=-1)[..., :5], rtol=1e-4, atol=1e-3)
+    net.exact_outputs = True
+    np.testing.assert_allclose(net(x)[0], want, rtol=1e-4, atol=1e-3)
+
+
+def sum_of_constants(model, W):
+    model.constant("v", values=W)
+    model.node("Add", ["v", "v"], "w")
+    model.node("MatMul", ["h", "w"], "z")
+
+
+def scaled_product(model, W):
+    model.constant("w", values=W)
+    model.node("Squeeze", ["h", "zero"], "rows")
+    model.node("Gemm", ["rows", "w"], "z", alpha=2.0)
+
+
+def bias_of_the_input(model, W):
+    model.constant("w", values=W)
+    model.node("Squeeze", ["h", "zero"], "rows")
+    model.node("ReduceMax", ["rows"], "largest", keepdims=0)
+    model.node("Gemm", ["rows", "w", "largest"], "z")
+
+
+@pytest.mark.parametrize("make, message", [
+    (sum_of_constants, "no MatMul or Gemm with a constant weight|is no MatMul or Gemm"),
+    (scaled_product, "has transA, alpha or beta, which are not supported"),
+    (bias_of_the_input, "has a bias that is no constant"),
+])
+def test_layers_that_are_not_what_they_seem_are_refused_by_name(rng, tmp_path, make, message):
+    model = Model(rng)
+    model.trunk()
+    model.constant("zero", values=np.array([0], np.int64))
+    make(model, rng.standard_normal((16, N_OUT)).astype(np.float32))
+    model.output("z", rank=2)
+    path = model.save(tmp_path / "m.onnx")
+    for head in ("auto", "the_z"):
+        with pytest.raises(ValueError, match=message):
+            sl.from_onnx(path, images(rng, 1), head=head)
+
+
+def test_a_damaged_constant_is_named(rng, softmax):
+    model = onnx.load(softmax)
+    weight = next(a for a in model.graph.initializer if a.name == "W")
+    weight.raw_data = weight.raw_data[:-8]
+    onnx.save(model, softmax)
+    with pytest.raises(ValueError, match=r"m\.onnx: .*tensor name: W.*export it again"):
+        sl.from_onnx(softmax)
 
 
 def test_half_precision_is_refused_and_upcast(rng, tmp_path):

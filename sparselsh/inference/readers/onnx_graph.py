@@ -190,7 +190,7 @@ class _Cutter:
         if node.op_type == "Transpose":
             return np.transpose(given[0], options.get("perm"))
         if node.op_type == "DequantizeLinear":
-            return dequantized(given, options.get("axis", 1))
+            return dequantized(given, options.get("axis", 1), options.get("block_size", 0))
         if node.op_type == "Cast":
             kind = FLOAT_TYPES.get(options["to"])
             return None if kind is None else given[0].astype(kind)
@@ -498,11 +498,17 @@ def name_of(node: NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def dequantized(given: list[Any], axis: int) -> np.ndarray:
-    """A quantized constant as float: (q - zero) scale, with scales per tensor or along an axis."""
+def dequantized(given: list[Any], axis: int, block_size: int = 0) -> np.ndarray:
+    """A quantized constant as float: (q - zero) scale.
+
+    Scales are those of the tensor, of each place along an axis, or of each `block_size` places.
+    """
     values, scale = given[0], np.asarray(given[1])
     zero = given[2] if len(given) > 2 else np.zeros_like(scale, values.dtype)
-    if scale.ndim == 1 and scale.size > 1:
+    if block_size:
+        scale, zero = (np.repeat(a, block_size, axis).take(range(values.shape[axis]), axis)
+                       for a in (scale, np.asarray(zero)))
+    elif scale.ndim == 1 and scale.size > 1:
         shape = [1] * values.ndim
         shape[axis] = -1
         scale, zero = scale.reshape(shape), np.reshape(zero, shape)
