@@ -417,6 +417,20 @@ def test_layers_that_are_not_what_they_seem_are_refused_by_name(rng, tmp_path, m
             sl.from_onnx(path, images(rng, 1), head=head)
 
 
+@pytest.mark.parametrize("make", [
+    quantized(7), quantized((4, N_OUT), axis=0, block_size=3), quantized((4, 7), 0, block_size=4),
+    quantized((4, N_OUT), axis=0, block_size=-4), quantized((4, N_OUT), axis=5, block_size=4)],
+    ids=["too few", "too few blocks", "too few columns", "negative", "no axis"])
+def test_scales_that_do_not_fit_are_refused_by_name(rng, tmp_path, make):
+    model = Model(rng, opset=21)
+    model.trunk()
+    make(model, np.zeros((16, N_OUT), np.float32))
+    model.node("MatMul", ["h", "w"], "z")
+    model.output("z")
+    with pytest.raises(ValueError, match=r"m\.onnx: the scales of 'w' do not fit it .*export it"):
+        sl.from_onnx(model.save(tmp_path / "m.onnx"), images(rng, 1))
+
+
 def test_a_damaged_constant_is_named(rng, softmax):
     model = onnx.load(softmax)
     weight = next(a for a in model.graph.initializer if a.name == "W")

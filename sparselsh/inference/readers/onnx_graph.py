@@ -190,7 +190,11 @@ class _Cutter:
         if node.op_type == "Transpose":
             return np.transpose(given[0], options.get("perm"))
         if node.op_type == "DequantizeLinear":
-            return dequantized(given, options.get("axis", 1), options.get("block_size", 0))
+            try:
+                return dequantized(given, options.get("axis", 1), options.get("block_size", 0))
+            except (IndexError, ValueError) as error:
+                raise ValueError(f"{self.path}: the scales of {name!r} do not fit it ({error}); "
+                                 "export it again") from error
         if node.op_type == "Cast":
             kind = FLOAT_TYPES.get(options["to"])
             return None if kind is None else given[0].astype(kind)
@@ -506,7 +510,8 @@ def dequantized(given: list[Any], axis: int, block_size: int = 0) -> np.ndarray:
     values, scale = given[0], np.asarray(given[1])
     zero = given[2] if len(given) > 2 else np.zeros_like(scale, values.dtype)
     if block_size:
-        scale, zero = (np.repeat(a, block_size, axis).take(range(values.shape[axis]), axis)
+        n = values.shape[axis]
+        scale, zero = (np.repeat(a, min(block_size, n), axis).take(range(n), axis)
                        for a in (scale, np.asarray(zero)))
     elif scale.ndim == 1 and scale.size > 1:
         shape = [1] * values.ndim
