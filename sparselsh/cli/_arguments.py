@@ -67,7 +67,8 @@ def _add_train(commands: Commands) -> None:
             None, unset="one network in one process", type=_whole(1), metavar="N", action=_Given)
 
     _option(sub, "--hidden", "number of hidden neurons", None,
-            unset="256, with --effort high 512", type=_whole(1), metavar="N", action=_Given)
+            unset="256, with --effort high 512; 128 for texts", type=_whole(1), metavar="N",
+            action=_Given)
     _option(sub, "--activation", "activation of the hidden layer", ACTIVATION,
             choices=["none", "relu"], action=_Given)
     _option(sub, "--loss", "softmax over all labels, or binary cross-entropy of each", "softmax",
