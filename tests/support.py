@@ -1,8 +1,10 @@
-"""Shared by the tests: input arrays, and comparisons whose bound has a reason."""
+"""Shared by the tests: input arrays, files, and comparisons whose bound has a reason."""
+import json
+
 import numpy as np
 from hypothesis import strategies as st
 
-from sparselsh import metrics
+from sparselsh import _files, metrics
 
 # below, at and above one vector (16 floats), the unrolled run of four, and a power of two
 SIZES = (1, 3, 15, 16, 17, 63, 64, 65, 129)
@@ -122,3 +124,12 @@ def few_at_a_time(call, X, n=20):
     """What call(rows) gives for all of X, asked n rows at a time: fewer than make a batch."""
     parts = [call(X[i:i + n]) for i in range(0, len(X), n)]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def rewrite(path, change):
+    """Rewrite a file after change(tensors, config), with a correct checksum."""
+    kind = _files.metadata(path)["format"]
+    tensors, metadata = _files.read(path, kind)
+    config = json.loads(metadata["config"])
+    change(tensors, config)
+    _files.write_checked(path, tensors, kind, json.dumps(config))

@@ -199,6 +199,32 @@ def test_rows_without_a_header_are_read_as_they_are_or_with_a_note(folder, capsy
         guessed, "")
 
 
+def test_rows_numbered_from_1_are_noted_when_they_are_learnt(folder, capsys):
+    text = (folder / "test.txt").read_text().splitlines(keepends=True)
+    (folder / "rows.txt").write_text("".join(line for line in text[1:] if " 0:" not in line))
+    for rows in (["rows.txt"], ["train.txt", "--test", "rows.txt"]):
+        _, err = run(capsys, "train", *rows, "--hidden", 4, "--epochs", 1, "--quiet",
+                     "--model", "m.safetensors")
+        assert err.count("note: 'rows.txt' has no header and no feature 0") == 1
+
+
+def test_files_with_other_numbers_are_refused_by_what_differs(folder, capsys):
+    header, _, rows = (folder / "test.txt").read_text().partition("\n")
+    n, _, _ = header.split()
+    options = ["--hidden", 4, "--epochs", 1, "--quiet"]
+    for counts, words in (((N_FEATURES + 1, N_LABELS), f"{N_FEATURES + 1} features, but 'train.txt'"
+                           f" has {N_FEATURES}"),
+                          ((N_FEATURES, N_LABELS + 1), f"{N_LABELS + 1} labels, but 'train.txt' has"
+                           f" {N_LABELS}")):
+        (folder / "other.txt").write_text(f"{n} {counts[0]} {counts[1]}\n{rows}")
+        assert f"'other.txt', line 1: {words}" in run(
+            capsys, "train", "train.txt", "--test", "other.txt", *options, code=2)[1]
+    for name, text in (("broken", "1 2:x\n"), ("later", "1 2:1\n1 99999:1\n")):
+        (folder / f"{name}.txt").write_text(text)
+        assert f"'{name}.txt', line {text.count(chr(10))}" in run(
+            capsys, "train", "train.txt", "--test", f"{name}.txt", *options, code=2)[1]
+
+
 def test_text_whose_ids_begin_at_1_is_read_with_and_without_a_header(tmp_path):
     (tmp_path / "a.txt").write_text("1 1:1 3:2\n")
     (tmp_path / "b.txt").write_text("1 3 2\n1 1:1 3:2\n")

@@ -176,6 +176,12 @@ BAD = {  # content, options, words of the message
     "u.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--validation", "0.6"], "fraction above 0"),
     "v.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--validation", "0.1", "--hold-out", "9"],
                 "leave one of them out"),
+    "w.csv": (b"\n", [], "line 1: has no column 'text', but nothing"),
+    "x.jsonl": (b'{"text": "a", "tags": "b"}\n{"text": "a"}\n', [],
+                "'x.jsonl', line 2: has no 'tags', but 'text'; give the column with --label"),
+    "y.jsonl": (b'{"text": "a", "tags": [["a", "long", "list", "of", "numbers", 1]]}\n', [],
+                "got [['a', 'long', 'list', 'of', 'numbers..."),
+    "z.tsv": (b"text\tlabel\na\tb\tc\n", [], "'z.tsv', line 2: has 3 fields, but the first"),
     "t.txt": (b"2 3 3\n0 1:1\n1 2:1\n", ["--label", "x"], "--label: is for texts, but 't.txt'"),
 }
 
@@ -187,6 +193,52 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(name, folder, capsys):
     content, options, words = BAD[name]
     (folder / name).write_bytes(content)
     assert words in refused(capsys, "train", name, *options)
+
+
+@pytest.mark.parametrize(("columns", "options", "words"), [
+    ({"body": ["a"], "tags": ["b"]}, [], "has no column 'text', but 'body', 'tags'; give it with"),
+    ({"text": ["a"], "theme": ["b"]}, [], "has none of "),
+    ({"text": ["a", "b"], "tags": ["b", None], "x": [1, 2]}, ["--label", "x"],
+     "row 1: 'x' must be a string or a list of strings, got 1"),
+    ({"text": ["a", "b"], "tags": [None, None]}, [], "no record has a label"),
+])
+def test_what_is_wrong_in_a_table_is_named_with_its_row(columns, options, words, folder, capsys):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), folder / "t.parquet")
+    assert words in refused(capsys, "train", "t.parquet", *options)
+
+
+def test_a_table_needs_pyarrow(folder, capsys, monkeypatch):
+    (folder / "t.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    err = refused(capsys, "train", "t.parquet")
+    assert "'t.parquet': Parquet needs pyarrow" in err and "sparselsh-nn[parquet]" in err
+
+
+def test_a_folder_is_no_file_of_records(folder, capsys):
+    (folder / "rows.jsonl").mkdir()
+    assert "is a folder; give a file in it" in refused(capsys, "train", "rows.jsonl")
+    assert "is a folder" in refused(capsys, "predict", str(folder), "test.jsonl")
+
+
+def test_empty_lines_and_missing_labels_are_passed_over(folder, capsys):
+    lines = [f"{row['text']},{';'.join(row['tags'])}\n" for row in records(300)]
+    (folder / "t.csv").write_text("text,label\n\n" + "\n".join(lines) + "nothing,\n")
+    run(capsys, "train", "t.csv", "--separator", ";", "--model", "m.safetensors", *OPTIONS)
+    assert set(sl.load("m.safetensors").tags_) == set(TOPICS)
+    rows = [row if i else {**row, "tags": None} for i, row in enumerate(records(300))]
+    jsonl(folder / "t.jsonl", rows)
+    run(capsys, "train", "t.jsonl", "--model", "m.safetensors", *OPTIONS)
+    assert set(sl.load("m.safetensors").tags_) == set(TOPICS)
+
+
+def test_a_kind_that_is_given_is_not_guessed(folder, capsys):
+    jsonl(folder / "records.txt", [{"text": "apple, pear"}] * 2)
+    (folder / "other").write_text("apple pear\n")
+    out, _ = run(capsys, "predict", "model.safetensors", "records.txt", "--format", "jsonl")
+    assert [json.loads(line)["predicted"][0] for line in out.splitlines()] == ["fruit"] * 2
 
 
 @pytest.mark.parametrize("validation", ["0.2", "test.jsonl"])

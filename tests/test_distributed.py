@@ -880,6 +880,33 @@ def test_parquet_is_refused_by_kind_and_by_name(parquet, tmp_path):
         sl.datasets.convert_parquet(tmp_path / "b.parquet", tmp_path / "rows")
     with pytest.raises(ValueError, match=r"two of the paths would become .*a\.csr"):
         sl.datasets.convert_parquet([path, path], tmp_path / "rows")
+    with pytest.raises(FileNotFoundError, match=r"none\.parquet.*no such file"):
+        sl.datasets.convert_parquet(tmp_path / "none.parquet", tmp_path / "rows")
+
+
+def test_parquet_lists_of_one_length_are_read_and_columns_of_numbers_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    from pyarrow import parquet
+
+    labels = pyarrow.array([[0], [1]], pyarrow.list_(pyarrow.int32()))
+    fixed = pyarrow.array([[1, 2], [0, 3]], pyarrow.list_(pyarrow.int64(), 2))
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table([fixed, labels], ["features", "labels"]), path)
+    (written,) = sl.datasets.convert_parquet(path, tmp_path / "rows", n_features=5, n_labels=3)
+    with sl.datasets.open_csr(written) as file:
+        x, y = file[:]
+    assert x.toarray().tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 1, 0]] and y.shape == (2, 3)
+
+    parquet.write_table(pyarrow.table([pyarrow.array([1, 2]), labels], ["features", "labels"]),
+                        path)
+    with pytest.raises(sl.datasets.FileFormatError, match="'features' holds int64, not lists"):
+        sl.datasets.convert_parquet(path, tmp_path / "rows")
+
+
+def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"sparselsh-nn\[parquet\]"):
+        sl.datasets.convert_parquet(tmp_path / "a.parquet", tmp_path / "rows")
 
 
 # ---- cost, and the command line

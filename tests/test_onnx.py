@@ -116,10 +116,21 @@ def test_outputs_are_those_of_onnx_runtime(rng, tmp_path, weights):
      r"Add \(node 'the_y'\) .*(chains|constant)"),
     ([node("MatMul", ["x", "W1"], "a"), node("Relu", ["x"], "y")],
      r"Relu \(node 'the_y'\) does not take"),
+    ([node("Gemm", ["W1", "x"], "y")], r"Gemm \(node 'the_y'\) must multiply its input by"),
+    ([node("Gemm", ["x", "x"], "y")], r"Gemm \(node 'the_y'\) must multiply its input by"),
+    ([node("MatMul", ["W1", "x"], "y")], r"MatMul \(node 'the_y'\) must have its input on the"),
+    ([node("MatMul", ["x", "b1"], "y")], "the weights of 'the_y' must be a matrix"),
 ])
 def test_unsupported_operators_are_named_with_their_node(tmp_path, weights, nodes, message):
     path = written(tmp_path / "m.onnx", nodes, weights)
     with pytest.raises(ValueError, match=message or r"m\.onnx: not a readable ONNX file .*Gelu2"):
+        sl.from_onnx(path)
+
+
+def test_an_output_that_is_not_the_end_of_the_chain_is_refused(tmp_path, weights):
+    path = written(tmp_path / "m.onnx", [node("MatMul", ["x", "W1"], "y"),
+                                         node("Relu", ["y"], "z")], weights, output="y")
+    with pytest.raises(ValueError, match="its output 'y' is not what its last node gives"):
         sl.from_onnx(path)
 
 

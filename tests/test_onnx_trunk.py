@@ -309,6 +309,115 @@ def test_relu_layers_before_the_wide_one_are_converted_with_it(rng, tmp_path):
     assert net.to_onnx() == onnx.load(path)
 
 
+def read_twice(model):
+    model.node("Relu", ["a"], "r")
+    model.node("ReduceMax", ["a"], "largest", keepdims=0)
+    model.output("largest", rank=0)
+
+
+def of_a_product(model):
+    model.constant("two_of", values=np.float32(2))
+    model.node("Mul", ["a", "two_of"], "d")
+    model.node("Relu", ["d"], "r")
+
+
+def of_a_sum_of_two(model):
+    model.node("MatMul", ["h", "W1"], "a2")
+    model.node("Add", ["a", "a2"], "d")
+    model.node("Relu", ["d"], "r")
+
+
+def past_an_identity(model):
+    model.node("Identity", ["a"], "i")
+    model.node("Relu", ["i"], "i2")
+    model.node("Identity", ["i2"], "r")
+
+
+@pytest.mark.parametrize("relu", [read_twice, of_a_product, of_a_sum_of_two, past_an_identity])
+def test_layers_before_the_wide_one_stay_where_more_hangs_on_them(rng, tmp_path, relu):
+    model = Model(rng)
+    model.trunk()
+    model.constant("W1", 16, 40)
+    model.node("MatMul", ["h", "W1"], "a")
+    relu(model)
+    model.wide("r", n_in=40)
+    model.output("z")
+    path = model.save(tmp_path / "m.onnx")
+    net = sl.from_onnx(path, images(rng), error=0, random_state=0)
+    names = ["the_a", "the_m"] if relu is past_an_identity else ["the_m"]
+    assert [layer.name for layer in net.report.layers] == names
+    x = images(rng)[1]
+    for got, want in zip(net(x), run(path, x), strict=True):
+        # sums of 40 products below 100
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_axes_of_one_are_taken_off_and_put_on_behind_the_layer(rng, tmp_path, opset):
+    model = Model(rng, opset)
+    model.trunk()
+    model.wide()
+    old = {"axes": [1]} if opset < 13 else {}
+    model.constant("one", values=np.array([1], np.int64))
+    model.node("Unsqueeze", ["z"] if old else ["z", "one"], "u", **old)
+    model.node("Squeeze", ["u"] if old else ["u", "one"], "s2", **old)
+    model.node("ArgMax", ["s2"], "best", axis=-1, keepdims=0)
+    model.output("best", INT64, rank=2)
+    path = model.save(tmp_path / "m.onnx")
+    net = sl.from_onnx(path, images(rng), random_state=0)
+    x = images(rng)[2]
+    same_best(net(x)[0], run(path, x)[0])
+
+
+def test_axes_that_the_input_gives_are_left_to_the_runtime(rng, tmp_path):
+    model = Model(rng)
+    model.trunk()
+    model.wide()
+    model.node("Shape", ["z"], "shape")
+    model.constant("zero", values=np.array([0], np.int64))
+    model.constant("one", values=np.array([1], np.int64))
+    model.node("Slice", ["shape", "zero", "one"], "n")  # the number of images, 1 here
+    model.node("Unsqueeze", ["z", "n"], "u")
+    model.output("u", rank=4)
+    path = model.save(tmp_path / "m.onnx")
+    net = sl.from_onnx(path, images(rng, 1), random_state=0)
+    x = images(rng, 1)[1]
+    same_best(net(x)[0].argmax(-1), run(path, x)[0].argmax(-1))
+
+
+def test_graphs_inside_of_nodes_may_read_the_scores(rng, tmp_path):
+    model = Model(rng)
+    model.trunk()
+    model.wide()
+    same = helper.make_graph([helper.make_node("Identity", ["z"], ["kept"])], "same", [],
+                             [helper.make_tensor_value_info("kept", FLOAT, None)])
+    twice = helper.make_graph([helper.make_node("Add", ["z", "z"], ["double"])], "twice", [],
+                              [helper.make_tensor_value_info("double", FLOAT, None)])
+    model.constant("yes", values=np.array(True))
+    model.node("If", ["yes"], "y", then_branch=twice, else_branch=same)
+    model.output("y")
+    path = model.save(tmp_path / "m.onnx")
+    net = sl.from_onnx(path, images(rng), random_state=0)
+    x = images(rng)[0]
+    want, = run(path, x)
+    same_best(net(x)[0].argmax(-1), want.argmax(-1))
+    assert net.to_onnx() == onnx.load(path)
+
+
+def test_dynamic_quantization_of_another_kind_is_refused_by_name(rng, softmax, tmp_path):
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(softmax, tmp_path / "q.onnx", op_types_to_quantize=["MatMul"])
+    model = onnx.load(tmp_path / "q.onnx")
+    product, = (n for n in model.graph.node if n.op_type == "MatMulInteger")
+    cast, = (n for n in model.graph.node if product.output[0] in n.input)
+    model.graph.output.append(helper.make_tensor_value_info(cast.output[0], FLOAT,
+                                                             ["a", "b", "c"]))
+    onnx.save(model, tmp_path / "r.onnx")
+    with pytest.raises(ValueError, match=r"r\.onnx: MatMulInteger .* quantized in a way that is"):
+        sl.from_onnx(tmp_path / "r.onnx", images(rng), random_state=0)
+
+
 def test_dynamically_quantized_layers_are_taken_back(rng, softmax, tmp_path):
     from onnxruntime.quantization import quantize_dynamic
 
@@ -400,7 +509,13 @@ def bias_of_the_input(model, W):
     model.node("Gemm", ["rows", "w", "largest"], "z")
 
 
+def weight_of_the_input(model, W):
+    model.node("Squeeze", ["h", "zero"], "rows")
+    model.node("MatMul", ["h", "rows"], "z")
+
+
 @pytest.mark.parametrize("make, message", [
+    (weight_of_the_input, "no MatMul or Gemm with a constant weight|is no MatMul or Gemm"),
     (sum_of_constants, "no MatMul or Gemm with a constant weight|is no MatMul or Gemm"),
     (scaled_product, "has transA, alpha or beta, which are not supported"),
     (bias_of_the_input, "has a bias that is no constant"),

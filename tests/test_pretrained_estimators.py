@@ -116,6 +116,13 @@ def test_many_classes_get_an_index(rng):
     assert (fast.predict(X) == want).mean() >= 0.99
 
 
+def of_two_kinds(m):
+    estimator = quietly(m.multiclass.OneVsRestClassifier(m.svm.LinearSVC()), *m.data)
+    estimator.estimators_[1] = m.tree.DecisionTreeClassifier()
+    return estimator
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("make, error, message", [
     (lambda m: m.tree.DecisionTreeClassifier(), TypeError, "got DecisionTreeClassifier; from_sk"),
     (lambda m: m.svm.LinearSVC(), ValueError, "LinearSVC is not fitted; call fit first"),
@@ -127,6 +134,13 @@ def test_many_classes_get_an_index(rng):
      r"got DecisionTreeClassifier \(step 'decisiontreeclassifier'\)"),
     (lambda m: m.multiclass.OneVsRestClassifier(m.tree.DecisionTreeClassifier()).fit(*m.data),
      ValueError, "OneVsRestClassifier: its estimators are DecisionTreeClassifier, which has no"),
+    (lambda m: of_two_kinds(m), ValueError,
+     "its estimator 1 is a DecisionTreeClassifier, which has no coef_"),
+    (lambda m: m.neural_network.MLPClassifier(4, max_iter=1).fit(m.data[0], m.data[1] == "class1"),
+     ValueError, "MLPClassifier has two classes and one output.*use the estimator itself"),
+    (lambda m: SimpleNamespace(coef_=sp.csr_array((300_000, 30_000)), intercept_=np.zeros(300_000),
+                               classes_=np.arange(300_000)),
+     ValueError, r"coef_ is sparse, and takes 33\.5 GiB when it is dense; leave features out"),
 ])
 def test_other_estimators_are_refused_by_name(rng, make, error, message):
     pytest.importorskip("sklearn")

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from support import assert_same_bits
+from support import assert_same_bits, rewrite
 
 import sparselsh as sl
 from sparselsh._arrays.csr import from_scipy
@@ -196,11 +196,8 @@ def test_from_file_serves_the_refinement_of_a_network_file(tmp_path):
     lambda tensors, config: config.update(refinement={"scale": 1}),
 ])
 def test_from_file_refuses_a_damaged_network_file(damage, tmp_path):
-    trained().save(tmp_path / "net.safetensors")
-    tensors, metadata = tensors_of(tmp_path / "net.safetensors")
-    config = json.loads(metadata["config"])
-    damage(tensors, config)
-    save_file(tensors, tmp_path / "bad.safetensors", metadata | {"config": json.dumps(config)})
+    trained().save(tmp_path / "bad.safetensors")
+    rewrite(tmp_path / "bad.safetensors", damage)
     with pytest.raises(ValueError, match=r"bad\.safetensors: the network in this file is damaged"):
         sl.from_file(tmp_path / "bad.safetensors")
 
@@ -454,11 +451,8 @@ def test_the_file_is_as_small_as_the_storage_and_the_report_gives_its_size(tmp_p
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_damaged_files_of_converted_networks_are_refused(damage, tmp_path):
     served = sl.InferenceNetwork.from_network(trained(refined=True), storage="int8", n_threads=1)
-    served.save(tmp_path / "net.safetensors")
-    tensors, metadata = tensors_of(tmp_path / "net.safetensors")
-    config = json.loads(metadata["config"])
-    damage(tensors, config)
-    save_file(tensors, tmp_path / "bad.safetensors", metadata | {"config": json.dumps(config)})
+    served.save(tmp_path / "bad.safetensors")
+    rewrite(tmp_path / "bad.safetensors", damage)
     for mmap in (False, True):
         with pytest.raises(ValueError, match=r"bad\.safetensors: .*(damaged|mapped)"):
             sl.InferenceNetwork.load(tmp_path / "bad.safetensors", mmap=mmap)

@@ -127,6 +127,43 @@ def test_networks_trained_by_sparselsh_become_torch_modules(rng):
     np.testing.assert_allclose(got, net.decision_function(X), rtol=0, atol=1e-4)
 
 
+class Both(nn.Module):
+    """Returns its hidden values too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        hidden = self.a(x)
+        return self.b(hidden), hidden
+
+
+class Asking(Both):
+    """Has code that depends on values."""
+
+    def forward(self, x):
+        hidden = self.a(x)
+        return self.b(hidden) if hidden.sum() > 0 else hidden
+
+
+def test_what_changes_nothing_is_left_out(rng):
+    class Twice(Both):
+        def forward(self, x):
+            return self.b(torch.relu(torch.relu(self.a(x)).contiguous()))
+
+    model, X = Twice().eval(), rng.standard_normal((5, 4)).astype(np.float32)
+    with torch.inference_mode():
+        np.testing.assert_allclose(sl.from_torch(model).decision_function(X),
+                                   model(torch.from_numpy(X)), rtol=0, atol=1e-5)
+
+
+def test_sparse_calibration_rows_of_torch_are_refused():
+    X = torch.eye(4).to_sparse()
+    with pytest.raises(TypeError, match=r"dense tensor, got layout torch\.sparse_coo"):
+        sl.from_torch(nn.Sequential(nn.Linear(4, 3)), X)
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.Hardswish()),
      r"Hardswish \(node '1'\) is not supported"),
@@ -142,6 +179,9 @@ def test_networks_trained_by_sparselsh_become_torch_modules(rng):
     (lambda: nn.Sequential(nn.Embedding(4, 5, max_norm=1.0)),
      "has max_norm, which is not supported"),
     (lambda: nn.Sequential(nn.Dropout()), "the network has no linear layer"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.ReLU()), "follows gelu; a layer has one"),
+    (Both, "module must return the output of its last layer alone"),
+    (Asking, "module cannot be traced by torch.fx .*give a torch.nn.Sequential"),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 5)),
      "an embedding must be the first layer"),
 ])
