@@ -171,7 +171,10 @@ BAD = {  # content, options, words of the message
     "o.jsonl.gz": (b"{}", [], "cannot be decompressed"),
     "p.parquet": (b"PAR1xxxx", [], "is no readable Parquet file"),
     "q.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--family", "DWTA"], "--family: is for rows"),
-    "r.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--checkpoint", "c"], "--checkpoint: is for"),
+    "r.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--resume", "model.safetensors"],
+                "model.safetensors: holds a network, but no training to continue"),
+    "aa.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--resume", "r", "--lr", "1"],
+                 "--lr: a resumed training keeps the options it was started with"),
     "s.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--early-stopping"], "needs --validation"),
     "u.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--validation", "0.6"], "fraction above 0"),
     "v.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--validation", "0.1", "--hold-out", "9"],
@@ -251,6 +254,66 @@ def test_a_training_is_measured_after_each_epoch(validation, folder, capsys):
 
 
 # -- predictions -----------------------------------------------------------------------------------
+
+
+def test_a_training_is_resumed_with_the_same_bits(folder, capsys):
+    options = ["train.jsonl", "--effort", "high", "--quiet"]
+    run(capsys, "train", *options, "--checkpoint", "run", "--epochs", 2, "--hidden", 128)
+    run(capsys, "train", *options, "--resume", "run", "--model", "again")
+    two = sl.Tagger(epochs=2, effort="high", random_state=0).fit(
+        *zip(*((row["text"], row["tags"]) for row in records(600)), strict=True))
+    texts = [row["text"] for row in records(60, seed=1)]
+    np.testing.assert_array_equal(sl.load("again").predict_proba(texts), two.predict_proba(texts))
+    run(capsys, "train", *options, "--resume", "run", "--model", "longer", "--epochs", 3)
+    run(capsys, "train", *options, "--resume", "run", "--model", "again")
+    np.testing.assert_array_equal(sl.load("again").predict_proba(texts),
+                                  sl.load("longer").predict_proba(texts))
+
+
+def test_ctrl_c_says_how_to_continue(folder, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sl.Tagger, "fit", interrupted)
+    _, err = run(capsys, "train", "train.jsonl", "--checkpoint", "run", "--quiet", code=130)
+    assert "continue with --resume run" in err
+
+
+# how an option shows in the tagger; the others are refused for texts
+SHOWN = {"--hidden": ("3", "hidden", 3), "--batch-size": ("70", "batch_size", 70),
+         "--lr": ("0.5", "lr", 0.5), "--dropout": ("0.25", "dropout", 0.25),
+         "--effort": ("low", "effort", "low"), "--seed": ("7", "random_state", 7)}
+OTHERS = {"--shards": "2", "--activation": "relu", "--loss": "bce", "--density": "0.5",
+          "--init": "random", "--shared-ids": "yes", "--window": "9", "--optimizer": "sgd",
+          "--schedule": "cosine", "--momentum": "0.5", "--weight-decay": "0.5",
+          "--clip-norm": "3", "--second-moment": "row", "--state-dtype": "bfloat16",
+          "--dtype": "bfloat16", "--active": "sample", "--candidates": "9", "--policy": "top",
+          "--n-probes": "2", "--plan": "exact", "--family": "DWTA", "--rebuild": "Every(5)",
+          "--recall": "0.9"}
+
+
+def given_options():
+    """The options that a resumed training does not take."""
+    from sparselsh.cli import _arguments
+
+    parser = _arguments.parser()
+    sub, = (a.choices["train"] for a in parser._actions if hasattr(a, "choices") and a.choices)
+    return sorted(a.option_strings[-1] for a in sub._actions
+                  if isinstance(a, _arguments._Given))
+
+
+@pytest.mark.parametrize("option", given_options())
+def test_an_option_of_the_training_is_used_for_texts_or_refused(option, folder, capsys,
+                                                                monkeypatch):
+    if option not in SHOWN:
+        assert f"{option}: is for rows of features" in refused(
+            capsys, "train", "train.jsonl", option, OTHERS[option])
+        return
+    made = []
+    monkeypatch.setattr(sl.Tagger, "fit", lambda self, *_, **__: made.append(self) or 1 / 0)
+    value, name, shown = SHOWN[option]
+    assert "division" in refused(capsys, "train", "train.jsonl", option, value)
+    assert getattr(made[0], name) == shown
 
 
 def test_jsonl_goes_in_and_out_and_keeps_what_identifies_a_record(folder, capsys):

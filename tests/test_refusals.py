@@ -180,6 +180,7 @@ ROWS = {
                                   "'df' is no argument of TextVectorizer"),
     "Tagger.fit": (lambda p: sl.Tagger().fit(TEXTS, [1, 2, 3, 4, 5, 6]), TypeError,
                    r"tags\[0\] is the number 1; tags are strings"),
+    "Tagger.resume": (lambda p: sl.Tagger().resume(3, TEXTS, TAGS), TypeError, "path must be"),
     "Tagger.predict": (lambda p: tagger().predict("a text"), TypeError,
                        "texts must be a list of texts, got the string"),
     "Tagger.predict_topk": (lambda p: tagger().predict_topk(TEXTS, 0), ValueError,

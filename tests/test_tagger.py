@@ -493,6 +493,57 @@ def test_a_training_that_stops_early_keeps_the_best_epoch(data):
     assert max(row["p_at_1"] for row in history) == history[-2]["p_at_1"]
 
 
+class Interrupted(sl.callbacks.Callback):
+    """Ctrl-C in some step."""
+
+    def __init__(self, step):
+        self.step, self.n_steps = step, 0
+
+    def on_step(self, network):
+        self.n_steps += 1
+        if self.n_steps == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", [1, 13, 15, 39])  # of 13 steps an epoch, in three
+@pytest.mark.parametrize("options", [{}, {"effort": "high", "threshold": "per-tag"}])
+def test_an_interrupted_training_goes_on_with_the_same_bits(data, step, options, tmp_path):
+    texts, tags, new, _ = data
+    options = {"hidden": 16, "epochs": 3, "random_state": 0, **options}
+    whole = sl.Tagger(**options).fit(texts, tags)
+    path = tmp_path / "run"
+    saving = sl.callbacks.Checkpoint(path)
+    with pytest.raises(KeyboardInterrupt):
+        sl.Tagger(**options).fit(texts, tags, callbacks=[saving, Interrupted(step)])
+    del options["random_state"], options["hidden"]  # these are in the file
+    again = sl.Tagger(**options).resume(path, texts, tags, callbacks=[saving])
+    assert again.hidden == 16
+    np.testing.assert_array_equal(again.predict_proba(new), whole.predict_proba(new))
+    np.testing.assert_array_equal(again.threshold_, whole.threshold_)
+    # the file has the whole training now, and resuming that gives the same again
+    same = sl.Tagger(**options).resume(path, texts, tags)
+    np.testing.assert_array_equal(same.predict_proba(new), whole.predict_proba(new))
+    longer = sl.Tagger(**options).resume(path, texts, tags, epochs=4)
+    assert len(longer.network_.history) == 4
+
+
+def test_a_training_of_other_texts_is_not_resumed(data, tagger, tmp_path):
+    texts, tags = data[:2]
+    sl.Tagger(hidden=16, random_state=0).fit(
+        texts, tags, callbacks=[sl.callbacks.Checkpoint(tmp_path / "run")])
+    for other, message in (
+            ((texts[:300], tags[:300]), "columns and .* tags, but these texts give .*began with"),
+            ((texts, [[str(name)] for name in range(900)]), "columns and 24 tags, but .* 900"),
+            ((texts + texts[-1:], tags + tags[-1:]), "must have the 810 rows|columns and")):
+        with pytest.raises((ValueError, TypeError), match=message):
+            sl.Tagger().resume(tmp_path / "run", *other)
+    tagger.save(tmp_path / "done")
+    with pytest.raises(ValueError, match=r"no training to continue; give a file of .*Checkpoint"):
+        sl.Tagger().resume(tmp_path / "done", texts, tags)
+    with pytest.raises(FileNotFoundError):
+        sl.Tagger().resume(tmp_path / "none", texts, tags)
+
+
 @pytest.mark.parametrize("validation, error, message", [
     (0, ValueError, "validation must be at most 0.5 and above 0, got 0"),
     (0.6, ValueError, "validation must be .*at most 0.5"),

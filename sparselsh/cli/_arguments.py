@@ -58,8 +58,9 @@ def _add_train(commands: Commands) -> None:
                           "epoch and on Ctrl-C")
     sub.add_argument("--resume", metavar="RUN.safetensors",
                      help="continue the training of a --checkpoint, on the same TRAIN, and save it "
-                          "there again; options of the training, such as --lr, are those it was "
-                          "started with, but --epochs may be larger")
+                          "there again; options of the network and the steps, such as --lr, are "
+                          "those it was started with, but --epochs may be larger; give --effort, "
+                          "--refine, --hold-out, --validation and the columns as before")
     _add_ids(sub)
     _option(sub, "--shards", "shards of a network that several processes, started by torchrun or "
                              "mpiexec, train together; the results depend on it and not on the "

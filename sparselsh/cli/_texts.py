@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ._files import UserError, write_json
@@ -23,7 +24,9 @@ from ._stream import lines_of
 from ._train import (
     callbacks,
     check_early_stopping,
+    check_resumed,
     check_train_outputs,
+    interrupted,
     save,
     validation_fraction,
 )
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # options of the training that a Tagger has, of those that are noted in `given`
-TAGGER_OPTIONS = {"--hidden", "--batch-size", "--lr", "--dropout", "--seed"}
+TAGGER_OPTIONS = {"--hidden", "--batch-size", "--lr", "--dropout", "--seed", "--effort"}
 TEXTS_PER_CALL = 4096
 MAX_LABELS_ABOVE = 1000  # that --threshold looks at, per text
 
@@ -47,7 +50,10 @@ def columns_of(args: argparse.Namespace) -> Columns:
 def train_texts(args: argparse.Namespace, kind: str) -> None:
     """Train a Tagger on a file of texts, measure it on another, save it."""
     _check_options(args)
-    check_train_outputs(args)
+    if args.resume:
+        check_resumed(args)
+    checkpoint = args.checkpoint or args.resume
+    check_train_outputs(args, checkpoint)
     import sparselsh as sl
 
     from . import _measure
@@ -71,9 +77,14 @@ def train_texts(args: argparse.Namespace, kind: str) -> None:
                        refine=args.refine != "no", effort=args.effort, hold_out=args.hold_out,
                        random_state=args.seed, n_threads=args.threads, verbose=not args.quiet,
                        **options)
+    train = tagger.fit
+    if args.resume:
+        train = partial(tagger.resume, args.resume, epochs=args.epochs)
     try:
-        wall, cpu = _measure.seconds(tagger.fit, *records, validation=validation,
-                                     callbacks=callbacks(args))
+        wall, cpu = _measure.seconds(train, *records, validation=validation,
+                                     callbacks=callbacks(args, checkpoint))
+    except KeyboardInterrupt:
+        raise interrupted(checkpoint) from None
     except ValueError as error:
         if args.separator is None and "whose parts are tags" in str(error):
             raise UserError(f"{args.train!r}: {str(error).split(':')[0]}; part such labels with "
@@ -95,9 +106,6 @@ def train_texts(args: argparse.Namespace, kind: str) -> None:
 def _check_options(args: argparse.Namespace) -> None:
     """Refuse options that rows of features have and texts have not."""
     unused = [name for name in getattr(args, "given", []) if name not in TAGGER_OPTIONS]
-    for name in ("--checkpoint", "--resume"):
-        if getattr(args, name[2:].replace("-", "_")):
-            unused.append(name)
     if args.on_nonfinite != "raise":
         unused.append("--on-nonfinite")
     if not args.shuffle:

@@ -35,7 +35,7 @@ def train(args: argparse.Namespace) -> None:
     """Train a network on a file, measure it on another, save it."""
     check_no_columns(args, args.train)
     if args.resume:
-        _check_resumed(args)
+        check_resumed(args)
     checkpoint = args.checkpoint or args.resume
     check_train_outputs(args, checkpoint)
     from . import _measure
@@ -65,8 +65,7 @@ def train(args: argparse.Namespace) -> None:
         else:
             wall, cpu = _measure.seconds(partial(_fit, net, args), X, Y, **options)
     except KeyboardInterrupt:
-        remedy = f"continue with --resume {checkpoint}" if checkpoint else ""
-        raise KeyboardInterrupt(remedy) from None
+        raise interrupted(checkpoint) from None
 
     refining = _measure.seconds(partial(_finish, net, args, held_out), X, Y, sample_weight=weight)
     report: dict[str, Any] = {"train_seconds": wall + refining[0],
@@ -103,8 +102,15 @@ def _is_first(args: argparse.Namespace) -> bool:
     return True
 
 
-def _check_resumed(args: argparse.Namespace) -> None:
-    given = [*getattr(args, "given", []), *([] if args.shuffle else ["--no-shuffle"])]
+def interrupted(checkpoint: str | None) -> KeyboardInterrupt:
+    """What ends the command, with the remedy."""
+    return KeyboardInterrupt(f"continue with --resume {checkpoint}" if checkpoint else "")
+
+
+def check_resumed(args: argparse.Namespace) -> None:
+    """Refuse options that are in the file of the training."""
+    given = [name for name in getattr(args, "given", []) if name != "--effort"]
+    given += [] if args.shuffle else ["--no-shuffle"]
     if given:
         raise UserError(f"{given[0]}: a resumed training keeps the options it was started with; "
                         "leave it out")

@@ -12,6 +12,7 @@ from .._arrays.csr import CSR
 from .._signals import held
 from ..callbacks import checked as checked_callbacks
 from ..network import contributions, grow_from_rows, joined
+from ..network import load as load_network
 from ._inputs import Names, checked_name, checked_texts, names_of
 from ._named_network import NamedNetwork, as_attributes
 from ._training import (
@@ -27,8 +28,9 @@ from ._vectorizer import TextVectorizer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .._arrays.types import Floats, RandomState
+    from .._arrays.types import Floats, PathLike, RandomState
     from ..callbacks import Callback
+    from ..network import Network
     from ._file import Stored
 
 MAX_TEXTS_PER_SEARCH = 4096  # whose rows are held in memory at a time
@@ -159,6 +161,50 @@ class Tagger(NamedNetwork):
             If a parameter, a text or a tag is invalid; the message names the row, the value and
             the remedy.
         """
+        return self._train(texts, tags, validation, callbacks)
+
+    def resume(self, path: PathLike, texts: Any, tags: Any, *, epochs: int | None = None,
+               validation: float | tuple[Any, Any] | None = None,
+               callbacks: Sequence[Callback] = ()) -> Self:
+        """Continue a `fit` that was interrupted, from the file of a checkpoint.
+
+        ``fit(texts, tags, callbacks=[sl.callbacks.Checkpoint(path)])`` writes it after each epoch.
+        Given the same texts, tags, parameters and callbacks, the tagger becomes the same, bit for
+        bit, as without the interruption. `hidden`, `batch_size`, `lr`, `dropout` and
+        `random_state` are those of the file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file of :class:`Checkpoint <sparselsh.callbacks.Checkpoint>`.
+        texts, tags, validation, callbacks
+            As for `fit`.
+        epochs : int or None
+            Epochs of the whole training; more of them train longer than was planned. None for what
+            was planned.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `fit`; also if the file holds no training to continue, or one of other texts or
+            tags.
+        FileNotFoundError
+            If there is no such file.
+        """
+        path = check.path(path)
+        network = load_network(path, n_threads=self.n_threads)
+        if network.training_progress is None:
+            raise ValueError(f"{path}: holds a network, but no training to continue; give a file "
+                             "of sparselsh.callbacks.Checkpoint")
+        epochs = None if epochs is None else check.integer(epochs, "epochs")
+        return self._train(texts, tags, validation, callbacks, (path, network, epochs))
+
+    def _train(self, texts: Any, tags: Any, validation: Any, callbacks: Sequence[Callback],
+               resumed: tuple[str, Network, int | None] | None = None) -> Self:
         self._check_parameters()
         callbacks = checked_callbacks(callbacks)
         texts = checked_texts(texts, "texts", training=True)
@@ -174,6 +220,15 @@ class Tagger(NamedNetwork):
         if isinstance(further, tuple):
             further = _rows_of(vectorizer, further[0]), further[1]
         options = self._options(names.one_per_row, callbacks)._replace(validation=further)
+        if resumed is not None:
+            path, network, epochs = resumed
+            shape = x.n_columns, len(names.names)
+            if (network.n_features, network.n_labels) != shape:
+                raise ValueError(f"{path}: is of a training with {network.n_features} columns and "
+                                 f"{network.n_labels} tags, but these texts give {shape[0]} and "
+                                 f"{shape[1]}; give the texts and tags that it began with")
+            self.hidden = network.layers[0].n_out
+            options = options._replace(resumed=network, epochs=epochs)
         model = trained(x, names.indicator(), options)
         self._take(vectorizer, model, _named(names.names, names.one_per_row))
         return self

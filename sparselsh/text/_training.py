@@ -53,6 +53,7 @@ class Options(NamedTuple):
     shared_ids: bool = False
     effort: Literal["low", "default", "high"] = "default"
     validation: float | tuple[CSR, CSR] | None = None  # a fraction of the rows, or further rows
+    resumed: Network | None = None  # whose training goes on, for `epochs` in all if these are given
 
 
 def batch_rows(n_rows: int, batch_size: int | None) -> int:
@@ -80,8 +81,6 @@ class Kept(NamedTuple):
 
 def trained(x: CSR, y: CSR, options: Options) -> Trained:
     """A network trained on the rows."""
-    network = Network([Linear(x.n_columns, options.hidden), LSHLinear(options.hidden, y.n_columns)],
-                      random_state=options.random_state, n_threads=options.n_threads)
     fraction = options.validation if isinstance(options.validation, float) else None
     n_held_out = options.hold_out if fraction is None else n_rows_of(fraction, x.shape[0])
     kept, held_out = _split(x, y, n_held_out)
@@ -91,18 +90,12 @@ def trained(x: CSR, y: CSR, options: Options) -> Trained:
     if isinstance(options.validation, tuple):
         measured = options.validation[0].to_scipy(), options.validation[1].to_scipy()
 
-    batch = batch_rows(X.shape[0], options.batch_size)
-    epochs = options.epochs
-    if epochs is None:
-        epochs = max(_recipe.EFFORTS[options.effort].epochs,
-                     min(MAX_EPOCHS, -(-MIN_STEPS * batch // X.shape[0])))
-    n_steps = _recipe.steps(X.shape[0], batch, epochs)
-    _recipe.begin(network, X, Y, n_steps, dropout=options.dropout, shared_ids=options.shared_ids)
-    lr = _recipe.rate(n_steps) if options.lr is None else options.lr
-    network.fit(X, Y, optimizer=Adam(lr, schedule="linear", second_moment="row"), epochs=epochs,
-                batch_size=batch, callbacks=options.callbacks, verbose=options.verbose,
-                validation=measured)
-
+    network = options.resumed
+    if network is None:
+        network = _fitted(X, Y, measured, options)
+    else:
+        network.resume(X, Y, epochs=options.epochs, callbacks=options.callbacks,
+                       verbose=options.verbose, validation=measured)
     is_enough = len(held_out) >= MIN_FIT_ROWS
     if options.refine:
         _recipe.refine(network, X, Y, held if is_enough else None, effort=options.effort,
@@ -113,6 +106,23 @@ def trained(x: CSR, y: CSR, options: Options) -> Trained:
     else:
         threshold = _threshold_of(network, X, Y)
     return Trained(network, threshold, with_more(Kept(x.take(NO_ROWS), y.take(NO_ROWS), 0), x, y))
+
+
+def _fitted(X: Any, Y: Any, measured: tuple[Any, Any] | None, options: Options) -> Network:
+    """A network after all epochs, without classifiers."""
+    network = Network([Linear(X.shape[1], options.hidden), LSHLinear(options.hidden, Y.shape[1])],
+                      random_state=options.random_state, n_threads=options.n_threads)
+    batch = batch_rows(X.shape[0], options.batch_size)
+    epochs = options.epochs
+    if epochs is None:
+        epochs = max(_recipe.EFFORTS[options.effort].epochs,
+                     min(MAX_EPOCHS, -(-MIN_STEPS * batch // X.shape[0])))
+    n_steps = _recipe.steps(X.shape[0], batch, epochs)
+    _recipe.begin(network, X, Y, n_steps, dropout=options.dropout, shared_ids=options.shared_ids)
+    lr = _recipe.rate(n_steps) if options.lr is None else options.lr
+    return network.fit(X, Y, optimizer=Adam(lr, schedule="linear", second_moment="row"),
+                       epochs=epochs, batch_size=batch, callbacks=options.callbacks,
+                       verbose=options.verbose, validation=measured)
 
 
 def n_rows_of(fraction: float, n_rows: int) -> int:
