@@ -457,7 +457,7 @@ static inline void pack_lines_of_a(const int pairs, const gemm_t *g, ptrdiff_t f
             memset(to, 0, words_of(pairs, k) * sizeof(float));
         else if (pairs)
             words_of_line(from, k, to);
-        else {
+        else if (k > 0) {  /* an empty matrix may have no address */
             memcpy(to, from, k * sizeof(float));
             if (g->in_bfloat16)
                 round_to_bfloat16(to, k);
