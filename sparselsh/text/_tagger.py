@@ -227,10 +227,12 @@ class Tagger(NamedNetwork):
                 raise ValueError(f"{path}: is of a training with {network.n_features} columns and "
                                  f"{network.n_labels} tags, but these texts give {shape[0]} and "
                                  f"{shape[1]}; give the texts and tags that it began with")
-            self.hidden = network.layers[0].n_out
             options = options._replace(resumed=network, epochs=epochs)
         model = trained(x, names.indicator(), options)
-        self._take(vectorizer, model, _named(names.names, names.one_per_row))
+        named = _named(names.names, names.one_per_row)
+        if resumed is not None:
+            named["hidden"] = model.network.layers[0].n_out
+        self._take(vectorizer, model, named)
         return self
 
     def add_tags(self, texts: Any, tags: Any) -> Self:

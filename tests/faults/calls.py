@@ -3,9 +3,11 @@
 A call that failed must leave its object as it was, or between two steps. So it is called again, or
 its training is resumed, and the result must have the bits of a call without a fault.
 """
+import contextlib
 import copy
 import functools
 import json
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -628,6 +630,28 @@ def fitted_tagger():
     return tagger().fit(TEXTS, TAGS)
 
 
+@functools.cache
+def interrupted_run():
+    """A folder with the checkpoint of a tagger's first epoch of two."""
+    folder = tempfile.TemporaryDirectory()
+    path = os.path.join(folder.name, "run")
+    saving = callbacks.Checkpoint(path)
+    with contextlib.suppress(InterruptedError):
+        tagger().fit(TEXTS, TAGS, callbacks=[saving, AfterAnEpoch()])
+    return folder
+
+
+class AfterAnEpoch(callbacks.Callback):
+    def on_step(self, network):
+        if len(network.history) == 1:
+            raise InterruptedError
+
+
+def tagger_to_resume():
+    interrupted_run()
+    return tagger()
+
+
 def recommender():
     return sl.Recommender(hidden=4, epochs=2, random_state=0, n_threads=1)
 
@@ -756,6 +780,9 @@ CALLS = {
     "Tagger.fit": Estimator(lambda tagger: tagger.fit(TEXTS, TAGS), tagger, named),
     "Tagger.fit, again": Estimator(
         lambda tagger: tagger.fit(MORE_TEXTS * 2, MORE_TAGS * 2), fitted_tagger, named),
+    "Tagger.resume": Estimator(
+        lambda tagger: tagger.resume(os.path.join(interrupted_run().name, "run"), TEXTS, TAGS),
+        tagger_to_resume, named),
     "Tagger.add_tags": Estimator(
         lambda tagger: tagger.add_tags(MORE_TEXTS, MORE_TAGS), fitted_tagger, named),
     "Tagger.partial_fit": Estimator(
