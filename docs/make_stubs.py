@@ -30,6 +30,8 @@ RETURNS = {
     "_estimates.prepare": "Estimator",
     "_select.batch_union": "int",
     "_select.hashed_union": "int",
+    "_sessions.losses": "float",
+    "_sessions.prepare": "SessionRanker",
     "_simd.available_levels": "tuple[str, ...]",
     "_simd.level": "str",
     "_text.count": "int",
@@ -46,7 +48,8 @@ SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", 
            "float": "float", "double": "float", "bint": "bool", "str": "str", "Rule": "Rule",
            "BoundedSearch": "BoundedSearch", "Estimator": "Estimator",
            "SingleRowMLP": "SingleRowMLP", "bytes": "bytes", "NgramCounts": "NgramCounts",
-           "TextRows": "TextRows", "Parameters": "Parameters"}
+           "TextRows": "TextRows", "Parameters": "Parameters",
+           "SessionRanker": "SessionRanker"}
 ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
          "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_file_parts.data", "_parse.text"}  # bytes or a mapped file
@@ -66,6 +69,8 @@ UNTYPED = {  # other parameters without a type are arrays of one of several dtyp
     "_bounded_search.coarse_scales": "NDArray[float32] | None",
     "_bounded_search.indptr": "NDArray[int64] | None",
     "_bounded_search.listed": "NDArray[int32] | None",
+    "_sessions.arrays": "tuple[NDArray[Any], ...]",
+    "_sessions.layers": "list[tuple[Any, ...]]",
     "_single_row_mlp.layers": "list[tuple[Any, ...]]",
     "_single_row_mlp.search": "BoundedSearch | None",
     "_single_row_mlp.classifiers": "tuple[Any, ...] | None",

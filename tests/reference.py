@@ -867,3 +867,52 @@ def calibration_loss(scores, hit, n_missed, weight, knots, slopes, costs, log_t,
         losses = (np.logaddexp(0, z) - np.where(hit & found, z, 0)).sum(axis=1)
         losses = losses + has_tail * (np.exp(rest) - n_missed * rest)
     return float(losses @ weight)
+
+
+def session_postings(sessions, n_items):
+    """Per item, {session: (its last place, strength)} of the latest 500 sessions with it."""
+    n = len(sessions)
+    found = []
+    for item in range(n_items):
+        with_item = [s for s, row in enumerate(sessions) if item in row]
+        idf = np.log(1 + n / max(len(with_item), 1))
+        found.append({s: (max(p for p, other in enumerate(sessions[s]) if other == item),
+                          idf * np.exp((s - n) / (0.5 * n))) for s in with_item[-500:]})
+    return found
+
+
+def session_candidates(query, sessions, postings, age_weights, weights, n_neighbors, n_best,
+                       further):
+    """Candidates, their counts (., 14), ages in the query or -1, and how many have votes."""
+    ages = {}
+    for age, item in enumerate(query[::-1][:len(age_weights)]):
+        ages.setdefault(item, age)
+    similarity, shared = {}, {}
+    for item, age in ages.items():
+        for s, (place, strength) in postings[item].items():
+            similarity[s] = similarity.get(s, 0) + age_weights[age] * strength
+            shared.setdefault(s, (place, age))  # that of the latest item
+
+    nearest = sorted(similarity, key=lambda s: (-similarity[s], -s))[:n_neighbors]
+    counts = {}
+    for s in nearest:
+        place, age = shared[s]
+        for p, item in enumerate(sessions[s]):
+            column = 3 + min(max(p - place, -3), 3) + 7 * (age > 0)
+            counts.setdefault(item, np.zeros(14))[column] += similarity[s]
+    total = sum(similarity[s] for s in nearest)
+    best = sorted(counts, key=lambda item: (-counts[item] @ weights, item))[:n_best]
+    others = list(dict.fromkeys(item for item in further if item >= 0 and item not in counts))
+    ids = best + others
+    return (ids, np.array([counts.get(item, np.zeros(14)) / (total or 1) for item in ids]
+                          ).reshape(-1, 14),
+            np.array([min(ages.get(item, -1), 5) for item in ids]), len(counts))
+
+
+def session_scores(counts, outputs, ages, trends, parameters):
+    """Scores of the candidates of one query."""
+    a, b, log_floor, _, c = parameters[:5]
+    seen, weights = parameters[5:11], np.exp(parameters[11:])
+    return (a * (outputs - outputs.max(initial=-np.inf))
+            + b * np.log(counts @ weights + np.exp(log_floor)) + c * trends
+            + np.where(ages >= 0, seen[np.maximum(ages, 0)], 0))

@@ -215,6 +215,15 @@ class ServedLayer:
 
     # -- the last layer -----------------------------------------------------------------------
 
+    def stored_rows(self) -> tuple[Any, ...]:
+        """Weights, scales, bias and whether they are input-major, as they are kept."""
+        rows = self.rows
+        if rows is None and reads_quantized_rows(self.index):
+            rows = self.index.rows
+        if rows is None:
+            rows = QuantizedRows("float32", self.values)
+        return rows.values, rows.scales, self.bias, self.input_major
+
     def is_partial(self, kind: str) -> bool:
         """Whether the plan gives float32 scores of the best outputs only."""
         return self.plan[kind] in ("lsh", "int8")

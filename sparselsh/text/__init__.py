@@ -11,6 +11,7 @@
     _named_network  NamedNetwork: what the two below share, their parameters and their file
     _tagger       Tagger
     _recommender  Recommender: the same for sequences of items
+    _sessions     past sequences that vote for the next item, beside the network of a Recommender
     _file, _load  the one file of each; load, which reads any
 """
 from ._inputs import has_names, names_of

@@ -5,25 +5,51 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from .. import _recipe
 from .. import _validation as check
 from .._arrays.csr import CSR
 from .._signals import held
+from .._threads import resolve
+from ..calibration import MIN_FIT_ROWS
 from ..callbacks import checked as checked_callbacks
 from ..network import grow_from_rows, joined
 from ._inputs import checked_sequences
 from ._named_network import NamedNetwork, as_attributes
-from ._training import Options, Trained, learn_more, refinement_cost, trained, with_more
+from ._sessions import (
+    MAX_HELD_OUT_STEPS,
+    MIN_CANDIDATES,
+    MIN_SPAN,
+    N_FURTHER,
+    OFFSETS,
+    PRIOR,
+    Ranker,
+    Sessions,
+    fit_votes,
+    none_further,
+    sessions_as_tensors,
+    sessions_of_tensors,
+)
+from ._training import (
+    SPLIT_SEED,
+    Options,
+    Trained,
+    learn_more,
+    refinement_cost,
+    trained,
+    with_more,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from .._arrays.types import Ids, RandomState
+    from .._arrays.types import Floats, Ids, Offsets, RandomState
     from ..callbacks import Callback
     from ._file import Stored
 
 MAX_LAST = 1000
+MAX_NEIGHBORS = 100_000
 
 
 class Recommender(NamedNetwork):
@@ -32,8 +58,10 @@ class Recommender(NamedNetwork):
     Each item of a sequence but the first is learned from the items before it: the last `n_last`, an
     item of age a with the weight decay^a (age 0 is the one before; a repeated item counts once, by
     its last place). A network with one linear hidden layer, whose first weights come from the data,
-    gives the probability of each item; sessions and histories of users are both sequences. Items
-    are strings. A trained Recommender is saved as one file.
+    ranks the items together with the votes of past sequences that are similar: nearest neighbors of
+    sessions [1]_ [2]_. How much each counts is fitted on the last sequences, which are held out.
+    Sessions and histories of users are both sequences. Items are strings. A trained Recommender is
+    saved as one file, with the sequences as numbers.
 
     Parameters
     ----------
@@ -42,17 +70,21 @@ class Recommender(NamedNetwork):
     n_last : int
         Number of items that are read.
     decay : float
-        Weight of an item relative to that of the one after it, in (0, 1].
+        Weight of an item relative to that of the one after it, in (0, 1]. It is that of the
+        training; ranked together with votes, the network reads the items with decay^3, as votes
+        know those of before.
+    neighbors : int
+        Number of past sequences that vote for the items that follow; 0 for the network alone.
     epochs : int or None
         Passes over the sequences; None for 2, or more where they are few.
     batch_size, lr, dropout
         As for :class:`Tagger`.
     hold_out : int or None
-        Number of steps of sequences that are held out, by which probabilities are calibrated; as
-        for :class:`Tagger`.
+        Number of steps that are held out, about, by which votes are weighted and probabilities
+        calibrated: those of the last sequences. None for a tenth of all, and at most 4,096.
     refine : bool
-        Train one classifier of the items before per item. In sessions the same items are followed
-        by other items each time, and classifiers seldom help.
+        Train one classifier of the items before per item, in place of votes. In sessions the same
+        items are followed by other items each time, and classifiers seldom help.
     random_state, n_threads, verbose
         As for :class:`Tagger`.
 
@@ -62,6 +94,13 @@ class Recommender(NamedNetwork):
         The names. Those that were added follow those of `fit`.
     network_ : Network
         The network, whose features and labels are both the ids of `items_`.
+
+    References
+    ----------
+    .. [1] M. Ludewig and D. Jannach, "Evaluation of session-based recommendation algorithms", User
+       Modeling and User-Adapted Interaction 28 (2018): vector multiplication session-based kNN.
+    .. [2] D. Garg, P. Gupta, P. Malhotra, L. Vig and G. Shroff, "Sequence and time aware
+       neighborhood for session-based recommendations", SIGIR 2019.
 
     Examples
     --------
@@ -75,15 +114,19 @@ class Recommender(NamedNetwork):
 
     items_: NDArray[np.object_]
 
+    _sessions: Sessions | None
+    _ranker: Ranker
+
     def __init__(self, *, hidden: int = 256, n_last: int = 10, decay: float = 0.8,
-                 epochs: int | None = None, batch_size: int | None = None,
-                 lr: float | None = None, dropout: float | None = None,
-                 hold_out: int | None = None, refine: bool = False,
-                 random_state: RandomState = None, n_threads: int | None = None,
-                 verbose: bool = False) -> None:
+                 neighbors: int = 300, epochs: int | None = None,
+                 batch_size: int | None = None, lr: float | None = None,
+                 dropout: float | None = None, hold_out: int | None = None,
+                 refine: bool = False, random_state: RandomState = None,
+                 n_threads: int | None = None, verbose: bool = False) -> None:
         self.hidden = hidden
         self.n_last = n_last
         self.decay = decay
+        self.neighbors = neighbors
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
@@ -102,8 +145,8 @@ class Recommender(NamedNetwork):
         Parameters
         ----------
         sequences : list of lists of str, or column of a data frame
-            The items of each session or user, in order. Those of one item teach nothing but the
-            name of the item.
+            The items of each session or user, in order, and the latest sequence last if their
+            times are known. Those of one item teach nothing but the name of the item.
         callbacks : sequence of Callback
             See `sparselsh.callbacks`.
 
@@ -120,12 +163,63 @@ class Recommender(NamedNetwork):
         callbacks = checked_callbacks(callbacks)
         found = checked_sequences(sequences, "sequences")
         names = sorted({item for row in found for item in row})
-        x, y = self._steps(found, {name: j for j, name in enumerate(names)})
+        flat, lengths = _numbers(found, {name: j for j, name in enumerate(names)})
+        x, y = self._steps(flat, lengths, len(names))
         options = Options(self.hidden, self.epochs, self.batch_size, self.lr, self.dropout,
                           self.hold_out, bool(self.refine), "classes", "one", self.random_state,
                           self.n_threads, callbacks, bool(self.verbose), shared_ids=True)
-        self._take(trained(x, y, options), as_attributes("items_", names))
+        if self.refine or not self.neighbors:
+            self._take(trained(x, y, options), None, as_attributes("items_", names))
+            return self
+
+        n_past, sequences_held_out = self._held_out(lengths, x.shape[0])
+        is_held_out = np.repeat(sequences_held_out, np.maximum(lengths - 1, 0))
+        model = trained(x, y, options, is_held_out)
+        sessions = Sessions(flat, lengths, len(names))
+        if is_held_out.sum() >= MIN_FIT_ROWS:
+            steps, first = (places[is_held_out] for places in _places(lengths))
+            past = Sessions(flat[:lengths[:n_past].sum()], lengths[:n_past], len(names))
+            sessions = sessions.with_parameters(
+                self._vote_parameters(flat, steps, first, past, model.network))
+        self._take(model, sessions, as_attributes("items_", names))
         return self
+
+    def _held_out(self, lengths: Ids, n_steps: int) -> tuple[int, np.ndarray]:
+        """Number of sequences that vote, and which of those after them are held out.
+
+        The queries to come are some time after the training. Those that are held out are a sample
+        of the last sequences, of which none votes while parameters are chosen.
+        """
+        n_held_out = self.hold_out
+        if n_held_out is None:
+            n_held_out = (0 if n_steps < _recipe.MIN_ROWS_TO_SPLIT else
+                          min(MAX_HELD_OUT_STEPS, n_steps // 10))
+        if n_held_out >= n_steps:
+            raise ValueError(f"hold_out={n_held_out} leaves none of the {n_steps} rows to train "
+                             "on; give a smaller number")
+        counts = np.maximum(lengths - 1, 0)
+        n_late = max(n_held_out, int(MIN_SPAN * n_steps))
+        n_past = len(lengths) - int(np.searchsorted(np.cumsum(counts[::-1]), n_late, side="right"))
+        late = n_past + np.random.default_rng(SPLIT_SEED).permutation(len(lengths) - n_past)
+        is_held_out = np.zeros(len(lengths), bool)
+        is_held_out[late[np.cumsum(counts[late]) <= n_held_out]] = True
+        return n_past, is_held_out
+
+    def _vote_parameters(self, flat: Ids, steps: np.ndarray, first: np.ndarray, past: Sessions,
+                         network: Any) -> np.ndarray:
+        """Parameters by the steps at these places of `flat`."""
+        n_items, first = network.n_labels, np.maximum(first, steps - self.n_last)
+        indptr, queries = _joined(flat, first, steps)
+        ranker = Ranker(past, network, self.n_last, self.decay, self.neighbors)
+        n_threads, weights = resolve(network.n_threads), np.exp(PRIOR[-2 * OFFSETS:])
+        further = np.full((len(steps), min(N_FURTHER, n_items)), -1, np.int32)
+        _, n_voted = ranker.count(weights, indptr, queries, further, n_threads)
+        few = np.flatnonzero(n_voted < MIN_CANDIDATES)
+        if len(few):
+            rows: Any = self._rows(flat, steps[few], first[few], n_items)
+            further[few] = network.topk(rows, further.shape[1])[0]
+        found, _ = ranker.count(weights, indptr, queries, further, n_threads)
+        return fit_votes(found, flat[steps], past.trends)
 
     def add_items(self, sequences: Any) -> Self:
         """Add the new items of sequences to a trained Recommender.
@@ -184,38 +278,37 @@ class Recommender(NamedNetwork):
     def _grow(self, sequences: list[list[str]]) -> tuple[CSR, CSR]:
         new = sorted({item for row in sequences for item in row} - self._ids.keys())
         names = [*self._names, *new]
-        x, y = self._steps(sequences, {name: j for j, name in enumerate(names)})
+        flat, lengths = _numbers(sequences, {name: j for j, name in enumerate(names)})
+        x, y = self._steps(flat, lengths, len(names))
         kept, named = with_more(self._kept, x, y), as_attributes("items_", names)
+        sessions = self._sessions and self._sessions.with_more(flat, lengths, len(names))
         with held():  # the parts change together, or an error leaves them as they were
             if new:
                 grow_from_rows(self.network_, joined(x, y, *self._kept), refinement_cost(x))
-            self._take(Trained(self.network_, None, kept), named)
+            self._take(Trained(self.network_, None, kept), sessions, named)
         return x, y
 
-    def _take(self, model: Trained, named: dict[str, Any]) -> None:
+    def _take(self, model: Trained, sessions: Sessions | None, named: dict[str, Any]) -> None:
         """Be the recommender of these, all at once; `named` is what `as_attributes` gives."""
-        self.__dict__.update(named, network_=model.network, _kept=model.kept)
+        self.__dict__.update(named, network_=model.network, _kept=model.kept, _sessions=sessions,
+                             _ranker=Ranker())
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check.integer(self.n_last, "n_last", maximum=MAX_LAST)
         check.number(self.decay, "decay", above=0, maximum=1)
+        check.integer(self.neighbors, "neighbors", minimum=0, maximum=MAX_NEIGHBORS)
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def _steps(self, sequences: list[list[str]], ids: dict[str, int]) -> tuple[CSR, CSR]:
+    def _steps(self, flat: Ids, lengths: Ids, n_items: int) -> tuple[CSR, CSR]:
         """A row per item that follows others, and the item; ValueError if there is none."""
-        flat = np.array([ids[item] for row in sequences for item in row], np.int32)
-        lengths = np.array([len(row) for row in sequences], np.int64)
-        ends = np.cumsum(lengths)
-        first = np.repeat(ends - lengths, lengths)
-        steps = np.flatnonzero(np.arange(len(flat)) > first)
+        steps, first = _places(lengths)
         if not len(steps):
             raise ValueError("sequences must hold at least one of two items or more, got none")
-        x = self._rows(flat, steps, first[steps], len(ids))
         n = len(steps)
-        return x, CSR(np.arange(n + 1, dtype=np.int64), flat[steps], np.ones(n, np.float32),
-                      len(ids))
+        return self._rows(flat, steps, first, n_items), CSR(
+            np.arange(n + 1, dtype=np.int64), flat[steps], np.ones(n, np.float32), n_items)
 
     def _rows(self, flat: Ids, steps: np.ndarray, first: np.ndarray, n_items: int) -> CSR:
         """Rows of the items before each step, from its first one on."""
@@ -271,13 +364,60 @@ class Recommender(NamedNetwork):
         is_one = isinstance(items, list | tuple) and all(isinstance(item, str) for item in items)
         sequences = checked_sequences([items] if is_one else items, "items")
         known = [[self._ids[item] for item in row if item in self._ids] for row in sequences]
-        ends = np.cumsum([len(row) for row in known], dtype=np.int64)
+        indptr = np.zeros(len(known) + 1, np.int64)
+        np.cumsum([len(row) for row in known], out=indptr[1:])
         flat = np.array([j for row in known for j in row], np.int32)
-        first = np.concatenate([[0], ends[:-1]])
-        x = self._rows(flat, ends, first, len(self._names))
-        found = [self._best(x.slice(i, i + 1), set(row) if exclude_seen else set(), k)
-                 for i, row in enumerate(known)]
+        if self._sessions is None:
+            x = self._rows(flat, indptr[1:], indptr[:-1], len(self._names))
+            found = [self._best(x.slice(i, i + 1), set(row) if exclude_seen else set(), k)
+                     for i, row in enumerate(known)]
+            return found[0] if is_one else found
+
+        n_seen = max((len(set(row)) for row in known), default=0) if exclude_seen else 0
+        ids, p = self._ranked(self._sessions, flat, indptr, min(k + n_seen, len(self._names)))
+        names, found = self._names, []
+        for row, best, values in zip(known, ids.tolist(), p.tolist(), strict=True):
+            left_out = set(row) if exclude_seen else ()
+            found.append([(names[j], value) for j, value in zip(best, values, strict=True)
+                          if j >= 0 and j not in left_out][:k])
         return found[0] if is_one else found
+
+    def _ranked(self, sessions: Sessions, flat: Ids, indptr: Offsets, k: int
+                ) -> tuple[Ids, Floats]:
+        """The k most probable items per query, by votes and network.
+
+        What is no candidate of `Ranker` follows in the order of the network.
+        """
+        network, n = self.network_, len(indptr) - 1
+        options = (sessions, network, self.n_last, self.decay, self.neighbors)
+        ranker = self._ranker
+        if not ranker.fits(*options):  # another one, as copies of this object have the same
+            ranker = self._ranker = Ranker(*options)
+        n_threads = resolve(network.n_threads) if n > 1 else 1
+        ids, p, n_voted = ranker.rank(sessions, indptr, flat, none_further(n), k, n_threads)
+
+        few = np.flatnonzero(n_voted < MIN_CANDIDATES)
+        if len(few):
+            n_further, n_items = min(N_FURTHER, len(self._names)), len(self._names)
+            rows: Any = self._rows(flat, indptr[1:][few], indptr[:-1][few], n_items)
+            further = network.topk(rows, n_further)[0]
+            parts = [flat[indptr[i]:indptr[i + 1]] for i in few]
+            ends = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+            ids[few], p[few], _ = ranker.rank(sessions, ends.astype(np.int64),
+                                              np.concatenate(parts), further, k, n_threads)
+        for i in np.flatnonzero(ids[:, -1] < 0):
+            row: Any = self._rows(flat, indptr[i + 1:i + 2], indptr[i:i + 1], len(self._names))
+            self._append_others(row, ids[i], p[i])
+        return ids, p
+
+    def _append_others(self, row: Any, ids: Ids, p: Floats) -> None:
+        """Fill free places, which come last, in the order of the network."""
+        n = int((ids >= 0).sum())
+        best = self.network_.topk(row, min(len(ids) + n, len(self._names)))[0][0]
+        others = best[(best >= 0) & ~np.isin(best, ids[:n])][:len(ids) - n]
+        values = self.network_.predict_proba(row)[0, others]
+        ids[n:n + len(others)] = others
+        p[n:n + len(others)] = np.minimum.accumulate(np.minimum(values, p[n - 1] if n else 1))
 
     def _best(self, x: Any, seen: set[int], k: int) -> list[tuple[str, float]]:
         network, names = self.network_, self._names
@@ -316,13 +456,20 @@ class Recommender(NamedNetwork):
         self._check_fitted()
         k = min(check.integer(k, "k"), len(self._names))
         found = checked_sequences(sequences, "sequences")
-        new = {item for row in found for item in row} - self._ids.keys()
-        n, names = len(self._names), [*self._names, *sorted(new)]
-        x, y = self._steps(found, {name: j for j, name in enumerate(names)})
-        inside = x.indices < n
-        counts = np.concatenate([[0], np.cumsum(inside)])
-        rows: Any = CSR(counts[x.indptr], x.indices[inside], x.data[inside], n)
-        ids, _ = self.network_.topk(rows, k)
+        n = len(self._names)
+        new = sorted({item for row in found for item in row} - self._ids.keys())
+        flat, lengths = _numbers(found, {name: j for j, name in enumerate([*self._names, *new])})
+        x, y = self._steps(flat, lengths, n + len(new))
+        if self._sessions is None:
+            inside = x.indices < n
+            counts = np.concatenate([[0], np.cumsum(inside)])
+            rows: Any = CSR(counts[x.indptr], x.indices[inside], x.data[inside], n)
+            ids, _ = self.network_.topk(rows, k)
+        else:
+            steps, first = _places(lengths)
+            known = np.concatenate([[0], np.cumsum(flat < n)])  # items up to each place
+            indptr, flat = _joined(flat[flat < n], known[first], known[steps])
+            ids, _ = self._ranked(self._sessions, flat, indptr, k)
         return float((ids == y.indices[:, None]).any(axis=1).mean())
 
     # -- files -----------------------------------------------------------------------------------
@@ -333,4 +480,29 @@ class Recommender(NamedNetwork):
         if network.n_features != network.n_labels:
             raise ValueError(f"the network has {network.n_features} features and "
                              f"{network.n_labels} labels, which should be the same items")
-        self._take(model, as_attributes("items_", names))
+        sessions = sessions_of_tensors(stored.tensors, len(names))
+        if sessions is None:  # a file of before there were votes, or one without them
+            self.neighbors = 0
+        self._take(model, sessions, as_attributes("items_", names))
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return {}, sessions_as_tensors(self._sessions)
+
+
+def _numbers(sequences: list[list[str]], ids: dict[str, int]) -> tuple[Ids, Ids]:
+    """The items of all sequences as numbers, and the length of each sequence."""
+    flat = np.array([ids[item] for row in sequences for item in row], np.int32)
+    return flat, np.array([len(row) for row in sequences], np.int32)
+
+
+def _places(lengths: Ids) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each item that follows others, and of the first item of its sequence."""
+    first = np.repeat(np.cumsum(lengths, dtype=np.int64) - lengths, lengths)
+    steps = np.flatnonzero(np.arange(len(first)) > first)
+    return steps, first[steps]
+
+
+def _joined(flat: Ids, first: np.ndarray, last: np.ndarray) -> tuple[Offsets, Ids]:
+    """Offsets and items of the runs flat[first:last], one after the other."""
+    indptr = np.concatenate([[0], np.cumsum(last - first)])
+    return indptr, flat[np.arange(indptr[-1]) + np.repeat(first - indptr[:-1], np.diff(indptr))]

@@ -79,11 +79,12 @@ class Kept(NamedTuple):
     n_seen: int
 
 
-def trained(x: CSR, y: CSR, options: Options) -> Trained:
-    """A network trained on the rows."""
+def trained(x: CSR, y: CSR, options: Options, is_held_out: np.ndarray | None = None) -> Trained:
+    """A network trained on the rows, but for some that are held out: these, or a sample."""
     fraction = options.validation if isinstance(options.validation, float) else None
     n_held_out = options.hold_out if fraction is None else n_rows_of(fraction, x.shape[0])
-    kept, held_out = _split(x, y, n_held_out)
+    kept, held_out = (_split(x, y, n_held_out) if is_held_out is None else
+                      (np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)))
     X, Y = x.take(kept).to_scipy(), y.take(kept).to_scipy()
     held = x.take(held_out).to_scipy(), y.take(held_out).to_scipy()
     measured = held if fraction is not None else None
