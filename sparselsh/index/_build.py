@@ -19,11 +19,14 @@ from ._tables import NoTables, Tables
 from .transforms import Transform, second_moment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .._arrays.types import Floats, Ids, RandomState
     from ..protocols import HashFamily
     from ._options import IndexOptions
     from .transforms import NeuronSums
 
+TRIAL_NEURONS = 16_384  # by which a scaling is chosen, besides the neighbours of the queries
 CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
 MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
@@ -78,6 +81,7 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
         return engine
     if queries is None or moment is None:
         engine.sketches = _sketched(engine, transform, 0.0, n_threads)
+        _partition(engine, n_threads)
         engine.sketches.set_bounds(Bounds.of_recall(options.recall))
     else:
         _build_tuned_sketches(engine, moment, queries, is_part, n_threads)
@@ -121,8 +125,7 @@ def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats, 
     for least in dict.fromkeys((floor, 0.0)):
         engine.sketches = _sketched(engine, engine.transform, least, n_threads,
                                     fraction=(norms >= least).mean())
-        if engine.sketches.n >= CELLS_MIN_NEURONS:
-            _partition(engine, n_threads)
+        _partition(engine, n_threads)
         if is_part:
             tuning.bound(engine, sample, options.recall, n_threads)
         else:
@@ -137,8 +140,8 @@ def _norms(engine: IndexEngine, rows: Ids, n_threads: int) -> Floats:
 
 
 def _sketched(engine: IndexEngine, transform: Transform, norm_floor: float, n_threads: int,
-              fraction: float = 1.0) -> Sketches:
-    """Sketches of the neurons above the floor, which are `fraction` of all."""
+              fraction: float = 1.0, chunks: Iterable[Ids] | None = None) -> Sketches:
+    """Sketches of the neurons above the floor, a `fraction` of all; or of those of `chunks`."""
     n, n_in = engine.W.shape
     n_bits = engine.options.sketch_bits
     if n_bits is None:
@@ -149,27 +152,34 @@ def _sketched(engine: IndexEngine, transform: Transform, norm_floor: float, n_th
                      max(128, -(-3 * n_in // 256) * 64, min(512, int(within) // 8 * 64)))
 
     sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(engine.seed))
-    for rows in engine.row_chunks():
+    for rows in engine.row_chunks() if chunks is None else chunks:
         sketches.update(rows, *engine.directions(rows, n_threads, transform), n_threads)
     return sketches.prepare(transform, engine.options.metric == "l2")
 
 
 def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth: Ids,
                       n_threads: int) -> Transform:
-    """The scaling under which the sketches rank the true neighbours best."""
-    n_best = min(len(engine.W), max(32, len(engine.W) // 256))
+    """The scaling under which the sketches rank the true neighbours best, among some neurons."""
+    rng = np.random.default_rng(engine.seed)
+    others = rng.permutation(len(engine.W))[:TRIAL_NEURONS]
+    rows = np.union1d(others, truth[truth >= 0]).astype(np.int32)
+    n_best = min(len(rows), max(32, len(rows) // 256))
     recalls = {}
     for scaling in tuning.SCALINGS:
         transform = Transform(engine.options.center, scaling)
         transform.fit(engine.W, engine.bias, moment, n_threads)
-        ids = _sketched(engine, transform, 0.0, n_threads).scan(sample, n_best, n_threads)
+        chunks = np.array_split(rows, -(-len(rows) // ROWS_PER_CHUNK))
+        sketches = _sketched(engine, transform, 0.0, n_threads, chunks=chunks)
+        ids = sketches.scan(sample, n_best, n_threads)
         recalls[transform] = tuning.recall_of(ids, truth)
     return max(recalls, key=recalls.__getitem__)
 
 
 def _partition(engine: IndexEngine, n_threads: int) -> None:
-    """Sort the sketches into cells: as many cells as each holds neurons."""
+    """Sort sketches, unless they are few, into cells: as many cells as each holds neurons."""
     sketches = engine.sketches
+    if sketches.n < CELLS_MIN_NEURONS:
+        return
     rng = np.random.default_rng(engine.seed)
     n_cells = int(np.sqrt(sketches.n))
     ids = sketches.ids[:sketches.n]
