@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arrays import csr
+from ._arrays.aligned import contiguous
 from ._arrays.scipy import sp
 from ._arrays.selection import Selection
 from ._core import _checks
@@ -152,7 +153,8 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
           what: str = "columns") -> Floats:
     """A finite two-dimensional array as C-contiguous float32."""
     if (type(array) is np.ndarray and array.dtype == np.float32 and array.ndim == 2
-            and array.flags.c_contiguous and array.size <= SHORT_CHECK_MAX_VALUES
+            and (flags := array.flags).c_contiguous and flags.aligned
+            and array.size <= SHORT_CHECK_MAX_VALUES
             and n_rows is None and n_columns in (None, array.shape[1])):
         # Shortcut for a valid single query, for which the checks below take as long as a search.
         flat = array.ravel()
@@ -171,7 +173,7 @@ def dense(array: Any, name: str, *, n_columns: int | None = None, n_rows: int | 
         raise ValueError(f"{name} must have {n_rows} rows, got {array.shape[0]}")
 
     with np.errstate(over="ignore"):
-        out = np.ascontiguousarray(array, dtype=np.float32)
+        out = contiguous(array, dtype=np.float32)
     _check_finite(out, name, lambda k: f"row {k // out.shape[1]}, column {k % out.shape[1]}")
     return out
 
@@ -265,7 +267,7 @@ def vector(values: Any, name: str, length: int) -> Floats:
     _check_numeric(values.dtype, name)
     if values.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), got {values.shape}")
-    out = np.ascontiguousarray(values, dtype=np.float32)
+    out = contiguous(values, dtype=np.float32)
     _check_finite(out, name, lambda k: f"entry {k}")
     return out
 
@@ -300,7 +302,7 @@ def ids(values: ArrayLike, name: str, bound: int, *, unique: bool = False) -> Id
         raise ValueError(f"{name} must be a one-dimensional array of integers, got shape "
                          f"{values.shape} and dtype {values.dtype}")
     _check_range(values, name, bound)
-    values = np.ascontiguousarray(values, dtype=np.int32)
+    values = contiguous(values, dtype=np.int32)
     if unique and len(np.unique(values)) != len(values):
         raise ValueError(f"{name} must be distinct, got repeated ids")
     return values
@@ -364,7 +366,7 @@ def selection(allow: Any, exclude: Any, n_queries: int, n_columns: int,
         kept = ~np.isin(keys, others)
         listed = listed[kept]
         indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
-    return Selection(base, indptr.astype(np.int64), np.ascontiguousarray(listed, np.int32),
+    return Selection(base, indptr.astype(np.int64), contiguous(listed, np.int32),
                      "allow" in lists)
 
 
@@ -528,7 +530,7 @@ def neuron_table(ids: Any, name: str, n_rows: int, bound: int,
         wrong = table.max() if table.max() >= bound else table.min()
         raise ValueError(f"{name} must be between 0 and {bound - 1}, or -1 for none, got {wrong}")
     table = np.broadcast_to(table, (n_rows, table.shape[-1]))
-    return np.ascontiguousarray(table, np.int32)
+    return contiguous(table, np.int32)
 
 
 def distinct(ids: np.ndarray, name: str) -> None:

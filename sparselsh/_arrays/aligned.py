@@ -68,6 +68,15 @@ def aligned(array: np.ndarray, copy: bool = False) -> np.ndarray:
     return out
 
 
+def contiguous(values: Any, dtype: DTypeLike = None) -> np.ndarray:
+    """`np.ascontiguousarray`, at a multiple of the size of a number: what kernels read.
+
+    Views of bytes, such as ``np.frombuffer(file, np.float32, offset=1)``, may begin anywhere.
+    """
+    out = np.ascontiguousarray(values, dtype)
+    return out if out.flags.aligned else out.copy()
+
+
 def locked_arrays(owner: object) -> list[str]:
     """Names of the attributes of an object that are arrays which cannot be written."""
     return [name for name, value in vars(owner).items()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._core import _sparse_rows
+from .aligned import contiguous
 from .scipy import sp
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def concatenate(parts: Sequence[CSR]) -> CSR:
 def from_scipy(matrix: Any) -> CSR:
     """Any scipy sparse matrix as :class:`CSR`; ids are sorted, duplicates summed.
 
-    Arrays with gaps, such as ``data[::2]``, are copied: the kernels read contiguous ones.
+    Arrays with gaps, such as ``data[::2]``, and views of bytes that begin anywhere are copied.
     """
     matrix = sp.csr_array(matrix)
     if not matrix.has_canonical_format:
@@ -100,5 +101,5 @@ def from_scipy(matrix: Any) -> CSR:
         matrix.sum_duplicates()
     nnz = matrix.indptr[-1]  # the arrays may be longer
     return CSR(matrix.indptr.astype(np.int64),
-               np.ascontiguousarray(matrix.indices[:nnz], np.int32),
-               np.ascontiguousarray(matrix.data[:nnz], np.float32), matrix.shape[1])
+               contiguous(matrix.indices[:nnz], np.int32),
+               contiguous(matrix.data[:nnz], np.float32), matrix.shape[1])

@@ -10,10 +10,15 @@ def are_rows(const int32_t[::1] indptr, const int32_t[::1] indices, const float[
              Py_ssize_t n_columns):
     """Whether these are sparse rows: ids distinct, ascending and below n_columns; values finite.
 
+    False for arrays that do not begin at a multiple of four bytes, too.
+
     O(nnz)
     """
     cdef bint valid
     if indptr.shape[0] == 0 or data.shape[0] != indices.shape[0]:
+        return False
+    if <size_t> &indptr[0] % sizeof(int32_t) or data.shape[0] and (
+            <size_t> &indices[0] | <size_t> &data[0]) % sizeof(int32_t):
         return False
     with nogil:
         valid = _are_rows(indptr, indices, data, n_columns)

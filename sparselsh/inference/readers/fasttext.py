@@ -18,6 +18,7 @@ import numpy as np
 
 from ... import _files
 from ... import _validation as check
+from ..._arrays.aligned import contiguous
 from .affine import Affine
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class _Reader:
         n_bytes = 4 * rows * columns
         if rows < 1 or columns != n_columns or self.at + n_bytes > len(self.content):
             raise self._damaged(what)
-        out = np.frombuffer(self.content, np.dtype("<f4"), rows * columns, self.at)
+        out = contiguous(np.frombuffer(self.content, np.dtype("<f4"), rows * columns, self.at))
         self.at += n_bytes
         return out.reshape(rows, columns)
 
