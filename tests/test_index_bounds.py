@@ -498,3 +498,17 @@ def test_files_of_earlier_versions_get_their_errors_from_the_weights(rng, tmp_pa
     np.testing.assert_allclose(a.errors, b.errors, rtol=1e-5)
     np.testing.assert_allclose(a.short_norms, b.short_norms, rtol=1e-5)
     assert recall(old, W, X) >= 0.98
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_cells_keep_the_recall_without_queries(rng, metric):
+    W, X = clustered(rng, n=9000)
+    W, X = W + 3, X + 3
+    index = sl.LSHIndex(plan="sketches", metric=metric, recall=0.95, random_state=0).fit(W)
+    exact = sl.LSHIndex(plan="exact", metric=metric).fit(W)
+    counts = index._engine.by_bound(index._sampled(X), 5, 1)[2]
+    assert counts[:, 1].mean() < 5000  # of 9,000 sketches
+    for k in (1, 5, 50):
+        found, best = index.search(X, k)[0], exact.search(X, k)[0]
+        hits = [len(np.intersect1d(a, b)) for a, b in zip(found, best, strict=True)]
+        assert np.mean(hits) >= 0.945 * k

@@ -52,7 +52,8 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
     W, bias, seed
         As for :class:`IndexEngine`.
     queries : ndarray of shape (n_queries, n_in), float32, or None
-        Without queries nothing is tuned, and every neuron has a sketch.
+        Without queries nothing is tuned, every neuron has a sketch, and of inner products all
+        are estimated.
     n_threads : int
     spare : Tables, NoTables or None
         Tables that are no longer needed, whose memory is used again where it fits.
@@ -81,7 +82,8 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
         return engine
     if queries is None or moment is None:
         engine.sketches = _sketched(engine, transform, 0.0, n_threads)
-        _partition(engine, n_threads)
+        if options.metric != "ip":  # norms that differ much need queries: bench/promise.py
+            _partition(engine, n_threads)
         engine.sketches.set_bounds(Bounds.of_recall(options.recall))
     else:
         _build_tuned_sketches(engine, moment, queries, is_part, n_threads)
