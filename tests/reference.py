@@ -911,8 +911,8 @@ def session_candidates(query, sessions, postings, age_weights, weights, n_neighb
 
 def session_scores(counts, outputs, ages, trends, parameters):
     """Scores of the candidates of one query."""
-    a, b, log_floor, _, c = parameters[:5]
-    seen, weights = parameters[5:11], np.exp(parameters[11:])
-    return (a * (outputs - outputs.max(initial=-np.inf))
-            + b * np.log(counts @ weights + np.exp(log_floor)) + c * trends
+    a, b, bend, log_floor, _, c = parameters[:6]
+    seen, weights = parameters[6:12], np.exp(parameters[12:])
+    v = np.log(counts @ weights + np.exp(log_floor))
+    return (a * (outputs - outputs.max(initial=-np.inf)) + b * v - bend * v ** 2 / 10 + c * trends
             + np.where(ages >= 0, seen[np.maximum(ages, 0)], 0))

@@ -81,7 +81,7 @@ class Recommender(NamedNetwork):
         As for :class:`Tagger`.
     hold_out : int or None
         Number of steps that are held out, about, by which votes are weighted and probabilities
-        calibrated: those of the last sequences. None for a tenth of all, and at most 4,096.
+        calibrated: those of the last sequences. None for a tenth of all, and at most 8,192.
     refine : bool
         Train one classifier of the items before per item, in place of votes. In sessions the same
         items are followed by other items each time, and classifiers seldom help.

@@ -48,7 +48,7 @@ TREND_FRACTION = 0.1  # of the sessions, the latest
 N_CANDIDATES = 170  # items with the most votes
 MIN_CANDIDATES = 40  # with fewer votes the network names further ones,
 N_FURTHER = 50  # so many
-MAX_HELD_OUT_STEPS = 4096  # by which the parameters are fitted; at most a tenth of all
+MAX_HELD_OUT_STEPS = 8192  # by which the parameters are fitted; at most a tenth of all
 MIN_SPAN = 0.05  # fraction of the steps, the latest, of which they are a sample
 MAX_ITERATIONS = 60
 PRIOR_STEPS = 1.0  # weight of the prior, in steps
@@ -58,7 +58,8 @@ AGES, OFFSETS = 6, 7
 # The prior, and the parameters where no steps are held out: about what fits the clicks of two shops
 # (docs/log/accuracy.md).
 PRIOR = np.concatenate([
-    [0.35, 0.8, -5.8, -3.0, 0.2],  # output, votes, log of the floor of votes, other items, trend
+    [0.35, 0.7, 0.5],  # output of the network, votes, the bend of their logarithm
+    [-5.8, -1.0, 0.2],  # logarithm of the floor of votes, other items, trend
     [-0.5, -0.2, -0.4, -0.2, 0.0, 0.1],  # items of the query by age
     np.log([0.25, 0.75, 1.8, 1.1, 2.2, 1.1, 0.3]),  # offsets from the last item of the query
     np.log([0.2, 0.25, 0.35, 0.6, 0.6, 0.45, 0.25])])  # and from an older one
@@ -74,7 +75,7 @@ class Sessions:
     lengths : ndarray of shape (n_sessions,), int32
         Sessions of fewer than two items are left out.
     n_items : int
-    parameters : ndarray of shape (25,), float64
+    parameters : ndarray of shape (26,), float64
         As for `_core._sessions.losses`.
     """
 
@@ -213,7 +214,7 @@ def fit_votes(found: Found, labels: Ids, trends: Floats) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (25,), float64
+    ndarray of shape (26,), float64
     """
     penalty, gradient = PRIOR_STEPS / max(len(labels), 1), np.empty(len(PRIOR))
 
@@ -224,7 +225,7 @@ def fit_votes(found: Found, labels: Ids, trends: Floats) -> np.ndarray:
 
     from scipy.optimize import minimize  # 0.1 s, which `import sparselsh` need not take
 
-    bounds = [(0.0, MAX_LOG)] * 2 + [(-MAX_LOG, MAX_LOG)] * (len(PRIOR) - 2)
+    bounds = [(0.0, MAX_LOG)] * 3 + [(-MAX_LOG, MAX_LOG)] * (len(PRIOR) - 3)
     return minimize(cost, PRIOR, jac=True, method="L-BFGS-B", bounds=bounds,
                     options={"maxiter": MAX_ITERATIONS}).x
 
