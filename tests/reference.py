@@ -911,8 +911,8 @@ def session_candidates(query, sessions, postings, age_weights, weights, n_neighb
 
 def session_scores(counts, outputs, ages, trends, parameters):
     """Scores of the candidates of one query."""
-    a, b, bend, log_floor, _, c = parameters[:6]
-    seen, weights = parameters[6:12], np.exp(parameters[12:])
-    v = np.log(counts @ weights + np.exp(log_floor))
-    return (a * (outputs - outputs.max(initial=-np.inf)) + b * v - bend * v ** 2 / 10 + c * trends
-            + np.where(ages >= 0, seen[np.maximum(ages, 0)], 0))
+    a, b, seen_a, seen_b, log_floor, _, c = parameters[:7]
+    shifts, weights, is_seen = parameters[7:13], np.exp(parameters[13:]), ages >= 0
+    z, v = outputs - outputs.max(initial=-np.inf), np.log(counts @ weights + np.exp(log_floor))
+    return ((a + seen_a * is_seen) * z + (b + seen_b * is_seen) * v + c * trends
+            + np.where(is_seen, shifts[np.maximum(ages, 0)], 0))

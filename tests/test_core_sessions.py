@@ -95,11 +95,11 @@ def test_probabilities_are_those_of_the_definition(simd_level, rng, k):
 
     found, p, _ = on_threads(ranked)
     for i in range(n):
-        ids, counts, outputs, ages, _ = case.expected(i, np.exp(case.parameters[12:]), n_best)
+        ids, counts, outputs, ages, _ = case.expected(i, np.exp(case.parameters[13:]), n_best)
         scores = reference.session_scores(counts, outputs, ages, case.made.trends[ids],
                                           case.parameters)
         weights = np.exp(scores)
-        want = weights / (weights.sum() + np.exp(case.parameters[4]))
+        want = weights / (weights.sum() + np.exp(case.parameters[5]))
         size = min(len(ids), k)
         assert (found[i, size:] == -1).all() and not p[i, size:].any()
         # neighbors in rank may differ by less than the rounding
@@ -110,7 +110,7 @@ def test_probabilities_are_those_of_the_definition(simd_level, rng, k):
 
 def test_losses_and_their_derivatives_are_those_of_the_formula(rng):
     case, n_best = Case(rng), 12
-    found = count(case, case.prepared(), np.exp(PRIOR[12:]), n_best, 1)[:4]
+    found = count(case, case.prepared(), np.exp(PRIOR[13:]), n_best, 1)[:4]
     labels = read_only(rng.integers(0, N_ITEMS, len(case.queries)).astype(np.int32))
     gradient = unwritten(len(PRIOR), np.float64)
     arguments = (*read_only(*found), labels, read_only(case.made.trends))
@@ -122,7 +122,7 @@ def test_losses_and_their_derivatives_are_those_of_the_formula(rng):
             scores = reference.session_scores(
                 counts[is_there].astype(float), outputs[is_there].astype(float), ages[is_there],
                 case.made.trends[ids[is_there]], parameters)
-            every = np.append(scores, parameters[4])
+            every = np.append(scores, parameters[5])
             hit = np.append(ids[is_there] == label, not (ids == label).any())
             total += np.log(np.exp(every).sum()) - every[hit][0]
         return total / len(labels)

@@ -199,7 +199,7 @@ def test_answers_follow_the_weights(clicks):
     ({"lengths": lambda a: a[:-1]}, "lengths of sessions must be 2 or more, and sum to"),
     ({"items": lambda a: a + np.int32(1)}, r"sessions.items must lie in 0\.\.59, got 60"),
     ({"items": lambda a: a.astype(np.int64)}, "must be vectors of int32"),
-    ({"parameters": lambda a: a[:-1]}, "must be 26 values of float64"),
+    ({"parameters": lambda a: a[:-1]}, "must be 27 values of float64"),
     ({"parameters": lambda a: a * np.nan}, "must be at most 20 and finite")])
 def test_damaged_sessions_are_refused(shop, tmp_path, damage, message):
     ((name, change),) = damage.items()

@@ -33,15 +33,14 @@ cdef enum:
     N_AGES = 6  # ages of items of the query from the last one on count like it
     OUTPUT_SCALE = 0
     VOTE_SCALE = 1
-    VOTE_BEND = 2
-    LOG_FLOOR = 3
-    OTHERS = 4
-    TREND = 5
-    SEEN = 6
+    SEEN_OUTPUT_SCALE = 2
+    SEEN_VOTE_SCALE = 3
+    LOG_FLOOR = 4
+    OTHERS = 5
+    TREND = 6
+    SEEN = 7
     COUNT = SEEN + N_AGES
     N_PARAMETERS = COUNT + N_COUNTS
-
-cdef double BEND_UNIT = 0.1  # so that a step of each parameter counts about as much
 
 ctypedef struct layer_t:
     quantized_rows_t w
@@ -441,7 +440,7 @@ cdef int _rank_row(SessionRanker ranker, const int32_t *query, Py_ssize_t n,
     cdef found_t found
     cdef uint64_t *keys = NULL
     cdef Py_ssize_t j, n_out
-    cdef double floor = exp(b[LOG_FLOOR]), largest = -INFINITY, total, score, v
+    cdef double floor = exp(b[LOG_FLOOR]), largest = -INFINITY, total, score, z, v
     cdef float best = -INFINITY
     cdef int32_t item, age
     cdef int failed = _find(ranker, query, n, more, n_more, weights, n_best, False, &found)
@@ -455,11 +454,10 @@ cdef int _rank_row(SessionRanker ranker, const int32_t *query, Py_ssize_t n,
         for j in range(found.n):  # the score takes the place of the output
             item = found.ids[j]
             age = _age(&found, item)
-            v = log(found.votes[j] + floor)
-            score = (b[OUTPUT_SCALE] * (<double>found.outputs[j] - best) + b[VOTE_SCALE] * v
-                     - b[VOTE_BEND] * BEND_UNIT * v * v + b[TREND] * trends[item])
+            z, v = <double>found.outputs[j] - best, log(found.votes[j] + floor)
+            score = b[OUTPUT_SCALE] * z + b[VOTE_SCALE] * v + b[TREND] * trends[item]
             if age >= 0:
-                score += b[SEEN + age]
+                score += b[SEEN_OUTPUT_SCALE] * z + b[SEEN_VOTE_SCALE] * v + b[SEEN + age]
             found.outputs[j] = <float>score
             largest = max(largest, score)
         total = exp(b[OTHERS] - largest)
@@ -486,15 +484,16 @@ def losses(const int32_t[:, ::1] ids, const float[:, :, ::1] counts, const float
     """The mean negative log-likelihood of the labels, and its derivatives by the parameters.
 
     Arrays are those of `count`. The score of a candidate is a times its output relative to the
-    largest of the row, plus b v - d v^2 / 10 with v = log(votes + floor), plus c times its trend,
-    plus a shift for its age; all other items together have the score `others`, and the
-    probabilities are the softmax. parameters are a, b, d, log(floor), others, c, the shifts of six
-    ages, and the logarithms of the fourteen weights of counts. One thread.
+    largest of the row, plus b log(votes + floor), plus c times its trend; for an item of the query
+    a and b are larger by a' and b', and a shift for its age is added. All other items together have
+    the score `others`, and the probabilities are the softmax. parameters are a, b, a', b',
+    log(floor), others, c, the shifts of six ages, and the logarithms of the fourteen weights of
+    counts. One thread.
     """
     cdef Py_ssize_t i, j, t, n = ids.shape[0], width = ids.shape[1]
     cdef const double *b = &parameters[0]
     cdef double[N_COUNTS] weights
-    cdef double floor = exp(b[LOG_FLOOR]), loss = 0, largest, total, vote, d, e, v
+    cdef double floor = exp(b[LOG_FLOOR]), loss = 0, largest, total, vote, d, e, v, slope
     cdef double *scores = <double *>malloc(4 * max(width, <Py_ssize_t>1) * sizeof(double))
     cdef double *votes = scores + width
     cdef double *logs = votes + width
@@ -524,9 +523,10 @@ def losses(const int32_t[:, ::1] ids, const float[:, :, ::1] counts, const float
                 v = log(vote)
                 votes[j], logs[j], relative[j] = vote, v, <double>outputs[i, j] - best
                 scores[j] = (b[OUTPUT_SCALE] * relative[j] + b[VOTE_SCALE] * v
-                             - b[VOTE_BEND] * BEND_UNIT * v * v + b[TREND] * trends[ids[i, j]])
+                             + b[TREND] * trends[ids[i, j]])
                 if ages[i, j] >= 0:
-                    scores[j] += b[SEEN + ages[i, j]]
+                    scores[j] += (b[SEEN_OUTPUT_SCALE] * relative[j] + b[SEEN_VOTE_SCALE] * v
+                                  + b[SEEN + ages[i, j]])
                 largest = max(largest, scores[j])
                 is_hit |= ids[i, j] == labels[i]
             total = exp(b[OTHERS] - largest)
@@ -549,11 +549,14 @@ def losses(const int32_t[:, ::1] ids, const float[:, :, ::1] counts, const float
                 gradient[OUTPUT_SCALE] += d * relative[j]
                 v = logs[j]
                 gradient[VOTE_SCALE] += d * v
-                gradient[VOTE_BEND] -= d * BEND_UNIT * v * v
+                slope = b[VOTE_SCALE]
                 gradient[TREND] += d * trends[ids[i, j]]
                 if ages[i, j] >= 0:
+                    gradient[SEEN_OUTPUT_SCALE] += d * relative[j]
+                    gradient[SEEN_VOTE_SCALE] += d * v
                     gradient[SEEN + ages[i, j]] += d
-                d *= (b[VOTE_SCALE] - 2 * b[VOTE_BEND] * BEND_UNIT * v) / votes[j]
+                    slope += b[SEEN_VOTE_SCALE]
+                d *= slope / votes[j]
                 gradient[LOG_FLOOR] += d * floor
                 for t in range(N_COUNTS):
                     gradient[COUNT + t] += d * weights[t] * counts[i, j, t]

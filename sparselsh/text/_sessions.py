@@ -10,7 +10,7 @@ is the place of the neighbor among them, the latest last). The most similar ones
 their items with their similarity times a weight of its offset from the item that is shared last,
 where this is the last item of the query or an older one. The score of an item is a logistic model
 of its share of the votes, the output of the network, how often it was seen lately, and whether it
-is in the query already; `fit_votes` chooses its parameters.
+is in the query already, where the first two count less; `fit_votes` chooses its parameters.
 
 Sources: the neighborhood is that of vector multiplication session-based kNN (M. Ludewig and D.
 Jannach, "Evaluation of session-based recommendation algorithms", User Modeling and User-Adapted
@@ -58,9 +58,9 @@ AGES, OFFSETS = 6, 7
 # The prior, and the parameters where no steps are held out: about what fits the clicks of two shops
 # (docs/log/accuracy.md).
 PRIOR = np.concatenate([
-    [0.35, 0.7, 0.5],  # output of the network, votes, the bend of their logarithm
-    [-5.8, -1.0, 0.2],  # logarithm of the floor of votes, other items, trend
-    [-0.5, -0.2, -0.4, -0.2, 0.0, 0.1],  # items of the query by age
+    [0.45, 0.75, -0.3, -0.2],  # output of the network, votes, and both for items of the query
+    [-5.8, -0.3, 0.2],  # logarithm of the floor of votes, other items, trend
+    [-0.9, -0.4, -0.8, -0.6, -0.7, -0.7],  # items of the query by age
     np.log([0.25, 0.75, 1.8, 1.1, 2.2, 1.1, 0.3]),  # offsets from the last item of the query
     np.log([0.2, 0.25, 0.35, 0.6, 0.6, 0.45, 0.25])])  # and from an older one
 
@@ -75,7 +75,7 @@ class Sessions:
     lengths : ndarray of shape (n_sessions,), int32
         Sessions of fewer than two items are left out.
     n_items : int
-    parameters : ndarray of shape (26,), float64
+    parameters : ndarray of shape (27,), float64
         As for `_core._sessions.losses`.
     """
 
@@ -214,7 +214,7 @@ def fit_votes(found: Found, labels: Ids, trends: Floats) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (26,), float64
+    ndarray of shape (27,), float64
     """
     penalty, gradient = PRIOR_STEPS / max(len(labels), 1), np.empty(len(PRIOR))
 
@@ -225,7 +225,7 @@ def fit_votes(found: Found, labels: Ids, trends: Floats) -> np.ndarray:
 
     from scipy.optimize import minimize  # 0.1 s, which `import sparselsh` need not take
 
-    bounds = [(0.0, MAX_LOG)] * 3 + [(-MAX_LOG, MAX_LOG)] * (len(PRIOR) - 3)
+    bounds = [(0.0, MAX_LOG)] * 2 + [(-MAX_LOG, MAX_LOG)] * (len(PRIOR) - 2)
     return minimize(cost, PRIOR, jac=True, method="L-BFGS-B", bounds=bounds,
                     options={"maxiter": MAX_ITERATIONS}).x
 
