@@ -396,8 +396,8 @@ class Recommender(NamedNetwork):
         n_threads = resolve(network.n_threads) if n > 1 else 1
         ids, p, n_voted = ranker.rank(sessions, indptr, flat, none_further(n), k, n_threads)
 
-        few = np.flatnonzero(n_voted < MIN_CANDIDATES)
-        if len(few):
+        if n_voted.min(initial=MIN_CANDIDATES) < MIN_CANDIDATES:
+            few = np.flatnonzero(n_voted < MIN_CANDIDATES)
             n_further, n_items = min(N_FURTHER, len(self._names)), len(self._names)
             rows: Any = self._rows(flat, indptr[1:][few], indptr[:-1][few], n_items)
             further = network.topk(rows, n_further)[0]
@@ -405,7 +405,7 @@ class Recommender(NamedNetwork):
             ends = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
             ids[few], p[few], _ = ranker.rank(sessions, ends.astype(np.int64),
                                               np.concatenate(parts), further, k, n_threads)
-        for i in np.flatnonzero(ids[:, -1] < 0):
+        for i in np.flatnonzero(ids[:, -1] < 0).tolist():
             row: Any = self._rows(flat, indptr[i + 1:i + 2], indptr[i:i + 1], len(self._names))
             self._append_others(row, ids[i], p[i])
         return ids, p
