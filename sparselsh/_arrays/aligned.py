@@ -68,7 +68,7 @@ def aligned(array: np.ndarray, copy: bool = False) -> np.ndarray:
     return out
 
 
-def contiguous(values: Any, dtype: DTypeLike = None) -> np.ndarray:
+def contiguous(values: Any, dtype: DTypeLike | None = None) -> np.ndarray:
     """`np.ascontiguousarray`, at a multiple of the size of a number: what kernels read.
 
     Views of bytes, such as ``np.frombuffer(file, np.float32, offset=1)``, may begin anywhere.
