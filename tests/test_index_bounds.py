@@ -512,3 +512,14 @@ def test_cells_keep_the_recall_without_queries(rng, metric):
         found, best = index.search(X, k)[0], exact.search(X, k)[0]
         hits = [len(np.intersect1d(a, b)) for a, b in zip(found, best, strict=True)]
         assert np.mean(hits) >= 0.945 * k
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_neurons_without_clusters_get_no_cells(rng, metric):
+    W, X = (rng.standard_normal((n, 64), dtype=np.float32) for n in (6000, 50))
+    index = sl.LSHIndex(plan="sketches", metric=metric, recall=0.95, random_state=0).fit(W)
+    assert index._engine.sketches.cells is None
+    counts = index._engine.by_bound(index._sampled(X), 5, 1)[2]
+    assert (counts[:, 1] >= 6000).all()  # whole blocks of them
+    index.add(X)  # late neurons are found, too
+    np.testing.assert_array_equal(index.search(X, 1)[0][:, 0], 6000 + np.arange(50))

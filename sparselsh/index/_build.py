@@ -1,6 +1,7 @@
 """From weights and, where there are some, queries to a tuned engine."""
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from .transforms import NeuronSums
 
 TRIAL_NEURONS = 16_384  # by which a scaling is chosen, besides the neighbours of the queries
+TRIAL_QUERIES = 64  # neurons as queries, where there are none, that tell whether cells pay:
+MAX_SCANNED = 0.6  # they do if fewer than this fraction of the sketches are in the cells scanned,
+CELLS_OF_ANY_QUERIES = 0.1  # with this factor of their bound; chosen by bench/promise.py
 CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
 MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
@@ -82,9 +86,9 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
         return engine
     if queries is None or moment is None:
         engine.sketches = _sketched(engine, transform, 0.0, n_threads)
-        if options.metric != "ip":  # norms that differ much need queries: bench/promise.py
-            _partition(engine, n_threads)
         engine.sketches.set_bounds(Bounds.of_recall(options.recall))
+        if options.metric != "ip":  # norms that differ much need queries: bench/promise.py
+            _partition_by_neurons(engine, n_threads)
     else:
         _build_tuned_sketches(engine, moment, queries, is_part, n_threads)
     return engine
@@ -175,6 +179,21 @@ def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth
         ids = sketches.scan(sample, n_best, n_threads)
         recalls[transform] = tuning.recall_of(ids, truth)
     return max(recalls, key=recalls.__getitem__)
+
+
+def _partition_by_neurons(engine: IndexEngine, n_threads: int) -> None:
+    """Cells for any queries, unless neurons as queries, which are near each other, need most."""
+    _partition(engine, n_threads)
+    sketches = engine.sketches
+    if sketches.cells is None:
+        return
+    bounds = sketches.bounds
+    sketches.set_bounds(replace(bounds, cells=bounds.cells * CELLS_OF_ANY_QUERIES))
+    some = np.ascontiguousarray(engine.W[::-(-len(engine.W) // TRIAL_QUERIES)])
+    n_scanned = engine.by_bound(some, N_NEIGHBOURS, n_threads)[2][:, 1].mean()
+    if n_scanned > MAX_SCANNED * sketches.n:
+        sketches.drop_cells(engine.transform)
+        sketches.set_bounds(bounds)
 
 
 def _partition(engine: IndexEngine, n_threads: int) -> None:

@@ -296,6 +296,12 @@ class Sketches:
         self.cell[:self.n] = cell
         self._sort()
 
+    def drop_cells(self, transform: Transform) -> None:
+        """Scan all sketches from now on, in the order of the cells that there were."""
+        self.cells = None
+        self.cell[:self.n] = 0
+        self.prepare(transform, self.euclidean)
+
     def resize(self, n_neurons: int) -> None:
         """Make room for more neurons, which have no sketch yet."""
         new = np.full(n_neurons - len(self.slot), -1, np.int32)
