@@ -138,11 +138,25 @@ def test_answers_are_the_same_alone_and_together(shop, rng, k):
         assert sum(p) <= 1.0001  # float32
 
 
-def test_score_is_the_share_of_recommended_items(shop, rng):
+@pytest.mark.parametrize("k", [3, N_ITEMS - 2])
+def test_score_is_the_share_of_recommended_items(shop, rng, k):
     rows = [*sessions(rng, 30), ["item 1", "unheard", "item 3"], ["unheard", "item 4"]]
-    hits = [row[j] in [name for name, _ in shop.recommend(row[:j], k=3, exclude_seen=False)]
+    hits = [row[j] in [name for name, _ in shop.recommend(row[:j], k=k, exclude_seen=False)]
             for row in rows for j in range(1, len(row))]
-    assert shop.score(rows, k=3) == pytest.approx(np.mean(hits))
+    assert shop.score(rows, k=k) == pytest.approx(np.mean(hits))
+
+
+def test_there_may_be_more_items_than_candidates(rng):
+    names = [f"item {j}" for j in range(400)]
+    shop = sl.Recommender(hidden=8, random_state=0).fit(
+        [rng.choice(names, 5).tolist() for _ in range(300)])
+    seen = names[:250]
+    few, every = (shop.recommend(seen, k=k) for k in (100, 400))
+    assert len(few) == 100 and every[:100] == few
+    assert {name for name, _ in every} == set(shop.items_.tolist()) - set(seen)
+    p = [value for _, value in every]
+    assert p == sorted(p, reverse=True)
+    assert shop.score([seen[:3]], k=400) == 1
 
 
 def test_new_sessions_vote_at_once(clicks):

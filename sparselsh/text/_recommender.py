@@ -19,6 +19,7 @@ from ._sessions import (
     MAX_HELD_OUT_STEPS,
     MIN_CANDIDATES,
     MIN_SPAN,
+    N_CANDIDATES,
     N_FURTHER,
     OFFSETS,
     PRIOR,
@@ -374,20 +375,25 @@ class Recommender(NamedNetwork):
             return found[0] if is_one else found
 
         n_seen = max((len(set(row)) for row in known), default=0) if exclude_seen else 0
-        ids, p = self._ranked(self._sessions, flat, indptr, min(k + n_seen, len(self._names)))
+        width = min(k + n_seen, N_CANDIDATES + N_FURTHER, len(self._names))
+        ids, p = self._ranked(self._sessions, flat, indptr, width)
         names, found = self._names, []
-        for row, best, values in zip(known, ids.tolist(), p.tolist(), strict=True):
-            left_out = set(row) if exclude_seen else ()
-            found.append([(names[j], value) for j, value in zip(best, values, strict=True)
-                          if j >= 0 and j not in left_out][:k])
+        for i, (row, best, values) in enumerate(zip(known, ids.tolist(), p.tolist(), strict=True)):
+            left_out = set(row) if exclude_seen else set()
+            pairs = [(names[j], value) for j, value in zip(best, values, strict=True)
+                     if j >= 0 and j not in left_out][:k]
+            if len(pairs) < min(k, len(names) - len(left_out)):
+                left_out.update(best)
+                others, values = self._others(flat, indptr[i:i + 2], left_out, k - len(pairs))
+                largest = pairs[-1][1] if pairs else 1.0
+                pairs += [(names[j], min(value, largest)) for j, value in
+                          zip(others, values, strict=True)]
+            found.append(pairs)
         return found[0] if is_one else found
 
     def _ranked(self, sessions: Sessions, flat: Ids, indptr: Offsets, k: int
                 ) -> tuple[Ids, Floats]:
-        """The k most probable items per query, by votes and network.
-
-        What is no candidate of `Ranker` follows in the order of the network.
-        """
+        """The k most probable candidates per query; -1 where there are fewer."""
         network, n = self.network_, len(indptr) - 1
         options = (sessions, network, self.n_last, self.decay, self.neighbors)
         ranker = self._ranker
@@ -405,19 +411,15 @@ class Recommender(NamedNetwork):
             ends = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
             ids[few], p[few], _ = ranker.rank(sessions, ends.astype(np.int64),
                                               np.concatenate(parts), further, k, n_threads)
-        for i in np.flatnonzero(ids[:, -1] < 0).tolist():
-            row: Any = self._rows(flat, indptr[i + 1:i + 2], indptr[i:i + 1], len(self._names))
-            self._append_others(row, ids[i], p[i])
         return ids, p
 
-    def _append_others(self, row: Any, ids: Ids, p: Floats) -> None:
-        """Fill free places, which come last, in the order of the network."""
-        n = int((ids >= 0).sum())
-        best = self.network_.topk(row, min(len(ids) + n, len(self._names)))[0][0]
-        others = best[(best >= 0) & ~np.isin(best, ids[:n])][:len(ids) - n]
-        values = self.network_.predict_proba(row)[0, others]
-        ids[n:n + len(others)] = others
-        p[n:n + len(others)] = np.minimum.accumulate(np.minimum(values, p[n - 1] if n else 1))
+    def _others(self, flat: Ids, ends: Offsets, left_out: set[int], k: int
+                ) -> tuple[list[int], list[float]]:
+        """The next k items in the order of the network, and their probabilities by it."""
+        row: Any = self._rows(flat, ends[1:], ends[:1], len(self._names))
+        best = self.network_.topk(row, min(k + len(left_out), len(self._names)))[0][0].tolist()
+        others = [j for j in best if j >= 0 and j not in left_out][:k]
+        return others, np.minimum.accumulate(self.network_.predict_proba(row)[0, others]).tolist()
 
     def _best(self, x: Any, seen: set[int], k: int) -> list[tuple[str, float]]:
         network, names = self.network_, self._names
@@ -460,6 +462,7 @@ class Recommender(NamedNetwork):
         new = sorted({item for row in found for item in row} - self._ids.keys())
         flat, lengths = _numbers(found, {name: j for j, name in enumerate([*self._names, *new])})
         x, y = self._steps(flat, lengths, n + len(new))
+        hits = np.zeros(x.shape[0], bool)
         if self._sessions is None:
             inside = x.indices < n
             counts = np.concatenate([[0], np.cumsum(inside)])
@@ -469,8 +472,13 @@ class Recommender(NamedNetwork):
             steps, first = _places(lengths)
             known = np.concatenate([[0], np.cumsum(flat < n)])  # items up to each place
             indptr, flat = _joined(flat[flat < n], known[first], known[steps])
-            ids, _ = self._ranked(self._sessions, flat, indptr, k)
-        return float((ids == y.indices[:, None]).any(axis=1).mean())
+            ids, _ = self._ranked(self._sessions, flat, indptr,
+                                  min(k, N_CANDIDATES + N_FURTHER))
+            for i in np.flatnonzero((ids[:, -1] < 0) | (ids.shape[1] < k)).tolist():
+                n_left = k - int((ids[i] >= 0).sum())
+                others, _ = self._others(flat, indptr[i:i + 2], set(ids[i].tolist()), n_left)
+                hits[i] = y.indices[i] in others
+        return float((hits | (ids == y.indices[:, None]).any(axis=1)).mean())
 
     # -- files -----------------------------------------------------------------------------------
 
