@@ -1,6 +1,7 @@
 """Recommender: sequences of item names in, the next items out."""
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -365,8 +366,7 @@ class Recommender(NamedNetwork):
         is_one = isinstance(items, list | tuple) and all(isinstance(item, str) for item in items)
         sequences = checked_sequences([items] if is_one else items, "items")
         known = [[self._ids[item] for item in row if item in self._ids] for row in sequences]
-        indptr = np.zeros(len(known) + 1, np.int64)
-        np.cumsum([len(row) for row in known], out=indptr[1:])
+        indptr = np.array([0, *itertools.accumulate(map(len, known))], np.int64)
         flat = np.array([j for row in known for j in row], np.int32)
         if self._sessions is None:
             x = self._rows(flat, indptr[1:], indptr[:-1], len(self._names))
@@ -402,7 +402,7 @@ class Recommender(NamedNetwork):
         n_threads = resolve(network.n_threads) if n > 1 else 1
         ids, p, n_voted = ranker.rank(sessions, indptr, flat, none_further(n), k, n_threads)
 
-        if n_voted.min(initial=MIN_CANDIDATES) < MIN_CANDIDATES:
+        if n and min(n_voted.tolist()) < MIN_CANDIDATES:  # of one, a tenth of the time of NumPy
             few = np.flatnonzero(n_voted < MIN_CANDIDATES)
             n_further, n_items = min(N_FURTHER, len(self._names)), len(self._names)
             rows: Any = self._rows(flat, indptr[1:][few], indptr[:-1][few], n_items)
