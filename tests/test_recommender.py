@@ -127,6 +127,13 @@ def test_votes_of_sessions_help(clicks):
     assert voted.score(test, k=5) > alone.score(test, k=5) + 0.05
 
 
+def test_without_a_vote_the_network_answers(shop):
+    row = shop._rows(np.zeros(0, np.int32), np.array([0]), np.array([0]), N_ITEMS)
+    ids, p = shop.network_.topk(row, 5, probabilities=True)
+    assert shop.recommend(["unheard"], k=5) == list(zip(shop.items_[ids[0]], p[0].tolist(),
+                                                        strict=True))
+
+
 @pytest.mark.parametrize("k", [1, 7, N_ITEMS])
 def test_answers_are_the_same_alone_and_together(shop, rng, k):
     rows = [row[:-1] for row in sessions(rng, 40)] + [[], ["unheard"]]

@@ -345,7 +345,7 @@ class Recommender(NamedNetwork):
         items : list of str, or list of lists of str
             The items of one session or user so far, in order, or those of several. Items that the
             model does not know are passed over; without any that it knows, the answer is what
-            follows most often.
+            follows most often, by the network alone.
         k : int
             Number of items; fewer where there are no more.
         exclude_seen : bool
@@ -393,7 +393,10 @@ class Recommender(NamedNetwork):
 
     def _ranked(self, sessions: Sessions, flat: Ids, indptr: Offsets, k: int
                 ) -> tuple[Ids, Floats]:
-        """The k most probable candidates per query; -1 where there are fewer."""
+        """The k most probable candidates per query; -1 where there are fewer.
+
+        Without a vote the network answers alone.
+        """
         network, n = self.network_, len(indptr) - 1
         options = (sessions, network, self.n_last, self.decay, self.neighbors)
         ranker = self._ranker
@@ -411,7 +414,19 @@ class Recommender(NamedNetwork):
             ends = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
             ids[few], p[few], _ = ranker.rank(sessions, ends.astype(np.int64),
                                               np.concatenate(parts), further, k, n_threads)
+            none = np.flatnonzero(n_voted == 0)
+            if len(none):
+                rows = self._rows(flat, indptr[1:][none], indptr[:-1][none], n_items)
+                ids[none], p[none] = self._by_network(rows, k)
         return ids, p
+
+    def _by_network(self, x: Any, k: int) -> tuple[Ids, Floats]:
+        """The k most probable items per row by the network alone."""
+        network, calibration = self.network_, self.network_.calibration
+        if calibration is not None and k <= calibration.n_ranked:
+            return network.topk(x, k, probabilities=True)
+        ids, _ = network.topk(x, k)
+        return ids, np.take_along_axis(network.predict_proba(x), np.maximum(ids, 0), axis=1)
 
     def _others(self, flat: Ids, ends: Offsets, left_out: set[int], k: int
                 ) -> tuple[list[int], list[float]]:
@@ -424,11 +439,10 @@ class Recommender(NamedNetwork):
     def _best(self, x: Any, seen: set[int], k: int) -> list[tuple[str, float]]:
         network, names = self.network_, self._names
         calibration = network.calibration
-        if calibration is not None and k + len(seen) <= calibration.n_ranked:
-            ids, p = network.topk(x, k + len(seen), probabilities=True)
+        if not seen or (calibration is not None and k + len(seen) <= calibration.n_ranked):
+            ids, p = self._by_network(x, k + len(seen))
         else:
-            exclude = np.array(sorted(seen), np.int32) if seen else None
-            ids, _ = network.topk(x, k, exclude=exclude)
+            ids, _ = network.topk(x, k, exclude=np.array(sorted(seen), np.int32))
             p = np.take_along_axis(network.predict_proba(x), np.maximum(ids, 0), axis=1)
         pairs = [(names[j], value) for j, value in zip(ids[0].tolist(), p[0].tolist(), strict=True)
                  if j >= 0 and j not in seen]
