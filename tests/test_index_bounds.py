@@ -523,3 +523,39 @@ def test_neurons_without_clusters_get_no_cells(rng, metric):
     assert (counts[:, 1] >= 6000).all()  # whole blocks of them
     index.add(X)  # late neurons are found, too
     np.testing.assert_array_equal(index.search(X, 1)[0][:, 0], 6000 + np.arange(50))
+
+
+@pytest.mark.parametrize("queries", [True, False])
+def test_cells_of_distances_keep_the_recall_where_lengths_differ_much(rng, queries):
+    # many rows near zero, in all directions: cells of directions had one neighbour of twenty
+    directions = rng.standard_normal((60, 64))
+
+    def around(n):
+        near = 0.3 * rng.standard_normal((n, 64))
+        return (directions[rng.integers(60, size=n)] + near).astype(np.float32)
+
+    W = around(12000) * (np.exp(1.5 * rng.standard_normal((12000, 1))) / 100).astype(np.float32)
+    X = around(200) * np.float32(0.03)
+    index = sl.LSHIndex(plan="sketches", metric="l2", recall=0.95, random_state=0)
+    index.fit(W, queries=W[:200] if queries else None)  # unlike those that follow
+    exact = sl.LSHIndex(plan="exact", metric="l2").fit(W)
+    for k in (1, 5, 50):
+        found, best = index.search(X, k)[0], exact.search(X, k)[0]
+        hits = [len(np.intersect1d(a, b)) for a, b in zip(found, best, strict=True)]
+        assert np.mean(hits) >= 0.945 * k
+
+
+def test_cells_that_miss_the_recall_are_all_scanned(rng, monkeypatch, tmp_path):
+    from sparselsh.index import _cells
+
+    W, X = clustered(rng, n=6000)
+    # neurons in cells by chance
+    monkeypatch.setattr(_cells.Cells, "assign", lambda self, V, n_threads: rng.integers(
+        0, self.n, len(V)).astype(np.int32))
+    index = sl.LSHIndex(plan="sketches", recall=0.95, random_state=0).fit(W, queries=X)
+    exact = sl.LSHIndex(plan="exact").fit(W)
+    for again in (index, sl.LSHIndex.load(index.save(tmp_path / "index") or tmp_path / "index", W)):
+        for k in (1, 5, 50):
+            found, best = again.search(X, k)[0], exact.search(X, k)[0]
+            hits = [len(np.intersect1d(a, b)) for a, b in zip(found, best, strict=True)]
+            assert np.mean(hits) >= 0.945 * k

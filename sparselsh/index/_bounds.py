@@ -28,6 +28,7 @@ CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.1, 0.05, 0.5
 # Best estimates, and a factor of the share, up to a recall: of more of them, fewer are by chance in
 # the first half
 EVIDENCE = ((0.96, 40, 1.0), (0.985, 64, 1.0), (1.0, 128, 1.6))
+ALL_CELLS = -1.0  # a share that no cells have
 MIN_SHORT_DEVIATIONS = 4.5
 
 
@@ -80,8 +81,9 @@ class Bounds:
         if not isinstance(plain, dict):
             raise ValueError("bounds must be a dict")
         recall = check.number(plain["recall"], "recall", above=0, below=1)
-        sketches, cells, short = (check.number(plain[name], name, minimum=0, maximum=1e6)
-                                  for name in ("sketches", "cells", "short"))
+        sketches, short = (check.number(plain[name], name, minimum=0, maximum=1e6)
+                           for name in ("sketches", "short"))
+        cells = check.number(plain["cells"], "cells", minimum=ALL_CELLS, maximum=1e6)
         return cls(recall, sketches, cells,
                    check.integer(plain["evidence"], "evidence", maximum=1 << 20), short)
 

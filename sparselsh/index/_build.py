@@ -205,7 +205,8 @@ def _partition(engine: IndexEngine, n_threads: int) -> None:
     n_cells = int(np.sqrt(sketches.n))
     ids = sketches.ids[:sketches.n]
     picked = np.sort(ids[rng.permutation(len(ids))[:SAMPLE_PER_CELL * n_cells]])
-    cells = Cells.fit(engine.directions(picked, n_threads)[0], n_cells, rng, n_threads)
+    cells = Cells.fit(engine.directions(picked, n_threads)[0], n_cells, rng, n_threads,
+                      by_distance=engine.options.metric == "l2")
 
     counts, cell = np.zeros(n_cells, np.int64), np.empty(len(ids), np.int32)
     for start in range(0, len(ids), ROWS_PER_CHUNK):

@@ -1,8 +1,10 @@
-"""Cells: a coarse partition of the neurons by direction, so that a query scans only some of them.
+"""Cells: a coarse partition of the neurons, so that a query scans only some of them.
 
-A neuron belongs to the centroid to which it has the smallest angle (spherical k-means: Dhillon and
-Modha 2001). A query probes the cells whose *mean* neuron has the largest inner product with it.
-That is the query's average inner product with the neurons of the cell; long neurons count more.
+For inner products, a neuron belongs to the centroid to which it has the smallest angle (spherical
+k-means: Dhillon and Modha 2001). A query probes the cells whose *mean* neuron has the largest inner
+product with it. That is the query's average inner product with the neurons of the cell; long
+neurons count more. For distances, both are by the distance from the centroid, the mean neuron
+(k-means: Lloyd 1982): neurons of one direction may be far from each other.
 """
 from __future__ import annotations
 
@@ -21,11 +23,14 @@ N_ITERATIONS = 8  # of k-means
 
 
 class Cells:
-    """`centroids`, (n, n_dims) of unit length, `means`, (n, n_dims), and mean `biases`, (n,)."""
+    """`centroids`, (n, n_dims), `means`, (n, n_dims), and their `biases`, (n,).
+
+    Centroids are of unit length; or `by_distance`, and `biases` are half their squares then.
+    """
 
     def __init__(self, centroids: Floats, means: Floats | None = None,
-                 biases: Floats | None = None) -> None:
-        self.centroids = centroids
+                 biases: Floats | None = None, by_distance: bool = False) -> None:
+        self.centroids, self.by_distance = centroids, by_distance
         self.means = np.zeros_like(centroids) if means is None else means
         self.biases = np.zeros(len(centroids), np.float32) if biases is None else biases
 
@@ -35,15 +40,21 @@ class Cells:
         return len(self.centroids)
 
     @classmethod
-    def fit(cls, V: Floats, n_cells: int, rng: np.random.Generator, n_threads: int) -> Self:
+    def fit(cls, V: Floats, n_cells: int, rng: np.random.Generator, n_threads: int,
+            by_distance: bool = False) -> Self:
         """Centroids of a sample V of the vectors."""
-        U = V / np.maximum(np.linalg.norm(V, axis=1, keepdims=True), np.float32(1e-30))
-        cells = cls(np.ascontiguousarray(U[rng.permutation(len(U))[:n_cells]]))
+        U = V
+        if not by_distance:
+            U = V / np.maximum(np.linalg.norm(V, axis=1, keepdims=True), np.float32(1e-30))
+        first = np.ascontiguousarray(U[rng.permutation(len(U))[:n_cells]])
+        cells = cls(first, by_distance=by_distance)
         for _ in range(N_ITERATIONS):
-            sums = _sums(U, cells.assign(U, n_threads), cells.n, n_threads)
-            lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-            directions = sums / np.maximum(lengths, np.float32(1e-30))
-            cells.centroids = np.where(lengths > 0, directions, cells.centroids)
+            cell = cells.assign(U, n_threads)
+            sums = _sums(U, cell, cells.n, n_threads)
+            sizes = (np.bincount(cell, minlength=cells.n)[:, None].astype(np.float32)
+                     if by_distance else np.linalg.norm(sums, axis=1, keepdims=True))
+            means = sums / np.maximum(sizes, np.float32(1e-30))
+            cells.centroids = np.where(sizes > 0, means, cells.centroids)
         return cells
 
     @classmethod
@@ -61,12 +72,19 @@ class Cells:
         if biases is not None and (biases.dtype != np.float32 or biases.shape != (len(centroids),)
                                    or not np.isfinite(biases).all()):
             raise ValueError(f"cell_biases must be finite float32 of shape {(len(centroids),)}")
-        return cls(centroids, means, biases)
+        return cls(centroids, means, biases, "cells_by_distance" in tensors)
 
     def assign(self, V: Floats, n_threads: int) -> Ids:
         """The cell of each row of V: (n,), int32."""
         products = matmul(V, self.centroids, n_threads, transpose_b=True)
+        if self.by_distance:
+            products -= half_squares(self.centroids)
         return products.argmax(axis=1).astype(np.int32)
+
+
+def half_squares(rows: Floats) -> Floats:
+    """|v|^2 / 2 of each row."""
+    return np.einsum("ij,ij->i", rows, rows) / np.float32(2)
 
 
 def _sums(V: Floats, cell: Ids, n_cells: int, n_threads: int) -> Floats:
@@ -88,3 +106,5 @@ def add_to_means(cells: Cells, counts: np.ndarray, V: Floats, biases: Floats, ce
     counts += new
     cells.means = (totals / np.maximum(counts, 1)[:, None]).astype(np.float32)
     cells.biases = (bias_totals / np.maximum(counts, 1)).astype(np.float32)
+    if cells.by_distance:
+        cells.biases = -half_squares(cells.means)

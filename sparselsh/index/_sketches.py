@@ -495,6 +495,8 @@ class Sketches:
         if self.cells is not None:
             out |= {"cell_centroids": self.cells.centroids, "cell_means": self.cells.means,
                     "cell_biases": self.cells.biases, "cell": self.cell[:self.n]}
+            if self.cells.by_distance:
+                out["cells_by_distance"] = np.ones(1, np.uint8)
         return out
 
     @property

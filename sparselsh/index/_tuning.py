@@ -13,7 +13,7 @@ import numpy as np
 
 from .._arrays.linalg import matmul
 from . import _table_choice as choice
-from ._bounds import MIN_SHORT_DEVIATIONS, Bounds
+from ._bounds import ALL_CELLS, MIN_SHORT_DEVIATIONS, Bounds
 from ._engine import FOUND_PER_CANDIDATE, MIN_NEURONS_PER_BEST
 
 if TYPE_CHECKING:
@@ -206,9 +206,9 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
                   recall: float, n_threads: int) -> list[dict[str, Any]]:
     """Trials with wider and wider bounds, until the recall is reached for all of `ks`.
 
-    First the bound of the sketches is widened, with cells scanned as long as they add anything, and
-    then cells are left out as far as the recall allows: wider bounds do not find what is in cells
-    that were not scanned. The trials report what was measured for k, which is one of `ks`.
+    First the bound of the sketches is widened, with all cells scanned, and then cells are left out
+    as far as the recall allows: wider bounds do not find what is in cells that were not scanned.
+    The trials report what was measured for k, which is one of `ks`.
     """
     sketches = engine.sketches
     bounds = Bounds.of_recall(recall)
@@ -239,13 +239,14 @@ def widen(bounds: Bounds, k: int, reached: Callable[[Bounds], bool]) -> None:
     """Try wider and wider bounds until the recall is reached, for up to k best."""
     if reached(bounds):
         return
-    while not reached(replace(bounds, cells=0.0)) and bounds.sketches_for(k) < MAX_DEVIATIONS:
+    while not reached(replace(bounds, cells=ALL_CELLS)) and bounds.sketches_for(k) < MAX_DEVIATIONS:
         bounds = bounds.wider(RAISE)
     for _ in range(MAX_CELL_RAISES):
         bounds = replace(bounds, cells=bounds.cells / CELL_RAISE)
         if reached(bounds):
             return
-    reached(replace(bounds, cells=0.0))
+    if not reached(replace(bounds, cells=0.0)):
+        reached(replace(bounds, cells=ALL_CELLS))
 
 
 def tune_together(engines: Sequence[IndexEngine], queries: Floats, n_neurons: int, recall: float,
