@@ -10,7 +10,7 @@ from .. import _validation as check
 from .._arrays.linalg import exact_topk
 from . import _table_choice as choice
 from . import _tuning as tuning
-from ._bounds import Bounds
+from ._bounds import ALL_CELLS, SKETCH_MISSES, Bounds
 from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
 from ._engine import ROWS_PER_CHUNK, IndexEngine
 from ._options import MAX_SKETCH_BITS
@@ -182,18 +182,32 @@ def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth
 
 
 def _partition_by_neurons(engine: IndexEngine, n_threads: int) -> None:
-    """Cells for any queries, unless neurons as queries, which are near each other, need most."""
+    """Cells for any queries, unless neurons as queries need most of them, or miss neighbours.
+
+    Neurons are near others. Shorter ones, noisy ones and those with coordinates in another order
+    are not.
+    """
     _partition(engine, n_threads)
-    sketches = engine.sketches
+    sketches, bounds = engine.sketches, engine.sketches.bounds
     if sketches.cells is None:
         return
-    bounds = sketches.bounds
-    sketches.set_bounds(replace(bounds, cells=bounds.cells * CELLS_OF_ANY_QUERIES))
-    some = np.ascontiguousarray(engine.W[::-(-len(engine.W) // TRIAL_QUERIES)])
-    n_scanned = engine.by_bound(some, N_NEIGHBOURS, n_threads)[2][:, 1].mean()
-    if n_scanned > MAX_SCANNED * sketches.n:
-        sketches.drop_cells(engine.transform)
-        sketches.set_bounds(bounds)
+    rng = np.random.default_rng(engine.seed)
+    near = np.ascontiguousarray(engine.W[::-(-len(engine.W) // TRIAL_QUERIES)])
+    noise = near.std(axis=0) * rng.standard_normal(near.shape, dtype=np.float32)
+    k = min(N_NEIGHBOURS, len(engine.W))
+    within = replace(bounds, cells=bounds.cells * CELLS_OF_ANY_QUERIES)
+    missed = (1 - SKETCH_MISSES) * (1 - bounds.recall)
+    for queries in (near, near / np.float32(10), near + noise, rng.permuted(near, axis=1)):
+        sketches.set_bounds(within)
+        ids, _, counts = engine.by_bound(queries, k, n_threads)
+        pays = queries is not near or counts[:, 1].mean() <= MAX_SCANNED * sketches.n
+        sketches.set_bounds(replace(bounds, cells=ALL_CELLS))
+        all_ids = engine.by_bound(queries, k, n_threads)[0]
+        if not pays or tuning.recall_of(ids, all_ids) < 1 - missed:
+            sketches.drop_cells(engine.transform)
+            sketches.set_bounds(bounds)
+            return
+    sketches.set_bounds(within)
 
 
 def _partition(engine: IndexEngine, n_threads: int) -> None:

@@ -34,6 +34,7 @@ OTHER_K = (1, 50)  # for which the recall is checked, besides the k that is aske
 PART_RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # of parts that are searched together, tried
 RAISE = 1.1  # of the bounds, while the recall is not reached
 MAX_DEVIATIONS = 6.0  # up to which they are raised: the errors of sketches have no longer tails
+CELLS_BY_DISTANCE = 0.25  # factor of the bound of cells for distances; by bench/promise.py
 CELL_RAISE, MAX_CELL_RAISES = 2.0, 5  # of the cells that are scanned
 SEARCHES_WITH_SHORT = 0.1  # of the queries, that may need neurons without a sketch
 SHORT_SAMPLE = 4096  # neurons without a sketch, by which their bound is set,
@@ -212,6 +213,8 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
     """
     sketches = engine.sketches
     bounds = Bounds.of_recall(recall)
+    if engine.options.metric == "l2":
+        bounds.cells *= CELLS_BY_DISTANCE
     bounds.short = max(bounds.short, reach_of_short(engine, queries, n_threads))
     trials: list[dict[str, Any]] = []
 
