@@ -1,6 +1,11 @@
 """Fixtures for every test: the SIMD level in use, the number of threads, seeded random numbers."""
 import os
+import signal
 import sys
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # OpenMP reads it once. Threads that wait for work then sleep, so that tests may use more threads
 # than there are free cores.
