@@ -269,7 +269,7 @@ class IndexEngine:
             return self._rerank(self.sketches.scan(X, n_candidates, n_threads), X, k, n_threads)
         if k * MIN_NEURONS_PER_BEST > len(self.W):
             return self.exact(X, k, n_threads)
-        if len(X) <= SINGLE_CALL_MAX_QUERIES and self.sketches.cells is not None:
+        if len(X) <= SINGLE_CALL_MAX_QUERIES and self.sketches.is_scanned_quickly:
             return self.sketches.search_few(X, k, self.W, self.bias, self._coarse_rows)
         ids, scores, _ = self.by_bound(X, k, n_threads)
         return ids, scores
@@ -411,7 +411,7 @@ class IndexEngine:
         It is valid until the index changes.
         """
         if (self.methods["single"] != "sketches" or not self.has_sketches or self.n_candidates
-                or self.sketches.cells is None or k * MIN_NEURONS_PER_BEST > len(self.W)):
+                or not self.sketches.is_scanned_quickly or k * MIN_NEURONS_PER_BEST > len(self.W)):
             return None
         return self.sketches.prepared(k, self.W, self.bias, self._coarse_rows)
 

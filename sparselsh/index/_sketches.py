@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NO_NUMBERS = np.zeros(0, np.float32)
 UNSCALED = 1e-12, 1e12  # largest numbers of a query whose squares neither vanish nor overflow
+QUICK_MAX_SKETCHES = 1 << 15  # that one thread scans as quickly as several
 SINGLE_CALL_MAX_QUERIES = 3  # up to here one single-threaded call beats three multi-threaded ones
 
 
@@ -295,6 +296,11 @@ class Sketches:
         self.cells = cells
         self.cell[:self.n] = cell
         self._sort()
+
+    @property
+    def is_scanned_quickly(self) -> bool:
+        """Whether one thread is enough for a query."""
+        return self.cells is not None or self.n <= QUICK_MAX_SKETCHES
 
     def drop_cells(self, transform: Transform) -> None:
         """Scan all sketches from now on, in the order of the cells that there were."""
