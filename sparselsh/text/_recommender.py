@@ -248,7 +248,7 @@ class Recommender(NamedNetwork):
         if all(item in self._ids for row in found for item in row):
             raise ValueError("sequences hold no item that the model does not know; call "
                              "partial_fit to train on more sequences of known items")
-        self._grow(found)
+        self._grow(found, learns=False)
         return self
 
     def partial_fit(self, sequences: Any) -> Self:
@@ -273,27 +273,49 @@ class Recommender(NamedNetwork):
         if not hasattr(self, "network_"):
             return self.fit(sequences)
         self._check_trainable()
-        x, y = self._grow(checked_sequences(sequences, "sequences"))
-        learn_more(self.network_, x, y, self.batch_size)
+        x, y, learned = self._grow(checked_sequences(sequences, "sequences"), learns=True)
+        n_steps = self.network_._training.n_steps
+        with held():
+            try:
+                learn_more(self.network_, x, y, self.batch_size)
+            finally:  # a call that fails before the first step can be made again
+                if self.network_._training.n_steps > n_steps:
+                    self.__dict__.update(learned)
         return self
 
-    def _grow(self, sequences: list[list[str]]) -> tuple[CSR, CSR]:
+    def _grow(self, sequences: list[list[str]],
+              learns: bool) -> tuple[CSR, CSR, dict[str, Any]]:
+        """Add new items and, unless the network `learns` the sequences first, these.
+
+        Returns the rows, and the attributes with the sequences.
+        """
         new = sorted({item for row in sequences for item in row} - self._ids.keys())
         names = [*self._names, *new]
         flat, lengths = _numbers(sequences, {name: j for j, name in enumerate(names)})
         x, y = self._steps(flat, lengths, len(names))
         kept, named = with_more(self._kept, x, y), as_attributes("items_", names)
         sessions = self._sessions and self._sessions.with_more(flat, lengths, len(names))
+        taken = learned = self._attributes(Trained(self.network_, None, kept), sessions, named)
+        if learns:
+            none = np.zeros(0, np.int32)
+            sessions = self._sessions and self._sessions.with_more(none, none, len(names))
+            taken = self._attributes(Trained(self.network_, None, self._kept), sessions, named)
         with held():  # the parts change together, or an error leaves them as they were
             if new:
                 grow_from_rows(self.network_, joined(x, y, *self._kept), refinement_cost(x))
-            self._take(Trained(self.network_, None, kept), sessions, named)
-        return x, y
+            if new or not learns:
+                self.__dict__.update(taken)
+        return x, y, learned
 
     def _take(self, model: Trained, sessions: Sessions | None, named: dict[str, Any]) -> None:
         """Be the recommender of these, all at once; `named` is what `as_attributes` gives."""
-        self.__dict__.update(named, network_=model.network, _kept=model.kept, _sessions=sessions,
-                             _ranker=Ranker())
+        self.__dict__.update(self._attributes(model, sessions, named))
+
+    @staticmethod
+    def _attributes(model: Trained, sessions: Sessions | None,
+                    named: dict[str, Any]) -> dict[str, Any]:
+        return {**named, "network_": model.network, "_kept": model.kept, "_sessions": sessions,
+                "_ranker": Ranker()}
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

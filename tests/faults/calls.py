@@ -793,7 +793,7 @@ CALLS = {
         lambda model: model.add_items(MORE_ITEMS), fitted_recommender, named),
     "Recommender.partial_fit": Estimator(
         lambda model: model.partial_fit(MORE_ITEMS), fitted_recommender, named,
-        lambda model: model.add_items(MORE_ITEMS)),
+        lambda model: model._grow(MORE_ITEMS, learns=True)),
     "serve": Serve(),
     "callbacks": Write(logged, read_any, ("log.csv", "log.json", "best", "checkpoint")),
     "command, texts": Write(by_command_of_texts, read_any, ("model", "small", "tags.txt")),
