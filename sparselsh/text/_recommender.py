@@ -36,6 +36,7 @@ from ._training import (
     Options,
     Trained,
     learn_more,
+    n_steps_of,
     refinement_cost,
     trained,
     with_more,
@@ -274,12 +275,12 @@ class Recommender(NamedNetwork):
             return self.fit(sequences)
         self._check_trainable()
         x, y, learned = self._grow(checked_sequences(sequences, "sequences"), learns=True)
-        n_steps = self.network_._training.n_steps
+        n_steps = n_steps_of(self.network_)
         with held():
             try:
                 learn_more(self.network_, x, y, self.batch_size)
             finally:  # a call that fails before the first step can be made again
-                if self.network_._training.n_steps > n_steps:
+                if n_steps_of(self.network_) > n_steps:
                     self.__dict__.update(learned)
         return self
 

@@ -177,6 +177,11 @@ def refinement_cost(x: CSR) -> float:
     return _recipe.C_OF_SHORT_ROWS if is_short else _recipe.C_OF_LONG_ROWS
 
 
+def n_steps_of(network: Network) -> int:
+    """Steps of the network's optimizer; 0 without one."""
+    return 0 if network.optimizer is None else network.optimizer.n_steps
+
+
 def learn_more(network: Network, x: CSR, y: CSR, batch_size: int | None) -> None:
     """Train on the rows once, at a constant rate."""
     optimizer = network.optimizer
