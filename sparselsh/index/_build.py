@@ -169,12 +169,12 @@ def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth
     rng = np.random.default_rng(engine.seed)
     others = rng.permutation(len(engine.W))[:TRIAL_NEURONS]
     rows = np.union1d(others, truth[truth >= 0]).astype(np.int32)
+    chunks = np.array_split(rows, -(-len(rows) // ROWS_PER_CHUNK))
     n_best = min(len(rows), max(32, len(rows) // 256))
     recalls = {}
     for scaling in tuning.SCALINGS:
         transform = Transform(engine.options.center, scaling)
         transform.fit(engine.W, engine.bias, moment, n_threads)
-        chunks = np.array_split(rows, -(-len(rows) // ROWS_PER_CHUNK))
         sketches = _sketched(engine, transform, 0.0, n_threads, chunks=chunks)
         ids = sketches.scan(sample, n_best, n_threads)
         recalls[transform] = tuning.recall_of(ids, truth)
@@ -194,15 +194,14 @@ def _partition_by_neurons(engine: IndexEngine, n_threads: int) -> None:
     rng = np.random.default_rng(engine.seed)
     near = np.ascontiguousarray(engine.W[::-(-len(engine.W) // TRIAL_QUERIES)])
     noise = near.std(axis=0) * rng.standard_normal(near.shape, dtype=np.float32)
-    k = min(N_NEIGHBOURS, len(engine.W))
     within = replace(bounds, cells=bounds.cells * CELLS_OF_ANY_QUERIES)
     missed = (1 - SKETCH_MISSES) * (1 - bounds.recall)
     for queries in (near, near / np.float32(10), near + noise, rng.permuted(near, axis=1)):
         sketches.set_bounds(within)
-        ids, _, counts = engine.by_bound(queries, k, n_threads)
+        ids, _, counts = engine.by_bound(queries, N_NEIGHBOURS, n_threads)
         pays = queries is not near or counts[:, 1].mean() <= MAX_SCANNED * sketches.n
         sketches.set_bounds(replace(bounds, cells=ALL_CELLS))
-        all_ids = engine.by_bound(queries, k, n_threads)[0]
+        all_ids = engine.by_bound(queries, N_NEIGHBOURS, n_threads)[0]
         if not pays or tuning.recall_of(ids, all_ids) < 1 - missed:
             sketches.drop_cells(engine.transform)
             sketches.set_bounds(bounds)

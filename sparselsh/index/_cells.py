@@ -25,7 +25,8 @@ N_ITERATIONS = 8  # of k-means
 class Cells:
     """`centroids`, (n, n_dims), `means`, (n, n_dims), and their `biases`, (n,).
 
-    Centroids are of unit length; or `by_distance`, and `biases` are half their squares then.
+    Centroids are of unit length, and biases are means; or `by_distance`, where centroids are any
+    vectors and a bias is -|m|^2 / 2 of the mean m.
     """
 
     def __init__(self, centroids: Floats, means: Floats | None = None,
