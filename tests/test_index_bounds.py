@@ -368,6 +368,63 @@ def test_distances_between_rows_far_from_zero(rng, plan, d, far, tmp_path):
     check(copy.deepcopy(index))
 
 
+@pytest.mark.parametrize("factor", [1e-37, 1e-30, 1e-19, 1e-16, 1e-7, 1e16, 1e19, 1e30, 1e36])
+@pytest.mark.parametrize("with_queries", [False, True])
+@pytest.mark.parametrize("plan", ["sketches", "exact"])
+def test_a_factor_of_rows_and_queries_scales_the_distances(rng, factor, with_queries, plan,
+                                                           tmp_path):
+    W, X = [np.float32(factor) * a for a in clustered(rng, n=3000, d=24, n_queries=90)]
+    queries, X = X[:30] if with_queries else None, X[30:]
+    # where coordinates keep fewer digits, because they are subnormal, distances do
+    tolerance = 1e-5 if factor > 1e-36 else 1e-2
+
+    def check(index):
+        distances = np.linalg.norm(X[:, None].astype(float) - W[None], axis=2)
+        ids, scores = index.search(X, 5)
+        assert neighbour_recall(ids, np.argsort(distances, axis=1)[:, :5]) >= 0.98
+        truth = np.take_along_axis(distances, ids, 1)
+        np.testing.assert_allclose(scores / factor, truth / factor, rtol=tolerance, atol=1e-5)
+        np.testing.assert_array_equal(index.score(X, ids), scores)
+        ids, _, confidence = index.search(X, 5, certify=True)
+        assert confidence.min() >= 0.999
+        assert neighbour_recall(ids, np.argsort(distances, axis=1)[:, :5]) >= 0.998
+
+    index = sl.LSHIndex(metric="l2", plan=plan, random_state=0).fit(W[:2500], queries=queries)
+    index.add(W[2500:])
+    check(index)
+    W[[3, 2600]] = W[[2600, 3]]
+    index.update(W, [3, 2600])
+    check(index)
+    index.save(tmp_path / "i")
+    check(sl.LSHIndex.load(tmp_path / "i", W))
+    check(copy.deepcopy(index))
+
+
+@pytest.mark.parametrize("size", [1e-38, 1.0, 1e30])
+@pytest.mark.parametrize("distance", [1e-38, 1e-20, 1.0, 1e20, 3e38])
+def test_distances_of_queries_of_any_size(rng, size, distance):
+    W, X = clustered(rng, n=500, d=16, n_queries=20)
+    W *= np.float32(size / np.abs(W).max())
+    X *= np.float32(distance / np.abs(X).max())
+    index = sl.LSHIndex(metric="l2", plan="sketches", random_state=0).fit(W)
+    distances = np.linalg.norm(X[:, None].astype(float) - W[None], axis=2)
+    ids, scores = index.search(X, 5, exact=True)
+    with np.errstate(over="ignore"):
+        expected = np.take_along_axis(distances, ids, 1).astype(np.float32)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+    worst = np.sort(distances, axis=1)[:, 4]
+    np.testing.assert_allclose(np.take_along_axis(distances, ids, 1).max(axis=1), worst, rtol=1e-5)
+    assert neighbour_recall(index.search(X, 5)[0], ids) >= 0.98
+
+
+def test_an_index_of_distances_refuses_rows_that_are_too_far(rng):
+    W = rng.standard_normal((50, 8), np.float32)
+    index = sl.LSHIndex(metric="l2").fit(W)
+    with pytest.raises(ValueError, match=r"row 1 is too far from the rows given to fit"):
+        index.add(np.float32([[1] * 8, [1e30] * 8]))
+    assert len(index) == 50
+
+
 @pytest.mark.parametrize("plan", ["sketches", "exact"])
 def test_an_update_in_place_keeps_the_distances(rng, plan):
     W, X = clustered(rng, n=600, d=16, n_queries=40)

@@ -60,3 +60,12 @@ def score(
     out: NDArray[float32],
     n_threads: int,
 ) -> None: ...
+def distances(
+    ids: NDArray[int32],
+    x: NDArray[float32],
+    w: NDArray[float32],
+    origin: NDArray[float32],
+    exponent: int,
+    out: NDArray[float32],
+    n_threads: int,
+) -> None: ...

@@ -4,9 +4,11 @@ By sign sketches, the estimate of w[j] . x + bias[j] and its standard deviation 
 _bounded_search, for every neuron. A neuron without a sketch, of which only the norm is known, is
 estimated by its bias; its deviation is that of a vector of this norm in a random direction. By rows
 in int8, whose errors are known (_quantized.int8_errors), estimates are 20 to 80 times as accurate.
+
+Beside the estimates, scores and distances of given neurons are computed here.
 """
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, exp, fmin, isfinite, log, log1p, sqrt
+from libc.math cimport INFINITY, exp, fmin, isfinite, ldexp, log, log1p, sqrt
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
@@ -24,6 +26,7 @@ cdef enum:
     N_DRAWN = 256  # and of the others, at first; twice as many in each round
     MAX_DRAWN_FRACTION = 4  # beyond n / this, all neurons are computed
     NEURONS_PER_SUM = 64  # neighbours whose probabilities are summed
+    LANES = 8  # partial sums of a distance
     NUMBERS_PER_SUM = 4096  # numbers that are summed in float32; the sums are in double
 
 cdef double MAX_TILT_DEVIATIONS = 3  # of an estimate, by which a neuron is drawn more often
@@ -443,3 +446,77 @@ def score(const int32_t[:, ::1] ids, const float[:, ::1] x, w, const float[::1] 
                        rows + threadid() * <Py_ssize_t>ROWS_PER_CALL, &out[i, 0])
     finally:
         free(rows)
+
+
+# -- distances of given rows -----------------------------------------------------------------------
+
+
+cdef double _distance(const float *x, const float *w, Py_ssize_t d) noexcept nogil:
+    cdef double sums[LANES]
+    cdef double difference, total = 0
+    cdef Py_ssize_t k, group, lane
+    for lane in range(LANES):
+        sums[lane] = 0
+    for group in range(d // LANES):
+        for lane in range(LANES):
+            difference = <double>x[group * LANES + lane] - w[group * LANES + lane]
+            sums[lane] += difference * difference
+    for k in range(d - d % LANES, d):
+        difference = <double>x[k] - w[k]
+        total += difference * difference
+    for lane in range(LANES):
+        total += sums[lane]
+    return sqrt(total)
+
+
+cdef bint _relative(const float *x, const float *origin, double scale, Py_ssize_t d,
+                    float *out) noexcept nogil:
+    # out = scale * x - origin; returns whether all of it is within float32
+    cdef Py_ssize_t k
+    cdef bint fits = True
+    for k in range(d):
+        out[k] = <float>(scale * x[k] - origin[k])
+        fits = fits and isfinite(out[k])
+    return fits
+
+
+cdef double _far_distance(const float *x, const float *w, const float *origin, double scale,
+                          Py_ssize_t d) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double difference, total = 0
+    for k in range(d):
+        difference = scale * x[k] - origin[k] - w[k]
+        total += difference * difference
+    return sqrt(total)
+
+
+def distances(const int32_t[:, ::1] ids, const float[:, ::1] x, const float[:, ::1] w,
+              const float[::1] origin, int exponent, float[:, ::1] out, int n_threads):
+    """out[i, k] = |s x[i] - origin - w[ids[i, k]]| / s, s = 2^exponent; infinite where that is -1.
+
+    Differences are summed in double: neither a square overflows, nor one that counts vanishes.
+    O(size of ids * d)
+    """
+    cdef Py_ssize_t i, k, n = ids.shape[0], d = w.shape[1]
+    cdef double scale = ldexp(1.0, exponent)
+    cdef float *relative
+    cdef float *q
+    cdef bint fits
+
+    relative = <float *>malloc(n_threads * d * sizeof(float))
+    if relative == NULL:
+        raise MemoryError()
+    try:
+        for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
+            q = relative + threadid() * d
+            fits = _relative(&x[i, 0], &origin[0], scale, d, q)
+            for k in range(ids.shape[1]):
+                if ids[i, k] < 0:
+                    out[i, k] = INFINITY
+                elif fits:
+                    out[i, k] = <float>(_distance(q, &w[ids[i, k], 0], d) / scale)
+                else:
+                    out[i, k] = <float>(_far_distance(&x[i, 0], &w[ids[i, k], 0], &origin[0],
+                                                      scale, d) / scale)
+    finally:
+        free(relative)

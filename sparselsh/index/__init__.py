@@ -13,6 +13,7 @@ The structure of an index, and the modules of the package:
                        probing
 
     _lsh_index       LSHIndex: arguments, documentation, locking, report, plot
+    _metric          inner products, cosines, distances: what is kept of rows and queries
     _options         the options of an index, checked once
     _engine          IndexEngine: search, candidates, changes, for trusted arrays
     _build           weights and queries to a tuned engine

@@ -26,6 +26,7 @@ from .transforms import Transform
 
 if TYPE_CHECKING:
     from .._arrays.types import Floats, Ids, PathLike
+    from ._metric import Metric
 
 FORMAT = "sparselsh.index"
 ROWS_PER_SUM = 4096  # whose bits are summed at a time
@@ -218,12 +219,13 @@ def _sketched_again(engine: IndexEngine, n_threads: int) -> None:
 # -- files ---------------------------------------------------------------------------------------
 
 
-def write(path: PathLike, engine: IndexEngine, ids: OwnIds | None = None,
-          origin: Floats | None = None) -> None:
-    """Write an engine, its origin and the ids that a user has given, as one safetensors file."""
+def write(path: PathLike, engine: IndexEngine, ids: OwnIds | None, metric: Metric) -> None:
+    """Write an engine, its metric and the ids that a user has given, as one safetensors file."""
     tensors, config = state(engine)
-    if origin is not None:
-        tensors["origin"] = origin
+    if metric.origin is not None:
+        tensors["origin"] = metric.origin
+    if metric.exponent:
+        config["exponent"] = metric.exponent
     config["weights"] = weights_checksum(engine.W, engine.bias)
     if ids is not None and ids.values.dtype.kind == "i":
         tensors["own_ids"] = ids.values

@@ -14,7 +14,8 @@ from .._threads import Lock, one_at_a_time, resolve
 from . import _file as file
 from . import _tuning as tuning
 from ._build import build, drawn_seed
-from ._options import METRICS, IndexOptions
+from ._metric import Metric
+from ._options import IndexOptions
 from ._own_ids import OwnIds
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 COMPARED_ROWS = 256  # by which `add` recognizes the rows that an index has already
 CONFIDENCE = 0.999  # of each answer, with `certify=True`
-FAR = 64.0  # squared distance of the mean from zero, relative to that of the rows from the mean
 GROWTH = 4  # an index that has to copy its weights leaves room for a fourth as many
-ORIGIN_ROWS = 4096  # of which the mean is taken
 
 
 class LSHIndex:
@@ -101,7 +100,8 @@ class LSHIndex:
 
     The weights are kept by reference and read by every search; with `metric="cosine"`, after
     :meth:`add`, and with `metric="l2"` for rows far from zero compared to the distances between
-    them, which are kept relative to their mean, the index has its own copy. Memory beyond them: 4
+    them, which are kept relative to their mean, and for weights below 1e-6 or above 1e15, which
+    are kept times a power of two, the index has its own copy. Memory beyond them: 4
     bytes per neuron, 4 more if there is a norm floor, and 20 + `sketch_bits` / 8 bytes per neuron
     whose norm reaches the floor; per table, 8 bytes per neuron and 12 per bucket, or about 10 and
     22 if `dynamic`. A search of the tables needs 9 more bytes per neuron and thread.
@@ -142,7 +142,7 @@ class LSHIndex:
         self.n_threads = check.threads(n_threads)
         self._engine: IndexEngine | None = None
         self._ids: OwnIds | None = None
-        self._origin: Floats | None = None  # of rows and queries, zero where it is None
+        self._metric = Metric(options.metric)
         self._store: tuple[Floats, Floats] | None = None  # own weights and biases, with free rows
         self._lock = Lock()
 
@@ -217,20 +217,20 @@ class LSHIndex:
             If an argument does not fit; the message names it.
         """
         W = _checked_weights(W)
-        origin = _far_origin(W) if self.metric == "l2" else None
-        W, bias = _as_stored(W, bias, self.metric, origin)
+        metric = Metric.of_rows(self._options().metric, W)
+        W, bias = _as_stored(W, bias, metric)
         own = None if ids is None else OwnIds(check.own_ids(ids, len(W)))
         if queries is not None:
             queries = check.dense(queries, "queries", n_columns=W.shape[1])
-            queries = _as_queries(queries, self.metric, origin) if len(queries) else None
+            queries = metric.queries(queries) if len(queries) else None
         # in the end, at once: an interrupted build leaves the index as it was
         self._take(build(self._options(), W, bias, queries, drawn_seed(self.random_state),
-                         resolve(self.n_threads)), own, None, origin)
+                         resolve(self.n_threads)), own, None, metric)
         return self
 
     def _take(self, engine: IndexEngine, ids: OwnIds | None,
-              store: tuple[Floats, Floats] | None, origin: Floats | None) -> None:
-        self.__dict__.update(_engine=engine, _ids=ids, _store=store, _origin=origin)
+              store: tuple[Floats, Floats] | None, metric: Metric) -> None:
+        self.__dict__.update(_engine=engine, _ids=ids, _store=store, _metric=metric)
 
     @one_at_a_time
     def tune(self, queries: ArrayLike, k: int = 5,
@@ -290,8 +290,10 @@ class LSHIndex:
         return tuning.sample(queries, self._fitted().W.size)
 
     def _inputs(self, X: ArrayLike, name: str = "X") -> Floats:
-        X = check.dense(X, name, n_columns=self._fitted().W.shape[1])
-        return _as_queries(X, self.metric, self._origin)
+        return self._metric.queries(self._checked_inputs(X, name))
+
+    def _checked_inputs(self, X: ArrayLike, name: str = "X") -> Floats:
+        return check.dense(X, name, n_columns=self._fitted().W.shape[1])
 
     def _rows(self, rows: ArrayLike, name: str = "rows") -> Ids:
         """The rows that a user names, by own ids where there are some; distinct."""
@@ -328,9 +330,9 @@ class LSHIndex:
         engine, rows = self._fitted(), self._rows(rows)
         if W is engine.W:
             own_bias, changed = engine.bias, check.dense(W[rows], "W[rows]")
-            if self.metric == "l2":
+            if self._metric.is_distance:
                 own_bias = own_bias.copy()
-                own_bias[rows] = _distance_biases(changed)
+                own_bias[rows] = self._metric.biases(changed)
             self._changed(engine, engine.W, own_bias, rows)
             return self
 
@@ -338,7 +340,7 @@ class LSHIndex:
         if len(W) not in (len(engine.W), len(rows)):
             raise ValueError(f"W must have {len(engine.W)} rows, all weights, or {len(rows)}, "
                              f"those that change, got {len(W)}")
-        if len(W) == len(engine.W) and self.metric == "ip":
+        if len(W) == len(engine.W) and self._metric.name == "ip":
             self._changed(engine, W, engine.bias, rows, None)
             return self
 
@@ -348,12 +350,11 @@ class LSHIndex:
             store = engine.W.copy(), engine.bias.copy()
         own, own_bias = store[0][:len(engine.W)], store[1][:len(engine.W)]
         before = own[rows], own_bias[rows]
-        new, new_bias = _as_stored(W[rows] if len(W) == len(engine.W) else W, None, self.metric,
-                                   self._origin)
+        new, new_bias = _as_stored(W[rows] if len(W) == len(engine.W) else W, None, self._metric)
         with held():
             try:
                 own[rows] = new
-                if self.metric == "l2":
+                if self._metric.is_distance:
                     own_bias[rows] = new_bias
                 self._changed(engine, own, own_bias, rows, store)
             except BaseException:
@@ -404,7 +405,7 @@ class LSHIndex:
         engine = self._fitted()
         n = len(engine.W)
         rows = check.dense(rows, "rows", n_columns=engine.W.shape[1])
-        rows, bias = _as_stored(rows, bias, self.metric, self._origin)
+        rows, bias = _as_stored(rows, bias, self._metric)
         if len(rows) >= n:
             some = np.linspace(0, n - 1, min(n, COMPARED_ROWS)).astype(np.int64)
             if np.array_equal(rows[some], engine.W[some]) and not engine.removed.all():
@@ -425,7 +426,7 @@ class LSHIndex:
         store[0][n:n + len(rows)], store[1][n:n + len(rows)] = rows, bias
         with held():  # neurons and their ids are added together
             engine.add(store[0][:n + len(rows)], store[1][:n + len(rows)], resolve(self.n_threads))
-            self._take(engine, own, store, self._origin)
+            self._take(engine, own, store, self._metric)
         return self
 
     @one_at_a_time
@@ -551,9 +552,14 @@ class LSHIndex:
         ------
         TypeError, ValueError
             If the index has no neurons, or an argument does not fit.
+
+        Notes
+        -----
+        Inner products beyond the range of float32, 3e38, are infinite and have no order.
         """
         engine = self._fitted()
-        X = self._inputs(X)
+        given = self._checked_inputs(X)
+        X = self._metric.queries(given)
         k = check.integer(k, "k")
         if n_candidates is not None:
             n_candidates = check.integer(n_candidates, "n_candidates", minimum=k)
@@ -569,7 +575,7 @@ class LSHIndex:
                       else check.number(certify, "certify", above=0, below=1))
             ids, scores, confidence = engine.certified(X, k, selection, wanted,
                                                        resolve(self.n_threads))
-            return *self._answer(X, ids, scores), confidence
+            return *self._answer(given, ids, scores), confidence
         if exact:
             ids, scores = engine.exact_by_bound(X, k, selection, resolve(self.n_threads))
         elif selection is None:
@@ -579,21 +585,21 @@ class LSHIndex:
                              f"{n_candidates}; the bound decides how many neurons are computed")
         else:
             ids, scores = engine.search_among(X, k, selection, resolve(self.n_threads))
-        return self._answer(X, ids, scores)
+        return self._answer(given, ids, scores)
 
     def _answer(self, X: Floats, ids: Ids, scores: Floats) -> tuple[np.ndarray, Floats]:
-        if self.metric == "l2":
+        if self._metric.is_distance:
             scores = self._distances(X, ids)
+            if (scores[:, 1:] < scores[:, :-1]).any():  # by less than scores in float32 tell
+                order = np.argsort(scores, axis=1, kind="stable")
+                ids = np.take_along_axis(ids, order, axis=1)
+                scores = np.take_along_axis(scores, order, axis=1)
         return ids if self._ids is None else self._ids.of_rows(ids), scores
 
     def _distances(self, X: Floats, ids: Ids) -> Floats:
-        """Euclidean distances (n_queries, k) of the rows ids[i] from X[i]; inf for -1."""
-        distances = np.full(ids.shape, np.inf, np.float32)
-        W = self._fitted().W
-        for i, row in enumerate(ids):
-            difference = X[i] - W[row[row >= 0]]
-            distances[i, row >= 0] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
-        return distances
+        """Of queries of the user, (n, n_in), from the rows ids (n, k); inf for -1."""
+        n_threads = 1 if len(X) <= 1 else resolve(self.n_threads)
+        return self._metric.distances(X, self._fitted().W, ids, n_threads)
 
     @one_at_a_time
     def score(self, X: ArrayLike, ids: ArrayLike) -> Floats:
@@ -617,13 +623,13 @@ class LSHIndex:
             If the index has no neurons, or an argument does not fit.
         """
         engine = self._fitted()
-        X = self._inputs(X)
+        X = self._checked_inputs(X)
         rows_of = None if self._ids is None else self._ids.rows_or_none
         rows = check.neuron_table(ids, "ids", len(X), len(engine.W), rows_of)
-        scores = engine.score(X, rows, resolve(self.n_threads))
-        if self.metric == "l2":
-            return self._distances(X, np.where(np.isneginf(scores), np.int32(-1), rows))
-        return scores
+        if self._metric.is_distance:
+            is_none = (rows < 0) | engine.removed[rows]
+            return self._distances(X, np.where(is_none, np.int32(-1), rows))
+        return engine.score(self._metric.queries(X), rows, resolve(self.n_threads))
 
     @one_at_a_time
     def estimate(self, X: ArrayLike, k: int = 0, *, bits: int = 1) -> tuple[Floats, Floats]:
@@ -710,7 +716,7 @@ class LSHIndex:
         return engine.log_sum_exp(X, error, resolve(self.n_threads))
 
     def _check_scores(self, method: str) -> None:
-        if self.metric == "l2":
+        if self._metric.is_distance:
             raise ValueError(f"{method} needs scores that are inner products, but metric is 'l2'; "
                              "create the index with metric='ip' or 'cosine'")
 
@@ -850,7 +856,7 @@ class LSHIndex:
         OSError
             If the file cannot be written.
         """
-        file.write(path, self._fitted(), self._ids, self._origin)
+        file.write(path, self._fitted(), self._ids, self._metric)
 
     @classmethod
     def load(cls, path: PathLike, W: ArrayLike, bias: ArrayLike | None = None, *,
@@ -883,11 +889,9 @@ class LSHIndex:
             bias = check.vector(bias, "bias", len(W))
         tensors, config = file.read(path)
         try:
-            metric = check.choice(config["arguments"].get("metric", "ip"), "metric", METRICS)
-            origin = tensors.get("origin")
-            if origin is not None:
-                origin = check.vector(origin, "origin", W.shape[1])
-            W, own_bias = _as_stored(W, bias, metric, origin)
+            metric = Metric.restored(config["arguments"].get("metric", "ip"),
+                                     config.get("exponent", 0), tensors.get("origin"), W.shape[1])
+            W, own_bias = _as_stored(W, bias, metric)
             engine = file.engine_of_state(W, own_bias, tensors, config, resolve(n_threads))
             ids = file.own_ids(tensors, config, len(W))
         except file.DAMAGES as error:
@@ -895,7 +899,7 @@ class LSHIndex:
                              "fit and save it again") from error
 
         index = cls(engine.options.family, n_threads=n_threads, **engine.options.plain())
-        index._take(engine, ids, None, origin)
+        index._take(engine, ids, None, metric)
         return index
 
 
@@ -906,42 +910,9 @@ def _checked_weights(W: ArrayLike) -> Floats:
     return W
 
 
-def _as_stored(W: Floats, bias: ArrayLike | None, metric: str,
-               origin: Floats | None) -> tuple[Floats, Floats]:
+def _as_stored(W: Floats, bias: ArrayLike | None, metric: Metric) -> tuple[Floats, Floats]:
     """Rows and biases whose inner products rank as the metric does."""
-    if bias is not None and metric != "ip":
-        raise ValueError(f"bias must be None with metric={metric!r}, which has no use for one")
-    W = _as_queries(W, metric, origin)
-    if metric == "l2":
-        return W, _distance_biases(W)
-    return W, np.zeros(len(W), np.float32) if bias is None else check.vector(bias, "bias", len(W))
-
-
-def _as_queries(X: Floats, metric: str, origin: Floats | None) -> Floats:
-    """Rows as they enter inner products."""
-    if metric == "cosine":
-        return _unit_rows(X)
-    return X if origin is None else X - origin
-
-
-def _distance_biases(W: Floats) -> Floats:
-    """Biases with which inner products rank as the distances from the rows do."""
-    with np.errstate(over="ignore"):
-        squares = np.einsum("ij,ij->i", W, W, dtype=np.float64)
-        return check.vector(-squares / 2, "-|W|^2 / 2", len(W))
-
-
-def _far_origin(W: Floats) -> Floats | None:
-    """The mean of rows that are far from zero compared to the distances between them, or None.
-
-    Inner products in float32 of such rows do not tell their distances.
-    """
-    some = W[:: -(-len(W) // ORIGIN_ROWS)].astype(np.float64)
-    mean = some.mean(axis=0)
-    return mean.astype(np.float32) if mean @ mean > FAR * some.var(axis=0).sum() else None
-
-
-def _unit_rows(X: Floats) -> Floats:
-    """Rows of length 1; zeros stay zeros."""
-    norms = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
-    return (X / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
+    if bias is not None and metric.name != "ip":
+        raise ValueError(f"bias must be None with metric={metric.name!r}, which has no use for one")
+    W = metric.rows(W)
+    return W, metric.biases(W) if bias is None else check.vector(bias, "bias", len(W))
