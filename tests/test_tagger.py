@@ -1,4 +1,5 @@
 """Tagger and TextVectorizer: texts and names in, names out."""
+import copy
 import pickle
 
 import numpy as np
@@ -599,6 +600,35 @@ def test_tags_whose_addition_fails_are_not_added(monkeypatch):
     assert tagger.predict_topk(texts[:3], 5) == whole.predict_topk(texts[:3], 5)
     assert (tagger.add_tags(*more).predict_topk(more[0], 5)
             == whole.add_tags(*more).predict_topk(more[0], 5))
+
+
+def test_texts_of_a_call_that_is_made_again_count_once(monkeypatch):
+    texts, tags = ["red apple", "green pear", "fast car"] * 5, [["fruit"], ["fruit"],
+                                                                ["traffic"]] * 5
+    more = ["soft rain", "light snow"] * 4, [["weather"], ["weather", "cold"]] * 4
+    tagger = sl.Tagger(hidden=4, random_state=0).fit(texts, tags)
+    whole = copy.deepcopy(tagger).partial_fit(*more)
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sl.Network, "partial_fit", fail)
+        with pytest.raises(MemoryError):
+            tagger.partial_fit(*more)
+    assert (tagger._kept.n_seen, tagger.vectorizer_.n_texts_) == (15, 15)
+    assert "cold" in tagger.tags_  # a call of two parts, of which the first is complete
+    tagger.predict_topk(texts, 5)
+    tagger.partial_fit(*more)
+    assert (tagger._kept.n_seen, tagger.vectorizer_.n_texts_) == (23, 23)
+    for one, other in zip(tagger._kept[:2], whole._kept[:2], strict=True):
+        np.testing.assert_array_equal(one.to_scipy().toarray(), other.to_scipy().toarray())
+    assert tagger.predict_topk(more[0], 5) == whole.predict_topk(more[0], 5)
+
+
+def test_epochs_are_checked_before_a_file_is_read(tmp_path):
+    with pytest.raises(TypeError, match="epochs must be an integer"):
+        sl.Tagger().resume(tmp_path / "nothing", ["a text"], [["tag"]], epochs="two")
 
 
 def test_a_compressed_tagger_answers_alike_from_its_file(tagger, data, tmp_path):

@@ -19,6 +19,7 @@ from ._training import (
     Options,
     Trained,
     learn_more,
+    n_steps_of,
     refinement_cost,
     trained,
     with_more,
@@ -196,11 +197,11 @@ class Tagger(NamedNetwork):
             If there is no such file.
         """
         path = check.path(path)
+        epochs = None if epochs is None else check.integer(epochs, "epochs")
         network = load_network(path, n_threads=self.n_threads)
         if network.training_progress is None:
             raise ValueError(f"{path}: holds a network, but no training to continue; give a file "
                              "of sparselsh.callbacks.Checkpoint")
-        epochs = None if epochs is None else check.integer(epochs, "epochs")
         return self._train(texts, tags, validation, callbacks, (path, network, epochs))
 
     def _train(self, texts: Any, tags: Any, validation: Any, callbacks: Sequence[Callback],
@@ -263,14 +264,14 @@ class Tagger(NamedNetwork):
         if len(names.names) == len(self._names):
             raise ValueError("tags holds no tag that the model does not know; call partial_fit to "
                              "train on more texts with known tags")
-        self._grow(texts, names)
+        self._grow(texts, names, learns=False)
         return self
 
     def partial_fit(self, texts: Any, tags: Any) -> Self:
         """Train on more texts, once, at a small constant rate; the first call is `fit`.
 
         New tags and new words are added first, as by `add_tags`. Classifiers of known tags,
-        probabilities and the threshold stay as they are.
+        probabilities and the threshold stay as they are. Ctrl-C waits for the end of the call.
 
         Parameters
         ----------
@@ -289,8 +290,14 @@ class Tagger(NamedNetwork):
         if not hasattr(self, "network_"):
             return self.fit(texts, tags)
         texts, names = self._new_rows(texts, tags)
-        x, y = self._grow(texts, names)
-        learn_more(self.network_, x, y, self.batch_size)
+        x, y, learned = self._grow(texts, names, learns=True)
+        n_steps = n_steps_of(self.network_)
+        with held():
+            try:
+                learn_more(self.network_, x, y, self.batch_size)
+            finally:  # a call that fails before the first step can be made again
+                if n_steps_of(self.network_) > n_steps:
+                    self.__dict__.update(learned)
         return self
 
     def _checked_validation(self, validation: Any, names: Names
@@ -330,26 +337,31 @@ class Tagger(NamedNetwork):
                             f"{several if self._one_per_row else one}")
         return texts, names
 
-    def _grow(self, texts: list[str], names: Names) -> tuple[CSR, CSR]:
-        """Add new words and new tags; returns the rows of the texts."""
-        vectorizer = self.vectorizer_
+    def _grow(self, texts: list[str], names: Names, learns: bool
+              ) -> tuple[CSR, CSR, dict[str, Any]]:
+        """Add new words and new tags and, unless the network `learns` the texts first, these.
+
+        Returns the rows, and the attributes that count the texts.
+        """
+        vectorizer = known = self.vectorizer_
         if isinstance(vectorizer, TextVectorizer):
             vectorizer = vectorizer.extended(texts)
+            known = vectorizer.counting(known.n_texts_)
             x = vectorizer.rows(texts)
         else:
             x = self._rows(texts)
         y = names.indicator()
-        kept, named = with_more(self._kept, x, y), _named(names.names, self._one_per_row)
-        rows = joined(x, y, *self._kept)
-        network = self.network_
+        rows, network = joined(x, y, *self._kept), self.network_
+        learned = {"vectorizer_": vectorizer, "_kept": with_more(self._kept, x, y)}
+        taken = _named(names.names, self._one_per_row) | (
+            {"vectorizer_": known} if learns else learned)
         with held():  # the parts change together, or an error leaves them as they were
             if x.n_columns > network.n_features or y.n_columns > network.n_labels:
                 grow_from_rows(network, rows, refinement_cost(x))
-            threshold = self.threshold_
-            if not isinstance(threshold, float):
-                threshold = network.calibration.threshold
-            self._take(vectorizer, Trained(network, threshold, kept), named)
-        return x, y
+            if not isinstance(self.threshold_, float):
+                taken["threshold_"] = network.calibration.threshold
+            self.__dict__.update(taken)
+        return x, y, learned
 
     def _take(self, vectorizer: Any, model: Trained, named: dict[str, Any]) -> None:
         """Be the tagger of these, all at once; `named` is what `_named` gives."""

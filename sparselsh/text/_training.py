@@ -188,8 +188,8 @@ def learn_more(network: Network, x: CSR, y: CSR, batch_size: int | None) -> None
     if optimizer is None:
         network.optimizer = Adam(RATE_OF_MORE, second_moment="row")
     elif optimizer.schedule is not None:  # that of the training, at whose end the rate is 0
-        optimizer.schedule = None
         optimizer.lr = min(optimizer.lr, RATE_OF_MORE)
+        optimizer.schedule = None
     network.partial_fit(x.to_scipy(), y.to_scipy(), batch_size=batch_rows(x.shape[0], batch_size))
 
 

@@ -172,14 +172,19 @@ class TextVectorizer(Parameters):
         They follow those that are listed already, whose columns and factors stay. Where runs are
         hashed there are none to list.
         """
-        other = copy.copy(self)
-        other.n_texts_ = self.n_texts_ + len(texts)
+        other = self.counting(self.n_texts_ + len(texts))
         if self.n_features is None:
             offsets, strings, counts = self._listed(texts, self)
             idf = self._factors(counts, other.n_texts_)
             other._take_vocabulary(
                 np.concatenate([self._offsets, self._offsets[-1] + offsets[1:]]),
                 np.concatenate([self._strings, strings]), np.concatenate([self.idf_, idf]))
+        return other
+
+    def counting(self, n_texts: int) -> TextVectorizer:
+        """A copy that has seen so many texts."""
+        other = copy.copy(self)
+        other.n_texts_ = n_texts
         return other
 
     def _listed(self, texts: Sequence[str], known: TextVectorizer | None = None

@@ -665,11 +665,15 @@ def named(thing):
     """What a tagger or a recommender knows and answers."""
     if not hasattr(thing, "network_"):
         return []
+    kept = thing._kept
+    rows = [kept.n_seen, *(a.tobytes() for part in kept[:2] for a in part[:3])]
     if isinstance(thing, sl.Recommender):
-        return [thing.items_.tolist(), thing.recommend([["tag1", "x"], ["new1", "nothing"]], k=4)]
+        return [*rows, thing.items_.tolist(),
+                thing.recommend([["tag1", "x"], ["new1", "nothing"]], k=4)]
     texts = ["word1 word2 another1 naïve", "日本", ""]
-    return [thing.tags_.tolist(), thing.predict_topk(texts, 20), thing.predict(texts),
-            str(thing.threshold_), thing.explain(texts[0], "tag1")]
+    return [*rows, thing.vectorizer_.n_texts_, thing.tags_.tolist(),
+            thing.predict_topk(texts, 20), thing.predict(texts), str(thing.threshold_),
+            thing.explain(texts[0], "tag1")]
 
 
 def rows_of_texts(vectorizer):
@@ -787,7 +791,7 @@ CALLS = {
         lambda tagger: tagger.add_tags(MORE_TEXTS, MORE_TAGS), fitted_tagger, named),
     "Tagger.partial_fit": Estimator(
         lambda tagger: tagger.partial_fit(MORE_TEXTS, MORE_TAGS), fitted_tagger, named,
-        lambda tagger: tagger.add_tags(MORE_TEXTS, MORE_TAGS)),
+        lambda tagger: tagger._grow(*tagger._new_rows(MORE_TEXTS, MORE_TAGS), learns=True)),
     "Recommender.fit": Estimator(lambda model: model.fit(ITEMS), recommender, named),
     "Recommender.add_items": Estimator(
         lambda model: model.add_items(MORE_ITEMS), fitted_recommender, named),
