@@ -20,7 +20,7 @@ from ._core import _checks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from scipy.sparse import csr_array, sparray, spmatrix
 
     from ._arrays.csr import CSR
@@ -201,17 +201,21 @@ def sparse(matrix: Any, name: str, *, n_columns: int | None = None, what: str = 
     return rows
 
 
-def _rows_as_they_are(matrix: Any, n_columns: int | None) -> CSR | None:
-    """Valid rows in CSR, else None: for one row the general checks take longer than a search."""
+def _rows_as_they_are(matrix: Any, n_columns: int | None,
+                      without_zeros: bool = False) -> CSR | None:
+    """Valid rows in CSR, else None: for one row the general checks take longer than a search.
+
+    None for stored zeros, too, `without_zeros`.
+    """
     if n_columns is None or matrix.format != "csr" or matrix.shape[1:] != (n_columns,):
         return None
     indptr, ids, data = matrix.indptr, matrix.indices, matrix.data
-    if data.dtype.kind in "fiub":
+    if data.dtype != np.float32 and data.dtype.kind in "fiub":
         with np.errstate(over="ignore"):  # such values are not finite
             data = data.astype(np.float32, copy=False)
     try:
         if not (len(indptr) == matrix.shape[0] + 1
-                and _checks.are_rows(indptr, ids, data, n_columns)):
+                and _checks.are_rows(indptr, ids, data, n_columns, without_zeros)):
             return None
     except (TypeError, ValueError):  # arrays of other types, or with gaps
         return None
@@ -341,21 +345,19 @@ def selection(allow: Any, exclude: Any, n_queries: int, n_columns: int,
     """
     if allow is None and exclude is None:
         return None
-    mask = np.ones(n_columns, np.uint8)
+    mask: np.ndarray | None = None
     lists: dict[str, CSR] = {}
     for value, name in ((allow, "allow"), (exclude, "exclude")):
         if value is None:
             continue
         if sp.issparse(value):
-            if value.shape != (n_queries, n_columns):
-                raise ValueError(f"{name} must have a row for each of the {n_queries} queries and "
-                                 f"{n_columns} columns, got shape {value.shape}")
-            lists[name] = targets(value, n_queries, n_columns, name=name)
+            lists[name] = _lists(value, name, n_queries, n_columns)
             continue
         chosen = _mask(value, name, n_columns, to_rows)
-        mask &= chosen if name == "allow" else 1 - chosen
+        chosen = chosen if name == "allow" else ~chosen
+        mask = chosen if mask is None else mask & chosen
 
-    base = None if mask.view(np.bool_).all() else mask
+    base = None if mask is None or mask.all() else contiguous(mask, np.bool_).view(np.uint8)
     if not lists:
         return Selection(base)
     rows = lists.get("allow", lists.get("exclude"))
@@ -366,24 +368,32 @@ def selection(allow: Any, exclude: Any, n_queries: int, n_columns: int,
         kept = ~np.isin(keys, others)
         listed = listed[kept]
         indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
-    return Selection(base, indptr.astype(np.int64), contiguous(listed, np.int32),
+    return Selection(base, indptr.astype(np.int64, copy=False), contiguous(listed, np.int32),
                      "allow" in lists)
 
 
+def _lists(value: Any, name: str, n_queries: int, n_columns: int) -> CSR:
+    if value.shape != (n_queries, n_columns):
+        raise ValueError(f"{name} must have a row for each of the {n_queries} queries and "
+                         f"{n_columns} columns, got shape {value.shape}")
+    rows = _rows_as_they_are(value, n_columns, without_zeros=True)
+    return targets(value, n_queries, n_columns, name=name) if rows is None else rows
+
+
 def _mask(value: Any, name: str, n_columns: int,
-          to_rows: Callable[[Any, str], Ids] | None) -> np.ndarray:
+          to_rows: Callable[[Any, str], Ids] | None) -> NDArray[np.bool_]:
     array = _array(value, name)
     if array.dtype == bool:
         if array.shape != (n_columns,):
             raise ValueError(f"{name} must have shape ({n_columns},) as a mask, got {array.shape}; "
                              "for a selection per query give a SciPy sparse matrix")
-        return array.astype(np.uint8)
+        return array
     if array.ndim == 2:
         raise ValueError(f"{name} must be a mask, ids or a SciPy sparse matrix with a row for each "
                          f"query, got an array of shape {array.shape}")
-    chosen = np.zeros(n_columns, np.uint8)
+    chosen = np.zeros(n_columns, np.bool_)
     if array.size:
-        chosen[ids(array, name, n_columns) if to_rows is None else to_rows(array, name)] = 1
+        chosen[ids(array, name, n_columns) if to_rows is None else to_rows(array, name)] = True
     return chosen
 
 

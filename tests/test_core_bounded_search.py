@@ -124,9 +124,28 @@ def test_a_few_queries_get_the_same_answers_as_a_batch(rng):
             search = index.prepared(sketches, 0.2)
             want = index.answer(search)
             got = unwritten((6, K), np.int32), unwritten((6, K), np.float32)
-            _bounded_search.top_k(search, index.x, *got)
+            _bounded_search.top_k(search, index.x, None, None, None, False, *got)
             for a, b in zip(got, want, strict=False):
                 assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("only", [False, True, None])
+def test_a_few_queries_among_some_neurons_get_the_answers_of_a_batch(rng, with_mask, only):
+    index = Index(rng)
+    n = len(index.w)
+    search = index.prepared(0.5, 0.2)
+    mask = (rng.random(n) < 0.6).astype(np.uint8) if with_mask else None
+    lists = (None, None, False)
+    if only is not None:
+        rows = [np.sort(rng.permutation(n)[:size]) for size in (0, 1, n // 50, n // 3, n - 5, n)]
+        indptr = np.cumsum([0] + [len(row) for row in rows]).astype(np.int64)
+        lists = indptr, np.concatenate(rows).astype(np.int32), only
+    want = index.answer(search, mask, *lists)
+    got = unwritten((6, K), np.int32), unwritten((6, K), np.float32)
+    _bounded_search.top_k(search, index.x, mask, *lists, *got)
+    for a, b in zip(got, want, strict=False):
+        assert_same_bits(a, b)
 
 
 def test_wider_bounds_compute_more_and_lose_nothing(rng):
@@ -180,9 +199,9 @@ def test_short_neurons_are_computed_as_far_as_their_norms_reach(rng):
 def test_no_queries_and_no_neighbours_are_dealt_with(rng):
     index = Index(rng)
     search = index.prepared(1.0, 1.0)
-    _bounded_search.top_k(search, index.x[:0], unwritten((0, K), np.int32),
+    _bounded_search.top_k(search, index.x[:0], None, None, None, False, unwritten((0, K), np.int32),
                           unwritten((0, K), np.float32))
-    _bounded_search.top_k(search, index.x, unwritten((6, 0), np.int32),
+    _bounded_search.top_k(search, index.x, None, None, None, False, unwritten((6, 0), np.int32),
                           unwritten((6, 0), np.float32))
     index.x = index.x[:0]
     assert index.answer(search)[0].shape == (0, K)

@@ -48,3 +48,6 @@ class Selection(NamedTuple):
             else:
                 scores[rows, self.listed] = -np.inf
         return scores
+
+
+ALL = Selection()  # of which all neurons are

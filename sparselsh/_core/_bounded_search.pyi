@@ -36,6 +36,10 @@ def prepare(
 def top_k(
     search: BoundedSearch,
     x: NDArray[float32],
+    able: NDArray[uint8] | None,
+    indptr: NDArray[int64] | None,
+    listed: NDArray[int32] | None,
+    only: bool,
     out_ids: NDArray[int32],
     out_scores: NDArray[float32],
 ) -> None: ...

@@ -45,6 +45,7 @@ cdef enum:
     MIN_FIRST_CELLS = 3  # or this many
     ROUNDS_PER_DOUBLING = 3
     LISTED_PER_COPY = 64  # bytes that are set as fast as that of one listed neuron
+    NEURONS_PER_LISTED = 64  # neurons that are scanned as fast as a listed one is computed
 
 # of float32 inner products, relative to the norms: far below what the bound of a sketch allows
 cdef double ROUNDING = 5e-7
@@ -63,12 +64,20 @@ ctypedef struct work_t:
     uint64_t *wide_keys
     int32_t *rows
     float *products
-    uint8_t *able       # this query's; or NULL
+    const uint8_t *able  # this query's; or NULL
+    uint8_t *own_able    # that of a list
     uint64_t *found     # upper bounds of the candidates that are not computed yet
     Py_ssize_t n_found, capacity
     int64_t n_scanned, n_computed, n_short
     bint failed
     top_t best, wide
+
+
+ctypedef struct selection_t:
+    const uint8_t *base    # of all queries; or NULL
+    const int64_t *indptr  # of the lists, one per query; or NULL
+    const int32_t *listed
+    bint only
 
 
 cdef class BoundedSearch:
@@ -153,7 +162,8 @@ cdef Py_ssize_t _n_evidence(const search_t *s, Py_ssize_t k) noexcept nogil:
     return max(s.n_evidence, _n_first_best(k))
 
 
-cdef int _begin(work_t *w, const search_t *s, Py_ssize_t k, bint with_mask) noexcept nogil:
+cdef int _begin(work_t *w, const search_t *s, Py_ssize_t k,
+                const selection_t *selection) noexcept nogil:
     # one block of memory, the widest numbers first; -1 if there is not enough
     cdef Py_ssize_t n_rows = s.n_bits + s.n_cells
     cdef Py_ssize_t n_evidence = 3 * _n_evidence(s, k) + 64, n_best = 4 * k + 64
@@ -162,7 +172,7 @@ cdef int _begin(work_t *w, const search_t *s, Py_ssize_t k, bint with_mask) noex
     cdef char *p = <char *>malloc(
         8 * (s.n_cells + n_evidence + n_best + n_wide) + 4 * n_floats
         + 4 * (SCAN_BUFFER_LENGTH + ROWS_PER_CALL) + 4 * s.n_bits + s.n_cells
-        + (s.n_neurons if with_mask else 0))
+        + (s.n_neurons if selection.indptr != NULL else 0))
 
     memset(w, 0, sizeof(work_t))
     if p == NULL:
@@ -179,8 +189,14 @@ cdef int _begin(work_t *w, const search_t *s, Py_ssize_t k, bint with_mask) noex
     w.rows = w.places + SCAN_BUFFER_LENGTH
     w.lut = <uint8_t *>(w.rows + ROWS_PER_CALL)
     w.cell_round = w.lut + 4 * s.n_bits
-    if with_mask:
-        w.able = w.cell_round + s.n_cells
+    w.able = selection.base
+    if selection.indptr != NULL:
+        w.own_able = w.cell_round + s.n_cells
+        w.able = w.own_able
+        if selection.base != NULL and not selection.only:
+            memcpy(w.own_able, selection.base, s.n_neurons)
+        else:
+            memset(w.own_able, not selection.only, s.n_neurons)
     return 0
 
 
@@ -488,23 +504,76 @@ cdef void _answer(const loops_t *f, const search_t *s, work_t *w, const float *x
     top_end(&exact, True, out_ids, out_scores)
 
 
-cdef int search_queries(BoundedSearch search, const float *x, Py_ssize_t n, Py_ssize_t k,
-                        int32_t *out_ids, float *out_scores) except -1 nogil:
-    # n queries, one after the other; k > 0
-    cdef const search_t *s = &search.s
+cdef void _mark(uint8_t *able, const int32_t *ids, Py_ssize_t n, bint value,
+                const uint8_t *base) noexcept nogil:
+    # able[j] = value, or base[j] if there is one, for the ids j
+    cdef Py_ssize_t c
+    if base != NULL:
+        for c in range(n):
+            able[ids[c]] = base[ids[c]]
+    else:
+        for c in range(n):
+            able[ids[c]] = value
+
+
+cdef void _answer_listed(const loops_t *f, const search_t *s, work_t *w, const float *x,
+                         Py_ssize_t k, const selection_t *selection, Py_ssize_t i,
+                         int32_t *out_ids, float *out_scores) noexcept nogil:
+    # `_answer` for query i of a selection; w.own_able is left as it was
+    cdef const uint8_t *base = selection.base
+    cdef bint only = selection.only
+    cdef const int32_t *listed
+    cdef Py_ssize_t n
+
+    if selection.indptr == NULL:
+        _answer(f, s, w, x, k, NULL, -1, out_ids, out_scores)
+        return
+    listed = selection.listed + selection.indptr[i]
+    n = selection.indptr[i + 1] - selection.indptr[i]
+    if only and base == NULL and n <= max(4 * _n_first_best(k) + ROWS_PER_CALL,
+                                          s.n_neurons // NEURONS_PER_LISTED):
+        _answer(f, s, w, x, k, listed, n, out_ids, out_scores)
+        return
+    _mark(w.own_able, listed, n, only, base if only else NULL)
+    _answer(f, s, w, x, k, NULL, -1, out_ids, out_scores)
+    if n * LISTED_PER_COPY > s.n_neurons and (base == NULL or only):
+        memset(w.own_able, not only, s.n_neurons)
+    else:
+        _mark(w.own_able, listed, n, not only, NULL if only else base)
+
+
+cdef int _selection_of(able, indptr, listed, bint only, selection_t *selection) except -1:
+    cdef const uint8_t[::1] able_view
+    cdef const int64_t[::1] indptr_view
+    cdef const int32_t[::1] listed_view
+    memset(selection, 0, sizeof(selection_t))
+    selection.only = only
+    if able is not None:
+        able_view = able
+        selection.base = &able_view[0]
+    if indptr is not None:
+        indptr_view, listed_view = indptr, listed
+        selection.indptr = &indptr_view[0]
+        if listed_view.shape[0]:
+            selection.listed = &listed_view[0]
+    return 0
+
+
+cdef int _search(const search_t *s, const selection_t *selection, const float *x, Py_ssize_t n,
+                 Py_ssize_t k, int32_t *out_ids, float *out_scores) except -1 nogil:
     cdef const loops_t *f = table()
-    cdef Py_ssize_t _i, r, n_rows = s.n_bits + s.n_cells
+    cdef Py_ssize_t i, r, n_rows = s.n_bits + s.n_cells
     cdef work_t w
     cdef bint failed
 
-    if _begin(&w, s, k, False) < 0:
+    if _begin(&w, s, k, selection) < 0:
         with gil:
             raise MemoryError()
-    for _i in range(n):
+    for i in range(n):
         f.dots_bfloat16(s.query_rows, NULL, n_rows, x, s.d, w.projected)
         for r in range(n_rows):
             w.projected[r] += s.query_constant[r]
-        _answer(f, s, &w, x, k, NULL, -1, out_ids, out_scores)
+        _answer_listed(f, s, &w, x, k, selection, i, out_ids, out_scores)
         x += s.d
         out_ids += k
         out_scores += k
@@ -516,73 +585,67 @@ cdef int search_queries(BoundedSearch search, const float *x, Py_ssize_t n, Py_s
     return 0
 
 
-def top_k(BoundedSearch search, const float[:, ::1] x, int32_t[:, ::1] out_ids,
-          float[:, ::1] out_scores):
+cdef int search_queries(BoundedSearch search, const float *x, Py_ssize_t n, Py_ssize_t k,
+                        int32_t *out_ids, float *out_scores) except -1 nogil:
+    # n queries, one after the other; k > 0
+    cdef selection_t everything
+    memset(&everything, 0, sizeof(selection_t))
+    return _search(&search.s, &everything, x, n, k, out_ids, out_scores)
+
+
+def top_k(BoundedSearch search, const float[:, ::1] x, able, indptr, listed, bint only,
+          int32_t[:, ::1] out_ids, float[:, ::1] out_scores):
     """The k neurons with the largest w[j] . x[i] + bias[j], best first: for a few queries.
 
-    out_ids and out_scores are (n_queries, k), filled up with -1 and -inf. One thread. Per query
+    able is None, or uint8 (n_neurons,), 0 for neurons that no query may find. indptr and listed are
+    None, or the neurons listed for each query, int64 and int32, distinct per query: with `only` it
+    may find those alone, else all others. out_ids and out_scores are (n_queries, k), filled up with
+    -1 and -inf. One thread. Per query
     O((n_bits + n_cells) d + n_cells + scanned slots * n_bits / 128 + computed neurons * d).
     """
+    cdef selection_t selection
     if x.shape[0] == 0 or out_ids.shape[1] == 0:
         return
+    _selection_of(able, indptr, listed, only, &selection)
     with nogil:
-        search_queries(search, &x[0, 0], x.shape[0], out_ids.shape[1], &out_ids[0, 0],
-                       &out_scores[0, 0])
+        _search(&search.s, &selection, &x[0, 0], x.shape[0], out_ids.shape[1], &out_ids[0, 0],
+                &out_scores[0, 0])
 
 
 def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1] projected, able,
                 indptr, listed, bint only, int32_t[:, ::1] out_ids, float[:, ::1] out_scores,
                 int64_t[:, ::1] counts, int n_threads):
-    """`top_k` for many queries, among the neurons that they may find.
+    """`top_k` for many queries.
 
-    projected, (n_queries, n_bits + n_cells), is what query_rows and query_constant make of x. able
-    is None, or uint8 (n_neurons,), 0 for neurons that no query may find. indptr and listed are
-    None, or the neurons listed for each query, int64 and int32, distinct per query: with `only` it
-    may find those alone, else all others. counts is (n_queries, 3): neurons computed, slots
-    scanned, and neurons computed that have no sketch.
+    projected, (n_queries, n_bits + n_cells), is what query_rows and query_constant make of x.
+    counts is (n_queries, 3): neurons computed, slots scanned, and neurons computed that have no
+    sketch.
     """
     cdef Py_ssize_t i, j, n = x.shape[0], k = out_ids.shape[1], n_rows = projected.shape[1]
     cdef const search_t *s = &search.s
     cdef const loops_t *f = table()
-    cdef const uint8_t[::1] able_view
-    cdef const int64_t[::1] indptr_view
-    cdef const int32_t[::1] listed_view
-    cdef const uint8_t *base = NULL
-    cdef const int64_t *first = NULL
-    cdef const int32_t *list_ids = NULL
-    cdef bint has_lists = indptr is not None, failed = False
+    cdef selection_t selection
+    cdef bint failed = False
     cdef work_t *works
     cdef int thread
 
     if n == 0 or k == 0:
         return
-    if able is not None:
-        able_view = able
-        base = &able_view[0]
-    if has_lists:
-        indptr_view, listed_view = indptr, listed
-        first = &indptr_view[0]
-        if listed_view.shape[0]:
-            list_ids = &listed_view[0]
-
+    _selection_of(able, indptr, listed, only, &selection)
     works = <work_t *>calloc(n_threads, sizeof(work_t))
     if works == NULL:
         raise MemoryError()
     try:
         for i in range(n_threads):
-            if _begin(&works[i], s, k, able is not None or has_lists) < 0:
+            if _begin(&works[i], s, k, &selection) < 0:
                 raise MemoryError()
-            if works[i].able != NULL:
-                if base != NULL and not (has_lists and only):
-                    memcpy(works[i].able, base, s.n_neurons)
-                else:
-                    memset(works[i].able, 0 if has_lists and only else 1, s.n_neurons)
         for i in prange(n, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            _answer_listed(f, s, &works[thread], &x[i, 0], &projected[i, 0], n_rows, k, base,
-                           list_ids + first[i] if list_ids != NULL else NULL,
-                           first[i + 1] - first[i] if has_lists else 0, has_lists, only,
-                           &out_ids[i, 0], &out_scores[i, 0], &counts[i, 0])
+            memcpy(works[thread].projected, &projected[i, 0], n_rows * sizeof(float))
+            _answer_listed(f, s, &works[thread], &x[i, 0], k, &selection, i, &out_ids[i, 0],
+                           &out_scores[i, 0])
+            counts[i, 0], counts[i, 1] = works[thread].n_computed, works[thread].n_scanned
+            counts[i, 2] = works[thread].n_short
         for i in range(n_threads):
             failed = failed or works[i].failed
         if failed:
@@ -591,26 +654,3 @@ def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1]
         for j in range(n_threads):
             _end(&works[j])
         free(works)
-
-
-cdef void _answer_listed(const loops_t *f, const search_t *s, work_t *w, const float *x,
-                         const float *projected, Py_ssize_t n_rows, Py_ssize_t k,
-                         const uint8_t *base, const int32_t *listed, Py_ssize_t n_listed,
-                         bint has_lists, bint only, int32_t *out_ids, float *out_scores,
-                         int64_t *counts) noexcept nogil:
-    cdef Py_ssize_t c
-    memcpy(w.projected, projected, n_rows * sizeof(float))
-    for c in range(n_listed):
-        w.able[listed[c]] = only and (base == NULL or base[listed[c]] != 0)
-
-    if has_lists and only and base == NULL and n_listed <= 4 * _n_first_best(k) + ROWS_PER_CALL:
-        _answer(f, s, w, x, k, listed, n_listed, out_ids, out_scores)
-    else:
-        _answer(f, s, w, x, k, NULL, -1, out_ids, out_scores)
-
-    if n_listed * LISTED_PER_COPY > s.n_neurons and not (base != NULL and not only):
-        memset(w.able, not only, s.n_neurons)
-    else:
-        for c in range(n_listed):
-            w.able[listed[c]] = not only and (base == NULL or base[listed[c]] != 0)
-    counts[0], counts[1], counts[2] = w.n_computed, w.n_scanned, w.n_short

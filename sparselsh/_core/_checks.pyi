@@ -7,4 +7,5 @@ def are_rows(
     indices: NDArray[int32],
     data: NDArray[float32],
     n_columns: int,
+    without_zeros: bool = False,
 ) -> bool: ...

@@ -20,7 +20,7 @@ import numpy as np
 from .._arrays.aligned import own_arrays
 from .._arrays.bfloat16 import as_float32
 from .._arrays.linalg import exact_topk, log_sum_exp, matmul, row_chunks
-from .._arrays.selection import Selection
+from .._arrays.selection import ALL, Selection
 from .._core import _estimates as estimates
 from .._core import _select
 from .._core import _sketches as kernels
@@ -203,15 +203,18 @@ class IndexEngine:
                                      else NEURONS_PER_LISTED))
         if (not selection.has_lists and mask is not None
                 and np.count_nonzero(mask.view(np.bool_)) <= most):
-            allowed = np.flatnonzero(mask).astype(np.int32)
+            allowed = np.flatnonzero(mask.view(np.bool_)).astype(np.int32)
             return self._exact_of(allowed[~self.removed[allowed]], X, k, n_threads)
         if method == "exact" or not self.has_sketches or k * MIN_NEURONS_PER_BEST > n:
             return self._exact_among(X, k, selection, n_threads)
-        if self.removed.any():
-            mask = (~self.removed if mask is None else mask & ~self.removed).view(np.uint8)
-        ids, scores, _ = self.sketches.search(
-            X, k, self.W, self.bias, self._coarse_rows, n_threads, mask, selection.indptr,
-            selection.listed, selection.only)
+        if selection.only and self.removed.any():  # for what is computed without being scanned
+            live = ~self.removed
+            selection = selection._replace(
+                mask=(live if mask is None else live & mask.view(np.bool_)).view(np.uint8))
+        if len(X) <= SINGLE_CALL_MAX_QUERIES and self.sketches.is_scanned_quickly:
+            return self.sketches.search_few(X, k, self.W, self.bias, self._coarse_rows, selection)
+        ids, scores, _ = self.sketches.search(X, k, self.W, self.bias, self._coarse_rows, n_threads,
+                                              selection)
         return ids, scores
 
     def _exact_of(self, rows: Ids, X: Floats, k: int, n_threads: int) -> tuple[Ids, Floats]:
@@ -290,7 +293,7 @@ class IndexEngine:
         # if every neuron that is left out were at the bound
         tail = max((1 - confidence) / len(self.W), LEAST_TAIL)
         ids, scores, _, doubts = coded.search(
-            X, k, self.W, self.bias, selection or Selection(), -NormalDist().inv_cdf(tail),
+            X, k, self.W, self.bias, selection or ALL, -NormalDist().inv_cdf(tail),
             n_threads)
         return ids, scores, np.exp(-doubts)
 
@@ -300,7 +303,7 @@ class IndexEngine:
         coded = self.coded(k, n_threads)
         if coded is None:
             return self._exact_for(X, k, selection, n_threads)
-        ids, scores, _, _ = coded.search(X, k, self.W, self.bias, selection or Selection(), 0.0,
+        ids, scores, _, _ = coded.search(X, k, self.W, self.bias, selection or ALL, 0.0,
                                          n_threads)
         return ids, scores
 

@@ -16,6 +16,7 @@ import numpy as np
 from .._arrays.aligned import locked_arrays, own_arrays
 from .._arrays.bfloat16 import to_bfloat16
 from .._arrays.linalg import matmul
+from .._arrays.selection import ALL, Selection
 from .._core import _bounded_search, _estimates, _sketches
 from ._bounds import LARGE_K, Bounds
 from ._cells import Cells
@@ -391,25 +392,21 @@ class Sketches:
         return ids
 
     def search(self, X: Floats, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None,
-               n_threads: int, able: np.ndarray | None = None, indptr: np.ndarray | None = None,
-               listed: Ids | None = None,
-               only: bool = False) -> tuple[Ids, Floats, NDArray[np.int64]]:
-        """Ids and scores (n, k), and what it cost, (n, 3).
-
-        `able`, the lists and the counts are those of `_bounded_search.top_k_batch`.
-        """
+               n_threads: int,
+               selection: Selection = ALL) -> tuple[Ids, Floats, NDArray[np.int64]]:
+        """Ids and scores (n, k), and what it cost, (n, 3): see `_bounded_search.top_k_batch`."""
         ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
         counts = np.zeros((len(X), 3), np.int64)
         search = self.prepared(k, W, bias, rows)
-        _bounded_search.top_k_batch(search, X, self.projected(X, n_threads), able, indptr,
-                                    listed, only, ids, scores, counts, n_threads)
+        _bounded_search.top_k_batch(search, X, self.projected(X, n_threads), *selection, ids,
+                                    scores, counts, n_threads)
         return ids, scores, counts
 
-    def search_few(self, X: Floats, k: int, W: Floats, bias: Floats,
-                   rows: QuantizedRows | None) -> tuple[Ids, Floats]:
+    def search_few(self, X: Floats, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None,
+                   selection: Selection = ALL) -> tuple[Ids, Floats]:
         """`search` for a few inputs, on one thread."""
         ids, scores = np.empty((len(X), k), np.int32), np.empty((len(X), k), np.float32)
-        _bounded_search.top_k(self.prepared(k, W, bias, rows), X, ids, scores)
+        _bounded_search.top_k(self.prepared(k, W, bias, rows), X, *selection, ids, scores)
         return ids, scores
 
     def prepared(self, k: int, W: Floats, bias: Floats, rows: QuantizedRows | None) -> Any:
