@@ -69,6 +69,7 @@ UNTYPED = {  # other parameters without a type are arrays of one of several dtyp
     "_bounded_search.coarse_scales": "NDArray[float32] | None",
     "_bounded_search.indptr": "NDArray[int64] | None",
     "_bounded_search.listed": "NDArray[int32] | None",
+    "_bounded_search.signs": "NDArray[float32] | None",
     "_sessions.arrays": "tuple[NDArray[Any], ...]",
     "_sessions.layers": "list[tuple[Any, ...]]",
     "_single_row_mlp.layers": "list[tuple[Any, ...]]",

@@ -53,7 +53,8 @@ class Index:
         slot = np.full(N, -1, np.int32)
         slot[self.ids[self.ids >= 0]] = np.flatnonzero(self.ids >= 0)
         return _bounded_search.prepare(
-            to_bfloat16(self.rows), np.zeros(len(self.rows), np.float32), BITS, self.cell_start,
+            to_bfloat16(self.rows), np.zeros(len(self.rows), np.float32), None, BITS, D + 1,
+            self.cell_start,
             self.cell, 0 * one, self.blocks, self.factors, self.errors, none, self.ids, self.n,
             slot, self.short, norms, np.zeros(D + 1, np.float32), 1.0, self.w, self.bias, *coarse,
             sketches, share, 8, short, False)

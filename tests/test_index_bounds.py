@@ -400,6 +400,41 @@ def test_a_factor_of_rows_and_queries_scales_the_distances(rng, factor, with_que
     check(copy.deepcopy(index))
 
 
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize(("d", "options"), [(512, {}), (600, {}), (520, {"sketch_bits": 1024}),
+                                            (700, {"scaling": 0.5}), (512, {"center": False})])
+def test_wide_rows_keep_the_promise(rng, metric, d, options, tmp_path):
+    if metric == "l2" and "scaling" in options:
+        pytest.skip("distances have no scaling")
+    W, X = clustered(rng, n=4600, d=d, n_queries=90)
+    options = {"metric": metric, "plan": "sketches", "recall": 0.98, "random_state": 0} | options
+    index = sl.LSHIndex(**options).fit(W[:4500], queries=X[:40])
+    index.add(W[4500:])
+    index.remove([7, 4550])
+    index.update(W[[7]], [7])
+    exact = sl.LSHIndex(metric=metric, plan="exact").fit(W).remove([4550])
+    X = X[40:]
+    for k in (1, 5, 60):
+        assert neighbour_recall(index.search(X, k)[0], exact.search(X, k)[0]) >= 0.96, k
+    index.save(tmp_path / "i")
+    loaded = sl.LSHIndex.load(tmp_path / "i", W)
+    for a, b, c in zip(index.search(X, 5), loaded.search(X, 5), copy.deepcopy(index).search(X, 5),
+                       strict=True):
+        assert_same_bits(a, b)
+        assert_same_bits(a, c)
+    one_by_one = np.concatenate([index.search(x[None], 5)[0] for x in X])
+    assert neighbour_recall(one_by_one, exact.search(X, 5)[0]) >= 0.96
+
+
+def test_the_rotation_of_wide_rows_is_chosen_by_the_scaling(rng):
+    W, X = clustered(rng, n=3000, d=600, n_queries=90)
+    fast = sl.LSHIndex(plan="sketches", random_state=0).fit(W, queries=X)
+    assert fast.report()["scaling"] == 0
+    assert fast._engine.sketches.rotation.signs is not None
+    scaled = sl.LSHIndex(plan="sketches", scaling=0.5, random_state=0).fit(W, queries=X)
+    assert scaled._engine.sketches.rotation.signs is None
+
+
 @pytest.mark.parametrize("size", [1e-38, 1.0, 1e30])
 @pytest.mark.parametrize("distance", [1e-38, 1e-20, 1.0, 1e20, 3e38])
 def test_distances_of_queries_of_any_size(rng, size, distance):

@@ -442,6 +442,21 @@ def test_the_calibration_s_exact_neighbours_are_those_of_brute_force(rng):
     np.testing.assert_array_equal(ids, exact(W, X, 5)[0])
 
 
+def test_sketches_are_as_long_as_the_queries_need(rng):
+    centres, far, noise = (rng.standard_normal((n, 64)).astype(np.float32)
+                           for n in (1000, 200, 20_000))
+    W = np.repeat(centres, 20, axis=0) + np.float32(0.1) * noise
+    near = centres[:200]  # whose best 20 are far above all others
+    bits = {}
+    for name, X in (("near", near), ("far", far)):
+        index = sl.LSHIndex(plan="sketches", scaling=0, random_state=0).fit(W, queries=X)
+        bits[name] = index.report()["sketch_bits"]
+        assert index.nbytes / len(W) <= 40 + 16  # also what is not a sketch
+    assert bits["near"] == 128 < bits["far"] == 192
+    assert sl.LSHIndex(sketch_bits=64, random_state=0).fit(W, queries=far).report()[
+        "sketch_bits"] == 64
+
+
 @pytest.mark.parametrize("options, n_bits", [({}, 192), ({"family": sl.SimHash(5, 8)}, 192),
                                              ({"family": sl.SimHash(5, 8), "sketch_bits": 0}, 0)])
 def test_the_report_shows_what_was_chosen(rng, options, n_bits):

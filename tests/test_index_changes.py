@@ -126,8 +126,7 @@ def new_index(index):
         engine.tables.codes[rows] = engine.tables.family.hash(V)
         engine.tables.build(1)
     if old.has_sketches:
-        rng, n_bits = np.random.default_rng(old.seed), old.sketches.n_bits
-        engine.sketches = Sketches(n_bits, n, D + 1, old.sketches.norm_floor, rng)
+        engine.sketches = Sketches(old.sketches.rotation, n, old.sketches.norm_floor)
         engine.sketches.set_bounds(old.sketches.bounds)
         engine.sketches.prepare(old.transform).update(rows, *old.directions(rows, 1), 1)
     return new

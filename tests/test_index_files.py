@@ -293,6 +293,31 @@ def test_an_inconsistent_file_is_refused(rng, path, change):
         changed_file(path, W, bias, change)
 
 
+FAST = {
+    "signs are missing": without_one(0, "rotation_signs"),
+    "signs are cut": tensor("rotation_signs", lambda a: a[:, :3]),
+    "signs are of another order": tensor("rotation_signs", lambda a: a[:, :, ::2]),
+    "signs are flattened": tensor("rotation_signs", np.ravel),
+    "signs are of another type": tensor("rotation_signs", lambda a: a.astype(np.float64)),
+    "a sign is nan": tensor("rotation_signs", with_first(np.nan)),
+    "a sign is 2": tensor("rotation_signs", with_first(2)),
+    "queries are scaled": lambda tensors, config: tensors.update(
+        neuron_map=np.eye(601, dtype=np.float32), query_map=np.eye(601, dtype=np.float32)),
+    "a matrix of other bits": lambda tensors, config: tensors.update(
+        rotation=0 * tensors.pop("rotation_signs").reshape(4, -1)),
+    **{f"exponent {value!r}": setting("exponent", value) for value in ("a", 1.5, 1000, None)},
+}
+
+
+@pytest.mark.parametrize("change", FAST.values(), ids=FAST)
+def test_an_inconsistent_file_of_wide_rows_is_refused(rng, path, change):
+    W = rng.standard_normal((80, 600)).astype(np.float32)
+    sl.LSHIndex(metric="l2", plan="sketches", random_state=0).fit(W).save(path)
+    assert sl.LSHIndex.load(path, W).search(W[:3], 1)[0].ravel().tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"index\.safetensors: this index cannot be used \("):
+        changed_file(path, W, None, change)
+
+
 def test_probing_without_tables_is_refused(rng, path):
     index, W, bias, _ = fitted(rng, dense, {"plan": "sketches"})
     index.save(path)

@@ -4,7 +4,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t
 from ._quantized cimport quantized_rows_t
 
 ctypedef struct search_t:
-    Py_ssize_t d, n_dims, n_bits, n_cells, n, n_neurons, n_short, n_evidence, slots
+    Py_ssize_t d, n_dims, n_bits, n_cells, n, n_neurons, n_short, n_evidence, slots, order
+    const float *signs
     const uint16_t *query_rows
     const float *query_constant
     const int32_t *cell_start

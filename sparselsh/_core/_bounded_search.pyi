@@ -8,7 +8,9 @@ class BoundedSearch: ...
 def prepare(
     query_rows: NDArray[uint16],
     query_constant: NDArray[float32],
+    signs: NDArray[float32] | None,
     n_bits: int,
+    n_dims: int,
     cell_start: NDArray[int32],
     cell: NDArray[int32],
     cell_biases: NDArray[float32],

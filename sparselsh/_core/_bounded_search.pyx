@@ -36,6 +36,7 @@ from ._order cimport (
     top_kth, top_push, top_t,
 )
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
+from ._rotations cimport ROTATION_ROUNDS, rotate_row
 from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
 from ._sketches cimport BLOCKS_PER_SCAN, SCAN_BUFFER_LENGTH, tabulate
 
@@ -64,6 +65,7 @@ ctypedef struct work_t:
     uint64_t *wide_keys
     int32_t *rows
     float *products
+    float *rotated      # a query while it is rotated, and spare room
     const uint8_t *able  # this query's; or NULL
     uint8_t *own_able    # that of a list
     uint64_t *found     # upper bounds of the candidates that are not computed yet
@@ -84,10 +86,11 @@ cdef class BoundedSearch:
     """The arrays of an index, which it keeps alive, and the parameters of `top_k`. Immutable."""
 
 
-def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
-            Py_ssize_t n_bits, const int32_t[::1] cell_start, const int32_t[::1] cell,
-            const float[::1] cell_biases, const uint8_t[:, ::1] blocks, const float[::1] factors,
-            const float[::1] errors, const float[::1] biases, const int32_t[::1] ids, Py_ssize_t n,
+def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, signs,
+            Py_ssize_t n_bits, Py_ssize_t n_dims, const int32_t[::1] cell_start,
+            const int32_t[::1] cell, const float[::1] cell_biases, const uint8_t[:, ::1] blocks,
+            const float[::1] factors, const float[::1] errors, const float[::1] biases,
+            const int32_t[::1] ids, Py_ssize_t n,
             const int32_t[::1] slot, const int32_t[::1] short_ids, const float[::1] short_norms,
             const float[::1] offset, double scale, w, const float[::1] bias, coarse, coarse_scales,
             float deviations, float cell_share, Py_ssize_t n_evidence, float short_deviations,
@@ -95,7 +98,9 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
     """A search whose answers are those of the module's docstring.
 
     query_rows, (n_bits + n_cells, d) in bfloat16, and query_constant map an input to the rotated
-    query and its inner products with the means of the cells. Cell c holds the slots cell_start[c]
+    query and its inner products with the means of the cells; n_dims is the width of the rotation.
+    With signs, those of a fast rotation of the n_dims = d inputs as in _rotations, query_rows is
+    (n_cells, d). Cell c holds the slots cell_start[c]
     to cell_start[c + 1]; slots from cell_start[n_cells] to n came later and belong to the cells in
     `cell`, one entry per slot. Cells are scanned in the order of <q, mean> + cell_biases[c]. Slot s
     of blocks, factors, errors and biases holds neuron ids[s], or none if that is -1; slot is the
@@ -112,17 +117,21 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
     cdef BoundedSearch search = BoundedSearch()
     cdef search_t *s = &search.s
     cdef Py_ssize_t i
+    cdef const float[:, :, ::1] signs_view
 
-    search.arrays = (query_rows, query_constant, cell_start, cell, cell_biases, blocks, factors,
-                     errors, biases, ids, slot, short_ids, short_norms, offset, w, bias, coarse,
-                     coarse_scales)
-    s.d, s.n_dims, s.n_bits = query_rows.shape[1], offset.shape[0], n_bits
+    search.arrays = (query_rows, query_constant, signs, cell_start, cell, cell_biases, blocks,
+                     factors, errors, biases, ids, slot, short_ids, short_norms, offset, w, bias,
+                     coarse, coarse_scales)
+    s.d, s.n_dims, s.n_bits = query_rows.shape[1], n_dims, n_bits
     s.n_cells, s.n, s.n_short = query_rows.shape[0] - n_bits, n, short_ids.shape[0]
+    if signs is not None:
+        signs_view = signs
+        s.signs, s.order, s.n_cells = &signs_view[0, 0, 0], signs_view.shape[2], query_rows.shape[0]
     # a cell may share its first and its last block with others
     s.slots = (n + 2 * s.n_cells * <Py_ssize_t>SKETCH_BLOCK_NEURONS
                + 3 * <Py_ssize_t>SKETCH_BLOCK_NEURONS)
     s.scale, s.offset_norm = scale, 0
-    for i in range(s.n_dims):
+    for i in range(offset.shape[0]):
         s.offset_norm += <double>offset[i] * offset[i]
     s.offset_norm = sqrt(s.offset_norm)
     s.deviations, s.cell_share, s.n_evidence = deviations, cell_share, n_evidence
@@ -133,7 +142,8 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant,
     s.has_rough = coarse is not None
     if s.has_rough:
         quantized_rows_of(coarse, coarse_scales, &s.rough)
-    s.query_rows, s.query_constant = &query_rows[0, 0], &query_constant[0]
+    if query_rows.shape[0]:
+        s.query_rows, s.query_constant = &query_rows[0, 0], &query_constant[0]
     s.offset, s.bias = &offset[0], &bias[0]
     if n:
         s.cell_start, s.cell, s.blocks = &cell_start[0], &cell[0], &blocks[0, 0]
@@ -169,8 +179,9 @@ cdef int _begin(work_t *w, const search_t *s, Py_ssize_t k,
     cdef Py_ssize_t n_evidence = 3 * _n_evidence(s, k) + 64, n_best = 4 * k + 64
     cdef Py_ssize_t n_wide = 3 * _n_wide(k) + 64 if s.has_rough else 0
     cdef Py_ssize_t n_floats = n_rows + s.slots + 16 + SCAN_BUFFER_LENGTH + ROWS_PER_CALL
+    cdef Py_ssize_t n_rotated = s.d + s.order
     cdef char *p = <char *>malloc(
-        8 * (s.n_cells + n_evidence + n_best + n_wide) + 4 * n_floats
+        8 * (s.n_cells + n_evidence + n_best + n_wide) + 4 * (n_floats + n_rotated)
         + 4 * (SCAN_BUFFER_LENGTH + ROWS_PER_CALL) + 4 * s.n_bits + s.n_cells
         + (s.n_neurons if selection.indptr != NULL else 0))
 
@@ -185,7 +196,8 @@ cdef int _begin(work_t *w, const search_t *s, Py_ssize_t k,
     w.estimates = w.projected + n_rows
     w.values = w.estimates + s.slots + 16
     w.products = w.values + SCAN_BUFFER_LENGTH
-    w.places = <int32_t *>(w.products + ROWS_PER_CALL)
+    w.rotated = w.products + ROWS_PER_CALL
+    w.places = <int32_t *>(w.rotated + n_rotated)
     w.rows = w.places + SCAN_BUFFER_LENGTH
     w.lut = <uint8_t *>(w.rows + ROWS_PER_CALL)
     w.cell_round = w.lut + 4 * s.n_bits
@@ -559,10 +571,28 @@ cdef int _selection_of(able, indptr, listed, bint only, selection_t *selection) 
     return 0
 
 
+cdef void _project(const loops_t *f, const search_t *s, work_t *w, const float *x) noexcept nogil:
+    # the rotated query and its products with the means of the cells
+    cdef Py_ssize_t r, k, n, n_mapped = s.n_cells + (0 if s.signs != NULL else s.n_bits)
+    cdef Py_ssize_t first = s.n_bits + s.n_cells - n_mapped, rotation = 0
+    if n_mapped:
+        f.dots_bfloat16(s.query_rows, NULL, n_mapped, x, s.d, w.projected + first)
+    for r in range(n_mapped):
+        w.projected[first + r] += s.query_constant[r]
+    while rotation * s.d < first:
+        for k in range(s.d):
+            w.rotated[k] = x[k] - s.offset[k] if s.euclidean else x[k]
+        rotate_row(f, s.signs + rotation * ROTATION_ROUNDS * s.order, s.order, s.d, w.rotated,
+                   w.rotated + s.d)
+        n = min(s.d, first - rotation * s.d)
+        memcpy(w.projected + rotation * s.d, w.rotated, n * sizeof(float))
+        rotation += 1
+
+
 cdef int _search(const search_t *s, const selection_t *selection, const float *x, Py_ssize_t n,
                  Py_ssize_t k, int32_t *out_ids, float *out_scores) except -1 nogil:
     cdef const loops_t *f = table()
-    cdef Py_ssize_t i, r, n_rows = s.n_bits + s.n_cells
+    cdef Py_ssize_t i
     cdef work_t w
     cdef bint failed
 
@@ -570,9 +600,7 @@ cdef int _search(const search_t *s, const selection_t *selection, const float *x
         with gil:
             raise MemoryError()
     for i in range(n):
-        f.dots_bfloat16(s.query_rows, NULL, n_rows, x, s.d, w.projected)
-        for r in range(n_rows):
-            w.projected[r] += s.query_constant[r]
+        _project(f, s, &w, x)
         _answer_listed(f, s, &w, x, k, selection, i, out_ids, out_scores)
         x += s.d
         out_ids += k

@@ -34,12 +34,12 @@ from ._order cimport (
     top_t,
 )
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
+from ._rotations cimport rotate_row
 from ._scratch cimport aligned_size, free_aligned, malloc_aligned
 from ._simd cimport INT8_BLOCK_BYTES, INT8_LANES, loops_t, table
 
 cdef extern from "math.h" nogil:
     float rintf(float x)
-    float sqrtf(float x)
 
 LANES = INT8_LANES
 GROUP = 2 * INT8_BLOCK_BYTES // INT8_LANES  # inputs per group
@@ -58,16 +58,6 @@ cdef double SURE_DEVIATIONS = 8  # beyond them an estimate raises no doubt: 1e-1
 # magnitudes beyond which numbers of queries, or outputs, could overflow or vanish
 cdef float LARGEST = 1e15
 cdef float SMALLEST = 1e-15
-
-
-cdef void _rotate(const loops_t *f, const float *signs, Py_ssize_t order, Py_ssize_t width,
-                  float *x, float *spare) noexcept nogil:
-    cdef Py_ssize_t r, first, n_rounds = 2 if order == width else 4
-    cdef float unit = 1 / sqrtf(<float>order)
-    for r in range(n_rounds):
-        first = width - order if r % 2 else 0
-        f.hadamard(signs + r * order, x + first, spare, order)
-        f.scale(unit, x + first, order)
 
 
 def encode(const float[:, ::1] v, const int32_t[::1] rows, const float[:, ::1] signs,
@@ -102,7 +92,7 @@ cdef void _encode_row(const loops_t *f, const float *v, Py_ssize_t d, const floa
     cdef uint8_t *byte
     memcpy(x, v, d * sizeof(float))
     memset(x + d, 0, (width - d) * sizeof(float))
-    _rotate(f, signs, order, width, x, x + aligned_size(width))
+    rotate_row(f, signs, order, width, x, x + aligned_size(width))
     for k in range(width):
         square += <double>x[k] * x[k]
     inverse = <float>(sqrt(width / square) / STEP) if square > 0 else 0
@@ -196,7 +186,7 @@ cdef void _take_query(const loops_t *f, const coded_t *c, work_t *w, const float
     if not (SMALLEST < peak < LARGEST and SMALLEST < peak * c.largest < LARGEST):
         q.estimated = c.largest == 0
         return
-    _rotate(f, c.signs, c.order, c.width, w.x, w.spare)
+    rotate_row(f, c.signs, c.order, c.width, w.x, w.spare)
     peak = 0
     for k in range(c.width):
         peak = max(peak, fabsf(w.x[k]))

@@ -22,6 +22,7 @@ The structure of an index, and the modules of the package:
     _tuning          trials on queries: recall, bounds, the plan
     _table_choice    K and L of SimHash tables
     _tables          hash tables over the neurons
+    _rotations       random rotations, by a matrix or by Hadamard matrices
     _sketches        sign sketches, and the scan over them
     _cells           a coarse partition of the neurons, so that a scan reads a part
     _quantized_rows  rows in bfloat16 or int8

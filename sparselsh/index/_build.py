@@ -15,6 +15,7 @@ from ._cells import SAMPLE_PER_CELL, Cells, add_to_means
 from ._engine import ROWS_PER_CHUNK, IndexEngine
 from ._options import MAX_SKETCH_BITS
 from ._quantized_rows import QuantizedRows
+from ._rotations import FAST_MIN_INPUTS, FastRotation, MatrixRotation
 from ._sketches import NoSketches, Sketches
 from ._tables import NoTables, Tables
 from .transforms import Transform, second_moment
@@ -34,6 +35,7 @@ CELLS_OF_ANY_QUERIES = 0.1  # with this factor of their bound; chosen by bench/p
 CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
 MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
+FOUND_UNSCALED = 0.9  # of the neighbours, by few candidates: then wide queries are not scaled
 NORM_SAMPLE = 4096  # neurons whose norms decide on the norm floor
 MOST_NEIGHBOURS = 50  # up to this k searches hardly ever compute neurons below the norm floor,
 NEURONS_PER_NEIGHBOUR = 128  # or up to this fraction of the neurons, if that is less
@@ -85,7 +87,8 @@ def build(options: IndexOptions, W: Floats, bias: Floats, queries: Floats | None
     if options.sketch_bits == 0:
         return engine
     if queries is None or moment is None:
-        engine.sketches = _sketched(engine, transform, 0.0, n_threads)
+        engine.sketches = _sketched(engine, transform, 0.0, n_threads,
+                                    _most_bits(options, W.shape[1]))
         engine.sketches.set_bounds(Bounds.of_recall(options.recall))
         if options.metric != "ip":  # norms that differ much need queries: bench/promise.py
             _partition_by_neurons(engine, n_threads)
@@ -129,8 +132,12 @@ def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats, 
         floor = tuning.norm_floor(true_norms, needed, norms, options.recall)
 
     for least in dict.fromkeys((floor, 0.0)):
-        engine.sketches = _sketched(engine, engine.transform, least, n_threads,
-                                    fraction=(norms >= least).mean())
+        n_bits = most = _most_bits(options, engine.W.shape[1], float((norms >= least).mean()))
+        if options.sketch_bits is None and options.metric != "l2":
+            choices = range(_least_bits(engine.W.shape[1]), most + 1, 64)
+            n_bits = tuning.bits_that_pay(engine, sample, scores[:, truth.shape[1] - 1], least,
+                                          choices, n_threads)
+        engine.sketches = _sketched(engine, engine.transform, least, n_threads, n_bits)
         _partition(engine, n_threads)
         if is_part:
             tuning.bound(engine, sample, options.recall, n_threads)
@@ -145,22 +152,37 @@ def _norms(engine: IndexEngine, rows: Ids, n_threads: int) -> Floats:
     return np.sqrt(np.einsum("ij,ij->i", V, V) + biases * biases)
 
 
-def _sketched(engine: IndexEngine, transform: Transform, norm_floor: float, n_threads: int,
-              fraction: float = 1.0, chunks: Iterable[Ids] | None = None) -> Sketches:
-    """Sketches of the neurons above the floor, a `fraction` of all; or of those of `chunks`."""
-    n, n_in = engine.W.shape
-    n_bits = engine.options.sketch_bits
-    if n_bits is None:
-        # 4 bytes per neuron and 12 per sketch are not bits; error and bias, 8 more, do not count
-        per_neuron = max(MAX_SKETCH_BYTES, MAX_SKETCH_FRACTION * 4 * n_in) - 4
-        within = per_neuron / fraction - 12
-        n_bits = min(MAX_SKETCH_BITS,
-                     max(128, -(-3 * n_in // 256) * 64, min(512, int(within) // 8 * 64)))
+def _least_bits(n_in: int) -> int:
+    """Bits per sketch, at least, where a user does not say how many: 3/4 of the dimension."""
+    return min(MAX_SKETCH_BITS, max(128, -(-3 * n_in // 256) * 64))
 
-    sketches = Sketches(n_bits, n, n_in + 1, norm_floor, np.random.default_rng(engine.seed))
+
+def _most_bits(options: IndexOptions, n_in: int, fraction: float = 1.0) -> int:
+    """Bits per sketch, at most, if a `fraction` of the neurons have one."""
+    if options.sketch_bits is not None:
+        return options.sketch_bits
+    # 4 bytes per neuron and 12 per sketch are not bits; error and bias, 8 more, do not count
+    per_neuron = max(MAX_SKETCH_BYTES, MAX_SKETCH_FRACTION * 4 * n_in) - 4
+    within = per_neuron / fraction - 12
+    return max(_least_bits(n_in), min(512, int(within) // 8 * 64))
+
+
+def _sketched(engine: IndexEngine, transform: Transform, norm_floor: float, n_threads: int,
+              n_bits: int, chunks: Iterable[Ids] | None = None) -> Sketches:
+    """Sketches of the neurons above the floor, or of those of `chunks`."""
+    n, n_in = engine.W.shape
+    rng = np.random.default_rng(engine.seed)
+    rotation = (FastRotation.drawn(n_bits, n_in, rng) if _is_fast(transform, n_in)
+                else MatrixRotation.drawn(n_bits, n_in + 1, rng))
+    sketches = Sketches(rotation, n, norm_floor)
     for rows in engine.row_chunks() if chunks is None else chunks:
         sketches.update(rows, *engine.directions(rows, n_threads, transform), n_threads)
     return sketches.prepare(transform, engine.options.metric == "l2")
+
+
+def _is_fast(transform: Transform, n_in: int) -> bool:
+    """Whether queries are rotated by Hadamard matrices."""
+    return n_in >= FAST_MIN_INPUTS and transform.query_map_ is None
 
 
 def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth: Ids,
@@ -171,13 +193,15 @@ def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth
     rows = np.union1d(others, truth[truth >= 0]).astype(np.int32)
     chunks = np.array_split(rows, -(-len(rows) // ROWS_PER_CHUNK))
     n_best = min(len(rows), max(32, len(rows) // 256))
-    recalls = {}
+    recalls, n_bits = {}, _most_bits(engine.options, engine.W.shape[1])
     for scaling in tuning.SCALINGS:
         transform = Transform(engine.options.center, scaling)
         transform.fit(engine.W, engine.bias, moment, n_threads)
-        sketches = _sketched(engine, transform, 0.0, n_threads, chunks=chunks)
+        sketches = _sketched(engine, transform, 0.0, n_threads, n_bits, chunks)
         ids = sketches.scan(sample, n_best, n_threads)
         recalls[transform] = tuning.recall_of(ids, truth)
+        if _is_fast(transform, engine.W.shape[1]) and recalls[transform] >= FOUND_UNSCALED:
+            return transform  # few candidates are enough, and a scaling would make queries slow
     return max(recalls, key=recalls.__getitem__)
 
 

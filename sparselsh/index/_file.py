@@ -179,6 +179,8 @@ def _restored(options: IndexOptions, W: Floats, bias: Floats, tensors: dict[str,
     if options.sketch_bits != 0:
         norm_floor = check.number(config["norm_floor"], "norm_floor", minimum=0, maximum=1e19)
         sketches = Sketches.restored(n, n_in + 1, norm_floor, tensors)
+        if sketches.rotation.signs is not None and transform.query_map_ is not None:
+            raise ValueError("rotation_signs contradict query_map: scaled queries have a matrix")
         sketches.prepare(transform, options.metric == "l2")
         sketches.has_biases = options.metric == "l2" or bool((bias != transform.offset_[-1]).any())
         sketches.set_bounds(Bounds.restored(config["bounds"]) if "bounds" in config

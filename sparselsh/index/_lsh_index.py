@@ -52,12 +52,15 @@ class LSHIndex:
         Subtract the mean neuron before hashing.
     scaling : float or "auto"
         Exponent p of the query-aware scaling, in [0, 1], which needs queries in `fit`. "auto" takes
-        0 or 0.5, whichever finds more on them, and 0 for an index with tables.
+        0 or 0.5, whichever finds more on them, and 0 for an index with tables, and for 512 inputs
+        or more where it is enough: queries that are not scaled are rotated faster.
     sketch_bits : int or None
-        Bits per sketch, a multiple of 64 and at most 1024; 0 for no sketches. None for the multiple
-        at or above 3/4 of the dimension, at least 128. Longer sketches need fewer candidates:
-        None takes up to 512 bits, as long as the sketches of the neurons that reach the norm floor
-        take, per neuron of all, at most 40 bytes or a sixteenth of its weights.
+        Bits per sketch, a multiple of 64 and at most 1024; 0 for no sketches. Longer sketches need
+        fewer candidates and take longer to read. None for the multiple at or above 3/4 of the
+        dimension, at least 128; or up to 512 bits, as long as the sketches of the neurons that
+        reach the norm floor take, per neuron of all, at most 40 bytes or a sixteenth of its
+        weights: as many as pay by a formula for the queries of `fit`, or without queries and for
+        distances all of them.
     recall : float
         Fraction of the true neighbours that `search` is to find, above 0 and below 1, by the plans
         "sketches" and "exact". Queries in `fit` make searches faster, and may widen the bounds.

@@ -21,6 +21,7 @@ from .._core import _bounded_search, _estimates, _sketches
 from ._bounds import LARGE_K, Bounds
 from ._cells import Cells
 from ._options import MAX_SKETCH_BITS
+from ._rotations import FastRotation, MatrixRotation, signs_shape
 from ._tables import nothing
 
 if TYPE_CHECKING:
@@ -37,15 +38,6 @@ NO_NUMBERS = np.zeros(0, np.float32)
 UNSCALED = 1e-12, 1e12  # largest numbers of a query whose squares neither vanish nor overflow
 QUICK_MAX_SKETCHES = 1 << 15  # that one thread scans as quickly as several
 SINGLE_CALL_MAX_QUERIES = 3  # up to here one single-threaded call beats three multi-threaded ones
-
-
-def random_rotation(n_bits: int, n_dims: int, rng: np.random.Generator) -> Floats:
-    """Rows of random orthogonal matrices, (n_bits, n_dims): as many matrices as n_bits needs."""
-    blocks = []
-    for _ in range(-(-n_bits // n_dims)):
-        q, r = np.linalg.qr(rng.standard_normal((n_dims, n_dims)))
-        blocks.append(q * np.sign(np.diag(r)))  # the signs make the distribution uniform (Haar)
-    return np.concatenate(blocks)[:n_bits].astype(np.float32)
 
 
 class NoSketches:
@@ -86,9 +78,9 @@ class Sketches:
     neither on the order of the slots nor on the gaps.
     """
 
-    def __init__(self, n_bits: int, n_neurons: int, n_dims: int, norm_floor: float,
-                 rng: np.random.Generator) -> None:
-        self.rotation = random_rotation(n_bits, n_dims, rng)
+    def __init__(self, rotation: MatrixRotation | FastRotation, n_neurons: int,
+                 norm_floor: float) -> None:
+        self.rotation = rotation
         self.norm_floor = norm_floor
         self.bounds = Bounds.of_recall(0.98)
         self.cells: Cells | None = None
@@ -97,7 +89,7 @@ class Sketches:
         self.slot = np.full(n_neurons, -1, np.int32)
         # norms of the neurons without a sketch, else -1; no entries where all have one
         self.short_norms = np.full(n_neurons if norm_floor > 0 else 0, -1, np.float32)
-        self.blocks = np.empty((0, n_bits // 4 * 16), np.uint8)
+        self.blocks = np.empty((0, rotation.n_bits // 4 * 16), np.uint8)
         self.factors, self.errors, self.biases = np.empty((3, 0), np.float32)
         self.ids, self.cell = np.empty((2, 0), np.int32)
         self.cell_start = np.zeros(1, np.int32)
@@ -111,7 +103,7 @@ class Sketches:
     @property
     def n_bits(self) -> int:
         """Bits per sketch."""
-        return len(self.rotation)
+        return self.rotation.n_bits
 
     @property
     def n_live(self) -> int:
@@ -122,9 +114,12 @@ class Sketches:
     def restored(cls, n_neurons: int, n_dims: int, norm_floor: float,
                  tensors: dict[str, np.ndarray]) -> Self:
         """Sketches from the arrays of a file, checked, because a scan does not check them."""
-        rotation, ids = tensors["rotation"], tensors["ids"]
-        n_bits, n_blocks = len(rotation), -(-len(ids) // _sketches.NEURONS_PER_BLOCK)
-        wanted = {"rotation": (np.float32, (n_bits, n_dims)), "ids": (np.int32, (len(ids),)),
+        ids, n_bits = tensors["ids"], tensors["blocks"].shape[1] // 4
+        n_blocks = -(-len(ids) // _sketches.NEURONS_PER_BLOCK)
+        by_signs = "rotation_signs" in tensors
+        name = "rotation_signs" if by_signs else "rotation"
+        shape = signs_shape(n_bits, n_dims - 1) if by_signs else (n_bits, n_dims)
+        wanted = {name: (np.float32, shape), "ids": (np.int32, (len(ids),)),
                   "blocks": (np.uint8, (len(tensors["blocks"]), n_bits // 4 * 16)),
                   "factors": (np.float32, (len(tensors["blocks"]) * _sketches.NEURONS_PER_BLOCK,))}
         for name, (dtype, shape) in wanted.items():
@@ -139,14 +134,16 @@ class Sketches:
         for name in ("rotation", "factors", "errors", "biases"):
             if name in tensors and not np.isfinite(tensors[name]).all():
                 raise ValueError(f"{name} must be finite")
+        if by_signs and not (np.abs(tensors["rotation_signs"]) == 1).all():
+            raise ValueError("rotation_signs must be 1 and -1")
         bad_ids = len(ids) and (ids.min() < 0 or ids.max() >= n_neurons
                                 or len(np.unique(ids)) != len(ids))
         bad_bits = n_bits % 64 or not 0 < n_bits <= MAX_SKETCH_BITS
         if bad_bits or len(tensors["blocks"]) < n_blocks or bad_ids:
             raise ValueError("its sketches contradict each other")
 
-        sketches = cls(64, n_neurons, n_dims, norm_floor, np.random.default_rng(0))
-        sketches.rotation = rotation
+        sketches = cls(FastRotation(n_bits, n_dims - 1, tensors["rotation_signs"]) if by_signs
+                       else MatrixRotation(tensors["rotation"]), n_neurons, norm_floor)
         sketches.blocks, sketches.factors = tensors["blocks"], tensors["factors"]
         sketches.errors = tensors.get("errors", np.zeros_like(sketches.factors))
         sketches.biases = tensors.get("biases", np.zeros_like(sketches.factors))
@@ -199,7 +196,7 @@ class Sketches:
         self.ids[self.n:n], self.cell[self.n:n] = rows[new], cell[new]
         self.n = n
 
-        rotated = matmul(V, self.rotation, n_threads, transpose_b=True)
+        rotated = self.rotation.of_rows(V, n_threads)
         slots = self.slot[rows]
         _sketches.pack(rotated, slots, self.blocks)
         sums = np.abs(rotated).sum(axis=1)
@@ -211,11 +208,11 @@ class Sketches:
     def _errors(self, rotated: Floats, factors: Floats, squares: Floats,
                 n_threads: int) -> NDArray[np.float64]:
         """|e| for rows with these rotated vectors: f R^T s is v + e, with e orthogonal to v."""
-        n_bits, n_dims = self.rotation.shape
+        n_bits, n_dims = self.rotation.n_bits, self.rotation.n_dims
         lengths: Any = n_bits  # |R^T s|^2: the rows of R are orthonormal, if they are one rotation
         if n_bits > n_dims:
             signs = np.where(rotated > 0, np.float32(1), np.float32(-1))
-            sums = matmul(signs, self.rotation, n_threads)
+            sums = matmul(signs, self.rotation.matrix, n_threads)
             lengths = np.einsum("ij,ij->i", sums, sums)
         # the table of sums is in steps of up to |q| / 64, whose errors are like independent ones
         table = n_bits / 48 * (n_dims - 1) / 63.75**2
@@ -332,12 +329,13 @@ class Sketches:
         """Store the matrix that maps an input to its rotated query and the scores of the cells.
 
         It is in bfloat16: a sum whose terms are off by 2^-9 ranks as well, and a single query reads
-        half as many bytes.
+        half as many bytes. A fast rotation takes queries as they are.
         """
         self._search, self.euclidean = None, euclidean
-        rows = self.rotation
+        parts = [] if self.rotation.signs is not None else [self.rotation.matrix]
         if self.cells is not None:
-            rows = np.concatenate([self.rotation, self.cells.means])
+            parts.append(self.cells.means)
+        rows = np.concatenate(parts) if parts else np.empty((0, len(transform.offset_)), np.float32)
         back = transform.query_map_
         rows = rows if back is None else matmul(rows, back, 1)
         self._query_rows: np.ndarray = to_bfloat16(rows[:, :-1])
@@ -354,7 +352,16 @@ class Sketches:
         self.bounds, self._search = bounds, None
 
     def _rotated(self, X: Floats, n_threads: int, with_cells: bool) -> Floats:
-        n_rows = len(self._query_rows) if with_cells else len(self.rotation)
+        if self.rotation.signs is not None:
+            relative = X - self.offset[:-1] if self.euclidean else X
+            rotated = self.rotation.of_rows(relative, n_threads)
+            if not with_cells or self.cells is None:
+                return rotated
+            return np.concatenate([rotated, self._mapped(X, len(self._query_rows), n_threads)], 1)
+        return self._mapped(X, len(self._query_rows) if with_cells else self.n_bits, n_threads)
+
+    def _mapped(self, X: Floats, n_rows: int, n_threads: int) -> Floats:
+        """The products of queries with the first rows of the matrix that `prepare` stores."""
         if len(X) <= SINGLE_CALL_MAX_QUERIES:  # as a search for few queries does it
             out = np.empty((len(X), n_rows), np.float32)
             rows = np.broadcast_to(np.arange(n_rows, dtype=np.int32), out.shape)
@@ -374,7 +381,7 @@ class Sketches:
 
     def unit_norms(self, projected: Floats) -> NDArray[np.float64]:
         """One standard deviation of <q, v> for a v of length 1 in a random direction: (n,)."""
-        n_bits, n_dims = self.rotation.shape
+        n_bits, n_dims = self.rotation.n_bits, self.rotation.n_dims
         rotated = projected[:, :n_bits].astype(np.float64)
         squares = np.einsum("ij,ij->i", rotated, rotated) * n_dims / n_bits
         return np.sqrt(squares / max(n_dims - 1, 1))
@@ -421,7 +428,8 @@ class Sketches:
                 or made[4] is not rows or self._short is None):
             coarse, scales = (None, None) if rows is None else (rows.values, rows.scales)
             search = _bounded_search.prepare(
-                self._query_rows, self._query_constant, len(self.rotation), self.cell_start,
+                self._query_rows, self._query_constant, self.rotation.signs, self.rotation.n_bits,
+                self.rotation.n_dims, self.cell_start,
                 self.cell, NO_NUMBERS if self.cells is None else self.cells.biases, self.blocks,
                 self.factors, self.errors,
                 self.biases if self.has_biases else NO_NUMBERS, self.ids,
@@ -488,11 +496,15 @@ class Sketches:
             self._sort()
         n_blocks = -(-self.n // _sketches.NEURONS_PER_BLOCK)
         out: dict[str, np.ndarray] = {
-            "rotation": self.rotation, "blocks": self.blocks[:n_blocks],
+            "blocks": self.blocks[:n_blocks],
             "factors": self.factors[:n_blocks * _sketches.NEURONS_PER_BLOCK],
             "errors": self.errors[:n_blocks * _sketches.NEURONS_PER_BLOCK],
             "biases": self.biases[:n_blocks * _sketches.NEURONS_PER_BLOCK],
             "ids": self.ids[:self.n]}
+        if self.rotation.signs is None:
+            out["rotation"] = self.rotation.matrix
+        else:
+            out["rotation_signs"] = self.rotation.signs
         if len(self.short_norms):
             out["short_norms"] = self.short_norms
         if self.cells is not None:

@@ -35,7 +35,7 @@ PART_RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # of parts that are searched to
 RAISE = 1.1  # of the bounds, while the recall is not reached
 MAX_DEVIATIONS = 6.0  # up to which they are raised: the errors of sketches have no longer tails
 CELLS_BY_DISTANCE = 0.25  # factor of the bound of cells for distances; by bench/promise.py
-CELL_RAISE, MAX_CELL_RAISES = 2.0, 5  # of the cells that are scanned
+CELL_RAISE, MAX_CELL_RAISES = 2.0, 6  # of the cells that are scanned
 SEARCHES_WITH_SHORT = 0.1  # of the queries, that may need neurons without a sketch
 SHORT_SAMPLE = 4096  # neurons without a sketch, by which their bound is set,
 SHORT_QUANTILE = 0.9999  # as this quantile of their inner products with the queries
@@ -105,6 +105,70 @@ def needed_norms(transform: Transform, queries: Floats, kth: Floats,
     shift = queries.astype(np.float64) @ transform.offset_[:-1] + transform.offset_[-1]
     products = np.nan_to_num((kth - shift) * transform.scale_)  # inner products may overflow
     return np.maximum(products, 0) / np.maximum(MIN_SHORT_DEVIATIONS * units, 1e-30)
+
+
+def bits_that_pay(engine: IndexEngine, queries: Floats, kth: Floats, norm_floor: float,
+                  choices: Sequence[int], n_threads: int) -> int:
+    """The bits per sketch, of some choices, with which a search is expected to cost least.
+
+    With more bits fewer neurons are computed, and more is read and rotated. How many are computed
+    follows from the deviations of estimates, for each of a sample of the neurons. Costs are by a
+    formula, as in `floor_pays`; half of the sketches are taken to be in the cells that are scanned.
+
+    Parameters
+    ----------
+    engine : IndexEngine
+    queries : ndarray of shape (n_queries, n_in), float32
+    kth : ndarray of shape (n_queries,)
+        Their k-th best scores.
+    norm_floor : float
+        From which on neurons have a sketch.
+    choices : sequence of int
+    n_threads : int
+    """
+    transform, (n, n_in) = engine.transform, engine.W.shape
+    rows = np.arange(0, n, -(-n // SHORT_SAMPLE), dtype=np.int32)
+    V, biases = engine.directions(rows, n_threads)
+    lengths = np.sqrt(np.einsum("ij,ij->i", V, V))
+    long = lengths * lengths + biases * biases >= norm_floor * norm_floor
+    V, biases, lengths = np.ascontiguousarray(V[long]), biases[long], lengths[long]
+    Q = _without_bias(transform, queries, n_threads)
+    shift = queries.astype(np.float64) @ transform.offset_[:-1] + transform.offset_[-1]
+    with np.errstate(over="ignore", invalid="ignore"):  # inner products may overflow
+        gaps = matmul(Q, V, n_threads, transpose_b=True) + biases
+        gaps -= np.nan_to_num((kth - shift) * transform.scale_)[:, None]
+        units = np.linalg.norm(Q.astype(np.float64), axis=1)[:, None] * lengths
+
+    def nanoseconds(n_bits: int) -> float:
+        with np.errstate(over="ignore", invalid="ignore"):
+            z = np.nan_to_num(gaps / np.maximum(units * deviation(n_bits, n_in), 1e-300))
+        computed = float(normal_cdf(z + Bounds.of_recall(engine.options.recall)
+                                    .sketches_for(N_BEST)).mean())
+        n_long = n * len(V) / len(rows)
+        scan, product = 0.2 + 0.37 * n_bits / 128, 20 + 30 * n_in / 128  # rows are far apart
+        return n_long * (0.5 * scan + computed * product) + 0.025 * n_bits * n_in
+
+    return min(choices, key=nanoseconds)
+
+
+def deviation(n_bits: int, n_dims: int) -> float:
+    """Of an estimate of <q, v> by a sketch, for vectors of length 1, on average.
+
+    The signs s of n_bits rows of rotations R, as many whole ones as there are and m rows of one
+    more, have <R^T s, v> = n_bits sqrt(2 / (pi n_dims)); a whole rotation leaves 1 - 2 / pi of its
+    n_dims orthogonal to v, and a part m - 2 m^2 / (pi n_dims). What is orthogonal has a random
+    direction (RaBitQ, Gao and Long 2024, theorem 3.2).
+    """
+    whole, m = divmod(n_bits, n_dims)
+    rest = whole * n_dims * (1 - 2 / np.pi) + m - 2 * m * m / (np.pi * n_dims)
+    return float(np.sqrt(rest * np.pi / 2) / n_bits)
+
+
+def normal_cdf(z: np.ndarray) -> np.ndarray:
+    """The distribution function of the normal law."""
+    from scipy.special import ndtr  # importing it takes time
+
+    return ndtr(z)
 
 
 def _without_bias(transform: Transform, queries: Floats, n_threads: int) -> Floats:
@@ -209,6 +273,7 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
 
     First the bound of the sketches is widened, with all cells scanned, and then cells are left out
     as far as the recall allows: wider bounds do not find what is in cells that were not scanned.
+    Fewer are left out by a smaller share of the best estimates, then by more of them as evidence.
     The trials report what was measured for k, which is one of `ks`.
     """
     sketches = engine.sketches
@@ -245,11 +310,13 @@ def widen(bounds: Bounds, k: int, reached: Callable[[Bounds], bool]) -> None:
     while not reached(replace(bounds, cells=ALL_CELLS)) and bounds.sketches_for(k) < MAX_DEVIATIONS:
         bounds = bounds.wider(RAISE)
     for _ in range(MAX_CELL_RAISES):
-        bounds = replace(bounds, cells=bounds.cells / CELL_RAISE)
+        if bounds.cells * bounds.evidence >= 1:
+            bounds = replace(bounds, cells=bounds.cells / CELL_RAISE)
+        else:  # already no estimate may be from the second half: ask more of them
+            bounds = replace(bounds, evidence=round(bounds.evidence * CELL_RAISE))
         if reached(bounds):
             return
-    if not reached(replace(bounds, cells=0.0)):
-        reached(replace(bounds, cells=ALL_CELLS))
+    reached(replace(bounds, cells=ALL_CELLS))
 
 
 def tune_together(engines: Sequence[IndexEngine], queries: Floats, n_neurons: int, recall: float,

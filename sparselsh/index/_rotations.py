@@ -1,0 +1,74 @@
+"""Random rotations of neurons and queries before the signs are taken.
+
+A query is multiplied by the scaling and the rotation at once, by a matrix. Wide inputs that are not
+scaled are rotated by Hadamard matrices instead: a matrix of 1,024 by 768 takes longer to read than
+all that a search reads after it.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from .._arrays.linalg import matmul
+from .._core import _rotations
+
+if TYPE_CHECKING:
+    from .._arrays.types import Floats
+
+FAST_MIN_INPUTS = 512  # from which on a rotation by Hadamard matrices is quicker
+
+
+class MatrixRotation:
+    """Rows of random orthogonal matrices, (n_bits, n_dims): as many matrices as n_bits needs."""
+
+    signs = None
+
+    def __init__(self, matrix: Floats) -> None:
+        self.matrix = matrix
+        self.n_bits, self.n_dims = matrix.shape
+
+    @classmethod
+    def drawn(cls, n_bits: int, n_dims: int, rng: np.random.Generator) -> Self:
+        """A random one."""
+        blocks = []
+        for _ in range(-(-n_bits // n_dims)):
+            q, r = np.linalg.qr(rng.standard_normal((n_dims, n_dims)))
+            blocks.append(q * np.sign(np.diag(r)))  # the signs make the distribution uniform (Haar)
+        return cls(np.concatenate(blocks)[:n_bits].astype(np.float32))
+
+    def of_rows(self, V: Floats, n_threads: int) -> Floats:
+        """The rotated rows, (n, n_bits)."""
+        return matmul(V, self.matrix, n_threads, transpose_b=True)
+
+
+class FastRotation:
+    """The first n_bits coordinates of rotations by `_core._rotations`, of the first n_dims numbers.
+
+    `signs`, (n_rotations, 4, order), are their random signs.
+    """
+
+    def __init__(self, n_bits: int, n_dims: int, signs: Floats) -> None:
+        self.n_bits, self.n_dims, self.signs = n_bits, n_dims, signs
+
+    @classmethod
+    def drawn(cls, n_bits: int, n_dims: int, rng: np.random.Generator) -> Self:
+        """A random one."""
+        signs = rng.choice(np.array([-1, 1], np.float32), signs_shape(n_bits, n_dims))
+        return cls(n_bits, n_dims, signs)
+
+    def of_rows(self, V: Floats, n_threads: int) -> Floats:
+        """The rotated rows, (n, n_bits)."""
+        out = np.empty((len(V), self.n_bits), np.float32)
+        _rotations.rotate(V, self.n_dims, self.signs, out, n_threads)
+        return out
+
+    @property
+    def matrix(self) -> Floats:
+        """The matrix of the rotation, (n_bits, n_dims)."""
+        return np.ascontiguousarray(self.of_rows(np.eye(self.n_dims, dtype=np.float32), 1).T)
+
+
+def signs_shape(n_bits: int, n_dims: int) -> tuple[int, int, int]:
+    """Of the signs of a FastRotation."""
+    return -(-n_bits // n_dims), _rotations.ROUNDS, 1 << (n_dims.bit_length() - 1)
