@@ -21,7 +21,7 @@ MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units,
 MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
 # Weight of the errors of the classifiers. A word of a short text weighs much, and occurs with many
 # labels: short texts need a stronger penalty of the weights.
-C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.3, 1.0
+C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.4, 1.0
 MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
 # Each row is a negative example for some labels. Their cost grows with the features of the row.
 MIN_NEGATIVES = 50
@@ -140,17 +140,8 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     bool
         Whether the classifiers were kept.
     """
-    spent = EFFORTS[effort]
-    n_features = X.nnz / max(1, X.shape[0])  # of a row
-    n = spent.n_candidates
-    if hasattr(Y, "indptr"):
-        n = min(MAX_CANDIDATES, max(n, ranked_labels(np.diff(Y.indptr), network.n_labels)))
-    share = min(1.0, MAX_NEGATIVE_FEATURES / max(1, n_features))
-    n_negatives = max(MIN_NEGATIVES, int(share * spent.n_negatives))
-    is_short = n_features <= MAX_FEATURES_OF_SHORT_ROWS
-    network.refine(X, Y, sample_weight=sample_weight, n_negatives=max(n, n_negatives),
-                   n_candidates=n, C=C_OF_SHORT_ROWS if is_short else C_OF_LONG_ROWS,
-                   verbose=verbose)
+    network.refine(X, Y, sample_weight=sample_weight, verbose=verbose,
+                   **_options(network, X, Y, effort))
     if held_out is not None and getattr(held_out[1], "nnz", True):  # rows may have no label
         network.tune_refinement(*held_out)
         return network.refinement is not None
@@ -164,6 +155,35 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     if metrics.precision_at_k(y, best, 1) < MIN_TRAINING_PRECISION:
         network.refinement = None
     return network.refinement is not None
+
+
+def refine_again(network: Network, X: Any, Y: Any, *, effort: str = "default",
+                 verbose: bool = True) -> None:
+    """Train the classifiers once more, on all rows: on those that were held out as well.
+
+    How much the classifiers count and the map to probabilities stay as the held-out rows, when they
+    were unseen, have determined them.
+    """
+    old, calibration = network.refinement, network.calibration
+    assert old is not None
+    options = _options(network, X, Y, effort) | {
+        "scale": old.scale, "n_candidates": old.n_candidates}
+    network.refine(X, Y, verbose=verbose, **options)
+    network.calibration = calibration
+
+
+def _options(network: Network, X: Any, Y: Any, effort: str) -> dict[str, Any]:
+    """The arguments of `Network.refine` for rows like these."""
+    spent = EFFORTS[effort]
+    n_features = X.nnz / max(1, X.shape[0])  # of a row
+    n = spent.n_candidates
+    if hasattr(Y, "indptr"):
+        n = min(MAX_CANDIDATES, max(n, ranked_labels(np.diff(Y.indptr), network.n_labels)))
+    share = min(1.0, MAX_NEGATIVE_FEATURES / max(1, n_features))
+    n_negatives = max(MIN_NEGATIVES, int(share * spent.n_negatives))
+    is_short = n_features <= MAX_FEATURES_OF_SHORT_ROWS
+    return {"n_negatives": max(n, n_negatives), "n_candidates": n,
+            "C": C_OF_SHORT_ROWS if is_short else C_OF_LONG_ROWS}
 
 
 def _rows_of(Y: Any, rows: np.ndarray) -> Any:

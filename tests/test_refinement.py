@@ -375,6 +375,24 @@ def test_classifiers_are_kept_for_texts_and_dropped_for_sessions(trained):
             and clicks.refinement is None)
 
 
+def test_classifiers_are_trained_again_on_all_rows(trained):
+    X, Y = TRAIN
+    some = np.arange(0, X.shape[0], 2)
+    rest = np.setdiff1d(np.arange(X.shape[0]), some)
+    net = copy.deepcopy(trained)
+    assert _recipe.refine(net, X[some], Y[some], (X[rest], Y[rest]), verbose=False)
+    net.calibrate(X[rest], Y[rest])
+    scale, calibration, first = net.refinement.scale, net.calibration, net.refinement
+    _recipe.refine_again(net, X, Y, verbose=False)
+    assert net.calibration is calibration and net.refinement is not first
+    whole = copy.deepcopy(trained)
+    whole.refine(X, Y, verbose=False, **_recipe._options(whole, X, Y, "default"))
+    assert (net.refinement.scale, net.refinement.n_candidates) == (scale, first.n_candidates)
+    # another order of the rows in the passes: weights are the same but for the tolerance
+    difference = abs(net.refinement.weight - whole.refinement.weight).max()
+    assert difference < 0.2 * abs(whole.refinement.weight).max()
+
+
 def test_the_effort_sets_what_a_refinement_costs(trained, monkeypatch):
     given = []
     monkeypatch.setattr(sl.Network, "refine", lambda net, X, Y, **options: given.append(options))

@@ -42,7 +42,8 @@ class Tagger(NamedNetwork):
 
     Texts become TF-IDF rows of words and pairs of words, a network with one linear hidden layer
     finds the tags, and one linear classifier per tag ranks what it finds. A tenth of the texts is
-    held out of the training, by which probabilities are calibrated and the threshold is chosen.
+    held out of the training, by which probabilities are calibrated and the threshold is chosen;
+    after that, where they are a twentieth or more, the classifiers are trained again on all texts.
     A trained Tagger is saved as one file. It has the interface of a scikit-learn classifier, and
     does not need scikit-learn.
 
