@@ -49,6 +49,8 @@ TAIL_SLOPES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
 UNIFORM_SHARES = (0.01, 0.05, 0.2, 1.0)
 SMALLEST_THRESHOLD = 1e-6
 MIN_POSITIVES = 8  # rows with a label, from which on it may have a threshold of its own
+FREQUENCY_SLOPES = (0.1, 0.2, 0.3, 0.4)  # of the log odds of a threshold, by the log of a frequency
+CHANCE_GAIN = 0.2  # of F1, over the root of the number of labels: less does not choose a slope
 
 
 class Calibration:
@@ -681,6 +683,49 @@ def _label_thresholds(ids: Ids, p: Floats, hit: np.ndarray, y: CSR, common: floa
             share = counts[j] / (counts[j] + MIN_POSITIVES)
             thresholds[j] = share * own + (1 - share) * common
     return thresholds
+
+
+def thresholds_by_frequency(ids: Ids, p: Floats, y: CSR, counts: np.ndarray,
+                            common: float) -> float | np.ndarray:
+    """Thresholds whose log odds rise with the logarithm of how often a label was trained on.
+
+    Parameters
+    ----------
+    ids, p : ndarray of shape (n_rows, n_ranked), int32 and float32
+        The best labels of rows that the training did not see, -1 for none, and probabilities.
+    y : CSR of shape (n_rows, n_labels)
+    counts : ndarray of shape (n_labels,)
+        Number of training rows of each label.
+    common : float
+        The threshold with the largest micro-averaged F1 among those that are the same for all.
+
+    Returns
+    -------
+    float or ndarray of shape (n_labels,), float32
+        `common`, unless a slope gains on it by more than chance.
+    """
+    hit, frequency = _hits(ids, y), np.log1p(counts)
+    frequency -= frequency[y.indices].mean() if y.nnz else 0
+    logits = _logit(p)
+
+    def f1(named: np.ndarray) -> float:
+        return float(2 * (hit & named).sum() / max(1, named.sum() + y.nnz))
+
+    thresholds: float | np.ndarray = common
+    best = f1(p >= common) + CHANCE_GAIN / np.sqrt(max(1, y.nnz))
+    for slope in FREQUENCY_SLOPES:
+        shifted = _sigmoid(logits - slope * frequency[ids]).astype(np.float32)
+        cut = best_threshold(shifted, hit, y.nnz)
+        if (value := f1(shifted >= cut)) > best:
+            best = value
+            own = _sigmoid(_logit(np.array(cut)) + slope * frequency)
+            thresholds = np.clip(own, SMALLEST_THRESHOLD, 1).astype(np.float32)
+    return thresholds
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    p = np.clip(np.asarray(p, np.float64), 1e-12, 1 - 1e-12)
+    return np.log(p / (1 - p))
 
 
 # -- diagrams ------------------------------------------------------------------------------------

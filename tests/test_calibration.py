@@ -14,6 +14,7 @@ from sparselsh.calibration import (
     best_threshold,
     fit_calibration,
     plot_reliability,
+    thresholds_by_frequency,
 )
 
 HELD_OUT = rows(600, 3)
@@ -331,6 +332,37 @@ def test_the_best_threshold_is_that_of_a_search_over_all(rng):
         return 2 * (chosen & hit).sum() / (chosen.sum() + n_true)
 
     assert f1(best_threshold(p, hit, n_true)) == max(f1(value) for value in np.unique(p))
+
+
+def test_thresholds_by_frequency_find_the_slope_that_there_is(rng):
+    """Probabilities of rare labels are too small, by the root of their frequency."""
+    n_labels, n = 40, 3000
+    counts = np.geomspace(10, 10_000, n_labels).round()
+    logits = rng.standard_normal((n, n_labels)) * 2 - 2
+    Y = sp.csr_array((rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32))
+    shifted = logits + 0.3 * (np.log1p(counts) - np.log1p(counts).mean())
+    order = np.argsort(-shifted, axis=1)
+    ids = order.astype(np.int32)
+    truth = from_scipy(Y)
+
+    def f1(p, limits):
+        named = p >= np.broadcast_to(limits, n_labels)[ids]
+        hit = np.take_along_axis(Y.toarray() > 0, order, axis=1)
+        return 2 * (named & hit).sum() / (named.sum() + Y.nnz)
+
+    def common_and_own(values):
+        p = np.take_along_axis(1 / (1 + np.exp(-values)), order, axis=1).astype(np.float32)
+        hit = np.take_along_axis(Y.toarray() > 0, order, axis=1)
+        common = best_threshold(p, hit, Y.nnz)
+        return p, common, thresholds_by_frequency(ids, p, truth, counts, common)
+
+    p, common, own = common_and_own(shifted)
+    assert own.dtype == np.float32 and (np.diff(own) > 0).all()
+    slope = np.polyfit(np.log1p(counts), np.log(own / (1 - own)), 1)[0]
+    assert slope == pytest.approx(0.3, abs=0.11)  # one step of the slopes that are tried
+    assert f1(p, own) > f1(p, common) + 0.01
+    # without a slope the one threshold stays
+    assert common_and_own(logits)[2] == common_and_own(logits)[1]
 
 
 # -- the factor of the classifiers -----------------------------------------------------------------

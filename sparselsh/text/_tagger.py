@@ -71,8 +71,10 @@ class Tagger(NamedNetwork):
         ranked again. "low" takes less time, "high" ranks better.
     threshold : float, "auto" or "per-tag"
         Where texts may have several tags, `predict` names those whose probability is at least this.
-        "auto" is the threshold with the largest micro-averaged F1 on the texts that are held out,
-        "per-tag" one for each tag that eight or more of them have.
+        "auto" is the threshold with the largest micro-averaged F1 on the texts that are held out;
+        where it gains F1 that rare tags have smaller ones, those of all tags, by a function of the
+        number of texts with the tag. "per-tag" is one of its own for each tag that eight or more of
+        the texts held out have.
     hold_out : int or None
         Number of texts that are held out; None for a tenth, at most 1,024, or 4,096 where tags are
         fewer than 1,000, and none of fewer than 500 texts.
