@@ -148,8 +148,36 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     Refinement
     """
     starts, samples = _opponents(y, candidates, costs > 0)
+    w, bias = fit_classifiers(x, starts, samples, costs, threshold=threshold, seed=seed,
+                              n_threads=n_threads, progress=progress, part=part, gathered=gathered)
+    return Refinement(w, bias, scale, n_candidates,
+                      _is_read_by_feature(w, x, candidates[:, :n_candidates]))
+
+
+def fit_classifiers(x: CSR, starts: Offsets, samples: Ids, costs: Floats, *, threshold: float,
+                    seed: int, n_threads: int, progress: Callable[[int], Any] = lambda n: None,
+                    part: tuple[int, int] = (0, 1),
+                    gathered: Callable[[list[Any]], list[list[Any]]] = lambda own: [own]
+                    ) -> tuple[CSR, Floats]:
+    """Train one classifier per label on the rows that are listed for it.
+
+    Parameters
+    ----------
+    x : CSR of shape (n, n_features)
+    starts : ndarray of shape (n_labels + 1,), int64
+    samples : ndarray of shape (starts[-1],), int32
+        From starts[j] on the rows of label j: i for a row that has it, and then ~i for one that
+        does not, the hardest first.
+    costs, threshold, seed, n_threads, progress, part, gathered
+        As for `fit_refinement`.
+
+    Returns
+    -------
+    weight : CSR of shape (n_labels, n_features)
+    bias : ndarray of shape (n_labels,), float32
+    """
     norms = x.squared_norms()
-    n_labels, n_features = y.n_columns, x.n_columns
+    n_labels, n_features = len(starts) - 1, x.n_columns
     work = np.zeros((n_threads, n_features), np.float32)
     feature_of, indices = _by_frequency(x)
 
@@ -180,13 +208,11 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     weight = sp.csr_array((values, feature_of[ids], indptr), shape=(n_labels, n_features))
     weight.sort_indices()
     ids = weight.indices.astype(np.int32, copy=False)
-    w = CSR(indptr, ids, weight.data, n_features)
-    return Refinement(w, bias, scale, n_candidates,
-                      _is_read_by_feature(w, x, candidates[:, :n_candidates]))
+    return CSR(indptr, ids, weight.data, n_features), bias
 
 
 def extended(refinement: Refinement, n_labels: int, n_features: int,
-             new: Refinement | None = None) -> Refinement:
+             new: tuple[CSR, Floats] | None = None) -> Refinement:
     """The classifiers with more labels and features.
 
     Parameters
@@ -194,23 +220,21 @@ def extended(refinement: Refinement, n_labels: int, n_features: int,
     refinement : Refinement
     n_labels, n_features : int
         Numbers of new ones.
-    new : Refinement or None
-        Classifiers of all labels and features, of which those of the new labels are taken; None for
-        classifiers without weights.
+    new : (weight, bias) or None
+        Classifiers of the new labels, of all features; None for classifiers without weights.
 
     Returns
     -------
     Refinement
         With the scale and the candidates of `refinement`.
     """
-    w, n = refinement._w, len(refinement.bias)
+    w = refinement._w
     indptr, ids, data, bias = w.indptr, w.indices, w.data, np.zeros(n_labels, np.float32)
     more = np.zeros(n_labels, np.int64)
     if new is not None:
-        first = new._w.indptr[n]
-        more, bias = new._w.indptr[n + 1:] - first, new.bias[n:]
-        ids = np.concatenate([ids, new._w.indices[first:]])
-        data = np.concatenate([data, new._w.data[first:]])
+        own, bias = new
+        more = own.indptr[1:]
+        ids, data = np.concatenate([ids, own.indices]), np.concatenate([data, own.data])
     weight = CSR(np.concatenate([indptr, indptr[-1] + more]), ids, data,
                  w.n_columns + n_features)
     return Refinement(weight, np.concatenate([refinement.bias, bias]), refinement.scale,

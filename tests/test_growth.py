@@ -2,10 +2,13 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.special import logsumexp
 from support import assert_same_bits
 
 import sparselsh as sl
 from sparselsh import metrics
+from sparselsh._arrays.csr import CSR
+from sparselsh.network import _growth
 
 pytest.importorskip("safetensors")
 
@@ -173,6 +176,57 @@ def test_new_tags_are_found_and_old_ones_stay(grown):
         t.vectorizer_.rows([old[0][i] for i in same]), 1).copy(), 1).copy()
         for t in (before, after))
     assert_same_bits(np.ascontiguousarray(b[:, :24]), a)
+
+
+@pytest.mark.parametrize("n_outputs", [1 << 24, 1 << 10])
+def test_rare_tags_do_not_rank_above_those_of_before(n_outputs, monkeypatch):
+    # they have two texts each; with few outputs a sample of the rows is what they are told from
+    monkeypatch.setattr(_growth, "MAX_OUTPUTS", n_outputs)
+    monkeypatch.setattr(_growth, "MIN_CONTRAST_ROWS", 300)
+    rng = np.random.default_rng(7)
+    texts, tags = corpus(rng, 900, np.arange(24))
+    old = corpus(rng, 300, np.arange(24))
+    more, more_tags = texts[:120], [[*row, f"rare {i // 2}"] for i, row in enumerate(tags[:120])]
+    tagger = sl.Tagger(random_state=0, hidden=32).fit(texts, tags)
+    before = precision(tagger, *old)
+    tagger.add_tags(more, more_tags)
+    assert len(tagger.tags_) == 24 + 60
+    best = [row[0][0] for row in tagger.predict_topk(old[0], 1)]
+    assert np.mean([name.startswith("rare") for name in best]) < 0.03
+    assert precision(tagger, *old) > before - 0.02
+    found = [[name for name, _ in row] for row in tagger.predict_topk(more, 5)]
+    assert np.mean([row[-1] in names for row, names in zip(more_tags, found, strict=True)]) > 0.9
+
+
+def precision(tagger, texts, tags):
+    return np.mean([row[0][0] in true for row, true in zip(tagger.predict_topk(texts, 1), tags,
+                                                           strict=True)])
+
+
+def test_totals_of_outputs_are_almost_those_of_all_labels(rng):
+    # labels of the rows and the frequent ones make most of the sum
+    n_labels, h = 3000, rng.standard_normal((400, 8)).astype(np.float32)
+    W = rng.standard_normal((n_labels, 8)).astype(np.float32)
+    bias = np.where(np.arange(n_labels) < 100, 3, -4).astype(np.float32)
+    labels = np.where(np.arange(400) % 2, np.arange(400) % 100, 100 + np.arange(400)).astype(
+        np.int32)
+    W[labels[::2]] += 2 * h[::2]
+    y = CSR(np.arange(401, dtype=np.int64), labels, np.ones(400, np.float32), n_labels + 5)
+    exact = logsumexp(h.astype(np.float64) @ W.T + bias, axis=1)
+    found = _growth._totals(h, y, W, bias, 1)
+    assert (found <= exact + 1e-4).all() and np.mean(exact - found) < 0.1
+
+
+def test_biases_make_probabilities_right_on_average(rng):
+    margins = np.sort(rng.standard_normal((6, 40)) * 3 - 4)[:, ::-1]
+    weights = rng.uniform(1, 5, (6, 40))
+    label = np.repeat(np.arange(6), 3)
+    own, own_weights = rng.standard_normal(18), rng.uniform(1, 2, 18)
+    tails, wanted = rng.uniform(0, 0.1, 6), rng.uniform(0.5, 3, 6)
+    b = _growth._solved(margins, weights, (label, own, own_weights), tails, wanted)
+    p = (weights / (1 + np.exp(-margins - b[:, None]))).sum(axis=1) + tails * np.exp(b)
+    p += np.bincount(label, own_weights / (1 + np.exp(-own - b[label])))
+    np.testing.assert_allclose(p, wanted, rtol=1e-3)
 
 
 def test_new_words_are_listed_behind_the_known_ones(grown):

@@ -1,7 +1,10 @@
 """New labels and features of a trained network, with weights computed from rows that have them.
 
 What there was stays as it is; the new weights follow the rules by which first weights are computed
-from data (training/_label_vectors.py), with trained weights in the place of random ones.
+from data (training/_label_vectors.py), with trained weights in the place of random ones. A new
+label has few rows, and whatever it is confused with are rows of others: biases, and the rows that
+classifiers learn from, come from its outputs for rows that the training has kept. No old label is
+searched for: what a row has labels for, and frequent labels, say how high the others are.
 """
 from __future__ import annotations
 
@@ -12,39 +15,63 @@ import numpy as np
 
 from .._arrays import bfloat16
 from .._arrays.csr import CSR, concatenate
-from .._arrays.linalg import matmul
+from .._arrays.linalg import matmul, row_chunks
 from .._arrays.scipy import sp
+from .._core import _estimates, _select
 from .._threads import resolve
-from ..refinement import fit_refinement
+from ..refinement import fit_classifiers
 
 if TYPE_CHECKING:
-    from .._arrays.types import Floats, Ids
+    from .._arrays.types import Floats, Ids, Offsets
+    from ..layers import Linear
     from ._network import Network
 
-N_RIVALS = 50  # outputs of the old labels with which those of the new ones are compared
-NEWTON_STEPS = 3
-MAX_OUTPUTS = 1 << 22  # of new labels that are held at a time
+MAX_OUTPUTS = 1 << 24  # of new labels that are computed to find what they are confused with
+MIN_CONTRAST_ROWS = 2048
+# Of the old labels, a quarter of the outputs are computed, those of frequent ones, but at least and
+# at most so many; and those of the labels of the row.
+MIN_FREQUENT, MAX_FREQUENT = 128, 512
+# Rows that a classifier is to tell from those of its label: so many, or more where it has many.
+MIN_OPPONENTS, OPPONENTS_PER_ROW = 64, 16
+N_TAIL_ROWS = 512  # by which the probability in all other rows is estimated
+N_LENGTHS = 2048  # trained vectors whose median length new ones get
+NEWTON_STEPS = 8
+MAX_LOG_ODDS = 30.0
+SEED = 0
 THRESHOLD = 0.1  # of the weights of classifiers, as in Network.refine
 
 
 class Rows(NamedTuple):
-    """Rows to learn from: the new ones, and some of those of before, for contrast."""
+    """Rows to learn from: the new ones first, and some of those of before, for contrast."""
 
     x: CSR
     y: CSR
     weights: Floats  # how many rows each stands for
+    n_new: int
 
 
 def joined(x: CSR, y: CSR, old_x: CSR, old_y: CSR, n_seen: int) -> Rows:
-    """New rows, and old ones that stand for `n_seen` and are not among the new ones."""
+    """New rows, and old ones that stand for `n_seen` and are not among the new ones.
+
+    The more new labels, the fewer old rows; none without new labels.
+    """
+    n, n_old, n_labels = x.shape[0], old_x.shape[0], y.n_columns - old_y.n_columns
+    n_wanted = _n_rows(n_labels) - min(n, _n_rows(n_labels) // 2) if n_labels else 0
+    rows = np.random.default_rng(SEED).permutation(n_old)[:2 * n_wanted]
+    weight = n_seen / max(1, len(rows))
     known = set(_keys(_columns(x, 0, old_x.n_columns)))
-    rows = np.array([i for i, key in enumerate(_keys(old_x)) if key not in known], np.int64)
-    old_x = old_x._replace(n_columns=x.n_columns)
-    old_y = old_y._replace(n_columns=y.n_columns)
-    weights = np.ones(x.shape[0] + len(rows), np.float32)
-    if len(rows):
-        weights[x.shape[0]:] = max(1.0, n_seen / old_x.shape[0])
-    return Rows(concatenate([x, old_x.take(rows)]), concatenate([y, old_y.take(rows)]), weights)
+    rows = rows[[key not in known for key in _keys(old_x.take(rows))]]
+    weight *= max(1, len(rows) / max(1, n_wanted))
+    rows = np.sort(rows[:n_wanted])
+    weights = np.ones(n + len(rows), np.float32)
+    weights[n:] = max(1.0, weight)
+    return Rows(concatenate([x, old_x._replace(n_columns=x.n_columns).take(rows)]),
+                concatenate([y, old_y._replace(n_columns=y.n_columns).take(rows)]), weights, n)
+
+
+def _n_rows(n_labels: int) -> int:
+    """Rows for which the outputs of so many new labels are computed."""
+    return max(2 * MIN_CONTRAST_ROWS, MAX_OUTPUTS // n_labels)
 
 
 def _keys(x: CSR) -> list[bytes]:
@@ -63,114 +90,209 @@ def grow_from_rows(network: Network, rows: Rows, C: float) -> None:
 
     For a network with one hidden layer.
     """
-    x, y, weights = rows
+    x, y, weights, n_new = rows
     hidden, last = network.layers
     n_features, n_labels, n_threads = network.n_features, network.n_labels, resolve(
         network.n_threads)
-    known = _columns(x, 0, n_features)
-    h = np.array(hidden.all_outputs(known, n_threads))
+    h = np.array(hidden.all_outputs(_columns(x, 0, n_features), n_threads))
     trained = bfloat16.as_float32(last.parameters[0].value)
     inputs = np.zeros((x.n_columns - n_features, hidden.n_out), np.float32)
     if len(inputs):
-        own = _label_sums(y, n_labels, h)
-        vectors = _feature_vectors(x, y, np.concatenate([_units(trained), _units(own)]))
-        old = bfloat16.as_float32(hidden.parameters[0].value)
-        old = old if hidden.parameters[0].input_major else old.T
-        inputs[:] = vectors[n_features:] * _ratio(old, vectors[:n_features])
+        inputs[:] = _feature_weights(x, y, h, hidden, trained)
         h += _columns(x, n_features, x.n_columns).to_scipy() @ inputs
         if hidden.activation == "relu":
             np.maximum(h, 0, out=h)
 
-    _, z = last.topk(h, min(N_RIVALS, n_labels), n_threads=n_threads)
-    length = float(np.median(np.linalg.norm(trained, axis=1)))
-    weight = _units(_label_sums(y, n_labels, h)) * np.float32(length)
-    bias, candidates = _biases(h, weight, z, y, weights, n_labels, n_threads)
-
-    if network.refinement is None or not len(weight):
+    some = trained[::-(-n_labels // N_LENGTHS)]
+    weight = _units(_label_sums(y, n_labels, h)) * np.float32(
+        np.median(np.linalg.norm(some, axis=1)))
+    if not len(weight):
+        network.grow(len(inputs), weight, np.zeros(0, np.float32), inputs.T)
+        return
+    totals = _totals(h, y, trained, last.stored()[1].ravel(), n_threads)
+    bias, starts, samples = _confused(h, weight, totals, y, weights, n_new, n_labels,
+                                      n_threads)
+    if network.refinement is None:
         network.grow(len(inputs), weight, bias, inputs.T)
         return
-    costs = np.float32(C) * weights
+    # a row without features stands for all others, and lets the bias of a classifier be negative
+    x = x._replace(indptr=np.append(x.indptr, x.nnz))
+    costs = np.float32(C) * np.append(weights, weights.sum())
     with network.seed_drawn() as seed:
-        refinement = fit_refinement(
-            x, _new_only(y, n_labels), candidates, costs, threshold=THRESHOLD,
-            scale=network.refinement.scale, n_candidates=network.refinement.n_candidates,
-            seed=seed, n_threads=n_threads)
-        network.grow(len(inputs), weight, bias, inputs.T, refinement)
+        classifiers = fit_classifiers(x, starts, samples, costs, threshold=THRESHOLD, seed=seed,
+                                      n_threads=n_threads)
+        network.grow(len(inputs), weight, bias, inputs.T, classifiers)
 
 
-def _biases(h: Floats, weight: Floats, z: Floats, y: CSR, weights: Floats, n_labels: int,
-            n_threads: int) -> tuple[Floats, Ids]:
-    """Biases of the new labels, and the new labels with which each row may be confused.
+def _totals(h: Floats, y: CSR, trained: Floats, bias: Floats, n_threads: int) -> Floats:
+    """The logarithm of the sum of exponentials of the outputs of the old labels, per row.
 
-    The probability of a label, in a softmax with the outputs z of the old labels, is on average the
-    fraction of rows that have it, where a row counts one over the number of its labels.
+    It is estimated: frequent labels, and those of the row, make most of it.
+    """
+    n_labels = len(trained)
+    known = _columns(y, 0, n_labels)
+    counts = np.bincount(known.indices, minlength=n_labels)
+    n_frequent = min(max(MIN_FREQUENT, n_labels // 4), MAX_FREQUENT)
+    frequent = np.sort(np.argsort(-counts, kind="stable")[:n_frequent])
+    w, b = np.ascontiguousarray(trained[frequent]), bias[frequent]
+    totals = np.empty(len(h))
+    for start, stop in row_chunks(len(h), len(frequent)):
+        z = matmul(h[start:stop], w, n_threads, transpose_b=True, bias=b)
+        _estimates.log_sum_exp_rows(z, totals[start:stop], n_threads)
+    is_other = np.ones(n_labels, bool)
+    is_other[frequent] = False
+    is_other = is_other[known.indices]
+    row = np.repeat(np.arange(len(h)), np.diff(known.indptr))[is_other]
+    label = known.indices[is_other]
+    z = np.einsum("ij,ij->i", h[row], trained[label]) + bias[label]
+    totals += np.log1p(np.bincount(row, np.exp(z - totals[row]), minlength=len(h)))
+    return totals.astype(np.float32)
+
+
+def _confused(h: Floats, weight: Floats, totals: Floats, y: CSR, weights: Floats, n_new_rows: int,
+              n_labels: int, n_threads: int) -> tuple[Floats, Offsets, Ids]:
+    """Biases of the new labels, and which rows their classifiers are to tell apart.
+
+    The probability of a label, in a softmax with the old ones, is on average the fraction of rows
+    that have it, where a row counts one over the number of its labels. The rows are as for
+    `fit_classifiers`: those of the label, those with the largest outputs of it, and one behind the
+    last for all others.
     """
     n_new, n = len(weight), len(h)
-    total = np.log(np.exp(z - z[:, :1]).sum(axis=1)) + z[:, 0]
-    shares = weights / np.maximum(np.diff(y.indptr), 1)
-    wanted = np.zeros(n_new)
-    each = np.repeat(shares, np.diff(y.indptr))
+    row = np.repeat(np.arange(n), np.diff(y.indptr))
     is_new = y.indices >= n_labels
-    np.add.at(wanted, y.indices[is_new] - n_labels, each[is_new])
-    bias = np.zeros(n_new, np.float32)
-    step = max(1, MAX_OUTPUTS // max(n, 1))
-    n_kept = min(n_new, N_RIVALS)
-    best = np.full((n, 0), -np.inf, np.float32)
-    ids = np.zeros((n, 0), np.int32)
-    for first in range(0, n_new, step):
-        part = slice(first, min(first + step, n_new))
-        outputs = matmul(h, weight[part], n_threads, transpose_b=True)
-        bias[part] = _solved(outputs - total[:, None], weights, wanted[part])
-        outputs += bias[part]
-        outputs[outputs < z[:, -1:]] = -np.inf  # the row has better labels
-        best = np.concatenate([best, outputs], axis=1)
-        ids = np.concatenate([ids, np.broadcast_to(np.arange(
-            part.start, part.stop, dtype=np.int32) + n_labels, outputs.shape)], axis=1)
-        if best.shape[1] > n_kept:
-            order = np.argpartition(-best, n_kept - 1, axis=1)[:, :n_kept]
-            best = np.take_along_axis(best, order, axis=1)
-            ids = np.take_along_axis(ids, order, axis=1)
-    return bias, np.ascontiguousarray(np.where(np.isfinite(best), ids, np.int32(-1)))
+    shares = (weights / np.maximum(np.diff(y.indptr), 1))[row[is_new]]
+    row, label = row[is_new], y.indices[is_new] - n_labels
+    order = np.argsort(label, kind="stable")
+    row, label, shares = row[order], label[order], shares[order]
+    counts, wanted = np.bincount(label, minlength=n_new), np.bincount(label, shares, n_new)
+    own = np.einsum("ij,ij->i", h[row], weight[label]) - totals[row]
+
+    near, w = np.arange(n), weights
+    n_some = max(MIN_CONTRAST_ROWS, _n_rows(n_new) - (n - n_new_rows))
+    if n_some < n_new_rows:
+        some = np.sort(np.random.default_rng(SEED).permutation(n_new_rows)[:n_some])
+        near = np.concatenate([some, near[n_new_rows:]])
+        w = np.concatenate([weights[some] * np.float32(n_new_rows / n_some), weights[n_new_rows:]])
+    place = np.full(n, -1)
+    place[near] = np.arange(len(near))
+
+    k = min(MIN_OPPONENTS, len(near))
+    n_opponents = np.minimum(np.maximum(k, OPPONENTS_PER_ROW * counts), len(near))
+    best = np.empty((n_new, k), np.int32), np.empty((n_new, k), np.float32)
+    tails, more = np.empty(n_new), {}
+    tail = np.unique(np.linspace(0, len(near) - 1, N_TAIL_ROWS).astype(np.int64))
+    w_tail = w[tail] * (len(near) / len(tail))
+    for first, stop in row_chunks(n_new, len(near)):
+        z = matmul(weight[first:stop], h[near], n_threads, transpose_b=True)
+        z -= totals[near]
+        part = slice(*np.searchsorted(label, [first, stop]))
+        at = place[row[part]]
+        z[label[part][at >= 0] - first, at[at >= 0]] = -np.inf
+        _select.top_k(z, None, best[0][first:stop], best[1][first:stop], n_threads)
+        others = z[:, tail]
+        tails[first:stop] = np.where(others < best[1][first:stop, -1:], np.exp(others), 0) @ w_tail
+        for j in np.flatnonzero(n_opponents[first:stop] > k):
+            found = np.argpartition(-z[j], n_opponents[first + j] - 1)[:n_opponents[first + j]]
+            found = found[np.argsort(-z[j, found], kind="stable")]
+            more[first + j] = found[np.isfinite(z[j, found])]
+    bias = _solved(best[1], w[best[0]], (label, own, weights[row]), tails, wanted)
+
+    is_found = np.isfinite(best[1])
+    sizes = is_found.sum(axis=1)
+    for j, found in more.items():
+        sizes[j] = len(found)
+        is_found[j] = False
+    starts = np.concatenate([[0], np.cumsum(counts + sizes + 1)])
+    samples = np.full(starts[-1], ~n, np.int32)
+    samples[starts[label] + np.arange(len(label)) - np.searchsorted(label, label)] = row
+    labels, ranks = np.nonzero(is_found)
+    samples[starts[labels] + counts[labels] + ranks] = ~near[best[0][labels, ranks]]
+    for j, found in more.items():
+        samples[starts[j] + counts[j]:starts[j + 1] - 1] = ~near[found]
+    return bias, starts, samples
 
 
-def _solved(margins: Floats, weights: Floats, wanted: np.ndarray) -> Floats:
-    """b with ``sum_i weights_i sigmoid(margins_ij + b_j) = wanted_j``, by steps of Newton's."""
-    top = margins.max(axis=0)
-    b = np.log(np.maximum(wanted, 1e-6)) - top - np.log(
-        weights @ np.exp(margins - top))  # without saturation: too low
+def _solved(margins: Floats, weights: Floats, own: tuple[Ids, Floats, Floats], tails: np.ndarray,
+            wanted: np.ndarray) -> Floats:
+    """b with ``sum_i weights_ji sigmoid(margins_ji + b_j) = wanted_j``, by steps of Newton's.
+
+    The sum is over the margins, (n_labels, n), those of `own` (labels, margins, weights), and
+    others that are far below, the sum of whose exponentials is in tails.
+    """
+    label, own_margins, own_weights = own
+    n = len(wanted)
+    top = np.maximum(margins[:, 0], -MAX_LOG_ODDS)
+    np.maximum.at(top, label, own_margins)
+    total = ((weights * np.exp(margins - top[:, None])).sum(axis=1) + tails * np.exp(-top)
+             + np.bincount(label, own_weights * np.exp(own_margins - top[label]), n))
+    b = np.log(np.maximum(wanted, 1e-6)) - top - np.log(total)  # without saturation: too low
     for _ in range(NEWTON_STEPS):
-        p = 1 / (1 + np.exp(-(margins + b.astype(np.float32))))
-        slope = weights @ (p * (1 - p))
-        b += np.clip((wanted - weights @ p) / np.maximum(slope, 1e-6), -2, 2)
+        p, q = _sigmoid(margins + b[:, None]), _sigmoid(own_margins + b[label])
+        rest = tails * np.exp(np.minimum(b, MAX_LOG_ODDS))
+        found = (weights * p).sum(axis=1) + np.bincount(label, own_weights * q, n) + rest
+        slope = ((weights * p * (1 - p)).sum(axis=1) + rest
+                 + np.bincount(label, own_weights * q * (1 - q), n))
+        b += np.clip((wanted - found) / np.maximum(slope, 1e-6), -2, 2)
     return b.astype(np.float32)
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(z, -MAX_LOG_ODDS, MAX_LOG_ODDS)))
 
 
 def _columns(x: CSR, start: int, stop: int) -> CSR:
     """Some columns of the rows."""
     inside = (x.indices >= start) & (x.indices < stop)
-    counts = np.concatenate([[0], np.cumsum(inside)])
-    return CSR(counts[x.indptr].astype(np.int64), x.indices[inside] - np.int32(start),
+    return CSR(_ends(inside, x.indptr), x.indices[inside] - np.int32(start),
                x.data[inside], stop - start)
 
 
-def _new_only(y: CSR, n_labels: int) -> CSR:
-    """The labels from n_labels on, with the numbers they have."""
-    part = _columns(y, n_labels, y.n_columns)
-    return CSR(part.indptr, part.indices + np.int32(n_labels), part.data, y.n_columns)
+def _ends(is_chosen: np.ndarray, indptr: Offsets) -> Offsets:
+    """The indptr of rows of which some entries are left."""
+    counts = np.zeros(len(is_chosen) + 1, np.int64)
+    np.cumsum(is_chosen, out=counts[1:])
+    return counts[indptr]
 
 
 def _label_sums(y: CSR, n_labels: int, h: Floats) -> Floats:
     """The sums of the directions of the rows of each new label."""
-    return _columns(y, n_labels, y.n_columns).to_scipy().T.tocsr() @ _units(h)
+    rows = np.flatnonzero(np.diff(_ends(y.indices >= n_labels, y.indptr)))
+    return _columns(y.take(rows), n_labels, y.n_columns).to_scipy().T.tocsr() @ _units(h[rows])
 
 
-def _feature_vectors(x: CSR, y: CSR, vectors: Floats) -> Floats:
-    """For each feature the mean over its rows of its value times the mean vector of the labels."""
-    factors = np.repeat(1 / np.maximum(np.diff(y.indptr), 1), np.diff(y.indptr))
-    means = sp.csr_array((factors.astype(np.float32), y.indices, y.indptr), shape=y.shape) @ vectors
-    columns = x.to_scipy().T.tocsr()
-    counts = np.maximum(np.diff(columns.indptr), 1).astype(np.float32)
-    return (columns @ means) / counts[:, None]
+def _feature_weights(x: CSR, y: CSR, h: Floats, hidden: Linear, trained: Floats) -> Floats:
+    """Weights of the new features, (n_new, n_hidden).
+
+    A feature gets the mean over its rows of its value times the mean direction of the labels, and
+    all of them are as much longer as trained ones are than those of known features would be.
+    """
+    n_features, n_labels = hidden.n_in, len(trained)
+    rows = np.flatnonzero(np.diff(_ends(x.indices >= n_features, x.indptr)))
+    x, own = x.take(rows), y.take(rows)
+    factors = np.repeat(1 / np.maximum(np.diff(own.indptr), 1), np.diff(own.indptr))
+    there, places = np.unique(own.indices, return_inverse=True)
+    vectors = _units(np.concatenate([trained[there[there < n_labels]], _label_sums(
+        y, n_labels, h)[there[there >= n_labels] - n_labels]]))
+    means = sp.csr_array((factors.astype(np.float32), places, own.indptr),
+                         shape=(len(rows), len(there))) @ vectors
+
+    known = np.unique(x.indices[x.indices < n_features])
+    known = known[::-(-len(known) // N_LENGTHS)] if len(known) else known
+    n_columns = len(known) + x.n_columns - n_features
+    column = np.full(x.n_columns, -1, np.int32)
+    column[known] = np.arange(len(known))
+    column[n_features:] = np.arange(len(known), n_columns)
+    columns = column[x.indices]
+    inside = columns >= 0
+    chosen = sp.csr_array((x.data[inside], columns[inside], _ends(inside, x.indptr)),
+                          shape=(len(rows), n_columns)).T.tocsr()
+    sums = chosen @ means
+    sums /= np.maximum(np.diff(chosen.indptr), 1).astype(np.float32)[:, None]
+    parameter = hidden.parameters[0]
+    old = parameter.value if parameter.input_major else parameter.value.T
+    return sums[len(known):] * _ratio(bfloat16.as_float32(np.ascontiguousarray(old[known])),
+                                      sums[:len(known)])
 
 
 def _ratio(trained: Floats, computed: Floats) -> np.float32:

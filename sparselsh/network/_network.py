@@ -972,11 +972,11 @@ class Network:
 
     @one_at_a_time
     def grow(self, n_features: int, weight: Floats, bias: Floats, inputs: Floats | None = None,
-             classifiers: Refinement | None = None) -> None:
+             classifiers: tuple[CSR, Floats] | None = None) -> None:
         """Add features and labels with weights, all at once.
 
         `weight`, (n_new, n_hidden), and `bias` are of the labels, `inputs`, (n_hidden, n_features),
-        of the features, and `classifiers` has those of the new labels.
+        of the features, and `classifiers`, weights and biases, of the labels.
         """
         n_labels = len(weight)
         if inputs is None:

@@ -4,6 +4,7 @@ What is refused names the row, the value and the remedy.
 """
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Iterable, Sequence
@@ -31,8 +32,8 @@ class Names(NamedTuple):
     def indicator(self, n_names: int | None = None) -> CSR:
         """A row of ones per row."""
         n = len(self.names) if n_names is None else n_names
-        indptr = np.concatenate([[0], np.cumsum([len(row) for row in self.ids])]).astype(np.int64)
-        indices = np.array([j for row in self.ids for j in row], np.int32)
+        indptr = np.concatenate([[0], np.cumsum(list(map(len, self.ids)))]).astype(np.int64)
+        indices = np.fromiter(itertools.chain.from_iterable(self.ids), np.int32, indptr[-1])
         return CSR(indptr, indices, np.ones(len(indices), np.float32), n)
 
 
@@ -168,10 +169,12 @@ def names_of(values: Any, name: str, n_rows: int, known: Sequence[str] = ()) -> 
     if one_per_row:
         rows = [[value] for value in found]
     else:
-        rows = [_row(value, name, i) for i, value in enumerate(found)]
-    for i, row in enumerate(rows):
-        for value in row:
-            _check_name(value, name, i)
+        rows = [value if type(value) is list else _row(value, name, i)
+                for i, value in enumerate(found)]
+    if not _are_names(rows):
+        for i, row in enumerate(rows):
+            for value in row:
+                _check_name(value, name, i)
     if one_per_row:
         _check_joined(found, name)
     return _numbered(rows, one_per_row, known)
@@ -193,6 +196,15 @@ def _row(value: Any, name: str, i: int) -> list[Any]:
         raise TypeError(f"{name}[{i}] must be a list of strings, got {shown(value)} of type "
                         f"{type(value).__name__}")
     return sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
+
+
+def _are_names(rows: list[list[Any]]) -> bool:
+    """Whether all values are plain strings that can be names, each looked at once."""
+    try:
+        values = set(itertools.chain.from_iterable(rows))
+    except TypeError:  # lists, for example, which have no hash
+        return False
+    return all(type(value) is str and value and not value.isspace() for value in values)
 
 
 def _check_name(value: Any, name: str, i: int) -> None:
@@ -268,10 +280,10 @@ def _column(frame: Any, column: str, name: str) -> NDArray[Any]:
 
 
 def _numbered(rows: list[list[str]], one_per_row: bool, known: Sequence[str]) -> Names:
-    places = {value: j for j, value in enumerate(known)}
-    new = sorted({value for row in rows for value in row if value not in places})
+    places = dict(zip(known, range(len(known)), strict=True))
+    new = sorted(set(itertools.chain.from_iterable(rows)).difference(places))
     places |= {value: j for j, value in enumerate(new, len(known))}
-    ids = [sorted({places[value] for value in row}) for row in rows]
+    ids = [sorted({*map(places.__getitem__, row)}) for row in rows]
     return Names(one_per_row, ids, [*known, *new])
 
 

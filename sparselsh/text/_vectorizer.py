@@ -361,10 +361,22 @@ class TextVectorizer(Parameters):
                     n_bytes < MAX_CHUNK_BYTES):
                 n_bytes += len(texts[last])
                 last += 1
-            parts = [self._bytes(text) for text in texts[first:last]]
-            starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-            yield np.frombuffer(b"".join(parts), np.uint8), starts.astype(np.int64, copy=False)
+            blob, sizes = self._all_bytes(texts[first:last])
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            yield np.frombuffer(blob, np.uint8), starts.astype(np.int64, copy=False)
             first = last
+
+    def _all_bytes(self, texts: Sequence[str]) -> tuple[bytes, list[int]]:
+        """The bytes of some texts, one behind the other, and their numbers."""
+        others = {i: self._bytes(text) for i, text in enumerate(texts)
+                  if not text.isascii() or len(text) > MAX_TEXT_BYTES}
+        if len(others) > len(texts) // 2:
+            parts = [self._bytes(text) for text in texts]
+            return b"".join(parts), list(map(len, parts))
+        sizes, texts = list(map(len, texts)), list(texts)
+        for i, part in others.items():
+            sizes[i], texts[i] = len(part), part.decode("utf-8", "surrogatepass")
+        return "".join(texts).encode("utf-8", "surrogatepass"), sizes
 
     def _bytes(self, text: str) -> bytes:
         if self.lowercase and not text.isascii():
