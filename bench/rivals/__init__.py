@@ -4,6 +4,7 @@
     exact.py       NumPy and BLAS
     faiss_.py      faiss: flat, IVF, HNSW, product quantization, RaBitQ
     graphs.py      hnswlib and voyager
+    libraries.py   usearch, Scalable Vector Search, rabitqlib, PyNNDescent
     scann_.py      ScaNN
     ours.py        sparselsh
     measure.py     recall, time, sweeps
@@ -13,7 +14,7 @@ Contenders whose package is not installed are left out.
 """
 import importlib
 
-MODULES = ("exact", "faiss_", "graphs", "scann_", "ours")
+MODULES = ("exact", "faiss_", "graphs", "libraries", "scann_", "ours")
 
 
 def catalogue(threads, k, targets):
