@@ -1,7 +1,8 @@
 """Scores, probabilities and labels of LSHClassifier's defaults, on sets that it was not tuned on.
 
-usage: python -P bench/answers.py DATA_DIR [--sets NAMES] [--seeds 3] [--variants] [--rivals]
-           [--pecos-python PATH] [--omikuji-python PATH] [--threads 2] [--rows N] [--json FILE]
+usage: python -P bench/answers.py DATA_DIR [--sets NAMES] [--seeds 3] [--folds N] [--variants]
+           [--rivals] [--pecos-python PATH] [--omikuji-python PATH] [--threads 2] [--rows N]
+           [--json FILE]
 
 DATA_DIR holds folders with train.txt and test.txt (XMC text) for tib-core, eurlex57k and
 diginetica, and debian-packages.jsonl.xz for tags, section and depends: TF-IDF (sublinear, min_df 2)
@@ -12,7 +13,8 @@ Per set and contender: P@1; micro-F1 of `predict`, and of the best constant numb
 on test rows; the calibration error of the best label, that of perfect probabilities for as many
 rows (the mean of 20 draws), the debiased one, whose mean does not depend on the number of rows, and
 that of the five best labels; the log-loss; the sum of the probabilities over the number of true
-labels; CPU seconds of `fit`. For the default also: rows
+labels, which for the frequencies of the training rows ("constant") says how many more labels
+these have than the test rows; CPU seconds of `fit`. For the default also: rows
 whose `predict` is not the argmax of `predict_proba`, and P@1 with exact=True. --variants adds the
 four combinations of loss and refine, --rivals logistic regression and SGD. For sparse rows with
 several labels, --pecos-python and --omikuji-python add P@1 and F1 of PECOS and Omikuji, whose
@@ -39,6 +41,8 @@ from common import Stopwatch, spread, text_table, write_json
 MAX_OUTPUTS = 1 << 26  # probabilities in memory at a time
 SETS = ("digits", "digits-sparse", "covtype-like", "section", "tags", "depends", "eurlex57k",
         "tib-core", "diginetica", "yso-100k")
+KEYS = ("p_at_1", "f1", "f1_constant", "ece", "ece_of_perfect", "ece_debiased", "ece_5", "log_loss",
+        "sum", "cpu")
 VARIANTS = {f"{loss}{' refined' if refine else ''}": {"loss": loss, "refine": refine}
             for loss in ("softmax", "bce") for refine in (False, True)}
 
@@ -116,15 +120,15 @@ def debian(name, folder, n_rows):
 
 
 def measured(data, proba, predict):
-    """The figures of one model, chunk by chunk of the test rows."""
+    """The figures of one model, chunk by chunk of the test rows, which both take as a slice."""
     n, n_labels = data.Y_test.shape
     step = max(4, MAX_OUTPUTS // n_labels)
     parts, losses, totals, wrong = [], 0.0, 0.0, 0
     hits = n_predicted = 0
     for start in range(0, n, step):
         rows = slice(start, start + step)
-        X, Y, y = data.X_test[rows], data.Y_test[rows], data.y_test[rows]
-        p, predicted = proba(X), predict(X)
+        Y, y = data.Y_test[rows], data.y_test[rows]
+        p, predicted = proba(rows), predict(rows)
         losses += sl.metrics.log_loss(y, p) * len(p)
         totals += float(p.sum(dtype=np.float64))
         best = np.argsort(-p, axis=1, kind="stable")[:, :50] if n_labels < 2000 else top(p, 50)
@@ -166,25 +170,61 @@ def top(p, k):
     return np.take_along_axis(some, order, axis=1)
 
 
-def classifier(data, seed, threads, **options):
+def fitted(X, y, seed, threads, **options):
+    """A classifier, and the CPU seconds of its training."""
     from sparselsh.estimators import LSHClassifier
 
     if options:
-        options["init"] = "labels" if sp.issparse(data.X) else "random"
+        options["init"] = "labels" if sp.issparse(X) else "random"
     model = LSHClassifier(random_state=seed, n_jobs=threads, **options)
     with warnings.catch_warnings(), Stopwatch() as watch:
         warnings.simplefilter("ignore")
-        model.fit(data.X, data.y)
+        model.fit(X, y)
+    return model, watch.cpu
 
-    def proba(X):
-        p = model.predict_proba(X)
-        if data.several:
-            return p
-        out = np.zeros((len(p), data.Y_test.shape[1]), np.float32)
-        out[:, model.classes_] = p
-        return out
 
-    figures = measured(data, proba, model.predict) | {"cpu": watch.cpu}
+def all_probabilities(model, data, X):
+    """(n, n_labels), of classes that the training did not have, too."""
+    p = model.predict_proba(X)
+    if data.several:
+        return p
+    out = np.zeros((len(p), data.Y_test.shape[1]), np.float32)
+    out[:, model.classes_] = p
+    return out
+
+
+def in_folds(data, seed, threads, n_folds):
+    """The figures of the default on all rows, each asked of a model that has not seen it."""
+    X = sp.vstack([data.X, data.X_test], "csr") if sp.issparse(data.X) else np.concatenate(
+        [data.X, data.X_test])
+    y = sp.vstack([data.y, data.y_test], "csr") if data.several else np.concatenate(
+        [data.y, data.y_test])
+    fold = np.sort(np.arange(X.shape[0]) % n_folds)
+    order = np.random.default_rng(seed).permutation(X.shape[0])
+    X, y = X[order], y[order]
+    models, cpu = [], 0.0
+    for each in range(n_folds):
+        model, seconds = fitted(X[fold != each], y[fold != each], seed, threads)
+        models.append(model)
+        cpu += seconds
+    pooled = Data(X[:0], y[:0] if data.several else y, X, y)
+
+    def asked(answer):
+        def of(rows):
+            parts = np.split(np.arange(rows.start, min(rows.stop, X.shape[0])), np.flatnonzero(
+                np.diff(fold[rows])) + 1)
+            answers = [answer(models[fold[part[0]]], X[part]) for part in parts]
+            return sp.vstack(answers, "csr") if sp.issparse(answers[0]) else np.concatenate(answers)
+        return of
+
+    return measured(pooled, asked(lambda model, X: all_probabilities(model, pooled, X)),
+                    asked(lambda model, X: model.predict(X))) | {"cpu": cpu / n_folds}
+
+
+def classifier(data, seed, threads, **options):
+    model, cpu = fitted(data.X, data.y, seed, threads, **options)
+    figures = measured(data, lambda rows: all_probabilities(model, data, data.X_test[rows]),
+                       lambda rows: model.predict(data.X_test[rows])) | {"cpu": cpu}
     if not options:
         figures["refined"] = model.network_.refinement is not None
         figures["exact_p_at_1"] = sl.metrics.precision_at_k(
@@ -207,7 +247,8 @@ def constant(data):
         y = data.y_test[start:start + step]
         rows = y.shape[0]
         losses += sl.metrics.log_loss(y, np.broadcast_to(p, (rows, shape[1]))) * rows
-    return {"log_loss": losses / shape[0]}
+    return {"log_loss": losses / shape[0],
+            "sum": float(p.sum()) * shape[0] / data.Y_test.nnz}
 
 
 def scikit(data, seed, kind):
@@ -224,16 +265,18 @@ def scikit(data, seed, kind):
         model.fit(sp.csr_matrix(data.X) if sp.issparse(data.X) else data.X,
                   sp.csr_matrix(data.y) if data.several else data.y)
 
-    def proba(X):
-        p = model.predict_proba(sp.csr_matrix(X) if sp.issparse(X) else X)
+    def inputs(rows):
+        X = data.X_test[rows]
+        return sp.csr_matrix(X) if sp.issparse(X) else X
+
+    def proba(rows):
+        p = model.predict_proba(inputs(rows))
         out = np.zeros((len(p), data.Y_test.shape[1]), np.float32)
         out[:, np.arange(p.shape[1]) if data.several else model.classes_] = p
         return np.clip(out, 0, 1)
 
-    def predict(X):
-        return model.predict(sp.csr_matrix(X) if sp.issparse(X) else X)
-
-    return measured(data, proba, predict) | {"cpu": watch.cpu}
+    return (measured(data, proba, lambda rows: model.predict(inputs(rows)))
+            | {"cpu": watch.cpu})
 
 
 def rival(data, name, python, threads):
@@ -280,6 +323,7 @@ def main():
     parser.add_argument("data", type=Path)
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int)
     parser.add_argument("--variants", action="store_true")
     parser.add_argument("--rivals", action="store_true")
     parser.add_argument("--pecos-python", metavar="PATH")
@@ -295,6 +339,15 @@ def main():
             data = load(name, args.data, args.rows)
         except FileNotFoundError as error:
             print(f"{name}: {error}", file=sys.stderr)
+            continue
+        if args.folds:
+            runs = [in_folds(data, seed, args.threads, args.folds) for seed in range(args.seeds)]
+            figures = {key: spread([run[key] for run in runs]) for key in runs[0]}
+            results[name] = {"default in folds": figures}
+            n = data.X.shape[0] + data.X_test.shape[0]
+            print(f"\n{name}: {n:,} rows in {args.folds} folds, medians of {args.seeds} seeds")
+            print(text_table(KEYS, [[f"{figures[key]['median']:.4g}" for key in KEYS]]),
+                  flush=True)
             continue
         contenders = {"default": {}} | (VARIANTS if args.variants else {})
         runs = {title: [classifier(data, seed, args.threads, **options)
@@ -314,10 +367,8 @@ def main():
         kind = "labels" if data.several else "classes"
         print(f"\n{name}: {data.X.shape[0]:,} rows, {data.Y_test.shape[1]:,} {kind}, "
               f"medians of {args.seeds} seeds")
-        keys = ["p_at_1", "f1", "f1_constant", "ece", "ece_of_perfect", "ece_debiased", "ece_5",
-                "log_loss", "sum", "cpu"]
-        print(text_table(["", *keys], [
-            [title, *(f"{own[key]['median']:.4g}" if key in own else "" for key in keys)]
+        print(text_table(["", *KEYS], [
+            [title, *(f"{own[key]['median']:.4g}" if key in own else "" for key in KEYS)]
             for title, own in figures.items()]), flush=True)
         own = figures["default"]
         print(f"default: {own['not_argmax']['max']} rows whose predict is not the argmax; P@1 with "
