@@ -34,6 +34,7 @@ RETURNS = {
     "_sessions.prepare": "SessionRanker",
     "_simd.available_levels": "tuple[str, ...]",
     "_simd.level": "str",
+    "_single_row_mlp.top_k_text": "list[tuple[str, float]]",
     "_text.count": "int",
     "_text.counter": "NgramCounts",
     "_text.fill_slots": "bool",
@@ -49,7 +50,7 @@ SCALARS = {"bool": "bool", "int": "int", "Py_ssize_t": "int", "int64_t": "int", 
            "BoundedSearch": "BoundedSearch", "Estimator": "Estimator",
            "SingleRowMLP": "SingleRowMLP", "bytes": "bytes", "NgramCounts": "NgramCounts",
            "TextRows": "TextRows", "Parameters": "Parameters",
-           "SessionRanker": "SessionRanker"}
+           "SessionRanker": "SessionRanker", "list": "list[str]"}
 ITEMS = {"float": "float32", "double": "float64", "uint8_t": "uint8", "uint16_t": "uint16",
          "int8_t": "int8", "int32_t": "int32", "int64_t": "int64", "uint64_t": "uint64"}
 BUFFERS = {"_file_parts.data", "_parse.text"}  # bytes or a mapped file
@@ -135,6 +136,8 @@ def stub(module):
         head += "\nfrom ._bounded_search import BoundedSearch\n"
     if "Parameters" in body and "class Parameters" not in body:
         head += "from ._calibration import Parameters\n"
+    if "TextRows" in body and "class TextRows" not in body:
+        head += "from ._text import TextRows\n"
     return head + "\n" * (head.count("\n") > 1) + body
 
 

@@ -34,9 +34,11 @@ SIMILARITY_TOLERANCE = 1e-5  # by which rounding may exceed the bounds
 
 def integer(value: Any, name: str, *, minimum: int = 1, maximum: int = INT32_MAX) -> int:
     """An integer within bounds, as int."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
-    value = int(value)
+    if type(value) is not int:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+            raise TypeError(
+                f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
+        value = int(value)
     if not minimum <= value <= maximum:
         upper = f" and at most {maximum}" if maximum < INT32_MAX or value > maximum else ""
         raise ValueError(f"{name} must be at least {minimum}{upper}, got {value}")
@@ -46,21 +48,22 @@ def integer(value: Any, name: str, *, minimum: int = 1, maximum: int = INT32_MAX
 def number(value: Any, name: str, *, minimum: float = -np.inf, maximum: float = np.inf,
            above: float | None = None, below: float | None = None) -> float:
     """A finite real number within bounds, as float."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    try:
-        value = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        value = -math.inf if str(value).startswith("-") else math.inf
+    if type(value) is not float:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+            raise TypeError(
+                f"{name} must be a number, got {value!r} of type {type(value).__name__}")
+        try:
+            value = float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            value = -math.inf if str(value).startswith("-") else math.inf
+    if (math.isfinite(value) and minimum <= value <= maximum
+            and (above is None or value > above) and (below is None or value < below)):
+        return value
 
     limits = {"at least": minimum if minimum > -np.inf else None,
               "at most": maximum if maximum < np.inf else None, "above": above, "below": below}
     bounds = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]
-    inside = (np.isfinite(value) and minimum <= value <= maximum
-              and (above is None or value > above) and (below is None or value < below))
-    if not inside:
-        raise ValueError(f"{name} must be {' and '.join(bounds) or 'finite'}, got {value:g}")
-    return value
+    raise ValueError(f"{name} must be {' and '.join(bounds) or 'finite'}, got {value:g}")
 
 
 def choice(value: Any, name: str, choices: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import pytest
 import scipy.sparse as sp
 from support import gaussian, read_only, unwritten
 
+import sparselsh as sl
 from sparselsh._arrays.bfloat16 import to_float32
 from sparselsh._core import _checks, _single_row_mlp
 from sparselsh.index import STORAGES, QuantizedRows
@@ -90,6 +91,31 @@ def test_classifiers_rank_the_best_outputs_again(rng, by_feature):
         np.testing.assert_array_equal(ids, found[order])
         np.testing.assert_allclose(values, scores[order], rtol=1e-4, atol=1e-4)  # as above
         assert not work.any()
+
+
+@pytest.mark.usefixtures("simd_level")
+@pytest.mark.parametrize("text", ["red apple pie", "A fast, red car", "none of these", "",
+                                  "naïve 日本"])
+def test_a_text_is_answered_as_its_row(rng, text):
+    texts = ["red apple pie", "fast red car", "naïve 日本"]
+    vectorizer = sl.TextVectorizer(min_df=1).fit(texts)
+    mlp, _ = layers_of(rng, "float32", [(vectorizer.n_columns, 8), (8, 30)])
+    names = [f"name {j}" for j in range(30)]
+    x = vectorizer.rows([text])
+    ids, scores = answer(_single_row_mlp.top_k_sparse, mlp, 6, x.indices, x.data)
+    plan, blob = vectorizer.as_kernels_take(text)
+    found = _single_row_mlp.top_k_text(mlp, plan, blob, names, 6, -np.inf)
+    assert found == [(names[j], float(score)) for j, score in zip(ids, scores, strict=True)]
+    least = found[2][1]
+    assert _single_row_mlp.top_k_text(mlp, plan, blob, names, 6, least) == found[:3]
+
+
+def test_a_text_that_leaves_outputs_out_names_no_more(rng):
+    vectorizer = sl.TextVectorizer(min_df=1).fit(["red apple"])
+    mlp, _ = layers_of(rng, "float32", [(vectorizer.n_columns, 3)])
+    given = vectorizer.as_kernels_take("apple")
+    found = _single_row_mlp.top_k_text(mlp, *given, ["a", "b", "c"], 5, -np.inf)
+    assert sorted(name for name, _ in found) == ["a", "b", "c"]
 
 
 GOOD = [0, 3], [1, 4, 9], [1.0, -2.0, 0.0]

@@ -655,13 +655,35 @@ def test_a_compressed_tagger_answers_alike_from_its_file(tagger, data, tmp_path)
 
 
 def test_one_text_is_answered_as_one_of_many(tagger, sorter, data):
-    texts = [*data[2][:60], "", "none of these words"]
+    texts = [*data[2][:60], "", "none of these words", "naïve w1x2 日本"]
     for model in (tagger, sorter):
-        many = model.predict_topk(texts, 4)
-        for text, row in zip(texts, many, strict=True):
+        many, named = model.predict_topk(texts, 4), model.predict(texts)
+        above = model.predict_topk(texts, 4, threshold=0.3)
+        for text, row, names, few in zip(texts, many, named, above, strict=True):
             (alone,) = model.predict_topk([text], 4)
             assert [name for name, _ in alone] == [name for name, _ in row]
             np.testing.assert_allclose([p for _, p in alone], [p for _, p in row], atol=1e-5)
+            (own,) = model.predict([text])
+            assert own == names
+            assert [name for name, _ in model.predict_topk([text], 4, 0.3)[0]] == [
+                name for name, _ in few]
+    assert type(sorter.predict(texts[:1])) is np.ndarray
+
+
+def test_one_text_has_the_thresholds_of_many(tagger, data):
+    low, each = copy.deepcopy(tagger), copy.deepcopy(tagger)
+    low.threshold_ = 1e-6  # which tags reach that are not ranked
+    each.threshold_ = np.full(N_TAGS, 0.2, np.float32)
+    for model in (low, each):
+        many = model.predict(data[2][:20])
+        assert [model.predict([text])[0] for text in data[2][:20]] == many
+
+
+def test_one_text_of_another_vocabulary_is_refused(tagger, data):
+    other = copy.deepcopy(tagger)
+    other.vectorizer_ = sl.TextVectorizer().fit(data[0][:50])
+    with pytest.raises(ValueError, match="features"):
+        other.predict_topk(data[2][:1])
 
 
 def test_one_text_follows_a_network_that_changes(data):

@@ -272,6 +272,10 @@ cdef inline void _add_columns(const rows_t *w, const int32_t *indices, const flo
     cdef Py_ssize_t k
     cdef int64_t first
     for k in range(nnz):
+        prefetch_run(w.indptr + indices[k], 2 * sizeof(int64_t))
+    for k in range(nnz):
+        if k + 1 < nnz:
+            _prefetch_row(w[0], indices[k + 1])
         first = w.indptr[indices[k]]
         _scatter(data[k], w.indices + first, w.data + first, w.indptr[indices[k] + 1] - first, out)
 

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from ._bounded_search import BoundedSearch
 from ._calibration import Parameters
+from ._text import TextRows
 
 class SingleRowMLP: ...
 def prepare(
@@ -27,3 +28,11 @@ def top_k_sparse(
     out_ids: NDArray[int32],
     out_scores: NDArray[float32],
 ) -> None: ...
+def top_k_text(
+    mlp: SingleRowMLP,
+    plan: TextRows,
+    text: bytes,
+    names: list[str],
+    k: int,
+    threshold: float,
+) -> list[tuple[str, float]]: ...

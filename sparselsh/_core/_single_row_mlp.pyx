@@ -4,7 +4,7 @@ In a small network the calls are the cost: a layer computes for one or two micro
 its arrays from Python to a kernel takes as long. So arrays are passed once, as a SingleRowMLP. One
 thread.
 """
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
@@ -16,6 +16,7 @@ from ._quantized cimport (
     OUTPUTS_PER_TASK, quantized_dots, quantized_rows_of, quantized_rows_t, quantized_sums,
 )
 from ._simd cimport loops_t, table
+from ._text cimport TextRows, row_bytes, row_entries, text_row
 
 ctypedef struct step_t:
     quantized_rows_t w
@@ -193,3 +194,30 @@ def top_k_sparse(SingleRowMLP mlp, const int32_t[::1] indices, const float[::1] 
     with nogil:
         _run(mlp, &indices[0] if n else NULL, &data[0] if n else NULL, n, NULL, out_ids.shape[1],
              &out_ids[0, 0], &out_scores[0, 0])
+
+
+def top_k_text(SingleRowMLP mlp, TextRows plan, bytes text, list names, Py_ssize_t k,
+               double threshold):
+    """[(name, score)] of the k best outputs for the row of a text, as `top_k_sparse` finds them.
+
+    Output j is called names[j]; those whose score is below the threshold are left out. 0 < k, and
+    at most the number of outputs. The text has at most as many features as the first layer inputs.
+    """
+    cdef const uint8_t *p = <const uint8_t *>text
+    cdef Py_ssize_t n_bytes = len(text), n, j, most = row_entries(plan, n_bytes)
+    cdef char *memory = <char *>malloc(row_bytes(plan, n_bytes)
+                                       + (most + k) * (sizeof(float) + sizeof(int32_t)))
+    cdef float *values = <float *>(memory + row_bytes(plan, n_bytes))
+    cdef float *scores = values + most
+    cdef int32_t *indices = <int32_t *>(scores + k)
+    cdef int32_t *ids = indices + most
+    if memory == NULL:
+        raise MemoryError()
+    try:
+        with nogil:
+            n = text_row(plan, p, n_bytes, memory, indices, values)
+            _run(mlp, indices, values, n, NULL, k, ids, scores)
+        return [(names[ids[j]], <double>scores[j]) for j in range(k)
+                if ids[j] >= 0 and scores[j] >= threshold]
+    finally:
+        free(memory)

@@ -68,12 +68,6 @@ cdef inline int32_t _bucket(uint32_t h, int64_t n) noexcept nogil:
 
 # -- words -----------------------------------------------------------------------------------------
 
-ctypedef struct words_t:
-    const uint8_t *is_word  # a bit per code point
-    uint8_t ascii[128]      # 0 for what is no part of a word; else the character, lowered if asked
-    int n_min, n_max        # words per n-gram
-
-
 cdef inline int _decode(const uint8_t *p, Py_ssize_t n, uint32_t *code) noexcept nogil:
     """Bytes of the character at p, of at most n; what is no UTF-8 is one byte of no word."""
     cdef int length, i
@@ -169,15 +163,6 @@ cdef void _set_words(words_t *w, const uint8_t[::1] is_word, bint lowercase, int
 
 cdef class TextRows:
     """How a text becomes a row; it keeps the arrays alive."""
-    cdef list arrays
-    cdef words_t words
-    cdef const uint64_t *slots  # hash << 32 | id + 1, or 0; at hash & mask or behind it
-    cdef uint64_t mask
-    cdef const int64_t *offsets  # of the n-grams in `strings`
-    cdef const uint8_t *strings
-    cdef const double *idf
-    cdef int64_t n_features
-    cdef bint sublinear, normalize
 
 
 ctypedef struct work_t:
@@ -273,8 +258,18 @@ cdef Py_ssize_t _all_ids(TextRows plan, const uint8_t *text, Py_ssize_t n_bytes,
     return n
 
 
-cdef Py_ssize_t _row(TextRows plan, const uint8_t *text, Py_ssize_t n_bytes, char *memory,
-                     int32_t *ids, float *values) noexcept nogil:
+cdef size_t row_bytes(TextRows plan, Py_ssize_t n_bytes) noexcept nogil:
+    # memory that `text_row` needs for a text of so many bytes
+    return _work_bytes(&plan.words, n_bytes)
+
+
+cdef Py_ssize_t row_entries(TextRows plan, Py_ssize_t n_bytes) noexcept nogil:
+    # the most entries that the row can have
+    return _max_ngrams(&plan.words, n_bytes)
+
+
+cdef Py_ssize_t text_row(TextRows plan, const uint8_t *text, Py_ssize_t n_bytes, char *memory,
+                         int32_t *ids, float *values) noexcept nogil:
     """Ids, ascending, and weights of a text; returns their number."""
     cdef work_t work = _work(memory, &plan.words, n_bytes)
     cdef Py_ssize_t n = _all_ids(plan, text, n_bytes, &work), n_found = 0, size = 0, i, j
@@ -345,8 +340,9 @@ def rows(TextRows plan, const uint8_t[::1] text, const int64_t[::1] starts,
     if memory == NULL:
         raise MemoryError()
     for i in prange(n, nogil=True, schedule="dynamic", chunksize=16, num_threads=n_threads):
-        sizes[i] = _row(plan, first + starts[i], starts[i + 1] - starts[i],
-                        memory + threadid() * n_bytes, &ids[0] + places[i], &values[0] + places[i])
+        sizes[i] = text_row(plan, first + starts[i], starts[i + 1] - starts[i],
+                            memory + threadid() * n_bytes, &ids[0] + places[i],
+                            &values[0] + places[i])
     free_aligned(memory)
 
 
@@ -361,7 +357,7 @@ def row(TextRows plan, bytes text, int32_t[::1] ids, float[::1] values):
     if memory == NULL:
         raise MemoryError()
     with nogil:
-        size = _row(plan, p, n_bytes, memory, &ids[0], &values[0])
+        size = text_row(plan, p, n_bytes, memory, &ids[0], &values[0])
     free_aligned(memory)
     return size
 

@@ -5,7 +5,7 @@ import copy
 from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 
@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from ..optim import Optimizer
     from ..protocols import Loss as OwnLoss
     from ..training import Source
+
+T = TypeVar("T")
 
 ROWS_PER_CHUNK = 1024  # rows that pass through the hidden layers together
 # Of the output layer: up to here waking a thread takes longer than it saves for a single row.
@@ -1185,6 +1187,23 @@ class Network:
         x = X if X.shape[0] == 1 else X.slice(row, row + 1)
         return self._single_row.topk(self.layers, self.refinement, calibration, n_found, x, k,
                                      n_threads)
+
+    @one_at_a_time
+    def answer_of_single_row(self, k: int, n_features: int, answer: Callable[[Any], T]) -> T | None:
+        """What `answer` makes of the network as the core takes it, for the k most probable labels.
+
+        None where ``topk(x, k, probabilities=True)`` of a row of so many features has to answer.
+        """
+        calibration = self.calibration
+        if calibration is None or k > calibration.n_ranked or n_features != self.n_features:
+            return None
+        n_found = min(self._n_searched, self.n_labels)
+        mlp = self._single_row.prepared(self.layers, self.refinement, calibration, n_found, k,
+                                        self._single_row_threads())
+        if mlp is None:
+            return None
+        self._last_search = max(k, n_found), False
+        return answer(mlp)
 
     def _single_row_threads(self) -> int:
         """Threads for the output layer of one row."""

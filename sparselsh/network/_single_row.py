@@ -46,6 +46,17 @@ class SingleRow:
         `n_found` labels are found, and those of them that are candidates ranked again. With a
         calibration the scores are probabilities.
         """
+        mlp = self.prepared(layers, refinement, calibration, n_found, k, n_threads)
+        if mlp is None:
+            return None
+        n = k if refinement is not None or calibration is not None else n_found
+        ids, scores = np.empty((1, n), np.int32), np.empty((1, n), np.float32)
+        _single_row_mlp.top_k_sparse(mlp, x.indices, x.data, ids, scores)
+        return (ids, scores) if n == k else (ids[:, :k], scores[:, :k])
+
+    def prepared(self, layers: Sequence[Linear], refinement: Refinement | None,
+                 calibration: Calibration | None, n_found: int, k: int, n_threads: int) -> Any:
+        """What the core takes for `topk`, or None where it cannot do it."""
         *hidden, last = layers
         if not hidden or any(type(layer) is not Linear for layer in hidden):
             return None
@@ -68,8 +79,4 @@ class SingleRow:
                 None if refinement is None else refinement.for_single_row(n_found),
                 None if calibration is None else calibration.prepared())
             self._n_found, self._scale, self._parts = n_found, scale, parts
-
-        n = k if refinement is not None or calibration is not None else n_found
-        ids, scores = np.empty((1, n), np.int32), np.empty((1, n), np.float32)
-        _single_row_mlp.top_k_sparse(self._mlp, x.indices, x.data, ids, scores)
-        return (ids, scores) if n == k else (ids[:, :k], scores[:, :k])
+        return self._mlp

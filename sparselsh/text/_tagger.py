@@ -9,9 +9,10 @@ import numpy as np
 
 from .. import _validation as check
 from .._arrays.csr import CSR
+from .._core import _single_row_mlp
 from .._signals import held
 from ..callbacks import checked as checked_callbacks
-from ..network import contributions, grow_from_rows, joined
+from ..network import Network, contributions, grow_from_rows, joined
 from ..network import load as load_network
 from ._inputs import Names, checked_name, checked_texts, names_of
 from ._named_network import NamedNetwork, as_attributes
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from .._arrays.types import Floats, PathLike, RandomState
     from ..callbacks import Callback
-    from ..network import Network
     from ._file import Stored
 
 MAX_TEXTS_PER_SEARCH = 4096  # whose rows are held in memory at a time
@@ -434,6 +434,8 @@ class Tagger(NamedNetwork):
             If there is no training yet, or a text is no string.
         """
         texts = self._checked(texts)
+        if len(texts) == 1 and (names := self._names_of_single_text(texts[0])) is not None:
+            return self.tags_[[self._ids[names[0]]]] if self._one_per_row else [names]
         if self._one_per_row:
             best = [self.network_.topk(x, 1)[0][:, 0] for x in self._parts(texts)]
             return self.tags_[np.concatenate(best) if best else np.zeros(0, np.int32)]
@@ -464,6 +466,8 @@ class Tagger(NamedNetwork):
         texts = self._checked(texts)
         k = min(check.integer(k, "k"), len(self._names))
         threshold = check.number(threshold, "threshold", minimum=0, maximum=1)
+        if len(texts) == 1 and (row := self._of_single_text(texts[0], k, threshold)) is not None:
+            return [row]
         found = []
         for x in self._parts(texts):
             for ids, p in zip(*self._best(x, k), strict=True):
@@ -577,6 +581,35 @@ class Tagger(NamedNetwork):
         """The rows of all texts, some at a time."""
         return [self._rows(texts[first:first + MAX_TEXTS_PER_SEARCH])
                 for first in range(0, len(texts), MAX_TEXTS_PER_SEARCH)]
+
+    def _of_single_text(self, text: str, k: int, threshold: float
+                        ) -> list[tuple[str, float]] | None:
+        """`predict_topk` of a text by one call to the core, or None where it takes several."""
+        network, vectorizer = self.network_, self.vectorizer_
+        if not isinstance(network, Network) or not isinstance(vectorizer, TextVectorizer):
+            return None
+        plan, blob = vectorizer.as_kernels_take(text)
+        names = self._names
+        return network.answer_of_single_row(
+            k, vectorizer.n_columns,
+            lambda mlp: _single_row_mlp.top_k_text(mlp, plan, blob, names, k, threshold))
+
+    def _names_of_single_text(self, text: str) -> list[str] | None:
+        """`predict` of a text by one call to the core, or None where it takes several."""
+        calibration, limit = self.network_.calibration, self.threshold_
+        if calibration is None:
+            return None
+        if self._one_per_row:
+            row = self._of_single_text(text, 1, 0.0)
+            return None if not row else [row[0][0]]
+        n, least = calibration.n_ranked, float(np.float32(limit if isinstance(limit, float)
+                                                          else limit.min()))
+        row = self._of_single_text(text, n, least)
+        if row is None or (len(row) == n and n < len(self._names)):
+            return None  # others may reach the threshold
+        if not isinstance(limit, float):
+            row = [(name, p) for name, p in row if p >= limit[self._ids[name]]]
+        return [name for name, _ in row]
 
     def _best(self, x: Any, k: int) -> tuple[Any, Floats]:
         """Ids and probabilities of the k best tags of each row, -1 for none."""

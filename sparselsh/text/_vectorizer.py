@@ -378,6 +378,10 @@ class TextVectorizer(Parameters):
             sizes[i], texts[i] = len(part), part.decode("utf-8", "surrogatepass")
         return "".join(texts).encode("utf-8", "surrogatepass"), sizes
 
+    def as_kernels_take(self, text: str) -> tuple[_text.TextRows, bytes]:
+        """How rows are made, and a text, for a kernel that makes its row."""
+        return self._plan, self._bytes(text)
+
     def _bytes(self, text: str) -> bytes:
         if self.lowercase and not text.isascii():
             text = text.lower()  # the kernels do it for ASCII
