@@ -21,7 +21,11 @@ MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units,
 MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
 # Weight of the errors of the classifiers. A word of a short text weighs much, and occurs with many
 # labels: short texts need a stronger penalty of the weights.
-C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.4, 1.0
+C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.3, 1.0
+# Where labels are few, each is trained against most of the others. Then the classifiers can count
+# for nearly everything.
+C_OF_SHORT_ROWS_AND_FEW_LABELS = 0.4
+SCALES_OF_FEW_LABELS = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
 MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
 # Each row is a negative example for some labels. Their cost grows with the features of the row.
 MIN_NEGATIVES = 50
@@ -143,7 +147,8 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     network.refine(X, Y, sample_weight=sample_weight, verbose=verbose,
                    **_options(network, X, Y, effort))
     if held_out is not None and getattr(held_out[1], "nnz", True):  # rows may have no label
-        network.tune_refinement(*held_out)
+        scales = {"scales": SCALES_OF_FEW_LABELS} if network.n_labels < MIN_LABELS else {}
+        network.tune_refinement(*held_out, **scales)
         return network.refinement is not None
 
     n_rows = X.shape[0]
@@ -181,9 +186,15 @@ def _options(network: Network, X: Any, Y: Any, effort: str) -> dict[str, Any]:
         n = min(MAX_CANDIDATES, max(n, ranked_labels(np.diff(Y.indptr), network.n_labels)))
     share = min(1.0, MAX_NEGATIVE_FEATURES / max(1, n_features))
     n_negatives = max(MIN_NEGATIVES, int(share * spent.n_negatives))
-    is_short = n_features <= MAX_FEATURES_OF_SHORT_ROWS
     return {"n_negatives": max(n, n_negatives), "n_candidates": n,
-            "C": C_OF_SHORT_ROWS if is_short else C_OF_LONG_ROWS}
+            "C": refinement_cost(n_features, network.n_labels)}
+
+
+def refinement_cost(n_features: float, n_labels: int) -> float:
+    """C of the classifiers of rows with so many features on average."""
+    if n_features > MAX_FEATURES_OF_SHORT_ROWS:
+        return C_OF_LONG_ROWS
+    return C_OF_SHORT_ROWS if n_labels >= MIN_LABELS else C_OF_SHORT_ROWS_AND_FEW_LABELS
 
 
 def _rows_of(Y: Any, rows: np.ndarray) -> Any:

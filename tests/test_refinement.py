@@ -402,6 +402,16 @@ def test_the_effort_sets_what_a_refinement_costs(trained, monkeypatch):
     assert numbers == [(50, 50), (200, 50), (400, 100)]
 
 
+def test_few_labels_of_short_rows_have_a_larger_cost_and_factor(refined, monkeypatch):
+    assert [_recipe.refinement_cost(*case) for case in
+            ((10, 999), (10, 1000), (31, 999), (31, 1000))] == [0.4, 0.3, 1, 1]
+    given = []
+    monkeypatch.setattr(sl.Network, "refine", lambda net, X, Y, **options: None)
+    monkeypatch.setattr(sl.Network, "tune_refinement", lambda net, X, Y, **o: given.append(o))
+    _recipe.refine(refined, *TRAIN, TEST, verbose=False)
+    assert max(given[0]["scales"]) == 96
+
+
 def test_the_learning_rate_falls_with_the_number_of_steps_within_bounds():
     assert _recipe.rate(_recipe.steps(41_902, 256, 2)) == pytest.approx(3.3 / 328)
     assert _recipe.rate(1) == 2e-2 and _recipe.rate(10**6) == 5e-4

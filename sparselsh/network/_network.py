@@ -652,8 +652,7 @@ class Network:
 
     @one_at_a_time
     def tune_refinement(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
-                        scales: Sequence[float] = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
-                        ) -> Self:
+                        scales: Sequence[float] = (0, 2, 4, 8, 12, 16, 24, 32)) -> Self:
         """Choose the factor of the classifiers by rows that the training did not see.
 
         The factor with the largest mean of P@1 and nDCG@5 is taken. If that is 0, because the

@@ -303,7 +303,8 @@ class Recommender(NamedNetwork):
             taken = self._attributes(Trained(self.network_, None, self._kept), sessions, named)
         with held():  # the parts change together, or an error leaves them as they were
             if new:
-                grow_from_rows(self.network_, joined(x, y, *self._kept), refinement_cost(x))
+                grow_from_rows(self.network_, joined(x, y, *self._kept),
+                               refinement_cost(x, y.n_columns))
             if new or not learns:
                 self.__dict__.update(taken)
         return x, y, learned

@@ -360,7 +360,7 @@ class Tagger(NamedNetwork):
             {"vectorizer_": known} if learns else learned)
         with held():  # the parts change together, or an error leaves them as they were
             if x.n_columns > network.n_features or y.n_columns > network.n_labels:
-                grow_from_rows(network, rows, refinement_cost(x))
+                grow_from_rows(network, rows, refinement_cost(x, y.n_columns))
             if not isinstance(self.threshold_, float):
                 taken["threshold_"] = network.calibration.threshold
             self.__dict__.update(taken)

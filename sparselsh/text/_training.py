@@ -190,10 +190,9 @@ def _threshold_of(network: Network, X: Any, Y: Any) -> float:
     return float(best_threshold(p, indicator.toarray() > 0, indicator.nnz))
 
 
-def refinement_cost(x: CSR) -> float:
+def refinement_cost(x: CSR, n_labels: int) -> float:
     """C of the classifiers of rows like these."""
-    is_short = x.nnz <= _recipe.MAX_FEATURES_OF_SHORT_ROWS * x.shape[0]
-    return _recipe.C_OF_SHORT_ROWS if is_short else _recipe.C_OF_LONG_ROWS
+    return _recipe.refinement_cost(x.nnz / max(1, x.shape[0]), n_labels)
 
 
 def n_steps_of(network: Network) -> int:
