@@ -558,8 +558,8 @@ class LSHIndex:
 
         Notes
         -----
-        Inner products beyond the range of float32, 3e38, are infinite and have no order; those below
-        1e-38 have fewer digits.
+        Inner products beyond the range of float32, 3e38, are infinite and have no order; those
+        below 1e-38 have fewer digits.
         """
         engine = self._fitted()
         given = self._checked_inputs(X)
