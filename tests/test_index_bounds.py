@@ -400,6 +400,22 @@ def test_a_factor_of_rows_and_queries_scales_the_distances(rng, factor, with_que
     check(copy.deepcopy(index))
 
 
+@pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_rows_that_few_bits_do_not_tell_apart_are_found(rng, storage, metric):
+    d = 1 if metric == "l2" else 2
+    W = (rng.standard_normal((1500, d)) + 3).astype(np.float32)  # rounded by more than they differ
+    X = W[:60] + (rng.standard_normal((60, d)) / 10).astype(np.float32)
+    if metric == "ip":  # all products of a query are almost equal
+        W, X = (np.float32(a / np.linalg.norm(a, axis=1, keepdims=True)) for a in (W, X))
+    index = sl.LSHIndex(metric=metric, storage=storage, plan="sketches", random_state=0).fit(W)
+    kth = sl.LSHIndex(metric=metric, plan="exact").fit(W).search(X, 10)[1][:, -1:]
+    for found in (index.search(X, 10)[1], np.concatenate([index.search(x[None], 10)[1] for x in X]),
+                  index.search(X, 10, exclude=[0])[1]):
+        within = found <= kth + 1e-6 if metric == "l2" else found >= kth - 1e-6
+        assert within.mean() >= 0.98
+
+
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 @pytest.mark.parametrize(("d", "options"), [(512, {}), (600, {}), (520, {"sketch_bits": 1024}),
                                             (700, {"scaling": 0.5}), (512, {"center": False})])

@@ -457,63 +457,91 @@ cdef void _compute_short(const loops_t *f, const search_t *s, work_t *w, const f
         most = min(2 * most, <Py_ssize_t>ROWS_PER_CALL)
 
 
-cdef void _answer(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
-                  const int32_t *only, Py_ssize_t n_only, int32_t *out_ids,
-                  float *out_scores) noexcept nogil:
-    # one query, whose projection is in w.projected; if n_only >= 0, all neurons of `only` are
-    # computed instead
-    cdef Py_ssize_t c, i, n
-    cdef float peak = 0, unit_norm
-    cdef double unit = 1, shift, size, square = 0
-    cdef top_t exact
+cdef void _find(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
+                const int32_t *only, Py_ssize_t n_only, double unit) noexcept nogil:
+    # steps 1 to 3 for a query whose projection, times `unit`, is in w.projected; if n_only >= 0,
+    # all neurons of `only` are computed instead
+    cdef Py_ssize_t i
+    cdef float unit_norm
+    cdef double shift, size, square = 0
 
-    w.n_found = w.n_scanned = w.n_computed = w.n_short = 0
+    w.n_found = 0
     w.best = top_begin(w.best_keys, 4 * k + 64, k)
     if s.has_rough:
         w.wide = top_begin(w.wide_keys, 3 * _n_wide(k) + 64, _n_wide(k))
-
     if n_only >= 0:
         _compute(f, s, w, x, NULL, only, n_only)
-    else:
-        square = f.dot(w.projected, w.projected, s.n_bits)
-        if not (1e-24 < square < 1e24):  # squares of longer or shorter queries would be inexact
-            for i in range(s.n_bits):
-                peak = max(peak, fabsf(w.projected[i]))
-            if peak > 0:
-                unit = 1 / <double>peak
-                for i in range(s.n_bits + s.n_cells):
-                    w.projected[i] = <float>(w.projected[i] * unit)
-            square = f.dot(w.projected, w.projected, s.n_bits)
-        w.weight = <float>unit
-        if s.euclidean:
-            square = 0
-            for i in range(s.d):
-                square += (<double>x[i] - s.offset[i]) * (<double>x[i] - s.offset[i])
-            square *= unit * unit
-        else:
-            square = square * s.n_dims / s.n_bits
-        unit_norm = <float>sqrt(square / max(s.n_dims - 1, <Py_ssize_t>1))
-        shift = <double>f.dot(s.offset, x, s.d) + s.offset[s.d]
-        size = s.offset_norm * sqrt(<double>f.dot(x, x, s.d)) if s.offset_norm > 0 else 0
-        if s.n:
-            _scan(f, s, w, x, k, unit_norm, shift, size, s.scale * unit)
-        _compute_short(f, s, w, x, unit_norm, shift, size, s.scale * unit)
-
-    if not s.has_rough:
-        top_end(&w.best, True, out_ids, out_scores)
         return
+    w.weight = <float>unit
+    if s.euclidean:
+        for i in range(s.d):
+            square += (<double>x[i] - s.offset[i]) * (<double>x[i] - s.offset[i])
+        square *= unit * unit
+    else:
+        square = <double>f.dot(w.projected, w.projected, s.n_bits) * s.n_dims / s.n_bits
+    unit_norm = <float>sqrt(square / max(s.n_dims - 1, <Py_ssize_t>1))
+    shift = <double>f.dot(s.offset, x, s.d) + s.offset[s.d]
+    size = s.offset_norm * sqrt(<double>f.dot(x, x, s.d)) if s.offset_norm > 0 else 0
+    if s.n:
+        _scan(f, s, w, x, k, unit_norm, shift, size, s.scale * unit)
+    _compute_short(f, s, w, x, unit_norm, shift, size, s.scale * unit)
+
+
+cdef double _in_range(const loops_t *f, const search_t *s, work_t *w) noexcept nogil:
+    # scale the projection where squares of it would be inexact; returns the factor
+    cdef Py_ssize_t i
+    cdef float peak = 0
+    cdef double unit = 1
+    if 1e-24 < f.dot(w.projected, w.projected, s.n_bits) < 1e24:
+        return unit
+    for i in range(s.n_bits):
+        peak = max(peak, fabsf(w.projected[i]))
+    if peak > 0:
+        unit = 1 / <double>peak
+        for i in range(s.n_bits + s.n_cells):
+            w.projected[i] = <float>(w.projected[i] * unit)
+    return unit
+
+
+cdef bint _ranks(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
+                 top_t *exact) noexcept nogil:
+    # the k best of w.wide by the weights themselves; false if one that is not among them may be
+    # better, as far as the errors of the scores of those that are tell
+    cdef Py_ssize_t c, n, i = 0
+    cdef float rough, score, error = 0, last = INFINITY
     top_kth(&w.wide)
-    n = w.wide.n
-    exact = top_begin(w.best_keys, 4 * k + 64, k)
-    i = 0
-    while i < n:
-        for c in range(min(<Py_ssize_t>ROWS_PER_CALL, n - i)):
+    exact[0] = top_begin(w.best_keys, 4 * k + 64, k)
+    while i < w.wide.n:
+        n = min(<Py_ssize_t>ROWS_PER_CALL, w.wide.n - i)
+        for c in range(n):
             w.rows[c] = key_id(w.wide_keys[i + c])
-        quantized_dots(f, &s.exact, w.rows, min(<Py_ssize_t>ROWS_PER_CALL, n - i), x, w.products)
-        for c in range(min(<Py_ssize_t>ROWS_PER_CALL, n - i)):
-            top_push(&exact, w.products[c] + s.bias[w.rows[c]], w.rows[c])
-        i += ROWS_PER_CALL
-    top_end(&exact, True, out_ids, out_scores)
+        quantized_dots(f, &s.exact, w.rows, n, x, w.products)
+        for c in range(n):
+            rough, score = key_score(w.wide_keys[i + c]), w.products[c] + s.bias[w.rows[c]]
+            error, last = max(error, fabsf(rough - score)), min(last, rough)
+            top_push(exact, score, w.rows[c])
+        i += n
+    return w.wide.n < _n_wide(k) or last + error < top_kth(exact)
+
+
+cdef void _answer(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
+                  const int32_t *only, Py_ssize_t n_only, int32_t *out_ids,
+                  float *out_scores) noexcept nogil:
+    # one query, whose projection is in w.projected
+    cdef double unit = _in_range(f, s, w) if n_only < 0 else 1.0
+    cdef search_t by_weights
+    cdef top_t exact
+
+    w.n_scanned = w.n_computed = w.n_short = 0
+    _find(f, s, w, x, k, only, n_only, unit)
+    if s.has_rough:
+        if _ranks(f, s, w, x, k, &exact):
+            top_end(&exact, True, out_ids, out_scores)
+            return
+        by_weights = s[0]
+        by_weights.has_rough = False
+        _find(f, &by_weights, w, x, k, only, n_only, unit)
+    top_end(&w.best, True, out_ids, out_scores)
 
 
 cdef void _mark(uint8_t *able, const int32_t *ids, Py_ssize_t n, bint value,
@@ -571,7 +599,8 @@ cdef int _selection_of(able, indptr, listed, bint only, selection_t *selection) 
     return 0
 
 
-cdef void _project(const loops_t *f, const search_t *s, work_t *w, const float *x) noexcept nogil:
+cdef void _project(const loops_t *f, const search_t *s, work_t *w,
+                   const float *x) noexcept nogil:
     # the rotated query and its products with the means of the cells
     cdef Py_ssize_t r, k, n, n_mapped = s.n_cells + (0 if s.signs != NULL else s.n_bits)
     cdef Py_ssize_t first = s.n_bits + s.n_cells - n_mapped, rotation = 0

@@ -71,8 +71,9 @@ class LSHIndex:
         fastest that reaches the recall: the choice may then differ from run to run.
     storage : {"float32", "bfloat16", "int8"}
         How `search` reads the rows of its candidates. With fewer bits it reads a copy of 2 or 1
-        bytes per weight, and the weights themselves only for the best 4 k + 12: scores stay exact,
-        and weights that are mapped from a file (``np.memmap``) take almost no memory.
+        bytes per weight, and the weights themselves only for the best 4 k + 12, or for all where
+        the rounding may hide one of the best: scores stay exact, and weights that are mapped from a
+        file (``np.memmap``) take almost no memory.
     dynamic : bool
         Leave room in the buckets, so that `update` moves a neuron without sorting the tables again.
     metric : {"ip", "cosine", "l2"}
