@@ -400,6 +400,19 @@ def test_a_factor_of_rows_and_queries_scales_the_distances(rng, factor, with_que
     check(copy.deepcopy(index))
 
 
+@pytest.mark.parametrize("offset", [0, 1.5, 3, 100])
+def test_exact_distances_rank_rows_that_are_close(rng, offset):
+    W = (rng.standard_normal((3000, 1)) + offset).astype(np.float32)
+    X = W[:60] + (rng.standard_normal((60, 1)) / 10).astype(np.float32)
+    index = sl.LSHIndex(metric="l2", random_state=0).fit(W)
+    distances = np.abs(X[:, None, 0].astype(float) - W[None, :, 0])
+    for k in (1, 10):
+        ids, scores = index.search(X, k, exact=True)
+        np.testing.assert_allclose(scores, np.sort(distances, axis=1)[:, :k],
+                                   rtol=1e-5, atol=1e-6 * max(offset, 1))
+        assert ids.shape == (60, k)
+
+
 @pytest.mark.parametrize("storage", ["bfloat16", "int8"])
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 def test_rows_that_few_bits_do_not_tell_apart_are_found(rng, storage, metric):

@@ -580,9 +580,11 @@ class LSHIndex:
                       else check.number(certify, "certify", above=0, below=1))
             ids, scores, confidence = engine.certified(X, k, selection, wanted,
                                                        resolve(self.n_threads))
-            return *self._answer(given, ids, scores), confidence
+            return *self._answer(given, ids, scores, k), confidence
         if exact:
-            ids, scores = engine.exact_by_bound(X, k, selection, resolve(self.n_threads))
+            # more than k, because float32 scores do not tell the nearest of almost equal distances
+            wider = max(k, min(2 * k + 8, len(engine.W))) if self._metric.is_distance else k
+            ids, scores = engine.exact_by_bound(X, wider, selection, resolve(self.n_threads))
         elif selection is None:
             ids, scores = engine.search(X, k, n_candidates, resolve(self.n_threads))
         elif n_candidates is not None and n_candidates < len(engine.W):
@@ -590,15 +592,16 @@ class LSHIndex:
                              f"{n_candidates}; the bound decides how many neurons are computed")
         else:
             ids, scores = engine.search_among(X, k, selection, resolve(self.n_threads))
-        return self._answer(given, ids, scores)
+        return self._answer(given, ids, scores, k)
 
-    def _answer(self, X: Floats, ids: Ids, scores: Floats) -> tuple[np.ndarray, Floats]:
+    def _answer(self, X: Floats, ids: Ids, scores: Floats, k: int) -> tuple[np.ndarray, Floats]:
         if self._metric.is_distance:
             scores = self._distances(X, ids)
             if (scores[:, 1:] < scores[:, :-1]).any():  # by less than scores in float32 tell
                 order = np.argsort(scores, axis=1, kind="stable")
                 ids = np.take_along_axis(ids, order, axis=1)
                 scores = np.take_along_axis(scores, order, axis=1)
+            ids, scores = np.ascontiguousarray(ids[:, :k]), np.ascontiguousarray(scores[:, :k])
         return ids if self._ids is None else self._ids.of_rows(ids), scores
 
     def _distances(self, X: Floats, ids: Ids) -> Floats:

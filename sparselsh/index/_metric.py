@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .._arrays.types import Floats, Ids
 
-FAR = 64.0  # squared distance of the mean from zero, relative to that of the rows from the mean
+FAR = 4.0  # squared distance of the mean from zero, relative to that of the rows from the mean
 ORIGIN_ROWS = 4096  # of which the mean is taken
 UNSCALED = 2.0**-20, 2.0**50  # largest weights for which all squares that count are float32 numbers
 FARTHEST = 2.0**60  # of a scaled query: farther ones differ from it in nothing that ranks
