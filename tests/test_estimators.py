@@ -24,6 +24,7 @@ from support import assert_same_bits
 import sparselsh as sl
 from sparselsh.calibration import best_threshold
 from sparselsh.estimators import LSHClassifier, LSHRegressor, _base
+from sparselsh.network import load_with, save_with
 from sparselsh.training import Training
 
 # scikit-learn lists the same checks for its own SGD estimators
@@ -693,14 +694,65 @@ def test_a_classifier_with_objects_cannot_be_saved(tmp_path):
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_values_that_are_too_large_to_learn_from_are_named(sparse):
-    X = np.random.default_rng(0).random((80, 12))
-    y = np.arange(80) % 2
+@pytest.mark.parametrize("factor", [1024.0, 2.0**60])
+def test_large_inputs_are_scaled(sparse, factor, digits, tmp_path):
+    X, X_test, y, y_test = digits
     rows = sp.csr_array if sparse else np.asarray
-    with pytest.warns(UserWarning, match="values up to 254.*scale X, as by .*LSHClassifier"):
-        LSHClassifier(max_iter=1).fit(rows(255 * X), y)
-    LSHClassifier(max_iter=1).fit(rows(X), y)  # a warning would be an error
-    make_pipeline(MaxAbsScaler(), LSHClassifier(max_iter=1)).fit(rows(255 * X), y)
+    X_test = rows(X_test)
+    plain = LSHClassifier(random_state=0).fit(rows(X), y)
+    assert plain.input_scale_ == 1
+    large = LSHClassifier(random_state=0).fit(rows(X * np.float32(factor)), y)
+    # the size of the scaled inputs may differ by a power of two
+    assert 1 / 4 < large.input_scale_ * factor < 4
+    assert large.score(X_test * np.float32(factor), y_test) > plain.score(X_test, y_test) - 0.02
+
+    X_test = X_test * np.float32(factor)
+    want = large.predict_proba(X_test)
+    large.save(tmp_path / "clf")
+    network = sl.load(tmp_path / "clf")  # takes rows as they are
+    np.testing.assert_array_equal(network.predict_proba(X_test), want)
+    loaded = LSHClassifier.load(tmp_path / "clf")
+    np.testing.assert_array_equal(loaded.predict_proba(X_test), want)
+    for model in (loaded, pickle.loads(pickle.dumps(large)), clone(large).fit(
+            rows(X * np.float32(factor)), y)):
+        np.testing.assert_array_equal(model.transform(X_test), large.transform(X_test))
+    loaded.partial_fit(rows(X[:50] * np.float32(factor)), y[:50])
+    assert loaded.score(X_test, y_test) > plain.score(X_test / np.float32(factor), y_test) - 0.05
+
+
+def test_large_inputs_are_scaled_with_classifiers_and_for_values(digits, tmp_path):
+    X, X_test, y, _ = (1024 * part for part in digits)
+    clf = LSHClassifier(random_state=0, refine=True, max_iter=5).fit(sp.csr_array(X), y)
+    assert clf.input_scale_ < 1
+    clf.save(tmp_path / "clf")
+    rows = sp.csr_array(X_test)
+    want = clf.predict_topk(rows, 3)
+    for got in (LSHClassifier.load(tmp_path / "clf").predict_topk(rows, 3),
+                [clf.classes_[ids] if i == 0 else ids
+                 for i, ids in enumerate(sl.load(tmp_path / "clf").topk(rows, 3))]):
+        np.testing.assert_array_equal(got[0], want[0])
+        np.testing.assert_allclose(got[1], want[1], rtol=1e-5)
+    regressor = LSHRegressor(random_state=0).fit(X, X[:, 20])
+    assert regressor.input_scale_ < 1
+    assert regressor.score(X_test, X_test[:, 20]) > 0.9
+
+
+def test_features_of_very_different_sizes_are_named(rng):
+    X = rng.standard_normal((300, 12)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(int)
+    X[:, 3] *= 1e5
+    with pytest.warns(UserWarning, match=r"different sizes.*scale each feature.*LSHClassifier"):
+        LSHClassifier(max_iter=1).fit(X, y)
+    make_pipeline(MaxAbsScaler(), LSHClassifier(max_iter=1)).fit(X, y)  # without a warning
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, 3.0, 0.3, "a"])
+def test_a_file_with_another_input_scale_is_refused(scale, digits, tmp_path):
+    LSHClassifier(max_iter=1).fit(*digits[::2]).save(tmp_path / "clf")
+    network, tensors, config = load_with(tmp_path / "clf", "classifier")
+    save_with(network, tmp_path / "clf", tensors, {"classifier": config | {"input_scale": scale}})
+    with pytest.raises(ValueError, match=r"classifier in this file is damaged .*input_scale"):
+        LSHClassifier.load(tmp_path / "clf")
 
 
 def test_few_classes_of_sparse_rows_need_not_be_linear():

@@ -44,8 +44,10 @@ MIN_EPOCHS, MAX_EPOCHS = 5, 200
 ROW_INDEPENDENT_MIN_ROWS = 4
 DEFAULT_LEARNING_RATE = 0.01
 # A step of Adam changes an output by the rate times the size of the inputs. MNIST: 95 % right with
-# nonzero values of a root mean square of 1/2 to 3, 91 % with 40 and 83 % with 170.
-MAX_INPUT_SIZE = 32.0
+# nonzero values of a root mean square of 1/2 to 3, 91 % with 40 and 83 % with 170. Above this size
+# inputs are scaled.
+MAX_INPUT_SIZE = 4.0
+MAX_RATIO = 32.0  # of the size of the inputs to that of an ordinary feature
 PARTIAL_FIT_RATE_FACTOR = 0.1  # partial_fit has no last epoch towards which the rate could fall
 
 
@@ -150,8 +152,11 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         if not continues:
             self.network_ = self._make_network(X, rng)
         from_data = not continues and self._starts_from_data(X)
-        if not (continues or from_data):
-            self._warn_of_large_values(X)
+        if not continues:
+            self.input_scale_ = 1.0 if from_data else _input_scale(X)
+        X = self._scaled(X)
+        if not continues and self.input_scale_ != 1:
+            self._warn_of_small_features(X)
 
         # hold rows out before the network sees them
         stop = StopOnInterrupt()
@@ -193,17 +198,18 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
             self._refine(X, targets, weight, held_out)
         self._after_fit(X, targets, held_out)
 
-    def _warn_of_large_values(self, X: Any) -> None:
-        values = (X.data if sp.issparse(X) else X).reshape(-1)
-        with np.errstate(over="ignore"):
-            size = float(np.sqrt(values @ values / max(1, np.count_nonzero(values))))
-        if size > MAX_INPUT_SIZE:
-            largest = max(values.max(), -values.min())
+    def _warn_of_small_features(self, X: Any) -> None:
+        squares = np.asarray((X * X).mean(axis=0, dtype=np.float64)).ravel()
+        if np.sqrt(np.median(squares[squares > 0])) < 1 / MAX_RATIO:
             warnings.warn(
-                f"X has values up to {largest:g}, whose root mean square is "
-                f"{size:.3g}; with values of about 1 the training learns more: scale X, as by "
-                f"make_pipeline(sklearn.preprocessing.MaxAbsScaler(), {type(self).__name__}())",
-                stacklevel=4)
+                "X has features of very different sizes; the training learns little from the small "
+                "ones: scale each feature, as by make_pipeline("
+                f"sklearn.preprocessing.MaxAbsScaler(), {type(self).__name__}())", stacklevel=4)
+
+    def _scaled(self, X: Any) -> Any:
+        """X as the network takes it."""
+        scale = getattr(self, "input_scale_", 1.0)  # which pickles of before do not have
+        return X if scale == 1 else X * np.float32(scale)
 
     def _validated_data(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None,
                         reset: bool) -> tuple[Any, Any, np.ndarray | None]:
@@ -222,7 +228,7 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         except (TypeError, ValueError):
             raise ValueError("validation must be a pair (X, y)") from None
         X, y = self._validated(X, y, reset=False)
-        return X, self._encode(y, reset=False)
+        return self._scaled(X), self._encode(y, reset=False)
 
     def transform(self, X: MatrixLike) -> Floats:
         """The outputs of the last hidden layer: rows in few dimensions, close where alike.
@@ -280,8 +286,9 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         X, targets, weight = self._validated_data(X, y, sample_weight, reset=first)
         if first:
             self.network_ = self._make_network(X, check_random_state(self.random_state))
+            self.input_scale_ = _input_scale(X)
 
-        network = self.network_
+        X, network = self._scaled(X), self.network_
         if network.optimizer is None:
             network.optimizer = self._optimizer(PARTIAL_FIT_RATE_FACTOR * self._rate, None)
         elif network.optimizer.schedule is not None:  # that of a `fit`, at whose end the rate is 0
@@ -395,7 +402,8 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
 
     def _validated_queries(self, X: MatrixLike) -> Any:
         check_is_fitted(self, "network_")
-        return validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
+        return self._scaled(validate_data(self, X, accept_sparse="csr", dtype=np.float32,
+                                          reset=False))
 
     def _check_memory(self, X: Any, what: str) -> None:
         n_bytes = 4 * X.shape[0] * self.network_.n_labels
@@ -409,6 +417,17 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
     def _outputs(self, X: Any, what: str) -> Floats:
         self._check_memory(X, what)
         return of_rows(X, lambda x: self.network_.decision_function(x, exact=False))
+
+
+def _input_scale(X: Any) -> float:
+    """The power of two that brings large inputs to a root mean square of about one, or 1."""
+    values = (X.data if sp.issparse(X) else X).reshape(-1)
+    largest = float(np.abs(values).max(initial=0))
+    if largest <= MAX_INPUT_SIZE:
+        return 1.0
+    unit = values / np.float32(largest)  # squares of large values overflow
+    size = largest * np.sqrt(float(unit @ unit) / np.count_nonzero(unit))
+    return float(2.0 ** -np.round(np.log2(size))) if size > MAX_INPUT_SIZE else 1.0
 
 
 def of_rows(X: Any, function: Callable[[Any], Any]) -> Any:

@@ -17,10 +17,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import _files, _recipe
 from .. import _validation as check
+from .._arrays.bfloat16 import as_float32, to_bfloat16
+from .._arrays.csr import from_scipy
 from .._arrays.scipy import sp
 from ..calibration import MIN_FIT_ROWS, best_threshold, probabilities_of
 from ..layers import Linear, LSHLinear
 from ..network import load_with, save_with
+from ..refinement import Refinement
 from ..text import has_names, names_of
 from ._base import LSHEstimator, of_rows
 
@@ -131,7 +134,11 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     Attributes
     ----------
     network_ : Network
-        The trained network: ``network_.save(path)``, ``network_.plot_history()`` and so on.
+        The trained network: ``network_.plot_history()`` and so on. It takes rows that are
+        multiplied by `input_scale_`; :meth:`save` writes one that takes them as they are.
+    input_scale_ : float
+        1, or the power of two by which large inputs, whose root mean square was above 4 where they
+        were not zero, are multiplied.
     classes_ : ndarray of shape (n_classes,)
         Class labels; the names of the labels where y is lists of names, or a data frame with named
         columns; for another indicator, the numbers of its columns.
@@ -566,13 +573,15 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             "multilabel": self._multilabel, "named": kinds.get(self._named),
             "y_type": kinds.get(self._y_type, "sparse"),
             "threshold": threshold.tolist() if isinstance(threshold, np.ndarray) else threshold,
+            "input_scale": getattr(self, "input_scale_", 1.0),
             "feature_names": getattr(self, "feature_names_in_", np.zeros(0)).tolist()}
         try:
             json.dumps(config)
         except TypeError as error:
             raise TypeError("a parameter or a class is an object that a file cannot hold "
                             f"({error}); use pickle") from error
-        save_with(self.network_, path, {}, {"classifier": config})
+        save_with(_for_inputs_times(self.network_, config["input_scale"]), path, {},
+                  {"classifier": config})
 
     @classmethod
     def load(cls, path: PathLike, *, n_jobs: int | None = None) -> Self:
@@ -612,7 +621,11 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         if classes.shape != (network.n_labels,) or len(set(classes.tolist())) != len(classes):
             raise ValueError(f"classes must be {network.n_labels} different ones")
         types = {"list": list, "array": np.ndarray, "sparse": sp.csr_array, None: None}
-        classifier.network_, classifier.classes_ = network, classes
+        scale = check.number(config.get("input_scale", 1.0), "input_scale", above=0, maximum=1)
+        if np.frexp(scale)[0] != 0.5:
+            raise ValueError(f"input_scale must be a power of two, got {scale}")
+        classifier.input_scale_ = scale
+        classifier.network_, classifier.classes_ = _for_inputs_times(network, 1 / scale), classes
         classifier._multilabel = bool(config["multilabel"])
         classifier._named, classifier._y_type = types[config["named"]], types[config["y_type"]]
         classifier.n_features_in_ = network.n_features
@@ -722,3 +735,21 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         """
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
+
+
+def _for_inputs_times(network: Network, scale: float) -> Network:
+    """A network of which inputs have the outputs that those times `scale` have of this one."""
+    if scale == 1:
+        return network
+    scaled = copy.deepcopy(network)
+    weights = scaled.get_weights()
+    first = as_float32(weights[0]) * np.float32(scale)
+    weights[0] = to_bfloat16(first) if weights[0].dtype == np.uint16 else first
+    scaled.set_weights(weights)
+    refinement = scaled.refinement
+    if refinement is not None:
+        w = refinement.weight
+        scaled.refinement = Refinement(
+            from_scipy(w * np.float32(scale)), refinement.bias, refinement.scale,
+            refinement.n_candidates, by_feature=refinement.by_feature)
+    return scaled

@@ -40,8 +40,10 @@ class LSHRegressor(RegressorMixin, LSHEstimator):
 
     Attributes
     ----------
-    network_, n_features_in_, feature_names_in_, n_outputs_, n_layers_, n_iter_, loss_, loss_curve_
-        As for :class:`LSHClassifier`; the loss is that of scaled targets.
+    network_, input_scale_, n_features_in_, feature_names_in_, n_outputs_, n_layers_, n_iter_
+        As for :class:`LSHClassifier`.
+    loss_, loss_curve_ : float, list of float
+        As for :class:`LSHClassifier`; of scaled targets.
     validation_scores_, best_validation_score_ : list of float, float
         R^2 after each epoch, over all outputs, and the best of them; None without
         `early_stopping`.
