@@ -72,6 +72,7 @@ ctypedef struct work_t:
     Py_ssize_t n_found, capacity
     int64_t n_scanned, n_computed, n_short
     bint failed
+    float error         # of scores, by what is known of it
     top_t best, wide
 
 
@@ -252,6 +253,29 @@ cdef void _compute(const loops_t *f, const search_t *s, work_t *w, const float *
         start += n_rows
 
 
+cdef float _rough_error(const loops_t *f, const search_t *s, work_t *w, const float *x,
+                        const uint64_t *keys, Py_ssize_t n) noexcept nogil:
+    # the largest error of rough scores of the neurons of the keys
+    cdef Py_ssize_t start = 0, c, n_rows
+    cdef float error = 0
+    cdef float by_weights[ROWS_PER_CALL]
+    while start < n:
+        n_rows = min(<Py_ssize_t>ROWS_PER_CALL, n - start)
+        for c in range(n_rows):
+            w.rows[c] = key_id(keys[start + c])
+        quantized_dots(f, &s.rough, w.rows, n_rows, x, w.products)
+        quantized_dots(f, &s.exact, w.rows, n_rows, x, by_weights)
+        for c in range(n_rows):
+            error = max(error, fabsf(w.products[c] - by_weights[c]))
+        start += n_rows
+    return error
+
+
+cdef float _kth(work_t *w) noexcept nogil:
+    # the k-th best score so far, less what it may be too large by
+    return top_kth(&w.best) - 2 * w.error
+
+
 cdef const float *_biases(const search_t *s, Py_ssize_t block) noexcept nogil:
     return s.biases + block * <Py_ssize_t>SKETCH_BLOCK_NEURONS if s.biases != NULL else NULL
 
@@ -412,7 +436,9 @@ cdef void _scan(const loops_t *f, const search_t *s, work_t *w, const float *x, 
     for i in range(n):
         computed = max(computed, w.evidence_keys[i])
     _compute(f, s, w, x, w.evidence_keys, NULL, n)
-    t = _threshold(top_kth(&w.best), shift, size, scale)
+    if s.has_rough:
+        w.error = _rough_error(f, s, w, x, w.evidence_keys, n)
+    t = _threshold(_kth(w), shift, size, scale)
     slack = s.deviations * (_distance(s, unit_norm, w.weight * t) if s.euclidean else unit_norm)
 
     if s.n_cells:
@@ -427,7 +453,7 @@ cdef void _scan(const loops_t *f, const search_t *s, work_t *w, const float *x, 
     if w.n_found > m:
         select_smallest(w.found, w.n_found, m)
         _compute(f, s, w, x, w.found, NULL, m)
-        t = _threshold(top_kth(&w.best), shift, size, scale)
+        t = _threshold(_kth(w), shift, size, scale)
         i = m
         for c in range(m, w.n_found):
             w.found[i] = w.found[c]
@@ -446,7 +472,7 @@ cdef void _compute_short(const loops_t *f, const search_t *s, work_t *w, const f
     if s.biases != NULL:  # norms are those of (v, bias), and the query is (q, weight)
         reach = <float>sqrt(reach * reach + w.weight * w.weight)
     while i < s.n_short and (s.short_norms[i] * reach
-                             >= _threshold(top_kth(&w.best), shift, size, scale)):
+                             >= _threshold(_kth(w), shift, size, scale)):
         n = 0
         while i < s.n_short and n < most:
             ids[n] = s.short_ids[i]
@@ -465,7 +491,7 @@ cdef void _find(const loops_t *f, const search_t *s, work_t *w, const float *x, 
     cdef float unit_norm
     cdef double shift, size, square = 0
 
-    w.n_found = 0
+    w.n_found, w.error = 0, 0
     w.best = top_begin(w.best_keys, 4 * k + 64, k)
     if s.has_rough:
         w.wide = top_begin(w.wide_keys, 3 * _n_wide(k) + 64, _n_wide(k))
@@ -506,7 +532,7 @@ cdef double _in_range(const loops_t *f, const search_t *s, work_t *w) noexcept n
 cdef bint _ranks(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
                  top_t *exact) noexcept nogil:
     # the k best of w.wide by the weights themselves; false if one that is not among them may be
-    # better, as far as the errors of the scores of those that are tell
+    # better: if its score is off by twice as much as the worst of those that are
     cdef Py_ssize_t c, n, i = 0
     cdef float rough, score, error = 0, last = INFINITY
     top_kth(&w.wide)
@@ -521,7 +547,7 @@ cdef bint _ranks(const loops_t *f, const search_t *s, work_t *w, const float *x,
             error, last = max(error, fabsf(rough - score)), min(last, rough)
             top_push(exact, score, w.rows[c])
         i += n
-    return w.wide.n < _n_wide(k) or last + error < top_kth(exact)
+    return w.wide.n < _n_wide(k) or last + 2 * error < top_kth(exact)
 
 
 cdef void _answer(const loops_t *f, const search_t *s, work_t *w, const float *x, Py_ssize_t k,
