@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 TRIAL_NEURONS = 16_384  # by which a scaling is chosen, besides the neighbours of the queries
 TRIAL_QUERIES = 64  # neurons as queries, where there are none, that tell whether cells pay:
 MAX_SCANNED = 0.6  # they do if fewer than this fraction of the sketches are in the cells scanned,
+MAX_SCANNED_IN_CELLS = 0.8  # of the sketches, with queries: a scan of all needs no order of cells
 CELLS_OF_ANY_QUERIES = 0.1  # with this factor of their bound; chosen by bench/promise.py
 CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
@@ -143,6 +144,9 @@ def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats, 
             tuning.bound(engine, sample, options.recall, n_threads)
         else:
             tuning.tune(engine, queries, truth.shape[1], options.recall, n_threads)
+            if engine.sketches.cells is not None and tuning.scanned(engine) > MAX_SCANNED_IN_CELLS:
+                engine.sketches.drop_cells(engine.transform)
+                tuning.tune(engine, queries, truth.shape[1], options.recall, n_threads)
         if tuning.floor_pays(engine):
             return
 

@@ -243,6 +243,12 @@ def tune(engine: IndexEngine, queries: Floats, k: int, recall: float, n_threads:
         _choose_methods(engine, some, k, recall, seconds / len(queries) * 1e6, n_threads)
 
 
+def scanned(engine: IndexEngine) -> float:
+    """Fraction of the sketches that a search reads, by the trial that was chosen."""
+    trials = [trial for trial in engine.trials if trial["method"] == "sketches"]
+    return float(trials[-1]["n_scanned"]) / max(engine.sketches.n, 1)
+
+
 def bound(engine: IndexEngine, queries: Floats, recall: float, n_threads: int) -> None:
     """Set the bounds by the recall alone, and count what the queries then compute."""
     take_bounds([engine], Bounds.of_recall(recall), [reach_of_short(engine, queries, n_threads)])
