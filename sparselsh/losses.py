@@ -148,7 +148,7 @@ class CustomLoss(_Loss):
             stored[:] = gradient[is_computed]
         else:
             stored[...] = gradient
-        return float(losses @ np.broadcast_to(weight, n)), stored
+        return float((losses * np.broadcast_to(weight, n)).sum()), stored
 
     def _called(self, z: Floats, targets: Floats,
                 is_computed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -105,7 +105,7 @@ class _Optimizer(HtmlRepr):
         # Gradients of rows are summed where they are applied and are not stored: one pass sums them
         # only for the norm, and scaling d_out, a factor of each of them, scales them all.
         squares = (gradient.squared_norm(n_threads) for gradient in gradients)
-        self.grad_norm = norm = float(sum(squares)) ** 0.5
+        self.grad_norm = norm = math.sqrt(float(sum(squares)))
         if norm > limit:
             for gradient in gradients:
                 gradient.scale(limit / norm)

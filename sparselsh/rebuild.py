@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _validation as check
+from ._core import _portable_math
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,7 +136,7 @@ class Exponential:
     @property
     def typical_interval(self) -> float:
         """Steps between builds, for the choice of a plan: the fifth interval."""
-        return self.first * math.exp(4 * self.rate)
+        return self.first * _portable_math.exp(4 * self.rate)
 
     def __post_init__(self) -> None:
         check.integer(self.first, "first")
@@ -143,7 +144,7 @@ class Exponential:
 
     def start(self) -> Clock:
         """A clock for one layer."""
-        return Clock(self.first, math.exp(self.rate))
+        return Clock(self.first, _portable_math.exp(self.rate))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from . import _validation as check
+from ._core import _portable_math
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ Schedule: TypeAlias = "str | Callable[[float], float] | None"
 
 
 def _cosine(start: float, end: float, t: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * t))
+    return end + (start - end) / 2 * (1 + _portable_math.cos_pi(t))
 
 
 def _linear(start: float, end: float, t: float) -> float:
@@ -119,7 +120,7 @@ class Step:
         object.__setattr__(self, "at", points)
 
     def __call__(self, t: float) -> float:
-        return self.factor ** sum(t >= point for point in self.at)
+        return math.prod(self.factor for point in self.at if t >= point)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 In NumPy the map is some dozens of calls on small arrays: several times as long, for a single row,
 as the search that it follows. One thread; a row costs about a microsecond.
 """
-from libc.math cimport INFINITY, exp, fabs, fmax, fmin, isfinite, log, nextafterf, tanh
+from libc.math cimport INFINITY, fabs, fmax, fmin, isfinite, nextafterf
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
+
+from ._portable_math cimport portable_exp as exp, portable_log as log
 
 cdef enum:
     N_FEATURES = 4
@@ -266,7 +268,7 @@ cdef double ranked_row(Parameters q, const float *s, double *values, float *p) n
     else:
         values[0] = _bent(values[0], q.first_at, q.first_shift, q.n_first)
         for r in range(n):
-            values[r] = 0.5 * (1 + tanh(0.5 * values[r]))
+            values[r] = 1 / (1 + exp(-values[r]))
         left = 0 if all_ranked else exp(fmin(left, log(<double>n_labels)))
         for _ in range(POOL_PASSES):
             for r in range(min(n, <Py_ssize_t>N_POOLED) - 1):

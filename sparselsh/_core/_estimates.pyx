@@ -8,7 +8,7 @@ in int8, whose errors are known (_quantized.int8_errors), estimates are 20 to 80
 Beside the estimates, scores and distances of given neurons are computed here.
 """
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, exp, fmin, isfinite, ldexp, log, log1p, sqrt
+from libc.math cimport INFINITY, fmin, isfinite, ldexp, log1p, sqrt
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
@@ -16,6 +16,7 @@ from libc.string cimport memcpy
 from ._order cimport (
     key_id, random_at, select_smallest, top_begin, top_floor, top_kth, top_push, top_t,
 )
+from ._portable_math cimport portable_exp as exp, portable_log as log
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
 from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
 from ._sketches cimport BLOCKS_PER_SCAN, SCAN_BUFFER_LENGTH, tabulate

@@ -5,9 +5,10 @@ active set per batch, of any length for one set per sample. The targets of row i
 positions[indptr[i]:indptr[i + 1]], counted from the start of the row.
 """
 from cython.parallel cimport prange
-from libc.math cimport INFINITY, exp, log
+from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t
 
+from ._portable_math cimport portable_exp as exp, portable_log as log
 from ._simd cimport loops_t, table
 
 

@@ -8,6 +8,7 @@ each row. Each of the three is float32 or, as uint16, bfloat16 (_typed_arrays), 
 random.
 """
 from cython.parallel cimport prange, threadid
+from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -39,6 +40,17 @@ cdef uint32_t _key(int64_t step) noexcept:
     return <uint32_t>step * 0x9E3779B1u
 
 
+cdef double _power(double x, int64_t n) noexcept:
+    # x^n by products: pow differs by processor
+    cdef double power = 1
+    while n:
+        if n & 1:
+            power *= x
+        x *= x
+        n >>= 1
+    return power
+
+
 def adam(double lr, double beta1, double beta2, double eps, double decay, int64_t step):
     """m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
     w = (1 - lr decay) w - lr m^ / (sqrt(v^) + eps)
@@ -52,8 +64,8 @@ def adam(double lr, double beta1, double beta2, double eps, double decay, int64_
     # The inner loops hold the betas in float32: corrected by the given ones, v^ would be off by
     # 1.3e-5 for beta2 = 0.999 and by 1.4e-3 for 0.99999.
     beta1, beta2 = r.rule.beta1, r.rule.beta2
-    r.rule.lr = lr / (1 - beta1 ** step)
-    r.rule.root_scale = 1 / (1 - beta2 ** step) ** 0.5
+    r.rule.lr = lr / (1 - _power(beta1, step))
+    r.rule.root_scale = 1 / sqrt(1 - _power(beta2, step))
     r.rule.key = _key(step)
     return r
 
