@@ -72,6 +72,8 @@ SECTIONS = {
         "distributed.Part", "distributed.Front",
         "distributed.estimate", "distributed.Group", "distributed.DistributedError")),
     "Threads": ("The number of threads of all kernels.", ("get_num_threads", "set_num_threads")),
+    "Reproducible results": ("The same bits on every processor.", (
+        "get_reproducible", "set_reproducible")),
 }
 
 # What users call has a numpydoc docstring with one of these sections. A method that parts of the

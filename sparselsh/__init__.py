@@ -7,6 +7,7 @@
 Weights are dense and activations sparse. See https://github.com/sparselsh/sparselsh for the guide.
 """
 from . import calibration, callbacks, datasets, metrics, protocols, rebuild, schedules
+from ._reproducible import get_reproducible, set_reproducible
 from ._threads import get_num_threads, set_num_threads
 from ._version import __version__
 from .hashing import DWTA, CrossPolytope, MinHash, SimHash, choose_bits_and_tables
@@ -81,10 +82,12 @@ __all__ = [
     "from_sklearn",
     "from_torch",
     "get_num_threads",
+    "get_reproducible",
     "load",
     "metrics",
     "protocols",
     "rebuild",
     "schedules",
     "set_num_threads",
+    "set_reproducible",
 ]

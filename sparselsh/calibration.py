@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import _validation as check
+from ._arrays import portable
 from ._arrays.csr import from_scipy
 from ._arrays.scipy import sp
 from ._core import _calibration
@@ -181,7 +182,7 @@ class Calibration:
             out -= last[:, None]
             np.minimum(out, 0, out=out)
             out *= np.float32(slope)
-            np.exp(out, out=out)
+            portable.exp(out)
             _put(out, ids, found, np.zeros_like(values))
 
             n_tail = self.n_labels - n_found
@@ -623,13 +624,10 @@ def probabilities_of(loss: Loss, scores: Floats) -> Floats:
     """Probabilities without a calibration, as the loss reads the scores; in place."""
     if loss.outputs == "classes":
         scores -= scores.max(axis=1, keepdims=True, initial=-np.inf)
-        np.exp(scores, out=scores)
+        portable.exp(scores)
         scores /= scores.sum(axis=1, keepdims=True)
         return scores
-    scores *= np.float32(0.5)
-    np.tanh(scores, out=scores)
-    scores += 1
-    scores *= np.float32(0.5)
+    portable.sigmoid(scores)
     return scores
 
 

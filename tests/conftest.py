@@ -22,9 +22,12 @@ settings.register_profile("sparselsh", deadline=None, derandomize=True, max_exam
 settings.load_profile("sparselsh")
 
 
-@pytest.fixture(params=_simd.available_levels())
+@pytest.fixture(params=[*_simd.available_levels(), _simd.reproducible_levels()[-1]])
 def simd_level(request):
-    """Run the test with each instruction set that this processor has."""
+    """Run the test with each instruction set that this processor has.
+
+    Of the reproducible levels with one: tests/test_core_reproducible.py compares them.
+    """
     before = _simd.level()
     _simd.set_level(request.param)
     yield request.param

@@ -26,7 +26,7 @@ ROWS = [
     {"layers", "inference"},
     {"index", "datasets", "optim", "callbacks", "calibration"},
     {"hashing", "rebuild", "schedules", "metrics", "refinement", "losses", "_gradients"},
-    {"_threads", "_files", "_signals", "protocols"},
+    {"_threads", "_files", "_signals", "_reproducible", "protocols"},
     {"_validation"},
     {"_arrays", "_display", "_resources"},
     {"_version"},

@@ -249,6 +249,8 @@ ROWS = {
                                ValueError, "density must be above 0 and"),
     "set_num_threads": (lambda p: sl.set_num_threads(0), ValueError,
                         "n must be at least 1 and at most 1024, got 0"),
+    "set_reproducible": (lambda p: sl.set_reproducible("everywhere"), ValueError,
+                         "scope must be \"one-machine\" or .* got 'everywhere'"),
     "from_file": (lambda p: sl.from_file(p / "none"), FileNotFoundError,
                   "no such file; check the path"),
     "from_onnx": (
@@ -476,7 +478,7 @@ WITHOUT = {
     "OnnxNetwork": "made by from_onnx and load",
     "OnnxNetwork.to_onnx": "takes nothing",
     "ConversionReport.fraction_of_time": "a look at the figures of a report",
-    "get_num_threads": "takes nothing",
+    "get_num_threads": "takes nothing", "get_reproducible": "takes nothing",
     "SoftmaxCrossEntropy": "takes nothing", "BinaryCrossEntropy": "takes nothing",
     "MeanSquaredError": "takes nothing",
     **{f"protocols.{name}": "a protocol: users implement it" for name in sl.protocols.__all__},

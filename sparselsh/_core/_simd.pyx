@@ -2,7 +2,9 @@
 
 The fastest level that the processor supports is taken at import. The environment variable
 SPARSELSH_SIMD (``baseline``, ``v3`` and others: simd/loops.h) or :func:`set_level` selects another,
-so that tests can run each level.
+so that tests can run each level. A reproducible level, such as ``reproducible-v3``, gives the
+results of every other reproducible level, bit by bit; it is used when it is selected, never by
+default.
 """
 import os
 
@@ -13,25 +15,46 @@ cdef extern from "simd/loops.h" nogil:
         const char *name
     const loops_t *loops()
     int loops_select(const char *name)
-    int loops_available(int i, const char **name)
+    void loops_select_fastest(int reproducible)
+    int loops_are_reproducible()
+    int loops_available(int reproducible, int i, const char **name)
 
 
 cdef const loops_t *table() noexcept nogil:
     return loops()
 
 
-def available_levels():
-    """Names of the levels that this processor supports, from the slowest to the fastest."""
+cdef list _available(bint reproducible):
     cdef const char *name
     cdef int i = 0, runs
     levels = []
     while True:
-        runs = loops_available(i, &name)
+        runs = loops_available(reproducible, i, &name)
         if runs < 0:
             return levels
         if runs:
             levels.append(name.decode())
         i += 1
+
+
+def available_levels():
+    """Names of the levels that this processor supports, from the slowest to the fastest."""
+    return _available(False)
+
+
+def reproducible_levels():
+    """Names of the reproducible levels that this processor supports, as `available_levels`."""
+    return _available(True)
+
+
+def is_reproducible():
+    """Whether the level in use is a reproducible one."""
+    return bool(loops_are_reproducible())
+
+
+def use_fastest(bint reproducible):
+    """Use the fastest usual or reproducible level. Not to be called while a kernel runs."""
+    loops_select_fastest(reproducible)
 
 
 def level():

@@ -14,7 +14,7 @@ from .. import _files
 from .. import _validation as check
 from .._arrays import bfloat16
 from .._arrays.csr import CSR
-from .._core._simd import level, set_level
+from .._core._simd import is_reproducible, level, set_level, use_fastest
 from .._signals import Interrupts
 from .._threads import get_num_threads, one_at_a_time, resolve
 from .._version import __version__
@@ -500,8 +500,15 @@ class ShardedNetwork(Network):
 
 
 def _use_common_level(shards: Shards) -> None:
-    """Take the lowest SIMD level of all processes: results depend on it."""
+    """Take the lowest SIMD level of all processes: results depend on it.
+
+    Reproducible levels give the same results; if a process uses one, all do.
+    """
     levels = shards.gather_json(level())
+    if any(name.startswith("reproducible") for name in levels):
+        if not is_reproducible():
+            use_fastest(True)
+        return
     lowest = min(levels, key=lambda name: LEVELS.index(name) if name in LEVELS else -1)
     if lowest != level():
         slow = levels.index(lowest)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .._arrays.csr import CSR
 from .._arrays.linalg import NO_BIAS, matmul
+from .._arrays.portable import standard_normal
 from .._core import _projections, _sparse_products
 from ._rows import entries
 
@@ -28,7 +29,7 @@ class Gaussian:
 
     def __init__(self, n_out: int, n_dims: int, rng: np.random.Generator) -> None:
         self.n_out = n_out
-        self.planes = rng.standard_normal((n_dims, n_out), dtype=np.float32)
+        self.planes = standard_normal(rng, (n_dims, n_out))
 
     def project(self, V: Floats | CSR, n_threads: int) -> Floats:
         if not isinstance(V, CSR):

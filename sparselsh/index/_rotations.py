@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from .._arrays.linalg import matmul
+from .._arrays.portable import orthonormal, standard_normal
 from .._core import _rotations
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class MatrixRotation:
         """A random one."""
         blocks = []
         for _ in range(-(-n_bits // n_dims)):
-            q, r = np.linalg.qr(rng.standard_normal((n_dims, n_dims)))
-            blocks.append(q * np.sign(np.diag(r)))  # the signs make the distribution uniform (Haar)
+            # the diagonal of R is positive, which makes the distribution uniform (Haar)
+            blocks.append(orthonormal(standard_normal(rng, (n_dims, n_dims), np.float64)))
         return cls(np.concatenate(blocks)[:n_bits].astype(np.float32))
 
     def of_rows(self, V: Floats, n_threads: int) -> Floats:

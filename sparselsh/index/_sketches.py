@@ -341,10 +341,10 @@ class Sketches:
         self._query_rows: np.ndarray = to_bfloat16(rows[:, :-1])
         self._query_constant = np.zeros(len(rows), np.float32)
         if euclidean:  # queries are relative to the mean neuron, as neurons are
-            self._query_constant = -(rows[:, :-1] @ transform.offset_[:-1])
+            self._query_constant = -np.einsum("ij,j->i", rows[:, :-1], transform.offset_[:-1])
         self.offset, self._scale = transform.offset_.copy(), transform.scale_
         if euclidean:
-            self.offset[-1] = -(self.offset[:-1] @ self.offset[:-1]) / 2
+            self.offset[-1] = -np.einsum("i,i->", self.offset[:-1], self.offset[:-1]) / 2
         return self
 
     def set_bounds(self, bounds: Bounds) -> None:
@@ -471,7 +471,8 @@ class Sketches:
                          1 / np.maximum(peaks, 1e-300))
         units[peaks == 0] = 1
         rotated *= units.astype(np.float32)[:, None]
-        shifts = X @ self.offset[:-1].astype(np.float64) + np.float64(self.offset[-1])
+        shifts = np.einsum("ij,j->i", X, self.offset[:-1], dtype=np.float64)
+        shifts += np.float64(self.offset[-1])
         return rotated, units, self.unit_norms(rotated), shifts
 
     def _shorts(self) -> tuple[Ids, Floats]:

@@ -102,7 +102,8 @@ def needed_norms(transform: Transform, queries: Floats, kth: Floats,
     """The norms from which on a neuron may be better than the k-th best of each query: (n,)."""
     Q = _without_bias(transform, queries, n_threads).astype(np.float64)
     units = np.linalg.norm(Q, axis=1) / np.sqrt(max(Q.shape[1] - 1, 1))
-    shift = queries.astype(np.float64) @ transform.offset_[:-1] + transform.offset_[-1]
+    shift = np.einsum("ij,j->i", queries, transform.offset_[:-1], dtype=np.float64)
+    shift += transform.offset_[-1]
     products = np.nan_to_num((kth - shift) * transform.scale_)  # inner products may overflow
     return np.maximum(products, 0) / np.maximum(MIN_SHORT_DEVIATIONS * units, 1e-30)
 
@@ -133,7 +134,8 @@ def bits_that_pay(engine: IndexEngine, queries: Floats, kth: Floats, norm_floor:
     long = lengths * lengths + biases * biases >= norm_floor * norm_floor
     V, biases, lengths = np.ascontiguousarray(V[long]), biases[long], lengths[long]
     Q = _without_bias(transform, queries, n_threads)
-    shift = queries.astype(np.float64) @ transform.offset_[:-1] + transform.offset_[-1]
+    shift = np.einsum("ij,j->i", queries, transform.offset_[:-1], dtype=np.float64)
+    shift += transform.offset_[-1]
     with np.errstate(over="ignore", invalid="ignore"):  # inner products may overflow
         gaps = matmul(Q, V, n_threads, transpose_b=True) + biases
         gaps -= np.nan_to_num((kth - shift) * transform.scale_)[:, None]

@@ -16,6 +16,7 @@ import numpy as np
 
 from .._arrays import bfloat16
 from .._arrays.linalg import matmul
+from .._arrays.portable import double_matmul, eigh
 from .._core import _typed_arrays
 
 if TYPE_CHECKING:
@@ -61,16 +62,13 @@ class Transform:
 
         self.neuron_map_ = self.query_map_ = None
         if moment is not None and self.scaling:
-            from scipy.linalg import eigh  # takes a tenth of a second to import
-
-            # five times as fast as numpy's
-            values, vectors = eigh(moment.astype(np.float64), driver="evr")
+            values, vectors = eigh(moment.astype(np.float64))
             # bounds the scale of directions that hardly occur in the sample: without it, inputs
             # that are unlike the sample are estimated worse
             values = np.maximum(values, 0) / max(values.mean(), 1e-300) + MOMENT_SHRINKAGE
             root = values ** (self.scaling / 2)
-            self.neuron_map_ = ((vectors * root) @ vectors.T).astype(np.float32)
-            self.query_map_ = ((vectors / root) @ vectors.T).astype(np.float32)
+            self.neuron_map_ = double_matmul(vectors * root, vectors.T).astype(np.float32)
+            self.query_map_ = double_matmul(vectors / root, vectors.T).astype(np.float32)
         return self
 
     @classmethod

@@ -26,6 +26,7 @@ import numpy as np
 from .._arrays import bfloat16
 from .._arrays.csr import CSR
 from .._arrays.linalg import matmul
+from .._arrays.portable import eigh, orthonormal, standard_normal
 from .._core import _sketches, _sparse_products
 
 if TYPE_CHECKING:
@@ -82,21 +83,20 @@ class ActiveSketches:
         if not np.isfinite(gram).all():  # training has diverged, which its loss shows
             return self._R, self._R
 
-        values, vectors = np.linalg.eigh(gram)
+        values, vectors = eigh(gram)
         keep = values > 1e-6 * max(values[-1], 1e-30)
         values, vectors = values[keep], vectors[:, keep]
         floor = FLOOR_PER_MEAN_EIGENVALUE * values.sum() / len(self._R)
 
-        U = X.T @ (vectors / np.sqrt(values * len(X))).astype(np.float32)
-        on_U = U.T @ self._R
-        return (self._mapped(U, on_U, values, floor, 0.25),
-                self._mapped(U, on_U, values, floor, -0.25))
+        scaled = np.ascontiguousarray(vectors / np.sqrt(values * len(X)), np.float32)
+        U = matmul(X, scaled, n_threads, transpose_a=True)
+        on_U = matmul(U, self._R, n_threads, transpose_a=True)
+        root = np.sqrt(np.sqrt((values + floor) / floor))  # relative to that of e, a common factor
+        return (self._mapped(U, on_U, root, n_threads), self._mapped(U, on_U, 1 / root, n_threads))
 
-    def _mapped(self, U: Floats, on_U: Floats, values: np.ndarray, floor: float,
-                power: float) -> Floats:
-        # relative to e^power, a common factor that does not change the ranking
-        gain = ((values + floor) / floor) ** power - 1
-        return self._R + U @ (gain.astype(np.float32)[:, None] * on_U)
+    def _mapped(self, U: Floats, on_U: Floats, factors: np.ndarray, n_threads: int) -> Floats:
+        gain = (factors - 1).astype(np.float32)
+        return self._R + matmul(U, gain[:, None] * on_U, n_threads)
 
     def _rotated(self, rows: Ids, n_threads: int) -> Floats:
         out = np.empty((len(rows), self.n_bits), np.float32)
@@ -173,6 +173,6 @@ def _directions(n_in: int, n_bits: int, rng: np.random.Generator) -> Floats:
     """(n_in, n_bits): random directions, orthogonal in groups of n_in, so that no two agree."""
     parts = []
     for start in range(0, n_bits, n_in):
-        part = rng.standard_normal((n_in, min(n_in, n_bits - start)), dtype=np.float32)
-        parts.append(np.linalg.qr(part)[0] * np.float32(np.sqrt(n_in)))
+        part = standard_normal(rng, (n_in, min(n_in, n_bits - start)))
+        parts.append(orthonormal(part) * np.float32(np.sqrt(n_in)))
     return np.ascontiguousarray(np.concatenate(parts, axis=1))

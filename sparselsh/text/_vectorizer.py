@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from .. import _validation as check
+from .._arrays import portable
 from .._arrays.csr import CSR, concatenate
 from .._core import _text
 from .._threads import resolve
@@ -225,7 +226,9 @@ class TextVectorizer(Parameters):
         if not self.use_idf:
             return np.zeros(0)
         n = self.n_texts_ if n_texts is None else n_texts
-        return np.log((1 + n) / (1 + counts)) + 1
+        factors = (1 + n) / (1 + counts)
+        portable.log(factors)
+        return factors + 1
 
     def _take_vocabulary(self, offsets: Offsets, strings: NDArray[np.uint8],
                          idf: NDArray[np.float64]) -> None:

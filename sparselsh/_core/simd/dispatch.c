@@ -1,5 +1,6 @@
 /* Selects the level of the inner loops at run time. EACH_LEVEL(X) is X(level) for each level that
-   was built, as an identifier, from the slowest to the fastest (core/meson.build). */
+   was built, as an identifier, from the slowest to the fastest (core/meson.build);
+   EACH_REPRODUCIBLE(X) the same for the levels that were built as reproducible ones, too. */
 #include "loops.h"
 #include <string.h>
 #ifdef KNOWS_TILES
@@ -104,40 +105,66 @@ MAYBE_UNUSED static int runs_neon_bf16(void) { return 0; }
 
 #endif
 
+typedef struct { const loops_t *table; int (*runs)(void); } level_t;
+
 #define DECLARE(level) extern const loops_t loops_##level;
+#define DECLARE_REPRODUCIBLE(level) extern const loops_t loops_reproducible_##level;
 EACH_LEVEL(DECLARE)
+EACH_REPRODUCIBLE(DECLARE_REPRODUCIBLE)
 
 #define ENTRY(level) { &loops_##level, runs_##level },
-static const struct { const loops_t *table; int (*runs)(void); } levels[] = { EACH_LEVEL(ENTRY) };
-enum { N_LEVELS = sizeof levels / sizeof *levels };
+#define ENTRY_REPRODUCIBLE(level) { &loops_reproducible_##level, runs_##level },
+static const level_t usual[] = { EACH_LEVEL(ENTRY) };
+static const level_t reproducible[] = { EACH_REPRODUCIBLE(ENTRY_REPRODUCIBLE) };
+static const struct { const level_t *levels; int n; } sets[] = {
+    { usual, sizeof usual / sizeof *usual },
+    { reproducible, sizeof reproducible / sizeof *reproducible },
+};
 
 static const loops_t *chosen = 0;
+
+void loops_select_fastest(int is_reproducible)
+{
+    const loops_t *fastest = 0;
+    for (int i = 0; i < sets[is_reproducible].n; i++)
+        if (sets[is_reproducible].levels[i].runs())
+            fastest = sets[is_reproducible].levels[i].table;
+    chosen = fastest;
+}
 
 const loops_t *loops(void)
 {
     if (!chosen)  /* two threads may both do this; they write the same pointer */
-        for (int i = 0; i < N_LEVELS; i++)
-            if (levels[i].runs())
-                chosen = levels[i].table;
+        loops_select_fastest(0);
     return chosen;
+}
+
+int loops_are_reproducible(void)
+{
+    const loops_t *used = loops();
+    for (int i = 0; i < sets[1].n; i++)
+        if (sets[1].levels[i].table == used)
+            return 1;
+    return 0;
 }
 
 int loops_select(const char *name)
 {
-    for (int i = 0; i < N_LEVELS; i++)
-        if (!strcmp(levels[i].table->name, name)) {
-            if (!levels[i].runs())
-                return -2;
-            chosen = levels[i].table;
-            return 0;
-        }
+    for (int s = 0; s < 2; s++)
+        for (int i = 0; i < sets[s].n; i++)
+            if (!strcmp(sets[s].levels[i].table->name, name)) {
+                if (!sets[s].levels[i].runs())
+                    return -2;
+                chosen = sets[s].levels[i].table;
+                return 0;
+            }
     return -1;
 }
 
-int loops_available(int i, const char **name)
+int loops_available(int is_reproducible, int i, const char **name)
 {
-    if (i >= N_LEVELS)
+    if (i >= sets[is_reproducible].n)
         return -1;
-    *name = levels[i].table->name;
-    return levels[i].runs();
+    *name = sets[is_reproducible].levels[i].table->name;
+    return sets[is_reproducible].levels[i].runs();
 }

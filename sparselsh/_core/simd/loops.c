@@ -1,8 +1,13 @@
-/* The inner loops of one instruction set; LEVEL_NAME is its name, LEVEL the same as an identifier. loops.h says what each computes.
-   Products, hashing and sketches have files of their own, which only this file includes.
+/* The inner loops of one instruction set; LEVEL_NAME is its name, LEVEL the same as an identifier.
+   loops.h says what each computes. Products, hashing and sketches have files of their own, which
+   only this file includes.
 
-   Sums are reassociated by `omp simd reduction`, only here and never by -ffast-math, which would
-   flush denormals in the whole process. Several independent accumulators hide the latency of the
+   With REPRODUCIBLE the results for finite numbers are the same for every instruction set: a sum
+   has an order that does not depend on the width of registers, and no product and sum become one
+   operation, for which the build turns contraction off (-ffp-contract=off).
+
+   Sums are reassociated by `omp simd reduction`, not with REPRODUCIBLE, only here and never by
+   -ffast-math, which would flush denormals in the whole process. Several independent accumulators hide the latency of the
    FMA: with a single one, each addition waits four cycles. */
 #include "loops.h"
 #include <math.h>
@@ -60,6 +65,62 @@ static void axpy(float a, const float *restrict x, float *restrict y, ptrdiff_t 
         y[k] += a * x[k];
 }
 
+#if defined(REPRODUCIBLE)
+
+enum { FLOATS_PER_SUM = 256 };  /* that are computed before they are added */
+
+/* sum_k x[k], in sixteen lanes */
+static inline float sum_of(const float *x, ptrdiff_t n)
+{
+    vec s0 = {0};
+    ptrdiff_t k = 0;
+    for (; k + FLOATS_PER_VEC <= n; k += FLOATS_PER_VEC)
+        s0 += load(x + k);
+    float s = sum(s0);
+    for (; k < n; k++)
+        s += x[k];
+    return s;
+}
+
+static inline ptrdiff_t count_of_sum(ptrdiff_t left)
+{
+    return left < FLOATS_PER_SUM ? left : FLOATS_PER_SUM;
+}
+
+static float dot_bfloat16(const uint16_t *a, const float *b, ptrdiff_t n)
+{
+    float s = 0, wide[FLOATS_PER_SUM];
+    for (ptrdiff_t k = 0; k < n; k += FLOATS_PER_SUM) {
+        const ptrdiff_t count = count_of_sum(n - k);
+        to_float32(a + k, wide, count);
+        s += dot(wide, b + k, count);
+    }
+    return s;
+}
+
+static float gather_dot(const float *data, const int32_t *indices, ptrdiff_t n, const float *dense)
+{
+    float s = 0, gathered[FLOATS_PER_SUM];
+    for (ptrdiff_t k = 0; k < n; k += FLOATS_PER_SUM) {
+        const ptrdiff_t count = count_of_sum(n - k);
+        for (ptrdiff_t j = 0; j < count; j++)
+            gathered[j] = dense[indices[k + j]];
+        s += dot(data + k, gathered, count);
+    }
+    return s;
+}
+
+#else
+
+static float dot_bfloat16(const uint16_t *a, const float *b, ptrdiff_t n)
+{
+    float s = 0;
+#pragma omp simd reduction(+ : s)
+    for (ptrdiff_t k = 0; k < n; k++)
+        s += float32_of(a[k]) * b[k];
+    return s;
+}
+
 static float gather_dot(const float *data, const int32_t *indices, ptrdiff_t n, const float *dense)
 {
     float s = 0;
@@ -68,6 +129,8 @@ static float gather_dot(const float *data, const int32_t *indices, ptrdiff_t n, 
         s += data[k] * dense[indices[k]];
     return s;
 }
+
+#endif
 
 static void gather_axpy(float a, const float *dense, const int32_t *indices, float *restrict y,
                         ptrdiff_t n)
@@ -83,7 +146,7 @@ static float max(const float *x, ptrdiff_t n)
 #pragma omp simd reduction(max : m)
     for (ptrdiff_t k = 1; k < n; k++)
         m = x[k] > m ? x[k] : m;
-    return m;
+    return m + 0.0f;  /* of two zeros, the positive one */
 }
 
 static void scale(float a, float *x, ptrdiff_t n)
@@ -116,6 +179,22 @@ static inline float exp_negative(float x)
     return p * power;
 }
 
+#if defined(REPRODUCIBLE)
+
+static float exp_sum(float *x, ptrdiff_t n, float shift)
+{
+    float s = 0;
+    for (ptrdiff_t k = 0; k < n; k += FLOATS_PER_SUM) {
+        const ptrdiff_t count = count_of_sum(n - k);
+        for (ptrdiff_t j = k; j < k + count; j++)
+            x[j] = exp_negative(x[j] - shift);
+        s += sum_of(x + k, count);
+    }
+    return s;
+}
+
+#else
+
 static float exp_sum(float *x, ptrdiff_t n, float shift)
 {
     float s = 0;
@@ -126,6 +205,8 @@ static float exp_sum(float *x, ptrdiff_t n, float shift)
     }
     return s;
 }
+
+#endif
 
 static inline float sigmoid_of(float x)
 {
@@ -189,18 +270,42 @@ static inline float log1p_unit(float u)
              + q * (1 / 11.0f + q * (1 / 13.0f + q * (1 / 15.0f))))))));
 }
 
+/* z <- sigmoid(z); returns log(1 + exp(z)) */
+static inline float sigmoid_step(float *z)
+{
+    float positive = *z > 0 ? *z : 0;
+    float u = exp_negative(-fabsf(*z));
+    *z = (*z > 0 ? 1.0f : u) / (1.0f + u);
+    return positive + log1p_unit(u);
+}
+
+#if defined(REPRODUCIBLE)
+
+static float sigmoid_sum(float *z, ptrdiff_t n)
+{
+    float s = 0, terms[FLOATS_PER_SUM];
+    for (ptrdiff_t k = 0; k < n; k += FLOATS_PER_SUM) {
+        const ptrdiff_t count = count_of_sum(n - k);
+#pragma omp simd
+        for (ptrdiff_t j = 0; j < count; j++)
+            terms[j] = sigmoid_step(z + k + j);
+        s += sum_of(terms, count);
+    }
+    return s;
+}
+
+#else
+
 static float sigmoid_sum(float *z, ptrdiff_t n)
 {
     float s = 0;
 #pragma omp simd reduction(+ : s)
-    for (ptrdiff_t k = 0; k < n; k++) {
-        float positive = z[k] > 0 ? z[k] : 0;
-        float u = exp_negative(-fabsf(z[k]));
-        s += positive + log1p_unit(u);
-        z[k] = (z[k] > 0 ? 1.0f : u) / (1.0f + u);
-    }
+    for (ptrdiff_t k = 0; k < n; k++)
+        s += sigmoid_step(z + k);
     return s;
 }
+
+#endif
 
 static void sgd(const rule_t *rule, float *restrict w, float *restrict m, const float *restrict g,
                 ptrdiff_t n)

@@ -13,6 +13,10 @@
        neon-dot   neon, and 8-bit dot products
        neon-bf16  neon-dot, and bfloat16 dot products
 
+   Some levels are built once more, as "reproducible-baseline" and so on: results are then the same
+   for every instruction set, bit by bit, at the cost of fused operations (docs/design.md,
+   section 5). None multiplies pairs of bfloat16 numbers.
+
    dispatch.c selects the best one that the processor supports. A kernel gets the table once, by
    `const loops_t *f = loops()`, and calls through it: one indirect call per row, none per
    element. */
@@ -212,8 +216,12 @@ typedef struct {
 
 const loops_t *loops(void);          /* the level in use */
 int loops_select(const char *name);  /* 0; -1: unknown name; -2: not on this processor */
-/* the name of level i; returns whether this processor supports it, -1 past the end */
-int loops_available(int i, const char **name);
+/* the fastest of the usual or of the reproducible levels */
+void loops_select_fastest(int reproducible);
+int loops_are_reproducible(void);    /* whether the level in use is */
+/* the name of usual or of reproducible level i; returns whether this processor supports it, -1 past
+   the end */
+int loops_available(int reproducible, int i, const char **name);
 
 /* Prefetch a run of memory. Otherwise a random row costs a cache miss per line: the hardware
    prefetcher does not know where the next row is. */

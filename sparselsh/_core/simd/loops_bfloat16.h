@@ -77,15 +77,6 @@ static void to_bfloat16_random(const float *restrict x, uint16_t *restrict y, pt
     }
 }
 
-static float dot_bfloat16(const uint16_t *a, const float *b, ptrdiff_t n)
-{
-    float s = 0;
-#pragma omp simd reduction(+ : s)
-    for (ptrdiff_t k = 0; k < n; k++)
-        s += float32_of(a[k]) * b[k];
-    return s;
-}
-
 static void axpy_bfloat16(float a, const uint16_t *restrict x, float *restrict y, ptrdiff_t n)
 {
     for (ptrdiff_t k = 0; k < n; k++)

@@ -7,6 +7,14 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(REPRODUCIBLE)
+#define MULTIPLY_ADD_512(a, b, c) _mm512_add_ps(_mm512_mul_ps(a, b), c)
+#define MULTIPLY_ADD_256(a, b, c) _mm256_add_ps(_mm256_mul_ps(a, b), c)
+#else
+#define MULTIPLY_ADD_512(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define MULTIPLY_ADD_256(a, b, c) _mm256_fmadd_ps(a, b, c)
+#endif
+
 /* A byte shuffle looks up 16 nibbles at once. Sums are kept in 16 bits: adding a register of bytes
    as 16-bit numbers adds low + 256 high; the sum of the high bytes, kept separately, is subtracted
    at the end. A score is stored only if it reaches the floor, which few do. */
@@ -41,12 +49,12 @@ static inline ptrdiff_t keep(__m512i even, __m512i odd, float a, float b, const 
     even = _mm512_sub_epi16(even, _mm512_slli_epi16(odd, 8));
     __m256i sums = sum_lanes(_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
     __m512 s = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
-    s = _mm512_fmadd_ps(s, _mm512_set1_ps(a), _mm512_set1_ps(b));
+    s = MULTIPLY_ADD_512(s, _mm512_set1_ps(a), _mm512_set1_ps(b));
     s = _mm512_mul_ps(s, _mm512_loadu_ps(factors));
     if (biases)
-        s = _mm512_fmadd_ps(_mm512_set1_ps(weight), _mm512_loadu_ps(biases), s);
+        s = MULTIPLY_ADD_512(_mm512_set1_ps(weight), _mm512_loadu_ps(biases), s);
     if (errors)
-        s = _mm512_fmadd_ps(_mm512_set1_ps(slack), _mm512_loadu_ps(errors), s);
+        s = MULTIPLY_ADD_512(_mm512_set1_ps(slack), _mm512_loadu_ps(errors), s);
     if (!ids) {
         _mm512_storeu_ps(scores, s);
         return 16;
@@ -62,8 +70,8 @@ static ptrdiff_t at_least(const float *scores, const float *errors, float slack,
     for (ptrdiff_t k = 0; k < n; k += 32) {  /* hardly ever does one of 32 reach the floor */
         __m512 s0 = _mm512_loadu_ps(scores + k), s1 = _mm512_loadu_ps(scores + k + 16);
         if (errors) {
-            s0 = _mm512_fmadd_ps(factor, _mm512_loadu_ps(errors + k), s0);
-            s1 = _mm512_fmadd_ps(factor, _mm512_loadu_ps(errors + k + 16), s1);
+            s0 = MULTIPLY_ADD_512(factor, _mm512_loadu_ps(errors + k), s0);
+            s1 = MULTIPLY_ADD_512(factor, _mm512_loadu_ps(errors + k + 16), s1);
         }
         if (!(_mm512_cmp_ps_mask(s0, least, _CMP_GE_OQ)
               | _mm512_cmp_ps_mask(s1, least, _CMP_GE_OQ)))
@@ -143,12 +151,12 @@ static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const 
 
     for (int k = 0; k < 2; k++) {
         __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums[k]));
-        v = _mm256_fmadd_ps(v, _mm256_set1_ps(a), _mm256_set1_ps(b));
+        v = MULTIPLY_ADD_256(v, _mm256_set1_ps(a), _mm256_set1_ps(b));
         v = _mm256_mul_ps(v, _mm256_loadu_ps(factors + 8 * k));
         if (biases)
-            v = _mm256_fmadd_ps(_mm256_set1_ps(weight), _mm256_loadu_ps(biases + 8 * k), v);
+            v = MULTIPLY_ADD_256(_mm256_set1_ps(weight), _mm256_loadu_ps(biases + 8 * k), v);
         if (errors)
-            v = _mm256_fmadd_ps(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + 8 * k), v);
+            v = MULTIPLY_ADD_256(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + 8 * k), v);
         if (!ids) {
             _mm256_storeu_ps(scores + found, v);
             found += 8;
@@ -166,7 +174,7 @@ static ptrdiff_t at_least(const float *scores, const float *errors, float slack,
     for (ptrdiff_t k = 0; k < n; k += 8) {
         __m256 v = _mm256_loadu_ps(scores + k);
         if (errors)
-            v = _mm256_fmadd_ps(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + k), v);
+            v = MULTIPLY_ADD_256(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + k), v);
         found += store_from(v, floor, (int32_t)k, places + found, out + found);
     }
     return found;
