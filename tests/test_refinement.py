@@ -179,6 +179,19 @@ def test_weights_computed_from_data_are_stored_in_bfloat16():
     np.testing.assert_allclose(net.layers[1].weight, exact.layers[1].weight, rtol=2**-8)
 
 
+@pytest.mark.parametrize("output", [sl.Linear, sl.LSHLinear])
+def test_any_output_layer_can_begin_with_weights_from_data(rng, output):
+    X = sp.random(300, 200, 0.1, format="csr", dtype=np.float32, random_state=0)
+    Y = sp.csr_array((rng.random((300, 40)) < 0.05).astype(np.float32))
+    net = sl.Network([sl.Linear(200, 16), output(16, 40)], random_state=0).initialize(X, Y)
+    assert net.layers[1].weight.shape == (40, 16)
+    before = net.decision_function(X)
+    other = sl.Network([sl.Linear(200, 16), sl.LSHLinear(16, 40)], random_state=0).initialize(X, Y)
+    np.testing.assert_allclose(before, other.decision_function(X), rtol=1e-5, atol=1e-6)
+    net.fit(X, Y, epochs=2, verbose=False).refine(X, Y)
+    assert net.topk(X, 3)[0].shape == (300, 3)
+
+
 @pytest.mark.parametrize(("net", "X", "words"), [
     (sl.Network([sl.Linear(N_FEATURES, 4), sl.Linear(4, 4), sl.Linear(4, N_LABELS)]),
      TRAIN[0], "has 3 layers"),

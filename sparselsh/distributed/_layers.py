@@ -221,8 +221,9 @@ class ColumnLinear(Linear):
             value[(slice(None), columns) if sparse_input else columns] = part
         self._take(self._stored(value), np.zeros(width, np.float32), sparse_input)
 
-    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator) -> None:
-        self._take(stored, np.zeros(stored.shape[1], np.float32), True)
+    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator,
+                           input_major: bool) -> None:
+        self._take(stored, np.zeros(stored.shape[1], np.float32), input_major)
 
     def forget_weights(self) -> None:
         self.blocks, self.initialized = [], False

@@ -150,9 +150,10 @@ class Linear(HtmlRepr):
         """Weights that `take_first_weights` takes, from float32 ones, which may be their memory."""
         return self._stored(value)
 
-    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator) -> None:
+    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator,
+                           input_major: bool) -> None:
         """Start from what `first_weights` gave: input-major for a layer of sparse inputs."""
-        self._set_parameters(stored, True)
+        self._set_parameters(stored, input_major)
 
     def forget_weights(self) -> None:
         """Return to the state before `initialize`."""

@@ -219,10 +219,10 @@ class LSHLinear(Linear):
         super().initialize(rng, input_fraction=input_fraction)
         self._draw_seed(rng)
 
-    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator) -> None:
-        """Start from what `first_weights` gave, neuron-major."""
+    def take_first_weights(self, stored: np.ndarray, rng: np.random.Generator,
+                           input_major: bool) -> None:
         self.drop_indexes()
-        self._set_parameters(stored, False)
+        super().take_first_weights(stored, rng, input_major)
         self._draw_seed(rng)
 
     def _draw_seed(self, rng: np.random.Generator) -> None:

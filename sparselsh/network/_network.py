@@ -543,8 +543,8 @@ class Network:
             features, labels = self._label_vectors(X, Y, shared, weight)
             features, labels = hidden.first_weights(features), last.first_weights(labels)
             with held():
-                hidden.take_first_weights(features, rng)
-                last.take_first_weights(labels, rng)
+                hidden.take_first_weights(features, rng, True)
+                last.take_first_weights(labels, rng, False)
                 self.refinement = self.calibration = None
                 is_done = True
         except BaseException:
