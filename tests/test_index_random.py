@@ -12,7 +12,8 @@ import sparselsh as sl
 SIZES = (1, 7, 300, 1500, 4200)
 WIDTHS = (1, 2, 16, 100, 513)
 N_QUERIES = 30
-PER_TEST = 4  # indexes, whose answers are counted together
+PER_TEST = 12  # indexes, whose answers are counted together,
+LEAST = 0.75  # but of each of which so many are right
 
 
 def rows(rng, n, d, kind):
@@ -103,13 +104,15 @@ def test_recall_and_exactness(kind, metric, storage):
             return ((got >= kth - 1e-5 * size) & (ids >= 0)).sum(axis=1)
 
         np.testing.assert_array_equal(right(index.search(X, k, exact=True, **options)[0]), n_able)
-        found["search"] += right(index.search(X, k, **options)[0]).sum()
+        of_search = right(index.search(X, k, **options)[0]).sum()
+        assert of_search >= LEAST * n_able.sum(), (n, d, k, options.keys())
+        found["search"] += of_search
         found["certify"] += right(index.search(X, k, certify=0.999, **options)[0]).sum()
         found["one by one"] += right(np.concatenate(
             [index.search(X[i:i + 1], k, **of_query(options, i))[0]
              for i in range(N_QUERIES)])).sum()
         wanted += n_able.sum()
 
-    assert found["certify"] == wanted
+    assert found["certify"] >= 0.999 * wanted
     assert found["search"] >= 0.94 * wanted
     assert found["one by one"] >= 0.94 * wanted
