@@ -344,6 +344,18 @@ def test_changes_keep_the_metric(rng, metric, tmp_path):
         assert_same_bits(a, b)
 
 
+def check_through_changes(check, index, W, folder):
+    """check(index) after `add` of the rows from 2500 on, `update`, a file and a copy."""
+    index.add(W[2500:])
+    check(index)
+    W[[3, 2600]] = W[[2600, 3]]
+    index.update(W, [3, 2600])
+    check(index)
+    index.save(folder / "i")
+    check(sl.LSHIndex.load(folder / "i", W))
+    check(copy.deepcopy(index))
+
+
 @pytest.mark.parametrize("plan", ["sketches", "exact"])
 @pytest.mark.parametrize(("d", "far"), [(2, 5e5), (24, 3e4)])
 def test_distances_between_rows_far_from_zero(rng, plan, d, far, tmp_path):
@@ -358,14 +370,7 @@ def test_distances_between_rows_far_from_zero(rng, plan, d, far, tmp_path):
                                    atol=1e-2)
 
     index = sl.LSHIndex(metric="l2", plan=plan, random_state=0).fit(W[:2500], queries=X[:30])
-    index.add(W[2500:])
-    check(index)
-    W[[3, 2600]] = W[[2600, 3]]
-    index.update(W, [3, 2600])
-    check(index)
-    index.save(tmp_path / "i")
-    check(sl.LSHIndex.load(tmp_path / "i", W))
-    check(copy.deepcopy(index))
+    check_through_changes(check, index, W, tmp_path)
 
 
 @pytest.mark.parametrize("factor", [1e-37, 1e-30, 1e-19, 1e-16, 1e-7, 1e16, 1e19, 1e30, 1e36])
@@ -390,14 +395,7 @@ def test_a_factor_of_rows_and_queries_scales_the_distances(rng, factor, with_que
         assert neighbour_recall(ids, np.argsort(distances, axis=1)[:, :5]) >= 0.998
 
     index = sl.LSHIndex(metric="l2", plan=plan, random_state=0).fit(W[:2500], queries=queries)
-    index.add(W[2500:])
-    check(index)
-    W[[3, 2600]] = W[[2600, 3]]
-    index.update(W, [3, 2600])
-    check(index)
-    index.save(tmp_path / "i")
-    check(sl.LSHIndex.load(tmp_path / "i", W))
-    check(copy.deepcopy(index))
+    check_through_changes(check, index, W, tmp_path)
 
 
 @pytest.mark.parametrize("offset", [0, 1.5, 3, 100])

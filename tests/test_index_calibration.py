@@ -442,6 +442,15 @@ def test_the_calibration_s_exact_neighbours_are_those_of_brute_force(rng):
     np.testing.assert_array_equal(ids, exact(W, X, 5)[0])
 
 
+def test_long_neurons_may_be_missing_in_the_sample(rng):
+    W = rng.standard_normal((9000, 16)).astype(np.float32)
+    W[np.flatnonzero(np.arange(9000) % 3)[:200]] *= 1000  # every third neuron is sampled
+    X = rng.standard_normal((200, 16)).astype(np.float32)
+    index = sl.LSHIndex(plan="sketches", random_state=0).fit(W, queries=X)  # without a warning
+    assert index.report()["n_sketched"] < 9000
+    assert recall(index, W, X) >= 0.98
+
+
 def test_sketches_are_as_long_as_the_queries_need(rng):
     centres, far, noise = (rng.standard_normal((n, 64)).astype(np.float32)
                            for n in (1000, 200, 20_000))

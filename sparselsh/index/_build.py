@@ -167,7 +167,7 @@ def _most_bits(options: IndexOptions, n_in: int, fraction: float = 1.0) -> int:
         return options.sketch_bits
     # 4 bytes per neuron and 12 per sketch are not bits; error and bias, 8 more, do not count
     per_neuron = max(MAX_SKETCH_BYTES, MAX_SKETCH_FRACTION * 4 * n_in) - 4
-    within = per_neuron / fraction - 12
+    within = per_neuron / max(fraction, 1 / NORM_SAMPLE) - 12
     return max(_least_bits(n_in), min(512, int(within) // 8 * 64))
 
 

@@ -6,6 +6,7 @@ all that a search reads after it.
 """
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -64,9 +65,9 @@ class FastRotation:
         _rotations.rotate(V, self.n_dims, self.signs, out, n_threads)
         return out
 
-    @property
+    @cached_property
     def matrix(self) -> Floats:
-        """The matrix of the rotation, (n_bits, n_dims)."""
+        """The matrix of the rotation, (n_bits, n_dims), which only long sketches need."""
         return np.ascontiguousarray(self.of_rows(np.eye(self.n_dims, dtype=np.float32), 1).T)
 
 

@@ -132,6 +132,8 @@ def bits_that_pay(engine: IndexEngine, queries: Floats, kth: Floats, norm_floor:
     V, biases = engine.directions(rows, n_threads)
     lengths = np.sqrt(np.einsum("ij,ij->i", V, V))
     long = lengths * lengths + biases * biases >= norm_floor * norm_floor
+    if not long.any():  # so few sketches that their length costs nothing
+        return max(choices)
     V, biases, lengths = np.ascontiguousarray(V[long]), biases[long], lengths[long]
     Q = _without_bias(transform, queries, n_threads)
     shift = np.einsum("ij,j->i", queries, transform.offset_[:-1], dtype=np.float64)

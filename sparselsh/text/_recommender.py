@@ -35,8 +35,7 @@ from ._training import (
     SPLIT_SEED,
     Options,
     Trained,
-    learn_more,
-    n_steps_of,
+    learn_and_take,
     refinement_cost,
     trained,
     with_more,
@@ -275,13 +274,7 @@ class Recommender(NamedNetwork):
             return self.fit(sequences)
         self._check_trainable()
         x, y, learned = self._grow(checked_sequences(sequences, "sequences"), learns=True)
-        n_steps = n_steps_of(self.network_)
-        with held():
-            try:
-                learn_more(self.network_, x, y, self.batch_size)
-            finally:  # a call that fails before the first step can be made again
-                if n_steps_of(self.network_) > n_steps:
-                    self.__dict__.update(learned)
+        learn_and_take(self, x, y, learned)
         return self
 
     def _grow(self, sequences: list[list[str]],

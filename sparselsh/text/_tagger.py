@@ -19,8 +19,7 @@ from ._named_network import NamedNetwork, as_attributes
 from ._training import (
     Options,
     Trained,
-    learn_more,
-    n_steps_of,
+    learn_and_take,
     refinement_cost,
     trained,
     with_more,
@@ -294,13 +293,7 @@ class Tagger(NamedNetwork):
             return self.fit(texts, tags)
         texts, names = self._new_rows(texts, tags)
         x, y, learned = self._grow(texts, names, learns=True)
-        n_steps = n_steps_of(self.network_)
-        with held():
-            try:
-                learn_more(self.network_, x, y, self.batch_size)
-            finally:  # a call that fails before the first step can be made again
-                if n_steps_of(self.network_) > n_steps:
-                    self.__dict__.update(learned)
+        learn_and_take(self, x, y, learned)
         return self
 
     def _checked_validation(self, validation: Any, names: Names

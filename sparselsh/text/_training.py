@@ -12,6 +12,7 @@ from .. import _recipe
 from .. import _validation as check
 from .._arrays.csr import CSR, concatenate, from_scipy
 from .._arrays.scipy import sp
+from .._signals import held
 from ..calibration import MIN_FIT_ROWS, best_threshold, thresholds_by_frequency
 from ..layers import Linear, LSHLinear
 from ..network import Network
@@ -237,3 +238,17 @@ def kept_of_tensors(tensors: dict[str, np.ndarray], n_seen: Any,
     if parts[0].shape[0] != parts[1].shape[0]:
         raise ValueError("kept.x and kept.y must have as many rows")
     return Kept(parts[0], parts[1], n_seen)
+
+
+def learn_and_take(model: Any, x: CSR, y: CSR, learned: dict[str, Any]) -> None:
+    """`learn_more` of a Tagger or Recommender, with attributes that count these rows.
+
+    They change once a step is done: a call that fails before can be made again.
+    """
+    n_steps = n_steps_of(model.network_)
+    with held():
+        try:
+            learn_more(model.network_, x, y, model.batch_size)
+        finally:
+            if n_steps_of(model.network_) > n_steps:
+                model.__dict__.update(learned)
