@@ -4,6 +4,8 @@ import reference
 from support import UNIT, assert_same_bits, eighths, gaussian, on_threads, read_only, unwritten
 
 from sparselsh._core import _simd, _sketches
+from sparselsh.index._rotations import MatrixRotation
+from sparselsh.index._tuning import deviation
 
 BLOCK = _sketches.NEURONS_PER_BLOCK
 # one neuron, part of a block, whole blocks, and more than the 64 blocks scored at a time
@@ -47,6 +49,72 @@ def scan(queries, blocks, factors, n, n_best, slot_ids=None, biases=None):
 @pytest.fixture(params=COUNTS)
 def n(request):
     return request.param
+
+
+def refined(rotated, gram, n_sweeps):
+    """Signs, products and squares of `refine`, the same bits for 1 and 2 threads."""
+    def call(n_threads):
+        signs = np.where(rotated > 0, np.float32(1), np.float32(-1))
+        sums = (signs.astype(float) @ gram).astype(np.float32)
+        products, squares = unwritten((2, len(rotated)), np.float64)
+        _sketches.refine(read_only(rotated), read_only(gram), signs, sums, products, squares,
+                         n_sweeps, n_threads)
+        return signs, products, squares
+
+    return on_threads(call)
+
+
+def refined_by_definition(v, gram, n_sweeps):
+    """The signs of one row, by the cosine of each sketch that is tried."""
+    def cosine(s):
+        return s @ v / np.sqrt(s @ gram @ s)
+
+    s = np.where(v > 0, 1.0, -1.0)
+    for i in list(range(len(v))) * n_sweeps:
+        other = s.copy()
+        other[i] *= -1
+        if cosine(other) > cosine(s) * (1 + 1e-6):
+            s = other
+    return s
+
+
+@pytest.mark.parametrize(("n_bits", "n_dims"), [(64, 48), (64, 5), (128, 65), (192, 129)])
+@pytest.mark.parametrize("n_sweeps", [0, 1, 2])
+def test_refined_signs_are_those_of_the_definition(rng, simd_level, n_bits, n_dims, n_sweeps):
+    R = MatrixRotation.drawn(n_bits, n_dims, rng).matrix.astype(float)
+    gram, V = (R @ R.T).astype(np.float32), rng.standard_normal((20, n_dims))
+    rotated = (V @ R.T).astype(np.float32)
+    signs, products, squares = refined(rotated, gram, n_sweeps)
+
+    want = np.array([refined_by_definition(v.astype(float), gram.astype(float), n_sweeps)
+                     for v in rotated])
+    # a sign that changes nothing but for rounding may differ, and then later ones
+    assert (signs == want).all(axis=1).mean() >= 0.9
+    np.testing.assert_allclose(products, (signs * rotated).sum(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(squares, ((signs @ R) ** 2).sum(axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_bits", [192, 256, 512])
+def test_refined_signs_of_normal_rows_have_the_angles_of_the_power_law(rng, n_bits):
+    V, rotation = gaussian(rng, 500, 128), MatrixRotation.drawn(n_bits, 128, rng)
+    rotated = rotation.of_rows(V, 1)
+    _, products, squares = refined(rotated, rotation.gram, 2)
+    tangents = np.sqrt(np.square(V).sum(axis=1) * squares / products**2 - 1)
+    assert deviation(n_bits, 128) == pytest.approx(tangents.mean() / np.sqrt(128), rel=0.03)
+    plain = np.abs(rotated).sum(axis=1)
+    assert (tangents < np.sqrt(np.square(V).sum(axis=1) * n_bits**2 / 128 / plain**2)).all()
+
+
+def test_rows_of_zeros_and_of_any_length_are_refined_alike(rng):
+    rotation = MatrixRotation.drawn(128, 20, rng)
+    rotated = rotation.of_rows(gaussian(rng, 5, 20), 1)
+    signs, _, _ = refined(rotated, rotation.gram, 2)
+    for factor in (2.0**-60, 2.0**60):
+        np.testing.assert_array_equal(refined(rotated * np.float32(factor), rotation.gram, 2)[0],
+                                      signs)
+    zeros, products, _ = refined(np.zeros((1, 128), np.float32), rotation.gram, 2)
+    assert (zeros == -1).all() and products[0] == 0
+    refined(np.zeros((0, 128), np.float32), rotation.gram, 2)
 
 
 @pytest.mark.parametrize("n_bits", [16, *BITS])

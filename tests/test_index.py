@@ -73,18 +73,18 @@ def test_search_finds_nearly_all_neighbours_with_its_defaults(data, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_centring_and_scaling_find_neighbours_that_are_missed_without_them(seed):
-    # with 60 candidates; measured: 0.98 with both, 0.93 with centring only,
-    # 0.44 to 0.54 with neither
+    # with 60 candidates; measured: 0.91 with both, 0.77 to 0.81 with centring only,
+    # 0.31 to 0.44 with neither
     W, X = trained(np.random.default_rng(seed))
 
     def found(**options):
-        index = sl.LSHIndex(random_state=0, sketch_bits=128, plan="sketches",
+        index = sl.LSHIndex(random_state=0, sketch_bits=64, plan="sketches",
                             **options).fit(W, queries=X)
         return recall(index, W, X, n_candidates=60)
 
-    assert found() >= 0.96
-    assert found(scaling=0) >= 0.88
-    assert found(scaling=0, center=False) <= 0.65
+    assert found() >= 0.88
+    assert 0.7 <= found(scaling=0) <= 0.85
+    assert found(scaling=0, center=False) <= 0.55
 
 
 def test_centring_removes_a_common_bias(rng):

@@ -1,11 +1,21 @@
 # Made by docs/make_stubs.py.
 from typing import Any
 
-from numpy import float32, int32, uint8
+from numpy import float32, float64, int32, uint8
 from numpy.typing import NDArray
 
 NEURONS_PER_BLOCK: int
 def pack(rotated: NDArray[float32], rows: NDArray[int32], blocks: NDArray[uint8]) -> None: ...
+def refine(
+    rotated: NDArray[float32],
+    gram: NDArray[float32],
+    signs: NDArray[float32],
+    sums: NDArray[float32],
+    products: NDArray[float64],
+    squares: NDArray[float64],
+    n_sweeps: int,
+    n_threads: int,
+) -> None: ...
 def scan(
     queries: NDArray[float32],
     blocks: NDArray[uint8],

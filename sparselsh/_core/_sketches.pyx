@@ -47,6 +47,49 @@ def pack(const float[:, ::1] rotated, const int32_t[::1] rows, uint8_t[:, ::1] b
                 v += 4
 
 
+cdef double _refine(const loops_t *f, const float *v, const float[:, ::1] gram, float *s, float *gs,
+                    int n_sweeps, double *product) noexcept nogil:
+    # `refine` for one row; returns <s, G s>
+    cdef Py_ssize_t i, n = gram.shape[0]
+    cdef double p = 0, square = 0, p_new, square_new
+    cdef int _sweep
+    for i in range(n):
+        p += s[i] * <double>v[i]
+        square += s[i] * <double>gs[i]
+    for _sweep in range(n_sweeps):
+        for i in range(n):
+            p_new = p - 2 * s[i] * <double>v[i]
+            square_new = square - 4 * s[i] * <double>gs[i] + 4 * <double>gram[i, i]
+            # the squares of the cosines, and a margin for rounding; a square is never 0 but by it
+            if p_new > 0 and p_new * p_new * square > p * p * square_new * (1 + 1e-6):
+                f.axpy(-2 * s[i], &gram[i, 0], gs, n)
+                s[i] = -s[i]
+                p, square = p_new, square_new
+    product[0] = p
+    return square
+
+
+def refine(const float[:, ::1] rotated, const float[:, ::1] gram, float[:, ::1] signs,
+           float[:, ::1] sums, double[::1] products, double[::1] squares, int n_sweeps,
+           int n_threads):
+    """Change signs s of rows until R^T s has a smaller angle to v, for each v.
+
+    More signs than dimensions do not say most of v where each is that of a coordinate of R v:
+    another one may be nearer to v together with the others. Each sign of a row is changed, in turn,
+    if that makes the cosine of R^T s and v larger (iterated conditional modes: Besag 1986).
+
+    rotated, (n, n_bits), is R v; gram is R R^T; signs, (n, n_bits), are 1 and -1, those of rotated,
+    and sums is signs @ gram. Both are changed. products, (n,), are <R^T s, v> and squares,
+    (n,), |R^T s|^2 of the result.
+    O(n * (n_sweeps * n_bits + changes * n_bits))
+    """
+    cdef Py_ssize_t r
+    cdef const loops_t *f = table()
+    for r in prange(rotated.shape[0], nogil=True, schedule="static", num_threads=n_threads):
+        squares[r] = _refine(f, &rotated[r, 0], gram, &signs[r, 0], &sums[r, 0], n_sweeps,
+                             &products[r])
+
+
 cdef void tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
                    float *b) noexcept nogil:
     # lut[g][nibble] = round((sum of +-q over the nibble + spread_g) * scale), 0..255;

@@ -22,7 +22,11 @@ FAST_MIN_INPUTS = 512  # from which on a rotation by Hadamard matrices is quicke
 
 
 class MatrixRotation:
-    """Rows of random orthogonal matrices, (n_bits, n_dims): as many matrices as n_bits needs."""
+    """A random matrix R, (n_bits, n_dims).
+
+    Rows of an orthogonal matrix up to n_bits = n_dims; from there on the columns are orthogonal and
+    R^T R = n_bits / n_dims I (a tight frame), so that all rows tell as much.
+    """
 
     signs = None
 
@@ -33,11 +37,14 @@ class MatrixRotation:
     @classmethod
     def drawn(cls, n_bits: int, n_dims: int, rng: np.random.Generator) -> Self:
         """A random one."""
-        blocks = []
-        for _ in range(-(-n_bits // n_dims)):
-            # the diagonal of R is positive, which makes the distribution uniform (Haar)
-            blocks.append(orthonormal(standard_normal(rng, (n_dims, n_dims), np.float64)))
-        return cls(np.concatenate(blocks)[:n_bits].astype(np.float32))
+        # the diagonal of R in QR is positive, which makes the distribution uniform (Haar)
+        Q = orthonormal(standard_normal(rng, (max(n_bits, n_dims), n_dims), np.float64))
+        return cls((Q[:n_bits] * np.sqrt(max(1.0, n_bits / n_dims))).astype(np.float32))
+
+    @cached_property
+    def gram(self) -> Floats:
+        """R R^T, (n_bits, n_bits)."""
+        return matmul(self.matrix, self.matrix, 1, transpose_b=True)
 
     def of_rows(self, V: Floats, n_threads: int) -> Floats:
         """The rotated rows, (n, n_bits)."""
@@ -67,8 +74,13 @@ class FastRotation:
 
     @cached_property
     def matrix(self) -> Floats:
-        """The matrix of the rotation, (n_bits, n_dims), which only long sketches need."""
+        """The matrix R of the rotation, (n_bits, n_dims), which only long sketches need."""
         return np.ascontiguousarray(self.of_rows(np.eye(self.n_dims, dtype=np.float32), 1).T)
+
+    @cached_property
+    def gram(self) -> Floats:
+        """R R^T, (n_bits, n_bits)."""
+        return matmul(self.matrix, self.matrix, 1, transpose_b=True)
 
 
 def signs_shape(n_bits: int, n_dims: int) -> tuple[int, int, int]:

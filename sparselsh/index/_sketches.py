@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 NO_NUMBERS = np.zeros(0, np.float32)
 UNSCALED = 1e-12, 1e12  # largest numbers of a query whose squares neither vanish nor overflow
 QUICK_MAX_SKETCHES = 1 << 15  # that one thread scans as quickly as several
+N_SWEEPS = 2  # over the signs of a sketch: more gain little
 SINGLE_CALL_MAX_QUERIES = 3  # up to here one single-threaded call beats three multi-threaded ones
 
 
@@ -196,24 +197,29 @@ class Sketches:
         self.ids[self.n:n], self.cell[self.n:n] = rows[new], cell[new]
         self.n = n
 
-        rotated = self.rotation.of_rows(V, n_threads)
         slots = self.slot[rows]
-        _sketches.pack(rotated, slots, self.blocks)
-        sums = np.abs(rotated).sum(axis=1)
-        self.factors[slots] = factors = squares / np.maximum(sums, np.float32(1e-30))
-        self.errors[slots] = self._errors(rotated, factors, squares, n_threads)
+        signs, products, lengths = self._signs(self.rotation.of_rows(V, n_threads), n_threads)
+        _sketches.pack(signs, slots, self.blocks)
+        self.factors[slots] = factors = squares / np.maximum(products, np.float32(1e-30))
+        self.errors[slots] = self._errors(factors, lengths, squares)
         self.biases[slots] = biases
         self._tidy()
 
-    def _errors(self, rotated: Floats, factors: Floats, squares: Floats,
-                n_threads: int) -> NDArray[np.float64]:
-        """|e| for rows with these rotated vectors: f R^T s is v + e, with e orthogonal to v."""
+    def _signs(self, rotated: Floats, n_threads: int) -> tuple[Floats, Floats, Any]:
+        """Signs s for rows R v, numbers of these signs, and <R^T s, v> and |R^T s|^2 of each."""
+        n, n_bits = rotated.shape
+        if n_bits <= self.rotation.n_dims:  # the rows of R are orthonormal
+            return rotated, np.abs(rotated).sum(axis=1), n_bits
+        signs = np.where(rotated > 0, np.float32(1), np.float32(-1))
+        sums = matmul(signs, self.rotation.gram, n_threads)
+        products, squares = np.empty((2, n))
+        _sketches.refine(rotated, self.rotation.gram, signs, sums, products, squares, N_SWEEPS,
+                         n_threads)
+        return signs, products.astype(np.float32), squares
+
+    def _errors(self, factors: Floats, lengths: Any, squares: Floats) -> NDArray[np.float64]:
+        """|e| of rows: f R^T s is v + e, with e orthogonal to v."""
         n_bits, n_dims = self.rotation.n_bits, self.rotation.n_dims
-        lengths: Any = n_bits  # |R^T s|^2: the rows of R are orthonormal, if they are one rotation
-        if n_bits > n_dims:
-            signs = np.where(rotated > 0, np.float32(1), np.float32(-1))
-            sums = matmul(signs, self.rotation.matrix, n_threads)
-            lengths = np.einsum("ij,ij->i", sums, sums)
         # the table of sums is in steps of up to |q| / 64, whose errors are like independent ones
         table = n_bits / 48 * (n_dims - 1) / 63.75**2
         error = factors.astype(np.float64)**2 * lengths - squares

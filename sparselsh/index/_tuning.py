@@ -39,6 +39,7 @@ CELL_RAISE, MAX_CELL_RAISES = 2.0, 6  # of the cells that are scanned
 SEARCHES_WITH_SHORT = 0.1  # of the queries, that may need neurons without a sketch
 SHORT_SAMPLE = 4096  # neurons without a sketch, by which their bound is set,
 SHORT_QUANTILE = 0.9999  # as this quantile of their inner products with the queries
+REFINED_POWER = 1.065  # of the deviation of a sketch, by the bits per dimension
 MAX_PROBES = 64  # buckets per table that are tried
 
 
@@ -158,14 +159,13 @@ def bits_that_pay(engine: IndexEngine, queries: Floats, kth: Floats, norm_floor:
 def deviation(n_bits: int, n_dims: int) -> float:
     """Of an estimate of <q, v> by a sketch, for vectors of length 1, on average.
 
-    The signs s of n_bits rows of rotations R, as many whole ones as there are and m rows of one
-    more, have <R^T s, v> = n_bits sqrt(2 / (pi n_dims)); a whole rotation leaves 1 - 2 / pi of its
-    n_dims orthogonal to v, and a part m - 2 m^2 / (pi n_dims). What is orthogonal has a random
-    direction (RaBitQ, Gao and Long 2024, theorem 3.2).
+    The signs s of n_bits orthonormal rows have <R^T s, v> = n_bits sqrt(2 / (pi n_dims)), and what
+    is left of R^T s has a random direction (RaBitQ, Gao and Long 2024, theorem 3.2). The power is
+    that of `_core._sketches.refine` for normal vectors and up to four times as many rows, measured.
     """
-    whole, m = divmod(n_bits, n_dims)
-    rest = whole * n_dims * (1 - 2 / np.pi) + m - 2 * m * m / (np.pi * n_dims)
-    return float(np.sqrt(rest * np.pi / 2) / n_bits)
+    if n_bits > n_dims:
+        return float(np.sqrt((np.pi / 2 - 1) / n_dims) * (n_bits / n_dims) ** -REFINED_POWER)
+    return float(np.sqrt(np.pi / 2 / n_bits - 1 / n_dims))
 
 
 def normal_cdf(z: np.ndarray) -> np.ndarray:
