@@ -7,11 +7,14 @@ what `bench/promise.py --parts` prints.
 """
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from statistics import NormalDist
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .. import _validation as check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Of the misses that a recall allows, the part that the bound of the sketches may cause; the rest is
 # that of the cells
@@ -29,6 +32,7 @@ CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.1, 0.05, 0.5
 # the first half
 EVIDENCE = ((0.96, 40, 1.0), (0.985, 64, 1.0), (1.0, 128, 1.6))
 ALL_CELLS = -1.0  # a share that no cells have
+CELL_RAISE, MAX_CELL_RAISES = 2.0, 6  # of the cells that are scanned; after these, all are
 MIN_SHORT_DEVIATIONS = 4.5
 
 
@@ -48,6 +52,8 @@ class Bounds:
         Number of these best estimates, at least.
     short : float
         Standard deviations of the inner product with a neuron of which only the norm is known.
+    raises : list of tuple of int
+        By k, ascending: how often the cells that are scanned were raised for the k best.
     """
 
     recall: float
@@ -55,6 +61,7 @@ class Bounds:
     cells: float
     evidence: int
     short: float
+    raises: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
     def of_recall(cls, recall: float) -> Self:
@@ -70,10 +77,33 @@ class Bounds:
         tail = min(0.5, SKETCH_MISSES * (1 - self.recall) / missed)
         return self.sketches * max(MIN_DEVIATIONS, -NormalDist().inv_cdf(max(tail, 1e-15)))
 
+    def cells_for(self, k: int) -> tuple[float, int]:
+        """`cells` and `evidence` for the k best: the wider of those for the nearest k.
+
+        Fewer are left out by a smaller share of the best estimates, then by more of them.
+        """
+        before = [times for other, times in self.raises if other <= k][-1:]
+        after = [times for other, times in self.raises if other >= k][:1]
+        times = max(before + after, default=0)
+        cells, evidence = self.cells, self.evidence
+        if times > MAX_CELL_RAISES or cells == ALL_CELLS:
+            return ALL_CELLS, evidence
+        for _ in range(times):
+            if cells * evidence >= 1:
+                cells /= CELL_RAISE
+            else:  # already no estimate may be from the second half
+                evidence = round(evidence * CELL_RAISE)
+        return cells, evidence
+
     def wider(self, factor: float) -> Self:
         """Bounds that leave out less of the cells that are scanned."""
-        return type(self)(self.recall, self.sketches * factor, self.cells, self.evidence,
-                          self.short * factor)
+        return replace(self, sketches=self.sketches * factor, short=self.short * factor)
+
+    def with_more_cells(self, ks: Iterable[int], others: Iterable[int]) -> Self:
+        """Bounds that leave out fewer cells for each of `ks`, and as many for `others`."""
+        times = {k: 0 for k in others} | dict(self.raises)
+        times |= {k: times.get(k, 0) + 1 for k in ks}
+        return replace(self, raises=sorted(times.items()))
 
     @classmethod
     def restored(cls, plain: Any) -> Self:
@@ -84,9 +114,16 @@ class Bounds:
         sketches, short = (check.number(plain[name], name, minimum=0, maximum=1e6)
                            for name in ("sketches", "short"))
         cells = check.number(plain["cells"], "cells", minimum=ALL_CELLS, maximum=1e6)
+        raises = plain.get("raises", [])  # which files of earlier versions do not have
+        if not isinstance(raises, list) or not all(
+                isinstance(pair, list) and len(pair) == 2 for pair in raises):
+            raise ValueError("raises must be a list of pairs")
         return cls(recall, sketches, cells,
-                   check.integer(plain["evidence"], "evidence", maximum=1 << 20), short)
+                   check.integer(plain["evidence"], "evidence", maximum=1 << 20), short,
+                   sorted((check.integer(k, "k of raises"),
+                           check.integer(times, "raises", minimum=0, maximum=MAX_CELL_RAISES + 1))
+                          for k, times in raises))
 
-    def plain(self) -> dict[str, float]:
+    def plain(self) -> dict[str, Any]:
         """The numbers, for a file or a report."""
         return asdict(self)

@@ -36,6 +36,7 @@ CELLS_OF_ANY_QUERIES = 0.1  # with this factor of their bound; chosen by bench/p
 CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
 MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
+GAIN_OF_CELLS = 0.02  # a scaling may find fewer by this, as it halves the cells that are scanned
 FOUND_UNSCALED = 0.9  # of the neighbours, by few candidates: then wide queries are not scaled
 NORM_SAMPLE = 4096  # neurons whose norms decide on the norm floor
 MOST_NEIGHBOURS = 50  # up to this k searches hardly ever compute neurons below the norm floor,
@@ -206,7 +207,7 @@ def _better_transform(engine: IndexEngine, moment: Floats, sample: Floats, truth
         recalls[transform] = tuning.recall_of(ids, truth)
         if _is_fast(transform, engine.W.shape[1]) and recalls[transform] >= FOUND_UNSCALED:
             return transform  # few candidates are enough, and a scaling would make queries slow
-    return max(recalls, key=recalls.__getitem__)
+    return max(recalls, key=lambda each: recalls[each] + GAIN_OF_CELLS * (each.scaling > 0))
 
 
 def _partition_by_neurons(engine: IndexEngine, n_threads: int) -> None:

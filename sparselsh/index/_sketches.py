@@ -428,7 +428,7 @@ class Sketches:
         It is made anew when one of the arrays has been replaced: call this for each query, under
         the lock of the index.
         """
-        wanted = min(k, LARGE_K), self.n, self.has_biases
+        wanted = k if self.bounds.raises else min(k, LARGE_K), self.n, self.has_biases
         made = self._search
         if (made is None or made[1] != wanted or made[2] is not W or made[3] is not bias
                 or made[4] is not rows or self._short is None):
@@ -440,8 +440,8 @@ class Sketches:
                 self.factors, self.errors,
                 self.biases if self.has_biases else NO_NUMBERS, self.ids,
                 self.n, self.slot, *self._shorts(), self.offset, self._scale, W, bias, coarse,
-                scales, self.bounds.sketches_for(k), self.bounds.cells, self.bounds.evidence,
-                self.bounds.short, self.euclidean)
+                scales, self.bounds.sketches_for(k), *self.bounds.cells_for(k), self.bounds.short,
+                self.euclidean)
             made = self._search = (search, wanted, W, bias, rows)
         return made[0]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._arrays.linalg import matmul
 from . import _table_choice as choice
-from ._bounds import ALL_CELLS, MIN_SHORT_DEVIATIONS, Bounds
+from ._bounds import ALL_CELLS, MAX_CELL_RAISES, MIN_SHORT_DEVIATIONS, Bounds
 from ._engine import FOUND_PER_CANDIDATE, MIN_NEURONS_PER_BEST
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ PART_RECALLS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)  # of parts that are searched to
 RAISE = 1.1  # of the bounds, while the recall is not reached
 MAX_DEVIATIONS = 6.0  # up to which they are raised: the errors of sketches have no longer tails
 CELLS_BY_DISTANCE = 0.25  # factor of the bound of cells for distances; by bench/promise.py
-CELL_RAISE, MAX_CELL_RAISES = 2.0, 6  # of the cells that are scanned
 SEARCHES_WITH_SHORT = 0.1  # of the queries, that may need neurons without a sketch
 SHORT_SAMPLE = 4096  # neurons without a sketch, by which their bound is set,
 SHORT_QUANTILE = 0.9999  # as this quantile of their inner products with the queries
@@ -281,9 +280,6 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
                   recall: float, n_threads: int) -> list[dict[str, Any]]:
     """Trials with wider and wider bounds, until the recall is reached for all of `ks`.
 
-    First the bound of the sketches is widened, with all cells scanned, and then cells are left out
-    as far as the recall allows: wider bounds do not find what is in cells that were not scanned.
-    Fewer are left out by a smaller share of the best estimates, then by more of them as evidence.
     The trials report what was measured for k, which is one of `ks`.
     """
     sketches = engine.sketches
@@ -293,7 +289,7 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
     bounds.short = max(bounds.short, reach_of_short(engine, queries, n_threads))
     trials: list[dict[str, Any]] = []
 
-    def reached(bounds: Bounds) -> bool:
+    def short_of(bounds: Bounds, ks: Sequence[int]) -> list[int]:
         sketches.set_bounds(bounds)
         recalls = {}
         for each in ks:
@@ -307,26 +303,45 @@ def _bound_trials(engine: IndexEngine, queries: Floats, ks: list[int], k: int, t
                     "n_candidates": max(1, round(engine.n_computed)),
                     "n_scanned": round(float(counts[:, 1].mean())), "recall": recalls[each],
                     "microseconds": seconds / len(queries) * 1e6})
-        return min(recalls.values()) >= recall
+        return [each for each in ks if recalls[each] < recall]
 
-    widen(bounds, ks[-1], reached)
+    widened = widen(bounds, ks, short_of)
+    if widened is not bounds:
+        short_of(widened, [k])  # the trial with what was chosen is the last
     return trials
 
 
-def widen(bounds: Bounds, k: int, reached: Callable[[Bounds], bool]) -> None:
-    """Try wider and wider bounds until the recall is reached, for up to k best."""
-    if reached(bounds):
-        return
-    while not reached(replace(bounds, cells=ALL_CELLS)) and bounds.sketches_for(k) < MAX_DEVIATIONS:
+def widen(bounds: Bounds, ks: Sequence[int],
+          short_of: Callable[[Bounds, Sequence[int]], list[int]]) -> Bounds:
+    """Wider bounds, until the recall is reached for all of `ks`.
+
+    First the bound of the sketches is widened, with all cells scanned: wider bounds do not find
+    what is in cells that were not scanned. Then fewer cells are left out, for each k that needs it:
+    the best one alone is often in a cell of which no other is among the best.
+
+    Parameters
+    ----------
+    bounds : Bounds
+    ks : sequence of int
+        Ascending.
+    short_of : callable
+        Searches with some bounds for some of the ks, and gives those whose recall is not reached.
+    """
+    short = short_of(bounds, ks)
+    if not short:
+        return bounds
+    narrow = bounds
+    while (short_of(replace(bounds, cells=ALL_CELLS), ks)
+           and bounds.sketches_for(ks[-1]) < MAX_DEVIATIONS):
         bounds = bounds.wider(RAISE)
-    for _ in range(MAX_CELL_RAISES):
-        if bounds.cells * bounds.evidence >= 1:
-            bounds = replace(bounds, cells=bounds.cells / CELL_RAISE)
-        else:  # already no estimate may be from the second half: ask more of them
-            bounds = replace(bounds, evidence=round(bounds.evidence * CELL_RAISE))
-        if reached(bounds):
-            return
-    reached(replace(bounds, cells=ALL_CELLS))
+    if bounds is not narrow:
+        short = short_of(bounds, short)
+    for _ in range(MAX_CELL_RAISES + 1):
+        if not short:
+            break
+        bounds = bounds.with_more_cells(short, ks)
+        short = short_of(bounds, short)
+    return bounds
 
 
 def tune_together(engines: Sequence[IndexEngine], queries: Floats, n_neurons: int, recall: float,
@@ -367,12 +382,12 @@ def tune_together(engines: Sequence[IndexEngine], queries: Floats, n_neurons: in
         return merged(found, k)[0]
 
     truth = best(lambda engine, k: engine.exact(queries, k, n_threads), ks[-1])
-    tried: list[tuple[Bounds, float]] = []
+    n_computed: list[float] = []
 
-    def reached(bounds: Bounds) -> bool:
+    def short_of(bounds: Bounds, some: Sequence[int]) -> list[int]:
         take_bounds(engines, bounds, reaches)
         recalls: dict[int, float] = {}
-        n_computed: list[float] = []
+        n_computed.clear()
 
         def search(engine: IndexEngine, k: int) -> tuple[Ids, Floats]:
             if k * MIN_NEURONS_PER_BEST > len(engine.W):  # as searches do
@@ -382,16 +397,18 @@ def tune_together(engines: Sequence[IndexEngine], queries: Floats, n_neurons: in
                 n_computed.append(counts[:, 0].sum())
             return ids, scores
 
-        for each in ks:
+        for each in some:
             recalls[each] = recall_of(best(search, each), truth[:, :each])
-        tried.append((bounds, total(float(sum(n_computed))) / len(queries)))
-        return min(recalls.values()) >= recall
+        return [each for each in some if recalls[each] < recall]
 
     for part_recall in (*(r for r in PART_RECALLS if r < recall), recall):
-        if reached(Bounds.of_recall(part_recall)):
-            return tried[-1]
-    widen(Bounds.of_recall(recall), ks[-1], reached)
-    return tried[-1]
+        bounds = Bounds.of_recall(part_recall)
+        if not short_of(bounds, ks):
+            break
+    else:
+        bounds = widen(bounds, ks, short_of)
+    short_of(bounds, [N_BEST])
+    return bounds, total(float(sum(n_computed))) / len(queries)
 
 
 def take_bounds(engines: Sequence[IndexEngine], bounds: Bounds, reaches: Sequence[float]) -> None:
