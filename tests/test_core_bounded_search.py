@@ -21,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("simd_level")
 class Index:
     """Arrays of a search; all that is multiplied is in eighths, so that no sum is rounded."""
 
-    def __init__(self, rng, n_late=0, n_short=0, n_cells=CELLS):
+    def __init__(self, rng, n_late=0, n_short=0, n_cells=CELLS, n_spread=0):
         self.w, self.bias, self.x = eighths(rng, N, D), eighths(rng, N), eighths(rng, 6, D)
-        self.rows = eighths(rng, BITS + n_cells, D)
+        self.rows = eighths(rng, BITS + n_cells + n_spread, D)
         ids = rng.permutation(N).astype(np.int32)
         self.short, ids = np.sort(ids[:n_short]), ids[n_short:]
         self.n = len(ids)
@@ -42,9 +42,12 @@ class Index:
         self.factors[:self.n] = abs(gaussian(rng, self.n))
         self.errors[:self.n] = 1 + abs(gaussian(rng, self.n))
         self.projected = read_only((self.x @ self.rows.T).astype(np.float32))
-        self.n_cells = n_cells
+        self.n_cells, self.n_spread = n_cells, n_spread
+        self.sizes = rng.integers(0, 90, n_cells).astype(np.int32)
+        self.scales, self.variances = (0.5 + rng.random(n_cells)).astype(np.float32), (0.1, 0.5)
+        self.tails = np.sort(rng.random(_bounded_search.TAIL_LENGTH) ** 4)[::-1].astype(np.float32)
 
-    def prepared(self, sketches, share, short=EVERYTHING, storage="float32"):
+    def prepared(self, sketches, share, short=EVERYTHING, storage="float32", n_missing=0.0):
         """The search with these bounds."""
         norms = np.linspace(2, 1, len(self.short)).astype(np.float32)
         one, none = np.ones(self.n_cells, np.float32), np.zeros(0, np.float32)
@@ -55,9 +58,10 @@ class Index:
         return _bounded_search.prepare(
             to_bfloat16(self.rows), np.zeros(len(self.rows), np.float32), None, BITS, D + 1,
             self.cell_start,
-            self.cell, 0 * one, self.blocks, self.factors, self.errors, none, self.ids, self.n,
+            self.cell, 0 * one, self.sizes, self.scales, self.tails, self.n_spread,
+            *self.variances, self.blocks, self.factors, self.errors, none, self.ids, self.n,
             slot, self.short, norms, np.zeros(D + 1, np.float32), 1.0, self.w, self.bias, *coarse,
-            sketches, share, 8, short, False)
+            sketches, share, 8, n_missing, short, False)
 
     def answer(self, search, able=None, indptr=None, listed=None, only=False, k=K):
         """Ids, scores and counts, the same bits for 1 and 2 threads."""
@@ -103,20 +107,50 @@ def test_a_bound_that_reaches_everything_finds_the_best_of_all(rng, n_late, n_sh
 @pytest.mark.parametrize("n_late", [0, 70])
 def test_a_bound_that_reaches_nothing_computes_the_best_estimates_of_the_first_cells(rng, n_late):
     index = Index(rng, n_late)
-    m = 2 * K + 8
     n_first = 6  # after four rounds of 3, 4, 5 and 6 cells, which find enough
     got = index.answer(index.prepared(NOTHING, FEW_CELLS, NOTHING))
-    assert np.all(got[2][:, 0] == m)
+    assert np.all(got[2][:, 0] == 2 * K + 8)
     for i in range(len(index.x)):
-        probed = np.argsort(-index.projected[i, BITS:], kind="stable")[:n_first]
-        ids = np.where(np.isin(index.cell, probed), index.ids, -1)
-        best = unwritten((1, m), np.int32), unwritten((1, m), np.float32)
-        _sketches.scan(read_only(index.projected[i:i + 1, :BITS]), index.blocks, index.factors,
-                       None, read_only(ids), index.n, *best, 1)
-        able = np.zeros(N, bool)
-        able[best[0][best[0] >= 0]] = True
-        want = index.exact(able)
-        assert_finds([a[i:i + 1] for a in got], [a[i:i + 1] for a in want])
+        want = best_in_first_cells(index, i, n_first)
+        assert_finds([a[i] for a in got], want)
+
+
+def best_in_first_cells(index, i, n_cells):
+    """Ids and scores of the best of the neurons with the best estimates in the first cells."""
+    probed = np.argsort(-index.projected[i, BITS:BITS + CELLS], kind="stable")[:n_cells]
+    ids = np.where(np.isin(index.cell, probed), index.ids, -1)
+    best = unwritten((1, 2 * K + 8), np.int32), unwritten((1, 2 * K + 8), np.float32)
+    _sketches.scan(read_only(index.projected[i:i + 1, :BITS]), index.blocks, index.factors, None,
+                   read_only(ids), index.n, *best, 1)
+    able = np.zeros(N, bool)
+    able[best[0][best[0] >= 0]] = True
+    return [a[i] for a in index.exact(able)]
+
+
+@pytest.mark.parametrize("n_late", [0, 70])
+@pytest.mark.parametrize("n_spread", [1, 5])
+def test_cells_are_scanned_until_few_neurons_are_expected_in_the_others(rng, n_late, n_spread):
+    stops = set()
+    for n_missing in (1e-6, 1.0, 4.0, 16.0, 1e6):
+        index = Index(rng, n_late, n_spread=n_spread)
+        got = index.answer(index.prepared(NOTHING, FEW_CELLS, NOTHING, n_missing=n_missing))
+        for i, q in enumerate(index.projected.astype(float)):
+            means = q[BITS:BITS + CELLS]
+            order = np.argsort(-means, kind="stable")
+            square = (q[:BITS] ** 2).sum() * (D + 1) / BITS
+            variance = index.variances[0] * square + index.variances[1]
+            variance += (q[BITS + CELLS:] ** 2).sum()
+            for n_first in (6, 7, 9, 10):  # cells after the fourth round and later
+                kth = best_in_first_cells(index, i, n_first)[1][-1]
+                z = (kth - means[order[n_first:]]) * index.scales[order[n_first:]]
+                z /= np.sqrt(variance)
+                place = np.maximum(z * _bounded_search.TAIL_STEPS, 0).astype(int)
+                tails = np.append(index.tails, 0)[np.minimum(place, len(index.tails))]
+                if (index.sizes[order[n_first:]] * tails).sum() <= n_missing * K:
+                    break
+            stops.add(n_first)
+            assert_finds([a[i] for a in got], best_in_first_cells(index, i, n_first))
+    assert stops >= {6, 10}, "the data are constructed so"
 
 
 def test_a_few_queries_get_the_same_answers_as_a_batch(rng):

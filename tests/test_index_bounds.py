@@ -20,7 +20,9 @@ from support import (
 )
 
 import sparselsh as sl
+from sparselsh._core._bounded_search import TAIL_STEPS
 from sparselsh.index._bounds import Bounds
+from sparselsh.index._cells import Cells
 from sparselsh.metrics import neighbour_recall
 
 UNLIKE = {
@@ -604,7 +606,8 @@ def test_files_of_earlier_versions_get_their_errors_from_the_weights(rng, tmp_pa
     index = sl.LSHIndex(random_state=0, plan="sketches").fit(W, queries=X)
     index.save(tmp_path / "i")
     tensors, config = _file.read(tmp_path / "i")
-    for name in ("errors", "biases", "cell_biases", "short_norms"):
+    for name in ("errors", "biases", "short_norms", "cell_biases", "cell_sizes", "cell_scales",
+                 "cell_spread", "cell_variances", "cell_tails"):
         tensors.pop(name, None)
     for name in ("bounds", "n_computed", "vector_scale"):
         config.pop(name)
@@ -617,6 +620,44 @@ def test_files_of_earlier_versions_get_their_errors_from_the_weights(rng, tmp_pa
     np.testing.assert_allclose(a.errors, b.errors, rtol=1e-5)
     np.testing.assert_allclose(a.short_norms, b.short_norms, rtol=1e-5)
     assert recall(old, W, X) >= 0.98
+
+
+def test_the_spread_of_cells_is_that_of_their_neurons(rng):
+    centres = gaussian(rng, 20, 40)
+    cell = rng.integers(20, size=20_000).astype(np.int32)
+    scales = np.where(np.arange(40) < 5, 3.0, 0.5)
+    lengths = rng.choice([1.0, 4.0], len(cell), p=[0.95, 0.05])  # a few are far from their mean
+    beyond = gaussian(rng, len(cell), 40) * scales * lengths[:, None]
+    V = (centres[cell] + beyond).astype(np.float32)
+    biases = gaussian(rng, len(cell)).copy()
+    biases[7] = 30  # one is far above all others
+    cells = Cells(centres, centres)
+    some = np.arange(0, len(cell), 4)
+    squares = np.square(V.astype(float)).sum(axis=1)
+    cells.measure_spread(V[some], some, squares, biases, cell, rng, 1)
+
+    Q = gaussian(rng, 8, 40) * np.where(np.arange(40) < 5, 0.2, 2)
+    beyond = (V - centres[cell]) @ Q.T
+    variances = cells.variances[0] * np.square(Q).sum(axis=1)
+    variances += np.square(Q @ cells.spread.T).sum(axis=1)
+    np.testing.assert_allclose(variances, beyond.var(axis=0), rtol=0.15)
+    for deviations in (1, 2, 4, 6):
+        fraction = (beyond > deviations * np.sqrt(variances)).mean()
+        assert cells.tails[deviations * TAIL_STEPS] == pytest.approx(fraction, rel=0.25)
+    assert cells.tails[0] == pytest.approx(0.5, rel=0.03) and (np.diff(cells.tails) <= 0).all()
+    np.testing.assert_array_equal(cells.sizes, np.bincount(cell, minlength=20))
+    np.testing.assert_allclose(cells.scales, 1, rtol=0.15)
+    assert cells.variances[1] == pytest.approx(900 / (2 * np.log(len(cell))), rel=0.01)
+
+
+@pytest.mark.parametrize("n, d", [(1, 3), (40, 1), (40, 5)])
+def test_the_spread_of_equal_neurons_is_none(rng, n, d):
+    V = np.ones((n, d), np.float32)
+    cells = Cells(V[:1], V[:1], np.ones(1, np.float32))
+    cells.measure_spread(V, np.arange(n), np.full(n, float(d)), np.ones(n, np.float32),
+                         np.zeros(n, np.int32), rng, 1)
+    assert np.abs(cells.spread).max() < 1e-6 and (cells.variances == 0).all()
+    assert np.isfinite(cells.tails).all()
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])

@@ -50,8 +50,10 @@ def test_cells_are_raised_for_each_k_that_needs_more():
 
     bounds = calibration.widen(floor, list(most), short_of)
     assert not short_of(bounds, most)
-    assert bounds.cells_for(5) == floor.cells_for(5) == (floor.cells, floor.evidence)
-    assert bounds.cells_for(50) == (floor.cells / 2, floor.evidence)
+    assert bounds.cells_for(5) == floor.cells_for(5)
+    assert floor.cells_for(5)[:2] == (floor.cells, floor.evidence)
+    assert bounds.cells_for(50)[:2] == (floor.cells / 2, floor.evidence)
+    assert bounds.cells_for(50)[2] == floor.cells_for(5)[2] / 2 > bounds.cells_for(1)[2]
     # between two, and beyond the last, the wider one of the nearest
     assert bounds.cells_for(3) == bounds.cells_for(1) != floor.cells_for(1)
     assert bounds.cells_for(20) == bounds.cells_for(50) == bounds.cells_for(1000)

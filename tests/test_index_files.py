@@ -240,7 +240,10 @@ INCONSISTENT = {
     **{f"bounds {value!r}": setting("bounds", value) for value in (
         None, 3, {}, {"recall": 2.0, "sketches": 1.0, "cells": 0.1, "evidence": 32, "short": 5.0},
         {"recall": 0.9, "sketches": -1.0, "cells": 0.1, "evidence": 32, "short": 5.0},
-        {"recall": 0.9, "sketches": 1.0, "cells": 0.1, "evidence": 0, "short": 5.0})},
+        {"recall": 0.9, "sketches": 1.0, "cells": 0.1, "evidence": 0, "short": 5.0},
+        *({"recall": 0.9, "sketches": 1.0, "cells": 0.1, "evidence": 8, "short": 5.0,
+           "raises": raises}
+          for raises in (3, [3], [[1]], [[0, 1]], [[1, 8]], [[1, -1]], [[1, "a"]])))},
     **{f"n_computed {value!r}": setting("n_computed", value) for value in (3, [-1.0, 5], [1.0, 0])},
     **{f"vector_scale {value!r}": setting("vector_scale", value) for value in (0, -1.0, "a")},
     **{f"{name} is cut": tensor(name, lambda a: a[:-1]) for name in (
@@ -290,6 +293,30 @@ def test_an_inconsistent_file_is_refused(rng, path, change):
     with pytest.raises(
             ValueError,
             match=r"index\.safetensors: this index cannot be used \(.*fit and save it again"):
+        changed_file(path, W, bias, change)
+
+
+CELLS = {
+    **{f"{name} is missing": without_one(0, name) for name in (
+        "cell_sizes", "cell_scales", "cell_variances", "cell_tails", "cell")},
+    **{f"{name} is cut": tensor(name, lambda a: a[..., :-1]) for name in (
+        "cell_sizes", "cell_scales", "cell_variances", "cell_tails", "cell_spread",
+        "cell_biases")},
+    **{f"{name} is negative": tensor(name, with_first(-1)) for name in (
+        "cell_sizes", "cell_scales", "cell_variances", "cell_tails")},
+    **{f"{name} is nan": tensor(name, with_first(np.nan)) for name in (
+        "cell_variances", "cell_tails", "cell_spread", "cell_means")},
+}
+
+
+@pytest.mark.parametrize("change", CELLS.values(), ids=CELLS)
+def test_cells_that_contradict_each_other_are_refused(rng, path, monkeypatch, change):
+    monkeypatch.setattr("sparselsh.index._build.CELLS_MIN_NEURONS", 16)
+    monkeypatch.setattr("sparselsh.index._build.MAX_SCANNED_IN_CELLS", 20.0)
+    index, W, bias, _ = fitted(rng, dense, {"plan": "sketches"})
+    assert index._engine.sketches.cells is not None
+    index.save(path)
+    with pytest.raises(ValueError, match="this index cannot be used"):
         changed_file(path, W, bias, change)
 
 

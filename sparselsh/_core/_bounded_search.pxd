@@ -4,13 +4,16 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t
 from ._quantized cimport quantized_rows_t
 
 ctypedef struct search_t:
-    Py_ssize_t d, n_dims, n_bits, n_cells, n, n_neurons, n_short, n_evidence, slots, order
+    Py_ssize_t d, n_dims, n_bits, n_cells, n_spread, n, n_neurons, n_short, n_evidence, slots, order
     const float *signs
     const uint16_t *query_rows
     const float *query_constant
     const int32_t *cell_start
     const int32_t *cell
     const float *cell_biases
+    const int32_t *cell_sizes
+    const float *cell_scales
+    const float *tails
     const int32_t *slot
     const uint8_t *blocks
     const float *factors
@@ -22,7 +25,8 @@ ctypedef struct search_t:
     const float *offset
     const float *bias
     double scale, offset_norm
-    float deviations, cell_share, short_deviations
+    float deviations, cell_share, n_missing, short_deviations
+    float variance, bias_variance
     quantized_rows_t exact, rough
     bint has_rough, euclidean
 

@@ -5,6 +5,8 @@ from numpy import float32, int32, int64, uint8, uint16
 from numpy.typing import NDArray
 
 class BoundedSearch: ...
+TAIL_STEPS: int
+TAIL_LENGTH: int
 def prepare(
     query_rows: NDArray[uint16],
     query_constant: NDArray[float32],
@@ -14,6 +16,12 @@ def prepare(
     cell_start: NDArray[int32],
     cell: NDArray[int32],
     cell_biases: NDArray[float32],
+    cell_sizes: NDArray[int32],
+    cell_scales: NDArray[float32],
+    cell_tails: NDArray[float32],
+    n_spread: int,
+    variance: float,
+    bias_variance: float,
     blocks: NDArray[uint8],
     factors: NDArray[float32],
     errors: NDArray[float32],
@@ -32,6 +40,7 @@ def prepare(
     deviations: float,
     cell_share: float,
     n_evidence: int,
+    n_missing: float,
     short_deviations: float,
     euclidean: bool,
 ) -> BoundedSearch: ...

@@ -10,8 +10,10 @@ where e is what the signs do not say of v (one number per neuron, `errors`); RaB
 
 1. Scan cells in the order of the mean inner product of the query with their neurons, in rounds
    that make them 2^(1/3) times as many, until the second half of them holds at most a share of the
-   n_evidence neurons with the best estimates so far. A query whose neighbours are spread over more
-   cells thereby scans more.
+   n_evidence neurons with the best estimates so far, and few neurons are expected in the others
+   whose score reaches t below: by the mean of each cell, and by the variance and a law of
+   <q, v - m> over all neurons v and the means m of their cells. A query whose neighbours are spread
+   over more cells thereby scans more.
 2. Compute the 2 k + 8 neurons with the best estimates exactly; t is the k-th best score. Every
    neuron of the scanned cells with est + c sd >= t is a candidate. The 2 k + 8 candidates with the
    largest upper bounds are computed first: they may raise t for the rest.
@@ -48,6 +50,11 @@ cdef enum:
     LISTED_PER_COPY = 64  # bytes that are set as fast as that of one listed neuron
     NEURONS_PER_LISTED = 64  # neurons that are scanned as fast as a listed one is computed
 
+    N_TAIL_STEPS = 16  # per standard deviation, of the table of a law,
+    N_TAILS = 32 * N_TAIL_STEPS  # which begins at the mean
+
+TAIL_STEPS, TAIL_LENGTH = N_TAIL_STEPS, N_TAILS
+
 # of float32 inner products, relative to the norms: far below what the bound of a sketch allows
 cdef double ROUNDING = 5e-7
 
@@ -70,6 +77,8 @@ ctypedef struct work_t:
     uint8_t *own_able    # that of a list
     uint64_t *found     # upper bounds of the candidates that are not computed yet
     Py_ssize_t n_found, capacity
+    uint64_t last_checked  # the worst of the neurons with the best estimates, and
+    float kth_checked      # the k-th best score of these
     int64_t n_scanned, n_computed, n_short
     bint failed
     float error         # of scores, by what is known of it
@@ -89,19 +98,28 @@ cdef class BoundedSearch:
 
 def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, signs,
             Py_ssize_t n_bits, Py_ssize_t n_dims, const int32_t[::1] cell_start,
-            const int32_t[::1] cell, const float[::1] cell_biases, const uint8_t[:, ::1] blocks,
+            const int32_t[::1] cell, const float[::1] cell_biases, const int32_t[::1] cell_sizes,
+            const float[::1] cell_scales, const float[::1] cell_tails, Py_ssize_t n_spread,
+            float variance, float bias_variance,
+            const uint8_t[:, ::1] blocks,
             const float[::1] factors, const float[::1] errors, const float[::1] biases,
             const int32_t[::1] ids, Py_ssize_t n,
             const int32_t[::1] slot, const int32_t[::1] short_ids, const float[::1] short_norms,
             const float[::1] offset, double scale, w, const float[::1] bias, coarse, coarse_scales,
-            float deviations, float cell_share, Py_ssize_t n_evidence, float short_deviations,
-            bint euclidean):
+            float deviations, float cell_share, Py_ssize_t n_evidence, float n_missing,
+            float short_deviations, bint euclidean):
     """A search whose answers are those of the module's docstring.
 
-    query_rows, (n_bits + n_cells, d) in bfloat16, and query_constant map an input to the rotated
-    query and its inner products with the means of the cells; n_dims is the width of the rotation.
+    query_rows, (n_bits + n_cells + n_spread, d) in bfloat16, and query_constant map an input to the
+    rotated query and its inner products with the means of the cells, and with n_spread directions
+    whose squares, with `variance` |q|^2 and `bias_variance`, add up to the variance of <q, v - m>;
+    n_spread is 0 if that is not known. Deviations of cell c are 1 / cell_scales[c] times the root
+    of it. cell_tails[i] is the fraction of the neurons of a cell that
+    are i / TAIL_STEPS standard deviations or more above its mean. n_missing neurons may be expected
+    in the other cells, for each of the k best, and cell_sizes has one entry per cell. n_dims is the
+    width of the rotation.
     With signs, those of a fast rotation of the n_dims = d inputs as in _rotations, query_rows is
-    (n_cells, d). Cell c holds the slots cell_start[c]
+    (n_cells + n_spread, d). Cell c holds the slots cell_start[c]
     to cell_start[c + 1]; slots from cell_start[n_cells] to n came later and belong to the cells in
     `cell`, one entry per slot. Cells are scanned in the order of <q, mean> + cell_biases[c]. Slot s
     of blocks, factors, errors and biases holds neuron ids[s], or none if that is -1; slot is the
@@ -120,14 +138,16 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, 
     cdef Py_ssize_t i
     cdef const float[:, :, ::1] signs_view
 
-    search.arrays = (query_rows, query_constant, signs, cell_start, cell, cell_biases, blocks,
-                     factors, errors, biases, ids, slot, short_ids, short_norms, offset, w, bias,
-                     coarse, coarse_scales)
+    search.arrays = (query_rows, query_constant, signs, cell_start, cell, cell_biases, cell_sizes,
+                     cell_scales, cell_tails, blocks, factors, errors, biases, ids, slot, short_ids,
+                     short_norms, offset, w, bias, coarse, coarse_scales)
     s.d, s.n_dims, s.n_bits = query_rows.shape[1], n_dims, n_bits
-    s.n_cells, s.n, s.n_short = query_rows.shape[0] - n_bits, n, short_ids.shape[0]
+    s.n_cells, s.n, s.n_short = query_rows.shape[0] - n_bits - n_spread, n, short_ids.shape[0]
+    s.n_spread, s.variance, s.bias_variance = n_spread, variance, bias_variance
     if signs is not None:
         signs_view = signs
-        s.signs, s.order, s.n_cells = &signs_view[0, 0, 0], signs_view.shape[2], query_rows.shape[0]
+        s.signs, s.order = &signs_view[0, 0, 0], signs_view.shape[2]
+        s.n_cells = query_rows.shape[0] - n_spread
     # a cell may share its first and its last block with others
     s.slots = (n + 2 * s.n_cells * <Py_ssize_t>SKETCH_BLOCK_NEURONS
                + 3 * <Py_ssize_t>SKETCH_BLOCK_NEURONS)
@@ -136,6 +156,7 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, 
         s.offset_norm += <double>offset[i] * offset[i]
     s.offset_norm = sqrt(s.offset_norm)
     s.deviations, s.cell_share, s.n_evidence = deviations, cell_share, n_evidence
+    s.n_missing = n_missing
     s.short_deviations, s.euclidean = short_deviations, euclidean
 
     quantized_rows_of(w, None, &s.exact)
@@ -153,6 +174,8 @@ def prepare(const uint16_t[:, ::1] query_rows, const float[::1] query_constant, 
     s.slot = &slot[0]
     if s.n_cells:
         s.cell_biases = &cell_biases[0]
+    if s.n_spread:
+        s.cell_sizes, s.cell_scales, s.tails = &cell_sizes[0], &cell_scales[0], &cell_tails[0]
     if s.n_short:
         s.short_ids, s.short_norms = &short_ids[0], &short_norms[0]
     return search
@@ -176,7 +199,7 @@ cdef Py_ssize_t _n_evidence(const search_t *s, Py_ssize_t k) noexcept nogil:
 cdef int _begin(work_t *w, const search_t *s, Py_ssize_t k,
                 const selection_t *selection) noexcept nogil:
     # one block of memory, the widest numbers first; -1 if there is not enough
-    cdef Py_ssize_t n_rows = s.n_bits + s.n_cells
+    cdef Py_ssize_t n_rows = s.n_bits + s.n_cells + s.n_spread
     cdef Py_ssize_t n_evidence = 3 * _n_evidence(s, k) + 64, n_best = 4 * k + 64
     cdef Py_ssize_t n_wide = 3 * _n_wide(k) + 64 if s.has_rough else 0
     cdef Py_ssize_t n_floats = n_rows + s.slots + 16 + SCAN_BUFFER_LENGTH + ROWS_PER_CALL
@@ -362,7 +385,56 @@ cdef float _distance(const search_t *s, float unit_norm, double half) noexcept n
     return <float>sqrt(max(square, 1e-6 * unit_norm * unit_norm))
 
 
-cdef Py_ssize_t _scan_cells(const loops_t *f, const search_t *s, work_t *w, Py_ssize_t k,
+cdef float _kth_of_best(const loops_t *f, const search_t *s, work_t *w, const float *x,
+                        Py_ssize_t k, top_t *top) noexcept nogil:
+    # the k-th best score of the neurons with the best estimates, computed where they are others
+    # than at the last call
+    cdef Py_ssize_t start = 0, c, n_rows, n = min(_n_first_best(k), top.n)
+    cdef const quantized_rows_t *rows = &s.rough if s.has_rough else &s.exact
+    cdef top_t best = top_begin(w.best_keys, 4 * k + 64, k)
+    cdef uint64_t last = 0
+    select_smallest(w.evidence_keys, top.n, n)
+    for c in range(n):
+        last = max(last, w.evidence_keys[c])
+    if last == w.last_checked:
+        return w.kth_checked
+    w.last_checked = last
+    while start < n:
+        n_rows = min(<Py_ssize_t>ROWS_PER_CALL, n - start)
+        for c in range(n_rows):
+            w.rows[c] = key_id(w.evidence_keys[start + c])
+        quantized_dots(f, rows, w.rows, n_rows, x, w.products)
+        for c in range(n_rows):
+            top_push(&best, w.products[c] + s.bias[w.rows[c]], w.rows[c])
+        start += n_rows
+    w.kth_checked = top_kth(&best)
+    return w.kth_checked
+
+
+cdef bint _has_few_more(const search_t *s, const work_t *w, Py_ssize_t n, float unit_norm,
+                        float threshold, float most) noexcept nogil:
+    # whether at most `most` neurons are expected to reach the threshold in the cells from the n-th
+    # on, by the law of the neurons of a cell
+    cdef const float *spread = w.projected + s.n_bits + s.n_cells
+    cdef double variance, scale, z, expected = 0
+    cdef Py_ssize_t i, c
+    variance = s.variance * <double>unit_norm * unit_norm * max(s.n_dims - 1, <Py_ssize_t>1)
+    variance += s.bias_variance * <double>w.weight * w.weight
+    for i in range(s.n_spread):
+        variance += <double>spread[i] * spread[i]
+    scale = N_TAIL_STEPS / sqrt(max(variance, 1e-300))
+    for i in range(n, s.n_cells):
+        c = key_id(w.cell_keys[i])
+        z = (<double>threshold - key_score(w.cell_keys[i])) * scale * s.cell_scales[c]
+        if z < N_TAILS:
+            expected += s.cell_sizes[c] * s.tails[<int>max(z, 0.0)]
+            if expected > most:
+                return False
+    return True
+
+
+cdef Py_ssize_t _scan_cells(const loops_t *f, const search_t *s, work_t *w, const float *x,
+                            Py_ssize_t k, float unit_norm, double shift, double size, double scale,
                             top_t *top) noexcept nogil:
     # step 1: estimates go to w.estimates, first those of late slots, the best of them to `top`;
     # returns the number of cells
@@ -370,8 +442,9 @@ cdef Py_ssize_t _scan_cells(const loops_t *f, const search_t *s, work_t *w, Py_s
     cdef Py_ssize_t c, i, n = 0, wanted, most, n_later, at, end = s.cell_start[s.n_cells]
     cdef Py_ssize_t n_selected = 0, more
     cdef int number = 0
-    cdef double size = max(<Py_ssize_t>MIN_FIRST_CELLS,
-                           (s.n_cells + CELLS_PER_FIRST - 1) // CELLS_PER_FIRST)
+    cdef float t
+    cdef double n_cells = max(<Py_ssize_t>MIN_FIRST_CELLS,
+                              (s.n_cells + CELLS_PER_FIRST - 1) // CELLS_PER_FIRST)
 
     for c in range(s.n_cells):
         w.cell_keys[c] = score_key(means[c] + w.weight * s.cell_biases[c], <int32_t>c)
@@ -381,8 +454,8 @@ cdef Py_ssize_t _scan_cells(const loops_t *f, const search_t *s, work_t *w, Py_s
 
     while n < s.n_cells:
         number += 1
-        wanted = min(s.n_cells, max(<Py_ssize_t>size, n + 1))
-        size *= 1.2599210498948732
+        wanted = min(s.n_cells, max(<Py_ssize_t>n_cells, n + 1))
+        n_cells *= 1.2599210498948732
         if wanted > n_selected:  # the best of all, twice as many as before; then the best of those
             more = min(s.n_cells, 2 * wanted)
             select_smallest(w.cell_keys + n_selected, s.n_cells - n_selected, more - n_selected)
@@ -408,7 +481,11 @@ cdef Py_ssize_t _scan_cells(const loops_t *f, const search_t *s, work_t *w, Py_s
             c = s.cell[s.slot[key_id(w.evidence_keys[i])]]
             n_later += w.cell_round[c] > number - ROUNDS_PER_DOUBLING
         if top.n == _n_evidence(s, k) and n_later <= most:
-            break
+            if s.n_spread == 0:
+                break
+            t = _threshold(_kth_of_best(f, s, w, x, k, top), shift, size, scale)
+            if _has_few_more(s, w, n, unit_norm, t, s.n_missing * k):
+                break
     w.n_scanned += at
     return n
 
@@ -425,7 +502,7 @@ cdef void _scan(const loops_t *f, const search_t *s, work_t *w, const float *x, 
     top = top_begin(w.evidence_keys, 3 * n_evidence + 64, n_evidence)
     tabulate(w.projected, s.n_bits // 4, w.lut, &w.a, &w.b)
     if s.n_cells:
-        n_scanned = _scan_cells(f, s, w, k, &top)
+        n_scanned = _scan_cells(f, s, w, x, k, unit_norm, shift, size, scale, &top)
     else:
         w.n_scanned += _estimate(f, s, w, 0, s.n, 0)
         _rank(f, s, w, 0, s.n, False, 0, 0, &top)
@@ -491,7 +568,7 @@ cdef void _find(const loops_t *f, const search_t *s, work_t *w, const float *x, 
     cdef float unit_norm
     cdef double shift, size, square = 0
 
-    w.n_found, w.error = 0, 0
+    w.n_found, w.error, w.last_checked = 0, 0, 0
     w.best = top_begin(w.best_keys, 4 * k + 64, k)
     if s.has_rough:
         w.wide = top_begin(w.wide_keys, 3 * _n_wide(k) + 64, _n_wide(k))
@@ -524,7 +601,7 @@ cdef double _in_range(const loops_t *f, const search_t *s, work_t *w) noexcept n
         peak = max(peak, fabsf(w.projected[i]))
     if peak > 0:
         unit = 1 / <double>peak
-        for i in range(s.n_bits + s.n_cells):
+        for i in range(s.n_bits + s.n_cells + s.n_spread):
             w.projected[i] = <float>(w.projected[i] * unit)
     return unit
 
@@ -628,8 +705,8 @@ cdef int _selection_of(able, indptr, listed, bint only, selection_t *selection) 
 cdef void _project(const loops_t *f, const search_t *s, work_t *w,
                    const float *x) noexcept nogil:
     # the rotated query and its products with the means of the cells
-    cdef Py_ssize_t r, k, n, n_mapped = s.n_cells + (0 if s.signs != NULL else s.n_bits)
-    cdef Py_ssize_t first = s.n_bits + s.n_cells - n_mapped, rotation = 0
+    cdef Py_ssize_t r, k, n, first = s.n_bits if s.signs != NULL else 0, rotation = 0
+    cdef Py_ssize_t n_mapped = s.n_bits + s.n_cells + s.n_spread - first
     if n_mapped:
         f.dots_bfloat16(s.query_rows, NULL, n_mapped, x, s.d, w.projected + first)
     for r in range(n_mapped):
@@ -684,7 +761,8 @@ def top_k(BoundedSearch search, const float[:, ::1] x, able, indptr, listed, bin
     None, or the neurons listed for each query, int64 and int32, distinct per query: with `only` it
     may find those alone, else all others. out_ids and out_scores are (n_queries, k), filled up with
     -1 and -inf. One thread. Per query
-    O((n_bits + n_cells) d + n_cells + scanned slots * n_bits / 128 + computed neurons * d).
+    O((n_bits + n_cells + n_spread) d + n_cells + scanned slots * n_bits / 128
+    + computed neurons * d).
     """
     cdef selection_t selection
     if x.shape[0] == 0 or out_ids.shape[1] == 0:
@@ -700,7 +778,8 @@ def top_k_batch(BoundedSearch search, const float[:, ::1] x, const float[:, ::1]
                 int64_t[:, ::1] counts, int n_threads):
     """`top_k` for many queries.
 
-    projected, (n_queries, n_bits + n_cells), is what query_rows and query_constant make of x.
+    projected, (n_queries, n_bits + n_cells + n_spread), is what query_rows and query_constant make
+    of x.
     counts is (n_queries, 3): neurons computed, slots scanned, and neurons computed that have no
     sketch.
     """

@@ -31,6 +31,9 @@ CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.1, 0.05, 0.5
 # Best estimates, and a factor of the share, up to a recall: of more of them, fewer are by chance in
 # the first half
 EVIDENCE = ((0.96, 40, 1.0), (0.985, 64, 1.0), (1.0, 128, 1.6))
+# Where the spread of the cells is known, the second half may hold so many times more, and so many
+# neurons may be expected in the other cells for each miss that is allowed
+SHARE_WITH_SPREAD, EXPECTED_PER_MISS = 1.8, 3.0
 ALL_CELLS = -1.0  # a share that no cells have
 CELL_RAISE, MAX_CELL_RAISES = 2.0, 6  # of the cells that are scanned; after these, all are
 MIN_SHORT_DEVIATIONS = 4.5
@@ -77,23 +80,28 @@ class Bounds:
         tail = min(0.5, SKETCH_MISSES * (1 - self.recall) / missed)
         return self.sketches * max(MIN_DEVIATIONS, -NormalDist().inv_cdf(max(tail, 1e-15)))
 
-    def cells_for(self, k: int) -> tuple[float, int]:
-        """`cells` and `evidence` for the k best: the wider of those for the nearest k.
+    def cells_for(self, k: int, knows_spread: bool = False) -> tuple[float, int, float]:
+        """`cells` and `evidence` for the k best, and neurons that cells left out may hold.
 
-        Fewer are left out by a smaller share of the best estimates, then by more of them.
+        The wider of those for the nearest k. Fewer cells are left out by fewer such neurons and a
+        smaller share of the best estimates, then by more of them. Where the spread of the cells is
+        known, the share is larger.
         """
         before = [times for other, times in self.raises if other <= k][-1:]
         after = [times for other, times in self.raises if other >= k][:1]
         times = max(before + after, default=0)
         cells, evidence = self.cells, self.evidence
         if times > MAX_CELL_RAISES or cells == ALL_CELLS:
-            return ALL_CELLS, evidence
+            return ALL_CELLS, evidence, 0.0
+        if knows_spread:
+            cells *= SHARE_WITH_SPREAD
         for _ in range(times):
             if cells * evidence >= 1:
                 cells /= CELL_RAISE
             else:  # already no estimate may be from the second half
                 evidence = round(evidence * CELL_RAISE)
-        return cells, evidence
+        missing = EXPECTED_PER_MISS * (1 - SKETCH_MISSES) * (1 - self.recall)
+        return cells, evidence, missing / CELL_RAISE**times
 
     def wider(self, factor: float) -> Self:
         """Bounds that leave out less of the cells that are scanned."""

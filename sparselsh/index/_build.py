@@ -36,6 +36,7 @@ CELLS_OF_ANY_QUERIES = 0.1  # with this factor of their bound; chosen by bench/p
 CELLS_MIN_NEURONS = 4096  # a full scan of fewer sketches is as fast as one by cells
 MAX_SKETCH_BYTES = 40  # per neuron, that sketches take by default,
 MAX_SKETCH_FRACTION = 1 / 16  # or this fraction of the weights of a neuron, if that is more
+SPREAD_SAMPLE = 4096  # neurons by which the variance in cells is measured
 GAIN_OF_CELLS = 0.02  # a scaling may find fewer by this, as it halves the cells that are scanned
 FOUND_UNSCALED = 0.9  # of the neighbours, by few candidates: then wide queries are not scaled
 NORM_SAMPLE = 4096  # neurons whose norms decide on the norm floor
@@ -251,9 +252,16 @@ def _partition(engine: IndexEngine, n_threads: int) -> None:
                       by_distance=engine.options.metric == "l2")
 
     counts, cell = np.zeros(n_cells, np.int64), np.empty(len(ids), np.int32)
+    all_biases, squares = np.empty(len(ids), np.float32), np.empty(len(ids))
     for start in range(0, len(ids), ROWS_PER_CHUNK):
         V, biases = engine.directions(ids[start:start + ROWS_PER_CHUNK], n_threads)
+        all_biases[start:start + ROWS_PER_CHUNK] = biases
+        squares[start:start + ROWS_PER_CHUNK] = np.einsum("ij,ij->i", V, V)
         cell[start:start + ROWS_PER_CHUNK] = part = cells.assign(V, n_threads)
         add_to_means(cells, counts, V, biases, part, n_threads)
+    if not cells.by_distance:
+        some = np.sort(rng.permutation(len(ids))[:SPREAD_SAMPLE])
+        cells.measure_spread(engine.directions(ids[some], n_threads)[0], some, squares, all_biases,
+                             cell, rng, n_threads)
     sketches.partition(cells, cell)
     sketches.prepare(engine.transform, engine.options.metric == "l2")

@@ -13,20 +13,26 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from .._arrays.linalg import NO_BIAS, matmul
+from .._arrays.portable import double_matmul, eigh, exp, orthonormal, standard_normal
 from .._core import _sparse_products
+from .._core._bounded_search import TAIL_LENGTH, TAIL_STEPS
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from .._arrays.types import Floats, Ids
 
 SAMPLE_PER_CELL = 48  # vectors per cell from which the centroids are computed
 N_ITERATIONS = 8  # of k-means
+N_SPREAD, N_SPARE, N_POWERS = 8, 8, 3  # directions of the spread, and how they are computed
+N_LONGEST = 64  # neurons of a sample that count alone in the law of a cell
 
 
 class Cells:
     """`centroids`, (n, n_dims), `means`, (n, n_dims), and their `biases`, (n,).
 
     Centroids are of unit length, and biases are means; or `by_distance`, where centroids are any
-    vectors and a bias is -|m|^2 / 2 of the mean m.
+    vectors and a bias is -|m|^2 / 2 of the mean m. What `measure_spread` knows is empty before.
     """
 
     def __init__(self, centroids: Floats, means: Floats | None = None,
@@ -34,6 +40,10 @@ class Cells:
         self.centroids, self.by_distance = centroids, by_distance
         self.means = np.zeros_like(centroids) if means is None else means
         self.biases = np.zeros(len(centroids), np.float32) if biases is None else biases
+        self.sizes, self.scales = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        self.spread = np.zeros((0, centroids.shape[1]), np.float32)
+        self.variances = np.zeros(2, np.float32)
+        self.tails = np.zeros(TAIL_LENGTH, np.float32)
 
     @property
     def n(self) -> int:
@@ -73,7 +83,63 @@ class Cells:
         if biases is not None and (biases.dtype != np.float32 or biases.shape != (len(centroids),)
                                    or not np.isfinite(biases).all()):
             raise ValueError(f"cell_biases must be finite float32 of shape {(len(centroids),)}")
-        return cls(centroids, means, biases, "cells_by_distance" in tensors)
+        cells = cls(centroids, means, biases, "cells_by_distance" in tensors)
+        if "cell_spread" in tensors:  # nor this
+            cells.sizes, cells.scales, cells.spread, cells.variances, cells.tails = (
+                tensors[name] for name in ("cell_sizes", "cell_scales", "cell_spread",
+                                           "cell_variances", "cell_tails"))
+            for name, array, dtype, shape in (
+                    ("cell_sizes", cells.sizes, np.int32, (cells.n,)),
+                    ("cell_scales", cells.scales, np.float32, (cells.n,)),
+                    ("cell_spread", cells.spread, np.float32, (len(cells.spread), n_dims)),
+                    ("cell_variances", cells.variances, np.float32, (2,)),
+                    ("cell_tails", cells.tails, np.float32, (TAIL_LENGTH,))):
+                if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
+                    raise ValueError(f"{name} must be finite {np.dtype(dtype)} of shape {shape}")
+            if any((array < 0).any() for array in (cells.sizes, cells.scales, cells.variances,
+                                                   cells.tails)):
+                raise ValueError("cell_sizes, cell_scales, cell_variances and cell_tails must be "
+                                 "at least 0")
+        return cells
+
+    def measure_spread(self, V: Floats, some: NDArray[np.int64], squares: NDArray[np.float64],
+                       biases: Floats, cell: Ids, rng: np.random.Generator,
+                       n_threads: int) -> None:
+        """How neurons of a cell differ from its mean, by the vectors V of `some` of them.
+
+        For a query q the variance of <q, v - m> is `variances[0]` |q|^2 and the squares of
+        `spread` @ q, (N_SPREAD, n_dims): those of the directions in which it is largest.
+        `variances[1]` is that of the biases, or of a normal law that has as large ones: a few
+        biases may be far above all others. In a cell whose neurons are further from their mean than
+        all are the deviation is 1 / `scales` times as large. `tails` is the law of <q, v - m> in
+        these deviations: a mixture of normal laws, because some neurons are further from the mean
+        than others.
+
+        squares, biases and cell are those of all neurons: |v|^2, their biases, their cells.
+        """
+        rest = V - self.means[cell[some]]
+        n_dims = rest.shape[1]
+        S = matmul(rest, rest, n_threads, transpose_a=True).astype(np.float64) / len(rest)
+        total = float(np.trace(S))
+        n = min(n_dims, N_SPREAD + N_SPARE)
+        Q = orthonormal(standard_normal(rng, (n_dims, n), np.float64))
+        ridge = 1e-6 * total / n_dims + 1e-30  # so that no column vanishes
+        for _ in range(N_POWERS):
+            Q = orthonormal(double_matmul(S, Q) + ridge * Q)
+        values, vectors = eigh(double_matmul(Q.T, double_matmul(S, Q)))
+        values, vectors = values[::-1][:N_SPREAD], double_matmul(Q, vectors[:, ::-1][:, :N_SPREAD])
+        other = max(total - values.sum(), 0) / max(n_dims - len(values), 1)
+        self.spread = (vectors * np.sqrt(np.maximum(values - other, 0))).T.astype(np.float32)
+        beyond = biases - self.biases[cell]
+        longest = beyond.max()**2 / (2 * np.log(max(len(cell), 2)))
+        bias_variance = max(np.square(beyond).mean(), longest)
+        self.variances = np.array([other, bias_variance], np.float32)
+        self.sizes = np.bincount(cell, minlength=self.n).astype(np.int32)
+        own = np.bincount(cell, squares, minlength=self.n) / np.maximum(self.sizes, 1)
+        own -= np.einsum("ij,ij->i", self.means, self.means, dtype=np.float64)
+        mean = max(float((own * self.sizes).sum() / len(cell)), 1e-30)
+        self.scales = np.sqrt(mean / np.maximum(own, mean)).astype(np.float32)
+        self.tails = _tails(np.sqrt(np.einsum("ij,ij->i", rest, rest)) * self.scales[cell[some]])
 
     def assign(self, V: Floats, n_threads: int) -> Ids:
         """The cell of each row of V: (n,), int32."""
@@ -81,6 +147,35 @@ class Cells:
         if self.by_distance:
             products -= half_squares(self.centroids)
         return products.argmax(axis=1).astype(np.int32)
+
+
+def _tails(lengths: Floats) -> Floats:
+    """The mixture of normal laws with these deviations, in units of their root mean square.
+
+    Of the longest, which make its tail, each counts for itself, and the others in groups.
+    """
+    lengths = np.sort(lengths.astype(np.float64))[::-1]
+    groups = [lengths[i:i + 1] for i in range(min(N_LONGEST, len(lengths)))]
+    groups += [g for g in np.array_split(lengths[N_LONGEST:], N_LONGEST) if len(g)]
+    rms = max(np.sqrt(np.square(lengths).mean()), 1e-30)
+    tails = np.zeros(TAIL_LENGTH)
+    for group in groups:
+        deviation = max(np.sqrt(np.square(group).mean()) / rms, 1e-3)
+        tails += len(group) * _above(np.arange(TAIL_LENGTH) / (TAIL_STEPS * deviation))
+    return (tails / len(lengths)).astype(np.float32)
+
+
+def _above(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The fraction of a normal law from z on, z >= 0, to some per cent of it.
+
+    Karagiannidis and Lioumpas, An improved approximation for the Gaussian Q-function, IEEE
+    Communications Letters 11, 2007.
+    """
+    z = np.maximum(z, 1e-3)
+    below, density = -1.4 * z, -z * z / 2
+    exp(below)
+    exp(density)
+    return (1 - below) * density / (1.135 * np.sqrt(2 * np.pi) * z)
 
 
 def half_squares(rows: Floats) -> Floats:

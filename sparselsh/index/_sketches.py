@@ -340,7 +340,7 @@ class Sketches:
         self._search, self.euclidean = None, euclidean
         parts = [] if self.rotation.signs is not None else [self.rotation.matrix]
         if self.cells is not None:
-            parts.append(self.cells.means)
+            parts += [self.cells.means, self.cells.spread]
         rows = np.concatenate(parts) if parts else np.empty((0, len(transform.offset_)), np.float32)
         back = transform.query_map_
         rows = rows if back is None else matmul(rows, back, 1)
@@ -433,17 +433,28 @@ class Sketches:
         if (made is None or made[1] != wanted or made[2] is not W or made[3] is not bias
                 or made[4] is not rows or self._short is None):
             coarse, scales = (None, None) if rows is None else (rows.values, rows.scales)
+            cells = self.cells
+            share, evidence, missing = self.bounds.cells_for(
+                k, cells is not None and len(cells.spread) > 0)
             search = _bounded_search.prepare(
                 self._query_rows, self._query_constant, self.rotation.signs, self.rotation.n_bits,
                 self.rotation.n_dims, self.cell_start,
-                self.cell, NO_NUMBERS if self.cells is None else self.cells.biases, self.blocks,
-                self.factors, self.errors,
+                self.cell, *self._cell_numbers(), self.blocks, self.factors, self.errors,
                 self.biases if self.has_biases else NO_NUMBERS, self.ids,
                 self.n, self.slot, *self._shorts(), self.offset, self._scale, W, bias, coarse,
-                scales, self.bounds.sketches_for(k), *self.bounds.cells_for(k), self.bounds.short,
+                scales, self.bounds.sketches_for(k), share, evidence, missing, self.bounds.short,
                 self.euclidean)
             made = self._search = (search, wanted, W, bias, rows)
         return made[0]
+
+    def _cell_numbers(self) -> tuple[Floats, NDArray[np.int32], Floats, Floats, int, float, float]:
+        """Biases and sizes of the cells, and what is known of the spread in them."""
+        cells = self.cells
+        if cells is None:
+            return NO_NUMBERS, np.zeros(0, np.int32), NO_NUMBERS, NO_NUMBERS, 0, 0.0, 0.0
+        variance, bias_variance = cells.variances.tolist()
+        return (cells.biases, cells.sizes, cells.scales, cells.tails, len(cells.spread), variance,
+                bias_variance)
 
     def estimate(self, X: Floats, bias: Floats,
                  n_threads: int) -> tuple[Floats, Floats]:
@@ -517,6 +528,10 @@ class Sketches:
         if self.cells is not None:
             out |= {"cell_centroids": self.cells.centroids, "cell_means": self.cells.means,
                     "cell_biases": self.cells.biases, "cell": self.cell[:self.n]}
+            if len(self.cells.spread):
+                out |= {"cell_sizes": self.cells.sizes, "cell_scales": self.cells.scales,
+                        "cell_spread": self.cells.spread,
+                        "cell_variances": self.cells.variances, "cell_tails": self.cells.tails}
             if self.cells.by_distance:
                 out["cells_by_distance"] = np.ones(1, np.uint8)
         return out
