@@ -16,6 +16,7 @@ from .datasets import CSRFile
 from .layers import LSHLinear
 from .losses import SoftmaxCrossEntropy
 from .network import Network
+from .refinement import MAX_LOGISTIC_WEIGHTS
 
 MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units,
 MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
@@ -27,6 +28,9 @@ C_OF_SHORT_ROWS, C_OF_LONG_ROWS = 0.3, 1.0
 C_OF_SHORT_ROWS_AND_FEW_LABELS = 0.4
 SCALES_OF_FEW_LABELS = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
 MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
+# Factor of a logistic regression that is added to the classifiers where each row has one of few
+# labels.
+LOGISTIC = 0.125
 # Each row is a negative example for some labels. Their cost grows with the features of the row.
 MIN_NEGATIVES = 50
 MAX_NEGATIVE_FEATURES = 100  # features per row up to which they are as many as the effort says
@@ -186,7 +190,10 @@ def _options(network: Network, X: Any, Y: Any, effort: str) -> dict[str, Any]:
         n = min(MAX_CANDIDATES, max(n, ranked_labels(np.diff(Y.indptr), network.n_labels)))
     share = min(1.0, MAX_NEGATIVE_FEATURES / max(1, n_features))
     n_negatives = max(MIN_NEGATIVES, int(share * spent.n_negatives))
-    return {"n_negatives": max(n, n_negatives), "n_candidates": n,
+    suits_regression = (network.n_labels < MIN_LABELS and _has_one_label_each(Y)
+                        and network.n_features * network.n_labels <= MAX_LOGISTIC_WEIGHTS)
+    return {"logistic": LOGISTIC if suits_regression else 0.0,
+            "n_negatives": max(n, n_negatives), "n_candidates": n,
             "C": refinement_cost(n_features, network.n_labels)}
 
 
@@ -195,6 +202,13 @@ def refinement_cost(n_features: float, n_labels: int) -> float:
     if n_features > MAX_FEATURES_OF_SHORT_ROWS:
         return C_OF_LONG_ROWS
     return C_OF_SHORT_ROWS if n_labels >= MIN_LABELS else C_OF_SHORT_ROWS_AND_FEW_LABELS
+
+
+def _has_one_label_each(Y: Any) -> bool:
+    """Whether Y is class ids, or an indicator with one label in each row; False for a file."""
+    if hasattr(Y, "indptr"):
+        return bool((np.diff(Y.indptr) == 1).all())
+    return Y is not None and np.ndim(Y) == 1
 
 
 def _rows_of(Y: Any, rows: np.ndarray) -> Any:

@@ -692,6 +692,13 @@ def activation(name, x):
     return functions[name]()
 
 
+def multinomial(w, bias, x, classes, costs):
+    """The objective of _logistic.fit: x dense."""
+    z = x @ w + bias
+    losses = log_sum_exp(z) - z[np.arange(len(z)), classes]
+    return ((w * w).sum() + (bias * bias).sum()) / 2 + (costs * losses).sum()
+
+
 def squared_hinge(w, bias, x, y, costs):
     """The objective of _one_vs_rest.fit for one label: x dense, y of 1 and -1."""
     slack = np.maximum(0, 1 - y * (x @ w + bias))

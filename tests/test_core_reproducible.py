@@ -11,6 +11,7 @@ from sparselsh._core import (
     _gemm,
     _gradient_norms,
     _hashing,
+    _logistic,
     _losses,
     _projections,
     _quantized,
@@ -132,6 +133,23 @@ def test_losses(rng, on_levels, n):
         gradient, losses = np.array(z), unwritten(4, np.float32)
         _losses.squared_error(offsets, gradient, indptr, positions, z[:4], 0.3, losses, 1)
         return *results, gradient, losses
+
+    on_levels(call)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_multinomial_regression(rng, on_levels, n):
+    x = random_csr(rng, 20, 50, 0.3)
+    norms = read_only(rng.uniform(1, 2, 20).astype(np.float32))
+    classes = read_only(rng.integers(0, n, 20).astype(np.int32))
+    costs = read_only(np.full(20, 3, np.float32))
+
+    def call():
+        residuals, w = np.zeros((20, n), np.float32), np.zeros((50, n), np.float32)
+        bias = np.zeros(n, np.float32)
+        _logistic.fit(*x, norms, classes, costs, 3, 0.0, 5, np.arange(20, dtype=np.int32),
+                      residuals, w, bias)
+        return residuals, w, bias
 
     on_levels(call)
 

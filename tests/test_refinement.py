@@ -353,10 +353,59 @@ def test_a_csr_file_gives_the_same_refinement(tmp_path):
     ({"threshold": -1}, "threshold must be at least 0"),
     ({"scale": -1}, "scale must be at least 0"),
     ({"n_candidates": 0}, "n_candidates must be at least 1"),
-    ({"sample_weight": [1.0]}, "sample_weight"), ])
+    ({"sample_weight": [1.0]}, "sample_weight"),
+    ({"logistic": -1}, "logistic must be at least 0"),
+    ({"logistic": 1}, r"row .* of Y has 2 labels; logistic > 0 needs one in each row"), ])
 def test_bad_options_are_refused_by_name(trained, options, words):
     with pytest.raises(ValueError, match=words):
         copy.deepcopy(trained).refine(*TRAIN, **options)
+
+
+def one_label(part):
+    """The rows with one label, and its id."""
+    X, Y = part
+    one = np.flatnonzero(np.diff(Y.indptr) == 1)
+    return X[one], Y.indices[Y.indptr[one]]
+
+
+def test_a_logistic_regression_is_added_to_the_classifiers(trained):
+    X, y = one_label(TRAIN)
+    costs = np.where(np.arange(len(y)) < 3, 0, 1)
+
+    def refined(logistic, threshold=0.0):
+        net = copy.deepcopy(trained)
+        return net.refine(X, y, logistic=logistic, threshold=threshold, C=0.4, verbose=False,
+                          sample_weight=costs).refinement
+
+    alone, both = refined(0), refined(0.5)
+    added = (both.weight - alone.weight).toarray().T / 0.5
+    rows, targets = X[3:].toarray(), y[3:]
+
+    def objective(factor):
+        bias = (both.bias - alone.bias) / 0.5
+        return reference.multinomial(factor * added, factor * bias, rows, targets,
+                                     np.full(len(rows), 4.0))
+
+    # near its minimum, of which the least objective in this direction is a part
+    values = [objective(factor) for factor in (0, 0.8, 0.9, 1, 1.1, 1.2)]
+    assert np.argmin(values) in (2, 3, 4)
+    pruned = refined(0.5, 0.1).weight
+    assert np.abs(pruned.data).min() >= 0.1 and 0 < pruned.nnz < both.weight.nnz
+
+
+def test_a_row_without_weight_may_have_any_number_of_labels(trained):
+    X, Y = TRAIN
+    weight = (np.diff(Y.indptr) == 1).astype(np.float32)
+    net = copy.deepcopy(trained).refine(X, Y, logistic=0.5, sample_weight=weight, verbose=False)
+    own = copy.deepcopy(trained).refine(*one_label(TRAIN), logistic=0.5, verbose=False)
+    np.testing.assert_allclose(net.refinement.weight.toarray(), own.refinement.weight.toarray(),
+                               atol=0.1)  # the order of the rows differs, and so do passes
+
+
+def test_a_logistic_regression_of_too_many_weights_is_refused(trained, monkeypatch):
+    monkeypatch.setattr("sparselsh.network._network.MAX_LOGISTIC_WEIGHTS", 1000)
+    with pytest.raises(ValueError, match=r"at most 1000 weights.*give logistic=0"):
+        copy.deepcopy(trained).refine(*one_label(TRAIN), logistic=1)
 
 
 def test_networks_that_cannot_be_refined_are_refused():
@@ -404,6 +453,21 @@ def test_classifiers_are_trained_again_on_all_rows(trained):
     # another order of the rows in the passes: weights are the same but for the tolerance
     difference = abs(net.refinement.weight - whole.refinement.weight).max()
     assert difference < 0.2 * abs(whole.refinement.weight).max()
+
+
+def test_rows_with_one_of_few_labels_get_a_logistic_regression(trained, monkeypatch):
+    X, y = one_label(TRAIN)
+
+    def factor(Y):
+        return _recipe._options(trained, X, Y, "default")["logistic"]
+
+    assert factor(y) == factor(indicator(y, N_LABELS)) == _recipe.LOGISTIC > 0
+    assert factor(None) == factor(TRAIN[1]) == 0  # a file, and rows with several labels
+    monkeypatch.setattr(_recipe, "MIN_LABELS", N_LABELS)
+    assert factor(y) == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(_recipe, "MAX_LOGISTIC_WEIGHTS", N_FEATURES * N_LABELS - 1)
+    assert factor(y) == 0
 
 
 def test_the_effort_sets_what_a_refinement_costs(trained, monkeypatch):

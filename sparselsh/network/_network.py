@@ -36,6 +36,7 @@ from ..losses import checked as checked_loss
 from ..optim import SGD, Adam, CustomOptimizer
 from ..profiling import Profile
 from ..refinement import (
+    MAX_LOGISTIC_WEIGHTS,
     Refinement,
     classifier_scores,
     extended,
@@ -573,7 +574,7 @@ class Network:
     def refine(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
                sample_weight: ArrayLike | None = None, n_negatives: int = 50, C: float = 1.0,
                threshold: float = 0.1, scale: float = 8.0, n_candidates: int = 50,
-               verbose: bool = True) -> Self:
+               logistic: float = 0.0, verbose: bool = True) -> Self:
         """Add one linear classifier of the inputs per label to a trained network.
 
         It pays for sparse inputs, such as words, and many labels: a hidden layer passes on few of
@@ -604,6 +605,10 @@ class Network:
         n_candidates : int
             This many of the network's best outputs are ranked again; all others follow, in the
             order of the network.
+        logistic : float
+            Above 0, where each row has one label and labels are few: the factor of the weights of a
+            multinomial logistic regression, which are added to those of the classifiers. It makes
+            probabilities better; the weights of all features and labels are held meanwhile.
         verbose : bool
             Show a progress bar.
 
@@ -615,7 +620,9 @@ class Network:
         Raises
         ------
         ValueError
-            If an argument is invalid, the network has no weights yet, or its loss is "mse".
+            If an argument is invalid, the network has no weights yet, or its loss is "mse"; also if
+            `logistic` is above 0 and a row has another number of labels than one, or features times
+            labels are more than 33,554,432.
         """
         X, Y = self._rows_of(X, Y)
         self._check_initialized()
@@ -626,7 +633,10 @@ class Network:
         C, scale = check.number(C, "C", above=0), check.number(scale, "scale", minimum=0)
         threshold = check.number(threshold, "threshold", minimum=0)
         n_candidates = check.integer(n_candidates, "n_candidates")
+        logistic = check.number(logistic, "logistic", minimum=0)
         weight = check.sample_weight(sample_weight, X.shape[0])
+        if logistic:
+            self._check_logistic(Y, weight)
         costs = np.full(X.shape[0], C, np.float32) if weight is None else np.float32(C) * weight
 
         n_threads = resolve(self.n_threads)
@@ -642,9 +652,20 @@ class Network:
 
             self.refinement = fit_refinement(
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
-                n_candidates=n_candidates, seed=self._draw_seed(),
+                n_candidates=n_candidates, seed=self._draw_seed(), logistic=logistic,
                 n_threads=n_threads, progress=bar.update, **self._part_of_refinement())
         return self
+
+    def _check_logistic(self, Y: CSR, weight: Floats | None) -> None:
+        counts = np.diff(Y.indptr)
+        wrong = np.flatnonzero((counts != 1) & (True if weight is None else weight > 0))
+        if len(wrong):
+            raise ValueError(f"row {wrong[0]} of Y has {counts[wrong[0]]} labels; logistic > 0 "
+                             "needs one in each row")
+        if self.n_features * self.n_labels > MAX_LOGISTIC_WEIGHTS:
+            raise ValueError(f"logistic > 0 takes at most {MAX_LOGISTIC_WEIGHTS} weights, but "
+                             f"there are {self.n_features} features and {self.n_labels} labels; "
+                             "give logistic=0")
 
     def _part_of_refinement(self) -> dict[str, Any]:
         """Which classifiers this process trains, and how it gets the others."""
