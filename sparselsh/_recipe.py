@@ -30,7 +30,7 @@ SCALES_OF_FEW_LABELS = (0, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96)
 MAX_FEATURES_OF_SHORT_ROWS = 30  # a mean
 # Factor of a logistic regression that is added to the classifiers where each row has one of few
 # labels.
-LOGISTIC = 0.125
+LOGISTIC = 0.0625
 # Each row is a negative example for some labels. Their cost grows with the features of the row.
 MIN_NEGATIVES = 50
 MAX_NEGATIVE_FEATURES = 100  # features per row up to which they are as many as the effort says
@@ -59,6 +59,9 @@ DROPOUT_MIN_STEPS = 2000
 # spare some.
 HELD_OUT_ROWS_OF_FEW_LABELS, HELD_OUT_ROWS_OF_MANY_LABELS = 4096, 1024
 MIN_ROWS_TO_SPLIT = 500
+# A part of the rows that were held out, from which on it pays to train the classifiers once more,
+# on all rows.
+MIN_HELD_OUT_TO_REPEAT = 0.05
 SPLIT_SEED = 0  # a training that is resumed leaves the same rows out
 MAX_CHECKED_ROWS = 2048  # training rows on which classifiers are checked
 MIN_TRAINING_PRECISION = 0.5  # P@1 on these rows; classifiers below it are removed
@@ -167,7 +170,7 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
 
 
 def refine_again(network: Network, X: Any, Y: Any, *, effort: str = "default",
-                 verbose: bool = True) -> None:
+                 sample_weight: Any = None, verbose: bool = True) -> None:
     """Train the classifiers once more, on all rows: on those that were held out as well.
 
     How much the classifiers count and the map to probabilities stay as the held-out rows, when they
@@ -177,7 +180,7 @@ def refine_again(network: Network, X: Any, Y: Any, *, effort: str = "default",
     assert old is not None
     options = _options(network, X, Y, effort) | {
         "scale": old.scale, "n_candidates": old.n_candidates}
-    network.refine(X, Y, verbose=verbose, **options)
+    network.refine(X, Y, sample_weight=sample_weight, verbose=verbose, **options)
     network.calibration = calibration
 
 

@@ -41,9 +41,10 @@ LOGISTIC_TOLERANCE = 0.02  # of the probabilities of a row, a root mean square o
 class Refinement:
     """One linear classifier per label of the inputs of a network; made by :meth:`Network.refine`.
 
-    The score of a label j becomes ``s_j = z_j + scale (w_j . x + b_j)``, where z are the outputs of
-    the layers, if it is one of the row's `n_candidates` labels with the largest z. W and b
-    minimize, for each label j,
+    The score of a label j becomes ``s_j = z_j - l + scale (w_j . x + b_j)``, where z are the
+    outputs of the layers, if it is one of the row's `n_candidates` labels with the largest z. l is
+    the logarithm of the sum of ``exp(z)`` over these: it makes scores of different rows comparable.
+    W and b minimize, for each label j,
     ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j . x_i + b_j))^2`` over the rows that
     have the label (y = 1) and the rows without it for which the network ranks it among its best
     labels (y = -1). So a classifier tells apart what the network confuses, and knows nothing of
@@ -65,6 +66,8 @@ class Refinement:
         Factor of the classifiers' outputs; can be set.
     n_candidates : int
         Number of outputs with the best z that are re-ranked; can be set.
+    normalized : bool
+        Whether l is subtracted; False in files of before.
 
     Notes
     -----
@@ -85,13 +88,14 @@ class Refinement:
     """
 
     def __init__(self, weight: CSR, bias: Floats, scale: float, n_candidates: int,
-                 by_feature: bool = False) -> None:
+                 by_feature: bool = False, normalized: bool = False) -> None:
         self._w = weight
         self.bias = bias
         self.scale = scale
         self.n_candidates = n_candidates
         # whether the weights of the features of a row are fewer than those of its candidates
         self.by_feature = by_feature
+        self.normalized = normalized
         self._columns: CSR | None = None
         self._work = np.zeros((0, 0), np.float32)
 
@@ -114,14 +118,14 @@ class Refinement:
     def for_single_row(self, n_candidates: int) -> tuple[Any, ...]:
         """The classifiers as the core takes them for one row (_core/_single_row_mlp.pyx)."""
         w, work = self._read(1)
-        return (w.indptr, w.indices, w.data, self.bias, self.scale, self.by_feature, work,
-                n_candidates)
+        return (w.indptr, w.indices, w.data, self.bias, self.scale, self.by_feature,
+                self.normalized, work, n_candidates)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_work": np.zeros((0, 0), np.float32), "_columns": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"by_feature": False, "_columns": None} | state)
+        self.__dict__.update({"by_feature": False, "normalized": False, "_columns": None} | state)
 
     def __repr__(self) -> str:
         return (f"Refinement({self._w.shape[0]} labels, {self._w.n_columns} features, "
@@ -165,7 +169,7 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
     if logistic:
         w, bias = _with_regression(w, bias, x, y, costs, logistic, threshold, seed)
     return Refinement(w, bias, scale, n_candidates,
-                      _is_read_by_feature(w, x, candidates[:, :n_candidates]))
+                      _is_read_by_feature(w, x, candidates[:, :n_candidates]), normalized=True)
 
 
 def fit_classifiers(x: CSR, starts: Offsets, samples: Ids, costs: Floats, *, threshold: float,
@@ -252,7 +256,7 @@ def extended(refinement: Refinement, n_labels: int, n_features: int,
     weight = CSR(np.concatenate([indptr, indptr[-1] + more]), ids, data,
                  w.n_columns + n_features)
     return Refinement(weight, np.concatenate([refinement.bias, bias]), refinement.scale,
-                      refinement.n_candidates, refinement.by_feature)
+                      refinement.n_candidates, refinement.by_feature, refinement.normalized)
 
 
 def rerank(refinement: Refinement, x: CSR, ids: Ids, scores: Floats, k: int,
@@ -275,8 +279,8 @@ def rerank(refinement: Refinement, x: CSR, ids: Ids, scores: Floats, k: int,
     best = np.empty((len(ids), k), np.int32), np.empty((len(ids), k), np.float32)
     w, work = refinement._read(n_threads)
     _one_vs_rest.rerank(x.indptr, x.indices, x.data, w.indptr, w.indices, w.data, refinement.bias,
-                        refinement.scale, refinement.by_feature, ids, scores, work, *best,
-                        n_threads)
+                        refinement.scale, refinement.by_feature, refinement.normalized, ids,
+                        scores, work, *best, n_threads)
     return best
 
 
@@ -385,7 +389,7 @@ def spread(ids: Ids, scores: Floats, z: Floats) -> Floats:
 def classifier_scores(refinement: Refinement, x: CSR, ids: Ids, n_threads: int) -> Floats:
     """``W x + b`` of the given labels of each row, 0 for -1: (n_rows, n), float32."""
     one = copy.copy(refinement)
-    one.scale = 1.0
+    one.scale, one.normalized = 1.0, False
     found, scores = rerank(one, x, ids, np.zeros(ids.shape, np.float32), ids.shape[1], n_threads)
     out = np.zeros(ids.shape, np.float32)
     places = np.argsort(ids, axis=1, kind="stable")
@@ -407,7 +411,7 @@ def refinement_tensors(refinement: Refinement) -> dict[str, np.ndarray]:
 def refinement_config(refinement: Refinement) -> dict[str, Any]:
     """The plain values of a refinement, for a file."""
     return {"scale": refinement.scale, "n_candidates": refinement.n_candidates,
-            "by_feature": refinement.by_feature}
+            "by_feature": refinement.by_feature, "normalized": refinement.normalized}
 
 
 def refinement_of_file(tensors: dict[str, np.ndarray], config: dict[str, Any],
@@ -422,15 +426,15 @@ def refinement_of_file(tensors: dict[str, np.ndarray], config: dict[str, Any],
     return Refinement(weight, check.vector(bias, "refinement.bias", shape[0]),
                       check.number(config["scale"], "scale", minimum=0),
                       check.integer(config["n_candidates"], "n_candidates"),
-                      read_by_feature(config))
+                      *(_flag(config, name) for name in ("by_feature", "normalized")))
 
 
-def read_by_feature(config: dict[str, Any]) -> bool:
-    """`by_feature` of the plain values of a file; files of before have none."""
-    by_feature = config.get("by_feature", False)
-    if type(by_feature) is not bool:
-        raise ValueError(f"by_feature must be true or false, got {by_feature!r}")
-    return by_feature
+def _flag(config: dict[str, Any], name: str) -> bool:
+    """One of the plain values of a file; files of before have none."""
+    flag = config.get(name, False)
+    if type(flag) is not bool:
+        raise ValueError(f"{name} must be true or false, got {flag!r}")
+    return flag
 
 
 # -- helpers of the fit --------------------------------------------------------------------------

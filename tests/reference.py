@@ -705,16 +705,24 @@ def squared_hinge(w, bias, x, y, costs):
     return (w @ w + bias * bias) / 2 + (costs * slack * slack).sum()
 
 
-def label_vectors(x, y, random, relu, shared, hidden_norm, label_norm):
+def label_vectors(x, y, random, relu, shared, solved, ridge, weight, hidden_norm, label_norm):
     """Weights of features and of labels from dense x and y, as _label_vectors makes them."""
     means = (y @ random) / np.maximum(y.sum(axis=1, keepdims=True), 1)
-    if shared:
-        lengths = np.sqrt((x * x).sum(axis=1, keepdims=True))
-        means += np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0) @ random
-    features = (x.T @ means) / np.maximum((x != 0).sum(axis=0), 1)[:, None]
+    if solved:
+        rows, total = weight[:, None], weight.sum()
+        means = means - (rows * means).sum(axis=0) / total
+        penalty = ridge * (rows * x * x).sum() / total
+        features = np.linalg.solve(x.T @ (rows * x) + penalty * np.eye(x.shape[1]),
+                                   x.T @ (rows * means))
+    else:
+        if shared:
+            lengths = np.sqrt((x * x).sum(axis=1, keepdims=True))
+            means += np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0) @ random
+        features = (x.T @ (weight[:, None] * means)) / np.maximum((x != 0).sum(axis=0), 1)[:, None]
     h = np.maximum(x @ features, 0) if relu else x @ features
     norms = np.linalg.norm(h, axis=1, keepdims=True)
-    labels = y.T @ np.divide(h, norms, out=np.zeros_like(h), where=norms > 0)
+    directions = np.divide(h, norms, out=np.zeros_like(h), where=norms > 0)
+    labels = y.T @ (weight[:, None] * directions)
     lengths = np.linalg.norm(labels, axis=1, keepdims=True)
     labels = label_norm * np.divide(labels, lengths, out=np.zeros_like(labels), where=lengths > 0)
     return features * hidden_norm / norms.mean(), labels

@@ -137,8 +137,9 @@ def weights(rng):
 
 
 @pytest.mark.parametrize("by_feature", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("k", [1, 4, 12, 20])
-def test_rerank_matches_its_definition(rng, x, weights, k, by_feature):
+def test_rerank_matches_its_definition(rng, x, weights, k, by_feature, normalized):
     ids = np.stack([rng.permutation(50)[:12] for _ in range(N)]).astype(np.int32)
     ids[::4, 5:] = -1
     ids[8] = -1
@@ -153,8 +154,8 @@ def test_rerank_matches_its_definition(rng, x, weights, k, by_feature):
     def call(n_threads):
         work = np.zeros((n_threads, 50 if by_feature else D), np.float32)
         out = unwritten((N, k), np.int32), unwritten((N, k), np.float32)
-        _one_vs_rest.rerank(*x, *weights, bias, 2.5, by_feature, ids, scores, work, *out,
-                            n_threads)
+        _one_vs_rest.rerank(*x, *weights, bias, 2.5, by_feature, normalized, ids, scores,
+                            work, *out, n_threads)
         assert not work.any()
         return out
 
@@ -162,6 +163,8 @@ def test_rerank_matches_its_definition(rng, x, weights, k, by_feature):
     for i in range(N):
         known = ids[i] >= 0
         expected = scores[i, known] + 2.5 * direct[i, ids[i, known]]
+        if normalized and known.any():
+            expected -= reference.log_sum_exp(scores[i:i + 1, known])
         order = np.argsort(-expected, kind="stable")[:k]
         n = len(order)
         # sums of at most D products of normal numbers, times 2.5
@@ -175,6 +178,6 @@ def test_rerank_breaks_ties_by_the_smaller_id():
     weights = read_only(np.zeros(6, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
     ids, scores = np.array([[4, 1, 3]], np.int32), np.zeros((1, 3), np.float32)
     out = unwritten((1, 3), np.int32), unwritten((1, 3), np.float32)
-    _one_vs_rest.rerank(*x, *weights, np.zeros(5, np.float32), 1, False, ids, scores,
+    _one_vs_rest.rerank(*x, *weights, np.zeros(5, np.float32), 1, False, False, ids, scores,
                         np.zeros((1, 2), np.float32), *out, 1)
     assert out[0].tolist() == [[1, 3, 4]]

@@ -68,7 +68,8 @@ def test_fewer_outputs_than_k_are_filled_up(rng):
 
 
 @pytest.mark.parametrize("by_feature", [False, True])
-def test_classifiers_rank_the_best_outputs_again(rng, by_feature):
+@pytest.mark.parametrize("normalized", [False, True])
+def test_classifiers_rank_the_best_outputs_again(rng, by_feature, normalized):
     layers = [(gaussian(rng, 20, 9), None, gaussian(rng, 9), True, False),
               (gaussian(rng, 30, 9), None, gaussian(rng, 30), False, False)]
     w = sp.random_array((30, 20), density=0.3, rng=rng, dtype=np.float32, format="csr")
@@ -76,8 +77,8 @@ def test_classifiers_rank_the_best_outputs_again(rng, by_feature):
     stored = w.T.tocsr() if by_feature else w
     arrays = stored.indptr.astype(np.int64), stored.indices.astype(np.int32), stored.data
     work = np.zeros((1, 30 if by_feature else 20), np.float32)
-    mlp = _single_row_mlp.prepare(layers, None, (*read_only(*arrays), bias, scale, by_feature, work,
-                                                 n_candidates), None)
+    mlp = _single_row_mlp.prepare(layers, None, (*read_only(*arrays), bias, scale, by_feature,
+                                                 normalized, work, n_candidates), None)
     for k in (1, 5, 12):
         x = np.zeros(20)
         x[rng.permutation(20)[:4]] = gaussian(rng, 4)
@@ -85,6 +86,8 @@ def test_classifiers_rank_the_best_outputs_again(rng, by_feature):
         z = ((x @ layers[0][0] + layers[0][2]) @ layers[1][0].T + layers[1][2]).astype(float)
         found = np.argsort(-z)[:n_candidates]
         scores = z[found] + scale * (w @ x + bias)[found]
+        if normalized:
+            scores -= np.log(np.exp(z[found]).sum())
         order = np.argsort(-scores)[:k]
         ids, values = answer(_single_row_mlp.top_k_sparse, mlp, k,
                              *read_only(row.astype(np.int32), x[row].astype(np.float32)))

@@ -22,6 +22,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from support import assert_same_bits
 
 import sparselsh as sl
+from sparselsh import _recipe
 from sparselsh.calibration import best_threshold
 from sparselsh.estimators import LSHClassifier, LSHRegressor, _base
 from sparselsh.network import load_with, save_with
@@ -507,6 +508,42 @@ def test_many_classes_of_sparse_rows_follow_the_recipe():
 def test_the_effort_sets_epochs_and_candidates(effort, epochs, n_candidates):
     clf = LSHClassifier(16, effort=effort, random_state=0).fit(*many(2400))
     assert clf.n_iter_ == epochs and clf.network_.refinement.n_candidates == n_candidates
+
+
+@pytest.mark.parametrize(("options", "is_repeated"), [
+    ({}, True), ({"calibration_fraction": 0.04}, False), ({"calibration_fraction": 0}, False),
+    ({"refine": False}, False), ({"refine": True}, False), ({"early_stopping": True}, False)])
+def test_classifiers_of_classes_are_trained_again_on_rows_that_were_held_out(
+        monkeypatch, options, is_repeated):
+    calls = []
+
+    def repeated(network, X, y, **given):
+        calls.append((X, y, given["sample_weight"], network.calibration))
+        refine_again(network, X, y, **given)
+
+    refine_again = _recipe.refine_again
+    monkeypatch.setattr(_recipe, "refine_again", repeated)
+    X, y = many(2400)
+    weight = np.linspace(0.5, 1.5, len(y)).astype(np.float32)
+    clf = LSHClassifier(16, random_state=0, max_iter=1, **options)
+    names = np.array([f"class {j}" for j in y])
+    clf.fit(X, names, sample_weight=weight)
+    assert len(calls) == is_repeated
+    if is_repeated:
+        ((rows, targets, weights, calibration),) = calls
+        assert rows.shape == X.shape and calibration is clf.network_.calibration is not None
+        assert sorted(clf.classes_[targets]) == sorted(names)
+        np.testing.assert_allclose(np.sort(weights), weight)
+        order = np.argsort(weights)  # which tells the rows apart
+        assert (clf.classes_[targets[order]] == names).all()
+        np.testing.assert_array_equal(rows.toarray()[order], X.toarray())
+
+
+def test_classifiers_of_several_labels_are_not_trained_again(monkeypatch):
+    monkeypatch.setattr(_recipe, "refine_again", None)
+    X, y = many(2400)
+    Y = sp.csr_array((np.ones(len(y)), (np.arange(len(y)), y)))
+    LSHClassifier(16, random_state=0, max_iter=1).fit(X, Y)
 
 
 def test_few_classes_and_dense_rows_do_not_follow_the_recipe():

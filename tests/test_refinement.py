@@ -57,9 +57,15 @@ def refined(trained):
 # -- weights computed from the data ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("relu", "shared"), [(False, False), (True, False), (False, True)])
-def test_weights_computed_from_data_follow_their_formula(monkeypatch, relu, shared):
+@pytest.mark.parametrize(("relu", "shared", "solved", "weighted"), [
+    (False, False, False, True), (True, False, False, False), (False, True, False, False),
+    (False, True, True, False), (False, False, True, False), (True, False, True, True)])
+def test_weights_computed_from_data_follow_their_formula(monkeypatch, relu, shared, solved,
+                                                         weighted):
     monkeypatch.setattr(_label_vectors, "ROWS_PER_PART", 400)  # several parts
+    monkeypatch.setattr(_label_vectors, "COLUMNS_PER_BLOCK", 5)  # several blocks, the last smaller
+    monkeypatch.setattr(_label_vectors, "RIDGE_STEPS", 60)  # to the solution
+    monkeypatch.setattr(_label_vectors, "MAX_FEATURES_OF_SOLVED_ROWS", 30 if solved else 3)
     X, Y = TRAIN
     if shared:
         X = sp.csr_array(X[:, :N_LABELS])
@@ -68,16 +74,28 @@ def test_weights_computed_from_data_follow_their_formula(monkeypatch, relu, shar
     Y = sp.csr_array(Y.multiply(np.arange(N_LABELS)[None] != 7))  # no row has label 7
     X.eliminate_zeros()
     Y.eliminate_zeros()
+    weight = np.float32(np.arange(X.shape[0]) % 3) if weighted else None  # a third counts nothing
     features, labels = _label_vectors.label_vectors(
-        from_scipy(X), from_scipy(Y), N_HIDDEN, relu, shared, np.random.default_rng(3), 2)
+        from_scipy(X), from_scipy(Y), N_HIDDEN, relu, shared, np.random.default_rng(3), 2, weight)
     random = np.random.default_rng(3).random((N_LABELS, N_HIDDEN),
                                              dtype=np.float32) - np.float32(0.5)
-    expected = reference.label_vectors(X.toarray().astype(float), Y.toarray().astype(float),
-                                       random, relu, shared, _label_vectors.HIDDEN_NORM,
-                                       _label_vectors.LABEL_NORM)
+    expected = reference.label_vectors(
+        X.toarray().astype(float), Y.toarray().astype(float), random, relu, shared,
+        solved and not shared, _label_vectors.RIDGE,
+        np.ones(X.shape[0]) if weight is None else weight.astype(float),
+        _label_vectors.HIDDEN_NORM, _label_vectors.LABEL_NORM)
     np.testing.assert_allclose(features, expected[0], atol=1e-4)
-    np.testing.assert_allclose(labels, expected[1], atol=1e-4)
+    np.testing.assert_allclose(labels, expected[1], atol=2e-4)
     assert not features[5].any() and not labels[7].any()
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_rows_without_features_or_weight_give_weights_of_zero(weight):
+    X = sp.csr_array((9, N_FEATURES), dtype=np.float32)
+    features, labels = _label_vectors.label_vectors(
+        from_scipy(X), from_scipy(TRAIN[1][:9]), N_HIDDEN, False, False,
+        np.random.default_rng(3), 1, np.full(9, weight, np.float32))
+    assert not features.any() and not labels.any()
 
 
 def test_weights_computed_from_data_find_labels_before_any_training():
@@ -220,10 +238,17 @@ def test_refinement_raises_the_precision(trained, refined):
     assert precision(refined) > precision(trained) + 0.1
 
 
-def test_outputs_are_sums_of_those_of_the_layers_and_of_the_classifiers(trained, refined):
+@pytest.mark.parametrize("normalized", [True, False])
+def test_outputs_are_sums_of_those_of_the_layers_and_of_the_classifiers(trained, refined,
+                                                                        normalized):
     """Those of the candidates; every other label follows in the order of the layers."""
+    assert refined.refinement.normalized
+    refined = copy.deepcopy(refined)
+    refined.refinement.normalized = normalized  # False in files of before
     r = refined.refinement
     z = trained.decision_function(TEST[0])
+    if normalized:
+        z -= reference.log_sum_exp(np.sort(z, axis=1)[:, -r.n_candidates:])[:, None]
     sums = z + r.scale * (TEST[0] @ r.weight.T + r.bias)
     candidates = np.argsort(-z, axis=1, kind="stable")[:, :r.n_candidates]
     last_z, last = (np.take_along_axis(a, candidates, 1).min(axis=1, keepdims=True)

@@ -20,7 +20,7 @@ ctypedef struct classifiers_t:
     rows_t w  # (n_labels, n_features) or, with by_feature, transposed
     const float *bias
     float scale
-    bint by_feature
+    bint by_feature, normalized
 
 cdef void rerank_row(const loops_t *f, const classifiers_t *c, const int32_t *indices,
                      const float *data, Py_ssize_t nnz, float *work, const int32_t *ids,

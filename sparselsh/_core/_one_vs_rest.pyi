@@ -47,6 +47,7 @@ def rerank(
     bias: NDArray[float32],
     scale: float,
     by_feature: bool,
+    normalized: bool,
     ids: NDArray[int32],
     scores: NDArray[float32],
     work: NDArray[float32],

@@ -14,6 +14,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from ._order cimport insertion_sort, key_id, key_score, random_at, score_key
+from ._portable_math cimport portable_log
 from ._simd cimport loops_t, prefetch_run, table
 
 cdef enum:
@@ -280,6 +281,21 @@ cdef inline void _add_columns(const rows_t *w, const int32_t *indices, const flo
         _scatter(data[k], w.indices + first, w.data + first, w.indptr[indices[k] + 1] - first, out)
 
 
+cdef float _log_sum_exp(const loops_t *f, const int32_t *ids, const float *scores, Py_ssize_t n,
+                        float *spare) noexcept nogil:
+    # of the scores that have an id; 0 without any
+    cdef Py_ssize_t k, size = 0
+    cdef float largest
+    for k in range(n):
+        if ids[k] >= 0:
+            spare[size] = scores[k]
+            size += 1
+    if size == 0:
+        return 0
+    largest = f.max(spare, size)
+    return largest + <float>portable_log(f.exp_sum(spare, size, largest))
+
+
 cdef void rerank_row(const loops_t *f, const classifiers_t *c, const int32_t *indices,
                      const float *data, Py_ssize_t nnz, float *work, const int32_t *ids,
                      const float *scores, Py_ssize_t n, uint64_t *keys, Py_ssize_t k_best,
@@ -287,8 +303,10 @@ cdef void rerank_row(const loops_t *f, const classifiers_t *c, const int32_t *in
     # work, (n_features,) or by feature (n_labels,), is zero before and after; keys holds n
     cdef Py_ssize_t k, size = 0
     cdef int64_t first
-    cdef float z
+    cdef float z, shift = 0
 
+    if c.normalized:
+        shift = _log_sum_exp(f, ids, scores, n, <float *>keys)
     if c.by_feature:
         _add_columns(&c.w, indices, data, nnz, work)
     else:
@@ -301,7 +319,8 @@ cdef void rerank_row(const loops_t *f, const classifiers_t *c, const int32_t *in
                 first = c.w.indptr[ids[k]]
                 z = f.gather_dot(c.w.data + first, c.w.indices + first,
                                  c.w.indptr[ids[k] + 1] - first, work)
-            keys[size] = score_key(scores[k] + c.scale * (c.bias[ids[k]] + z), ids[k])
+            keys[size] = score_key(scores[k] - shift + c.scale * (c.bias[ids[k]] + z),
+                                   ids[k])
             size += 1
     if c.by_feature:
         for k in range(nnz):
@@ -318,10 +337,12 @@ cdef void rerank_row(const loops_t *f, const classifiers_t *c, const int32_t *in
 
 def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::1] data,
            const int64_t[::1] w_indptr, const int32_t[::1] w_indices, const float[::1] w_data,
-           const float[::1] bias, float scale, bint by_feature, const int32_t[:, ::1] ids,
-           const float[:, ::1] scores, float[:, ::1] work, int32_t[:, ::1] out_ids,
-           float[:, ::1] out_scores, int n_threads):
+           const float[::1] bias, float scale, bint by_feature, bint normalized,
+           const int32_t[:, ::1] ids, const float[:, ::1] scores, float[:, ::1] work,
+           int32_t[:, ::1] out_ids, float[:, ::1] out_scores, int n_threads):
     """The k best candidates of each row by scores[i, q] + scale (W x_i + bias)[ids[i, q]].
+
+    With `normalized`, the log of the sum of the exponentials of the row's scores is subtracted.
 
     ids is (n, n_candidates), -1 for none; the outputs are (n, k), best first. work, (n_threads,
     n_features), is zero before and after. O(nnz of the rows of W that are candidates). With
@@ -336,6 +357,7 @@ def rerank(const int64_t[::1] indptr, const int32_t[::1] indices, const float[::
     cdef int thread
 
     c.w, c.scale, c.by_feature = rows_of(w_indptr, w_indices, w_data), scale, by_feature
+    c.normalized = normalized
     c.bias = &bias[0]
     if n == 0 or k == 0 or n_candidates == 0 or work.shape[1] == 0:
         return

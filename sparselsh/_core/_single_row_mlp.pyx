@@ -50,9 +50,9 @@ def prepare(layers, search, classifiers, calibration):
 
     search is a BoundedSearch or None. w is float32, or bfloat16 or int8 with scales as in
     _quantized; bias is (n_out,). classifiers is None or (indptr, indices, data, bias, scale,
-    by_feature, work, n_candidates): W as CSR, its bias, and the rest as for _one_vs_rest.rerank,
-    with n_candidates of at most the number of outputs. calibration is None or Parameters of at most
-    that many ranks.
+    by_feature, normalized, work, n_candidates): W as CSR, its bias, and the rest as for
+    _one_vs_rest.rerank, with n_candidates of at most the number of outputs. calibration is None or
+    Parameters of at most that many ranks.
     """
     cdef SingleRowMLP mlp = SingleRowMLP()
     cdef const float[::1] bias
@@ -78,12 +78,14 @@ def prepare(layers, search, classifiers, calibration):
 
     if classifiers is not None:
         mlp.kept = tuple(classifiers)
-        indptr, indices, data, biases, scale, by_feature, zeros, mlp.n_candidates = mlp.kept
+        (indptr, indices, data, biases, scale, by_feature, normalized, zeros,
+         mlp.n_candidates) = mlp.kept
         bias, work = biases, zeros
         mlp.work = &work[0, 0]
         mlp.classifiers.w = rows_of(indptr, indices, data)
         mlp.classifiers.bias = &bias[0]
         mlp.classifiers.scale, mlp.classifiers.by_feature = scale, by_feature
+        mlp.classifiers.normalized = normalized
     return mlp
 
 

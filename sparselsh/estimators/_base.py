@@ -196,7 +196,7 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
 
         if not stop.interrupted:
             self._refine(X, targets, weight, held_out)
-        self._after_fit(X, targets, held_out)
+        self._after_fit(X, targets, weight, held_out)
 
     def _warn_of_small_features(self, X: Any) -> None:
         squares = np.asarray((X * X).mean(axis=0, dtype=np.float64)).ravel()
@@ -299,7 +299,7 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
                     batch_size=self._batch_size(X.shape[0]), shuffle=self.shuffle,
                     verbose=bool(self.verbose))
         self._after_training(len(network.history) - 1)
-        self._after_fit(X, targets, None)
+        self._after_fit(X, targets, weight, None)
 
     def _check_parameters(self) -> None:
         for i, size in enumerate(self._hidden_sizes()):

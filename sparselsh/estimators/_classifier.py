@@ -82,7 +82,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         calibrated (:meth:`Network.calibrate <sparselsh.Network.calibrate>`), the thresholds chosen,
         and the classifiers of `refine` weighted or removed. "auto" is a tenth, at most 1,024 rows,
         or 4,096 where labels are fewer than 1,000, and 0 for fewer than 500 rows. With
-        `early_stopping` its rows are used.
+        `early_stopping` its rows are used. Where each row has one class and these rows are a
+        twentieth or more, the classifiers of "auto" are trained again at the end, on all rows.
     solver : {"adam", "sgd"}
     learning_rate_init : float or "auto"
         Learning rate at the first step. "auto" is 0.01 or, with weights computed from the data, a
@@ -471,13 +472,33 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     def _scores(self, history: list[dict[str, Any]], targets: Any) -> list[float]:
         return [entry["p_at_1"] for entry in history]
 
-    def _after_fit(self, X: Any, targets: Any, held_out: tuple[Any, Any, Any] | None) -> None:
+    def _refine_again(self, X: Any, targets: Any, weight: np.ndarray | None,
+                      held_out: tuple[Any, Any, Any] | None) -> None:
+        """Train the classifiers once more, on many rows that were held out as well."""
+        network = self.network_
+        if (held_out is None or self.early_stopping or self.refine != "auto"
+                or network.refinement is None or network.calibration is None):
+            return
+        rows, own, own_weight = held_out
+        n = X.shape[0] + rows.shape[0]
+        if rows.shape[0] < _recipe.MIN_HELD_OUT_TO_REPEAT * n or not _recipe.suits(network, X):
+            return
+        every = None
+        if weight is not None and own_weight is not None:
+            every = np.concatenate([weight, own_weight])
+        _recipe.refine_again(network, sp.vstack([X, rows], format="csr"),
+                             np.concatenate([targets, own]), effort=self.effort,
+                             sample_weight=every, verbose=bool(self.verbose))
+
+    def _after_fit(self, X: Any, targets: Any, weight: np.ndarray | None,
+                   held_out: tuple[Any, Any, Any] | None) -> None:
         network = self.network_
         if held_out is not None and held_out[0].shape[0] >= MIN_FIT_ROWS:
             network.calibrate(*held_out[:2], sample_weight=held_out[2],
                               kind="labels" if self._multilabel else "classes",
                               thresholds="per-label" if self.threshold == "per-label" else "one")
         if not self._multilabel:
+            self._refine_again(X, targets, weight, held_out)
             return
         if not isinstance(self.threshold, str):
             self.threshold_: float | Floats = self.threshold
@@ -751,5 +772,5 @@ def _for_inputs_times(network: Network, scale: float) -> Network:
         w = refinement.weight
         scaled.refinement = Refinement(
             from_scipy(w * np.float32(scale)), refinement.bias, refinement.scale,
-            refinement.n_candidates, by_feature=refinement.by_feature)
+            refinement.n_candidates, refinement.by_feature, refinement.normalized)
     return scaled

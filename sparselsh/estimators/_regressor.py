@@ -124,7 +124,8 @@ class LSHRegressor(RegressorMixin, LSHEstimator):
         return [1 - entry["val_loss"] / variance if variance > 0 else np.nan
                 for entry in history]
 
-    def _after_fit(self, X: Any, targets: Any, held_out: tuple[Any, Any, Any] | None) -> None:
+    def _after_fit(self, X: Any, targets: Any, weight: np.ndarray | None,
+                   held_out: tuple[Any, Any, Any] | None) -> None:
         pass
 
     def predict(self, X: MatrixLike) -> np.ndarray:

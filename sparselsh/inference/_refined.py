@@ -77,7 +77,7 @@ class StoredRefinement:
             data *= np.repeat(scales, np.diff(indptr))
         weight = CSR(indptr, indices, data, like.weight.shape[1])
         refinement = Refinement(weight, np.array(like.bias), like.scale, like.n_candidates,
-                                like.by_feature)
+                                like.by_feature, like.normalized)
         return cls(refinement, storage, values, scales)
 
     def tensors(self) -> dict[str, np.ndarray]:

@@ -483,8 +483,11 @@ class Network:
         For sparse inputs, one hidden layer and many labels. Each label gets a random vector; the
         weights of a feature are the mean of the vectors of the labels it occurs with, and the
         weights of a label are the mean direction of its rows in the hidden layer (centroids,
-        "positive instance feature aggregation" in [1]_, section 3). One epoch of training from
-        these weights is worth several from random ones.
+        "positive instance feature aggregation" in [1]_, section 3). Where rows have at most 30
+        features on average and labels are 256 or more, the weights of the features are instead
+        those of a ridge regression of the mean vector of a row's labels: a random projection of one
+        regression per label. One epoch of training from these weights is worth several from random
+        ones.
 
         Parameters
         ----------

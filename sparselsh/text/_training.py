@@ -31,9 +31,6 @@ MAX_EPOCHS = 30
 MAX_THRESHOLD_ROWS = 2048  # training rows that decide on a threshold where none were held out
 SPLIT_SEED = 0
 NO_ROWS = np.zeros(0, np.int64)
-# A part of the rows that were held out, from which on it pays to train the classifiers once more,
-# on all rows.
-MIN_HELD_OUT_TO_REPEAT = 0.05
 MAX_KEPT_ENTRIES = 1 << 18
 RATE_OF_MORE = 1e-3  # of partial_fit
 
@@ -111,7 +108,7 @@ def trained(x: CSR, y: CSR, options: Options, is_held_out: np.ndarray | None = N
             _set_thresholds(network, y, kept, *held)
         threshold = network.calibration.threshold
         if (network.refinement is not None and is_held_out is None
-                and len(held_out) >= MIN_HELD_OUT_TO_REPEAT * x.shape[0]):
+                and len(held_out) >= _recipe.MIN_HELD_OUT_TO_REPEAT * x.shape[0]):
             _recipe.refine_again(network, x.to_scipy(), y.to_scipy(), effort=options.effort,
                                  verbose=options.verbose)
     else:

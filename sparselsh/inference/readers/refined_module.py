@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 class RefinedModule(nn.Module):
     """The refined scores of all labels.
 
-    The `n_candidates` labels with the largest outputs z of `layers` have ``z + scale (W x + b)``;
-    every other label j has ``s_c + min(z_j - z_c, 0)``, where s_c is the smallest score and z_c the
-    smallest z of the candidates. The classifiers W are sparse; they are kept as the three arrays of
-    a CSR matrix, and their gradients are not computed.
+    The `n_candidates` labels with the largest outputs z of `layers` have
+    ``z - l + scale (W x + b)``, where l is the logarithm of the sum of their ``exp(z)``, or 0
+    without `normalized`; every other label j has ``s_c + min(z_j - z_c, 0)``, where s_c is the
+    smallest score and z_c the smallest z of the candidates. The classifiers W are sparse; they are
+    kept as the three arrays of a CSR matrix, and their gradients are not computed.
 
     Inputs are (n_rows, n_features). Sparse ones are made dense for the classifiers.
     """
@@ -36,6 +37,7 @@ class RefinedModule(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.array(array)))
         config = refinement_config(refinement)
         self.scale, self.n_candidates = config["scale"], config["n_candidates"]
+        self.normalized = config["normalized"]
 
     def extra_repr(self) -> str:
         """The refinement in words."""
@@ -51,5 +53,7 @@ class RefinedModule(nn.Module):
             self.indices.long(), rows.T.contiguous(), self.indptr, mode="sum",
             per_sample_weights=self.data, include_last_offset=True).T + self.bias
         scores = of + self.scale * added.gather(1, ids)
+        if self.normalized:
+            scores = scores - of.logsumexp(1, keepdim=True)
         below = scores.amin(1, keepdim=True) + (z - of[:, -1:]).clamp(max=0)
         return below.scatter(1, ids, scores)
