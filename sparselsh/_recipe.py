@@ -16,7 +16,7 @@ from .datasets import CSRFile
 from .layers import LSHLinear
 from .losses import SoftmaxCrossEntropy
 from .network import Network
-from .refinement import MAX_LOGISTIC_WEIGHTS
+from .refinement import MAX_LOGISTIC_DUALS, MAX_LOGISTIC_WEIGHTS
 
 MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units,
 MIN_FEATURES_PER_UNIT = 8  # but words do not, even where labels are few
@@ -194,7 +194,8 @@ def _options(network: Network, X: Any, Y: Any, effort: str) -> dict[str, Any]:
     share = min(1.0, MAX_NEGATIVE_FEATURES / max(1, n_features))
     n_negatives = max(MIN_NEGATIVES, int(share * spent.n_negatives))
     suits_regression = (network.n_labels < MIN_LABELS and _has_one_label_each(Y)
-                        and network.n_features * network.n_labels <= MAX_LOGISTIC_WEIGHTS)
+                        and network.n_features * network.n_labels <= MAX_LOGISTIC_WEIGHTS
+                        and X.shape[0] * network.n_labels <= MAX_LOGISTIC_DUALS)
     return {"logistic": LOGISTIC if suits_regression else 0.0,
             "n_negatives": max(n, n_negatives), "n_candidates": n,
             "C": refinement_cost(n_features, network.n_labels)}

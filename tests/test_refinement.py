@@ -431,6 +431,10 @@ def test_a_logistic_regression_of_too_many_weights_is_refused(trained, monkeypat
     monkeypatch.setattr("sparselsh.network._network.MAX_LOGISTIC_WEIGHTS", 1000)
     with pytest.raises(ValueError, match=r"at most 1000 weights.*give logistic=0"):
         copy.deepcopy(trained).refine(*one_label(TRAIN), logistic=1)
+    monkeypatch.undo()
+    monkeypatch.setattr("sparselsh.network._network.MAX_LOGISTIC_DUALS", 1000)
+    with pytest.raises(ValueError, match=r"at most 1000 dual variables.*give logistic=0"):
+        copy.deepcopy(trained).refine(*one_label(TRAIN), logistic=1)
 
 
 def test_networks_that_cannot_be_refined_are_refused():
@@ -492,6 +496,9 @@ def test_rows_with_one_of_few_labels_get_a_logistic_regression(trained, monkeypa
     assert factor(y) == 0
     monkeypatch.undo()
     monkeypatch.setattr(_recipe, "MAX_LOGISTIC_WEIGHTS", N_FEATURES * N_LABELS - 1)
+    assert factor(y) == 0
+    monkeypatch.undo()
+    monkeypatch.setattr(_recipe, "MAX_LOGISTIC_DUALS", len(y) * N_LABELS - 1)
     assert factor(y) == 0
 
 

@@ -36,6 +36,7 @@ from ..losses import checked as checked_loss
 from ..optim import SGD, Adam, CustomOptimizer
 from ..profiling import Profile
 from ..refinement import (
+    MAX_LOGISTIC_DUALS,
     MAX_LOGISTIC_WEIGHTS,
     Refinement,
     classifier_scores,
@@ -624,8 +625,8 @@ class Network:
         ------
         ValueError
             If an argument is invalid, the network has no weights yet, or its loss is "mse"; also if
-            `logistic` is above 0 and a row has another number of labels than one, or features times
-            labels are more than 33,554,432.
+            `logistic` is above 0 and a row has another number of labels than one, features times
+            labels are more than 33,554,432, or rows times labels more than 67,108,864.
         """
         X, Y = self._rows_of(X, Y)
         self._check_initialized()
@@ -669,6 +670,10 @@ class Network:
             raise ValueError(f"logistic > 0 takes at most {MAX_LOGISTIC_WEIGHTS} weights, but "
                              f"there are {self.n_features} features and {self.n_labels} labels; "
                              "give logistic=0")
+        if Y.shape[0] * self.n_labels > MAX_LOGISTIC_DUALS:
+            raise ValueError(f"logistic > 0 takes at most {MAX_LOGISTIC_DUALS} dual variables, but "
+                             f"there are {Y.shape[0]} rows and {self.n_labels} labels; give "
+                             "logistic=0, or fewer rows")
 
     def _part_of_refinement(self) -> dict[str, Any]:
         """Which classifiers this process trains, and how it gets the others."""
