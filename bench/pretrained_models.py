@@ -1,7 +1,7 @@
 """Networks as people have them: OCR networks, a language-model head, scikit-learn, an ALS model.
 
 usage: python -P bench/pretrained_models.py [ocr lm sklearn als] [--threads 1] [--rounds 5]
-           [--ocr-packages FOLDER] [--json FILE]
+           [--ocr-packages FOLDER] [--language-model FOLDER] [--json FILE]
 
 What is measured is CPU seconds per call, contenders in turn; a figure is the median of the rounds.
 
@@ -11,8 +11,10 @@ What is measured is CPU seconds per call, contenders in turn; a figure is the me
              become ConvInteger, which ONNX Runtime computes several times slower than in float32
              and by one scale per tensor (--all-int8 shows it). FOLDER is where `pip install
              --no-deps --target FOLDER ddddocr rapidocr rapidocr-onnxruntime` has put the networks.
-    lm       the head of a GPT-2 small (50,257 x 768): greedy token, score of a token, guidance,
-             and the divergence of the softmax of the logits
+    lm       a language model of the shape of GPT-2 small (50,257 x 768; see
+             bench/make_language_model.py) with an accelerated head: tokens by greedy search, with
+             guidance, beams and a grammar; losses, the divergence of the distributions that are
+             sampled; the head alone and a token of the whole model beside PyTorch
     sklearn  a linear classifier with 24,473 classes: predict
     als      a matrix factorization with 100,000 items: ten items that the user does not have
 """
@@ -43,6 +45,10 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ocr-packages", default=".")
+    parser.add_argument("--language-model", metavar="FOLDER",
+                        help="that bench/make_language_model.py has written")
+    parser.add_argument("--storage", nargs="+", default=["float32", "bfloat16", "int8"],
+                        help="of the index of the language model's head")
     parser.add_argument("--lines", type=int, nargs=3, default=[60, 200, 24],
                         help="of text: for the calibration, the test, and the times")
     parser.add_argument("--all-int8", action="store_true",
@@ -190,52 +196,155 @@ def edit_distance(a, b):
 # -- a head of a language model ------------------------------------------------------------------
 
 
+PROMPT, GENERATED = 32, 24  # tokens
+
+
 def measure_lm(args):
-    """Weights and inputs with the spectrum of a trained head: no weights are downloaded."""
+    """A language model of the shape of GPT-2 small; its texts are those that it was not trained on.
+
+    The calibration has the first half of them, the test the second.
+    """
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    if args.language_model is None:
+        print("lm: no --language-model; bench/make_language_model.py makes one")
+        return {}
+    torch.set_num_threads(args.threads)
+    model = GPT2LMHeadModel.from_pretrained(args.language_model).eval()
+    tokens = torch.from_numpy(np.load(f"{args.language_model}/held_out.npy").astype(np.int64))
+    half = len(tokens) // 2
+    rng = np.random.default_rng(0)
+
+    def windows(first, n, length):
+        starts = first + rng.permutation((half - length) // length)[:n] * length
+        return torch.stack([tokens[s:s + length] for s in starts])
+
+    calibration, texts = windows(0, 32, 64), windows(half, 24, 128)
+    prompts = windows(half, 20, PROMPT)
+    with torch.inference_mode():
+        hidden = model.transformer(texts[:16])[0].reshape(-1, model.config.n_embd)
+        want = model.lm_head(hidden)
+        losses = [model(text[None], labels=text[None]).loss for text in texts]
+        reference = {name: generated(model, prompts, options)
+                     for name, options in WAYS.items()}
+        entropy = torch.distributions.Categorical(logits=want).entropy()
+    print(f"lm: {len(hidden)} states, loss {float(torch.stack(losses).mean()):.2f}; of the next "
+          f"token entropy {float(entropy.mean()):.2f}, spread of logits "
+          f"{float(want.std(1).mean()):.2f}", flush=True)
+    figures = {}
+    for storage in args.storage:
+        figures[storage] = with_head(args, model, storage, calibration, texts, prompts, hidden,
+                                     want, losses, reference)
+    return {"lm": figures}
+
+
+WAYS = {"greedy": {}, "guidance": {"guidance_scale": 1.5}, "beams": {"num_beams": 3},
+        "grammar": {"prefix_allowed_tokens_fn": lambda batch, ids: list(range(100, 50_000, 997))}}
+
+
+def generated(model, prompts, options):
+    """The tokens that follow each prompt, one prompt at a time."""
+    return [model.generate(prompt[None], attention_mask=(prompt[None] >= 0).long(),
+                           max_new_tokens=GENERATED, min_new_tokens=GENERATED, do_sample=False,
+                           pad_token_id=0, **options)[0, PROMPT:]
+            for prompt in prompts]
+
+
+def seconds_of_tokens(model, prompts, rounds):
+    """CPU seconds of a token that is generated."""
+    times = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        generated(model, prompts, {})
+        times.append((time.process_time() - begin) / (GENERATED * len(prompts)))
+    return float(np.median(times))
+
+
+def with_head(args, model, storage, calibration, texts, prompts, hidden, want, losses, reference):
+    """The figures of the model with an accelerated head, which it gives back at the end."""
+    import torch
+    from torch.nn.functional import cross_entropy, linear
+
+    begin = time.process_time()
+    report = sl.torch.accelerate(model, "lm_head", list(calibration.split(8)), storage=storage,
+                                 n_threads=args.threads, random_state=0)
+    seconds = time.process_time() - begin
+    print(f"lm {storage}: accelerated in {seconds:.0f} CPU s; {report.layers[0].reason}")
+    layer, rows = model.lm_head, [row[None] for row in hidden]
+    if not hasattr(layer, "topk"):
+        return {"plan": "dense"}
+    with torch.inference_mode():
+        got = torch.cat([layer(row) for row in rows])
+        batch = layer(hidden)
+        best = torch.cat([layer.topk(row, 1).indices for row in rows])
+        label = torch.roll(texts[:16], -1, 1).reshape(-1)
+        ids = torch.arange(0, 50_000, 997)
+        figures = {
+            "greedy": share(got.argmax(1), want.argmax(1)),
+            "greedy_batch": share(batch.argmax(1), want.argmax(1)),
+            "topk": share(best[:, 0], want.argmax(1)),
+            "divergence": float(divergence(want, got).mean()),
+            "divergence_top_p": float(top_p_divergence(want, got).mean()),
+            "logit_error": float((got - want).square().mean().sqrt()),
+            "logit_error_batch": float((batch - want).square().mean().sqrt()),
+            "loss_error_single": float((cross_entropy(got, label)
+                                        - cross_entropy(want, label)).abs()),
+            "loss_error": max(float(abs(model(text[None], labels=text[None]).loss - loss))
+                              for text, loss in zip(texts, losses, strict=True)),
+            "score_error": float((layer.score(hidden[:20], ids) - want[:20, ids]).abs().max())}
+        for name, options in WAYS.items():
+            found = generated(model, prompts, options)
+            pairs = list(zip(found, reference[name], strict=True))
+            figures[f"same_texts_{name}"] = share(torch.tensor([torch.equal(a, b)
+                                                                for a, b in pairs]), True)
+        print(f"lm {storage}: " + ", ".join(f"{name} {value:.5g}"
+                                            for name, value in figures.items()), flush=True)
+
+        weight = layer.weight
+        calls = {"torch float32": lambda row: linear(row, weight), "logits": layer,
+                 "topk": lambda row: layer.topk(row, 1), "logsumexp": layer.logsumexp}
+        head = medians(calls, rows[:40], args.rounds)
+        many = {name: t / 256 for name, t in medians(
+            {name: calls[name] for name in ("torch float32", "logits", "topk")},
+            [hidden[:256]], args.rounds).items()}
+        by_model = {"torch float32": [], "accelerated": []}
+        for _ in range(args.rounds):
+            by_model["accelerated"].append(seconds_of_tokens(model, prompts[:2], 1))
+            accelerated, model.lm_head = layer, layer.original_layer()
+            by_model["torch float32"].append(seconds_of_tokens(model, prompts[:2], 1))
+            model.lm_head = accelerated
+        token = {name: float(np.median(values)) for name, values in by_model.items()}
+    show(f"lm {storage}, one row", head, 1e6, "us")
+    show(f"lm {storage}, per row of 256", many, 1e6, "us")
+    show(f"lm {storage}, one token of the model", token)
+    sl.torch.restore(model)
+    return figures | {"head": head, "batch": many, "token": token,
+                      "reason": report.layers[0].reason}
+
+
+def share(a, b):
+    return float((a == b).float().mean())
+
+
+def divergence(want, got):
+    """KL of the distributions of the next token."""
     import torch
 
-    torch.set_num_threads(args.threads)
-    rng = np.random.default_rng(0)
-    d, n = 768, 50_257
-    spectrum = np.arange(1, d + 1) ** -0.4
-    table = rng.standard_normal((n, d), dtype=np.float32) * spectrum.astype(np.float32)
-    table *= rng.gamma(20, 1 / 20, (n, 1)).astype(np.float32)
-    near = rng.integers(0, n, 3000)  # hidden states lie near the token that follows
-    hidden = (0.35 * table[near] + 0.35 * spectrum * rng.standard_normal((3000, d))) * 4
-    x = torch.from_numpy(hidden.astype(np.float32))
+    log_p, log_q = torch.log_softmax(want, -1), torch.log_softmax(got, -1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
-    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(d, n, bias=False)).eval()
-    with torch.no_grad():
-        model[1].weight.copy_(torch.from_numpy(table))
-    plain = torch.nn.Linear(d, n, bias=False)
-    plain.weight = model[1].weight
-    begin = time.process_time()
-    report = sl.torch.accelerate(model, "1", x[:2000], n_threads=args.threads, random_state=0)
-    print(f"lm: accelerated in {time.process_time() - begin:.0f} CPU s; {report.layers[0].reason}")
-    layer, test = model[1], x[2000:2200]
-    with torch.inference_mode():
-        want = plain(test)
-        got = torch.cat([layer(row[None]) for row in test])
-        best = torch.cat([layer.topk(row[None], 1)[1] for row in test])
-        log_p, log_q = torch.log_softmax(want, -1), torch.log_softmax(got, -1)
-        divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
-        labels = want.topk(20)[1][:, 7]
-        loss = torch.nn.functional.cross_entropy
-        ids = torch.from_numpy(rng.integers(0, n, 8))
-        figures = {
-            "greedy": float((best[:, 0] == want.argmax(-1)).float().mean()),
-            "greedy_by_logits": float((got.argmax(-1) == want.argmax(-1)).float().mean()),
-            "mean_divergence": float(divergence.mean()), "max_divergence": float(divergence.max()),
-            "loss_error": float((loss(got, labels) - loss(want, labels)).abs()),
-            "score_error": float((layer.score(test[:20], ids) - want[:20, ids]).abs().max())}
-        guided, wanted = (z[::2] + 1.5 * (z[1::2] - z[::2]) for z in (log_q, log_p))
-        figures["guided"] = float((guided.argmax(-1) == wanted.argmax(-1)).float().mean())
-        print("lm: " + ", ".join(f"{name} {value:.5g}" for name, value in figures.items()))
-        calls = {"torch float32": plain, "logits": layer, "topk": lambda r: layer.topk(r, 1),
-                 "logsumexp": layer.logsumexp}
-        figures["seconds"] = medians(calls, [row[None] for row in test[:40]], args.rounds)
-    show("lm, one row", figures["seconds"], 1e6, "us")
-    return {"lm": figures}
+
+def top_p_divergence(want, got, p=0.9):
+    """KL of the distributions of the tokens that make up p."""
+    import torch
+
+    out = []
+    for z, other in zip(want, got, strict=True):
+        order = z.argsort(descending=True)
+        kept = order[:int((torch.softmax(z, 0)[order].cumsum(0) < p).sum()) + 1]
+        out.append(divergence(z[kept], other[kept]))
+    return torch.stack(out)
 
 
 # -- scikit-learn and matrix factorization -------------------------------------------------------

@@ -72,9 +72,13 @@ class Int8Outputs:
 
         Inputs are in 16 bits, as the sum of two parts in 8, so that weights alone are rounded.
         """
+        n, half_bias = len(x), bias * np.float32(0.5)
+        out = np.empty((n, len(bias)), np.float32)
         coarse = _rounded(x)
-        out = self.outputs(coarse, bias, n_threads)
-        out += self.outputs(x - coarse, np.zeros_like(bias), n_threads)
+        for start, stop in row_chunks(n, 2 * len(bias)):  # both parts in one pass over the weights
+            parts = np.concatenate([coarse[start:stop], x[start:stop] - coarse[start:stop]])
+            sums = self.outputs(parts, half_bias, n_threads)
+            np.add(sums[:stop - start], sums[stop - start:], out=out[start:stop])
         found, about = np.empty((len(x), k), np.int32), np.empty((len(x), k), np.float32)
         _select.top_k(out, None, found, about, n_threads)
         ids, scores = np.empty_like(found), np.empty_like(about)
