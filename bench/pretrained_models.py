@@ -196,7 +196,7 @@ def edit_distance(a, b):
 # -- a head of a language model ------------------------------------------------------------------
 
 
-PROMPT, GENERATED = 32, 24  # tokens
+PROMPT, GENERATED = 32, 16  # tokens
 
 
 def measure_lm(args):
@@ -220,10 +220,10 @@ def measure_lm(args):
         starts = first + rng.permutation((half - length) // length)[:n] * length
         return torch.stack([tokens[s:s + length] for s in starts])
 
-    calibration, texts = windows(0, 32, 64), windows(half, 24, 128)
-    prompts = windows(half, 20, PROMPT)
+    calibration, texts = windows(0, 32, 64), windows(half, 16, 128)
+    prompts = windows(half, 8, PROMPT)
     with torch.inference_mode():
-        hidden = model.transformer(texts[:16])[0].reshape(-1, model.config.n_embd)
+        hidden = model.transformer(texts)[0].reshape(-1, model.config.n_embd)
         want = model.lm_head(hidden)
         losses = [model(text[None], labels=text[None]).loss for text in texts]
         reference = {name: generated(model, prompts, options)
@@ -236,7 +236,34 @@ def measure_lm(args):
     for storage in args.storage:
         figures[storage] = with_head(args, model, storage, calibration, texts, prompts, hidden,
                                      want, losses, reference)
+    figures["others"] = other_ways(args, model, calibration, prompts, reference)
     return {"lm": figures}
+
+
+def other_ways(args, model, calibration, prompts, reference):
+    """Tokens by greedy search where only the best logit is read, and with the blocks in 8 bits."""
+    import torch
+
+    inputs, out = list(calibration.split(8)), {}
+    options = {"n_threads": args.threads, "random_state": 0}
+    ways = {
+        "only the best logit": lambda: sl.torch.accelerate(model, "lm_head", inputs, k=1,
+                                                           fill=float("-inf"), **options),
+        "and the blocks": lambda: sl.torch.accelerate(model, "transformer.h.*", inputs,
+                                                      outputs="all", **options)}
+    with torch.inference_mode():
+        dense = seconds_of_tokens(model, prompts[:2], args.rounds)
+        for name, change in ways.items():
+            report = change()
+            pairs = list(zip(generated(model, prompts, {}), reference["greedy"], strict=True))
+            same = share(torch.tensor([torch.equal(a, b) for a, b in pairs]), True)
+            seconds = seconds_of_tokens(model, prompts[:2], args.rounds)
+            plans = {str(tuple(layer.plan.values())) for layer in report.layers}
+            print(f"lm, {name}: the same texts {same:.1%}, a token {1e3 * seconds:.1f} CPU ms, "
+                  f"dense {1e3 * dense:.1f}; plans {', '.join(sorted(plans))}", flush=True)
+            out[name] = {"same_texts": same, "token": seconds, "dense": dense}
+    sl.torch.restore(model)
+    return out
 
 
 WAYS = {"greedy": {}, "guidance": {"guidance_scale": 1.5}, "beams": {"num_beams": 3},
@@ -278,7 +305,7 @@ def with_head(args, model, storage, calibration, texts, prompts, hidden, want, l
         got = torch.cat([layer(row) for row in rows])
         batch = layer(hidden)
         best = torch.cat([layer.topk(row, 1).indices for row in rows])
-        label = torch.roll(texts[:16], -1, 1).reshape(-1)
+        label = torch.roll(texts, -1, 1).reshape(-1)
         ids = torch.arange(0, 50_000, 997)
         figures = {
             "greedy": share(got.argmax(1), want.argmax(1)),

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from ._arrays.types import Floats, Ids, RandomState
     from .index import IndexEngine
-    from .inference import InferenceNetwork
+    from .inference import AcceleratedLinear, InferenceNetwork
     from .network import Network
 
 __all__ = ["accelerate", "restore", "to_torch"]
@@ -57,6 +57,7 @@ MIN_CALIBRATION_ROWS = 2  # per layer: one to choose by and one to measure
 MAX_NONZERO_FRACTION = 0.5  # of inputs; with more, reading only these is not tried
 ROUNDING_ERROR = 1e-5  # of sums in another order
 MAX_RAISES = 4  # of the recall for which an index is set
+N_ERROR_ROWS = 32  # by which the error of estimated logits is measured
 N_TIMED_QUERIES = 8  # single queries that are timed one after the other
 
 
@@ -384,25 +385,46 @@ def _accelerated(torch: ModuleType, name: str, layer: nn.Module, W: Floats, b: F
 
     recalls = {"lsh": found}
     if fill == "estimate" and W.shape[1] <= MAX_INT8_INPUTS:
-        module.plan = dict.fromkeys(module.plan, "int8")
+        module.by_int8(settings)
         truth = exact_topk(held, W, b, k, threads)[0]
-        recalls["int8"] = recall_of(module.search(torch.from_numpy(held), k)[0], truth)
+        recalls["int8"] = recall_of(module.search(torch.from_numpy(held), k, "int8")[0], truth)
         if recalls["int8"] < recall:
             del recalls["int8"]
 
     times, plan = _timed_plans(torch, module, layer, settings, recalls)
+    best_times, module.topk_plan = _timed_plans(torch, module, layer, settings, recalls, k)
     module.plan = plan
-    if "int8" not in plan.values():
+    if "int8" not in {*plan.values(), *module.topk_plan.values()}:
         module.int8 = None
 
     taken = [way for way in recalls if way in plan.values()]
     notes = [f"{module.n_logits} logits", *filter(None, [note])]
+    notes.append("topk: " + " and ".join(f"{way} {1e6 * best_times[n][way]:.1f}" for n, way in zip(
+        TIMED_ROWS, module.topk_plan.values(), strict=True)))
+    if fill == "estimate" and taken:
+        rms = _logit_error(torch, module, held, W, b)
+        notes.insert(1, f"with the others, which are estimated, they err by {rms:.2g}")
     report = _plan_report(name, W, b, times, plan, taken, notes)
     if not taken:
         return None, report
-    report.recall = min(recalls[way] for way in taken)
+    ways = {*plan.values(), *module.topk_plan.values()} - {"dense"}
+    report.recall = min(recalls[way] for way in ways)
     report.bytes += engine.nbytes + (0 if module.int8 is None else module.int8.nbytes)
     return module, report
+
+
+def _logit_error(torch: ModuleType, module: AcceleratedLinear, held: Floats, W: Floats,
+                 b: Floats) -> float:
+    """The root of the mean square error of the logits, of the plan that errs most."""
+    x = np.ascontiguousarray(held[:N_ERROR_ROWS])
+    want = matmul(x, W, resolve(module.n_threads), transpose_b=True, bias=b)
+    planned, errors = module.plan, []
+    for plan in sorted(set(planned.values()) - {"dense"}):
+        module.plan = dict.fromkeys(planned, plan)
+        got = np.concatenate([module(torch.from_numpy(row[None])).detach().numpy() for row in x])
+        errors.append(float(np.sqrt(np.mean(np.square(got - want, dtype=np.float64)))))
+    module.plan = planned
+    return max(errors)
 
 
 def _hidden(torch: ModuleType, name: str, layer: nn.Module, W: Floats, b: Floats, inputs: Floats,
@@ -412,7 +434,8 @@ def _hidden(torch: ModuleType, name: str, layer: nn.Module, W: Floats, b: Floats
 
     settings, held = (inputs[rows] for rows in split_in_blocks(len(inputs)))
     nonzero = np.count_nonzero(settings) / max(1, settings.size)
-    module = HiddenLinear(layer, W, b, min(1.0, 2 * nonzero), storage, n_threads, name)
+    module = HiddenLinear(layer, W, b, settings, min(1.0, 2 * nonzero), storage, n_threads,
+                          name)
     notes, errors = [], {}
     ways = ["rows"] if nonzero <= MAX_NONZERO_FRACTION else []
     if module.int8 is not None:
@@ -441,18 +464,25 @@ def _hidden(torch: ModuleType, name: str, layer: nn.Module, W: Floats, b: Floats
 
 
 def _timed_plans(torch: ModuleType, module: nn.Module, layer: nn.Module, rows: Floats,
-                 plans: Collection[str]) -> tuple[dict[int, dict[str, float]], dict[str, str]]:
-    """Seconds per row of each plan, by the number of rows at once, and the plans to take."""
+                 plans: Collection[str], k: int | None = None
+                 ) -> tuple[dict[int, dict[str, float]], dict[str, str]]:
+    """Seconds per row of each plan, by the number of rows at once, and the plans to take.
+
+    With k they are those of `topk`.
+    """
     times: dict[int, dict[str, float]] = {}
-    chosen = {}
+    chosen: dict[str, str] = {}
+    attribute = "plan" if k is None else "topk_plan"
+    dense = layer if k is None else lambda x: torch.topk(layer(x), k)
+    planned = module if k is None else lambda x: module.topk(x, k)
     with torch.inference_mode():
         for n, kind in zip(TIMED_ROWS, module.plan, strict=True):
             parts = [torch.from_numpy(rows[np.arange(i, i + n) % len(rows)]).to(layer.weight.dtype)
                      for i in range(N_TIMED_QUERIES if n == 1 else 1)]
-            times[n] = {"dense": fastest(layer, parts, n)}
+            times[n] = {"dense": fastest(dense, parts, n)}
             for plan in plans:
-                module.plan = module.plan | {kind: plan}
-                times[n][plan] = fastest(module, parts, n)
+                setattr(module, attribute, getattr(module, attribute) | {kind: plan})
+                times[n][plan] = fastest(planned, parts, n)
             best = min(plans, key=times[n].__getitem__, default="dense")
             chosen[kind] = best if times[n][best] * MIN_GAIN < times[n]["dense"] else "dense"
     return times, chosen

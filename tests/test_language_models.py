@@ -1,5 +1,6 @@
 """Language models of Hugging Face with an accelerated head: what they generate stays right."""
 import copy
+import itertools
 
 import pytest
 
@@ -24,7 +25,7 @@ def models(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slt, "MIN_GAIN", 0.0)
         fastest = slt.fastest
-        plans = iter(("dense", "lsh", "int8") * 2)
+        plans = itertools.cycle(("dense", "lsh", "int8"))
         patch.setattr(slt, "fastest", lambda *args: (
             fastest(*args), 1e-9 if next(plans) == request.param else 1.0)[1])
         report = slt.accelerate(fast, "lm_head", torch.randint(0, N_TOKENS, (16, 40)),
@@ -77,3 +78,16 @@ def test_sampling_by_top_p_draws_from_the_same_distribution(models, prompts):
         p, q = (torch.log_softmax(z[kept], -1) for z in (p, q))
         sums[i] = (p.exp() * (p - q)).sum()
     assert sums.mean() < 1e-3
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_the_best_tokens_may_be_found_by_another_plan_than_all_logits(models, prompts, k):
+    model, fast = models
+    with torch.inference_mode():
+        hidden = model.transformer(prompts)[0]
+        want = torch.topk(model.lm_head(hidden), k)
+        for plan in ("dense", "lsh", "int8"):
+            fast.lm_head.topk_plan = dict.fromkeys(fast.lm_head.topk_plan, plan)
+            values, ids = fast.lm_head.topk(hidden, k)
+            torch.testing.assert_close(values, want.values)
+            assert torch.equal(ids, want.indices)

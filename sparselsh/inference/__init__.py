@@ -9,6 +9,7 @@ The path of a network, and the modules of the package:
     _inference_network  InferenceNetwork: how one is made of a network of this library
     _network            ServedNetwork, its base: inference by the plans of its layers
     _int8_outputs       the best outputs of a layer by products of 8 bits
+    _rounding           weights in 8 bits, rounded for the inputs that they meet
     _refined            the refinement of a network: scores, weights in fewer bits
     _converted          ConvertedNetwork: what the next two share, the report and the file
     _estimator          converted models of scikit-learn, fastText and recommenders

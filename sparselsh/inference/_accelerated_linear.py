@@ -112,8 +112,9 @@ class Replacement(nn.Module):
         weight = self.weight.T if is_input_major(self.original[0]) else self.weight
         return torch.nn.functional.linear(x, weight, self.bias)
 
-    def _plan_of(self, rows: Tensor) -> str:
-        return self.plan["batch" if len(rows) >= BATCH_PLAN_MIN_ROWS else "single"]
+    def _plan_of(self, rows: Tensor, plans: dict[str, str] | None = None) -> str:
+        plans = self.plan if plans is None else plans
+        return plans["batch" if len(rows) >= BATCH_PLAN_MIN_ROWS else "single"]
 
     def _rows(self, x: Tensor) -> Tensor:
         if (x.dtype not in DTYPES or x.device.type != "cpu"
@@ -143,7 +144,7 @@ class AcceleratedLinear(Replacement):
     """A linear layer whose largest outputs are found; see :func:`accelerate`.
 
     `fill` is "estimate", or the logit of all neurons that are not found. Plans are "dense", "lsh"
-    and "int8".
+    and "int8". `topk_plan` are those of `topk`, which needs no estimates.
     """
 
     def __init__(self, layer: nn.Module, engine: IndexEngine, n_logits: int, fill: float | str,
@@ -152,22 +153,24 @@ class AcceleratedLinear(Replacement):
         self.engine, self.fill = engine, fill
         self.n_logits = min(n_logits, self.out_features)
         self.plan = {"single": "lsh", "batch": "lsh"}
+        self.topk_plan = dict(self.plan)
         self.int8: Int8Outputs | None = None  # of the plan "int8"
 
     def extra_repr(self) -> str:
         return (f"in_features={self.in_features}, out_features={self.out_features}, "
                 f"n_logits={self.n_logits}, fill={self.fill!r}")
 
-    def _by_int8(self) -> Int8Outputs:
+    def by_int8(self, given: Floats | None = None) -> Int8Outputs:
+        """The weights in 8 bits, which are made when they are first needed, for inputs `given`."""
         if self.int8 is None:
-            self.int8 = Int8Outputs(self.engine.W, resolve(self.n_threads))
+            self.int8 = Int8Outputs(self.engine.W, resolve(self.n_threads), given)
         return self.int8
 
-    def search(self, rows: Tensor, k: int) -> tuple[Ids, Floats]:
-        """Ids and logits (n, k) of the largest, as planned, for rows in float32."""
+    def search(self, rows: Tensor, k: int, plan: str) -> tuple[Ids, Floats]:
+        """Ids and logits (n, k) of the largest, for rows in float32."""
         x, n_threads = rows.numpy(), resolve(self.n_threads)
-        if self._plan_of(rows) == "int8":
-            return self._by_int8().topk(x, self.engine.W, self.engine.bias, k, n_threads)
+        if plan == "int8":
+            return self.by_int8().topk(x, self.engine.W, self.engine.bias, k, n_threads)
         return self.engine.search(x, k, None, n_threads)
 
     def _planned(self, rows: Tensor) -> Tensor:
@@ -176,13 +179,13 @@ class AcceleratedLinear(Replacement):
             # estimates of all neurons find the largest more surely than a search that stops
             x, n_threads = rows.numpy(), resolve(self.n_threads)
             if self._plan_of(rows) == "int8":
-                return torch.from_numpy(self._by_int8().estimates(
+                return torch.from_numpy(self.by_int8().estimates(
                     x, self.engine.W, self.engine.bias, self.n_logits, n_threads))
             out = torch.from_numpy(self.engine.estimate(x, 0, ESTIMATE_BITS, n_threads)[0])
             best = out.topk(self.n_logits).indices
             ids = best.to(torch.int32).numpy()
             return out.scatter_(1, best, torch.from_numpy(self.engine.score(x, ids, n_threads)))
-        ids, scores = self.search(rows, self.n_logits)
+        ids, scores = self.search(rows, self.n_logits, self._plan_of(rows))
         out = torch.full((len(rows), self.out_features), self.fill)
         known = ids >= 0
         if not known.all():
@@ -192,10 +195,11 @@ class AcceleratedLinear(Replacement):
     @torch.no_grad()
     def topk(self, x: Tensor, k: int = 5) -> Any:
         """The k largest logits and their ids, (..., k) each, best first, as from ``torch.topk``."""
-        rows = self._rows(x)
-        if self._plan_of(rows) == "dense":
+        rows, k = self._rows(x), check.integer(k, "k", maximum=self.out_features)
+        plan = self._plan_of(rows, self.topk_plan)
+        if plan == "dense":
             return torch.topk(self._dense(x), k)
-        ids, scores = self.search(rows, check.integer(k, "k", maximum=self.out_features))
+        ids, scores = self.search(rows, k, plan)
         shape = (*x.shape[:-1], k)
         values, indices = torch.from_numpy(scores), torch.from_numpy(ids.astype(np.int64))
         return torch.return_types.topk((values.reshape(shape), indices.reshape(shape)))
@@ -244,16 +248,19 @@ class HiddenLinear(Replacement):
     """A linear layer all of whose outputs are read; see :func:`accelerate`.
 
     Plans are "dense", "rows", which reads the weights of the inputs that are not zero and is exact,
-    and "int8". The plan "rows" of an input that is less sparse than `max_nonzero` is dense.
+    and "int8", whose weights are rounded for the inputs `given`. The plan "rows" of an input that
+    is less sparse than `max_nonzero` is dense.
     """
 
-    def __init__(self, layer: nn.Module, W: Floats, bias: Floats, max_nonzero: float, storage: str,
-                 n_threads: int | None, name: str = "") -> None:
+    def __init__(self, layer: nn.Module, W: Floats, bias: Floats, given: Floats,
+                 max_nonzero: float, storage: str, n_threads: int | None, name: str = "") -> None:
         super().__init__(layer, n_threads, name)
         self.max_nonzero = max_nonzero
         n = resolve(n_threads)
         self.linear_bias = bias
-        self.int8: Int8Outputs | None = Int8Outputs(W, n) if W.shape[1] <= MAX_INPUTS else None
+        self.int8: Int8Outputs | None = None
+        if W.shape[1] <= MAX_INPUTS:
+            self.int8 = Int8Outputs(W, n, given)
         self.rows: QuantizedRows | None = QuantizedRows.of(np.ascontiguousarray(W.T), storage, n)
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from .._arrays.linalg import row_chunks
 from .._core import _int8_products, _quantized, _select
+from ._rounding import rounded_for
 
 if TYPE_CHECKING:
     from .._arrays.selection import Selection
@@ -25,12 +26,15 @@ class Int8Outputs:
     """A copy of weights (n_out, n_in) in 8 bits, with a scale per row, as the kernels read them.
 
     Inputs are rounded to 8 bits too; the products of both have the same bits on every processor.
+    `given` are inputs for which the weights are rounded, or None, for the nearest.
     """
 
-    def __init__(self, W: Floats, n_threads: int) -> None:
+    def __init__(self, W: Floats, n_threads: int, given: Floats | None = None) -> None:
         n_out, n_in = W.shape
         values, self.scales = np.empty(W.shape, np.int8), np.empty(n_out, np.float32)
         _quantized.quantize_int8(W, values, self.scales, n_threads)
+        if given is not None:
+            values = rounded_for(W, values, self.scales, given, n_threads)
         lanes, group = _int8_products.LANES, _int8_products.GROUP
         n_blocks = -(-n_out // lanes)
         self.totals = np.zeros(n_blocks * lanes, np.int32)
