@@ -33,6 +33,21 @@ def test_top_k_is_the_head_of_a_sort(rng, n_threads, n, m, k, tied):
     assert_top_k(read_only(np.round(scores)) if tied else scores, None, k, n_threads)
 
 
+@pytest.mark.parametrize(("m", "k"), [(64, 1), (65, 1), (97, 1), (999, 7), (6625, 16), (70_001, 9)])
+@pytest.mark.parametrize("kind", ["random", "tied", "ascending", "one", "few", "none"])
+def test_top_k_of_many_scores_looks_at_the_groups_with_large_maxima(rng, n_threads, m, k, kind):
+    scores = rng.standard_normal((3, m)).astype(np.float32)
+    if kind == "tied":
+        scores = np.round(scores)
+    elif kind == "ascending":
+        scores.sort(axis=1)
+    elif kind == "one":
+        scores[:] = 0.5
+    elif kind in ("few", "none"):  # as where others are excluded
+        scores[:, (k // 2 if kind == "few" else 0):] = -np.inf
+    assert_top_k(read_only(scores), None, k, n_threads)
+
+
 @pytest.mark.parametrize("k", [1, 5, 200])
 @pytest.mark.parametrize("m", SIZES)
 def test_top_k_passes_over_entries_without_an_id(rng, n_threads, m, k):

@@ -3,10 +3,14 @@ from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
-from ._order cimport random_at, random_below, sort_ids, top_begin, top_end, top_push, top_t
+from ._order cimport random_at, random_below, sort_ids, top_begin, top_end, top_kth, top_push, top_t
 from ._simd cimport prefetch_run
+
+cdef enum:
+    SCORES_PER_GROUP = 32  # whose maximum decides whether they are looked at
+    MIN_GROUPS_PER_BEST = 2  # with fewer groups, most of them have one of the k best
 
 
 cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssize_t k,
@@ -22,6 +26,33 @@ cdef void _top_row(const float *scores, const int32_t *ids, Py_ssize_t n, Py_ssi
     top_end(&top, True, out_ids, out_scores)
 
 
+cdef void _top_wide_row(const float *scores, Py_ssize_t n, Py_ssize_t n_groups, Py_ssize_t k,
+                        Py_ssize_t n_buffer, uint64_t *keys, float *maxima, int32_t *out_ids,
+                        float *out_scores) noexcept nogil:
+    # Group g has the scores g, g + n_groups and so on. k groups have a maximum of at least the k-th
+    # largest one, so that no lower score is needed.
+    cdef Py_ssize_t g, j, start = n_groups
+    cdef float floor
+    cdef top_t top = top_begin(keys, n_buffer, k)
+    memcpy(maxima, scores, n_groups * sizeof(float))
+    while start < n:
+        for g in range(min(n_groups, n - start)):
+            maxima[g] = scores[start + g] if scores[start + g] > maxima[g] else maxima[g]
+        start += n_groups
+    for g in range(n_groups):
+        top_push(&top, maxima[g], <int32_t>g)
+    floor = top_kth(&top)
+    top = top_begin(keys, n_buffer, k)
+    for g in range(n_groups):
+        if maxima[g] < floor:
+            continue
+        j = g
+        while j < n:
+            top_push(&top, scores[j], <int32_t>j)
+            j += n_groups
+    top_end(&top, True, out_ids, out_scores)
+
+
 def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1] out_scores,
           int n_threads):
     """The k largest scores of each row, best first; ties by ascending id.
@@ -34,7 +65,10 @@ def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1
     cdef Py_ssize_t n_buffer = 4 * k + 64, id_stride = 0
     cdef const int32_t[:, ::1] id_table
     cdef const int32_t *first_id = NULL
+    cdef Py_ssize_t n_groups = (m + SCORES_PER_GROUP - 1) // SCORES_PER_GROUP
+    cdef bint by_groups = ids is None and n_groups >= MIN_GROUPS_PER_BEST * k
     cdef uint64_t *keys
+    cdef float *maxima
     cdef int thread
 
     if n == 0 or k == 0:
@@ -49,12 +83,18 @@ def top_k(const float[:, ::1] scores, ids, int32_t[:, ::1] out_ids, float[:, ::1
         first_id = &id_table[0, 0]
         id_stride = m if ids.ndim == 2 else 0
 
-    keys = <uint64_t *>malloc(n_threads * n_buffer * sizeof(uint64_t))
+    keys = <uint64_t *>malloc(n_threads * (n_buffer * sizeof(uint64_t)
+                                           + (n_groups * sizeof(float) if by_groups else 0)))
     if keys == NULL:
         raise MemoryError()
+    maxima = <float *>(keys + n_threads * n_buffer)
 
     for i in prange(n, nogil=True, schedule="static", num_threads=n_threads):
         thread = threadid()
+        if by_groups:
+            _top_wide_row(&scores[i, 0], m, n_groups, k, n_buffer, keys + thread * n_buffer,
+                          maxima + thread * n_groups, &out_ids[i, 0], &out_scores[i, 0])
+            continue
         _top_row(&scores[i, 0], first_id + i * id_stride if first_id != NULL else NULL, m, k,
                  n_buffer, keys + thread * n_buffer, &out_ids[i, 0], &out_scores[i, 0])
     free(keys)
