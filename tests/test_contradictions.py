@@ -86,12 +86,18 @@ def test_a_network_with_sparse_hidden_layers_is_no_pretrained_one(density, perce
             sl.from_file(tmp_path / "net")
 
 
+def last_by_inputs(tensors, config):
+    tensors["layers.1.rows"] = np.ascontiguousarray(tensors["layers.1.rows"].T)
+    config["layers"][1].update(input_major=True, plan={"single": "int8", "batch": "rows"})
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (lambda t, c: c["layers"].pop(0), "bias must have shape"),
     (lambda t, c: c.update(layers=[]), "its layers do not fit each other"),
     (lambda t, c: c["layers"].append(c["layers"][0]), "damaged"),
     (lambda t, c: t["layers.0.rows"].fill(0x7F80), "rows must be finite"),
     (lambda t, c: c["layers"][1]["plan"].update(single="lsh"), "its index is missing"),
+    (last_by_inputs, "its plans contradict each other"),
 ])
 def test_a_served_network_that_contradicts_itself(change, message, tmp_path):
     path = tmp_path / "net"

@@ -192,6 +192,34 @@ def test_hidden_layers_by_products_of_8_bits_keep_the_error(rng, monkeypatch, tm
     assert_same_bits(loaded.decision_function(X[200:]), net.decision_function(X[200:]))
 
 
+def test_a_layer_may_read_rows_for_single_queries_and_take_8_bits_in_batches(rng, monkeypatch,
+                                                                             tmp_path):
+    choose = _conversion._Conversion._choose
+
+    def with_times(self, i, trials, *rest):
+        if i == 0:
+            quick = {"rows": {1: 1e-9}, "int8": {256: 1e-9}}
+            for plan, own in quick.items():
+                trials[plan] = trials[plan]._replace(times=trials[plan].times | own)
+        return choose(self, i, trials, *rest)
+
+    monkeypatch.setattr(_conversion._Conversion, "_choose", with_times)
+    layers = mlp(rng, 600, 512, 10)
+    X = gaussian(rng, 300, 600) * (rng.random((300, 600)) < 0.3).astype(np.float32)
+    net = _conversion.convert(layers, X[:200], random_state=0, n_threads=1)
+    assert net.layers[0].plan == {"single": "rows", "batch": "int8"}
+    want = outputs(layers, X[200:])
+    single = np.concatenate([net.decision_function(x[None]) for x in X[200:]])
+    np.testing.assert_allclose(single, want, rtol=0, atol=1e-4)
+    batch = net.decision_function(X[200:])
+    assert 1e-3 < np.linalg.norm(batch - want) / np.linalg.norm(want) < 0.025
+
+    net.save(tmp_path / "net")
+    loaded = sl.InferenceNetwork.load(tmp_path / "net")
+    assert_same_bits(loaded.decision_function(X[200:]), batch)
+    assert_same_bits(loaded.decision_function(X[200:201]), single[:1])
+
+
 @pytest.mark.parametrize("error", [0, 0.004])
 def test_products_of_8_bits_are_given_up_where_the_whole_error_is_too_large(rng, monkeypatch,
                                                                            error):

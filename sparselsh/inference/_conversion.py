@@ -296,9 +296,10 @@ class _Conversion:
         chosen: dict[str, str] = {}
         for n, kind in _kinds():
             able = {plan: trial.times[n] for plan, trial in trials.items()}
-            if kind == "batch":  # one layout for both
+            if kind == "batch":  # one layout for both; the copy in 8 bits has its own
                 if chosen["single"] == "rows":
-                    able = {plan: able[plan] for plan in ("dense", "rows")}
+                    plans = ("dense", "rows", "int8") if i < self.last else ("dense", "rows")
+                    able = {plan: able[plan] for plan in plans if plan in able}
                 elif chosen["single"] in ("lsh", "int8"):
                     able.pop("rows", None)
             best = min(able, key=able.__getitem__)

@@ -100,6 +100,8 @@ def read_whole(path: PathLike, mmap: bool, n_threads: int | None, *, kind: str =
             is_whole = layer.kept is not None and layer.exponents is not None
             if "lsh" in layer.plan.values() and not is_whole:
                 raise ValueError(f"kept or exponents of {layer.name} are missing")
+        if layers[-1].input_major and "int8" in layers[-1].plan.values():
+            raise ValueError("its plans contradict each other")  # it reads weights by output
 
         refinement = None
         if "refinement" in config:
@@ -173,7 +175,8 @@ def _restored_layer(config: dict[str, Any], tensors: dict[str, np.ndarray], mapp
     layer.bias = check.vector(bias, "bias", layer.n_out)
     layer.has_bias = bool(config["has_bias"])
     layer.plan = {kind: check.choice(config["plan"][kind], "plan", PLANS) for kind in layer.plan}
-    if layer.input_major and {"lsh", "int8"} & set(layer.plan.values()):
+    plans = set(layer.plan.values())
+    if layer.input_major and ("lsh" in plans or ("int8" in plans and not linear)):
         raise ValueError("its plans contradict each other")
     if "int8" in layer.plan.values() and layer.n_in > MAX_INPUTS:
         raise ValueError(f"the plan int8 takes at most {MAX_INPUTS:,} inputs, got {layer.n_in:,}")

@@ -294,7 +294,8 @@ class ServedLayer:
     def by_int8(self, n_threads: int) -> Int8Outputs:
         """The weights in 8 bits, of the plan "int8"."""
         if self.int8 is None:
-            self.int8 = Int8Outputs(self.values, n_threads)
+            values = np.ascontiguousarray(self.values.T) if self.input_major else self.values
+            self.int8 = Int8Outputs(values, n_threads)
         return self.int8
 
     # -- size ---------------------------------------------------------------------------------
