@@ -3,9 +3,10 @@ import copy
 
 import numpy as np
 import pytest
-from support import assert_same_bits
+from support import assert_same_bits, trained
 
 import sparselsh as sl
+from sparselsh._core import _bounded_search
 from sparselsh.index._sketches import Sketches
 from sparselsh.index._tables import Tables
 
@@ -254,3 +255,29 @@ def test_a_failed_change_leaves_the_index_as_it_was(rng):
             call()
         for one, other in zip(before, answers(index, X), strict=True):
             assert_same_bits(one, other)
+
+
+def test_more_neurons_in_the_cells_may_not_hold_more_of_the_best(rng, monkeypatch):
+    # the number that may be expected in the cells left out is for the neurons that were counted
+    monkeypatch.setattr("sparselsh.index._build.CELLS_MIN_NEURONS", 64)
+    monkeypatch.setattr("sparselsh.index._build.MAX_SCANNED_IN_CELLS", 20.0)
+    prepare, given = _bounded_search.prepare, []
+
+    def recorded(*arguments):
+        given.append(arguments[-3])
+        return prepare(*arguments)
+
+    W, X = trained(rng, n=2000)
+    index = sl.LSHIndex(plan="sketches", recall=0.9, random_state=0).fit(W[:500], queries=X)
+    monkeypatch.setattr("sparselsh.index._sketches._bounded_search.prepare", recorded)
+    index._engine.sketches.set_bounds(index._engine.sketches.bounds)
+    index.search(X[:1], 5)
+    counted = index._engine.sketches.n_live
+    index.add(W[500:])
+    index.search(X[:1], 5)
+    live = index._engine.sketches.n_live
+    index.remove(np.arange(1000, 2000))
+    index.search(X[:1], 5)
+    fewer = index._engine.sketches.n_live
+    np.testing.assert_allclose(given, given[0] * counted / np.array([counted, live, fewer]))
+    assert live > 2 * counted

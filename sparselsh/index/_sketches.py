@@ -428,7 +428,8 @@ class Sketches:
         It is made anew when one of the arrays has been replaced: call this for each query, under
         the lock of the index.
         """
-        wanted = k if self.bounds.raises else min(k, LARGE_K), self.n, self.has_biases
+        wanted = (k if self.bounds.raises else min(k, LARGE_K), self.n, self.n_gone,
+                  self.has_biases)
         made = self._search
         if (made is None or made[1] != wanted or made[2] is not W or made[3] is not bias
                 or made[4] is not rows or self._short is None):
@@ -436,6 +437,8 @@ class Sketches:
             cells = self.cells
             share, evidence, missing = self.bounds.cells_for(
                 k, cells is not None and len(cells.spread) > 0)
+            if cells is not None and len(cells.spread):  # cells have grown since they were counted
+                missing *= min(1.0, float(cells.sizes.sum()) / max(self.n_live, 1))
             search = _bounded_search.prepare(
                 self._query_rows, self._query_constant, self.rotation.signs, self.rotation.n_bits,
                 self.rotation.n_dims, self.cell_start,
