@@ -1,4 +1,11 @@
-"""The reproducible levels give the same bits: each kernel with sums or with products and sums."""
+"""The reproducible levels give the same bits: each kernel with sums or with products and sums.
+
+With SPARSELSH_DIGESTS=FILE each test adds a line with a digest of its results to the file, for a
+comparison between machines (.ci/arm).
+"""
+import hashlib
+import os
+
 import numpy as np
 import pytest
 import reference
@@ -29,9 +36,9 @@ LONGER = (*SIZES, 256, 257, 600, 1025)  # and around the runs of 256 that are su
 
 
 @pytest.fixture
-def on_levels():
+def on_levels(request):
     """Call with each reproducible level; the results have the same bits, and are returned."""
-    before = _simd.level()
+    before, state = _simd.level(), hashlib.sha256()
 
     def run(call):
         results = []
@@ -41,10 +48,15 @@ def on_levels():
         for result in results[1:]:
             for got, want in zip(result, results[0], strict=True):
                 assert_same_bits(got, want)
+        for array in results[0]:
+            state.update(np.ascontiguousarray(array).tobytes())
         return results[0]
 
     yield run
     _simd.set_level(before)
+    if path := os.environ.get("SPARSELSH_DIGESTS"):
+        with open(path, "a") as file:
+            file.write(f"{request.node.name} {state.hexdigest()[:16]}\n")
 
 
 def test_the_levels_are_named_and_are_not_the_default():
@@ -69,10 +81,11 @@ def test_is_reproducible_tells_which_level_is_used():
 
 @pytest.mark.skipif(len(_simd.available_levels()) < 2, reason="this processor has one level")
 def test_other_levels_differ(rng):
-    # else the tests of this file would show nothing
+    # else the tests of this file would show nothing; levels of AArch64 sum floats in one order, but
+    # fuse products and sums
     z, results = gaussian(rng, 4, 1000), []
     before = _simd.level()
-    for level in (_simd.available_levels()[0], _simd.available_levels()[-1]):
+    for level in (_simd.reproducible_levels()[-1], _simd.available_levels()[-1]):
         _simd.set_level(level)
         c = unwritten((4, 4), np.float32)
         _gemm.matmul(z, False, z, True, NO_BIAS, c, 1)
