@@ -11,6 +11,7 @@ import pytest
 import reference
 from support import SIZES, assert_same_bits, gaussian, random_csr, read_only, unwritten
 
+from sparselsh._arrays import portable
 from sparselsh._arrays.bfloat16 import to_bfloat16
 from sparselsh._arrays.selection import Selection
 from sparselsh._core import (
@@ -295,3 +296,10 @@ def test_rows_in_four_bits(rng, on_levels, d):
         return rows.blocks, rows.scales, rows.errors, *found[:2]
 
     on_levels(call)
+
+
+@pytest.mark.parametrize("d", SIZES)
+def test_products_of_rows_by_numpy(rng, on_levels, d):
+    # not a kernel: it is the same at all levels, and must be so on other machines
+    a, b = gaussian(rng, 70, d), gaussian(rng, 70, d)
+    on_levels(lambda: (portable.row_products(a, b), portable.row_products(a, b[0], np.float64)))

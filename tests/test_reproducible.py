@@ -176,6 +176,18 @@ def test_functions_are_those_of_numpy(across_machines, rng):
     np.testing.assert_allclose(y, x, rtol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "m"), [(0, 5), (5, 0), (7, 1), (900, 131), (2, 1 << 17)])
+def test_products_of_rows_are_those_of_einsum(across_machines, rng, n, m, dtype):
+    a, b = rng.random((2, n, m + 1), dtype=np.float32)[..., :m]  # with gaps between rows
+    bound = m * np.finfo(dtype).eps
+    for other, subscripts in ((b, "ij,ij->i"), (rng.random(m, dtype=np.float32), "ij,j->i")):
+        got = portable.row_products(a, other, dtype)
+        assert got.dtype == dtype and got.shape == (n,)
+        want = np.einsum(subscripts, a, other, dtype=np.float64)
+        np.testing.assert_allclose(got, want, rtol=bound)  # all products are positive
+
+
 def test_products_in_float64_are_those_of_numpy(across_machines, rng):
     a, b = rng.standard_normal((5, 7)), rng.standard_normal((7, 3))
     np.testing.assert_allclose(portable.double_matmul(a, b), a @ b, rtol=1e-13, atol=1e-14)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._core import _estimates, _file_parts, _gemm, _select, _updates
+from .portable import row_products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,8 +94,8 @@ def log_sum_exp(z: Floats, x: Floats | CSR, rows: Callable[[Ids], Floats],
     """
     sums = np.empty(len(z))
     best = rows(z.argmax(axis=1).astype(np.int32))
-    squares = np.einsum("ij,ij->i", best, best, dtype=np.float64)
-    squares *= (np.einsum("ij,ij->i", x, x, dtype=np.float64) if isinstance(x, np.ndarray)
+    squares = row_products(best, best, dtype=np.float64)
+    squares *= (row_products(x, x, dtype=np.float64) if isinstance(x, np.ndarray)
                 else np.add.reduceat(np.append(x.data, 0).astype(np.float64)**2, x.indptr[:-1])
                 * (np.diff(x.indptr) > 0))
     _estimates.log_sum_exp_rows(z, sums, n_threads)

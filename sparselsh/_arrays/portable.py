@@ -1,7 +1,8 @@
 """What NumPy, LAPACK and the C library compute in ways that depend on the processor.
 
-OpenBLAS has a set of kernels for each kind of processor, NumPy has other exponentials with AVX-512,
-and the C library other logarithms with FMA, which normal numbers are made of. At a reproducible
+OpenBLAS has a set of kernels for each kind of processor, NumPy has other exponentials with AVX-512
+and fuses products and sums of `einsum` on AArch64, and the C library has other logarithms with FMA,
+which normal numbers are made of. At a reproducible
 level (``_core._simd``) methods take their place that use basic operations alone, each of which IEEE
 754 rounds in one way, in a fixed order.
 """
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_SWEEPS = 30  # of Jacobi's method, which needs about eight
 NEGLIGIBLE = 1e-28  # squares beside the diagonal, relative to all
+PRODUCTS_AT_A_TIME = 1 << 16
 
 
 def orthonormal(a: np.ndarray) -> np.ndarray:
@@ -83,6 +85,24 @@ def double_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     out = np.zeros((len(a), b.shape[1]))
     for column, row in zip(a.T, b, strict=True):
         out += column[:, None] * row
+    return out
+
+
+def row_products(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> Any:
+    """Inner products, (n,), of rows of a, (n, m), with rows of b or, if it is (m,), with b.
+
+    They are computed in `dtype`, by default that of a and b.
+    """
+    if not _simd.is_reproducible():
+        return np.einsum("ij,ij->i" if b.ndim == 2 else "ij,j->i", a, b, dtype=dtype)
+    out = np.empty(len(a), dtype or np.result_type(a, b))
+    n = max(1, PRODUCTS_AT_A_TIME // max(1, a.shape[1]))
+    for start in range(0, len(a), n):
+        rows = slice(start, start + n)
+        other = b[rows] if b.ndim == 2 else b
+        with np.errstate(over="ignore", invalid="ignore"):  # as in einsum
+            products = np.multiply(a[rows], other, dtype=out.dtype, order="C")
+            products.sum(axis=1, out=out[rows])
     return out
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _validation as check
 from .._arrays.linalg import exact_topk
+from .._arrays.portable import row_products, standard_normal
 from . import _table_choice as choice
 from . import _tuning as tuning
 from ._bounds import ALL_CELLS, SKETCH_MISSES, Bounds
@@ -155,7 +156,7 @@ def _build_tuned_sketches(engine: IndexEngine, moment: Floats, queries: Floats, 
 
 def _norms(engine: IndexEngine, rows: Ids, n_threads: int) -> Floats:
     V, biases = engine.directions(rows, n_threads)
-    return np.sqrt(np.einsum("ij,ij->i", V, V) + biases * biases)
+    return np.sqrt(row_products(V, V) + biases * biases)
 
 
 def _least_bits(n_in: int) -> int:
@@ -223,7 +224,7 @@ def _partition_by_neurons(engine: IndexEngine, n_threads: int) -> None:
         return
     rng = np.random.default_rng(engine.seed)
     near = np.ascontiguousarray(engine.W[::-(-len(engine.W) // TRIAL_QUERIES)])
-    noise = near.std(axis=0) * rng.standard_normal(near.shape, dtype=np.float32)
+    noise = near.std(axis=0) * standard_normal(rng, near.shape)
     within = replace(bounds, cells=bounds.cells * CELLS_OF_ANY_QUERIES)
     missed = (1 - SKETCH_MISSES) * (1 - bounds.recall)
     for queries in (near, near / np.float32(10), near + noise, rng.permuted(near, axis=1)):

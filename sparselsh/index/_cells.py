@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from .._arrays.linalg import NO_BIAS, matmul
-from .._arrays.portable import double_matmul, eigh, exp, orthonormal, standard_normal
+from .._arrays.portable import (
+    double_matmul,
+    eigh,
+    exp,
+    orthonormal,
+    row_products,
+    standard_normal,
+)
 from .._core import _sparse_products
 from .._core._bounded_search import TAIL_LENGTH, TAIL_STEPS
 
@@ -180,7 +187,7 @@ def _above(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def half_squares(rows: Floats) -> Floats:
     """|v|^2 / 2 of each row."""
-    return np.einsum("ij,ij->i", rows, rows) / np.float32(2)
+    return row_products(rows, rows) / np.float32(2)
 
 
 def _sums(V: Floats, cell: Ids, n_cells: int, n_threads: int) -> Floats:

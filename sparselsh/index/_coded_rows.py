@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._arrays.bfloat16 import as_float32
+from .._arrays.portable import row_products
 from .._core import _coded_search
 
 if TYPE_CHECKING:
@@ -132,4 +133,4 @@ class CodedRows:
 
 def _lengths(V: Floats) -> Floats:
     with np.errstate(over="ignore", invalid="ignore"):  # squares in float32 may vanish
-        return np.sqrt(np.einsum("ij,ij->i", V, V, dtype=np.float64)).astype(np.float32)
+        return np.sqrt(row_products(V, V, dtype=np.float64)).astype(np.float32)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from .. import _validation as check
+from .._arrays.portable import row_products
 from .._core import _estimates
 from ._options import METRICS
 
@@ -78,7 +79,7 @@ class Metric:
         if not self.is_distance:
             return np.zeros(len(rows), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            biases = (np.einsum("ij,ij->i", rows, rows, dtype=np.float64) / -2).astype(np.float32)
+            biases = (row_products(rows, rows, dtype=np.float64) / -2).astype(np.float32)
         far = np.flatnonzero(~np.isfinite(biases))
         if len(far):
             raise ValueError(f"row {far[0]} is too far from the rows given to fit for distances in "
@@ -136,5 +137,5 @@ def _far_origin(W: Floats, exponent: int) -> Floats | None:
 
 def _unit_rows(X: Floats) -> Floats:
     """Rows of length 1; zeros stay zeros."""
-    norms = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
+    norms = np.sqrt(row_products(X, X, dtype=np.float64))
     return (X / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)

@@ -16,6 +16,7 @@ import numpy as np
 from .._arrays.aligned import locked_arrays, own_arrays
 from .._arrays.bfloat16 import to_bfloat16
 from .._arrays.linalg import matmul
+from .._arrays.portable import row_products
 from .._arrays.selection import ALL, Selection
 from .._core import _bounded_search, _estimates, _sketches
 from ._bounds import LARGE_K, Bounds
@@ -173,7 +174,7 @@ class Sketches:
         """Sketch the neurons `rows` (distinct), with vectors V, if they reach the floor."""
         if biases.any():
             self.has_biases = True
-        squares = np.einsum("ij,ij->i", V, V)
+        squares = row_products(V, V)
         lengths = squares + biases * biases
         long = lengths >= self.norm_floor**2
         self.remove(rows[~long])
@@ -347,10 +348,10 @@ class Sketches:
         self._query_rows: np.ndarray = to_bfloat16(rows[:, :-1])
         self._query_constant = np.zeros(len(rows), np.float32)
         if euclidean:  # queries are relative to the mean neuron, as neurons are
-            self._query_constant = -np.einsum("ij,j->i", rows[:, :-1], transform.offset_[:-1])
+            self._query_constant = -row_products(rows[:, :-1], transform.offset_[:-1])
         self.offset, self._scale = transform.offset_.copy(), transform.scale_
         if euclidean:
-            self.offset[-1] = -np.einsum("i,i->", self.offset[:-1], self.offset[:-1]) / 2
+            self.offset[-1] = -row_products(self.offset[None, :-1], self.offset[:-1])[0] / 2
         return self
 
     def set_bounds(self, bounds: Bounds) -> None:
@@ -389,7 +390,7 @@ class Sketches:
         """One standard deviation of <q, v> for a v of length 1 in a random direction: (n,)."""
         n_bits, n_dims = self.rotation.n_bits, self.rotation.n_dims
         rotated = projected[:, :n_bits].astype(np.float64)
-        squares = np.einsum("ij,ij->i", rotated, rotated) * n_dims / n_bits
+        squares = row_products(rotated, rotated) * n_dims / n_bits
         return np.sqrt(squares / max(n_dims - 1, 1))
 
     def scan(self, X: Floats, n_best: int, n_threads: int) -> Ids:
@@ -491,7 +492,7 @@ class Sketches:
                          1 / np.maximum(peaks, 1e-300))
         units[peaks == 0] = 1
         rotated *= units.astype(np.float32)[:, None]
-        shifts = np.einsum("ij,j->i", X, self.offset[:-1], dtype=np.float64)
+        shifts = row_products(X, self.offset[:-1], dtype=np.float64)
         shifts += np.float64(self.offset[-1])
         return rotated, units, self.unit_norms(rotated), shifts
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays.linalg import matmul
+from .._arrays.portable import row_products
 from . import _table_choice as choice
 from ._bounds import ALL_CELLS, MAX_CELL_RAISES, MIN_SHORT_DEVIATIONS, Bounds
 from ._engine import FOUND_PER_CANDIDATE, MIN_NEURONS_PER_BEST
@@ -102,7 +103,7 @@ def needed_norms(transform: Transform, queries: Floats, kth: Floats,
     """The norms from which on a neuron may be better than the k-th best of each query: (n,)."""
     Q = _without_bias(transform, queries, n_threads).astype(np.float64)
     units = np.linalg.norm(Q, axis=1) / np.sqrt(max(Q.shape[1] - 1, 1))
-    shift = np.einsum("ij,j->i", queries, transform.offset_[:-1], dtype=np.float64)
+    shift = row_products(queries, transform.offset_[:-1], dtype=np.float64)
     shift += transform.offset_[-1]
     products = np.nan_to_num((kth - shift) * transform.scale_)  # inner products may overflow
     return np.maximum(products, 0) / np.maximum(MIN_SHORT_DEVIATIONS * units, 1e-30)
@@ -130,13 +131,13 @@ def bits_that_pay(engine: IndexEngine, queries: Floats, kth: Floats, norm_floor:
     transform, (n, n_in) = engine.transform, engine.W.shape
     rows = np.arange(0, n, -(-n // SHORT_SAMPLE), dtype=np.int32)
     V, biases = engine.directions(rows, n_threads)
-    lengths = np.sqrt(np.einsum("ij,ij->i", V, V))
+    lengths = np.sqrt(row_products(V, V))
     long = lengths * lengths + biases * biases >= norm_floor * norm_floor
     if not long.any():  # so few sketches that their length costs nothing
         return max(choices)
     V, biases, lengths = np.ascontiguousarray(V[long]), biases[long], lengths[long]
     Q = _without_bias(transform, queries, n_threads)
-    shift = np.einsum("ij,j->i", queries, transform.offset_[:-1], dtype=np.float64)
+    shift = row_products(queries, transform.offset_[:-1], dtype=np.float64)
     shift += transform.offset_[-1]
     with np.errstate(over="ignore", invalid="ignore"):  # inner products may overflow
         gaps = matmul(Q, V, n_threads, transpose_b=True) + biases

@@ -16,7 +16,7 @@ import numpy as np
 
 from .._arrays import bfloat16
 from .._arrays.linalg import matmul
-from .._arrays.portable import double_matmul, eigh
+from .._arrays.portable import double_matmul, eigh, row_products
 from .._core import _typed_arrays
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Transform:
             V *= np.float32(self.scale_)
         biases = V[:, -1].copy()
         V[:, -1] = 0
-        squares = np.einsum("ij,ij->i", V, V)
+        squares = row_products(V, V)
         if self.neuron_map_ is not None:
             V = matmul(V, self.neuron_map_, n_threads)
         return V, biases, squares
@@ -245,7 +245,7 @@ def simple_lsh_neurons(W: Floats, *, largest_norm: float | None = None) -> Float
     Neyshabur and Srebro, "On symmetric and asymmetric LSHs for inner product search", ICML 2015,
     arXiv 1410.5518: the hash that is called SIMPLE-LSH there.
     """
-    norms = np.sqrt(np.einsum("ij,ij->i", W, W, dtype=np.float64))
+    norms = np.sqrt(row_products(W, W, dtype=np.float64))
     longest = norms.max(initial=0) if largest_norm is None else largest_norm
     out = np.zeros((len(W), W.shape[1] + 1), np.float32)
     if longest > 0:
@@ -269,7 +269,7 @@ def simple_lsh_queries(X: Floats) -> Floats:
     -------
     ndarray of shape (n, n_in + 1), float32
     """
-    norms = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
+    norms = np.sqrt(row_products(X, X, dtype=np.float64))
     out = np.zeros((len(X), X.shape[1] + 1), np.float32)
     np.divide(X, norms[:, None], out=out[:, :-1], where=norms[:, None] > 0, casting="same_kind")
     return out

@@ -26,7 +26,7 @@ import numpy as np
 from .._arrays import bfloat16
 from .._arrays.csr import CSR
 from .._arrays.linalg import matmul
-from .._arrays.portable import eigh, orthonormal, standard_normal
+from .._arrays.portable import eigh, orthonormal, row_products, standard_normal
 from .._core import _sketches, _sparse_products
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ActiveSketches:
     def _take(self, rows: Ids, rotated: Floats) -> None:
         _sketches.pack(rotated, rows, self._blocks)
         # |v|^2 is that of the projection, up to a common factor
-        self._factors[rows] = (np.einsum("ij,ij->i", rotated, rotated)
+        self._factors[rows] = (row_products(rotated, rotated)
                                / np.maximum(np.abs(rotated).sum(axis=1), np.float32(1e-30)))
 
     def drift(self, n_threads: int) -> float:
