@@ -26,8 +26,8 @@ def set_reproducible(scope: str) -> None:
     With a `random_state`, results do not depend on the number of threads. By default they depend
     on the processor: loops use all its instructions, which sum in another order and round less
     often. With "across-machines" they use loops whose sums have one order and whose products are
-    rounded one by one, on every x86-64 processor. A training takes longer; docs/design.md says what
-    is covered and what it costs.
+    rounded one by one, on every x86-64 and AArch64 processor. A training takes longer;
+    docs/design.md says what is covered and what it costs.
 
     Call it before networks and indexes are made, and not while another thread computes: networks
     that were trained before continue with the new loops. The environment variable
