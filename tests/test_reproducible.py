@@ -188,6 +188,15 @@ def test_products_of_rows_are_those_of_einsum(across_machines, rng, n, m, dtype)
         np.testing.assert_allclose(got, want, rtol=bound)  # all products are positive
 
 
+@pytest.mark.parametrize("package", ["_arrays", "hashing", "index", "layers", "training"])
+def test_products_of_rows_are_not_left_to_numpy(package):
+    # it fuses them on AArch64; hash families are chosen by estimates of recall, for indexes alone
+    sources = sorted((Path(sl.__file__).parent / package).glob("*.py"))
+    assert sources
+    assert not [path.name for path in sources if "np.einsum" in path.read_text()
+                and path.name not in ("portable.py", "_table_choice.py")]
+
+
 def test_products_in_float64_are_those_of_numpy(across_machines, rng):
     a, b = rng.standard_normal((5, 7)), rng.standard_normal((7, 3))
     np.testing.assert_allclose(portable.double_matmul(a, b), a @ b, rtol=1e-13, atol=1e-14)

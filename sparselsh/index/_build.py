@@ -257,7 +257,7 @@ def _partition(engine: IndexEngine, n_threads: int) -> None:
     for start in range(0, len(ids), ROWS_PER_CHUNK):
         V, biases = engine.directions(ids[start:start + ROWS_PER_CHUNK], n_threads)
         all_biases[start:start + ROWS_PER_CHUNK] = biases
-        squares[start:start + ROWS_PER_CHUNK] = np.einsum("ij,ij->i", V, V)
+        squares[start:start + ROWS_PER_CHUNK] = row_products(V, V)
         cell[start:start + ROWS_PER_CHUNK] = part = cells.assign(V, n_threads)
         add_to_means(cells, counts, V, biases, part, n_threads)
     if not cells.by_distance:

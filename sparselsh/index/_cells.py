@@ -143,10 +143,10 @@ class Cells:
         self.variances = np.array([other, bias_variance], np.float32)
         self.sizes = np.bincount(cell, minlength=self.n).astype(np.int32)
         own = np.bincount(cell, squares, minlength=self.n) / np.maximum(self.sizes, 1)
-        own -= np.einsum("ij,ij->i", self.means, self.means, dtype=np.float64)
+        own -= row_products(self.means, self.means, np.float64)
         mean = max(float((own * self.sizes).sum() / len(cell)), 1e-30)
         self.scales = np.sqrt(mean / np.maximum(own, mean)).astype(np.float32)
-        self.tails = _tails(np.sqrt(np.einsum("ij,ij->i", rest, rest)) * self.scales[cell[some]])
+        self.tails = _tails(np.sqrt(row_products(rest, rest)) * self.scales[cell[some]])
 
     def assign(self, V: Floats, n_threads: int) -> Ids:
         """The cell of each row of V: (n,), int32."""
