@@ -9,7 +9,15 @@ import os
 import numpy as np
 import pytest
 import reference
-from support import SIZES, assert_same_bits, gaussian, random_csr, read_only, unwritten
+from support import (
+    SIZES,
+    assert_same_bits,
+    eighths,
+    gaussian,
+    random_csr,
+    read_only,
+    unwritten,
+)
 
 from sparselsh._arrays import portable
 from sparselsh._arrays.bfloat16 import to_bfloat16
@@ -296,6 +304,23 @@ def test_rows_in_four_bits(rng, on_levels, d):
         return rows.blocks, rows.scales, rows.errors, *found[:2]
 
     on_levels(call)
+
+
+@pytest.mark.parametrize("n_bits", [16, 64, 192])
+def test_refined_signs(rng, on_levels, n_bits):
+    # sums of products of eighths are exact, so that only the kernel could round
+    gram, rotated = eighths(rng, n_bits, n_bits), gaussian(rng, 40, n_bits)
+    gram = gram + gram.T + n_bits * np.eye(n_bits, dtype=np.float32)
+
+    def refine():
+        signs = np.where(rotated > 0, np.float32(1), np.float32(-1))
+        sums = signs @ gram
+        products, squares = unwritten((2, 40), np.float64)
+        _sketches.refine(rotated, gram * np.float32(0.1), signs, sums * np.float32(0.1), products,
+                         squares, 2, 1)
+        return signs, products, squares
+
+    on_levels(refine)
 
 
 @pytest.mark.parametrize("d", SIZES)
