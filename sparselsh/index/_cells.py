@@ -36,10 +36,24 @@ N_LONGEST = 64  # neurons of a sample that count alone in the law of a cell
 
 
 class Cells:
-    """`centroids`, (n, n_dims), `means`, (n, n_dims), and their `biases`, (n,).
+    """The cells of an index.
 
-    Centroids are of unit length, and biases are means; or `by_distance`, where centroids are any
-    vectors and a bias is -|m|^2 / 2 of the mean m. What `measure_spread` knows is empty before.
+    Attributes
+    ----------
+    centroids : ndarray of shape (n, n_dims), float32
+        Of unit length; any vectors if `by_distance`.
+    means : ndarray of shape (n, n_dims), float32
+        The mean neuron of each cell.
+    biases : ndarray of shape (n,), float32
+        Mean biases; -|m|^2 / 2 of the mean m if `by_distance`.
+    by_distance : bool
+    sizes : ndarray of shape (n,), int32
+        Neurons in each cell when the spread was measured; empty before, as those below.
+    spread : ndarray of shape (N_SPREAD, n_dims), float32
+    variances : ndarray of shape (2,), float32
+    scales : ndarray of shape (n,), float32
+    tails : ndarray of shape (TAIL_LENGTH,), float32
+        How neurons of a cell differ from its mean: see `measure_spread`.
     """
 
     def __init__(self, centroids: Floats, means: Floats | None = None,
@@ -136,7 +150,8 @@ class Cells:
         values, vectors = eigh(double_matmul(Q.T, double_matmul(S, Q)))
         values, vectors = values[::-1][:N_SPREAD], double_matmul(Q, vectors[:, ::-1][:, :N_SPREAD])
         other = max(total - values.sum(), 0) / max(n_dims - len(values), 1)
-        self.spread = (vectors * np.sqrt(np.maximum(values - other, 0))).T.astype(np.float32)
+        spread = vectors * np.sqrt(np.maximum(values - other, 0))
+        self.spread = np.ascontiguousarray(spread.T, np.float32)
         beyond = biases - self.biases[cell]
         longest = beyond.max()**2 / (2 * np.log(max(len(cell), 2)))
         bias_variance = max(np.square(beyond).mean(), longest)
