@@ -82,7 +82,7 @@ def test_weights_computed_from_data_follow_their_formula(monkeypatch, relu, shar
     expected = reference.label_vectors(
         X.toarray().astype(float), Y.toarray().astype(float), random, relu, shared,
         solved and not shared, _label_vectors.RIDGE,
-        np.ones(X.shape[0]) if weight is None else weight.astype(float),
+        np.ones(X.shape[0]) if weight is None else weight / 1.5,  # a mean of 1 of those above 0
         _label_vectors.HIDDEN_NORM, _label_vectors.LABEL_NORM)
     np.testing.assert_allclose(features, expected[0], atol=1e-4)
     np.testing.assert_allclose(labels, expected[1], atol=2e-4)
@@ -96,6 +96,39 @@ def test_rows_without_features_or_weight_give_weights_of_zero(weight):
         from_scipy(X), from_scipy(TRAIN[1][:9]), N_HIDDEN, False, False,
         np.random.default_rng(3), 1, np.full(9, weight, np.float32))
     assert not features.any() and not labels.any()
+
+
+@pytest.mark.parametrize("n_labels", [N_LABELS, 200])  # by least squares, by means
+@pytest.mark.parametrize("exponent", [-100, -60, -30, 30, 60, 100])
+def test_weights_computed_from_data_follow_the_scale_of_the_rows(n_labels, exponent):
+    X, Y = from_scipy(TRAIN[0]), from_scipy(TRAIN[1][:, :n_labels])
+
+    def made(factor):
+        return _label_vectors.label_vectors(X._replace(data=X.data * np.float32(factor)), Y,
+                                            N_HIDDEN, True, False, np.random.default_rng(3), 1)
+
+    # powers of two change no digit of a product
+    for expected, found, factor in zip(made(1), made(2.0**exponent), (2.0**exponent, 1),
+                                       strict=True):
+        np.testing.assert_allclose(found * np.float32(factor), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e6, 1e30])
+def test_only_ratios_of_the_weights_of_rows_count_for_weights_from_data(factor):
+    weight = np.float32(np.arange(len(TRAIN[0].indptr) - 1) % 3)
+    X, Y = map(from_scipy, TRAIN)
+    expected, found = (_label_vectors.label_vectors(
+        X, Y, N_HIDDEN, True, False, np.random.default_rng(3), 1, weight * np.float32(each))
+        for each in (1, factor))
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_all_have_the_same_labels_give_weights_too():
+    X, Y = (from_scipy(rows[:1]) for rows in TRAIN)
+    features, _ = _label_vectors.label_vectors(
+        X, Y, N_HIDDEN, False, False, np.random.default_rng(3), 1)
+    assert features[X.indices].any(axis=1).all()  # else no step would ever change them
 
 
 def test_weights_computed_from_data_find_labels_before_any_training():

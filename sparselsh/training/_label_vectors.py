@@ -42,6 +42,9 @@ MIN_SOLVED_LABELS = 256  # few have room in a hidden layer, and gain nothing
 MAX_FEATURES_OF_SOLVED_ROWS = 30
 MAX_SOLVED_ENTRIES = 1 << 27  # of the rows, which are held transposed, too
 COLUMNS_PER_BLOCK = 64  # hidden units that are solved for at a time
+# Largest numbers of the rows, as a power of two, up to which, and from the reciprocal on, their
+# fourth powers neither overflow nor vanish; others are multiplied by one
+MAX_EXPONENT = 24
 SHARED_IDS_SAMPLE_ROWS = 1 << 16  # rows that `ids_are_shared` looks at
 # Times as often as by chance; in sessions of a shop, 12,930 rows have a label among their features
 # and 14 would by chance.
@@ -94,7 +97,7 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
     rng : numpy.random.Generator
     n_threads : int
     sample_weight : None or ndarray of shape (n_rows,), float32
-        Factors of the rows in the means.
+        Factors of the rows in the means; only their ratios count.
 
     Returns
     -------
@@ -108,6 +111,8 @@ def label_vectors(x: CSR, y: CSR, n_hidden: int, relu: bool, shared: bool,
 def feature_vectors(x: CSR, y: CSR, n_hidden: int, shared: bool, rng: np.random.Generator,
                     n_threads: int, sample_weight: Floats | None) -> Floats:
     """V of :func:`label_vectors`, before it is scaled; its columns do not depend on each other."""
+    x, _ = _in_range(x)
+    sample_weight = _relative(sample_weight)
     random = rng.random((y.n_columns, n_hidden), dtype=np.float32)
     random -= np.float32(0.5)
     if (shared or y.n_columns < MIN_SOLVED_LABELS
@@ -141,6 +146,8 @@ def feature_vectors(x: CSR, y: CSR, n_hidden: int, shared: bool, rng: np.random.
             pull += _product(transposed, v, n_threads)
         del vectors
         features[:, block] = _least_squares(pairs, pull, squares + ridge, ridge, n_threads)
+    if not features.any():  # all rows have the same labels: there is nothing to tell apart
+        return _means_of_features(x, y, random, shared, n_threads, sample_weight)
     return features
 
 
@@ -207,6 +214,8 @@ def label_directions(x: CSR, y: CSR, features: Floats, relu: bool, n_threads: in
     `whole` gives the activations of all hidden units, (n, n_hidden), from those of the columns of
     `features`, where these are some of them.
     """
+    x, factor = _in_range(x)
+    sample_weight = _relative(sample_weight)
     labels: Any = None
     total = 0.0
     for part in _parts(x):
@@ -223,7 +232,7 @@ def label_directions(x: CSR, y: CSR, features: Floats, relu: bool, n_threads: in
         labels += _product(_transposed(y.slice(part.start, part.stop)), h, n_threads)
 
     if total > 0:
-        features *= np.float32(HIDDEN_NORM * x.shape[0] / total)
+        features *= np.float32(HIDDEN_NORM * x.shape[0] / total * factor)
     labels *= np.float32(LABEL_NORM) * _inverse(np.linalg.norm(labels, axis=1, keepdims=True))
     return features, labels
 
@@ -232,6 +241,24 @@ def _parts(x: CSR) -> list[slice]:
     """Some rows at a time."""
     return [slice(start, min(start + ROWS_PER_PART, x.shape[0]))
             for start in range(0, max(1, x.shape[0]), ROWS_PER_PART)]
+
+
+def _in_range(x: CSR) -> tuple[CSR, float]:
+    """The rows, times a power of two where their numbers are very large or small, and the power."""
+    largest = max(float(x.data.max()), -float(x.data.min())) if x.nnz else 0.0
+    exponent = int(np.frexp(largest)[1])
+    if largest == 0 or abs(exponent) <= MAX_EXPONENT:
+        return x, 1.0
+    factor = 2.0**min(max(-exponent, -100), 100)
+    return x._replace(data=x.data * np.float32(factor)), factor
+
+
+def _relative(sample_weight: Floats | None) -> Floats | None:
+    """The weights of rows, with a mean of 1 of those above 0."""
+    if sample_weight is None or not sample_weight.any():
+        return sample_weight
+    mean = sample_weight[sample_weight > 0].mean(dtype=np.float64)
+    return (sample_weight / mean).astype(np.float32)
 
 
 def _normalized(x: CSR) -> CSR:
