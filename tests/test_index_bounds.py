@@ -674,6 +674,20 @@ def test_cells_keep_the_recall_without_queries(rng, metric):
         assert np.mean(hits) >= 0.945 * k
 
 
+def test_what_tells_neurons_of_a_cell_apart_is_found_without_queries(rng):
+    # each group has a direction of its own, in which the law of all cells expects little
+    centres, directions = gaussian(rng, 100, 48), gaussian(rng, 100, 48)
+    group = rng.integers(100, size=12_000)
+    lengths = gaussian(rng, len(group), 1) / np.linalg.norm(directions[group], axis=1)[:, None]
+    W = 4 * lengths * directions[group] + 4 / np.sqrt(48) * centres[group]
+    W = (W + 0.01 * gaussian(rng, *W.shape)).astype(np.float32)
+    X = directions[rng.integers(100, size=300)].astype(np.float32)
+    index = sl.LSHIndex(plan="sketches", metric="cosine", recall=0.98, random_state=0).fit(W)
+    exact = sl.LSHIndex(plan="exact", metric="cosine").fit(W)
+    for k in (5, 20):
+        assert neighbour_recall(index.search(X, k)[0], exact.search(X, k)[0]) >= 0.975
+
+
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_neurons_without_clusters_get_no_cells(rng, metric):
     W, X = (rng.standard_normal((n, 64), dtype=np.float32) for n in (6000, 50))

@@ -216,7 +216,8 @@ def _partition_by_neurons(engine: IndexEngine, n_threads: int) -> None:
     """Cells for any queries, unless neurons as queries need most of them, or miss neighbours.
 
     Neurons are near others. Shorter ones, noisy ones and those with coordinates in another order
-    are not.
+    are not. What tells two neurons of a cell apart may be a direction in which those of other cells
+    hardly differ.
     """
     _partition(engine, n_threads)
     sketches, bounds = engine.sketches, engine.sketches.bounds
@@ -227,7 +228,12 @@ def _partition_by_neurons(engine: IndexEngine, n_threads: int) -> None:
     noise = near.std(axis=0) * standard_normal(rng, near.shape)
     within = replace(bounds, cells=bounds.cells * CELLS_OF_ANY_QUERIES)
     missed = (1 - SKETCH_MISSES) * (1 - bounds.recall)
-    for queries in (near, near / np.float32(10), near + noise, rng.permuted(near, axis=1)):
+    others = [near / np.float32(10), near + noise, rng.permuted(near, axis=1)]
+    if not sketches.cells.by_distance:
+        slots = sketches.slot[::-(-len(engine.W) // TRIAL_QUERIES)]  # of one cell one after another
+        apart = near - engine.W[sketches.ids[np.where(slots > 0, slots - 1, 1)]]
+        others.append(np.ascontiguousarray(apart[apart.any(axis=1)]))
+    for queries in (near, *others):
         sketches.set_bounds(within)
         ids, _, counts = engine.by_bound(queries, N_NEIGHBOURS, n_threads)
         pays = queries is not near or counts[:, 1].mean() <= MAX_SCANNED * sketches.n
