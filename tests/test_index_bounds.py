@@ -90,6 +90,17 @@ def test_a_factor_of_the_weights_changes_no_answer(factor, with_queries):
     assert neighbour_recall(scaled.search(X, 5)[0], plain.search(X, 5)[0]) >= 0.95
 
 
+@pytest.mark.parametrize("scaling", ["auto", 0.5])
+@pytest.mark.parametrize("factor", [1e-30, 1e20, 1e36])
+def test_queries_of_any_scale_are_taken_by_fit(rng, factor, scaling):
+    W, X = clustered(rng, n=4500, d=32, n_queries=400)
+    X = (X * (np.float32(factor) / np.abs(X).max())).astype(np.float32)
+    index = sl.LSHIndex(recall=0.95, scaling=scaling, plan="sketches", random_state=0)
+    index.fit(W / np.abs(W).max(), queries=X[:200])
+    scores, best = (index.search(X[200:], 5, exact=exact)[1] for exact in (False, True))
+    assert (scores >= best[:, -1:] * (1 - 1e-6)).mean() >= 0.945  # but for roundings
+
+
 def test_unit_vectors_are_found_whatever_the_norm_of_the_query(rng):
     W, X = gaussian(rng, 6000, 32), gaussian(rng, 100, 32)
     W = W / np.linalg.norm(W, axis=1, keepdims=True)

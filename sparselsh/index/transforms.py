@@ -26,6 +26,7 @@ ROWS_PER_BLOCK = 512  # that are summed in float32
 MOMENT_SHRINKAGE = 0.3  # of its mean eigenvalue, added to the second moment of the inputs
 SCALE_SAMPLE = 4096  # neurons whose largest weight decides whether vectors are scaled
 UNSCALED = 1e-12, 1e12  # largest weights for which squares in float32 neither vanish nor overflow
+MAX_QUERY_EXPONENT = 40  # of the largest number of a query, as a power of two: squares are added
 
 
 class Transform:
@@ -198,12 +199,19 @@ def vector_scale(largest: float) -> float:
 
 
 def second_moment(X: Floats, n_threads: int) -> Floats:
-    """The mean of (x, 1) (x, 1)^T over the rows of X: (n_in + 1, n_in + 1), float32."""
+    """The mean of (x, 1) (x, 1)^T over the rows of X: (n_in + 1, n_in + 1), float32.
+
+    Times a power of four where squares may overflow: a scaling depends on ratios alone.
+    """
     n, n_in = X.shape
+    largest = max(float(X.max()), -float(X.min())) if X.size else 0.0
+    factor = np.float32(2.0 ** min(MAX_QUERY_EXPONENT - int(np.frexp(largest)[1]), 0))
+    if factor != 1:
+        X = X * factor
     S = np.empty((n_in + 1, n_in + 1), np.float32)
     S[:-1, :-1] = matmul(X, X, n_threads, transpose_a=True)
-    S[-1, :-1] = S[:-1, -1] = X.sum(axis=0)
-    S[-1, -1] = n
+    S[-1, :-1] = S[:-1, -1] = X.sum(axis=0) * factor
+    S[-1, -1] = n * factor * factor
     S /= max(n, 1)
     return S
 
