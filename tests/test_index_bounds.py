@@ -633,6 +633,23 @@ def test_files_of_earlier_versions_get_their_errors_from_the_weights(rng, tmp_pa
     assert recall(old, W, X) >= 0.98
 
 
+def test_pickles_of_earlier_versions_are_searched_as_they_were(rng, monkeypatch):
+    import pickle
+
+    W, X = clustered(rng, n=5000, d=16, n_queries=40)
+    index = sl.LSHIndex(random_state=0, plan="sketches", recall=0.95).fit(W, queries=X)
+    cells = index._engine.sketches.cells
+    cells.spread = cells.spread[:0]
+    index._engine.sketches.prepare(index._engine.transform)
+    for part, names in ((index._engine.sketches.bounds, ["raises"]),
+                        (cells, ["sizes", "scales", "spread", "variances", "tails"])):
+        for name in names:
+            delattr(part, name)
+    old = pickle.loads(pickle.dumps(index))
+    assert (len(old._engine.sketches.cells.spread), old._engine.sketches.bounds.raises) == (0, [])
+    assert recall(old, W, X) >= 0.945
+
+
 def test_the_spread_of_cells_is_that_of_their_neurons(rng):
     centres = gaussian(rng, 20, 40)
     cell = rng.integers(20, size=20_000).astype(np.int32)

@@ -66,6 +66,9 @@ class Bounds:
     short: float
     raises: list[tuple[int, int]] = field(default_factory=list)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"raises": []} | state)  # which pickles of before do not have
+
     @classmethod
     def of_recall(cls, recall: float) -> Self:
         """The floors for a recall, which need no queries."""

@@ -8,7 +8,7 @@ neurons count more. For distances, both are by the distance from the centroid, t
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -65,6 +65,10 @@ class Cells:
         self.spread = np.zeros((0, centroids.shape[1]), np.float32)
         self.variances = np.zeros(2, np.float32)
         self.tails = np.zeros(TAIL_LENGTH, np.float32)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        like = type(self)(state["centroids"])  # pickles of before know no spread
+        self.__dict__.update(like.__dict__ | state)
 
     @property
     def n(self) -> int:
