@@ -323,7 +323,7 @@ def served(tmp_path_factory):
     (0, {"kind": "sparse"}, "kind must be"),
     (0, {"activation": "step"}, "activation must be"),
     (0, {"storage": "float8"}, "storage must be"),
-    (0, {"plan": {"single": "int8", "batch": "dense"}}, "its plans contradict each other"),
+    (0, {"plan": {"single": "lsh", "batch": "dense"}}, "its plans contradict each other"),
     (1, {"plan": {"single": "lsh", "batch": "dense"}}, "its index is missing"),
     (1, {"kept": 3}, "importance is missing"),
     (1, {"is_compact": True}, "'rows'"),
