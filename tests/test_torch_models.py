@@ -465,6 +465,11 @@ def test_an_accelerated_layer_gives_the_largest_logits_and_fills_the_others(alwa
     assert again.n_candidates == layer.engine.n_candidates
     with torch.no_grad():
         torch.testing.assert_close(copy.deepcopy(model)(ids), got, rtol=0, atol=0)
+    state = layer.__getstate__()
+    del state["topk_plan"]  # as in pickles of before
+    old = type(layer).__new__(type(layer))
+    old.__setstate__(state)
+    assert old.topk_plan == layer.plan
 
 
 def test_restore_gives_the_model_back(always):

@@ -156,6 +156,9 @@ class AcceleratedLinear(Replacement):
         self.topk_plan = dict(self.plan)
         self.int8: Int8Outputs | None = None  # of the plan "int8"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"topk_plan": dict(state["plan"])} | state)  # pickles of before
+
     def extra_repr(self) -> str:
         return (f"in_features={self.in_features}, out_features={self.out_features}, "
                 f"n_logits={self.n_logits}, fill={self.fill!r}")
