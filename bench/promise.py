@@ -5,7 +5,9 @@ usage: python -P bench/promise.py LAYER.npz [LAYER.npz ...] [--recalls 0.9 0.95 
 
 bench/make_layers.py makes the layers: W, bias, H to calibrate on, Q to measure on. Each index is
 measured on Q and on three shifts of it: with noise as large as the queries vary, scaled by a tenth,
-and with the entries of each row in another order. `without` are indexes that were given no queries.
+and with the entries of each row in another order. Four more kinds of queries are made of neurons:
+one of them ("more like this"), the mean of five (a profile), the difference of two that are near
+each other, and a - b + c (an analogy). `without` are indexes that were given no queries.
 A neuron that is found counts if its score is that of a true one, as many neurons may be equal.
 With --parts, the least recall over all of these of the bound of the sketches alone, in all cells,
 and of the cells alone, where all neurons in them are computed: by these tables the floors in
@@ -25,6 +27,7 @@ import sparselsh as sl
 from sparselsh.index import Bounds
 
 ROUNDING = 1e-6  # by which equal scores may differ
+N_NEAR = 20  # neurons of the smallest angles to one, of which one is subtracted from it
 
 
 def main():
@@ -46,7 +49,7 @@ def main():
             W, H, Q = (np.ascontiguousarray(file[key], np.float32) for key in "WHQ")
             bias = file["bias"].astype(np.float32) if args.metric == "ip" else None
         Q = Q[:args.queries]
-        shifts = shifted(Q)
+        shifts = shifted(Q) | of_neurons(W, len(Q))
         truth = {}
         for name, X in shifts.items():
             exact = sl.LSHIndex(plan="exact", metric=args.metric, random_state=0).fit(W, bias)
@@ -62,6 +65,17 @@ def shifted(Q):
     noise = (Q.std(axis=0) * rng.standard_normal(Q.shape)).astype(np.float32)
     return {"unseen": Q, "noise": Q + noise, "scaled": Q * np.float32(0.1),
             "permuted": np.ascontiguousarray(rng.permuted(Q, axis=1))}
+
+
+def of_neurons(W, n):
+    """Queries made of neurons, which are unlike the inputs of a layer."""
+    rng = np.random.default_rng(1)
+    a, b, c = W[rng.integers(len(W), size=(3, n))]
+    U = W / np.maximum(np.linalg.norm(W, axis=1, keepdims=True), 1e-30)
+    near = [np.argsort(U @ -x)[rng.integers(1, N_NEAR)] for x in a]
+    means = W[rng.integers(len(W), size=(n, 5))].mean(axis=1)
+    made = {"neurons": a, "means": means, "differences": a - W[near], "analogies": a - b + c}
+    return {name: np.ascontiguousarray(X, np.float32) for name, X in made.items()}
 
 
 def indexes(W, bias, H, wanted, args):

@@ -61,6 +61,31 @@ def test_the_recall_holds_for_inputs_unlike_those_of_fit(data, unlike, with_quer
             assert found(index, W, asked, k) >= wanted - noise, (wanted, k)
 
 
+def test_the_recall_holds_for_queries_that_are_made_of_neurons():
+    # clusters of neurons some of which are far out, in a space whose directions count unequally for
+    # the queries of fit: what is near one neuron need not be near the mean of its cell
+    rng = np.random.default_rng(0)
+    n, d, n_clusters = 12000, 48, 50
+    scales = 1 / np.sqrt(np.arange(1, d + 1))
+    centres = rng.standard_normal((n_clusters, d)) * np.sqrt(scales)
+    far = np.exp(0.5 * rng.standard_normal((n, 1)))
+    W = (centres[rng.integers(n_clusters, size=n)]
+         + 0.5 * np.sqrt(scales.mean()) * far * rng.standard_normal((n, d))).astype(np.float32)
+    X = (centres[rng.integers(n_clusters, size=300)]
+         + 0.3 * rng.standard_normal((300, d))) * scales
+    index = sl.LSHIndex(recall=0.9, plan="sketches", random_state=0).fit(
+        W, queries=X.astype(np.float32))
+
+    a, b, c = W[rng.integers(n, size=(3, 400))]
+    U = W / np.linalg.norm(W, axis=1, keepdims=True)
+    near = W[[np.argsort(U @ -x)[rng.integers(1, 20)] for x in a]]
+    made = {"neurons": a, "analogies": a - b + c, "differences": a - near,
+            "means": W[rng.integers(n, size=(400, 5))].mean(axis=1)}
+    assert index._engine.sketches.cells is not None
+    for (name, asked), k in itertools.product(made.items(), (1, 5, 50)):
+        assert found(index, W, asked, k) >= 0.9, (name, k)
+
+
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_the_recall_holds_for_each_k_up_to_all_neurons(with_bias):
     rng = np.random.default_rng(1)

@@ -30,10 +30,13 @@ MIN_DEVIATIONS = 0.25
 CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.1, 0.05, 0.5
 # Best estimates, and a factor of the share, up to a recall: of more of them, fewer are by chance in
 # the first half
-EVIDENCE = ((0.96, 40, 1.0), (0.985, 64, 1.0), (1.0, 128, 1.6))
+EVIDENCE = ((0.96, 64, 1.0), (0.985, 96, 1.0), (1.0, 128, 1.6))
+# For fewer neighbours than this, so many times more of them: where a query is like one neuron, the
+# others with large estimates are not where that one is
+FEW_K, EVIDENCE_OF_FEW = 4, 2
 # Where the spread of the cells is known, the second half may hold so many times more, and so many
 # neurons may be expected in the other cells for each miss that is allowed
-SHARE_WITH_SPREAD, EXPECTED_PER_MISS = 1.8, 3.0
+SHARE_WITH_SPREAD, EXPECTED_PER_MISS = 1.1, 2.0
 ALL_CELLS = -1.0  # a share that no cells have
 CELL_RAISE, MAX_CELL_RAISES = 2.0, 6  # of the cells that are scanned; after these, all are
 MIN_SHORT_DEVIATIONS = 4.5
@@ -94,6 +97,8 @@ class Bounds:
         after = [times for other, times in self.raises if other >= k][:1]
         times = max(before + after, default=0)
         cells, evidence = self.cells, self.evidence
+        if k < FEW_K:
+            evidence *= EVIDENCE_OF_FEW
         if times > MAX_CELL_RAISES or cells == ALL_CELLS:
             return ALL_CELLS, evidence, 0.0
         if knows_spread:
