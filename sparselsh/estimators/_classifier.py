@@ -391,8 +391,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         if (unknown := self.classes_[ids] != y).any():
             new = y[unknown].tolist()[0]
             raise ValueError("y has classes that are not among those of before, such as "
-                             f"{new!r}; with warm_start or partial_fit give all classes from the "
-                             "start")
+                             f"{new!r}; with warm_start give all classes from the start, or "
+                             "call partial_fit, which adds classes")
         return ids
 
     def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
