@@ -85,7 +85,7 @@ class ShardedNetwork(Network):
     labels are divided among `shards` shards, and so are the hidden units; the number P of processes
     may be any power of two up to `shards`, and the results do not depend on it: weights, history
     and answers have the same bits. A training that has ended, for whatever reason, can be continued
-    by another number of processes. With ``shards=1`` it trains as :class:`Network`, bit by bit.
+    by another number of processes. With ``shards=1`` it trains as :class:`Network`, bit for bit.
 
     Parameters
     ----------
