@@ -732,7 +732,7 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 def plot_reliability(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 1,
                      n_bins: int = 15, ax: Any = None) -> Any:
-    """Plot how often labels are true against the probability that was stated; needs matplotlib.
+    """Plot the observed frequency of labels against their probability; needs matplotlib.
 
     Parameters
     ----------
