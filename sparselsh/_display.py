@@ -58,7 +58,7 @@ class HtmlRepr:
 
 
 class ProgressLine:
-    """Takes the place of a bar where stderr is no terminal: one line at the end, none meanwhile."""
+    """Replaces the bar if stderr is not a terminal: one line at the end, none meanwhile."""
 
     def __init__(self, title: str, unit: str, n: int) -> None:
         self.title, self.unit, self.n = title, unit, n

@@ -10,7 +10,7 @@ VARIABLE = "SPARSELSH_REPRODUCIBLE"
 
 
 def get_reproducible() -> str:
-    """Where results are the same, bit by bit.
+    """Where results are the same, bit for bit.
 
     Returns
     -------

@@ -353,8 +353,9 @@ def calibrate(ids: ArrayLike, scores: ArrayLike, Y_true: MatrixLike, *,
         Number of labels of the model; None for the columns of `Y_true` or, for class ids, the
         largest id plus one.
     kind : {"auto", "classes", "labels"}
-        Whether each row has exactly one label, so that probabilities add up to 1, or each label is
-        true or false for itself. "auto" is "classes" where each of these rows has one.
+        "classes": each row has exactly one label, and probabilities add up to 1. "labels": each
+        label is true or false independently. "auto" is "classes" if each of these rows has one
+        label.
     sample_weight : array of shape (n_rows,) or None
     thresholds : {"one", "per-label"}
         One threshold for all labels, or one for each that is true in eight or more rows.
@@ -731,7 +732,7 @@ def _logit(p: np.ndarray) -> np.ndarray:
 
 def plot_reliability(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 1,
                      n_bins: int = 15, ax: Any = None) -> Any:
-    """Plot how often labels are true against the probability that was stated; needs matplotlib.
+    """Plot the observed frequency of labels against their probability; needs matplotlib.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ class ActiveSet(NamedTuple):
 
 
 class Callback(HtmlRepr):
-    """Base class, whose methods do nothing. A subclass overrides the ones it needs."""
+    """Base class of callbacks. Its methods do nothing; a subclass overrides those that it needs."""
 
     runs_last = False  # whether it is called after the other callbacks
 

@@ -273,7 +273,7 @@ def neighbour_recall(ids: ArrayLike, true_ids: ArrayLike) -> float:
 
 def calibration_curve(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 1,
                       n_bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often labels are true, by the probability that was stated for them.
+    """Observed frequencies of true labels, by their predicted probability.
 
     The k labels with the largest probabilities of each row are put into bins of equal width.
 
@@ -321,21 +321,22 @@ def calibration_curve(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 
 
 def expected_calibration_error(Y_true: MatrixLike, probabilities: ArrayLike, *, k: int = 1,
                                n_bins: int = 15, debiased: bool = False) -> float:
-    """Mean difference between stated probabilities and observed fractions, over bins.
+    """Mean difference between predicted probabilities and observed frequencies, over bins.
 
     ``ECE = sum_b |bin b| / n |observed_b - stated_b|`` over the bins of :func:`calibration_curve`
-    [1]_. Of perfect probabilities it is above 0 as well, because fractions of few rows scatter: for
-    15 bins by about 0.35 / sqrt(n / 15). With `debiased` it is the root of the mean square of the
-    differences, less what scatters [2]_: ``observed_b (1 - observed_b) / (|bin b| - 1)`` for each
-    bin. The mean of that square over many samples is the one of infinitely many rows.
+    [1]_. It is above 0 even for perfect probabilities, because frequencies of few rows vary: for 15
+    bins by about 0.35 / sqrt(n / 15). With `debiased` it is the root of the mean square of the
+    differences minus their expected variance [2]_, ``observed_b (1 - observed_b) / (|bin b| - 1)``
+    for each bin. The mean of this square over many samples equals its value for infinitely many
+    rows.
 
     Parameters
     ----------
     Y_true, probabilities, k, n_bins
         As in :func:`calibration_curve`.
     debiased : bool
-        Bins of one row are left out then, and the result is 0 where rows scatter more than they
-        differ.
+        Subtract the expected variance. Bins of one row are then left out, and the result is 0 if
+        the variance is larger than the differences.
 
     Returns
     -------
@@ -402,7 +403,7 @@ def _surprise_of_false(p: np.ndarray) -> float:
 
 
 def brier_score(Y_true: MatrixLike, probabilities: ArrayLike) -> float:
-    """Squared difference of the probabilities from the truth: the sum over the labels of a row.
+    """Squared difference between probabilities and true labels, summed over the labels of a row.
 
     ``mean_i sum_j (p_ij - y_ij)^2`` [1]_, from 0 to 2 for class ids.
 

@@ -365,15 +365,15 @@ class Adam(_Optimizer):
 
 
 class CustomOptimizer(_Optimizer):
-    """Applies an update rule of your own to the rows that a batch touches.
+    """Apply your own update rule to the rows of weights that a batch touches.
 
-    The gradient of these rows is summed first, which :class:`SGD` and :class:`Adam` never store: a
-    step takes some times as long.
+    The gradient of these rows is summed and stored first, which :class:`SGD` and :class:`Adam`
+    avoid. A step is therefore several times slower.
 
     Parameters
     ----------
     rule : update rule
-        An object with what :class:`sparselsh.protocols.UpdateRule` names.
+        An object as :class:`sparselsh.protocols.UpdateRule` describes.
     lr : float
         Learning rate.
     schedule : None, "linear", "cosine" or callable

@@ -62,12 +62,11 @@ def from_torch(module: nn.Module, calibration: Any = None, *, recall: float = 0.
         Some hundreds of typical inputs. The plans are chosen on one half of them, and the result is
         measured on the other. Without calibration, all layers stay dense.
     recall : float
-        Fraction of the k best outputs that an index of the last layer is to find, above 0 and below
-        1.
+        Fraction of the k best outputs that an index of the last layer finds, above 0 and below 1.
     error : float
-        Largest relative error of the network's outputs, ``|z' - z| / |z|`` over the calibration
-        rows, that hidden layers may cause by passing on only the important activations, or by
-        products of 8 bits, at least 0 and below 1. 0 keeps them exact.
+        Largest allowed relative error of the network's outputs, ``|z' - z| / |z|`` over the
+        calibration rows, at least 0 and below 1. Hidden layers cause it by passing on only the
+        important activations, or by products of 8 bits. 0 keeps the outputs exact.
     k : int
         Number of best outputs that `topk` will return.
     storage : {"float32", "bfloat16", "int8"}
@@ -108,7 +107,7 @@ def from_onnx(path: PathLike, calibration: Any = None, *, head: str = "auto",
               recall: float = 0.99, error: float = 0.02, k: int = 5, storage: str = "float32",
               upcast: bool = False, random_state: RandomState = None,
               n_threads: int | None = None) -> InferenceNetwork | OnnxNetwork:
-    """Convert an ONNX model: a chain of layers as a whole, of any other the last wide layer.
+    """Convert an ONNX model: a chain of layers, or the last wide layer of another model.
 
     A chain of Gemm, or MatMul and Add, with Relu between becomes an :class:`InferenceNetwork`. Any
     other model is cut at its last MatMul or Gemm with a constant weight and at least 2,000 outputs:
@@ -135,9 +134,9 @@ def from_onnx(path: PathLike, calibration: Any = None, *, head: str = "auto",
     Raises
     ------
     ImportError
-        If the package onnx is missing, or onnxruntime for a model that is no chain.
+        If the package onnx is missing, or onnxruntime for a model that is not a chain.
     FileNotFoundError, TypeError, ValueError
-        If the file is missing or damaged, is no chain and has no such layer, or an argument does
+        If the file is missing or damaged, is not a chain and has no such layer, or an argument does
         not fit. The message names the node.
     """
     options = checked_options(recall, error, k, storage, random_state, n_threads)
@@ -270,7 +269,7 @@ def from_implicit(model: Any, calibration: ArrayLike | None = None, *, recall: f
     Returns
     -------
     FactorNetwork
-        Its `recommend` leaves out what the users have.
+        Its `recommend` leaves out the items that the users have.
 
     Raises
     ------

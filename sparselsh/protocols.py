@@ -24,7 +24,7 @@ __all__ = ["HashFamily", "Loss", "Neurons", "SamplingPolicy", "Schedule", "Updat
 
 
 class HashFamily(Protocol):
-    """Maps each row to one bucket number per table.
+    """Map each row to one bucket number per table.
 
     Rows are a C-contiguous float32 array, or compressed sparse rows with `indptr`, `indices`,
     `data` and `to_dense()`; their values are finite. An index copies the family, shallowly, before
@@ -101,7 +101,7 @@ class HashFamily(Protocol):
 
 
 class Neurons(Protocol):
-    """What a :class:`SamplingPolicy` may read of the layer.
+    """The parts of a layer that a :class:`SamplingPolicy` may read.
 
     Attributes
     ----------
@@ -237,7 +237,7 @@ class UpdateRule(Protocol):
 
 
 class Schedule(Protocol):
-    """The learning rate over a training, and if it has `momentum_at` the momentum too."""
+    """The learning rate over a training; with `momentum_at`, the momentum too."""
 
     def __call__(self, t: float) -> float:
         """A factor of the learning rate.

@@ -45,18 +45,18 @@ class Refinement:
     The score of a label j becomes ``s_j = z_j - l + scale (w_j . x + b_j)``, where z are the
     outputs of the layers, if it is one of the row's `n_candidates` labels with the largest z. l is
     the logarithm of the sum of ``exp(z)`` over these: it makes scores of different rows comparable.
-    W and b minimize, for each label j,
-    ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j . x_i + b_j))^2`` over the rows that
-    have the label (y = 1) and the rows without it for which the network ranks it among its best
-    labels (y = -1). So a classifier tells apart what the network confuses, and knows nothing of
-    rows for which the network does not rank its label high. There the order is the network's: every
-    other label has the score ``s_c + min(z_j - z_c, 0)``, where s_c is the smallest score and z_c
-    the smallest output of the candidates.
+    W and b minimize, for each label j, ``|w_j|^2 / 2 + b_j^2 / 2 + C sum_i max(0, 1 - y_i (w_j .
+    x_i + b_j))^2`` over the rows that have the label (y = 1) and the rows without it for which the
+    network ranks it among its best labels (y = -1). So a classifier distinguishes labels that the
+    network confuses, and has no information on rows for which the network does not rank its label
+    high. Every other label therefore follows in the order of the network, with the score ``s_c +
+    min(z_j - z_c, 0)``, where s_c is the smallest score and z_c the smallest output of the
+    candidates.
 
     With `logistic` > 0, for rows that have one label each, W and b are the sum of these and
-    `logistic` times those of a multinomial logistic regression, which minimize
-    ``|W|^2 / 2 + |b|^2 / 2 - 10 C sum_i log softmax(W x_i + b)_{y_i}``. The classifiers rank
-    better, the regression tells better how sure a row is: together they do both.
+    `logistic` times those of a multinomial logistic regression, which minimize ``|W|^2 / 2 + |b|^2
+    / 2 - 10 C sum_i log softmax(W x_i + b)_{y_i}``. The classifiers rank better, and the regression
+    gives better probabilities; the sum does both.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Refinement:
     n_candidates : int
         Number of outputs with the best z that are re-ranked; can be set.
     normalized : bool
-        Whether l is subtracted; False in files of before.
+        Whether l is subtracted; False in files of earlier versions.
 
     Notes
     -----

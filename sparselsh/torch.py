@@ -62,7 +62,7 @@ N_TIMED_QUERIES = 8  # single queries that are timed one after the other
 
 
 def to_torch(network: InferenceNetwork | Network, *, refinement: str = "keep") -> nn.Module:
-    """A network as a ``torch.nn.Module`` with the same weights, bit by bit.
+    """A network as a ``torch.nn.Module`` with the same weights, bit for bit.
 
     Parameters
     ----------
@@ -95,16 +95,16 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
                n_logits: int | None = None, fill: float | str = "estimate",
                storage: str = "float32", random_state: RandomState = None,
                n_threads: int | None = None) -> ConversionReport:
-    """Replace wide linear layers of a model, in place, where an index or 8 bits are faster.
+    """Replace wide linear layers of a model in place if an index or 8-bit products are faster.
 
     The layers, ``nn.Linear`` or ``Conv1D`` of Hugging Face, become ``AcceleratedLinear``. Their
-    forward computes the largest logits exactly and estimates the others: by an index, or by
-    products of 8 bits where these are faster, for few rows and for batches each. Their
-    ``topk`` gives the largest logits alone, ``score`` those of given neurons, exactly, and
-    ``logsumexp`` the normalizer of a softmax with its error. A gradient through such a layer is an
-    error, and so is a call after its weights have changed. Parameters are not copied and keep their
-    names; of weights in bfloat16 or float16 the index has a copy in float32. Hooks of a layer are
-    kept. :func:`restore` undoes it.
+    forward computes the largest logits exactly and estimates the others, by an index or by products
+    of 8 bits, whichever is faster for few rows and for batches. Their ``topk`` returns only the
+    largest logits, ``score`` exact logits of given neurons, and ``logsumexp`` the normalizer of a
+    softmax and its error. A gradient through such a layer raises an error, and so does a call after
+    its weights have changed. Parameters are not copied and keep their names. For weights in
+    bfloat16 or float16 the index has a float32 copy. Hooks of a layer are kept. :func:`restore`
+    undoes it.
 
     Parameters
     ----------
@@ -117,13 +117,13 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
         Inputs of the model: a tensor, a tuple of arguments or a dict of keyword arguments; or an
         iterable of such batches. Some hundreds of rows should reach each layer.
     outputs : {"largest", "all"}
-        Which outputs matter. "largest" is for heads, such as that of a language model. "all" is for
-        layers inside a network, such as both of a feed-forward pair: a layer whose inputs are
-        mostly zero, as behind a ReLU or a squared ReLU, reads the weights of the others alone,
-        which is exact; else products of 8 bits are tried. The arguments `recall`, `k`, `n_logits`
-        and `fill` are then not read.
+        Which outputs the model uses. "largest" is for output layers, such as that of a language
+        model. "all" is for layers inside a network, such as both layers of a feed-forward block. A
+        layer whose inputs are mostly zero, as after a ReLU or a squared ReLU, then reads only the
+        weights of the non-zero inputs, which is exact; otherwise products of 8 bits are tried.
+        `recall`, `k`, `n_logits` and `fill` are ignored.
     recall : float
-        Fraction of the k largest logits that the index is to find, above 0 and below 1.
+        Fraction of the k largest logits that the index finds, above 0 and below 1.
     error : float
         Largest relative error ``|z' - z| / |z|`` of the outputs of a layer, where all of them
         matter; at least 0 and below 1.
@@ -131,10 +131,10 @@ def accelerate(model: nn.Module, names: str | Sequence[str], calibration: Any, *
     n_logits : int or None
         Logits that forward computes; None for as many as the index computes anyway.
     fill : "estimate" or float
-        Logit of a neuron that was not computed. "estimate" gives what the index knows of it from
-        its weights in 8 bits, for which it keeps a byte per weight; guidance, constraints, sampling
-        and losses need such logits. Minus infinity says that a neuron that was not found is
-        impossible, which is faster; 0.0 is right before a ReLU.
+        Logit of a neuron that was not computed. "estimate" estimates it from the weights in 8 bits,
+        for which the index keeps a byte per weight; guidance, constraints, sampling and losses need
+        such logits. Minus infinity is faster, and correct if only the best outputs are read. 0.0 is
+        correct before a ReLU.
     storage : {"float32", "bfloat16", "int8"}
         As for :class:`sparselsh.LSHIndex`.
     random_state : None, int or numpy.random.Generator
@@ -217,7 +217,7 @@ def restore(model: nn.Module) -> nn.Module:
     ImportError
         If torch is missing.
     TypeError
-        If the argument is no module.
+        If the argument is not a module.
     """
     _require_module(require_torch(), model)
     for name, module in list(model.named_modules()):

@@ -135,7 +135,7 @@ PREPARED = {  # a page of the guide, or a heading
         y=np.arange(128) % 10),
     "docs/guide/trained-network.md": of_pytorch,
     "PyTorch": of_pytorch,
-    "What it is": of_pytorch,
+    "Build a network": of_pytorch,
 }
 
 

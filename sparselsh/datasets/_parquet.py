@@ -27,16 +27,16 @@ def convert_parquet(paths: PathLike | Sequence[PathLike], folder: PathLike, *,
                     n_features: int | None = None, n_labels: int | None = None) -> list[str]:
     """Write Parquet files as a folder of CSR files, for :func:`sparselsh.distributed.open_rows`.
 
-    A row has the columns ``features`` (a list of whole numbers, the ids of its features),
-    ``values`` (a list of as many numbers; without the column all are 1) and ``labels`` (a list of
-    whole numbers, which may be empty). Each Parquet file becomes a CSR file of its name; 16,384
+    The columns are ``features`` (lists of integers, the feature ids of each row), ``values`` (lists
+    of numbers of the same lengths; all values are 1 without this column) and ``labels`` (lists of
+    integers, which may be empty). Each Parquet file becomes a CSR file of the same name; 16,384
     rows are in memory at a time.
 
     Parameters
     ----------
     paths : str, path-like or sequence of them
     folder : str or path-like
-        It is made if it is missing; files of these names are replaced.
+        It is created if it is missing; files of these names are replaced.
     n_features, n_labels : int or None
         Of all rows, also of those in other folders or in files that another process converts; None
         for the largest ids of these files plus one, for which they are read twice.
@@ -51,7 +51,7 @@ def convert_parquet(paths: PathLike | Sequence[PathLike], folder: PathLike, *,
     ImportError
         If pyarrow is missing.
     FileFormatError
-        If a file is none of Parquet, a column is missing or of another type, the lists of a row
+        If a file is not a Parquet file, a column is missing or of another type, the lists of a row
         differ in length, or an id or a value is missing, too large or not finite; the message names
         file and row.
     FileNotFoundError, OSError

@@ -475,8 +475,9 @@ class Checkpoint(Callback):
     """Save a network of shards and the state of its training as a folder.
 
     It is written after each epoch, when a signal ends the training, when the training is complete,
-    and as often as is asked for here. Where a process cannot write, a RuntimeWarning of each
-    process says which and why, the folder of before stays, and the training continues.
+    and at the intervals that are given here. If a process cannot write, each process warns
+    (RuntimeWarning) and names the process and the reason. The previous folder stays, and the
+    training continues.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ class Lost(Exception):
 
 
 class Group(Protocol):
-    """What a network needs of the processes that train it together.
+    """The interface of the processes that train a network together.
 
     Attributes
     ----------
@@ -97,10 +97,10 @@ class Solo:
 
 
 class AsIf:
-    """One process of many of which the others are absent: they send what this one sends to them.
+    """One process of many, with the others simulated: each sends what this process sends to it.
 
-    It measures the time and the memory of one of many processes where there is one machine. What it
-    trains is good for nothing else.
+    It measures the time and the memory of one of many processes on a single machine. The trained
+    network is not usable otherwise.
 
     Parameters
     ----------
@@ -308,11 +308,11 @@ def _is_main_of_mpi4py() -> bool:
 
 
 def group(*, timeout: float = TIMEOUT) -> Group:
-    """The processes that were started together, as a group.
+    """The group of the processes that were started together.
 
-    The process group of torch.distributed that is there; or one by the variables that torchrun, Ray
-    Train, Kubeflow and Spark's TorchDistributor set; or that of MPI, where its launcher started
-    this process; or this process alone.
+    The first of these that exists: the process group of torch.distributed; a group by the
+    environment variables that torchrun, Ray Train, Kubeflow and Spark's TorchDistributor set; the
+    group of MPI, if its launcher started this process; this process alone.
 
     Parameters
     ----------

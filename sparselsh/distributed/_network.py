@@ -79,13 +79,13 @@ class ShardedTraining(Training):
 
 
 class ShardedNetwork(Network):
-    """A network of two layers that any number of processes train and use together.
+    """A network of two layers that several processes train and use together.
 
-    All processes make it with the same arguments and make the same calls with the same rows. The
-    labels are divided among `shards` shards, and so are the hidden units; the number P of processes
-    may be any power of two up to `shards`, and the results do not depend on it: weights, history
-    and answers have the same bits. A training that has ended, for whatever reason, can be continued
-    by another number of processes. With ``shards=1`` it trains as :class:`Network`, bit by bit.
+    All processes create it with the same arguments and make the same calls with the same rows.
+    Labels and hidden units are divided among `shards` shards. The number of processes may be any
+    power of two up to `shards`. The results do not depend on it: weights, history and predictions
+    have the same bits. Another number of processes can continue a training that has ended for any
+    reason. With ``shards=1`` it trains as :class:`Network`, bit for bit.
 
     Parameters
     ----------
@@ -355,13 +355,13 @@ class ShardedNetwork(Network):
     def save(self, path: PathLike, *, training_state: bool = False, indexes: bool = False) -> None:
         """Write the network as a folder: a file per shard, and one that names them.
 
-        A reader finds the files of before or the new ones, whole, whenever processes are killed.
-        The folder can be opened by any number of processes that the shards allow.
+        A reader finds the previous files or the new ones, complete, even if processes are killed.
+        Any number of processes that divides the shards can open the folder.
 
         Parameters
         ----------
         path : str or path-like
-            A folder; it is made if it is missing. All processes must see the same one.
+            A folder; it is created if it is missing. All processes must see the same folder.
         training_state : bool
             Also keep the state of the optimizer, the random generator and the hash tables, so that
             `resume` continues with the same bits.
@@ -548,7 +548,7 @@ def _processors() -> int:
 
 def split(network: Network, *, shards: int = 16, group: Group | None = None,
           n_threads: int | None = None) -> ShardedNetwork:
-    """A trained network as one of shards, with the same weights.
+    """Convert a trained network to a ShardedNetwork with the same weights.
 
     Parameters
     ----------
@@ -566,7 +566,7 @@ def split(network: Network, *, shards: int = 16, group: Group | None = None,
     Raises
     ------
     TypeError, ValueError
-        If it is no such network, or an argument is invalid.
+        If it is not such a network, or an argument is invalid.
     """
     if not isinstance(network, Network) or isinstance(network, ShardedNetwork):
         raise TypeError(f"network must be a Network of one process, got {network!r}")

@@ -31,7 +31,7 @@ CALLS_AT_ONCE = 8  # per part
 
 
 class Part:
-    """The labels of some shards of a saved network, for a server that answers for them.
+    """The labels of some shards of a saved network, for one server of several.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Part:
         Parameters
         ----------
         h : ndarray of shape (n, n_hidden), float32
-            What :meth:`Front.hidden` gave.
+            As returned by :meth:`Front.hidden`.
         k : int
         exact : bool
 
@@ -93,15 +93,15 @@ class Part:
 
 
 class Front:
-    """The hidden layer, classifiers and calibration of a saved network, whose labels servers have.
+    """The hidden layer, classifiers and calibration of a saved network whose labels are on servers.
 
     Parameters
     ----------
     path : str or path-like
         A folder that :meth:`ShardedNetwork.save` wrote.
     ask : callable
-        ``ask(part, h, k, exact)`` returns what :meth:`Part.topk` of that part does. It is called in
-        several threads.
+        ``ask(part, h, k, exact)`` returns the result of :meth:`Part.topk` of this part. It is
+        called in several threads.
     parts : int
     timeout : float
         Seconds after which a part that has not answered counts as missing.
@@ -158,13 +158,14 @@ class Front:
         exact, probabilities : bool
             As for :meth:`Network.topk`.
         partial : bool
-            Return what the parts give that answer in time; else one that does not is an error.
+            Return the results of the parts that answer in time. If False, a part that does not is
+            an error.
 
         Returns
         -------
         ids, scores : ndarray of shape (n, k)
         share : float
-            With `partial`: the share of the labels whose parts have answered, 1 for all.
+            With `partial`: the fraction of the labels whose parts have answered.
 
         Raises
         ------

@@ -231,7 +231,7 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         return self._scaled(X), self._encode(y, reset=False)
 
     def transform(self, X: MatrixLike) -> Floats:
-        """The outputs of the last hidden layer: rows in few dimensions, close where alike.
+        """The outputs of the last hidden layer, a dense representation of the rows.
 
         Parameters
         ----------
@@ -244,7 +244,7 @@ class LSHEstimator(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, or X is invalid.
+            If it is not trained yet, or X is invalid.
         """
         return of_rows(self._validated_queries(X), lambda x: hidden_outputs(self.network_, x))
 

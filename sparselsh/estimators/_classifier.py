@@ -45,7 +45,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     Binary, multiclass and multilabel: y is an array of class labels of any type, lists of names, or
     a dense or sparse indicator matrix of labels. A sparse indicator of any width is never converted
-    to a dense one, and `predict` returns a sparse one.
+    to a dense one; `predict` then returns a sparse one.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         Neurons of the hidden layers.
     activation : {"auto", "identity", "relu"}
         Activation of the hidden layers. "auto" is "identity" for sparse X and one hidden layer, if
-        there are 1,000 labels or more, or eight times as many features as hidden neurons: then the
-        layer is a bottleneck, and passes on more. Otherwise it is "relu".
+        there are 1,000 labels or more, or eight times as many features as hidden neurons. The layer
+        is then a bottleneck, and passes on more information without a ReLU. Otherwise it is "relu".
     density : float or "auto"
         Fraction of the output neurons that a training step computes, in (0, 1]. 1 computes all;
         "auto" computes at most 4,096 neurons. See :class:`~sparselsh.LSHLinear`.
@@ -78,12 +78,12 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         eight or more of them. Without such rows "auto" is 0.5 with "bce", and chosen on training
         rows with "softmax".
     calibration_fraction : float or "auto"
-        Fraction of the rows that the training leaves out, in [0, 1). By them the probabilities are
-        calibrated (:meth:`Network.calibrate <sparselsh.Network.calibrate>`), the thresholds chosen,
-        and the classifiers of `refine` weighted or removed. "auto" is a tenth, at most 1,024 rows,
-        or 4,096 where labels are fewer than 1,000, and 0 for fewer than 500 rows. With
-        `early_stopping` its rows are used. Where each row has one class and these rows are a
-        twentieth or more, the classifiers of "auto" are trained again at the end, on all rows.
+        Fraction of the rows that are held out of the training, in [0, 1). On these, probabilities
+        are calibrated (:meth:`Network.calibrate <sparselsh.Network.calibrate>`), thresholds are
+        chosen, and the classifiers of `refine` are weighted or removed. "auto" is a tenth, at most
+        1,024 rows, or at most 4,096 if there are fewer than 1,000 labels, and 0 for fewer than 500
+        rows. With `early_stopping`, its rows are used. If each row has one class and these rows are
+        a twentieth or more, the classifiers of "auto" are trained again at the end, on all rows.
     solver : {"adam", "sgd"}
     learning_rate_init : float or "auto"
         Learning rate at the first step. "auto" is 0.01 or, with weights computed from the data, a
@@ -103,8 +103,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     shuffle : bool
         Draw a new random order of the rows for every epoch.
     early_stopping : bool
-        Hold rows out, end the training when the fraction of them whose best label is correct stops
-        growing, and keep the best weights.
+        Hold out rows, end the training when P@1 on them stops growing, and keep the best weights.
     validation_fraction : float
         Fraction of the rows that is held out, stratified by class where classes have enough rows.
     n_iter_no_change, tol : int, float
@@ -117,12 +116,12 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         "softmax", if there are 1,000 labels or more, or eight times as many features as hidden
         neurons.
     refine : bool or "auto"
-        Add one classifier of the inputs per label (see :meth:`Network.refine
-        <sparselsh.Network.refine>`). "auto" does so under the conditions of `init`, chooses how
-        much they count by the rows that are held out, and removes them if they do harm.
+        Add one linear classifier of the inputs per label (see :meth:`Network.refine
+        <sparselsh.Network.refine>`). "auto" does so under the conditions of `init`. It chooses
+        their weight on the held-out rows, and removes them if they reduce the accuracy.
     effort : {"low", "default", "high"}
-        What `init` and `refine` spend where they apply: epochs, negative examples per row, and
-        labels that are ranked again. "low" trains in less time, "high" ranks better.
+        Sets the epochs, the negative examples per row and the number of reranked labels, if `init`
+        and `refine` apply. "low" trains in less time, "high" ranks better.
     warm_start : bool
         Continue with the network of the last `fit`, with a new optimizer.
     random_state : None, int or numpy.random.RandomState
@@ -391,8 +390,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         if (unknown := self.classes_[ids] != y).any():
             new = y[unknown].tolist()[0]
             raise ValueError("y has classes that are not among those of before, such as "
-                             f"{new!r}; with warm_start or partial_fit give all classes from the "
-                             "start")
+                             f"{new!r}; with warm_start give all classes from the start, or "
+                             "call partial_fit, which adds classes")
         return ids
 
     def _weights(self, targets: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
@@ -557,7 +556,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, or an argument is invalid.
+            If it is not trained yet, or an argument is invalid.
         """
         if not has_names(y) or getattr(self, "_named", None) is not list:
             return super().score(X, y, sample_weight)
@@ -578,7 +577,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         Raises
         ------
         ValueError
-            If there is no training yet.
+            If it is not trained yet.
         TypeError
             If a class or a parameter is an object that the file cannot hold, such as a hash family:
             use pickle then.

@@ -1,4 +1,4 @@
-"""Bits and tables for a wanted density and recall."""
+"""Bits and tables for a given density and recall."""
 from __future__ import annotations
 
 import numpy as np

@@ -47,9 +47,7 @@ class SimHash(HtmlRepr):
     TypeError, ValueError
         If an argument has another type or is out of range.
 
-    See Also
-    --------
-    choose_bits_and_tables : Bits and tables for a wanted density and recall.
+    See Also -------- choose_bits_and_tables : Bits and tables for a given density and recall.
 
     References
     ----------

@@ -34,51 +34,53 @@ GROWTH = 4  # an index that has to copy its weights leaves room for a fourth as 
 class LSHIndex:
     """An index of neurons for maximum inner product search.
 
-    Neurons are centred and scaled (`sparselsh.index.transforms`). Hash tables give active sets for
-    training (:meth:`query`). For :meth:`search`, each neuron whose norm is large enough to matter
-    has a sketch: the signs of a rotation of its vector, one bit per dimension of the rotation. A
-    sketch gives an estimate of the inner product and a bound of its error: a search computes every
-    neuron that may be among the k best by its bound, so that it finds the fraction `recall` of them
-    for any query and any k.
+    The rows of the indexed matrix are called neurons. Neurons are centred and scaled
+    (`sparselsh.index.transforms`). For :meth:`search`, each neuron whose norm is large enough to
+    matter has a sketch: the signs of a rotation of its vector, one bit per dimension of the
+    rotation. A sketch gives an estimate of the inner product and a bound of its error. A search
+    computes every neuron that may be among the k best by this bound, so it finds the fraction
+    `recall` of them for any query and any k. Hash tables give active sets for training
+    (:meth:`query`).
 
     Parameters
     ----------
     family : hash family, "auto" or None
-        The family of the tables, such as ``SimHash()``; None for no tables, where only `search` is
-        needed. "auto" is SimHash whose bits K and tables L come from
-        :func:`choose_bits_and_tables`, at the similarity of the queries of `fit` and their
-        neighbours; `tune` then tries others around them.
+        The family of the hash tables, such as ``SimHash()``. None for no tables; `search` needs
+        none. "auto" is SimHash whose bits K and tables L come from :func:`choose_bits_and_tables`,
+        at the similarity of the queries of `fit` and their neighbours. `tune` then tries other
+        values around them.
     center : bool
         Subtract the mean neuron before hashing.
     scaling : float or "auto"
-        Exponent p of the query-aware scaling, in [0, 1], which needs queries in `fit`. "auto" takes
-        0 or 0.5, whichever finds more on them, and 0 for an index with tables, and for 512 inputs
-        or more where it is enough: queries that are not scaled are rotated faster.
+        Exponent p of the query-aware scaling, in [0, 1]; it needs queries in `fit`. "auto" takes 0
+        or 0.5, whichever finds more on them. It takes 0 for an index with tables, and for 512
+        inputs or more if that finds enough, because queries that are not scaled are rotated faster.
     sketch_bits : int or None
         Bits per sketch, a multiple of 64 and at most 1024; 0 for no sketches. Longer sketches need
-        fewer candidates and take longer to read. None for the multiple at or above 3/4 of the
-        dimension, at least 128; or up to 512 bits, as long as the sketches of the neurons that
-        reach the norm floor take, per neuron of all, at most 40 bytes or a sixteenth of its
-        weights: as many as pay by a formula for the queries of `fit`, or without queries and for
-        distances all of them.
+        fewer candidates and take longer to read. None chooses the number: the multiple of 64 at or
+        above 3/4 of the dimension and at least 128, or more, up to 512, if the sketches take at
+        most 40 bytes or a sixteenth of the weights per neuron (averaged over all neurons, of which
+        those below the norm floor have none). With queries in `fit`, a cost formula chooses within
+        this limit. Without queries, and for distances, the limit is taken.
     recall : float
-        Fraction of the true neighbours that `search` is to find, above 0 and below 1, by the plans
-        "sketches" and "exact". Queries in `fit` make searches faster, and may widen the bounds.
+        Fraction of the true neighbours that `search` finds with the plans "sketches" and "exact",
+        above 0 and below 1. Queries in `fit` make searches faster, and may widen the bounds.
     plan : {"auto", "sketches", "probes", "exact"}
-        How `search` works: "sketches" scans the sketches of all neurons; "probes" probes buckets of
-        the tables and ranks the neurons in them by their sketches; "exact" computes every inner
-        product. "auto" measures once, in `fit`, for single queries and for batches, and takes the
-        fastest that reaches the recall: the choice may then differ from run to run.
+        The method of `search`. "sketches" scans the sketches of the neurons in the cells near the
+        query. "probes" probes buckets of the tables and ranks the neurons in them by their
+        sketches. "exact" computes every inner product. "auto" times them once, in `fit`, for single
+        queries and for batches, and takes the fastest that reaches the recall. The choice may then
+        differ from run to run.
     storage : {"float32", "bfloat16", "int8"}
-        How `search` reads the rows of its candidates. With fewer bits it reads a copy of 2 or 1
-        bytes per weight, and the weights themselves only for the best 4 k + 12, or for all where
-        the rounding may hide one of the best: scores stay exact, and weights that are mapped from a
-        file (``np.memmap``) take almost no memory.
+        Dtype of the rows of the candidates that `search` reads. With fewer bits it reads a copy of
+        2 or 1 bytes per weight. It reads the weights themselves only for the best 4 k + 12, or for
+        all if the rounding may hide one of the best. So scores stay exact, and weights that are
+        mapped from a file (``np.memmap``) take almost no memory.
     dynamic : bool
         Leave room in the buckets, so that `update` moves a neuron without sorting the tables again.
     metric : {"ip", "cosine", "l2"}
-        What `search` returns the best of: inner products plus bias, cosines, or Euclidean
-        distances, the smallest first. The last two take no bias.
+        What `search` ranks by: inner products plus bias, cosines, or Euclidean distances, the
+        smallest first. The last two take no bias.
     random_state : None, int or numpy.random.Generator
     n_threads : int or None
         None for the threads of :func:`sparselsh.set_num_threads`.
@@ -86,8 +88,8 @@ class LSHIndex:
     Attributes
     ----------
     n_candidates : int or None
-        Set it to a number, and a search computes this many neurons, with the best estimates, and
-        promises no recall. None for as many as the bound asks for.
+        If it is set to a number, a search computes this many neurons with the best estimates, and
+        guarantees no recall. None for as many as the bound requires.
     n_probes : int
         Buckets per table that the plan "probes" reads.
     family_ : hash family or None
@@ -102,16 +104,16 @@ class LSHIndex:
     -----
     Python threads may share an index: a call waits until that of another thread has ended.
 
-    The weights are kept by reference and read by every search; with `metric="cosine"`, after
-    :meth:`add`, and with `metric="l2"` for rows far from zero compared to the distances between
-    them, which are kept relative to their mean, and for weights below 1e-6 or above 1e15, which
-    are kept times a power of two, the index has its own copy. Memory beyond them: 4
+    The index keeps a reference to the weights, which every search reads. It has its own copy in
+    four cases: with `metric="cosine"`; after :meth:`add`; with `metric="l2"` for rows far from zero
+    compared to the distances between them, which are stored relative to their mean; and for weights
+    below 1e-6 or above 1e15, which are stored times a power of two. Memory beyond the weights: 4
     bytes per neuron, 4 more if there is a norm floor, and 20 + `sketch_bits` / 8 bytes per neuron
     whose norm reaches the floor; per table, 8 bytes per neuron and 12 per bucket, or about 10 and
     22 if `dynamic`. A search of the tables needs 9 more bytes per neuron and thread.
 
-    Neurons whose norm stays below the floor have no sketch. A search computes those of them that
-    may be among the best by their norm: none for inputs like the `queries` of `fit`.
+    Neurons whose norm is below the floor have no sketch. A search computes those of them that may
+    be among the best by their norm. For most inputs like the `queries` of `fit` there are none.
 
     A call of `fit`, `tune`, `add`, `update` or `remove` that fails leaves the index as it was.
     Ctrl-C waits for the end of a change by `add`, `update` or `remove`.
@@ -239,7 +241,7 @@ class LSHIndex:
     @one_at_a_time
     def tune(self, queries: ArrayLike, k: int = 5,
              recall: float | None = None) -> list[dict[str, Any]]:
-        """Set the bounds of a search by a recall, widen them if need be, and choose the plan.
+        """Set the bounds of a search for a recall, widen them on queries, and choose the plan.
 
         Parameters
         ----------
@@ -309,7 +311,7 @@ class LSHIndex:
 
     @one_at_a_time
     def update(self, W: ArrayLike, rows: ArrayLike) -> Self:
-        """Hash changed neurons again. Transform, norm floor and plan stay those of `fit`.
+        """Hash changed neurons again; transform, norm floor and plan stay those of `fit`.
 
         Parameters
         ----------
@@ -524,33 +526,33 @@ class LSHIndex:
         X : array of shape (n_queries, n_in)
         k : int
         n_candidates : int or None
-            Neurons that are computed, at least k: those with the best estimates, without a promise
-            of recall; as many as there are neurons for an exact search. None for as many as the
-            bound, or the plan, asks for.
+            Number of neurons that are computed, at least k: those with the best estimates, without
+            a guaranteed recall. The number of all neurons gives an exact search. None for as many
+            as the bound, or the plan, requires.
         allow, exclude : array or sparse matrix, or None
-            The neurons that may be found, and those that may not: a bool mask of shape
-            (n_neurons,), ids, or for each query its own, as a SciPy sparse matrix of shape
-            (n_queries, n_neurons) whose columns are rows of W. Both count.
+            Neurons that may, or may not, be returned: a bool mask of shape (n_neurons,), an array
+            of ids, or a SciPy sparse matrix of shape (n_queries, n_neurons) with the neurons of
+            each query, whose columns are rows of W. Both apply if both are given.
         certify : bool or float
-            Go on until every answer is exact with this probability, at least; True for 0.999. Also
-            return how sure each answer is. Neurons are read in four bits, for which the index keeps
-            half a byte per weight from the first such call on; where there are few weights, or k is
-            large, all are computed.
+            Continue until the result of every query is exact with at least this probability; True
+            for 0.999. Also return this confidence. Neurons are read in four bits; from the first
+            such call on, the index keeps half a byte per weight for this. If there are few weights,
+            or k is large, all neurons are computed.
         exact : bool
-            Leave nothing out that may be among the best: compute what the error of rows in four
-            bits does not exclude.
+            Compute every neuron that may be among the best: all that the error of rows in four bits
+            does not exclude.
 
         Returns
         -------
         ids : ndarray of shape (n_queries, k), int32, or as the ids given to `fit`
-            Best first; -1, or an empty string, where fewer than k neurons were found.
+            Best first; -1, or an empty string, if fewer than k neurons were found.
         scores : ndarray of shape (n_queries, k), float32
-            The exact inner products plus bias, or cosines, -inf where there is none; or distances,
-            inf where there is none.
+            The exact inner products plus bias, or cosines, and -inf for no neuron; or distances,
+            and inf for no neuron.
         confidence : ndarray of shape (n_queries,), float64
             Only with `certify`: a lower bound of the probability that no neuron is missing in the
-            answer, from the standard deviations of the estimates of all neurons that were left out;
-            1 where all neurons were computed.
+            result. It comes from the standard deviations of the estimates of all neurons that were
+            left out. It is 1 if all neurons were computed.
 
         Raises
         ------
@@ -611,13 +613,14 @@ class LSHIndex:
 
     @one_at_a_time
     def score(self, X: ArrayLike, ids: ArrayLike) -> Floats:
-        """The scores of given neurons, exactly.
+        """Exact scores of given neurons.
 
         Parameters
         ----------
         X : array of shape (n_queries, n_in)
         ids : array of shape (n_ids,) or (n_queries, n_ids)
-            The same neurons for all queries, or each query's own; -1, or an empty string, for none.
+            The same neurons for all queries, or the neurons of each query; -1, or an empty string,
+            for none.
 
         Returns
         -------
@@ -641,7 +644,7 @@ class LSHIndex:
 
     @one_at_a_time
     def estimate(self, X: ArrayLike, k: int = 0, *, bits: int = 1) -> tuple[Floats, Floats]:
-        """Estimates of the scores of all neurons, of which none or only the best are computed.
+        """Estimates of the scores of all neurons; only the best are computed exactly.
 
         Parameters
         ----------
@@ -649,9 +652,9 @@ class LSHIndex:
         k : int
             Neurons that `search` finds and whose scores are exact; no other estimate is above them.
         bits : {1, 8}
-            1 for the sketches, by which an estimate is about as uncertain as scores differ; 8 for
-            rows in int8, 20 to 80 times as accurate on the layers measured, for which the index
-            keeps a byte per weight from the first call on.
+            1 for the sketches, whose errors are about as large as the spread of the scores. 8 for
+            rows in int8, which were 20 to 80 times as accurate on the layers that were measured;
+            from the first such call on, the index keeps a byte per weight for them.
 
         Returns
         -------
@@ -668,10 +671,9 @@ class LSHIndex:
         ValueError
             If the index has no neurons, its metric is "l2", or an argument does not fit.
 
-        Notes
-        -----
-        In batches of 32 and more, and where there are few weights, all scores are computed: a
-        product then costs as much as the estimates. The estimate of 1 bit is that of RaBitQ [1]_.
+        Notes ----- In batches of 32 or more, and if there are few weights, all scores are computed,
+        because a matrix product then costs no more than the estimates. The estimate of 1 bit is
+        that of RaBitQ [1]_.
 
         References
         ----------
@@ -687,7 +689,7 @@ class LSHIndex:
     @one_at_a_time
     def logsumexp(self, X: ArrayLike, *,
                   error: float = 0.01) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The logarithm of the sum of exp(score) over all neurons, and how far off it may be.
+        """The logarithm of the sum of exp(score) over all neurons, and its error.
 
         ``search(X, k)[1] - logsumexp(X)[0][:, None]`` are log-probabilities of a softmax.
 
@@ -695,7 +697,7 @@ class LSHIndex:
         ----------
         X : array of shape (n_queries, n_in)
         error : float
-            The error that is allowed, above 0.
+            Largest allowed error, above 0.
 
         Returns
         -------
@@ -709,13 +711,12 @@ class LSHIndex:
         ValueError
             If the index has no neurons, its metric is "l2", or an argument does not fit.
 
-        Notes
-        -----
-        Few queries are estimated by rows in int8, for which the index keeps a byte per weight from
-        the first call on. The largest neurons are computed, and of the others a sample, drawn in
-        proportion to their estimated exponentials, by which the sum of the rest is corrected
-        (importance sampling): it has no bias, and its own spread gives the error. More are drawn
-        until the error is small enough. In batches of 32 and more all scores are computed.
+        Notes ----- For few queries the sum is estimated from rows in int8; from the first call on,
+        the index keeps a byte per weight for them. The neurons with the largest estimates are
+        computed. Of the others a sample is computed, drawn in proportion to the estimated
+        exponentials (importance sampling). The estimate is unbiased, and the spread of the sample
+        gives the error. More neurons are drawn until the error is small enough. In batches of 32 or
+        more all scores are computed.
         """
         engine = self._fitted()
         self._check_scores("logsumexp")
@@ -737,7 +738,7 @@ class LSHIndex:
 
     @one_at_a_time
     def report(self) -> dict[str, Any]:
-        """What `fit` and `tune` chose and measured.
+        """Choices and measurements of `fit` and `tune`.
 
         Returns
         -------

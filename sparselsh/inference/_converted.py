@@ -22,11 +22,11 @@ class ConvertedNetwork:
 
     @property
     def report(self) -> ConversionReport:
-        """What the conversion chose and measured."""
+        """Choices and measurements of the conversion."""
         return self.network.report
 
     def save(self, path: PathLike) -> None:
-        """Write the layers, their plans, and all else that answers need, as one safetensors file.
+        """Write the layers, their plans and everything else that inference needs as one file.
 
         Parameters
         ----------

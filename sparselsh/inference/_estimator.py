@@ -48,7 +48,7 @@ class EstimatorNetwork(ConvertedNetwork):
         self._is_multilabel, self._transformers = fitted.is_multilabel, fitted.transformers
 
     def transform(self, X: Any) -> Any:
-        """The rows that the layers take: X after the steps of the Pipeline before the classifier.
+        """X after the steps of the Pipeline before the classifier: the input of the layers.
 
         Parameters
         ----------
@@ -203,7 +203,7 @@ class TextNetwork(ConvertedNetwork):
         Raises
         ------
         TypeError
-            If it is no sequence of texts.
+            If it is not a sequence of texts.
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"texts must be a sequence of texts, got {texts!r:.80}")
@@ -257,7 +257,7 @@ class TextNetwork(ConvertedNetwork):
 
 
 class FactorNetwork(ConvertedNetwork):
-    """Items and users as factors, of which the best items are found; see :func:`from_implicit`.
+    """A matrix factorization whose best items are searched; see :func:`from_implicit`.
 
     Attributes
     ----------
@@ -281,10 +281,10 @@ class FactorNetwork(ConvertedNetwork):
         users : int, array of ids, or array of shape (n_users, n_factors)
             Numbers of rows of `user_factors`; or factors themselves.
         user_items : sparse matrix of shape (n_users, n_items), or None
-            What each of these users has, which is left out.
+            The items that each of these users has; they are left out.
         N : int
         filter_items : array of ids or None
-            Items that nobody gets.
+            Items that are never recommended.
         exact : bool
             Compute every item.
 

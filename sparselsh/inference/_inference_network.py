@@ -71,9 +71,9 @@ class InferenceNetwork(ServedNetwork):
         Raises
         ------
         TypeError, ValueError
-            If `net` is no Network or has no weights, one of its hidden layers passes on a part of
-            its outputs only, as an LSHLinear with one set per sample does, or another argument does
-            not fit.
+            If `net` is not a Network or has no weights, one of its hidden layers passes on a part
+            of its outputs only, as an LSHLinear with one set per sample does, or another argument
+            does not fit.
 
         Examples
         --------

@@ -90,13 +90,13 @@ class ServedNetwork:
             Return probabilities instead of scores. It needs a `calibration`, and k may be at most
             the number of labels that it ranks.
         allow, exclude : array or sparse matrix, or None
-            The outputs that may be found, and those that may not: a bool mask of shape (n_labels,),
-            ids, or for each row its own, as a sparse matrix of shape (n_samples, n_labels).
+            Outputs that may, or may not, be returned: a bool mask of shape (n_labels,), an array of
+            ids, or a sparse matrix of shape (n_samples, n_labels) with the outputs of each row.
 
         Returns
         -------
         ids : ndarray of shape (n_samples, k), int32
-            Best first; -1 where fewer outputs may be found.
+            Best first; -1 if fewer outputs may be returned.
         scores : ndarray of shape (n_samples, k), float32
             The outputs of these ids, computed in float32 from the activations that reach the last
             layer; -inf where there is none. With a refinement, the refined scores; with
@@ -323,19 +323,20 @@ class ServedNetwork:
         return sp.vstack(parts, format="csr")
 
     def score(self, X: MatrixLike | CSR, ids: ArrayLike) -> Floats:
-        """The scores of given outputs, exactly; an index computes no others.
+        """Exact scores of given outputs. If the layer has an index, no others are computed.
 
         Parameters
         ----------
         X
             As for :meth:`topk`.
         ids : array of shape (n_ids,) or (n_samples, n_ids)
-            The same outputs for all rows, or each row's own; -1 for none.
+            The same outputs for all rows, or the outputs of each row; -1 for none.
 
         Returns
         -------
         ndarray of shape (n_samples, n_ids), float32
-            As from `topk`, -inf for none. With a refinement, all outputs are computed for it.
+            As returned by `topk`; -inf for none. With a refinement, all outputs are computed for
+            it.
 
         Raises
         ------
@@ -359,26 +360,26 @@ class ServedNetwork:
 
     def logsumexp(self, X: MatrixLike | CSR, *,
                   error: float = 0.01) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The logarithm of the sum of exp(output) over all outputs, and how far off it may be.
+        """The logarithm of the sum of exp(output) over all outputs, and its error.
 
         Parameters
         ----------
         X
             As for :meth:`topk`.
         error : float
-            The error that is allowed, above 0.
+            Largest allowed error, above 0.
 
         Returns
         -------
         values, errors : ndarray of shape (n_samples,), float64
-            As from :meth:`sparselsh.LSHIndex.logsumexp`: where the last layer has an index, it
-            estimates the sum for fewer than 32 rows, and else all outputs are computed.
+            As returned by :meth:`sparselsh.LSHIndex.logsumexp`. If the last layer has an index, it
+            estimates the sum for fewer than 32 rows; otherwise all outputs are computed.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument does not fit, or the network has a refinement, whose scores say nothing
-            about probabilities.
+            If an argument does not fit, or the network has a refinement, whose scores do not
+            determine probabilities.
         """
         x = self._validated_queries(X)
         error = check.number(error, "error", above=0)
@@ -443,10 +444,10 @@ class ServedNetwork:
     # -- export -------------------------------------------------------------------------------
 
     def architecture(self) -> list[Affine]:
-        """The layers as plain affine maps, with the weights as they were given, bit by bit.
+        """The layers as plain affine maps, with the weights as they were given, bit for bit.
 
         Weights that are stored in fewer bits alone are given as these stand for them. A refinement
-        is no layer, and not among them.
+        is not a layer and is not included.
 
         Returns
         -------
@@ -457,13 +458,13 @@ class ServedNetwork:
                        layer.mode, layer.padding, layer.width) for layer in self.layers]
 
     def to_torch(self, *, refinement: str = "keep") -> nn.Module:
-        """The network as a ``torch.nn.Module``, with the weights as converted, bit by bit.
+        """The network as a ``torch.nn.Module``, with the weights as converted, bit for bit.
 
         Parameters
         ----------
         refinement : {"keep", "drop"}
-            With "keep", a refined network becomes a module that gives the refined scores of all
-            labels, as `decision_function` does. "drop" gives the layers alone.
+            With "keep", the module of a refined network returns the refined scores of all labels,
+            as `decision_function` does. "drop" returns the layers alone.
 
         Returns
         -------

@@ -380,7 +380,7 @@ class OnnxNetwork(ConvertedNetwork):
     # -- export and files ---------------------------------------------------------------------
 
     def to_onnx(self) -> ModelProto:
-        """The whole model, trunk and layers, with the weights as they were, bit by bit.
+        """The whole model, trunk and layers, with the weights as they were, bit for bit.
 
         Returns
         -------

@@ -60,7 +60,7 @@ class LayerReport:
 
 @dataclass(repr=False)
 class ConversionReport:
-    """What a conversion chose and measured. ``print(report)`` shows a table.
+    """Choices and measurements of a conversion. ``print(report)`` shows a table.
 
     Attributes
     ----------

@@ -44,18 +44,19 @@ class Linear(HtmlRepr):
     n_in, n_out : int
     activation : None or "relu"
     init_scale : float or None
-        Expected norm of the initial weights of one input. None depends on the input. Sparse: 2.5,
-        so that an input of unit norm gives hidden units of a useful size whatever n_in is. Dense:
-        He's variance 2 / n_in before a ReLU [2]_, 1 / n_in without one. After a layer that leaves
-        few outputs: larger, so that the outputs of this layer spread as those of that one did.
+        Expected norm of the initial weights of one input. None depends on the input. For sparse
+        inputs it is 2.5, so that an input of unit norm gives hidden units of a useful size for any
+        n_in. For dense inputs the variance is that of He, 2 / n_in, before a ReLU [2]_, and 1 /
+        n_in without one. After a layer with few active outputs it is larger, so that the variance
+        of the outputs is preserved.
     dropout : float
         Fraction of the outputs of a hidden layer that is set to zero in training; the others are
         divided by 1 - dropout [1]_. What is dropped depends on the step and on the place of the
         output, and not on the number of threads.
     dtype : {"float32", "bfloat16"}
-        How the weights are stored. bfloat16 takes half the memory and keeps 8 binary digits of each
-        weight. All arithmetic is in float32. What an update stores is rounded up or down at
-        random, without bias, so that small steps add up. The bias is float32.
+        Dtype of the stored weights. bfloat16 takes half the memory and keeps 8 binary digits of
+        each weight. All arithmetic is in float32. Updates use stochastic rounding, which is
+        unbiased, so that small steps add up. The bias is float32.
 
     Attributes
     ----------

@@ -55,9 +55,10 @@ SEARCH_MIN_NEURONS = 4096  # with fewer, computing all outputs is as fast as a s
 class LSHLinear(Linear):
     """A linear layer that computes only the neurons that hashing finds for the input.
 
-    While training, the active set holds the labels of the batch (in an output layer), the neurons
-    that share most buckets with its inputs, and random neurons up to `density`. Forward, backward
-    and the update touch these only. With ``density=1`` it is :class:`Linear`.
+    In training, the active set contains the labels of the batch (in an output layer), the neurons
+    that share most buckets with its inputs, and random neurons up to `density`. Forward pass,
+    backward pass and update touch only these. With ``density=1`` the layer computes every neuron,
+    as :class:`Linear` does.
 
     Parameters
     ----------
@@ -73,39 +74,41 @@ class LSHLinear(Linear):
     activation : None or "relu"
         With "relu", zeros are not stored in the output of one set per sample.
     family : hash family or None
-        The tables that find neurons in training, such as ``SimHash()`` or SLIDE's ``DWTA()``; None
-        for twelve tables of SimHash with about forty neurons per bucket. One of your own has what
-        :class:`sparselsh.protocols.HashFamily` names. Not with the policy "sketches".
+        The hash tables that find neurons in training, such as ``SimHash()`` or SLIDE's ``DWTA()``;
+        None for twelve tables of SimHash with about forty neurons per bucket.
+        :class:`sparselsh.protocols.HashFamily` describes your own families. Not with the policy
+        "sketches".
     candidates : int
         Neurons that are looked up per sample of a batch that shares its set.
     policy : None, "sketches", "top", "score", "vanilla" or a sampling policy
-        How active neurons are found. "sketches": sign sketches rank all neurons for each input, the
-        outputs of the best ``oversample * n_active`` are computed, and the largest n_active of them
-        stay. The other names read hash tables: see :meth:`LSHIndex.query`. None for "sketches" in
-        hidden layers and "top" in the output layer. An object chooses by rules of its own: see
-        :class:`sparselsh.protocols.SamplingPolicy`.
+        How active neurons are found. With "sketches", sign sketches rank all neurons for each
+        input, the outputs of the best ``oversample * n_active`` are computed, and the largest
+        n_active of them stay. The other names use hash tables: see :meth:`LSHIndex.query`. None for
+        "sketches" in hidden layers and "top" in the output layer.
+        :class:`sparselsh.protocols.SamplingPolicy` describes your own policies.
     sketch_bits : int
         Bits per sketch, a multiple of 64 and at most 1024; for the policy "sketches".
     oversample : int
-        See the policy "sketches".
+        Outputs that are computed per active neuron; for the policy "sketches".
     min_count, n_probes : int
         Minimum number of tables in which a neuron must share the bucket; buckets per table that are
         read. Not with the policy "sketches".
     fill : bool
-        Fill the set up with random neurons where too few are found.
+        Add random neurons to the set if too few are found.
     rebuild : rebuild policy or None
         When the tables or sketches are rebuilt: see :mod:`sparselsh.rebuild`. None for
         ``Exponential()`` with "sketches" and ``AtOnce()`` with tables.
     plan : {"auto", "dense", "exact", "rows", "gather"}
         How a layer with one set per sample is computed. "auto" takes the cheapest by a formula at
-        the first batch and keeps it. "dense" computes every neuron, where that costs less than
-        finding the active ones. "exact" computes every output, of which the largest n_active stay,
-        and only these backward. The other two hash; "rows" reads inputs as dense and "gather" as
-        sparse. :meth:`Network.profile` shows the choice and the costs.
+        the first batch and keeps it. "dense" computes every neuron. "exact" computes every output
+        in the forward pass; the largest n_active stay, and the backward pass computes only these.
+        "rows" and "gather" find active neurons by hashing; "rows" reads inputs as dense rows,
+        "gather" only their non-zero entries. :meth:`Network.profile` shows the choice and the
+        costs.
     dropout : float
         As in :class:`Linear`. Not for the output layer.
     recall : float
-        Fraction of the five best outputs that `topk` is to find.
+        Fraction of the five best outputs that `topk` finds, above 0 and below 1.
     init_scale, dtype
         As in :class:`Linear`.
 
@@ -268,7 +271,7 @@ class LSHLinear(Linear):
 
     @property
     def n_active(self) -> int:
-        """Neurons that an active set is filled up to."""
+        """Number of neurons of an active set, if the labels are not more."""
         return self._n_active(self.active)
 
     @property

@@ -93,22 +93,22 @@ class Network:
     layers : sequence of Linear and LSHLinear
         The outputs of one are the inputs of the next.
     loss : {"softmax", "bce", "mse"} or a loss object
-        "softmax" for classes and tags, "bce" for independent labels, "mse" for regression. One of
-        your own has what :class:`sparselsh.protocols.Loss` names.
+        "softmax" for classes and tags, "bce" for independent labels, "mse" for regression.
+        :class:`sparselsh.protocols.Loss` describes your own loss objects.
     random_state : None, int or numpy.random.Generator
-        Fixes weights, hashing, the order of samples and the random fill. Results do not depend on
-        the number of threads.
+        Determines weights, hashing, the order of samples and the random neurons. Results do not
+        depend on the number of threads.
     n_threads : int or None
         Number of threads of the kernels; None for :func:`sparselsh.get_num_threads`.
     compute_dtype : {"float32", "bfloat16"}
-        The products of matrices in a training step: outputs of a layer from dense inputs, the
-        gradient of these inputs and that of the weights. With "bfloat16" inputs, weights and
-        gradients are rounded to the nearest bfloat16 as they enter a product, and its sums are in
-        float32 [1]_, and so are the projections whose signs are the codes of hash tables. Weights,
-        moments, updates, losses, products with sparse inputs and with one active set per sample,
-        and all of inference stay as they are. It is 1.8 to 3 times as fast for these products on
-        AMD since Zen 4 (AVX512_BF16) and on Intel since Sapphire Rapids (AMX), and works as well,
-        but not faster, elsewhere.
+        Dtype of the factors of matrix products in a training step: the outputs of a layer from
+        dense inputs, the gradient of these inputs, and the gradient of the weights. With
+        "bfloat16", the factors are rounded to the nearest bfloat16 as they enter a product, and
+        sums are in float32 [1]_. The same holds for the projections whose signs are the codes of
+        hash tables. Weights, moments, updates, losses, products with sparse inputs or with one
+        active set per sample, and inference stay in float32. These products are then 1.8 to 3 times
+        as fast on AMD since Zen 4 (AVX512_BF16) and on Intel since Sapphire Rapids (AMX). Elsewhere
+        they are not faster.
 
     Attributes
     ----------
@@ -263,7 +263,7 @@ class Network:
             Neither needs to fit into memory.
         Y : int array of shape (n_samples,), or matrix of shape (n_samples, n_labels)
             Class ids, or a sparse or dense indicator of labels; for the loss "mse", target values.
-            None where X contains them.
+            None if X contains them.
         sample_weight : array of shape (n_samples,) or None
             Factors of the loss of each sample, at least 0; not for an iterable of chunks.
         optimizer : SGD, Adam, CustomOptimizer or None
@@ -280,8 +280,8 @@ class Network:
             each window of a file, or within each chunk.
         window : int
             Rows of a file that are held in memory and shuffled at a time. A larger window mixes
-            better, which matters where neighbours in the file are alike; for a file in random order
-            a small one is enough.
+            better, which matters if neighbouring rows of the file are alike. For a file in random
+            order a small window is enough.
         callbacks : Callback or sequence of Callback
             See `sparselsh.callbacks`.
         on_nonfinite : {"raise", "warn", "restore"}
@@ -290,7 +290,7 @@ class Network:
             FloatingPointError, "warn" warns and skips the batch, and "restore" warns and ends the
             training with the weights of the start of the epoch, of which it keeps a copy.
         verbose : bool
-            Show a progress bar or, where stderr is no terminal, one line per epoch.
+            Show a progress bar, or one line per epoch if stderr is not a terminal.
 
         Returns
         -------
@@ -453,7 +453,7 @@ class Network:
         batch_size : int
             Rows per step.
         on_nonfinite : {"raise", "warn", "restore"}
-            As for `fit`; "restore" returns to the weights of before.
+            As for `fit`; "restore" returns to the weights before the call.
 
         Returns
         -------
@@ -581,11 +581,11 @@ class Network:
                logistic: float = 0.0, verbose: bool = True) -> Self:
         """Add one linear classifier of the inputs per label to a trained network.
 
-        It pays for sparse inputs, such as words, and many labels: a hidden layer passes on few of
-        the features that matter for only a few labels. Each classifier learns from the rows of its
-        label and from the rows for which the network ranks that label high, which is quick: some
-        passes over few rows. `partial_fit` and `resume` leave the classifiers unchanged, and `fit`
-        drops them. See :class:`Refinement`.
+        Use it for sparse inputs, such as words, and many labels: a hidden layer passes on few of
+        the features that matter for only a few labels. Each classifier (one-vs-rest) learns from
+        the rows of its label and from the rows for which the network ranks that label high. This is
+        fast: some passes over few rows. `partial_fit` and `resume` leave the classifiers unchanged,
+        and `fit` drops them. See :class:`Refinement`.
 
         Parameters
         ----------
@@ -607,12 +607,13 @@ class Network:
         scale : float
             Factor of the classifiers' outputs, which are added to the outputs of the layers.
         n_candidates : int
-            This many of the network's best outputs are ranked again; all others follow, in the
-            order of the network.
+            Number of the network's best outputs that are reranked; all others follow, in the order
+            of the network.
         logistic : float
-            Above 0, where each row has one label and labels are few: the factor of the weights of a
-            multinomial logistic regression, which are added to those of the classifiers. It makes
-            probabilities better; the weights of all features and labels are held meanwhile.
+            Factor of the weights of a multinomial logistic regression, which are added to those of
+            the classifiers; 0 for none. It improves the probabilities. Each row must have one
+            label, and there must be few labels, because dense weights of all features and labels
+            are held in memory during the training.
         verbose : bool
             Show a progress bar.
 
@@ -682,10 +683,10 @@ class Network:
     @one_at_a_time
     def tune_refinement(self, X: MatrixLike | CSRFile, Y: MatrixLike | None = None, *,
                         scales: Sequence[float] = (0, 2, 4, 8, 12, 16, 24, 32)) -> Self:
-        """Choose the factor of the classifiers by rows that the training did not see.
+        """Choose the factor of the classifiers on rows that the training did not see.
 
-        The factor with the largest mean of P@1 and nDCG@5 is taken. If that is 0, because the
-        classifiers do harm, they are removed.
+        The factor with the largest mean of P@1 and nDCG@5 is chosen. If that is 0, the classifiers
+        reduce the accuracy and are removed.
 
         Parameters
         ----------
@@ -743,7 +744,7 @@ class Network:
                   sample_weight: ArrayLike | None = None,
                   kind: Literal["auto", "classes", "labels"] = "auto",
                   thresholds: Literal["one", "per-label"] = "one") -> Self:
-        """Fit the map from scores to probabilities, and the threshold from which labels are named.
+        """Fit the map from scores to probabilities, and the threshold of `predict_labels`.
 
         `predict_proba`, `predict_labels` and ``topk(probabilities=True)`` use it. `partial_fit` and
         `resume` leave it unchanged; `fit`, `initialize` and `refine` drop it.
@@ -751,15 +752,16 @@ class Network:
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features), or CSRFile
-            Rows that the training did not see, some hundreds or more: on rows that it saw, the
+            Some hundreds of rows or more, which the training did not see: on training rows the
             network is right more often than on others.
         Y : int array of shape (n_samples,), or matrix of shape (n_samples, n_labels)
             Class ids, or a sparse or dense indicator of labels; None for a file, which contains
             them.
         sample_weight : array of shape (n_samples,) or None
         kind : {"auto", "classes", "labels"}
-            Whether each row has exactly one label, so that probabilities add up to 1, or each label
-            is true or false for itself. "auto" is "classes" where each of these rows has one.
+            "classes": each row has exactly one label, and probabilities add up to 1. "labels": each
+            label is true or false independently. "auto" is "classes" if each of these rows has one
+            label.
         thresholds : {"one", "per-label"}
             One threshold for all labels, or one for each that is true in eight or more rows. A
             threshold has the largest micro-averaged F1 on these rows.
@@ -886,7 +888,7 @@ class Network:
         Returns
         -------
         Profile
-            Prints as a table; `rows` has the figures, `plot()` shows them.
+            `print` shows a table, `rows` has the figures, and `plot()` draws them.
 
         Raises
         ------
@@ -944,11 +946,11 @@ class Network:
 
     @one_at_a_time
     def add_labels(self, n: int) -> Self:
-        """Add outputs behind those that there are.
+        """Add outputs after the existing ones.
 
-        Their weights are zero and their biases below every output for the inputs of the last steps,
-        so that answers stay what they are until the new labels are trained, as by `partial_fit`.
-        Indexes, moments of the optimizer, refinement and calibration are kept.
+        Their weights are zero, and their biases are below every output for the inputs of the last
+        steps. Predictions therefore stay the same until the new labels are trained, for example by
+        `partial_fit`. Indexes, moments of the optimizer, refinement and calibration are kept.
 
         Parameters
         ----------
@@ -963,7 +965,7 @@ class Network:
         Raises
         ------
         ValueError, TypeError
-            If n is no positive integer, or the network has no weights yet.
+            If n is not a positive integer, or the network has no weights yet.
         """
         n = check.integer(n, "n", maximum=check.INT32_MAX - self.n_labels)
         self._check_initialized()
@@ -974,10 +976,10 @@ class Network:
 
     @one_at_a_time
     def add_features(self, n: int) -> Self:
-        """Add inputs behind those that there are.
+        """Add inputs after the existing ones.
 
-        Their weights are zero: rows without them get the bits of before. Indexes, moments of the
-        optimizer, refinement and calibration are kept.
+        Their weights are zero, so rows without the new features give the same bits as before.
+        Indexes, moments of the optimizer, refinement and calibration are kept.
 
         Parameters
         ----------
@@ -992,7 +994,7 @@ class Network:
         Raises
         ------
         ValueError, TypeError
-            If n is no positive integer, or the network has no weights yet.
+            If n is not a positive integer, or the network has no weights yet.
         """
         n = check.integer(n, "n", maximum=check.INT32_MAX - self.n_features)
         self._check_initialized()
@@ -1068,7 +1070,7 @@ class Network:
 
     @one_at_a_time
     def get_weights(self) -> list[np.ndarray]:
-        """Copies of all weights, for `set_weights`.
+        """Copies of all weights, as `set_weights` takes them.
 
         Returns
         -------
@@ -1120,7 +1122,7 @@ class Network:
     def topk(self, X: MatrixLike, k: int = 5, *, exact: bool = False,
              probabilities: bool = False, allow: MatrixLike | None = None,
              exclude: MatrixLike | None = None) -> tuple[Ids, Floats]:
-        """The k outputs with the largest scores. The first of them do not depend on k.
+        """The k outputs with the largest scores; their order does not depend on k.
 
         Parameters
         ----------
@@ -1133,17 +1135,17 @@ class Network:
             of them. It needs a `calibration`, and k may be at most the number of labels that it
             ranks.
         allow, exclude : array or sparse matrix, or None
-            The labels that may be found, and those that may not: a bool mask of shape (n_labels,),
-            ids, or for each row its own, as a sparse matrix of shape (n_samples, n_labels), such as
-            the items that a user has already.
+            Labels that may, or may not, be returned: a bool mask of shape (n_labels,), an array of
+            ids, or a sparse matrix of shape (n_samples, n_labels) with the labels of each row, such
+            as the items that a user has already.
 
         Returns
         -------
         ids : ndarray of shape (n_samples, k), int32
-            Best first; -1 where fewer labels may be found.
+            Best first; -1 if fewer labels may be returned.
         scores : ndarray of shape (n_samples, k), float32
-            Exact for the ids returned: the outputs before softmax or sigmoid and, of a refined
-            network, those of :class:`Refinement`. With `probabilities`, the probabilities.
+            Exact for the returned ids: the outputs before softmax or sigmoid. For a refined
+            network, the scores of :class:`Refinement`. With `probabilities`, the probabilities.
 
         Raises
         ------
@@ -1360,9 +1362,9 @@ class Network:
     def predict_proba(self, X: MatrixLike, *, exact: bool = False) -> Floats:
         """Probabilities of all labels, as a dense array.
 
-        They are those of the `calibration`; call `calibrate` first, on rows that the training did
-        not see. Without it, they are the softmax or the sigmoids of the scores, as the loss is,
-        which rank the labels but are too sure of themselves.
+        They come from the `calibration`: call `calibrate` first, on rows that the training did not
+        see. Without it, they are the softmax or the sigmoids of the scores, depending on the loss.
+        Those rank the labels but are overconfident.
 
         Parameters
         ----------
@@ -1373,8 +1375,8 @@ class Network:
         Returns
         -------
         ndarray of shape (n_samples, n_labels), float32
-            Rows add up to 1 where labels are classes. The largest of a row is that of the label
-            that `predict` returns.
+            Rows add up to 1 if labels are classes. The label that `predict` returns has the largest
+            probability.
 
         Raises
         ------
@@ -1403,8 +1405,8 @@ class Network:
         ----------
         X : array or sparse matrix of shape (n_samples, n_features)
         exact : bool
-            Of a refined network: which labels the classifiers rank again, those with the largest
-            outputs or, if False, those that the index finds, as for `topk`.
+            For a refined network: whether the classifiers rerank the labels with the largest
+            outputs, or, if False, those that the index finds, as in `topk`.
 
         Returns
         -------
@@ -1425,18 +1427,18 @@ class Network:
 
     @one_at_a_time
     def score(self, X: MatrixLike, ids: ArrayLike) -> Floats:
-        """The scores of given labels, exactly; no others are computed where an index is used.
+        """Exact scores of given labels. If the layer has an index, no others are computed.
 
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features)
         ids : array of shape (n_ids,) or (n_samples, n_ids)
-            The same labels for all rows, or each row's own; -1 for none.
+            The same labels for all rows, or the labels of each row; -1 for none.
 
         Returns
         -------
         ndarray of shape (n_samples, n_ids), float32
-            As from `topk`, -inf for none. Of a refined network, all scores are computed for it.
+            As returned by `topk`; -inf for none. A refined network computes all scores for it.
 
         Raises
         ------
@@ -1461,28 +1463,28 @@ class Network:
     @one_at_a_time
     def logsumexp(self, X: MatrixLike, *,
                   error: float = 0.01) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The logarithm of the sum of exp(score) over all labels, and how far off it may be.
+        """The logarithm of the sum of exp(score) over all labels, and its error.
 
-        With the loss "softmax", ``score(X, ids) - logsumexp(X)[0][:, None]`` are the logarithms of
-        the probabilities of labels, before a calibration.
+        With the loss "softmax", ``score(X, ids) - logsumexp(X)[0][:, None]`` are the
+        log-probabilities of labels, before a calibration.
 
         Parameters
         ----------
         X : array or sparse matrix of shape (n_samples, n_features)
         error : float
-            The error that is allowed, above 0.
+            Largest allowed error, above 0.
 
         Returns
         -------
         values, errors : ndarray of shape (n_samples,), float64
-            As from :meth:`LSHIndex.logsumexp`: an index estimates the sum for fewer than 32 rows,
-            and else all scores are computed.
+            As returned by :meth:`LSHIndex.logsumexp`. An index estimates the sum for fewer than 32
+            rows; otherwise all scores are computed.
 
         Raises
         ------
         ValueError, TypeError
-            If an argument is invalid, the network has no weights yet, or it is refined: its scores
-            of the labels that were not ranked again say nothing about probabilities.
+            If an argument is invalid, the network has no weights yet, or it is refined: the scores
+            of labels that were not reranked do not determine probabilities.
         """
         X = check.matrix(X, n_columns=self.n_features)
         self._check_initialized()
@@ -1547,18 +1549,17 @@ class Network:
                 layer.drop_indexes()
 
     def to_torch(self, *, refinement: str = "keep") -> nn.Module:
-        """The network as a ``torch.nn.Module`` with the same weights, bit by bit.
+        """The network as a ``torch.nn.Module`` with the same weights, bit for bit.
 
-        The module takes dense rows, or sparse tensors of them, and gives all outputs, before
-        softmax or sigmoid.
+        The module takes dense rows or sparse tensors, and returns all outputs before softmax or
+        sigmoid.
 
         Parameters
         ----------
         refinement : {"keep", "drop"}
-            With "keep", a refined network becomes a module that gives the refined scores of all
-            labels: the `n_candidates` labels with the largest outputs of the layers have the scores
-            that the classifiers give, and the others follow them in the order of the layers. "drop"
-            gives the layers alone.
+            With "keep", the module of a refined network returns the refined scores of all labels:
+            the classifiers score the `n_candidates` labels with the largest outputs of the layers,
+            and the others follow in the order of the layers. "drop" returns the layers alone.
 
         Returns
         -------
@@ -1578,7 +1579,7 @@ class Network:
 
     @one_at_a_time
     def architecture(self) -> list[Affine]:
-        """The layers as affine maps, with views of their weights. A refinement is no layer.
+        """The layers as affine maps, with views of their weights. A refinement is not a layer.
 
         Returns
         -------

@@ -23,7 +23,7 @@ def load(path: PathLike, *, n_threads: int | None = None, mmap: bool = False) ->
     n_threads : int or None
         Number of threads of the kernels; None for :func:`sparselsh.get_num_threads`.
     mmap : bool
-        Leave the weights of what is compressed in the file, as for :meth:`InferenceNetwork.load
+        Leave the weights of a compressed model in the file, as for :meth:`InferenceNetwork.load
         <sparselsh.InferenceNetwork.load>`.
 
     Returns

@@ -55,7 +55,7 @@ class NamedNetwork(Parameters):
     # -- files -----------------------------------------------------------------------------------
 
     def compressed(self, storage: str = "int8") -> Self:
-        """A smaller copy with weights of fewer bits, which answers and cannot be trained.
+        """A smaller copy with fewer bits per weight, for inference only.
 
         Parameters
         ----------
@@ -66,12 +66,12 @@ class NamedNetwork(Parameters):
         Returns
         -------
         Tagger or Recommender
-            Without the rows that additions of names compare new ones with.
+            Without the training rows that `add_tags` and `add_items` need.
 
         Raises
         ------
         ValueError
-            If there is no training yet, this is a compressed copy, or `storage` is neither.
+            If it is not trained yet, this is a compressed copy, or `storage` is neither.
         """
         self._check_trainable()
         check.choice(storage, "storage", ("int8", "bfloat16"))
@@ -84,7 +84,7 @@ class NamedNetwork(Parameters):
         return other
 
     def save(self, path: PathLike) -> None:
-        """Write the network, the names and what makes rows as one safetensors file.
+        """Write the network, the names and the vocabulary as one safetensors file.
 
         :func:`sparselsh.load` reads it. The file appears whole or not at all.
 
@@ -95,7 +95,7 @@ class NamedNetwork(Parameters):
         Raises
         ------
         ValueError
-            If there is no training yet.
+            If it is not trained yet.
         TypeError
             If `vectorizer` is not a TextVectorizer, whose state the file cannot hold.
         OSError

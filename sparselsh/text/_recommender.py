@@ -55,45 +55,45 @@ MAX_NEIGHBORS = 100_000
 
 
 class Recommender(NamedNetwork):
-    """Names the items that follow: what a visitor looks at next, what belongs to what one has.
+    """Rank the items that follow a sequence of items, such as what a visitor looks at next.
 
-    Each item of a sequence but the first is learned from the items before it: the last `n_last`, an
-    item of age a with the weight decay^a (age 0 is the one before; a repeated item counts once, by
-    its last place). A network with one linear hidden layer, whose first weights come from the data,
-    ranks the items together with the votes of past sequences that are similar: nearest neighbors of
-    sessions [1]_ [2]_. How much each counts is fitted on the last sequences, which are held out.
-    Sessions and histories of users are both sequences. Items are strings. A trained Recommender is
-    saved as one file, with the sequences as numbers.
+    A sequence is a session, or the history of a user. Items are strings. Each item of a sequence
+    except the first is a training target. Its input are the `n_last` items before it. An item of
+    age a has the weight decay^a, where age 0 is the item directly before. A repeated item counts
+    once, by its last place. Two parts rank the items: a network with one linear hidden layer, whose
+    first weights come from the data, and the votes of similar past sequences (nearest neighbors of
+    sessions [1]_ [2]_). Their weights are fitted on the last sequences, which are held out. A
+    trained Recommender is saved as one file, which contains the sequences as numbers.
 
     Parameters
     ----------
     hidden : int
         Neurons of the hidden layer.
     n_last : int
-        Number of items that are read.
+        Number of items of the input: the last ones of the sequence.
     decay : float
-        Weight of an item relative to that of the one after it, in (0, 1]. It is that of the
-        training; ranked together with votes, the network reads the items with decay^3, as votes
-        know those of before.
+        Weight of an item relative to that of the item after it, in (0, 1]. It applies to the
+        training. Together with votes, the network reads the items with decay^3, because the votes
+        represent the earlier items.
     neighbors : int
-        Number of past sequences that vote for the items that follow; 0 for the network alone.
+        Number of past sequences that vote; 0 for the network alone.
     epochs : int or None
-        Passes over the sequences; None for 2, or more where they are few.
+        Passes over the sequences; None for 2, or for more if there are few sequences.
     batch_size, lr, dropout
         As for :class:`Tagger`.
     hold_out : int or None
-        Number of steps that are held out, about, by which votes are weighted and probabilities
-        calibrated: those of the last sequences. None for a tenth of all, and at most 8,192.
+        Approximate number of steps of the last sequences that are held out. On these, the votes are
+        weighted and the probabilities are calibrated. None for a tenth of all, at most 8,192.
     refine : bool
-        Train one classifier of the items before per item, in place of votes. In sessions the same
-        items are followed by other items each time, and classifiers seldom help.
+        Train one linear classifier of the input per item (one-vs-rest), instead of votes. It seldom
+        helps for sessions, in which the same items are followed by other items each time.
     random_state, n_threads, verbose
         As for :class:`Tagger`.
 
     Attributes
     ----------
     items_ : ndarray of shape (n_items,), object
-        The names. Those that were added follow those of `fit`.
+        The names. Names that were added later are at the end.
     network_ : Network
         The network, whose features and labels are both the ids of `items_`.
 
@@ -147,8 +147,9 @@ class Recommender(NamedNetwork):
         Parameters
         ----------
         sequences : list of lists of str, or column of a data frame
-            The items of each session or user, in order, and the latest sequence last if their
-            times are known. Those of one item teach nothing but the name of the item.
+            The items of each session or user, in order. If the times of the sequences are known,
+            sort them: the latest sequence last. A sequence of a single item contributes only the
+            name of the item.
         callbacks : sequence of Callback
             See `sparselsh.callbacks`.
 
@@ -226,8 +227,8 @@ class Recommender(NamedNetwork):
     def add_items(self, sequences: Any) -> Self:
         """Add the new items of sequences to a trained Recommender.
 
-        What it has learned stays. New items learn from these sequences and, for contrast, from some
-        steps of those of before, which the Recommender keeps as numbers.
+        The weights of known items stay the same. New items learn from these sequences and, as
+        negative examples, from some earlier steps that the Recommender keeps as numbers.
 
         Parameters
         ----------
@@ -241,7 +242,7 @@ class Recommender(NamedNetwork):
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, an argument is invalid, or no item is new.
+            If it is not trained yet, an argument is invalid, or no item is new.
         """
         self._check_trainable()
         found = checked_sequences(sequences, "sequences")
@@ -360,23 +361,23 @@ class Recommender(NamedNetwork):
         Parameters
         ----------
         items : list of str, or list of lists of str
-            The items of one session or user so far, in order, or those of several. Items that the
-            model does not know are passed over; without any that it knows, the answer is what
-            follows most often, by the network alone.
+            The items of one session or user so far, in order, or those of several. Unknown items
+            are ignored. If no item is known, the result are the items that follow most often, by
+            the network alone.
         k : int
-            Number of items; fewer where there are no more.
+            Maximum number of items.
         exclude_seen : bool
             Leave out the items that are given.
 
         Returns
         -------
         list of (str, float), or list of such lists
-            Best first. Probabilities are those of all items, those that are left out included.
+            Best first. Probabilities are relative to all items, including those that are left out.
 
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, or an argument is invalid.
+            If it is not trained yet, or an argument is invalid.
         """
         self._check_fitted()
         k = min(check.integer(k, "k"), len(self._names))
@@ -466,9 +467,9 @@ class Recommender(NamedNetwork):
         return pairs[:k]
 
     def score(self, sequences: Any, k: int = 20) -> float:
-        """Fraction of the items that follow others which are among the k recommended (HR@k).
+        """Hit rate HR@k: the fraction of the following items that are among the k recommended.
 
-        Items of before may follow again, as in published figures.
+        Items of the input may be recommended again, as in published figures.
 
         Parameters
         ----------
@@ -484,7 +485,7 @@ class Recommender(NamedNetwork):
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, or an argument is invalid.
+            If it is not trained yet, or an argument is invalid.
         """
         self._check_fitted()
         k = min(check.integer(k, "k"), len(self._names))

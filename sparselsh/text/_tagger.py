@@ -37,46 +37,46 @@ MAX_TEXTS_PER_SEARCH = 4096  # whose rows are held in memory at a time
 
 
 class Tagger(NamedNetwork):
-    """Gives names to texts: tags, subjects, categories, products; a few or very many.
+    """Assign names to texts: tags, subjects, categories or products, a few or very many.
 
-    Texts become TF-IDF rows of words and pairs of words, a network with one linear hidden layer
-    finds the tags, and one linear classifier per tag ranks what it finds. A tenth of the texts is
-    held out of the training, by which probabilities are calibrated and the threshold is chosen;
-    after that, where they are a twentieth or more, the classifiers are trained again on all texts.
-    A trained Tagger is saved as one file. It has the interface of a scikit-learn classifier, and
-    does not need scikit-learn.
+    Texts become TF-IDF rows of words and pairs of words. A network with one linear hidden layer
+    finds the tags, and one linear classifier per tag (one-vs-rest) reranks them. A tenth of the
+    texts is held out of the training. On these, probabilities are calibrated and the threshold is
+    chosen. If they are a twentieth of the texts or more, the classifiers are then trained again on
+    all texts. A trained Tagger is saved as one file. It has the interface of a scikit-learn
+    classifier and does not need scikit-learn.
 
     Parameters
     ----------
     vectorizer : TextVectorizer, another transformer or None
-        How texts become rows; None for ``TextVectorizer()``. Another transformer has
-        `fit_transform` and `transform`, which give sparse rows, such as those of scikit-learn.
+        Converts texts to rows; None for ``TextVectorizer()``. Another transformer, such as those of
+        scikit-learn, has `fit_transform` and `transform`, which return sparse rows.
     hidden : int
         Neurons of the hidden layer.
     epochs : int or None
-        Passes over the texts; None for 2, or more where texts are few.
+        Passes over the texts; None for 2, or for more if there are few texts.
     batch_size : int or None
         Texts per step; None for a fortieth of them, from 64 to 256.
     lr : float or None
-        Learning rate at the first step; None for one that is smaller the more steps there are.
+        Learning rate at the first step; None for one that decreases with the number of steps.
     dropout : float or None
         Fraction of the hidden neurons that a step leaves out; None for 0.2 in trainings of 2,000
         steps or more, and 0 otherwise.
     refine : bool
         Train one classifier of the words per tag (see :meth:`Network.refine
-        <sparselsh.Network.refine>`); they are removed if they do harm.
+        <sparselsh.Network.refine>`); they are removed if they reduce the accuracy.
     effort : {"low", "default", "high"}
-        What the training spends on epochs, on negative examples per text, and on tags that are
-        ranked again. "low" takes less time, "high" ranks better.
+        Sets the epochs, the negative examples per text, and the number of reranked tags. "low"
+        takes less time, "high" ranks better.
     threshold : float, "auto" or "per-tag"
-        Where texts may have several tags, `predict` names those whose probability is at least this.
-        "auto" is the threshold with the largest micro-averaged F1 on the texts that are held out;
-        where it gains F1 that rare tags have smaller ones, those of all tags, by a function of the
-        number of texts with the tag. "per-tag" is one of its own for each tag that eight or more of
-        the texts held out have.
+        If texts may have several tags, `predict` returns those whose probability is at least this.
+        "auto" is the threshold with the largest micro-averaged F1 on the texts that are held out.
+        If F1 gains by smaller thresholds for rare tags, "auto" is one threshold per tag, a function
+        of the number of texts with the tag. "per-tag" chooses a separate threshold for each tag
+        that eight or more of the held-out texts have.
     hold_out : int or None
-        Number of texts that are held out; None for a tenth, at most 1,024, or 4,096 where tags are
-        fewer than 1,000, and none of fewer than 500 texts.
+        Number of texts that are held out. None for a tenth, at most 1,024, or at most 4,096 if
+        there are fewer than 1,000 tags; 0 if there are fewer than 500 texts.
     random_state : None, int or numpy.random.Generator
         Results do not depend on the number of threads.
     n_threads : int or None
@@ -87,7 +87,7 @@ class Tagger(NamedNetwork):
     Attributes
     ----------
     tags_, classes_ : ndarray of shape (n_tags,), object
-        The names. Those that were added follow those of `fit`.
+        The names. Names that were added later are at the end.
     vectorizer_ : TextVectorizer or transformer
         As fitted.
     network_ : Network
@@ -141,7 +141,7 @@ class Tagger(NamedNetwork):
         Parameters
         ----------
         texts : list of str, or column of a data frame
-            NumPy, pandas, polars and Arrow columns are taken.
+            Columns of NumPy, pandas, polars and Arrow are accepted.
         tags : list of lists of str, list of str, or data frame
             The tags of each text, as lists, tuples, sets or a column of such, which may be empty;
             or one string per text, its only tag; or a data frame of zeros and ones with a column
@@ -150,7 +150,7 @@ class Tagger(NamedNetwork):
             Texts whose loss and P@1 are measured after each epoch, for callbacks such as
             :class:`EarlyStopping <sparselsh.callbacks.EarlyStopping>`: a fraction of the texts, up
             to 0.5, which are held out in place of `hold_out`; or further texts and their tags. Tags
-            that no text of the training has are passed over.
+            that no training text has are ignored.
         callbacks : sequence of Callback
             See `sparselsh.callbacks`.
 
@@ -241,15 +241,14 @@ class Tagger(NamedNetwork):
     def add_tags(self, texts: Any, tags: Any) -> Self:
         """Add new tags, and new words, to a trained Tagger.
 
-        What it has learned stays: texts without new words get the scores of before for the tags of
-        before. The new tags learn from these texts, and from some texts that the training held out,
-        which the Tagger keeps as numbers, for contrast. That takes a small part of the time of a
-        training.
+        Texts without new words keep their scores for the known tags. The new tags learn from these
+        texts and, as negative examples, from some training texts that the Tagger keeps as word ids.
+        That takes a small part of the time of a training.
 
         Parameters
         ----------
         texts : list of str, or column of a data frame
-            Texts that have the new tags; others do no harm.
+            Texts that have the new tags, and others.
         tags : as for `fit`
             All tags of these texts, the new ones and the known ones.
 
@@ -260,7 +259,7 @@ class Tagger(NamedNetwork):
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, an argument is invalid, or no tag is new.
+            If it is not trained yet, an argument is invalid, or no tag is new.
         """
         texts, names = self._new_rows(texts, tags)
         if len(names.names) == len(self._names):
@@ -404,7 +403,7 @@ class Tagger(NamedNetwork):
 
     @property
     def one_per_text(self) -> bool:
-        """Whether each text has exactly one tag, as where `fit` was given one string per text."""
+        """Whether each text has exactly one tag: `fit` was given one string per text."""
         self._check_fitted()
         return self._one_per_row
 
@@ -418,13 +417,13 @@ class Tagger(NamedNetwork):
         Returns
         -------
         list of lists of str, or ndarray of shape (n_texts,), object
-            Where texts may have several tags, those whose probability reaches the threshold, best
-            first; a list may be empty. Where they have one each, the best one.
+            If texts may have several tags: the tags whose probability reaches the threshold, best
+            first; a list may be empty. If each text has one tag: the best tag.
 
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, or a text is no string.
+            If it is not trained yet, or a text is not a string.
         """
         texts = self._checked(texts)
         if len(texts) == 1 and (names := self._names_of_single_text(texts[0])) is not None:
@@ -442,7 +441,7 @@ class Tagger(NamedNetwork):
         ----------
         texts : list of str, or column of a data frame
         k : int
-            Where the model has fewer tags, all of them.
+            All tags, if the model has fewer than k.
         threshold : float
             Leave out tags whose probability is below it, in [0, 1].
 
@@ -454,7 +453,7 @@ class Tagger(NamedNetwork):
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, or an argument is invalid.
+            If it is not trained yet, or an argument is invalid.
         """
         texts = self._checked(texts)
         k = min(check.integer(k, "k"), len(self._names))
@@ -477,7 +476,7 @@ class Tagger(NamedNetwork):
         Returns
         -------
         ndarray of shape (n_texts, n_tags), float32
-            Rows add up to 1 where texts have one tag each.
+            Rows add up to 1 if each text has one tag.
 
         Raises
         ------
@@ -487,27 +486,27 @@ class Tagger(NamedNetwork):
         return self.network_.predict_proba(self._rows(self._checked(texts)))
 
     def explain(self, text: str, tag: str, n: int = 10) -> list[tuple[str, float]]:
-        """The words of a text that speak for and against a tag.
+        """The contribution of the words of a text to the score of a tag.
 
-        The score of a tag is a sum over the words of the text and runs of them: what each adds
-        through the layers, and by the classifier of the tag.
+        The score of a tag is a sum over the words of the text and runs of words. Each adds a
+        contribution through the layers and one by the classifier of the tag.
 
         Parameters
         ----------
         text : str
         tag : str
         n : int
-            At most so many words, those with the largest absolute weights.
+            Maximum number of words; those with the largest absolute contributions are returned.
 
         Returns
         -------
         list of (str, float)
-            Words or runs of words with what each adds to the score; largest first.
+            Words or runs of words and their contributions to the score, largest first.
 
         Raises
         ------
         ValueError, TypeError
-            If there is no training yet, the model does not know the tag, or an argument is invalid.
+            If it is not trained yet, the model does not know the tag, or an argument is invalid.
         """
         (text,) = self._checked([text])
         label = checked_name(tag, "tag", self._ids)
@@ -533,7 +532,7 @@ class Tagger(NamedNetwork):
         return [f"feature {j}" for j in ids]
 
     def score(self, texts: Any, tags: Any) -> float:
-        """The accuracy where texts have one tag each, and else the micro-averaged F1.
+        """The accuracy if each text has one tag, otherwise the micro-averaged F1.
 
         Parameters
         ----------

@@ -34,7 +34,7 @@ NO_STRINGS = np.zeros(0, np.uint8)
 
 
 class TextVectorizer(Parameters):
-    """Texts to sparse rows: TF-IDF of words and of runs of words.
+    """Convert texts to sparse rows: TF-IDF of words and of runs of words.
 
     Words are those of scikit-learn's vectorizers: runs of two or more letters, digits and
     underscores of any language, in lower case. With the same parameters the rows are those of
@@ -44,7 +44,7 @@ class TextVectorizer(Parameters):
     Parameters
     ----------
     ngram_range : pair of int
-        Fewest and most words of a run that is a feature: (1, 1) for words alone, (1, 2) for words
+        Smallest and largest number of words in a feature: (1, 1) for words alone, (1, 2) for words
         and pairs of neighbours.
     min_df : int or float
         Runs in fewer texts than this, or than this fraction of the texts, are left out. Hashed
@@ -52,10 +52,10 @@ class TextVectorizer(Parameters):
     max_features : int or None
         Keep this many runs, those in most texts.
     n_features : int or None
-        None lists the runs in a vocabulary, which can name them and grow. A number hashes each run
-        to one of so many columns: nothing is to be listed, and some runs share a column.
+        None stores the runs in a vocabulary, which can name them and grow. A number hashes each run
+        to one of this number of columns: no vocabulary is stored, and some runs share a column.
     lowercase : bool
-        Read capital letters as small ones.
+        Convert the texts to lower case.
     sublinear_tf : bool
         Count a run that occurs c times in a text as 1 + log c.
     use_idf : bool
@@ -292,12 +292,12 @@ class TextVectorizer(Parameters):
         Returns
         -------
         csr_array of shape (n_texts, n_columns), float32
-            Ids ascend in each row. What `fit` has not listed is left out.
+            Column ids ascend in each row. Runs that are not in the vocabulary are left out.
 
         Raises
         ------
         ValueError, TypeError
-            If there is no vocabulary yet, or a text is no string.
+            If there is no vocabulary yet, or a text is not a string.
         """
         self._check_fitted()
         return self.rows(checked_texts(texts, "texts")).to_scipy()

@@ -323,7 +323,7 @@ def kept_refinement(refinement: Refinement | None, what: str) -> Refinement | No
 
 
 def build_module(layers: Sequence[Affine], refinement: Refinement | None = None) -> nn.Module:
-    """A module in evaluation mode with these weights, bit by bit."""
+    """A module in evaluation mode with these weights, bit for bit."""
     torch = require_torch()
     out = torch.nn.Sequential()
     for layer in layers:
