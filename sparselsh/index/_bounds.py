@@ -33,10 +33,10 @@ CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.1, 0.05, 0.5
 EVIDENCE = ((0.96, 64, 1.0), (0.985, 96, 1.0), (1.0, 128, 1.6))
 # For fewer neighbours than this, so many times more of them: where a query is like one neuron, the
 # others with large estimates are not where that one is
-FEW_K, EVIDENCE_OF_FEW = 4, 2
+FEW_K, EVIDENCE_OF_FEW = 4, 1.5
 # Where the spread of the cells is known, the second half may hold so many times more, and so many
 # neurons may be expected in the other cells for each miss that is allowed
-SHARE_WITH_SPREAD, EXPECTED_PER_MISS = 1.1, 1.7
+SHARE_WITH_SPREAD, EXPECTED_PER_MISS = 1.25, 2.0
 ALL_CELLS = -1.0  # a share that no cells have
 CELL_RAISE, MAX_CELL_RAISES = 2.0, 6  # of the cells that are scanned; after these, all are
 MIN_SHORT_DEVIATIONS = 4.5
@@ -98,7 +98,7 @@ class Bounds:
         times = max(before + after, default=0)
         cells, evidence = self.cells, self.evidence
         if k < FEW_K:
-            evidence *= EVIDENCE_OF_FEW
+            evidence = round(evidence * EVIDENCE_OF_FEW)
         if times > MAX_CELL_RAISES or cells == ALL_CELLS:
             return ALL_CELLS, evidence, 0.0
         if knows_spread:
