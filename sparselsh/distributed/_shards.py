@@ -262,7 +262,9 @@ class Shards:
         if self.group.size == 1:
             return part
         n, n_hidden = part.shape
-        blocks = np.zeros((self.group.size, n, self._widest(n_hidden)), np.float32)
+        even = n_hidden % self.group.size == 0  # else some blocks have columns that none reads
+        shape = self.group.size, n, self._widest(n_hidden)
+        blocks = np.empty(shape, np.float32) if even else np.zeros(shape, np.float32)
         for rank, block in enumerate(blocks):
             columns = self._columns_of(n_hidden, rank)
             block[:, :columns.stop - columns.start] = part[:, columns]
@@ -274,8 +276,10 @@ class Shards:
         """The columns of all processes, (n, n_hidden), from those of this one."""
         if self.group.size == 1:
             return own
-        block = np.zeros((len(own), self._widest(n_hidden)), np.float32)
-        block[:, :own.shape[1]] = own
+        block = own
+        if n_hidden % self.group.size:
+            block = np.zeros((len(own), self._widest(n_hidden)), np.float32)
+            block[:, :own.shape[1]] = own
         parts = self.gather(block)
         out = np.empty((len(own), n_hidden), np.float32)
         for rank, part in enumerate(parts):
