@@ -231,6 +231,8 @@ class Torch:
             time.sleep(POLL_INTERVAL)
 
     def fail(self, what: str) -> None:
+        if self._group is None:  # it has left
+            return
         if self._store is not None:
             with contextlib.suppress(RuntimeError, OSError):
                 self._store.set(f"failed/{self.rank}", what)
