@@ -9,13 +9,15 @@ usage: python -P bench/distributed.py digests TRAIN.txt [--recipe]
        python -P bench/distributed.py plan TRAIN.txt
 
 `digests` trains with 1, 2 and 4 processes and compares checksums of all that a training leaves.
-`overhead` compares CPU seconds with those of Network.fit. `faults` lets each process of two and of
-four fail in each way, prints after how many seconds the others say so, and resumes with 1 and 2
-processes. `kills` ends a process at random moments and resumes with 1 or 2 processes until the
-training is complete. `labels` trains many labels on made-up rows with two processes, with one too
-where asked for, and prints time, memory and P@1. `step` takes steps of one process of very many.
-`plan` compares the model of `sparselsh plan` with steps that it times. Processes use
-torch.distributed, and one thread each.
+`overhead` compares CPU seconds with those of Network.fit, prints what of them is spent in
+exchanges, how many times as quick two processes are as one, and what they could be if no thread
+waited for a processor: the CPU seconds of one by those of the calling threads of two. `faults` lets
+each process of two and of four fail in each way, prints after how many seconds the others say so,
+and resumes with 1 and 2 processes. `kills` ends a process at random moments and resumes with 1 or 2
+processes until the training is complete. `labels` trains many labels on made-up rows with two
+processes, with one too where asked for, and prints time, memory and P@1. `step` takes steps of one
+process of very many. `plan` compares the model of `sparselsh plan` with steps that it times.
+Processes use torch.distributed, and one thread each.
 """
 import argparse
 import json
@@ -66,11 +68,28 @@ def digest(net):
     return zlib.crc32(text.encode())
 
 
+class Exchanges:
+    """CPU seconds of the calling thread in exchanges; other threads do nothing else."""
+
+    def __init__(self, group):
+        self.seconds, self.exchange = 0.0, group.exchange
+        if group.size > 1:
+            group.exchange = self.timed
+
+    def timed(self, blocks):
+        begin = time.thread_time()
+        try:
+            return self.exchange(blocks)
+        finally:
+            self.seconds += time.thread_time() - begin
+
+
 def train(args):
     """The work of a process; prints one line of JSON."""
     group = distributed.group(timeout=args.timeout)
     X, Y = rows(args.train)
-    begin, cpu = time.perf_counter(), time.process_time()
+    exchanges = Exchanges(group)
+    begin, cpu, own = time.perf_counter(), time.process_time(), time.thread_time()
     if args.resume:
         net = distributed.load(args.resume, group=group, n_threads=1)
         net.resume(X, Y, callbacks=[distributed.Checkpoint(args.resume, every_steps=20)],
@@ -84,9 +103,11 @@ def train(args):
                 optimizer=sl.Adam(1e-2, schedule="linear",
                                   second_moment="row" if args.recipe else "element"))
     wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    own = time.thread_time() - own
     if args.recipe:
         net.refine(X, Y, verbose=False)
     report = {"rank": group.rank, "wall": wall, "cpu": cpu, "n_bytes": group.n_bytes,
+              "own": own, "exchanges": cpu - own + exchanges.seconds,
               "loss": net.history[-1]["loss"]}
     if args.shards:
         report["digest"] = digest(net)
@@ -136,19 +157,27 @@ def overhead(args):
     """CPU seconds of a training, alternating, against those of Network.fit."""
     cases = {"Network": (0, 1), "1 shard": (1, 1), "4 shards": (SHARDS, 1),
              "4 shards, 2 processes": (SHARDS, 2)}
-    cpu, wall = {name: [] for name in cases}, {name: [] for name in cases}
+    cpu, wall, shares, bounds = {name: [] for name in cases}, {name: [] for name in cases}, [], []
     for _ in range(args.repeats):
         for name, (shards, size) in cases.items():
             found = reports(start(size, args.train, "--shards", shards, "--hidden", args.hidden,
                                   "--epochs", args.epochs))
             cpu[name].append(sum(report["cpu"] for report in found))
             wall[name].append(max(report["wall"] for report in found))
+        shares.append(sum(report["exchanges"] for report in found) / cpu[name][-1])
+        bounds.append(cpu["4 shards"][-1] / max(report["own"] for report in found))
     base = statistics.median(cpu["Network"])
     for name in cases:
         median = statistics.median(cpu[name])
         print(f"{name:<24} {median:7.2f} CPU s {median / base - 1:+7.1%}   "
               f"{statistics.median(wall[name]):7.2f} s   minimum {min(cpu[name]):7.2f} CPU s "
               f"{min(cpu[name]) / min(cpu['Network']) - 1:+7.1%}")
+    one, two = (wall[name] for name in list(cases)[2:])
+    over = [b / a - 1 for a, b in zip(*(cpu[name] for name in list(cases)[2:]), strict=True)]
+    print(f"2 processes by 1, both with 4 shards: {statistics.median(over):+.1%} CPU seconds, "
+          f"{statistics.median(shares):.1%} of them in exchanges; "
+          f"{statistics.median(one) / statistics.median(two):.2f} times as quick, "
+          f"{statistics.median(bounds):.2f} if no thread waited for a processor")
 
 
 def kills(args):

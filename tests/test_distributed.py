@@ -384,6 +384,96 @@ def test_processes_that_differ_are_named(torch_run, tmp_path):
         assert "1024 in process 0" in report["message"]
 
 
+def errors_of(size, work):
+    """What processes, threads of one, have raised, as text; None for those that have not."""
+    errors = [None] * size
+
+    def run(rank, group):
+        try:
+            work(rank, group)
+        except Exception as error:
+            errors[rank] = f"{type(error).__name__}: {error}"
+
+    together(size, run)
+    return errors
+
+
+def mixed(x):
+    """As many rows, of which two are in another order."""
+    order = np.arange(x.shape[0])
+    order[[0, -1]] = order[[-1, 0]]
+    return x[order]
+
+
+DIFFERENT = [
+    ("candidates of layers.1.", {"layer": {"candidates": 3}}),
+    ("the state of the random generator", {"random_state": 4}),
+    ("the rows", {"X": mixed(X)}), ("the rows", {"Y": mixed(Y)}),
+    ("the rows", {"fit": {"sample_weight": np.linspace(0, 1, worker.N_ROWS)}}),
+    ("optimizer", {"fit": {"optimizer": sl.Adam(1e-3)}}),
+    ("callbacks that save", {"saves": True}),
+    ("the number of rows of validation", {"fit": {"validation": (X[:9], Y[:9])}})]
+
+
+@pytest.mark.parametrize("what, other", DIFFERENT, ids=[str(i) for i in range(len(DIFFERENT))])
+def test_what_differs_is_named_before_a_training(tmp_path, what, other):
+    # each of these let processes train different networks, or wait for each other
+    def run(rank, group):
+        own = other if rank == 1 else {}
+        net = distributed.ShardedNetwork(
+            [sl.Linear(worker.N_FEATURES, 8), sl.LSHLinear(8, worker.N_LABELS,
+                                                           **own.get("layer", {}))],
+            shards=4, group=group, random_state=own.get("random_state", 3))
+        callbacks = [distributed.Checkpoint(tmp_path / "m")] if own.get("saves") else []
+        net.fit(own.get("X", X), own.get("Y", Y), epochs=1, callbacks=callbacks, verbose=False,
+                **own.get("fit", {}))
+
+    for error in errors_of(2, run):
+        assert re.search(f"DistributedError: {what}.* must be the same in all processes", error)
+
+
+def test_functions_are_the_same_in_all_processes_wherever_they_are_in_memory():
+    def run(rank, group):
+        net = worker.network(group, 4)
+        net.fit(X, Y, epochs=1, optimizer=sl.Adam(schedule=lambda t: 1 - t / 2), verbose=False)
+
+    assert errors_of(2, run) == [None, None]
+
+
+def test_weights_of_one_process_that_are_not_finite_are_known_to_all():
+    def run(rank, group):
+        net = worker.network(group, 4)
+        net.fit(X[:100], Y[:100], epochs=1, verbose=False)
+        training, seen = net._training, []
+        seen.append(training._is_finite())
+        if rank == 1:
+            net.parts[1].parameters[0].value[0, 0] = np.inf
+        seen.append(training._is_finite())
+        return seen
+
+    assert together(2, run) == [[True, False]] * 2
+
+
+@pytest.mark.parametrize("kind", [sl.callbacks.BestModel, sl.callbacks.Checkpoint])
+@pytest.mark.filterwarnings("ignore:.*did not save|.*cannot save|.*could not:RuntimeWarning")
+def test_a_disk_that_is_full_for_one_process_ends_the_training_of_none(tmp_path, monkeypatch,
+                                                                       kind):
+    from sparselsh.distributed import _folder
+
+    def full(net, path, name, token, with_training):
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(_folder, "_write_head", full)  # which process 0 writes
+
+    def run(rank, group):
+        net = worker.network(group, 4)
+        net.fit(X, Y, epochs=2, callbacks=[kind(tmp_path / "m")], verbose=False,
+                validation=(X[:50], Y[:50]))
+        assert len(net.history) == 2
+
+    assert errors_of(2, run) == [None, None]
+
+
 def grown(net, refine=False):
     """A network that is trained, gets labels and features, and is trained again."""
     net.fit(X, Y, epochs=1, batch_size=worker.BATCH, optimizer=net.made, verbose=False)
@@ -527,6 +617,15 @@ def test_a_lost_process_is_named_and_the_training_goes_on(torch_run, tmp_path, u
     assert_same(alone(path=str(copy), resume=True), undisturbed)
     for report in torch_run(2, path=path, resume=True):
         assert_same(report, undisturbed)
+
+
+def test_an_error_in_a_resumed_training_is_told_to_the_others(torch_run, tmp_path):
+    path = str(tmp_path / "model")
+    alone(epochs=2, path=path, fault="SIGINT", fault_rank=0, fault_step=9)
+    report, _ = torch_run(2, path=path, resume=True, fault="raise", fault_rank=1)
+    assert report["error"] == "DistributedError"
+    assert "process 1 (" in report["message"]
+    assert "OSError: a fault of the test" in report["message"]
 
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
@@ -752,7 +851,7 @@ def test_a_call_that_fails_in_one_process_fails_in_all():
 
     class Other(AsIf):
         def exchange_bytes(self, blocks):
-            return [blocks[0], np.frombuffer(b'"ValueError: no"', np.uint8)]
+            return [blocks[0], np.frombuffer(b'["ValueError: no", false]', np.uint8)]
 
     with (pytest.raises(DistributedError, match="process 1 of 2 could not read: ValueError: no"),
           Shards(2, Other(0, 2)).together("read")):

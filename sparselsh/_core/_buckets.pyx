@@ -284,6 +284,9 @@ cdef Py_ssize_t _collide(const int32_t *code, const int32_t *next_code, Py_ssize
 
         b = p // n_probes * n_buckets + code[p]
         bucket = ids + p // n_probes * n_ids + start[b]
+        if names != NULL:  # which are read at random places, for each neuron that is found
+            for k in range(count[b]):
+                prefetch_run(names + bucket[k], sizeof(int32_t))
         for k in range(count[b]):
             j = bucket[k]
             if seen[j] == 0:

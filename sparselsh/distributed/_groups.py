@@ -153,6 +153,7 @@ class Torch:
         if self._owns:
             dist.init_process_group("gloo", timeout=limit)
         self._group = dist.new_group(backend="gloo", timeout=limit)
+        self._options = dist.AllToAllOptions()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.n_bytes = 0
         self._store: Any = None
@@ -181,9 +182,11 @@ class Torch:
                          lengths[:, 0].tolist())
         return np.split(out, np.cumsum(theirs)[:-1])
 
-    def _all_to_all(self, received: Any, sent: Any, *lengths: list[int]) -> None:
+    def _all_to_all(self, received: Any, sent: Any, theirs: Sequence[int] = (),
+                    own: Sequence[int] = ()) -> None:
+        # what dist.all_to_all_single calls, whose checks and logging cost as much as this does
         try:
-            self._dist.all_to_all_single(received, sent, *lengths, group=self._group)
+            self._group.alltoall_base(received, sent, theirs, own, self._options).wait()
         except RuntimeError as error:
             raise self._lost(error) from error
 
@@ -228,6 +231,8 @@ class Torch:
             time.sleep(POLL_INTERVAL)
 
     def fail(self, what: str) -> None:
+        if self._group is None:  # it has left
+            return
         if self._store is not None:
             with contextlib.suppress(RuntimeError, OSError):
                 self._store.set(f"failed/{self.rank}", what)

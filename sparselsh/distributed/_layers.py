@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 REBUILDS = (rebuild_policies.AtOnce, rebuild_policies.Exponential, rebuild_policies.Every)
 MAX_COUNT = 255  # of tables, which the keys of candidates hold
 NO_CANDIDATE = np.uint64(0xFFFFFFFFFFFFFFFF)
+ID_FACTOR = np.uint64(0x9E3779B1)  # of the order of candidates with equal counts
+ID_INVERSE = np.uint64(pow(0x9E3779B1, -1, 2**32))
+LOW_BITS = np.uint64(0xFFFFFFFF)
 
 
 class SharedNorm:
@@ -524,16 +527,17 @@ class RowLSHLinear(LSHLinear):
     @staticmethod
     def _best_of(both: np.ndarray) -> Ids:
         """The best candidates, (n, c), of those of all processes, (P, n, 2, c)."""
-        n = both.shape[3]
-        both = both.transpose(0, 2, 1, 3)
-        ids, counts = (np.concatenate(list(both[:, i]), axis=1) for i in (0, 1))
-        keys = ((MAX_COUNT - counts.astype(np.uint64)) << np.uint64(32)
-                | (ids.astype(np.uint64) * np.uint64(0x9E3779B1) & np.uint64(0xFFFFFFFF)))
+        # a key is the order and the id, as the factor has an inverse: sorting the keys is enough
+        size, n_rows, _, n = both.shape
+        ids, counts = both[:, :, 0].astype(np.uint64), both[:, :, 1].astype(np.uint64)
+        keys = (MAX_COUNT - counts) << np.uint64(32) | ids * ID_FACTOR & LOW_BITS
         keys[counts == 0] = NO_CANDIDATE
-        order = np.argsort(keys, axis=1, kind="stable")[:, :n]
-        best = np.take_along_axis(ids, order, axis=1)
-        best[np.take_along_axis(counts, order, axis=1) == 0] = -1
-        return np.ascontiguousarray(best)
+        keys = keys.transpose(1, 0, 2).reshape(n_rows, size * n)
+        keys.sort(axis=1)
+        keys = keys[:, :n]
+        best = (keys * ID_INVERSE & LOW_BITS).astype(np.int32)
+        best[keys == NO_CANDIDATE] = -1
+        return best
 
     def updated(self, pairs: list[Pair], n_threads: int, tally: Tally | None = None) -> None:
         rows = next(gradient.rows for parameter, gradient in pairs if parameter is self._w)

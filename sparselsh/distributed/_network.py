@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
+import zlib
 from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +20,8 @@ from .._core._simd import is_reproducible, level, set_level, use_fastest
 from .._signals import Interrupts
 from .._threads import get_num_threads, one_at_a_time, resolve
 from .._version import __version__
-from ..callbacks import EarlyStopping, Log
+from ..callbacks import BestModel, EarlyStopping, Log
+from ..callbacks import Checkpoint as FileCheckpoint
 from ..layers import Linear, LSHLinear
 from ..network import Network
 from ..optim import SGD, Adam
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
     from ._groups import Group
 
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the repr of a function, other in each process
+SAVING = BestModel, FileCheckpoint, _folder.Checkpoint
+N_CHECKED_ROWS = 512  # that processes compare at the start of a training
 LEVELS = ("baseline", "v3", "avx-vnni", "v4", "v4-vnni", "v4-bf16", "amx")  # of SIMD, slowest first
 
 
@@ -73,6 +79,9 @@ class ShardedTraining(Training):
 
     def _largest(self, x: Floats | CSR, d_out: Floats | CSR) -> float:
         return self.shards.agree(super()._largest(x, d_out))
+
+    def _is_finite(self) -> bool:
+        return not self.shards.agree(not super()._is_finite())
 
     def agreed(self, is_stopped: bool) -> bool:
         return bool(self.shards.from_first(bool(is_stopped)))
@@ -158,7 +167,7 @@ class ShardedNetwork(Network):
         training.shards = self.shards
         self._training = training
         self.shards.greet({"the version of sparselsh": __version__,
-                           "shards": self.shards.n, "layers": [repr(layer) for layer in layers],
+                           "shards": self.shards.n, **_facts_of([layers[0], last]),
                            "loss": repr(self.loss),
                            "compute_dtype": self.compute_dtype})
         _use_common_level(self.shards)
@@ -191,8 +200,15 @@ class ShardedNetwork(Network):
                 source: Any = self._split_rows(X, Y, window, sample_weight)
             else:
                 source = super()._source(X, Y, window, epochs, sample_weight)
+        state = self._training.rng.bit_generator.state
         self.shards.greet({"the number of rows": source.n_rows, "epochs": epochs,
-                           "window": window})
+                           "window": window, "the number of steps before": self._training.n_steps,
+                           "the state of the random generator":
+                               f"{zlib.crc32(repr(state).encode()):08x}"})
+        if self.group.size > 1:
+            with self.shards.together("read its rows"):
+                checksum = _checksum_of_some_rows(source)
+            self.shards.greet({"the rows (a checksum of some)": checksum})
         return source
 
     def _split_rows(self, X: RowFolder, Y: Any, window: int, sample_weight: Any) -> SplitRows:
@@ -210,9 +226,10 @@ class ShardedNetwork(Network):
     def _begun(self, optimizer: Any, source: Source, progress: TrainingProgress | None,
                added: Any) -> Iterator[None]:
         with self._left_on_error(), super()._begun(optimizer, source, progress, added):
+            facts: dict[str, Any] = {"optimizer": ADDRESS.sub("", repr(optimizer))}
             if progress is not None:
-                self.shards.greet({"batch_size": progress.batch_size,
-                                   "shuffle": progress.shuffle, "optimizer": repr(optimizer)})
+                facts |= {"batch_size": progress.batch_size, "shuffle": progress.shuffle}
+            self.shards.greet(facts)
             yield
 
     @contextmanager
@@ -238,7 +255,14 @@ class ShardedNetwork(Network):
                                  "restore_best=False and save the best network with BestModel")
         sources = [callback.raised for callback in callbacks
                    if isinstance(callback, _folder.Checkpoint)]
-        with self.shards.flagging(*sources):
+        with self._left_on_error(), self.shards.flagging(*sources):
+            # what exchanges something must be in all processes
+            self.shards.greet({
+                "callbacks that save": [[type(callback).__name__,
+                                         getattr(callback, "every_steps", None)]
+                                        for callback in callbacks if isinstance(callback, SAVING)],
+                "the number of rows of validation":
+                    0 if validation is None else validation[0].shape[0]})
             super()._train(source, validation, callbacks, verbose and is_first, on_nonfinite)
 
     def _interrupts(self) -> Interrupts:
@@ -497,6 +521,27 @@ class ShardedNetwork(Network):
         body = ",\n         ".join(repr(layer) for layer in self.layers)
         return (f"ShardedNetwork([{body}],\n        shards={self.shards.n}, group={self.group!r}, "
                 f"loss={self.loss!r})")
+
+
+def _facts_of(layers: Sequence[Linear]) -> dict[str, Any]:
+    """The arguments of layers, which must be the same in all processes."""
+    return {f"{name} of layers[{i}]": value for i, layer in enumerate(layers)
+            for name, value in layer.config().items() if name not in ("seed", "chosen_plan")}
+
+
+def _checksum_of_some_rows(source: Source | SplitRows) -> str | None:
+    """Digits that other rows, or another order, would change; None for rows that are not there.
+
+    Processes that list files in different orders have as many rows, and would train nonsense.
+    """
+    rows = source.some_rows(N_CHECKED_ROWS)
+    if rows is None:
+        return None
+    checksum = 0
+    for part in rows:
+        for array in part[:3] if isinstance(part, CSR) else () if part is None else (part,):
+            checksum = zlib.crc32(array.tobytes(), checksum)
+    return f"{checksum:08x}"
 
 
 def _use_common_level(shards: Shards) -> None:

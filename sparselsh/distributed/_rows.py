@@ -141,3 +141,8 @@ class SplitRows:
             x = concatenate([CSR(a, b, c, own[0].n_columns) for a, b, c, *_ in parts])
             y = concatenate([CSR(a, b, c, own[1].n_columns) for *_, a, b, c in parts])
             yield x, y, weight
+
+    def some_rows(self, n: int) -> tuple[CSR, CSR, Any] | None:
+        """The first n rows, to compare them."""
+        weight = None if self.weight is None else self.weight[:n]
+        return *self.folder.rows(0, min(n, self.n_rows)), weight

@@ -44,6 +44,10 @@ class DistributedError(RuntimeError):
         self.ranks = list(ranks)
 
 
+class DistributedOSError(DistributedError, OSError):
+    """Another process could not read or write: what handles an OSError handles it everywhere."""
+
+
 class Shards:
     """The shards of a network, and the part of them that this process owns.
 
@@ -221,13 +225,15 @@ class Shards:
         except Exception as raised:
             error = raised
         text = "" if error is None else f"{type(error).__name__}: {error}"
-        texts = [text] if self.group.size == 1 else self.gather_json(text)
+        found = [text, isinstance(error, OSError)]
+        answers = [found] if self.group.size == 1 else self.gather_json(found)
         if error is not None:
             raise error
-        failed = [rank for rank, text in enumerate(texts) if text]
+        failed = [rank for rank, (text, _) in enumerate(answers) if text]
         if failed:
-            raise DistributedError(f"process {failed[0]} of {self.group.size} could not {what}: "
-                                   f"{texts[failed[0]]}", failed)
+            text, is_of_system = answers[failed[0]]
+            kind = DistributedOSError if is_of_system else DistributedError
+            raise kind(f"process {failed[0]} of {self.group.size} could not {what}: {text}", failed)
 
     def greet(self, facts: dict[str, Any]) -> None:
         """Compare what must be alike in all processes; DistributedError names those that differ."""
@@ -262,7 +268,9 @@ class Shards:
         if self.group.size == 1:
             return part
         n, n_hidden = part.shape
-        blocks = np.zeros((self.group.size, n, self._widest(n_hidden)), np.float32)
+        even = n_hidden % self.group.size == 0  # else some blocks have columns that none reads
+        shape = self.group.size, n, self._widest(n_hidden)
+        blocks = np.empty(shape, np.float32) if even else np.zeros(shape, np.float32)
         for rank, block in enumerate(blocks):
             columns = self._columns_of(n_hidden, rank)
             block[:, :columns.stop - columns.start] = part[:, columns]
@@ -274,8 +282,10 @@ class Shards:
         """The columns of all processes, (n, n_hidden), from those of this one."""
         if self.group.size == 1:
             return own
-        block = np.zeros((len(own), self._widest(n_hidden)), np.float32)
-        block[:, :own.shape[1]] = own
+        block = own
+        if n_hidden % self.group.size:
+            block = np.zeros((len(own), self._widest(n_hidden)), np.float32)
+            block[:, :own.shape[1]] = own
         parts = self.gather(block)
         out = np.empty((len(own), n_hidden), np.float32)
         for rank, part in enumerate(parts):

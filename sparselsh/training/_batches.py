@@ -101,6 +101,12 @@ class _Matrices:
     def blocks(self) -> Iterator[Block]:
         yield self.X, self.Y, self.weight
 
+    def some_rows(self, n: int) -> Block | None:
+        """At most n rows from all parts of the data, to compare them."""
+        rows = np.linspace(0, self.n_rows - 1, min(n, self.n_rows)).astype(np.int64)
+        weight = None if self.weight is None else self.weight[rows]
+        return _take(self.X, rows), self.Y.take(rows), weight
+
 
 class _File:
     """A CSR file: a block is a window of consecutive rows."""
@@ -116,6 +122,11 @@ class _File:
             stop = start + self.window
             weight = None if self.weight is None else self.weight[start:stop]
             yield *read_window(self.file, start, stop), weight
+
+    def some_rows(self, n: int) -> Block | None:
+        """The first n rows, to compare them."""
+        weight = None if self.weight is None else self.weight[:n]
+        return *read_window(self.file, 0, n), weight
 
 
 class _Chunks:
@@ -165,6 +176,10 @@ class _Chunks:
         if n_rows == 0:
             raise ValueError("X gave no rows; its __iter__ must start anew for each epoch")
         self.n_rows = n_rows
+
+    def some_rows(self, n: int) -> Block | None:
+        """None: chunks are made when they are trained on."""
+        return None
 
 
 def _chain(first: list[Any], others: Iterator[Any]) -> Iterator[Any]:

@@ -245,7 +245,7 @@ class Training:
             with _clocked(tallies[0] if tallies else None, "update"):
                 self.optimizer.step(attempt.pairs, progress=attempt.fraction_done,
                                     n_threads=attempt.n_threads)
-            if self._backup is not None and not all(layer.is_finite() for layer in self.layers):
+            if self._backup is not None and not self._is_finite():
                 raise self._divergence(f"step {self.n_steps + 1} gave weights that are not finite",
                                        attempt)
             attempt.is_updated = True
@@ -264,10 +264,14 @@ class Training:
             self._backup.restore(self.layers, self.optimizer)
             self._backup = None
             kept = "; the weights are again those of before the last large change"
-        elif not all(layer.is_finite() for layer in self.layers):
+        elif not self._is_finite():
             kept = "; weights are no longer finite: load a file, or fit a new network"
         rate = self.optimizer.rate(attempt.fraction_done)
         return diverged(f"{what}, at learning rate {rate:g} (lr={self.optimizer.lr:g}){kept}")
+
+    def _is_finite(self) -> bool:
+        """Whether all weights are finite."""
+        return all(layer.is_finite() for layer in self.layers)
 
     def _largest(self, x: Floats | CSR, d_out: Floats | CSR) -> float:
         """A bound of the products of an input and the gradient of an output."""
