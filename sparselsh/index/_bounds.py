@@ -36,7 +36,7 @@ EVIDENCE = ((0.96, 64, 1.0), (0.985, 96, 1.0), (1.0, 128, 1.6))
 FEW_K, EVIDENCE_OF_FEW = 4, 1.5
 # Where the spread of the cells is known, the second half may hold so many times more, and so many
 # neurons may be expected in the other cells for each miss that is allowed
-SHARE_WITH_SPREAD, EXPECTED_PER_MISS = 1.25, 2.0
+SHARE_WITH_SPREAD, EXPECTED_PER_MISS = 1.1, 1.7
 ALL_CELLS = -1.0  # a share that no cells have
 CELL_RAISE, MAX_CELL_RAISES = 2.0, 6  # of the cells that are scanned; after these, all are
 MIN_SHORT_DEVIATIONS = 4.5
