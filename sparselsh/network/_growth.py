@@ -244,7 +244,7 @@ def _solved(margins: Floats, weights: Floats, own: tuple[Ids, Floats, Floats], t
     return b.astype(np.float32)
 
 
-def _log_sums(z: np.ndarray, weights: Floats) -> np.ndarray:
+def _log_sums(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The logarithm of the weighted sum of exponentials of each row; -inf for rows of -inf."""
     top = np.maximum(z.max(axis=1, initial=-np.inf), -MAX_LOGARITHM)
     with np.errstate(divide="ignore"):
