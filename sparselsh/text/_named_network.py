@@ -81,6 +81,7 @@ class NamedNetwork(Parameters):
         other._kept = Kept(self._kept.x.take(nothing), self._kept.y.take(nothing), 0)
         other.network_ = InferenceNetwork.from_network(self.network_, storage=storage,
                                                        n_threads=self.network_.n_threads)
+        other.network_.uncalibrated = "classes"
         return other
 
     def save(self, path: PathLike) -> None:
@@ -145,6 +146,8 @@ class NamedNetwork(Parameters):
             made = cls(**config["parameters"] | {"n_threads": n_threads})
             made._check_parameters()
             names = _file.names_of_tensors(stored.tensors, stored.network.n_labels)
+            if isinstance(stored.network, InferenceNetwork):
+                stored.network.uncalibrated = "classes"  # as _training has a softmax
             kept = kept_of_tensors(stored.tensors, config["n_seen"], stored.network)
             made._restore(stored, config, Trained(stored.network, None, kept), names)
             return made
