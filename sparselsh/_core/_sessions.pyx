@@ -486,9 +486,9 @@ def losses(const int32_t[:, ::1] ids, const float[:, :, ::1] counts, const float
     Arrays are those of `count`. The score of a candidate is a times its output relative to the
     largest of the row, plus b log(votes + floor), plus c times its trend; for an item of the query
     a and b are larger by a' and b', and a shift for its age is added. All other items together, if
-    there are any, have the score `others`, and the probabilities are the softmax. parameters are a, b, a', b',
-    log(floor), others, c, the shifts of six ages, and the logarithms of the fourteen weights of
-    counts. One thread.
+    there are any, have the score `others`, and the probabilities are the softmax. parameters are a,
+    b, a', b', log(floor), others, c, the shifts of six ages, and the logarithms of the fourteen
+    weights of counts. One thread.
     """
     cdef Py_ssize_t i, j, t, n_found, n = ids.shape[0], width = ids.shape[1]
     cdef const double *b = &parameters[0]
