@@ -1,4 +1,7 @@
 """New labels and features in trained networks and taggers; old answers stay."""
+import importlib
+import threading
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -297,3 +300,52 @@ def test_an_error_leaves_the_tagger_as_it_was(grown, monkeypatch):
     monkeypatch.undo()
     assert len(before.tags_) == 24 and before.network_.n_labels == 24
     before.predict(old[0])
+
+
+@pytest.mark.parametrize("kind", ["tagger", "recommender"])
+def test_another_thread_sees_the_parts_grow_together(kind, monkeypatch, rng):
+    # the network had grown, and the vocabulary and the names had not
+    if kind == "tagger":
+        texts, tags = corpus(rng, 60, range(4))
+        model = sl.Tagger(hidden=8, epochs=1, random_state=0).fit(texts, tags)
+        module = "sparselsh.text._tagger"
+
+        def grow():
+            model.add_tags([f"new word{j} " + texts[0] for j in range(3)] * 2, [["new"]] * 6)
+
+        calls = [lambda: model.predict_topk(texts, 99), lambda: model.predict_topk(texts[:1], 99),
+                 lambda: model.predict(texts), lambda: model.predict_proba(texts),
+                 lambda: model.score(texts, tags), lambda: model.explain(texts[0], "new")]
+    else:
+        rows = [["a", "b", "c"], ["b", "c", "d"]] * 10
+        model = sl.Recommender(hidden=8, neighbors=0, random_state=0).fit(rows)
+        module = "sparselsh.text._recommender"
+
+        def grow():
+            model.add_items([["a", "new"], ["new", "b"]])
+
+        calls = [lambda: model.recommend(["a"], k=99, exclude_seen=False),
+                 lambda: model.recommend(rows, k=99), lambda: model.score(rows, k=99)]
+
+    def then_asked(*arguments):
+        grow_from_rows(*arguments)
+        for call in calls:
+            thread = threading.Thread(target=ask, args=(call,), daemon=True)
+            thread.start()
+            threads.append(thread)
+        threads[0].join(0.2)
+
+    def ask(call):
+        try:
+            answers.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    threads, answers, errors = [], [], []
+    grow_from_rows = importlib.import_module(module).grow_from_rows
+    monkeypatch.setattr(f"{module}.grow_from_rows", then_asked)
+    grow()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and len(answers) == len(calls)
+    assert "new" in (model.tags_ if kind == "tagger" else model.items_)
