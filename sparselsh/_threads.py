@@ -7,6 +7,7 @@ not depend on the number of threads.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -131,6 +132,12 @@ class Lock:
 
     def __reduce__(self) -> tuple[type[Any], tuple[()]]:
         return Lock, ()
+
+
+class Unlocked:
+    """Takes the place of a Lock where nothing changes."""
+
+    held = contextlib.nullcontext()
 
 
 def one_at_a_time(method: Callable[P, R]) -> Callable[P, R]:

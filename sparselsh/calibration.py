@@ -624,11 +624,16 @@ def _fitted_tail(ids: Ids, scores: Floats, every: Floats, y: CSR) -> np.ndarray:
 def probabilities_of(loss: Loss, scores: Floats) -> Floats:
     """Probabilities without a calibration, as the loss reads the scores; in place."""
     if loss.outputs == "classes":
-        scores -= scores.max(axis=1, keepdims=True, initial=-np.inf)
-        portable.exp(scores)
-        scores /= scores.sum(axis=1, keepdims=True)
-        return scores
+        return softmax(scores)
     portable.sigmoid(scores)
+    return scores
+
+
+def softmax(scores: Floats) -> Floats:
+    """The softmax of each row; in place."""
+    scores -= scores.max(axis=1, keepdims=True, initial=-np.inf)
+    portable.exp(scores)
+    scores /= scores.sum(axis=1, keepdims=True)
     return scores
 
 

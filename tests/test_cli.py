@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -177,6 +178,25 @@ def test_a_network_with_few_labels_is_evaluated(tmp_path):
     (tmp_path / "rows.txt").write_text("4 2 2\n" + "0 0:1\n1 1:1\n" * 2)
     done = sparselsh("train", "rows.txt", "--test", "rows.txt", "--epochs", 1, cwd=tmp_path)
     assert done.returncode == 0 and "P@5" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell of POSIX closes the streams")
+def test_closed_streams_are_empty(folder):
+    # Python has None there, of which a command that had done its work reported an AttributeError
+    command = f"{shlex.quote(sys.executable)} -P -m sparselsh "
+
+    def run(arguments):
+        return subprocess.run(["sh", "-c", command + arguments], cwd=folder, capture_output=True,
+                              text=True, check=False)
+
+    done = run("predict model.safetensors test.txt >&-")
+    assert done.returncode == 2
+    assert done.stderr == "sparselsh: error: standard output is closed; give --output\n"
+    done = run("predict model.safetensors test.txt --output closed.txt >&- <&- 2>&-")
+    assert done.returncode == 0 and (folder / "closed.txt").read_text().count("\n") > 10
+    done = run("predict model.safetensors <&-")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert run("info model.safetensors >&- 2>&-").returncode == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a closed pipe raises another error on Windows")

@@ -4,6 +4,8 @@ import math
 import numpy as np
 import pytest
 
+import sparselsh as sl
+from sparselsh._arrays import portable
 from sparselsh._core import _portable_math
 
 
@@ -38,3 +40,25 @@ def test_cosines_are_accurate():
     for x in np.linspace(0, 1, 1001):
         assert _portable_math.cos_pi(x) == pytest.approx(math.cos(math.pi * x), abs=5e-16)
     assert [_portable_math.cos_pi(x) for x in (0, 0.5, 1)] == [1, 0, -1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_small_sigmoids_keep_their_digits(dtype):
+    # those of float32 were zero below -17, so that unlikely labels were all alike
+    from scipy.special import expit
+
+    x = np.concatenate([np.linspace(-87, 20, 2000), [-1e30, 1e30]]).astype(dtype)
+    y = x.copy()
+    portable.sigmoid(y)
+    np.testing.assert_allclose(y, expit(x.astype(float)), rtol=8 * np.finfo(dtype).eps)
+
+
+def test_unlikely_labels_have_the_order_of_their_scores():
+    X = np.eye(3, dtype=np.float32)
+    network = sl.Network([sl.Linear(3, 4), sl.Linear(4, 6)], loss="bce", random_state=0)
+    network.fit(X, np.eye(3, 6), epochs=1)
+    *weights, bias = network.get_weights()
+    network.set_weights([*weights, bias - np.float32(30)])
+    p, z = network.predict_proba(X), network.decision_function(X)
+    np.testing.assert_allclose(p, np.exp(z.astype(float)), rtol=1e-5)
+    assert np.argmax(p, axis=1).tolist() == network.predict(X).tolist()

@@ -82,9 +82,17 @@ def test_candidates_are_those_of_the_definition(simd_level, rng, n_best, n_neigh
         assert ages[i][order].tolist() == want_ages.tolist()
 
 
-@pytest.mark.parametrize("k", [1, 5, 30])
-def test_probabilities_are_those_of_the_definition(simd_level, rng, k):
+def with_all_items(case):
+    """The case, with every item among the candidates of each query."""
+    case.further = np.tile(np.arange(N_ITEMS, dtype=np.int32), (len(case.queries), 1))
+    return case
+
+
+@pytest.mark.parametrize(("k", "every"), [(1, False), (5, False), (30, False), (N_ITEMS, True)])
+def test_probabilities_are_those_of_the_definition(simd_level, rng, k, every):
     case, n_best = Case(rng), 12
+    if every:
+        case, n_best = with_all_items(case), N_ITEMS
     ranker, n = case.prepared(), len(case.queries)
 
     def ranked(n_threads):
@@ -99,7 +107,8 @@ def test_probabilities_are_those_of_the_definition(simd_level, rng, k):
         scores = reference.session_scores(counts, outputs, ages, case.made.trends[ids],
                                           case.parameters)
         weights = np.exp(scores)
-        want = weights / (weights.sum() + np.exp(case.parameters[5]))
+        others = 0 if every else np.exp(case.parameters[5])
+        want = weights / (weights.sum() + others)
         size = min(len(ids), k)
         assert (found[i, size:] == -1).all() and not p[i, size:].any()
         # neighbors in rank may differ by less than the rounding
@@ -108,8 +117,11 @@ def test_probabilities_are_those_of_the_definition(simd_level, rng, k):
         np.testing.assert_allclose(p[i, :size], want[places], rtol=1e-4)
 
 
-def test_losses_and_their_derivatives_are_those_of_the_formula(rng):
+@pytest.mark.parametrize("every", [False, True])
+def test_losses_and_their_derivatives_are_those_of_the_formula(rng, every):
     case, n_best = Case(rng), 12
+    if every:
+        case, n_best = with_all_items(case), N_ITEMS
     found = count(case, case.prepared(), np.exp(PRIOR[13:]), n_best, 1)[:4]
     labels = read_only(rng.integers(0, N_ITEMS, len(case.queries)).astype(np.int32))
     gradient = unwritten(len(PRIOR), np.float64)
@@ -122,9 +134,9 @@ def test_losses_and_their_derivatives_are_those_of_the_formula(rng):
             scores = reference.session_scores(
                 counts[is_there].astype(float), outputs[is_there].astype(float), ages[is_there],
                 case.made.trends[ids[is_there]], parameters)
-            every = np.append(scores, parameters[5])
+            of_all = np.append(scores, -np.inf if every else parameters[5])
             hit = np.append(ids[is_there] == label, not (ids == label).any())
-            total += np.log(np.exp(every).sum()) - every[hit][0]
+            total += np.log(np.exp(of_all).sum()) - of_all[hit][0]
         return total / len(labels)
 
     value = _sessions.losses(*arguments, case.parameters, gradient)

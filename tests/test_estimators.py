@@ -536,7 +536,7 @@ def test_classifiers_of_classes_are_trained_again_on_rows_that_were_held_out(
         np.testing.assert_allclose(np.sort(weights), weight)
         order = np.argsort(weights)  # which tells the rows apart
         assert (clf.classes_[targets[order]] == names).all()
-        np.testing.assert_array_equal(rows.toarray()[order], X.toarray())
+        np.testing.assert_array_equal(rows.toarray()[order], X.toarray() * clf.input_scale_)
 
 
 def test_classifiers_of_several_labels_are_not_trained_again(monkeypatch):
@@ -572,6 +572,13 @@ def test_the_recipe_can_be_requested():
 def test_unknown_recipes_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         LSHClassifier(8, **options).fit(*many(300))
+
+
+def test_weights_from_the_data_are_for_one_hidden_layer():
+    X, y = many(300)
+    words = r"init='labels' is for one hidden layer, got hidden_layer_sizes=\(8, 4\); give one size"
+    with pytest.raises(ValueError, match=words):
+        LSHClassifier((8, 4), init="labels").fit(X, y)
 
 
 def test_the_threshold_for_refined_labels_is_set_on_held_out_rows():
@@ -626,6 +633,20 @@ def test_columns_of_an_indicator_frame_are_the_classes():
     assert sorted(column.classes_) == sorted(names)
 
 
+def test_a_single_name_is_a_label(tmp_path):
+    # its indicator has one column, which was taken for class labels
+    X, tags = named(60)
+    few = [[name for name in row if name == "t03"] for row in tags]
+    clf = LSHClassifier(random_state=0, hidden_layer_sizes=4).fit(X, few)
+    assert clf.classes_.tolist() == ["t03"] and clf.predict_proba(X).shape == (60, 1)
+    assert {len(row) for row in clf.predict(X)} <= {0, 1}
+    clf.save(tmp_path / "clf")
+    assert LSHClassifier.load(tmp_path / "clf").predict(X) == clf.predict(X)
+    clf.partial_fit(X, few)
+    clf.partial_fit(X, tags)
+    assert sorted(clf.classes_) == [f"t{j:02}" for j in range(12)]
+
+
 def test_lists_that_are_no_names_are_refused():
     X, tags = named(20)
     with pytest.raises(ValueError, match="y has lists of numbers of different lengths; give lists"):
@@ -655,6 +676,19 @@ def test_partial_fit_adds_classes(digits):
     assert clf.score(X_test, y_test) >= 0.93
     clf.partial_fit(X, y, classes=range(12))
     assert clf.classes_.tolist()[10:] == [10, 11] and clf.predict_proba(X).shape[1] == 12
+
+
+@pytest.mark.parametrize(("first", "later"), [
+    ([0, 1], ["a", "b"]), (["a", "b"], [0, 1]), ([False, True], ["a"]),
+    (np.array([2**63, 2**63 + 1], np.uint64), [0, 1]), ([2**60 + 1, 2**60 + 2], [0.0, 1.0])])
+def test_classes_that_have_no_type_in_common_are_refused(first, later, rng):
+    # those of before became strings, or numbers that were rounded
+    X = rng.normal(size=(40, 3)).astype(np.float32)
+    clf = LSHClassifier(4, max_iter=1).partial_fit(X, np.resize(first, 40), classes=first)
+    before = clf.classes_
+    with pytest.raises((TypeError, ValueError), match=r"classes of one type|not among those"):
+        clf.partial_fit(X, np.resize(later, 40))
+    assert clf.classes_ is before and clf.network_.n_labels == 2
 
 
 def test_partial_fit_adds_names():
@@ -699,6 +733,44 @@ def test_transform_gives_the_hidden_layer(digits):
     W, b = clf.network_.layers[-1].weight, clf.network_.layers[-1].bias
     z = clf.network_.decision_function(X_test)
     np.testing.assert_allclose(H @ W.T + b, z, rtol=1e-4, atol=1e-4)
+
+
+def test_columns_of_transform_have_names(digits):
+    pd = pytest.importorskip("pandas")
+    X, X_test, y, _ = digits
+    for model in (LSHClassifier((8, 5), random_state=0, max_iter=1),
+                  LSHRegressor((8, 5), random_state=0, max_iter=1)):
+        names = [f"{type(model).__name__.lower()}{j}" for j in range(5)]
+        frame = model.set_output(transform="pandas").fit(X, y).transform(X_test)
+        assert isinstance(frame, pd.DataFrame) and list(frame.columns) == names
+        assert model.get_feature_names_out().tolist() == names
+        # a pipeline configures all of its steps, and the last one was refused
+        pipeline = make_pipeline(MaxAbsScaler(), model).set_output(transform="pandas").fit(X, y)
+        assert pipeline.predict(X_test).shape == (len(X_test),)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_array, sp.csr_matrix, sp.csc_matrix])
+def test_a_saved_classifier_gives_the_same_kind_of_indicator(kind, tmp_path):
+    X, tags = named(60)
+    Y = kind(np.array([[int(f"t{j:02}" in row) for j in range(12)] for row in tags]))
+    clf = LSHClassifier(random_state=0, hidden_layer_sizes=4, max_iter=1).fit(X, Y)
+    clf.save(tmp_path / "clf")
+    assert type(LSHClassifier.load(tmp_path / "clf").predict(X)) is type(clf.predict(X))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_rows_of_probabilities_sum_to_one_however_small_they_are(n_classes, rng):
+    X = rng.normal(size=(60, 3)).astype(np.float32)
+    clf = LSHClassifier(4, loss="bce", max_iter=2, random_state=0).fit(X, np.arange(60) % n_classes)
+    want = clf.predict_proba(X)
+    np.testing.assert_allclose(want.sum(axis=1), 1, rtol=1e-5)
+    *weights, bias = clf.network_.get_weights()
+    for shift in (60, 1000):  # the sigmoid of -1000 is zero
+        clf.network_.set_weights([*weights, bias - np.float32(shift)])
+        z = clf.network_.decision_function(X).astype(np.float64)
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(clf.predict_proba(X), e / e.sum(axis=1, keepdims=True),
+                                   rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["classes", "strings", "names", "indicator", "sparse"])
@@ -772,6 +844,47 @@ def test_large_inputs_are_scaled_with_classifiers_and_for_values(digits, tmp_pat
     regressor = LSHRegressor(random_state=0).fit(X, X[:, 20])
     assert regressor.input_scale_ < 1
     assert regressor.score(X_test, X_test[:, 20]) > 0.9
+
+
+@pytest.mark.parametrize("options", [
+    {"solver": "sgd"}, {"solver": "sgd", "loss": "bce"}, {"refine": True}, {"effort": "low"}])
+@pytest.mark.parametrize("factor", [2.0**10, 2.0**100])
+def test_large_inputs_do_not_diverge_with_weights_from_the_data(options, factor, digits):
+    # squares of the largest overflowed, and steps of SGD grow with the inputs
+    X, _, y, _ = digits
+    X, y = sp.csr_array(X[:600]), y[:600]
+    plain, large = (LSHClassifier(16, init="labels", random_state=0, **options).fit(rows, y)
+                    for rows in (X, X * np.float32(factor)))
+    assert large.score(X * np.float32(factor), y) > plain.score(X, y) - 0.1
+
+
+@pytest.mark.parametrize("kind", [sp.csr_array, sp.csr_matrix])
+def test_rows_of_any_norm_are_learned_alike_by_the_recipe(kind):
+    # as they are rows of norm 16 have 15 points less
+    X, y = many(3000)
+    X = kind(X)
+    X, X_test, y, y_test = X[:2000], X[2000:], y[:2000], y[2000:]
+    scores = []
+    for factor in (1, 16, 1024):
+        rows, others = X * np.float32(factor), X_test * np.float32(factor)
+        clf = LSHClassifier(32, random_state=0).fit(rows, y)
+        assert 0.5 < np.sqrt(rows.multiply(rows).sum() / len(y)) * clf.input_scale_ <= 2
+        scores.append(clf.score(others, y_test))
+    assert min(scores) > max(scores) - 0.02
+
+
+@pytest.mark.parametrize("kind", [sp.csr_array, sp.csr_matrix, sp.csc_matrix, sp.coo_matrix])
+@pytest.mark.parametrize("model", [LSHClassifier, LSHRegressor])
+def test_both_interfaces_of_sparse_matrices_give_the_same_bits(model, kind, digits):
+    # the squares of large inputs were a product of matrices, which failed
+    X, X_test, y, _ = digits
+    X, y = 1024 * X[:200, :40], y[:200]
+    want = model(8, random_state=0, max_iter=2).fit(sp.csr_array(X), y)
+    found = model(8, random_state=0, max_iter=2).fit(kind(X), y)
+    assert want.input_scale_ < 1
+    rows = kind(X_test[:, :40])
+    assert_same_bits(found.transform(rows), want.transform(sp.csr_array(rows)))
+    np.testing.assert_array_equal(found.predict(rows), want.predict(sp.csr_array(rows)))
 
 
 def test_features_of_very_different_sizes_are_named(rng):

@@ -1,4 +1,7 @@
 """New labels and features in trained networks and taggers; old answers stay."""
+import importlib
+import threading
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -203,30 +206,42 @@ def precision(tagger, texts, tags):
                                                            strict=True)])
 
 
-def test_totals_of_outputs_are_almost_those_of_all_labels(rng):
-    # labels of the rows and the frequent ones make most of the sum
+@pytest.mark.parametrize("scale", [1, 30, 3000])
+def test_totals_of_outputs_are_almost_those_of_all_labels(rng, scale):
+    # labels of the rows and the frequent ones make most of the sum; exponentials overflowed
     n_labels, h = 3000, rng.standard_normal((400, 8)).astype(np.float32)
     W = rng.standard_normal((n_labels, 8)).astype(np.float32)
     bias = np.where(np.arange(n_labels) < 100, 3, -4).astype(np.float32)
     labels = np.where(np.arange(400) % 2, np.arange(400) % 100, 100 + np.arange(400)).astype(
         np.int32)
     W[labels[::2]] += 2 * h[::2]
+    h *= scale
     y = CSR(np.arange(401, dtype=np.int64), labels, np.ones(400, np.float32), n_labels + 5)
     exact = logsumexp(h.astype(np.float64) @ W.T + bias, axis=1)
     found = _growth._totals(h, y, W, bias, 1)
-    assert (found <= exact + 1e-4).all() and np.mean(exact - found) < 0.1
+    assert (found <= exact + 1e-4 * scale).all() and np.mean(exact - found) < 0.1 * scale
 
 
-def test_biases_make_probabilities_right_on_average(rng):
+@pytest.mark.parametrize("shift", [0, 100, 5000, -5000])
+def test_biases_make_probabilities_right_on_average(rng, shift):
     margins = np.sort(rng.standard_normal((6, 40)) * 3 - 4)[:, ::-1]
     weights = rng.uniform(1, 5, (6, 40))
     label = np.repeat(np.arange(6), 3)
     own, own_weights = rng.standard_normal(18), rng.uniform(1, 2, 18)
     tails, wanted = rng.uniform(0, 0.1, 6), rng.uniform(0.5, 3, 6)
-    b = _growth._solved(margins, weights, (label, own, own_weights), tails, wanted)
+    # outputs that are all larger have biases that are smaller
+    b = shift + _growth._solved(margins + shift, weights, (label, own + shift, own_weights),
+                                np.log(tails) + shift, wanted).astype(np.float64)
     p = (weights / (1 + np.exp(-margins - b[:, None]))).sum(axis=1) + tails * np.exp(b)
     p += np.bincount(label, own_weights / (1 + np.exp(-own - b[label])))
     np.testing.assert_allclose(p, wanted, rtol=1e-3)
+
+
+def test_sums_of_exponentials_are_finite_in_logarithms(rng):
+    z, weights = rng.standard_normal((5, 7)) * 400, rng.uniform(1, 2, 7).astype(np.float32)
+    z[1], z[2] = -np.inf, z[2] + 5000
+    want = logsumexp(z, axis=1, b=weights)
+    np.testing.assert_allclose(_growth._log_sums(z, weights), want, rtol=1e-6)
 
 
 def test_new_words_are_listed_behind_the_known_ones(grown):
@@ -285,3 +300,52 @@ def test_an_error_leaves_the_tagger_as_it_was(grown, monkeypatch):
     monkeypatch.undo()
     assert len(before.tags_) == 24 and before.network_.n_labels == 24
     before.predict(old[0])
+
+
+@pytest.mark.parametrize("kind", ["tagger", "recommender"])
+def test_another_thread_sees_the_parts_grow_together(kind, monkeypatch, rng):
+    # the network had grown, and the vocabulary and the names had not
+    if kind == "tagger":
+        texts, tags = corpus(rng, 60, range(4))
+        model = sl.Tagger(hidden=8, epochs=1, random_state=0).fit(texts, tags)
+        module = "sparselsh.text._tagger"
+
+        def grow():
+            model.add_tags([f"new word{j} " + texts[0] for j in range(3)] * 2, [["new"]] * 6)
+
+        calls = [lambda: model.predict_topk(texts, 99), lambda: model.predict_topk(texts[:1], 99),
+                 lambda: model.predict(texts), lambda: model.predict_proba(texts),
+                 lambda: model.score(texts, tags), lambda: model.explain(texts[0], "new")]
+    else:
+        rows = [["a", "b", "c"], ["b", "c", "d"]] * 10
+        model = sl.Recommender(hidden=8, neighbors=0, random_state=0).fit(rows)
+        module = "sparselsh.text._recommender"
+
+        def grow():
+            model.add_items([["a", "new"], ["new", "b"]])
+
+        calls = [lambda: model.recommend(["a"], k=99, exclude_seen=False),
+                 lambda: model.recommend(rows, k=99), lambda: model.score(rows, k=99)]
+
+    def then_asked(*arguments):
+        grow_from_rows(*arguments)
+        for call in calls:
+            thread = threading.Thread(target=ask, args=(call,), daemon=True)
+            thread.start()
+            threads.append(thread)
+        threads[0].join(0.2)
+
+    def ask(call):
+        try:
+            answers.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    threads, answers, errors = [], [], []
+    grow_from_rows = importlib.import_module(module).grow_from_rows
+    monkeypatch.setattr(f"{module}.grow_from_rows", then_asked)
+    grow()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and len(answers) == len(calls)
+    assert "new" in (model.tags_ if kind == "tagger" else model.items_)

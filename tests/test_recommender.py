@@ -198,6 +198,34 @@ def test_a_file_of_before_there_were_votes_is_read(clicks, tmp_path):
     assert old.neighbors == 0 and old.recommend(["item 1"]) == shop.recommend(["item 1"])
 
 
+@pytest.mark.parametrize("n_items", [1, 2, 9])
+@pytest.mark.parametrize("neighbors", [0, 300])
+def test_probabilities_of_few_items_sum_to_one(n_items, neighbors, rng):
+    # a part was that of other items, of which there are none
+    rows = [[f"item {j}" for j in rng.integers(n_items, size=3)] for _ in range(40)]
+    shop = sl.Recommender(hidden=4, neighbors=neighbors, random_state=0).fit(rows)
+    for query in ([], ["item 0"], ["unknown"], rows[1]):
+        found = shop.recommend(query, k=n_items, exclude_seen=False)
+        assert len(found) == len(shop.items_)
+        assert sum(p for _, p in found) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("neighbors", [0, 300])
+@pytest.mark.parametrize("storage", ["int8", "bfloat16"])
+def test_a_compressed_copy_of_a_small_training_answers(neighbors, storage, tmp_path):
+    # of so few sequences none are held out, and there is no calibration
+    rows = [["tea", "milk", "sugar"], ["tea", "milk", "cup"], ["pen", "ink", "paper"]] * 10
+    shop = sl.Recommender(hidden=16, neighbors=neighbors, random_state=0).fit(rows)
+    small = shop.compressed(storage)
+    small.save(tmp_path / "small")
+    loaded = sl.load(tmp_path / "small")
+    for query in ([], ["tea"], ["pen", "ink"]):
+        found = small.recommend(query, k=3)
+        assert loaded.recommend(query, k=3) == found
+        assert dict(found) == pytest.approx(dict(shop.recommend(query, k=3)), abs=0.02)
+    assert small.score(rows, k=2) == shop.score(rows, k=2)
+
+
 @pytest.mark.parametrize("storage", ["int8", "bfloat16"])
 def test_a_compressed_copy_votes(shop, rng, storage, tmp_path):
     small, rows = shop.compressed(storage), sessions(rng, 100)

@@ -654,6 +654,31 @@ def test_a_compressed_tagger_answers_alike_from_its_file(tagger, data, tmp_path)
             call()
 
 
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("threshold", ["auto", "per-tag", 0.3])
+@pytest.mark.parametrize("storage", ["int8", "bfloat16"])
+def test_a_compressed_tagger_of_a_small_training_answers(single, threshold, storage, tmp_path):
+    # of so few texts none are held out, and there is no calibration
+    texts = ["red apple", "green pear", "fast car", "slow bus"] * 5
+    tags = ["fruit", "fruit", "traffic", "traffic"] * 5
+    tagger = sl.Tagger(random_state=0, threshold=threshold, hidden=16)
+    tagger.fit(texts, tags if single else [[tag] for tag in tags])
+    assert tagger.network_.calibration is None
+    small = tagger.compressed(storage)
+    small.save(tmp_path / "small")
+    loaded, queries = sl.load(tmp_path / "small"), ["a green apple", "the fast bus", ""]
+    np.testing.assert_allclose(small.predict_proba(queries), tagger.predict_proba(queries),
+                               atol=0.02)
+    assert list(small.predict(queries)) == list(tagger.predict(queries))
+    for model in (small, loaded):
+        assert list(model.predict(queries)) == list(small.predict(queries))
+        assert model.predict_topk(queries, 2) == small.predict_topk(queries, 2)
+        for text, row in zip(queries, model.predict_topk(queries, 2), strict=True):
+            assert dict(model.predict_topk([text], 2)[0]) == pytest.approx(dict(row))
+        np.testing.assert_array_equal(model.predict_proba(queries), small.predict_proba(queries))
+        assert model.score(texts, tags if single else [[tag] for tag in tags]) == 1
+
+
 def test_one_text_is_answered_as_one_of_many(tagger, sorter, data):
     texts = [*data[2][:60], "", "none of these words", "naïve w1x2 日本"]
     for model in (tagger, sorter):

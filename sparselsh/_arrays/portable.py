@@ -55,17 +55,12 @@ def log(x: np.ndarray) -> None:
 
 
 def sigmoid(x: np.ndarray) -> None:
-    """x <- 1 / (1 + exp(-x))"""
-    if _simd.is_reproducible():
-        np.negative(x, out=x)
+    """x <- 1 / (1 + exp(-x)), which is above zero wherever exp(x) is."""
+    np.negative(x, out=x)
+    with np.errstate(over="ignore"):
         exp(x)
-        x += 1
-        np.divide(1, x, out=x)
-        return
-    x *= x.dtype.type(0.5)
-    np.tanh(x, out=x)
     x += 1
-    x *= x.dtype.type(0.5)
+    np.divide(1, x, out=x)
 
 
 def _each(usual: Callable[..., Any], portable: Callable[[np.ndarray], None], x: np.ndarray) -> None:

@@ -426,7 +426,7 @@ def rank(SessionRanker ranker, const int64_t[::1] indptr, const int32_t[::1] que
         n_failed += _rank_row(ranker, &queries[0] + indptr[i] if queries.shape[0] else NULL,
                               indptr[i + 1] - indptr[i],
                               &more[i, 0] if n_more else NULL, n_more, &weights[0],
-                              &parameters[0], &trends[0], n_best, ids.shape[1], &ids[i, 0],
+                              &parameters[0], trends, n_best, ids.shape[1], &ids[i, 0],
                               &probabilities[i, 0], &n_voted[i])
     if n_failed:
         raise MemoryError()
@@ -434,7 +434,7 @@ def rank(SessionRanker ranker, const int64_t[::1] indptr, const int32_t[::1] que
 
 cdef int _rank_row(SessionRanker ranker, const int32_t *query, Py_ssize_t n,
                    const int32_t *more, Py_ssize_t n_more, const double *weights,
-                   const double *b, const float *trends, Py_ssize_t n_best, Py_ssize_t k,
+                   const double *b, const float[::1] trends, Py_ssize_t n_best, Py_ssize_t k,
                    int32_t *ids, float *probabilities, int64_t *n_voted) noexcept nogil:
     # 1 where memory is short
     cdef found_t found
@@ -460,7 +460,7 @@ cdef int _rank_row(SessionRanker ranker, const int32_t *query, Py_ssize_t n,
                 score += b[SEEN_OUTPUT_SCALE] * z + b[SEEN_VOTE_SCALE] * v + b[SEEN + age]
             found.outputs[j] = <float>score
             largest = max(largest, score)
-        total = exp(b[OTHERS] - largest)
+        total = exp(b[OTHERS] - largest) if found.n < trends.shape[0] else 0
         for j in range(found.n):
             total += exp(found.outputs[j] - largest)
             keys[j] = score_key(found.outputs[j], <int32_t>j)
@@ -485,15 +485,16 @@ def losses(const int32_t[:, ::1] ids, const float[:, :, ::1] counts, const float
 
     Arrays are those of `count`. The score of a candidate is a times its output relative to the
     largest of the row, plus b log(votes + floor), plus c times its trend; for an item of the query
-    a and b are larger by a' and b', and a shift for its age is added. All other items together have
-    the score `others`, and the probabilities are the softmax. parameters are a, b, a', b',
-    log(floor), others, c, the shifts of six ages, and the logarithms of the fourteen weights of
-    counts. One thread.
+    a and b are larger by a' and b', and a shift for its age is added. All other items together, if
+    there are any, have the score `others`, and the probabilities are the softmax. parameters are a,
+    b, a', b', log(floor), others, c, the shifts of six ages, and the logarithms of the fourteen
+    weights of counts. One thread.
     """
-    cdef Py_ssize_t i, j, t, n = ids.shape[0], width = ids.shape[1]
+    cdef Py_ssize_t i, j, t, n_found, n = ids.shape[0], width = ids.shape[1]
     cdef const double *b = &parameters[0]
     cdef double[N_COUNTS] weights
     cdef double floor = exp(b[LOG_FLOOR]), loss = 0, largest, total, vote, d, e, v, slope
+    cdef double others
     cdef double *scores = <double *>malloc(4 * max(width, <Py_ssize_t>1) * sizeof(double))
     cdef double *votes = scores + width
     cdef double *logs = votes + width
@@ -509,11 +510,13 @@ def losses(const int32_t[:, ::1] ids, const float[:, :, ::1] counts, const float
         for t in range(N_PARAMETERS):
             gradient[t] = 0
         for i in range(n):
-            best = -INFINITY
+            best, n_found = -INFINITY, 0
             for j in range(width):
                 if ids[i, j] >= 0:
                     best = max(best, outputs[i, j])
-            largest, is_hit = b[OTHERS], False
+                    n_found += 1
+            others = b[OTHERS] if n_found < trends.shape[0] else -INFINITY
+            largest, is_hit = others, False
             for j in range(width):
                 if ids[i, j] < 0:
                     continue
@@ -529,12 +532,12 @@ def losses(const int32_t[:, ::1] ids, const float[:, :, ::1] counts, const float
                                   + b[SEEN + ages[i, j]])
                 largest = max(largest, scores[j])
                 is_hit |= ids[i, j] == labels[i]
-            total = exp(b[OTHERS] - largest)
+            total = exp(others - largest)
             for j in range(width):
                 if ids[i, j] >= 0:
                     total += exp(scores[j] - largest)
             loss += log(total) + largest
-            e = exp(b[OTHERS] - largest) / total
+            e = exp(others - largest) / total
             gradient[OTHERS] += e
             if not is_hit:
                 loss -= b[OTHERS]

@@ -193,7 +193,7 @@ def _add_columns(sub: argparse._ActionsContainer, labelled: bool) -> None:
         group.add_argument("--label", metavar="COLUMN",
                            help="column with the labels: a string, or in JSONL and Parquet a list "
                                 "of them (default: the first of tags, labels, label and tag)")
-        group.add_argument("--separator", metavar="TEXT",
+        group.add_argument("--separator", metavar="TEXT", type=_not_empty,
                            help="what parts several labels in one string (default: none, the whole "
                                 "string is one label)")
 
@@ -505,6 +505,13 @@ def _whole(minimum: int) -> Callable[[str], int]:
         return value
 
     return whole
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("'' parts nothing; give a text such as ',', or leave it "
+                                         "out")
+    return text
 
 
 def _number(text: str, maximum: float = math.inf) -> float:

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     It is 0, 2 for an error, 130 for Ctrl-C, 75 where another process was lost.
     """
+    _open_streams()
     args = parser().parse_args(argv)
 
     try:
@@ -58,6 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             _drop_stdout()  # `sparselsh predict ... > FILE` on a full disk
         return 2
     return 0
+
+
+def _open_streams() -> None:
+    """Give what the caller has closed, as by `>&-`, an empty stream.
+
+    Python has None there, and the next file that is opened would take the place of the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(nothing, mode, encoding="utf-8", closefd=False))
 
 
 def _leave(code: int) -> NoReturn:

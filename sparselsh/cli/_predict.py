@@ -61,6 +61,8 @@ def _check_rows(args: argparse.Namespace, net: Any) -> None:
 def write(parts: Iterator[str], path: str | None) -> None:
     """Write parts of the answer to a file or, each at once, to stdout."""
     if path is None:
+        if sys.stdout is not sys.__stdout__ and sys.__stdout__ is None:
+            raise UserError("standard output is closed; give --output")
         for part in parts:
             sys.stdout.write(part)
             sys.stdout.flush()

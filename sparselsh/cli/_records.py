@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv",
             ".parquet": "parquet"}
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+PACKED = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "LZ4", b"PK\x03\x04": "ZIP",
+          b"7z\xbc\xaf\x27\x1c": "7-Zip", b"\xff\x06\x00\x00sNaPpY": "Snappy",
+          b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}  # by their first bytes
 KINDS = ("jsonl", "csv", "tsv", "parquet", "fasttext", "xmc")
 TEXT_COLUMN = "text"
 LABEL_COLUMNS = ("tags", "labels", "label", "tag")  # the first that a file has
@@ -64,6 +67,10 @@ def kind_of(path: str, given: str = "auto") -> str:
         return "xmc"  # whose reader says what is wrong
     if start.startswith(b"PAR1"):
         return "parquet"
+    for magic, name in PACKED.items():
+        if start.startswith(magic):
+            raise UserError(f"{path!r}: is compressed by {name}; unpack it, or give a file of "
+                            "gzip, bzip2 or xz whose name ends in .gz, .bz2 or .xz")
     if start.startswith(b"{"):
         return "jsonl"
     return "fasttext" if FASTTEXT_LABEL.encode() in start else "xmc"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BCE_MAX_LABELS = 512  # with more, independent decisions learn worse than a softmax
 MAX_THRESHOLD_ROWS = 2048  # training rows from which a threshold is determined without others
+LEAST_BEST_OUTPUT = -40.0  # of a row whose sigmoids are normalized; exp(-40) rounds off
 LSH_PARAMS = set(inspect.signature(LSHLinear).parameters) - {"n_in", "n_out", "density"}
 
 
@@ -137,8 +138,9 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         The trained network: ``network_.plot_history()`` and so on. It takes rows that are
         multiplied by `input_scale_`; :meth:`save` writes one that takes them as they are.
     input_scale_ : float
-        1, or the power of two by which large inputs, whose root mean square was above 4 where they
-        were not zero, are multiplied.
+        1, or the power of two by which large inputs are multiplied: those whose root mean square
+        was above 4 where they were not zero or, where weights are computed from the data and there
+        are classifiers, rows whose norms were above 2.
     classes_ : ndarray of shape (n_classes,)
         Class labels; the names of the labels where y is lists of names, or a data frame with named
         columns; for another indicator, the numbers of its columns.
@@ -267,9 +269,16 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def _add_classes(self, new: np.ndarray) -> None:
         """Add classes, and outputs for them, behind those that there are."""
-        if len(new):  # in a copy: a call that fails later leaves the network of before
-            self.network_ = copy.deepcopy(self.network_).add_labels(len(new))
-            self.classes_ = np.concatenate([self.classes_, new])
+        if not len(new):
+            return
+        classes = np.concatenate([self.classes_, new])  # of a type that may round, or be str
+        if classes.tolist() != self.classes_.tolist() + new.tolist():
+            raise TypeError(f"y has the class {new.tolist()[0]!r} of dtype {new.dtype}, and the "
+                            f"classes of before, such as {self.classes_.tolist()[0]!r}, are of "
+                            f"dtype {self.classes_.dtype}; give classes of one type")
+        # in a copy: a call that fails later leaves the network of before
+        self.network_ = copy.deepcopy(self.network_).add_labels(len(new))
+        self.classes_ = classes
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -282,6 +291,9 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             check.choice(self.threshold, "threshold", ("auto", "per-label"))
         else:
             check.number(self.threshold, "threshold", above=0, below=1)
+        if self.init == "labels" and len(self._hidden_sizes()) != 1:
+            raise ValueError("init='labels' is for one hidden layer, got hidden_layer_sizes="
+                             f"{self.hidden_layer_sizes!r}; give one size, or init='auto'")
         if self.calibration_fraction != "auto":
             check.number(self.calibration_fraction, "calibration_fraction", minimum=0, below=1)
 
@@ -303,13 +315,14 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         self._new_names: list[str] | None = None
-        if has_names(y):
+        of_names = has_names(y)
+        if of_names:
             y = self._indicator_of_names(X, y, reset)
         elif not reset and self._named is list:
             raise ValueError("y must be lists of names as before")
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float32, multi_output=True,
                              reset=reset)
-        if y.ndim == 2 and y.shape[1] == 1:
+        if y.ndim == 2 and y.shape[1] == 1 and not of_names:
             y = column_or_1d(y.toarray() if sp.issparse(y) else y, warn=True)
         return X, y
 
@@ -450,13 +463,17 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     def _starts_from_data(self, X: Any) -> bool:
         return self.init == "labels" or (self.init == "auto" and _recipe.suits(self.network_, X))
 
+    def _has_classifiers(self, X: Any) -> bool:
+        return _recipe.suits(self.network_, X) if self.refine == "auto" else bool(self.refine)
+
     def _refine(self, X: Any, targets: Any, weight: np.ndarray | None,
                 held_out: tuple[Any, Any, Any] | None) -> None:
         options: dict[str, Any] = {"sample_weight": weight, "verbose": bool(self.verbose)}
+        if not self._has_classifiers(X):
+            return
         if self.refine != "auto":
-            if self.refine:
-                self.network_.refine(X, targets, **options)
-        elif _recipe.suits(self.network_, X):
+            self.network_.refine(X, targets, **options)
+        else:
             _recipe.refine(self.network_, X, targets, None if held_out is None else held_out[:2],
                            effort=self.effort, **options)
 
@@ -538,7 +555,11 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         return found.toarray() if self._y_type is np.ndarray else self._kind_of_y(found)
 
     def _kind_of_y(self, indicator: Any) -> Any:
-        return indicator if issubclass(self._y_type, sp.sparray) else sp.csr_matrix(indicator)
+        return indicator if self._sparse_kind() == "sparse" else sp.csr_matrix(indicator)
+
+    def _sparse_kind(self) -> str:
+        """Which of SciPy's two interfaces a sparse indicator has, as files name them."""
+        return "sparse" if issubclass(self._y_type, sp.sparray) else "matrix"
 
     def score(self, X: MatrixLike, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """The fraction of rows whose prediction is right; with several labels, the whole set.
@@ -591,7 +612,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             "parameters": self.get_params(deep=False) | {"random_state": None},
             "classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str,
             "multilabel": self._multilabel, "named": kinds.get(self._named),
-            "y_type": kinds.get(self._y_type, "sparse"),
+            "y_type": kinds.get(self._y_type, self._sparse_kind()),
             "threshold": threshold.tolist() if isinstance(threshold, np.ndarray) else threshold,
             "input_scale": getattr(self, "input_scale_", 1.0),
             "feature_names": getattr(self, "feature_names_in_", np.zeros(0)).tolist()}
@@ -640,7 +661,8 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         classes = np.array(config["classes"], config["dtype"])
         if classes.shape != (network.n_labels,) or len(set(classes.tolist())) != len(classes):
             raise ValueError(f"classes must be {network.n_labels} different ones")
-        types = {"list": list, "array": np.ndarray, "sparse": sp.csr_array, None: None}
+        types = {"list": list, "array": np.ndarray, "sparse": sp.csr_array,
+                 "matrix": sp.csr_matrix, None: None}
         scale = check.number(config.get("input_scale", 1.0), "input_scale", above=0, maximum=1)
         if np.frexp(scale)[0] != 0.5:
             raise ValueError(f"input_scale must be a power of two, got {scale}")
@@ -729,11 +751,15 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         self._check_memory(X, "predict_proba")
         if self.network_.calibration is not None or self._multilabel:
             return of_rows(X, self.network_.predict_proba)
-        z = self._outputs(X, "predict_proba")
-        p = probabilities_of(self.network_.loss, z if z.shape[1] > 2 else z.astype(np.float64))
-        if self.network_.loss.outputs != "classes":
-            # the sigmoids of the classes are independent
-            p /= np.maximum(p.sum(axis=1, keepdims=True), np.finfo(p.dtype).tiny)
+        z: Any = self._outputs(X, "predict_proba")
+        z = z if z.shape[1] > 2 else z.astype(np.float64)
+        if self.network_.loss.outputs == "classes":
+            return probabilities_of(self.network_.loss, z)
+        # The sigmoids of the classes are independent. Far below zero they are exponentials, whose
+        # ratios a shift keeps, and without it all of them may be zero.
+        z += np.maximum(LEAST_BEST_OUTPUT - z.max(axis=1, keepdims=True), 0)
+        p = probabilities_of(self.network_.loss, z)
+        p /= p.sum(axis=1, keepdims=True)
         return p
 
     def predict_log_proba(self, X: MatrixLike) -> np.ndarray:

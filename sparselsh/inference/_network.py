@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .._arrays.scipy import sp
 from .._core import _single_row_mlp
 from .._files import with_prefix
 from .._threads import resolve
-from ..calibration import ranked_for
+from ..calibration import entries_above, ranked_for, softmax
 from ..index import BATCH_PLAN_MIN_ROWS, MIN_NEURONS_PER_CANDIDATE
 from ..refinement import refined_topk
 from . import _file
@@ -42,6 +42,9 @@ SINGLE_THREAD_MAX_OUTPUTS = 2048  # of an input-major layer
 
 class ServedNetwork:
     """Layers with plans, refinement, calibration; see :class:`InferenceNetwork`."""
+
+    # What outputs stand for where there is no calibration: one class per row, or nothing known.
+    uncalibrated: Literal["classes"] | None = None
 
     def __init__(self, layers: list[ServedLayer], report: ConversionReport,
                  n_threads: int | None = None, refinement: StoredRefinement | None = None,
@@ -277,10 +280,14 @@ class ServedNetwork:
             If X does not fit, or there is no `calibration`.
         """
         x = self._validated_queries(X)
-        n = ranked_for(self.calibration, 1, None)
+        is_calibrated = self.calibration is not None or self.uncalibrated is None
+        n = ranked_for(self.calibration, 1, None) if is_calibrated else 0
         out = np.empty((x.shape[0], self.n_labels), np.float32)
         for start, stop in self._chunks(x.shape[0]):
             part = _part(x, start, stop)
+            if not is_calibrated:
+                out[start:stop] = softmax(self.decision_function(part, exact=exact))
+                continue
             ids, scores = self._answers(part, n, exact)
             out[start:stop] = self.calibration.every(ids, scores,
                                                      self.decision_function(part, exact=exact))
@@ -308,6 +315,12 @@ class ServedNetwork:
             If an argument does not fit, or there is no `calibration`.
         """
         x = self._validated_queries(X)
+        if self.calibration is None and self.uncalibrated is not None:
+            limits = check.thresholds(0.5 if threshold is None else threshold, self.n_labels)
+            return sp.vstack(
+                [sp.csr_array((0, self.n_labels), dtype=np.float32)]
+                + [entries_above(self.predict_proba(_part(x, *chunk), exact=exact), limits)
+                   for chunk in self._chunks(x.shape[0])], format="csr")
         n = ranked_for(self.calibration, 1, None)
         limits = check.thresholds(self.calibration.threshold if threshold is None else threshold,
                                   self.n_labels)

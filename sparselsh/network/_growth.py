@@ -37,6 +37,7 @@ N_TAIL_ROWS = 512  # by which the probability in all other rows is estimated
 N_LENGTHS = 2048  # trained vectors whose median length new ones get
 NEWTON_STEPS = 8
 MAX_LOG_ODDS = 30.0
+MAX_LOGARITHM = 700.0  # whose exponential is finite
 SEED = 0
 THRESHOLD = 0.1  # of the weights of classifiers, as in Network.refine
 
@@ -145,7 +146,11 @@ def _totals(h: Floats, y: CSR, trained: Floats, bias: Floats, n_threads: int) ->
     row = np.repeat(np.arange(len(h)), np.diff(known.indptr))[is_other]
     label = known.indices[is_other]
     z = np.einsum("ij,ij->i", h[row], trained[label]) + bias[label]
-    totals += np.log1p(np.bincount(row, np.exp(z - totals[row]), minlength=len(h)))
+    z -= totals[row]
+    top = np.zeros(len(h))  # a label that is not frequent may be far above those that are
+    np.maximum.at(top, row, z)
+    totals += top + np.log1p(np.expm1(-top)
+                             + np.bincount(row, np.exp(z - top[row]), minlength=len(h)))
     return totals.astype(np.float32)
 
 
@@ -191,7 +196,8 @@ def _confused(h: Floats, weight: Floats, totals: Floats, y: CSR, weights: Floats
         z[label[part][at >= 0] - first, at[at >= 0]] = -np.inf
         _select.top_k(z, None, best[0][first:stop], best[1][first:stop], n_threads)
         others = z[:, tail]
-        tails[first:stop] = np.where(others < best[1][first:stop, -1:], np.exp(others), 0) @ w_tail
+        others = np.where(others < best[1][first:stop, -1:], others, -np.inf).astype(np.float64)
+        tails[first:stop] = _log_sums(others, w_tail)
         for j in np.flatnonzero(n_opponents[first:stop] > k):
             found = np.argpartition(-z[j], n_opponents[first + j] - 1)[:n_opponents[first + j]]
             found = found[np.argsort(-z[j, found], kind="stable")]
@@ -218,23 +224,31 @@ def _solved(margins: Floats, weights: Floats, own: tuple[Ids, Floats, Floats], t
     """b with ``sum_i weights_ji sigmoid(margins_ji + b_j) = wanted_j``, by steps of Newton's.
 
     The sum is over the margins, (n_labels, n), those of `own` (labels, margins, weights), and
-    others that are far below, the sum of whose exponentials is in tails.
+    others that are far below, the logarithm of the sum of whose exponentials is in tails.
     """
     label, own_margins, own_weights = own
     n = len(wanted)
-    top = np.maximum(margins[:, 0], -MAX_LOG_ODDS)
+    top = margins[:, 0].astype(np.float64)
     np.maximum.at(top, label, own_margins)
-    total = ((weights * np.exp(margins - top[:, None])).sum(axis=1) + tails * np.exp(-top)
+    top[top == -np.inf] = 0  # of a label without margins
+    total = ((weights * np.exp(margins - top[:, None])).sum(axis=1) + np.exp(tails - top)
              + np.bincount(label, own_weights * np.exp(own_margins - top[label]), n))
     b = np.log(np.maximum(wanted, 1e-6)) - top - np.log(total)  # without saturation: too low
     for _ in range(NEWTON_STEPS):
         p, q = _sigmoid(margins + b[:, None]), _sigmoid(own_margins + b[label])
-        rest = tails * np.exp(np.minimum(b, MAX_LOG_ODDS))
+        rest = np.exp(np.minimum(tails + b, MAX_LOG_ODDS))
         found = (weights * p).sum(axis=1) + np.bincount(label, own_weights * q, n) + rest
         slope = ((weights * p * (1 - p)).sum(axis=1) + rest
                  + np.bincount(label, own_weights * q * (1 - q), n))
         b += np.clip((wanted - found) / np.maximum(slope, 1e-6), -2, 2)
     return b.astype(np.float32)
+
+
+def _log_sums(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The logarithm of the weighted sum of exponentials of each row; -inf for rows of -inf."""
+    top = np.maximum(z.max(axis=1, initial=-np.inf), -MAX_LOGARITHM)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(z - top[:, None]) @ weights) + top
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:

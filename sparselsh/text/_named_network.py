@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from .. import _validation as check
+from .._threads import Lock, Unlocked, one_at_a_time
 from ..inference import InferenceNetwork
 from . import _file
 from ._parameters import Parameters
@@ -25,6 +26,14 @@ class NamedNetwork(Parameters):
     _names: list[str]
     _ids: dict[str, int]
     _not_in_files: ClassVar[tuple[str, ...]] = ("random_state",)  # parameters
+
+    @property
+    def _lock(self) -> Lock | Unlocked:
+        """What a call holds while names, the vocabulary and the network may grow together."""
+        if isinstance(self.__dict__.get("network_"), InferenceNetwork):
+            return Unlocked()  # it stays as it is
+        lock: Lock | None = self.__dict__.get("_own_lock")
+        return self.__dict__.setdefault("_own_lock", Lock()) if lock is None else lock
 
     def _check_parameters(self) -> None:
         """Check the parameters that both have."""
@@ -54,6 +63,7 @@ class NamedNetwork(Parameters):
 
     # -- files -----------------------------------------------------------------------------------
 
+    @one_at_a_time
     def compressed(self, storage: str = "int8") -> Self:
         """A smaller copy with fewer bits per weight, for inference only.
 
@@ -81,8 +91,10 @@ class NamedNetwork(Parameters):
         other._kept = Kept(self._kept.x.take(nothing), self._kept.y.take(nothing), 0)
         other.network_ = InferenceNetwork.from_network(self.network_, storage=storage,
                                                        n_threads=self.network_.n_threads)
+        other.network_.uncalibrated = "classes"
         return other
 
+    @one_at_a_time
     def save(self, path: PathLike) -> None:
         """Write the network, the names and the vocabulary as one safetensors file.
 
@@ -145,6 +157,8 @@ class NamedNetwork(Parameters):
             made = cls(**config["parameters"] | {"n_threads": n_threads})
             made._check_parameters()
             names = _file.names_of_tensors(stored.tensors, stored.network.n_labels)
+            if isinstance(stored.network, InferenceNetwork):
+                stored.network.uncalibrated = "classes"  # as _training has a softmax
             kept = kept_of_tensors(stored.tensors, config["n_seen"], stored.network)
             made._restore(stored, config, Trained(stored.network, None, kept), names)
             return made

@@ -10,7 +10,7 @@ from .. import _recipe
 from .. import _validation as check
 from .._arrays.csr import CSR
 from .._signals import held
-from .._threads import resolve
+from .._threads import one_at_a_time, resolve
 from ..calibration import MIN_FIT_ROWS
 from ..callbacks import checked as checked_callbacks
 from ..network import grow_from_rows, joined
@@ -224,6 +224,7 @@ class Recommender(NamedNetwork):
         found, _ = ranker.count(weights, indptr, queries, further, n_threads)
         return fit_votes(found, flat[steps], past.trends)
 
+    @one_at_a_time
     def add_items(self, sequences: Any) -> Self:
         """Add the new items of sequences to a trained Recommender.
 
@@ -252,6 +253,7 @@ class Recommender(NamedNetwork):
         self._grow(found, learns=False)
         return self
 
+    @one_at_a_time
     def partial_fit(self, sequences: Any) -> Self:
         """Train on more sequences, once, at a small constant rate; the first call is `fit`.
 
@@ -303,6 +305,7 @@ class Recommender(NamedNetwork):
                 self.__dict__.update(taken)
         return x, y, learned
 
+    @one_at_a_time
     def _take(self, model: Trained, sessions: Sessions | None, named: dict[str, Any]) -> None:
         """Be the recommender of these, all at once; `named` is what `as_attributes` gives."""
         self.__dict__.update(self._attributes(model, sessions, named))
@@ -354,6 +357,7 @@ class Recommender(NamedNetwork):
 
     # -- answers ---------------------------------------------------------------------------------
 
+    @one_at_a_time
     def recommend(self, items: Any, k: int = 10, exclude_seen: bool = True
                   ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
         """The items that are likely to follow, and their probabilities.
@@ -466,6 +470,7 @@ class Recommender(NamedNetwork):
                  if j >= 0 and j not in seen]
         return pairs[:k]
 
+    @one_at_a_time
     def score(self, sequences: Any, k: int = 20) -> float:
         """Hit rate HR@k: the fraction of the following items that are among the k recommended.
 

@@ -11,6 +11,7 @@ from .. import _validation as check
 from .._arrays.csr import CSR
 from .._core import _single_row_mlp
 from .._signals import held
+from .._threads import one_at_a_time
 from ..callbacks import checked as checked_callbacks
 from ..network import Network, contributions, grow_from_rows, joined
 from ..network import load as load_network
@@ -238,6 +239,7 @@ class Tagger(NamedNetwork):
         self._take(vectorizer, model, named)
         return self
 
+    @one_at_a_time
     def add_tags(self, texts: Any, tags: Any) -> Self:
         """Add new tags, and new words, to a trained Tagger.
 
@@ -268,6 +270,7 @@ class Tagger(NamedNetwork):
         self._grow(texts, names, learns=False)
         return self
 
+    @one_at_a_time
     def partial_fit(self, texts: Any, tags: Any) -> Self:
         """Train on more texts, once, at a small constant rate; the first call is `fit`.
 
@@ -358,6 +361,7 @@ class Tagger(NamedNetwork):
             self.__dict__.update(taken)
         return x, y, learned
 
+    @one_at_a_time
     def _take(self, vectorizer: Any, model: Trained, named: dict[str, Any]) -> None:
         """Be the tagger of these, all at once; `named` is what `_named` gives."""
         self.__dict__.update(
@@ -407,6 +411,7 @@ class Tagger(NamedNetwork):
         self._check_fitted()
         return self._one_per_row
 
+    @one_at_a_time
     def predict(self, texts: Any) -> list[list[str]] | NDArray[np.object_]:
         """The tags of each text.
 
@@ -433,6 +438,7 @@ class Tagger(NamedNetwork):
             return self.tags_[np.concatenate(best) if best else np.zeros(0, np.int32)]
         return [[name for name, _ in row] for row in self._named_above(texts)]
 
+    @one_at_a_time
     def predict_topk(self, texts: Any, k: int = 5,
                      threshold: float = 0.0) -> list[list[tuple[str, float]]]:
         """The k best tags of each text and their probabilities.
@@ -466,6 +472,7 @@ class Tagger(NamedNetwork):
                 found.append(self._named(ids, p, threshold))
         return found
 
+    @one_at_a_time
     def predict_proba(self, texts: Any) -> Floats:
         """The probabilities of all tags, in the order of `tags_`.
 
@@ -485,6 +492,7 @@ class Tagger(NamedNetwork):
         """
         return self.network_.predict_proba(self._rows(self._checked(texts)))
 
+    @one_at_a_time
     def explain(self, text: str, tag: str, n: int = 10) -> list[tuple[str, float]]:
         """The contribution of the words of a text to the score of a tag.
 
@@ -531,6 +539,7 @@ class Tagger(NamedNetwork):
             return [str(every[j]) for j in ids]
         return [f"feature {j}" for j in ids]
 
+    @one_at_a_time
     def score(self, texts: Any, tags: Any) -> float:
         """The accuracy if each text has one tag, otherwise the micro-averaged F1.
 
