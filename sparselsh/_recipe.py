@@ -144,8 +144,10 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     those of a text do, they rank other rows better than the network alone. Where the same features
     occur with other labels each time, as in sessions of a shop, there is nothing to tell apart, and
     they learn noise. The rows that were held out tell which it is, and how much the classifiers
-    count; with `again`, `refine_again` starts from what is learned here. Without such rows, P@1 on the training rows distinguishes the cases: it is 77 to 99 % on
+    count. Without such rows, P@1 on the training rows distinguishes the cases: it is 77 to 99 % on
     five data sets where classifiers help, and 31 % on the one where they do not (docs/accuracy.md).
+
+    With `again`, the classifiers keep what `refine_again` starts from.
 
     Returns
     -------
@@ -179,8 +181,8 @@ def repeats(n_held_out: int, n_rows: int) -> bool:
     return n_held_out >= MIN_HELD_OUT_TO_REPEAT * n_rows
 
 
-def refine_again(network: Network, X: Any, Y: Any, rows: np.ndarray | None = None, *, effort: str = "default",
-                 sample_weight: Any = None, verbose: bool = True) -> None:
+def refine_again(network: Network, X: Any, Y: Any, rows: np.ndarray | None = None, *,
+                 effort: str = "default", sample_weight: Any = None, verbose: bool = True) -> None:
     """Train the classifiers once more, on all rows: on those that were held out as well.
 
     With `rows`, the places of the others among X, it starts from what `refine` has learned of them

@@ -121,7 +121,7 @@ def test_the_descent_from_no_duals_is_that_without(x, task):
 
 
 def test_a_descent_from_duals_needs_few_passes(rng, x, task):
-    starts, samples = task
+    samples = task[1]
     costs = read_only(rng.uniform(0.2, 3, N).astype(np.float32))
     exact, _ = fit(x, *task, costs)
     *_, duals = fit(x, *task, costs, duals=np.zeros(len(samples), np.float32))

@@ -271,8 +271,9 @@ def move_duals(const int64_t[::1] starts, const int32_t[::1] samples, const floa
 def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1] indptr,
         const int32_t[::1] indices, const float[::1] data, const float[::1] norms,
         const float[::1] costs, Py_ssize_t n_passes, Py_ssize_t n_passes_again, float tolerance,
-        float threshold, uint64_t seed, const int64_t[::1] places, float[:, ::1] work, int32_t[::1] ids,
-        float[::1] values, int32_t[::1] sizes, float[::1] bias, float[::1] duals, int n_threads):
+        float threshold, uint64_t seed, const int64_t[::1] places, float[:, ::1] work,
+        int32_t[::1] ids, float[::1] values, int32_t[::1] sizes, float[::1] bias,
+        float[::1] duals, int n_threads):
     """min_w |w|^2 / 2 + sum_i costs[i] max(0, 1 - y_i (w . x_i + bias))^2 for each label.
 
     The samples of label j are samples[starts[j]:starts[j + 1]], an i >= 0 with y = 1, an i < 0 is
@@ -373,11 +374,16 @@ cdef void rerank_row(const loops_t *f, const classifiers_t *c, const int32_t *in
         _add_columns(&c.w, indices, data, nnz, work)
     else:
         _scatter(1, indices, data, nnz, work)
+        for k in range(n):
+            if ids[k] >= 0:
+                prefetch_run(c.w.indptr + ids[k], 2 * sizeof(int64_t))
     for k in range(n):
         if ids[k] >= 0:
             if c.by_feature:
                 z = work[ids[k]]
             else:
+                if k + 1 < n and ids[k + 1] >= 0:
+                    _prefetch_row(c.w, ids[k + 1])
                 first = c.w.indptr[ids[k]]
                 z = f.gather_dot(c.w.data + first, c.w.indices + first,
                                  c.w.indptr[ids[k] + 1] - first, work)
