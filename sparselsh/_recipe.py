@@ -181,7 +181,7 @@ def repeats(n_held_out: int, n_rows: int) -> bool:
     return n_held_out >= MIN_HELD_OUT_TO_REPEAT * n_rows
 
 
-def refine_again(network: Network, X: Any, Y: Any, rows: np.ndarray | None = None, *,
+def refine_again(network: Network, X: Any, Y: Any, *, rows: np.ndarray | None = None,
                  effort: str = "default", sample_weight: Any = None, verbose: bool = True) -> None:
     """Train the classifiers once more, on all rows: on those that were held out as well.
 

@@ -511,7 +511,7 @@ def test_classifiers_are_trained_again_on_all_rows(trained, warm):
     assert (net.refinement.training is not None) == warm
     net.calibrate(X[rest], Y[rest])
     scale, calibration, first = net.refinement.scale, net.calibration, net.refinement
-    _recipe.refine_again(net, X, Y, some if warm else None, verbose=False)
+    _recipe.refine_again(net, X, Y, rows=some if warm else None, verbose=False)
     assert net.refinement.training is None
     assert net.calibration is calibration and net.refinement is not first
     whole = copy.deepcopy(trained)

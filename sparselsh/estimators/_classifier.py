@@ -493,7 +493,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
         if weight is not None and own_weight is not None:
             every = np.concatenate([weight, own_weight])
         _recipe.refine_again(network, sp.vstack([X, rows], format="csr"),
-                             np.concatenate([targets, own]), np.arange(X.shape[0]),
+                             np.concatenate([targets, own]), rows=np.arange(X.shape[0]),
                              effort=self.effort, sample_weight=every, verbose=bool(self.verbose))
 
     def _after_fit(self, X: Any, targets: Any, weight: np.ndarray | None,

@@ -110,8 +110,8 @@ def trained(x: CSR, y: CSR, options: Options, is_held_out: np.ndarray | None = N
             _set_thresholds(network, y, kept, *held)
         threshold = network.calibration.threshold
         if network.refinement is not None and repeats:
-            _recipe.refine_again(network, x.to_scipy(), y.to_scipy(), kept, effort=options.effort,
-                                 verbose=options.verbose)
+            _recipe.refine_again(network, x.to_scipy(), y.to_scipy(), rows=kept,
+                                 effort=options.effort, verbose=options.verbose)
     else:
         threshold = _threshold_of(network, X, Y)
     return Trained(network, threshold, with_more(Kept(x.take(NO_ROWS), y.take(NO_ROWS), 0), x, y))
