@@ -38,7 +38,7 @@ GRADIENT_TOLERANCE = 0.3  # of the projected gradients, whose scale is 1
 MAX_LOGISTIC_WEIGHTS = 1 << 25  # of all features and labels, which are held during the fit,
 MAX_LOGISTIC_DUALS = 1 << 26  # and dual variables, of all rows and labels
 LOGISTIC_COST = 10  # C of the logistic regression, times that of the classifiers
-MAX_LOGISTIC_PASSES, MAX_LOGISTIC_PASSES_AGAIN = 6, 3
+MAX_LOGISTIC_PASSES, MAX_LOGISTIC_PASSES_AGAIN = 10, 3
 LOGISTIC_TOLERANCE = 0.02  # of the probabilities of a row, a root mean square over the rows
 NO_DUALS, NO_ROWS = np.zeros(0, np.float32), np.zeros(0, np.int32)
 
