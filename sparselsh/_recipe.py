@@ -15,7 +15,7 @@ from .calibration import ranked_labels
 from .datasets import CSRFile
 from .layers import LSHLinear
 from .losses import SoftmaxCrossEntropy
-from .network import Network
+from .network import Network, refined
 from .refinement import MAX_LOGISTIC_DUALS, MAX_LOGISTIC_WEIGHTS
 
 MIN_LABELS = 1000  # fewer labels fit into a hidden layer of some hundred units,
@@ -136,7 +136,8 @@ def split(X: Any, Y: Any, n_labels: int,
 
 
 def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | None = None, *,
-           effort: str = "default", sample_weight: Any = None, verbose: bool = True) -> bool:
+           effort: str = "default", sample_weight: Any = None, verbose: bool = True,
+           again: bool = False) -> bool:
     """Add classifiers of the inputs to a trained network; remove them if they do harm.
 
     Classifiers learn to tell rows apart. Where the labels of a row follow from its features, as
@@ -146,13 +147,19 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     count. Without such rows, P@1 on the training rows distinguishes the cases: it is 77 to 99 % on
     five data sets where classifiers help, and 31 % on the one where they do not (docs/accuracy.md).
 
+    With `again`, the classifiers keep what `refine_again` starts from.
+
     Returns
     -------
     bool
         Whether the classifiers were kept.
     """
-    network.refine(X, Y, sample_weight=sample_weight, verbose=verbose,
-                   **_options(network, X, Y, effort))
+    options = _options(network, X, Y, effort) | {"sample_weight": sample_weight,
+                                                 "verbose": verbose}
+    if again:
+        refined(network, X, Y, keep=True, **options)
+    else:
+        network.refine(X, Y, **options)
     if held_out is not None and getattr(held_out[1], "nnz", True):  # rows may have no label
         scales = {"scales": SCALES_OF_FEW_LABELS} if network.n_labels < MIN_LABELS else {}
         network.tune_refinement(*held_out, **scales)
@@ -169,18 +176,27 @@ def refine(network: Network, X: Any, Y: Any = None, held_out: tuple[Any, Any] | 
     return network.refinement is not None
 
 
-def refine_again(network: Network, X: Any, Y: Any, *, effort: str = "default",
-                 sample_weight: Any = None, verbose: bool = True) -> None:
+def repeats(n_held_out: int, n_rows: int) -> bool:
+    """Whether so many rows, of all, are enough to train the classifiers once more, on all."""
+    return n_held_out >= MIN_HELD_OUT_TO_REPEAT * n_rows
+
+
+def refine_again(network: Network, X: Any, Y: Any, *, rows: np.ndarray | None = None,
+                 effort: str = "default", sample_weight: Any = None, verbose: bool = True) -> None:
     """Train the classifiers once more, on all rows: on those that were held out as well.
 
-    How much the classifiers count and the map to probabilities stay as the held-out rows, when they
-    were unseen, have determined them.
+    With `rows`, the places of the others among X, it starts from what `refine` has learned of them
+    with `again`. How much the classifiers count and the map to probabilities stay
+    as the held-out rows, when they were unseen, have determined them.
     """
     old, calibration = network.refinement, network.calibration
     assert old is not None
     options = _options(network, X, Y, effort) | {
         "scale": old.scale, "n_candidates": old.n_candidates}
-    network.refine(X, Y, sample_weight=sample_weight, verbose=verbose, **options)
+    if old.training is not None:
+        options["n_negatives"] = old.training.candidates.shape[1]
+    refined(network, X, Y, sample_weight=sample_weight, verbose=verbose,
+            rows=None if rows is None else rows.astype(np.int32), **options)
     network.calibration = calibration
 
 

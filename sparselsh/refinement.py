@@ -9,7 +9,7 @@ those inputs from the inputs of the label, and re-ranks what the network finds.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,18 +25,35 @@ if TYPE_CHECKING:
 
     from ._arrays.types import Floats, Ids, Offsets
 
+    Start = tuple["Training", Ids]
+
 __all__ = ["Refinement"]
 
 MAX_WEIGHTS_PER_BLOCK = 1 << 22  # held before weights below the threshold are dropped
 MAX_PASSES = 20  # over the rows of a label; few labels need more than ten
+MAX_PASSES_AGAIN = 4  # from the dual variables of a training without some of the rows
 MAX_CHECKED_ROWS = 2048  # that decide in which order weights are read
 ADDING_COST = 4  # times that of reading a weight in order
 GRADIENT_TOLERANCE = 0.3  # of the projected gradients, whose scale is 1
 MAX_LOGISTIC_WEIGHTS = 1 << 25  # of all features and labels, which are held during the fit,
 MAX_LOGISTIC_DUALS = 1 << 26  # and dual variables, of all rows and labels
 LOGISTIC_COST = 10  # C of the logistic regression, times that of the classifiers
-MAX_LOGISTIC_PASSES = 10
+MAX_LOGISTIC_PASSES, MAX_LOGISTIC_PASSES_AGAIN = 10, 3
 LOGISTIC_TOLERANCE = 0.02  # of the probabilities of a row, a root mean square over the rows
+NO_DUALS, NO_ROWS = np.zeros(0, np.float32), np.zeros(0, np.int32)
+
+
+class Training(NamedTuple):
+    """What a training of classifiers leaves for another one, of the same rows and further ones."""
+
+    candidates: Ids  # as `fit_refinement` leaves them
+    costs: Floats
+    starts: Offsets  # the samples of each label and their dual variables, as in `fit_classifiers`
+    samples: Ids
+    duals: Floats
+    residuals: Floats | None  # of the logistic regression, with its weights and biases
+    weight: Floats | None
+    bias: Floats | None
 
 
 class Refinement:
@@ -99,6 +116,7 @@ class Refinement:
         self.normalized = normalized
         self._columns: CSR | None = None
         self._work = np.zeros((0, 0), np.float32)
+        self.training: Training | None = None
 
     @property
     def weight(self) -> csr_array:
@@ -123,10 +141,12 @@ class Refinement:
                 self.normalized, work, n_candidates)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_work": np.zeros((0, 0), np.float32), "_columns": None}
+        return self.__dict__ | {"_work": np.zeros((0, 0), np.float32), "_columns": None,
+                                "training": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"by_feature": False, "normalized": False, "_columns": None} | state)
+        self.__dict__.update({"by_feature": False, "normalized": False, "_columns": None,
+                              "training": None} | state)
 
     def __repr__(self) -> str:
         return (f"Refinement({self._w.shape[0]} labels, {self._w.n_columns} features, "
@@ -137,8 +157,8 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
                    scale: float, n_candidates: int, seed: int, n_threads: int,
                    logistic: float = 0.0, progress: Callable[[int], Any] = lambda n: None,
                    part: tuple[int, int] = (0, 1),
-                   gathered: Callable[[list[Any]], list[list[Any]]] = lambda own: [own]
-                   ) -> Refinement:
+                   gathered: Callable[[list[Any]], list[list[Any]]] = lambda own: [own],
+                   keep: bool = False, start: Start | None = None) -> Refinement:
     """Train the classifiers.
 
     Parameters
@@ -159,25 +179,42 @@ def fit_refinement(x: CSR, y: CSR, candidates: Ids, costs: Floats, *, threshold:
         (r, P): train every P-th block of labels from the r-th on, where others train the others.
     gathered : callable
         From the arrays of this part to those of all parts, in order.
+    keep : bool
+        Leave the `training` of the result for another one; for one part.
+    start : (Training, rows) or None
+        An earlier training, and the places of its rows among these, (n_before,), int32. Their
+        labels and costs are the same, and `candidates` has theirs.
 
     Returns
     -------
     Refinement
     """
     starts, samples = _opponents(y, candidates, costs > 0)
+    duals = np.zeros(len(samples) if keep or start is not None else 0, np.float32)
+    if start is not None:
+        before, rows = start
+        _one_vs_rest.move_duals(before.starts, before.samples, before.duals, rows, starts, samples,
+                                np.empty(x.shape[0], np.int32), duals)
     w, bias = fit_classifiers(x, starts, samples, costs, threshold=threshold, seed=seed,
-                              n_threads=n_threads, progress=progress, part=part, gathered=gathered)
+                              n_threads=n_threads, progress=progress, part=part, gathered=gathered,
+                              duals=duals)
+    regression = None, None, None
     if logistic:
-        w, bias = _with_regression(w, bias, x, y, costs, logistic, threshold, seed)
-    return Refinement(w, bias, scale, n_candidates,
-                      _is_read_by_feature(w, x, candidates[:, :n_candidates]), normalized=True)
+        regression = _regression(x, y, costs, seed, start)
+        w, bias = _with_regression(w, bias, *regression[1:], logistic, threshold, keep)
+    refinement = Refinement(w, bias, scale, n_candidates,
+                            _is_read_by_feature(w, x, candidates[:, :n_candidates]),
+                            normalized=True)
+    if keep:
+        refinement.training = Training(candidates, costs, starts, samples, duals, *regression)
+    return refinement
 
 
 def fit_classifiers(x: CSR, starts: Offsets, samples: Ids, costs: Floats, *, threshold: float,
                     seed: int, n_threads: int, progress: Callable[[int], Any] = lambda n: None,
                     part: tuple[int, int] = (0, 1),
-                    gathered: Callable[[list[Any]], list[list[Any]]] = lambda own: [own]
-                    ) -> tuple[CSR, Floats]:
+                    gathered: Callable[[list[Any]], list[list[Any]]] = lambda own: [own],
+                    duals: Floats = NO_DUALS) -> tuple[CSR, Floats]:
     """Train one classifier per label on the rows that are listed for it.
 
     Parameters
@@ -189,6 +226,8 @@ def fit_classifiers(x: CSR, starts: Offsets, samples: Ids, costs: Floats, *, thr
         does not, the hardest first.
     costs, threshold, seed, n_threads, progress, part, gathered
         As for `fit_refinement`.
+    duals : ndarray of shape (starts[-1],) or (0,), float32
+        Dual variables from which the training starts, which become those that it ends with.
 
     Returns
     -------
@@ -213,8 +252,9 @@ def fit_classifiers(x: CSR, starts: Offsets, samples: Ids, costs: Floats, *, thr
         offsets = np.concatenate([[0], np.cumsum(max_weights[first:last])])
         ids, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
         _one_vs_rest.fit(starts[first:last + 1], samples, x.indptr, indices, x.data, norms, costs,
-                         MAX_PASSES, GRADIENT_TOLERANCE, threshold, seed + first, offsets, work,
-                         ids, values, sizes[first:last], bias[first:last], n_threads)
+                         MAX_PASSES, MAX_PASSES_AGAIN, GRADIENT_TOLERANCE, threshold, seed + first,
+                         offsets, work, ids, values, sizes[first:last], bias[first:last], duals,
+                         n_threads)
         runs = [slice(start, start + n) for start, n in
                 zip(offsets[:-1].tolist(), sizes[first:last].tolist(), strict=True)]
         parts.append((_joined(ids, runs), _joined(values, runs)))
@@ -441,21 +481,34 @@ def _flag(config: dict[str, Any], name: str) -> bool:
 # -- helpers of the fit --------------------------------------------------------------------------
 
 
-def _with_regression(w: CSR, bias: Floats, x: CSR, y: CSR, costs: Floats, factor: float,
-                     threshold: float, seed: int) -> tuple[CSR, Floats]:
-    """Classifiers plus `factor` times a multinomial logistic regression."""
-    n_labels, n_features = w.shape[0], w.n_columns
-    residuals = np.zeros((x.shape[0], n_labels), np.float32)
-    weight, own_bias = np.zeros((n_features, n_labels), np.float32), np.zeros_like(bias)
-    rows = np.flatnonzero(costs > 0).astype(np.int32)
+def _regression(x: CSR, y: CSR, costs: Floats, seed: int,
+                start: Start | None) -> tuple[Floats, Floats, Floats]:
+    """Dual variables, weights and biases of a multinomial logistic regression."""
+    n_labels, n_features = y.n_columns, x.n_columns
+    residuals, n_passes = np.zeros((x.shape[0], n_labels), np.float32), MAX_LOGISTIC_PASSES
+    before, rows = (None, NO_ROWS) if start is None else start
+    if (before is None or before.residuals is None
+            or not np.array_equal(before.costs, costs[rows])):
+        weight = np.zeros((n_features, n_labels), np.float32)
+        bias = np.zeros(n_labels, np.float32)
+    else:
+        residuals[rows] = before.residuals
+        weight, bias = before.weight.copy(), before.bias.copy()
+        n_passes = MAX_LOGISTIC_PASSES_AGAIN
+    used = np.flatnonzero(costs > 0).astype(np.int32)
     classes = np.zeros(x.shape[0], np.int32)
-    classes[rows] = y.indices[y.indptr[rows]]
+    classes[used] = y.indices[y.indptr[used]]
     _logistic.fit(x.indptr, x.indices, x.data, x.squared_norms(), classes,
-                  np.float32(LOGISTIC_COST) * costs, MAX_LOGISTIC_PASSES, LOGISTIC_TOLERANCE, seed,
-                  rows, residuals, weight, own_bias)
-    del residuals
-    weight *= np.float32(factor)
-    weight[w.indices, np.repeat(np.arange(n_labels), np.diff(w.indptr))] += w.data
+                  np.float32(LOGISTIC_COST) * costs, n_passes, LOGISTIC_TOLERANCE, seed, used,
+                  residuals, weight, bias)
+    return residuals, weight, bias
+
+
+def _with_regression(w: CSR, bias: Floats, weight: Floats, own_bias: Floats, factor: float,
+                     threshold: float, keep: bool) -> tuple[CSR, Floats]:
+    """Classifiers plus `factor` times a regression, whose weights are changed if not to keep."""
+    weight = np.multiply(weight, np.float32(factor), out=None if keep else weight)
+    weight[w.indices, np.repeat(np.arange(w.shape[0]), np.diff(w.indptr))] += w.data
     weight[np.abs(weight) < threshold] = 0
     return from_scipy(sp.csr_array(weight.T)), bias + np.float32(factor) * own_bias
 

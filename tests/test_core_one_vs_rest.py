@@ -35,8 +35,9 @@ def dense(indptr, indices, data, n_columns=D):
     return out
 
 
-def fit(x, starts, samples, costs, threshold=0.0, n_passes=2000, tolerance=1e-6, seed=3):
-    """W as a dense array, and the bias."""
+def fit(x, starts, samples, costs, threshold=0.0, n_passes=2000, tolerance=1e-6, seed=3,
+        duals=None, n_passes_again=2000):
+    """W as a dense array, the bias and, where the descent starts from some, the dual variables."""
     n_labels = len(starts) - 1
     norms = read_only((dense(*x) ** 2).sum(axis=1).astype(np.float32))
     counts = np.diff(x[0])[np.where(samples < 0, ~samples, samples)]
@@ -46,14 +47,15 @@ def fit(x, starts, samples, costs, threshold=0.0, n_passes=2000, tolerance=1e-6,
         work = np.zeros((n_threads, D), np.float32)
         ids, values = unwritten(places[-1], np.int32), unwritten(places[-1], np.float32)
         sizes, bias = np.zeros(n_labels, np.int32), np.zeros(n_labels, np.float32)
-        _one_vs_rest.fit(starts, samples, *x, norms, costs, n_passes, tolerance, threshold, seed,
-                         places, work, ids, values, sizes, bias, n_threads)
+        own = np.zeros(0, np.float32) if duals is None else duals.copy()
+        _one_vs_rest.fit(starts, samples, *x, norms, costs, n_passes, n_passes_again, tolerance,
+                         threshold, seed, places, work, ids, values, sizes, bias, own, n_threads)
         assert not work.any()
         w = np.zeros((n_labels, D))
         for j, (first, n) in enumerate(zip(places, sizes, strict=False)):
             assert len(set(ids[first:first + n])) == n
             w[j, ids[first:first + n]] = values[first:first + n]
-        return w, bias
+        return (w, bias) if duals is None else (w, bias, own)
 
     return on_threads(call)
 
@@ -101,6 +103,65 @@ def test_weights_below_the_threshold_are_dropped_and_the_others_stay(x, task):
     assert_same_bits(pruned, np.where(np.abs(whole) >= np.float32(0.2), whole, 0))
     assert_same_bits(bias, same_bias)
     assert 0 < np.count_nonzero(pruned) < np.count_nonzero(whole)
+
+
+def test_the_descent_from_no_duals_is_that_without(x, task):
+    w, bias = fit(x, *task, np.ones(N, np.float32), n_passes=7)
+    same, same_bias, duals = fit(x, *task, np.ones(N, np.float32), n_passes=7, n_passes_again=1,
+                                 duals=np.zeros(len(task[1]), np.float32))
+    assert_same_bits(w, same)
+    assert_same_bits(bias, same_bias)
+    for j, (first, last) in enumerate(zip(task[0][:-1], task[0][1:], strict=True)):
+        coded = task[1][first:last]
+        pull = np.where(coded < 0, -duals[first:last], duals[first:last]).astype(np.float64)
+        sums = pull @ dense(*x)[np.where(coded < 0, ~coded, coded)]
+        # the weights of seven passes are as many roundings away from the sum
+        np.testing.assert_allclose(w[j], sums, atol=7 * N * UNIT * np.abs(pull).sum())
+        np.testing.assert_allclose(bias[j], pull.sum(), atol=7 * N * UNIT * np.abs(pull).sum())
+
+
+def test_a_descent_from_duals_needs_few_passes(rng, x, task):
+    samples = task[1]
+    costs = read_only(rng.uniform(0.2, 3, N).astype(np.float32))
+    exact, _ = fit(x, *task, costs)
+    *_, duals = fit(x, *task, costs, duals=np.zeros(len(samples), np.float32))
+    *_, near = fit(x, *task, costs, duals=duals, n_passes_again=1)
+    np.testing.assert_allclose(near, duals, atol=1e-5)  # projected gradients were below 1e-6
+
+    duals[::7] = 0  # of every seventh sample nothing was known
+    warm, _, found = fit(x, *task, costs, duals=duals, n_passes_again=3, tolerance=0.01)
+    cold, _ = fit(x, *task, costs, n_passes=3, tolerance=0.01)
+    assert np.linalg.norm(warm - exact) < np.linalg.norm(cold - exact)
+    assert (found >= 0).all()
+    whole, *_ = fit(x, *task, costs, duals=duals)
+    np.testing.assert_allclose(whole, exact, atol=1e-3 * np.abs(exact).max())
+
+
+def test_duals_move_to_the_samples_of_the_same_label_and_row(rng):
+    n, n_new, n_labels = 40, 50, 9
+    rows = rng.permutation(n_new)[:n].astype(np.int32)
+    mine = [rng.permutation(n)[:rng.integers(8, 20)] for _ in range(n_labels)]
+    coded = [np.where(rng.random(len(i)) < 0.4, i, ~i).astype(np.int32) for i in mine]
+    others = [np.where(c < 0, ~rows[~c], rows[c]).astype(np.int32) for c in coded]
+    free = np.setdiff1d(np.arange(n_new), rows)
+    others = [rng.permutation(np.append(c, free[:j])).astype(np.int32)
+              for j, c in enumerate(others)]
+    others[3] = others[3][1:]  # a sample that is gone
+    others[4] = ~others[4]  # and some of another sign
+    duals = [rng.random(len(c)).astype(np.float32) * (rng.random(len(c)) < 0.7) for c in coded]
+    starts, new_starts = (read_only(np.concatenate([[0], np.cumsum([len(c) for c in some])])
+                                    .astype(np.int64)) for some in (coded, others))
+    out = np.zeros(new_starts[-1], np.float32)
+    _one_vs_rest.move_duals(starts, *read_only(np.concatenate(coded), np.concatenate(duals), rows),
+                            new_starts, read_only(np.concatenate(others)),
+                            np.empty(n_new, np.int32), out)
+    expected = []
+    for before, values, after in zip(coded, duals, others, strict=True):
+        known = {(~rows[~c] if c < 0 else rows[c]): v
+                 for c, v in zip(before.tolist(), values.tolist(), strict=True)}
+        expected += [known.get(c, 0.0) for c in after.tolist()]
+    assert_same_bits(out, np.array(expected, np.float32))
+    assert 0 < np.count_nonzero(out) < np.count_nonzero(np.concatenate(duals))
 
 
 def test_a_label_without_rows_has_no_weights(x, task):

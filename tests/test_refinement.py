@@ -11,6 +11,7 @@ from support import rewrite
 import sparselsh as sl
 from sparselsh import _recipe, metrics
 from sparselsh._arrays.csr import from_scipy
+from sparselsh.network import refined as fitted_refinement
 from sparselsh.training import _label_vectors
 
 N_FEATURES, N_LABELS, N_HIDDEN = 600, 300, 16
@@ -499,15 +500,19 @@ def test_classifiers_are_kept_for_texts_and_dropped_for_sessions(trained):
             and clicks.refinement is None)
 
 
-def test_classifiers_are_trained_again_on_all_rows(trained):
+@pytest.mark.parametrize("warm", [False, True])
+def test_classifiers_are_trained_again_on_all_rows(trained, warm):
     X, Y = TRAIN
     some = np.arange(0, X.shape[0], 2)
     rest = np.setdiff1d(np.arange(X.shape[0]), some)
     net = copy.deepcopy(trained)
-    assert _recipe.refine(net, X[some], Y[some], (X[rest], Y[rest]), verbose=False)
+    assert _recipe.refine(net, X[some], Y[some], (X[rest], Y[rest]), verbose=False,
+                          again=warm)
+    assert (net.refinement.training is not None) == warm
     net.calibrate(X[rest], Y[rest])
     scale, calibration, first = net.refinement.scale, net.calibration, net.refinement
-    _recipe.refine_again(net, X, Y, verbose=False)
+    _recipe.refine_again(net, X, Y, rows=some if warm else None, verbose=False)
+    assert net.refinement.training is None
     assert net.calibration is calibration and net.refinement is not first
     whole = copy.deepcopy(trained)
     whole.refine(X, Y, verbose=False, **_recipe._options(whole, X, Y, "default"))
@@ -515,6 +520,31 @@ def test_classifiers_are_trained_again_on_all_rows(trained):
     # another order of the rows in the passes: weights are the same but for the tolerance
     difference = abs(net.refinement.weight - whole.refinement.weight).max()
     assert difference < 0.2 * abs(whole.refinement.weight).max()
+
+
+@pytest.mark.parametrize("logistic", [0.0, 0.1])
+def test_a_training_from_another_one_takes_few_passes(trained, logistic, monkeypatch):
+    X, Y = one_label(TRAIN) if logistic else TRAIN
+    Y = indicator(Y, N_LABELS) if logistic else Y
+    some = np.setdiff1d(np.arange(X.shape[0]), np.arange(0, X.shape[0], 10)).astype(np.int32)
+    options = {"n_negatives": 50, "C": 1.0, "n_candidates": 50, "logistic": logistic,
+               "verbose": False}
+    net = copy.deepcopy(trained)
+    fitted_refinement(net, X[some], Y[some], keep=True, **options)
+    again = copy.copy(net.refinement.training)
+    weight = copy.deepcopy(again.weight)
+    found = []
+    negatives = sl.LSHLinear.negatives
+    monkeypatch.setattr(sl.LSHLinear, "negatives",
+                        lambda layer, x, *a: found.append(x.shape[0]) or negatives(layer, x, *a))
+    fitted_refinement(net, X, Y, rows=some, **options)
+    assert sum(found) == X.shape[0] - len(some)  # labels for the others are known
+    whole = copy.deepcopy(trained).refine(X, Y, **options)
+    start = copy.deepcopy(trained).refine(X[some], Y[some], **options)
+    distance = [abs(one.refinement.weight - whole.refinement.weight).sum() for one in (net, start)]
+    assert distance[0] < 0.5 * distance[1]  # nearer to that of all rows than to that of some
+    np.testing.assert_array_equal(again.weight, weight)  # and may start from it once more
+    assert pickle.loads(pickle.dumps(net)).refinement.training is None
 
 
 def test_rows_with_one_of_few_labels_get_a_logistic_regression(trained, monkeypatch):

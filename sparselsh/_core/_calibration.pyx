@@ -81,7 +81,7 @@ def losses(const float[:, ::1] scores, const uint8_t[:, ::1] hit, const double[:
     """
     cdef Py_ssize_t i, n = scores.shape[0], n_ranked = scores.shape[1]
     cdef double total = 0
-    cdef double *g = <double *>malloc(max(n_ranked, 1) * sizeof(double))
+    cdef double *g = <double *>malloc(2 * max(n_ranked, 1) * sizeof(double))
 
     if g == NULL:
         raise MemoryError()
@@ -103,6 +103,7 @@ cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n
                       bint classes, bint has_tail, double *g, double *d_log_t, double *d_best,
                       double *d_rest, double[::1] d_slopes, double[::1] d_costs) noexcept nogil:
     cdef double t = exp(log_t), loss = 0, total = 0, d, e, p, z, gap, log_total = 0
+    cdef double *odds = g + n  # which g, of 2 n numbers, has room for
     cdef double product = 1  # whose logarithm is a part of the loss: one logarithm for many ranks
     cdef Py_ssize_t r, k, n_knots = knots.shape[0]
 
@@ -117,7 +118,8 @@ cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n
                 z += slopes[k] * _part(gap, &knots[0], n_knots, k)
             g[r] = -z * t - costs[r]
             if classes:
-                total += exp(g[r])
+                odds[r] = exp(g[r])
+                total += odds[r]
 
     if classes:
         if has_tail:
@@ -138,7 +140,7 @@ cdef double _row_loss(const float *s, const uint8_t *hit, Py_ssize_t n, double n
         if g[r] == -INFINITY:
             continue
         if classes:
-            p = exp(g[r] - log_total)
+            p = odds[r] / total
             if hit[r] and not (has_tail and n_missed > 0):
                 loss -= g[r]
         else:

@@ -17,6 +17,16 @@ def list_opponents(
     places: NDArray[int64],
     samples: NDArray[int32],
 ) -> None: ...
+def move_duals(
+    starts: NDArray[int64],
+    samples: NDArray[int32],
+    duals: NDArray[float32],
+    rows: NDArray[int32],
+    new_starts: NDArray[int64],
+    new_samples: NDArray[int32],
+    places: NDArray[int32],
+    new_duals: NDArray[float32],
+) -> None: ...
 def fit(
     starts: NDArray[int64],
     samples: NDArray[int32],
@@ -26,6 +36,7 @@ def fit(
     norms: NDArray[float32],
     costs: NDArray[float32],
     n_passes: int,
+    n_passes_again: int,
     tolerance: float,
     threshold: float,
     seed: int,
@@ -35,6 +46,7 @@ def fit(
     values: NDArray[float32],
     sizes: NDArray[int32],
     bias: NDArray[float32],
+    duals: NDArray[float32],
     n_threads: int,
 ) -> None: ...
 def rerank(

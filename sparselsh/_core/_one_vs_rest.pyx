@@ -21,6 +21,8 @@ cdef enum:
     MIN_FIRST_OPPONENTS = 64  # of a label: the first that its classifier learns from
     MAX_PREFETCHED = 128  # entries of the row that comes next
     RANKS_PER_PART = 16  # 64 bytes of candidates
+    ROWS_AHEAD = 2  # samples before a row is visited it is prefetched,
+    OFFSETS_AHEAD = 6  # and samples before that, where it begins
 
 # Part of the tolerance by which an opponent may miss the margin before it is worth an update.
 cdef float SLACK = 0.25
@@ -54,9 +56,9 @@ cdef inline void _prefetch_row(rows_t x, int32_t sample) noexcept nogil:
 
 
 cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows_t x,
-                    const float *norms, const float *costs, Py_ssize_t n_passes, float tolerance,
-                    uint64_t seed, float *alpha, int32_t *order, char *touched,
-                    float *w) noexcept nogil:
+                    const float *norms, const float *costs, Py_ssize_t n_passes,
+                    Py_ssize_t n_passes_again, float tolerance, uint64_t seed, bint warm,
+                    float *alpha, int32_t *order, char *touched, float *w) noexcept nogil:
     """Minimize over alpha; w becomes sum_i alpha_i y_i x_i. Returns the bias.
 
     The bias is the weight of a constant 1. touched marks the samples that were added to w; one that
@@ -65,6 +67,8 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
     The positive samples and the first of the others, which are the hardest, come before all others.
     When they have converged, all are visited. Those whose alpha is 0 and whose gradient says that
     it stays 0 are left out of the passes that follow, until the others have converged again.
+    With `warm`, alpha is where to start. If one of them is not 0, all samples are visited first,
+    and there are at most n_passes_again passes.
     """
     cdef Py_ssize_t q, n_active = n, _pass
     cdef int32_t e, i
@@ -75,13 +79,31 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
 
     for q in range(n):
         order[q] = <int32_t>q
-        alpha[q] = 0
         touched[q] = 0
+        if not warm:
+            alpha[q] = 0
 
     q = 0
     while q < n and samples[q] >= 0:
         q += 1
     n_active = min(n, q + max(MIN_FIRST_OPPONENTS, q))
+    if warm:
+        for q in range(n):
+            if q + ROWS_AHEAD < n and alpha[q + ROWS_AHEAD] > 0:
+                _prefetch_row(x, samples[q + ROWS_AHEAD])
+            if alpha[q] > 0:
+                i = samples[q]
+                y = alpha[q]
+                if i < 0:
+                    i = ~i
+                    y = -y
+                first = x.indptr[i]
+                _scatter(y, x.indices + first, x.data + first, x.indptr[i + 1] - first, w)
+                bias += y
+                touched[q] = 1
+                n_active = n
+                n_passes = min(n_passes, n_passes_again)
+                bar = -INFINITY
     is_whole = n_active == n
 
     for _pass in range(n_passes):
@@ -92,8 +114,14 @@ cdef float _descend(const loops_t *f, const int32_t *samples, Py_ssize_t n, rows
 
         q = 0
         while q < n_active:
-            if q + 1 < n_active:
-                _prefetch_row(x, samples[order[q + 1]])
+            if q + OFFSETS_AHEAD < n_active:
+                i = samples[order[q + OFFSETS_AHEAD]]
+                i = i if i >= 0 else ~i
+                prefetch_run(x.indptr + i, 2 * sizeof(int64_t))
+                prefetch_run(norms + i, sizeof(float))
+                prefetch_run(costs + i, sizeof(float))
+            if q + ROWS_AHEAD < n_active:
+                _prefetch_row(x, samples[order[q + ROWS_AHEAD]])
             e = order[q]
             i = samples[e]
             y = 1
@@ -211,11 +239,41 @@ def list_opponents(const int64_t[::1] indptr, const int32_t[::1] indices,
                         places[j] += 1
 
 
+def move_duals(const int64_t[::1] starts, const int32_t[::1] samples, const float[::1] duals,
+               const int32_t[::1] rows, const int64_t[::1] new_starts,
+               const int32_t[::1] new_samples, int32_t[::1] places, float[::1] new_duals):
+    """Write the dual variable of each sample to the sample of the same label and row of others.
+
+    The samples of label j are as in `fit`; row i of the first is row rows[i] of the others, where
+    the label has it with the same sign, or its dual variable is lost. places, one entry per row of
+    the others, is room. new_duals is zero before. O(len(samples) + len(new_samples))
+    """
+    cdef Py_ssize_t j, e
+    cdef int32_t i, place
+    with nogil:
+        for e in range(places.shape[0]):
+            places[e] = -1
+        for j in range(starts.shape[0] - 1):
+            for e in range(new_starts[j], new_starts[j + 1]):
+                i = new_samples[e]
+                places[i if i >= 0 else ~i] = <int32_t>(e - new_starts[j])
+            for e in range(starts[j], starts[j + 1]):
+                if duals[e] > 0:
+                    i = samples[e]
+                    place = places[rows[i if i >= 0 else ~i]]
+                    if place >= 0 and (new_samples[new_starts[j] + place] >= 0) == (i >= 0):
+                        new_duals[new_starts[j] + place] = duals[e]
+            for e in range(new_starts[j], new_starts[j + 1]):
+                i = new_samples[e]
+                places[i if i >= 0 else ~i] = -1
+
+
 def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1] indptr,
         const int32_t[::1] indices, const float[::1] data, const float[::1] norms,
-        const float[::1] costs, Py_ssize_t n_passes, float tolerance, float threshold,
-        uint64_t seed, const int64_t[::1] places, float[:, ::1] work, int32_t[::1] ids,
-        float[::1] values, int32_t[::1] sizes, float[::1] bias, int n_threads):
+        const float[::1] costs, Py_ssize_t n_passes, Py_ssize_t n_passes_again, float tolerance,
+        float threshold, uint64_t seed, const int64_t[::1] places, float[:, ::1] work,
+        int32_t[::1] ids, float[::1] values, int32_t[::1] sizes, float[::1] bias,
+        float[::1] duals, int n_threads):
     """min_w |w|^2 / 2 + sum_i costs[i] max(0, 1 - y_i (w . x_i + bias))^2 for each label.
 
     The samples of label j are samples[starts[j]:starts[j + 1]], an i >= 0 with y = 1, an i < 0 is
@@ -223,7 +281,10 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     label is most easily confused. norms, (n,), are the squared norms of the rows. The weights that
     are kept go to ids and values from places[j] on, in any order, where there is room for every
     feature of the samples, and their number to sizes[j]. work, (n_threads, n_features), is zero
-    before and after. The bias is the weight of a constant feature and as such a part of |w|.
+    before and after. The bias is the weight of a constant feature and as such a part of |w|. duals
+    is empty, or has one entry per sample: the dual variables, at least 0, from which the descent
+    starts, and then those that it has found; w is the sum of duals * y * x over the samples. A
+    label that has some visits its samples at most n_passes_again times.
 
     Dual coordinate descent with shrinking (Hsieh et al., ICML 2008, algorithm 3 and section 3.3),
     until the projected gradients span no more than the tolerance, at most n_passes. Per label
@@ -235,6 +296,7 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     cdef float *alpha
     cdef int32_t *order
     cdef char *touched
+    cdef bint warm = duals.shape[0] > 0
     cdef int thread
 
     for j in range(n_labels):
@@ -242,7 +304,7 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
     if n_labels == 0:
         return
 
-    alpha = <float *>malloc(n_threads * most * sizeof(float))
+    alpha = <float *>malloc((1 if warm else n_threads * most) * sizeof(float))
     order = <int32_t *>malloc(n_threads * most * sizeof(int32_t))
     touched = <char *>malloc(n_threads * most)
     if alpha == NULL or order == NULL or touched == NULL:
@@ -256,9 +318,10 @@ def fit(const int64_t[::1] starts, const int32_t[::1] samples, const int64_t[::1
                         num_threads=n_threads):
             thread = threadid()
             bias[j] = _descend(f, &samples[0] + starts[j], starts[j + 1] - starts[j], x, &norms[0],
-                               &costs[0], n_passes, tolerance, random_at(seed, j),
-                               alpha + thread * most, order + thread * most,
-                               touched + thread * most, &work[thread, 0])
+                               &costs[0], n_passes, n_passes_again, tolerance, random_at(seed, j),
+                               warm, &duals[0] + starts[j] if warm else alpha + thread * most,
+                               order + thread * most, touched + thread * most,
+                               &work[thread, 0])
             sizes[j] = _take(&samples[0] + starts[j], starts[j + 1] - starts[j], x,
                              touched + thread * most, threshold, &work[thread, 0],
                              &ids[0] + places[j], &values[0] + places[j])
@@ -311,11 +374,16 @@ cdef void rerank_row(const loops_t *f, const classifiers_t *c, const int32_t *in
         _add_columns(&c.w, indices, data, nnz, work)
     else:
         _scatter(1, indices, data, nnz, work)
+        for k in range(n):
+            if ids[k] >= 0:
+                prefetch_run(c.w.indptr + ids[k], 2 * sizeof(int64_t))
     for k in range(n):
         if ids[k] >= 0:
             if c.by_feature:
                 z = work[ids[k]]
             else:
+                if k + 1 < n and ids[k + 1] >= 0:
+                    _prefetch_row(c.w, ids[k + 1])
                 first = c.w.indptr[ids[k]]
                 z = f.gather_dot(c.w.data + first, c.w.indices + first,
                                  c.w.indptr[ids[k] + 1] - first, work)

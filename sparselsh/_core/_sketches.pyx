@@ -17,6 +17,9 @@ from ._order cimport top_begin, top_end, top_floor, top_push, top_t
 from ._quantized cimport quantized_dots, quantized_rows_of, quantized_rows_t
 from ._simd cimport SKETCH_BLOCK_NEURONS, loops_t, table
 
+cdef enum:
+    QUERIES_PER_SCAN = 8  # whose tables stay in the first-level cache with the blocks of a scan
+
 NEURONS_PER_BLOCK = SKETCH_BLOCK_NEURONS
 
 
@@ -120,26 +123,33 @@ cdef void tabulate(const float *q, Py_ssize_t n_groups, uint8_t *lut, float *a,
     b[0] = -total
 
 
-cdef void _scan(const loops_t *f, const float *q, const uint8_t *blocks, Py_ssize_t n_blocks,
-                Py_ssize_t n_groups, const float *factors, const float *biases,
-                const int32_t *ids, Py_ssize_t n, uint8_t *lut, float *scores, int32_t *found,
-                uint64_t *keys, Py_ssize_t n_keys, Py_ssize_t n_best, int32_t *out_ids,
-                float *out_scores) noexcept nogil:
-    cdef Py_ssize_t block = 0, first, n_chunk, k, n_found
-    cdef float a, b
-    cdef top_t top = top_begin(keys, n_keys, n_best)
-    tabulate(q, n_groups, lut, &a, &b)
+cdef void _scan(const loops_t *f, const float *queries, Py_ssize_t n_queries,
+                const uint8_t *blocks, Py_ssize_t n_blocks, Py_ssize_t n_groups,
+                const float *factors, const float *biases, const int32_t *ids, Py_ssize_t n,
+                uint8_t *luts, float *scores, int32_t *found, uint64_t *keys, Py_ssize_t n_keys,
+                Py_ssize_t n_best, int32_t *out_ids, float *out_scores) noexcept nogil:
+    # for at most QUERIES_PER_SCAN queries
+    cdef Py_ssize_t block = 0, first, n_chunk, i, k, n_found
+    cdef float[QUERIES_PER_SCAN] a
+    cdef float[QUERIES_PER_SCAN] b
+    cdef top_t[QUERIES_PER_SCAN] tops
+    for i in range(n_queries):
+        tops[i] = top_begin(keys + i * n_keys, n_keys, n_best)
+        tabulate(queries + i * n_groups * 4, n_groups, luts + i * n_groups * 16, &a[i], &b[i])
     while block < n_blocks:
         first = block * <Py_ssize_t>SKETCH_BLOCK_NEURONS
         n_chunk = min(<Py_ssize_t>BLOCKS_PER_SCAN, n_blocks - block)
-        n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups, lut, a, b,
-                                factors + first, biases + first if biases != NULL else NULL, 1,
-                                NULL, 0, top_floor(&top), found, scores)
-        for k in range(n_found):
-            if first + found[k] < n and ids[first + found[k]] >= 0:
-                top_push(&top, scores[k], ids[first + found[k]])
+        for i in range(n_queries):
+            n_found = f.sketch_scan(blocks + block * n_groups * 16, n_chunk, n_groups,
+                                    luts + i * n_groups * 16, a[i], b[i], factors + first,
+                                    biases + first if biases != NULL else NULL, 1, NULL, 0,
+                                    top_floor(&tops[i]), found, scores)
+            for k in range(n_found):
+                if first + found[k] < n and ids[first + found[k]] >= 0:
+                    top_push(&tops[i], scores[k], ids[first + found[k]])
         block += n_chunk
-    top_end(&top, False, out_ids, out_scores)
+    for i in range(n_queries):
+        top_end(&tops[i], False, out_ids + i * n_best, out_scores + i * n_best)
 
 
 def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[::1] factors,
@@ -154,6 +164,8 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     """
     cdef Py_ssize_t i, n_queries = queries.shape[0], n_best = out_ids.shape[1]
     cdef Py_ssize_t n_groups = queries.shape[1] // 4, n_keys = 3 * n_best + 64
+    cdef Py_ssize_t most = max(min(<Py_ssize_t>QUERIES_PER_SCAN, n_queries // n_threads), 1)
+    cdef Py_ssize_t n_tasks = (n_queries + most - 1) // most
     cdef const loops_t *f = table()
     cdef int thread
     cdef uint8_t *luts
@@ -174,21 +186,21 @@ def scan(const float[:, ::1] queries, const uint8_t[:, ::1] blocks, const float[
     if biases is not None:
         bias_view = biases
         bias = &bias_view[0]
-    luts = <uint8_t *>malloc(n_threads * n_groups * 16)
+    luts = <uint8_t *>malloc(n_threads * most * n_groups * 16)
     scores = <float *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(float))
     found = <int32_t *>malloc(n_threads * SCAN_BUFFER_LENGTH * sizeof(int32_t))
-    keys = <uint64_t *>malloc(n_threads * n_keys * sizeof(uint64_t))
+    keys = <uint64_t *>malloc(n_threads * most * n_keys * sizeof(uint64_t))
 
     try:
         if luts == NULL or scores == NULL or found == NULL or keys == NULL:
             raise MemoryError()
-        for i in prange(n_queries, nogil=True, schedule="dynamic", num_threads=n_threads):
+        for i in prange(n_tasks, nogil=True, schedule="dynamic", num_threads=n_threads):
             thread = threadid()
-            _scan(f, &queries[i, 0], &blocks[0, 0], n_blocks, n_groups, &factors[0],
-                  bias, &ids[0], n,
-                  luts + thread * n_groups * 16, scores + thread * SCAN_BUFFER_LENGTH,
-                  found + thread * SCAN_BUFFER_LENGTH, keys + thread * n_keys, n_keys, n_best,
-                  &out_ids[i, 0], &out_scores[i, 0])
+            _scan(f, &queries[i * most, 0], min(most, n_queries - i * most), &blocks[0, 0],
+                  n_blocks, n_groups, &factors[0], bias, &ids[0], n,
+                  luts + thread * most * n_groups * 16, scores + thread * SCAN_BUFFER_LENGTH,
+                  found + thread * SCAN_BUFFER_LENGTH, keys + thread * most * n_keys, n_keys,
+                  n_best, &out_ids[i * most, 0], &out_scores[i * most, 0])
     finally:
         free(luts)
         free(scores)

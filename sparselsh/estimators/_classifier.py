@@ -475,7 +475,7 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
             self.network_.refine(X, targets, **options)
         else:
             _recipe.refine(self.network_, X, targets, None if held_out is None else held_out[:2],
-                           effort=self.effort, **options)
+                           effort=self.effort, again=self._repeats(X, held_out), **options)
 
     def _strata(self, targets: Any) -> Any:
         if self._multilabel:
@@ -488,23 +488,29 @@ class LSHClassifier(ClassifierMixin, LSHEstimator):
     def _scores(self, history: list[dict[str, Any]], targets: Any) -> list[float]:
         return [entry["p_at_1"] for entry in history]
 
+    def _repeats(self, X: Any, held_out: tuple[Any, Any, Any] | None) -> bool:
+        """Whether classifiers are trained once more, on many rows that were held out as well."""
+        if held_out is None or self._multilabel or self.early_stopping or self.refine != "auto":
+            return False
+        n = held_out[0].shape[0]
+        return (n >= MIN_FIT_ROWS and _recipe.repeats(n, X.shape[0] + n)
+                and _recipe.suits(self.network_, X))
+
     def _refine_again(self, X: Any, targets: Any, weight: np.ndarray | None,
                       held_out: tuple[Any, Any, Any] | None) -> None:
-        """Train the classifiers once more, on many rows that were held out as well."""
+        """Train the classifiers once more, on the rows that were held out as well."""
         network = self.network_
-        if (held_out is None or self.early_stopping or self.refine != "auto"
-                or network.refinement is None or network.calibration is None):
+        if (not self._repeats(X, held_out) or network.refinement is None
+                or network.calibration is None):
             return
+        assert held_out is not None
         rows, own, own_weight = held_out
-        n = X.shape[0] + rows.shape[0]
-        if rows.shape[0] < _recipe.MIN_HELD_OUT_TO_REPEAT * n or not _recipe.suits(network, X):
-            return
         every = None
         if weight is not None and own_weight is not None:
             every = np.concatenate([weight, own_weight])
         _recipe.refine_again(network, sp.vstack([X, rows], format="csr"),
-                             np.concatenate([targets, own]), effort=self.effort,
-                             sample_weight=every, verbose=bool(self.verbose))
+                             np.concatenate([targets, own]), rows=np.arange(X.shape[0]),
+                             effort=self.effort, sample_weight=every, verbose=bool(self.verbose))
 
     def _after_fit(self, X: Any, targets: Any, weight: np.ndarray | None,
                    held_out: tuple[Any, Any, Any] | None) -> None:

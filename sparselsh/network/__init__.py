@@ -13,9 +13,17 @@
 """
 from ._checkpoint import check_training, restored_callbacks, training_plain
 from ._growth import grow_from_rows, joined
-from ._network import Network, contributions, hidden_outputs, load, load_with, save_with
+from ._network import (
+    Network,
+    contributions,
+    hidden_outputs,
+    load,
+    load_with,
+    refined,
+    save_with,
+)
 
 __all__ = [
     "Network", "contributions", "grow_from_rows", "hidden_outputs", "joined", "load", "load_with",
-    "save_with",
+    "refined", "save_with",
 ]

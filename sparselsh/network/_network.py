@@ -629,6 +629,13 @@ class Network:
             `logistic` is above 0 and a row has another number of labels than one, features times
             labels are more than 33,554,432, or rows times labels more than 67,108,864.
         """
+        return self._refine(X, Y, sample_weight, n_negatives, C, threshold, scale, n_candidates,
+                            logistic, verbose)
+
+    def _refine(self, X: Any, Y: Any, sample_weight: ArrayLike | None, n_negatives: int, C: float,
+                threshold: float, scale: float, n_candidates: int, logistic: float, verbose: bool,
+                keep: bool = False, rows: Ids | None = None) -> Self:
+        """`refine`; see `refined`."""
         X, Y = self._rows_of(X, Y)
         self._check_initialized()
         if self.loss.outputs == "values":
@@ -646,19 +653,31 @@ class Network:
 
         n_threads = resolve(self.n_threads)
         n_negatives, n = min(n_negatives, self.n_labels), X.shape[0]
+        part, start = self._part_of_refinement(), None
+        before = None if self.refinement is None else self.refinement.training
+        if rows is not None and before is not None and before.candidates.shape[1] == n_negatives:
+            start = before, rows
         with self._refined_anew(), progress_bar("refine", "", n + self.n_labels,
                                                 verbose=verbose) as bar:
             candidates = np.empty((n, n_negatives), np.int32)
-            for start in range(0, n, ROWS_PER_CHUNK):
-                stop = min(start + ROWS_PER_CHUNK, n)
-                h = self._hidden(X, start, stop, n_threads)
-                candidates[start:stop] = self.layers[-1].negatives(h, n_negatives, n_threads)
-                bar.update(stop - start)
+            missing = np.arange(n)
+            if start is not None:
+                candidates[start[1]] = start[0].candidates
+                missing = np.delete(missing, start[1])
+                bar.update(n - len(missing))
+            x = X if start is None else _take(X, missing)
+            for first in range(0, len(missing), ROWS_PER_CHUNK):
+                last = min(first + ROWS_PER_CHUNK, len(missing))
+                h = self._hidden(x, first, last, n_threads)
+                candidates[missing[first:last]] = self.layers[-1].negatives(h, n_negatives,
+                                                                           n_threads)
+                bar.update(last - first)
 
             self.refinement = fit_refinement(
                 self._sparse_rows(X, 0, n), Y, candidates, costs, threshold=threshold, scale=scale,
                 n_candidates=n_candidates, seed=self._draw_seed(), logistic=logistic,
-                n_threads=n_threads, progress=bar.update, **self._part_of_refinement())
+                n_threads=n_threads, progress=bar.update, **part, keep=keep and not part,
+                start=start)
         return self
 
     def _check_logistic(self, Y: CSR, weight: Floats | None) -> None:
@@ -1707,6 +1726,21 @@ def contributions(network: Network | InferenceNetwork, x: CSR, label: int) -> Fl
         weights = weights + np.float32(network.refinement.scale) * (
             alone - network.refinement.bias[label])
     return x.data * weights
+
+
+def refined(network: Network, X: Any, Y: Any, *, sample_weight: Any = None, n_negatives: int,
+            C: float, threshold: float = 0.1, scale: float = 8.0, n_candidates: int,
+            logistic: float, verbose: bool, keep: bool = False,
+            rows: Ids | None = None) -> Network:
+    """`Network.refine` in two parts, for the recipe: some rows, and then these and others.
+
+    With `keep`, the classifiers hold what the second call starts from. There, `rows` are the places
+    of the rows of the first, int32, whose labels and weights are as they were; the layers too.
+    """
+    with network._lock.held:
+        network._begin_call()
+        return network._refine(X, Y, sample_weight, n_negatives, C, threshold, scale, n_candidates,
+                               logistic, verbose, keep, rows)
 
 
 def hidden_outputs(network: Network, X: MatrixLike) -> Floats:

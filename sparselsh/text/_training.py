@@ -99,18 +99,19 @@ def trained(x: CSR, y: CSR, options: Options, is_held_out: np.ndarray | None = N
         network.resume(X, Y, epochs=options.epochs, callbacks=options.callbacks,
                        verbose=options.verbose, validation=measured)
     is_enough = len(held_out) >= MIN_FIT_ROWS
+    repeats = (is_enough and held[1].nnz > 0 and is_held_out is None
+               and _recipe.repeats(len(held_out), x.shape[0]))
     if options.refine:
         _recipe.refine(network, X, Y, held if is_enough else None, effort=options.effort,
-                       verbose=options.verbose)
+                       verbose=options.verbose, again=repeats)
     if is_enough and held[1].nnz:
         network.calibrate(*held, kind=options.kind, thresholds=options.thresholds)
         if options.kind == "labels" and options.thresholds == "one":
             _set_thresholds(network, y, kept, *held)
         threshold = network.calibration.threshold
-        if (network.refinement is not None and is_held_out is None
-                and len(held_out) >= _recipe.MIN_HELD_OUT_TO_REPEAT * x.shape[0]):
-            _recipe.refine_again(network, x.to_scipy(), y.to_scipy(), effort=options.effort,
-                                 verbose=options.verbose)
+        if network.refinement is not None and repeats:
+            _recipe.refine_again(network, x.to_scipy(), y.to_scipy(), rows=kept,
+                                 effort=options.effort, verbose=options.verbose)
     else:
         threshold = _threshold_of(network, X, Y)
     return Trained(network, threshold, with_more(Kept(x.take(NO_ROWS), y.take(NO_ROWS), 0), x, y))

@@ -137,9 +137,10 @@ static inline ptrdiff_t store_from(__m256 v, float floor, int32_t first, int32_t
     return found;
 }
 
-static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const float *factors,
+/* The scores of 16 neurons from their sums. */
+static inline void scores_of(__m256i even, __m256i odd, float a, float b, const float *factors,
                              const float *biases, float weight, const float *errors, float slack,
-                             float floor, int32_t first, int32_t *ids, float *scores)
+                             __m256 scores[2])
 {
     even = _mm256_sub_epi16(even, _mm256_slli_epi16(odd, 8));
     __m256i lo = _mm256_unpacklo_epi16(even, odd), hi = _mm256_unpackhi_epi16(even, odd);
@@ -147,8 +148,6 @@ static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const 
         _mm_add_epi16(_mm256_castsi256_si128(lo), _mm256_extracti128_si256(lo, 1)),
         _mm_add_epi16(_mm256_castsi256_si128(hi), _mm256_extracti128_si256(hi, 1)),
     };
-    ptrdiff_t found = 0;
-
     for (int k = 0; k < 2; k++) {
         __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums[k]));
         v = MULTIPLY_ADD_256(v, _mm256_set1_ps(a), _mm256_set1_ps(b));
@@ -157,13 +156,24 @@ static inline ptrdiff_t keep(__m256i even, __m256i odd, float a, float b, const 
             v = MULTIPLY_ADD_256(_mm256_set1_ps(weight), _mm256_loadu_ps(biases + 8 * k), v);
         if (errors)
             v = MULTIPLY_ADD_256(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + 8 * k), v);
-        if (!ids) {
-            _mm256_storeu_ps(scores + found, v);
-            found += 8;
-            continue;
-        }
-        found += store_from(v, floor, first + 8 * k, ids + found, scores + found);
+        scores[k] = v;
     }
+}
+
+/* Those of 32 scores that reach the floor: hardly ever does one. */
+static inline ptrdiff_t store_32_from(const __m256 v[4], float floor, int32_t first, int32_t *ids,
+                                      float *scores)
+{
+    const __m256 least = _mm256_set1_ps(floor);
+    __m256 low = _mm256_or_ps(_mm256_cmp_ps(v[0], least, _CMP_GE_OQ),
+                              _mm256_cmp_ps(v[1], least, _CMP_GE_OQ));
+    __m256 high = _mm256_or_ps(_mm256_cmp_ps(v[2], least, _CMP_GE_OQ),
+                               _mm256_cmp_ps(v[3], least, _CMP_GE_OQ));
+    ptrdiff_t found = 0;
+    if (!_mm256_movemask_ps(_mm256_or_ps(low, high)))
+        return 0;
+    for (int k = 0; k < 4; k++)
+        found += store_from(v[k], floor, first + 8 * k, ids + found, scores + found);
     return found;
 }
 
@@ -171,11 +181,15 @@ static ptrdiff_t at_least(const float *scores, const float *errors, float slack,
                           float floor, int32_t *places, float *out)
 {
     ptrdiff_t found = 0;
-    for (ptrdiff_t k = 0; k < n; k += 8) {
-        __m256 v = _mm256_loadu_ps(scores + k);
-        if (errors)
-            v = MULTIPLY_ADD_256(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + k), v);
-        found += store_from(v, floor, (int32_t)k, places + found, out + found);
+    for (ptrdiff_t k = 0; k < n; k += 32) {
+        __m256 v[4];
+        for (int i = 0; i < 4; i++) {
+            v[i] = _mm256_loadu_ps(scores + k + 8 * i);
+            if (errors)
+                v[i] = MULTIPLY_ADD_256(_mm256_set1_ps(slack), _mm256_loadu_ps(errors + k + 8 * i),
+                                        v[i]);
+        }
+        found += store_32_from(v, floor, (int32_t)k, places + found, out + found);
     }
     return found;
 }
@@ -190,6 +204,7 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
 
     for (ptrdiff_t k = 0; k < n_blocks; k++) {
         __m256i even0 = _mm256_setzero_si256(), odd0 = even0, even1 = even0, odd1 = even0;
+#pragma GCC unroll 2
         for (ptrdiff_t g = 0; g < n_groups; g += 2) {
             __m256i codes = _mm256_loadu_si256((const __m256i *)(blocks + g * 16));
             __m256i t = _mm256_loadu_si256((const __m256i *)(lut + g * 16));
@@ -202,12 +217,18 @@ static ptrdiff_t sketch_scan(const uint8_t *blocks, ptrdiff_t n_blocks, ptrdiff_
             odd1 = _mm256_add_epi16(odd1, _mm256_srli_epi16(hi, 8));
         }
 
-        int32_t first = (int32_t)(k * SKETCH_BLOCK_NEURONS);
-        found += keep(even0, odd0, a, b, factors, biases, weight, errors, slack, floor, first,
-                      ids ? ids + found : ids, scores + found);
-        found += keep(even1, odd1, a, b, factors + 16, biases ? biases + 16 : biases, weight,
-                      errors ? errors + 16 : errors, slack, floor, first + 16,
-                      ids ? ids + found : ids, scores + found);
+        __m256 v[4];
+        scores_of(even0, odd0, a, b, factors, biases, weight, errors, slack, v);
+        scores_of(even1, odd1, a, b, factors + 16, biases ? biases + 16 : biases, weight,
+                  errors ? errors + 16 : errors, slack, v + 2);
+        if (ids) {
+            found += store_32_from(v, floor, (int32_t)(k * SKETCH_BLOCK_NEURONS), ids + found,
+                                   scores + found);
+        } else {
+            for (int i = 0; i < 4; i++)
+                _mm256_storeu_ps(scores + found + 8 * i, v[i]);
+            found += SKETCH_BLOCK_NEURONS;
+        }
         blocks += n_groups * 16;
         factors += SKETCH_BLOCK_NEURONS;
         biases = biases ? biases + SKETCH_BLOCK_NEURONS : biases;
