@@ -55,7 +55,8 @@ def table(index, H, Q, args):
     cell[sketches.ids[:n]] = sketches.cell[:n]
     sizes = np.bincount(sketches.cell[:n], minlength=n_cells)
 
-    means = [sketches.projected(X, 1)[:, sketches.n_bits:] + sketches.cells.biases for X in (H, Q)]
+    means = [sketches.projected(X, 1)[:, sketches.n_bits:][:, :n_cells] + sketches.cells.biases
+             for X in (H, Q)]
     inputs = [(X - H.mean(axis=0)) / (H.std(axis=0) + 1e-6) for X in (H, Q)]
     scores = [(X - means[0].mean(axis=0)) / (means[0].std(axis=0) + 1e-6) for X in means]
     wanted = shares_of_cells(cell[index.search(H, N_TAUGHT, exact=True)[0]], n_cells)
