@@ -51,7 +51,7 @@ def main(paths):
     """Print a table per layer."""
     for path in paths:
         with np.load(path) as z:
-            W, b, H, X = (np.ascontiguousarray(z[key]) for key in ("W", "b", "H", "Q"))
+            W, b, H, X = (np.ascontiguousarray(z[key]) for key in ("W", "bias", "H", "Q"))
         X = X[:300]
         truth, _ = exact_topk(X, W, b, 5, 2)
         for scaling in (0.0, 0.5):

@@ -68,10 +68,12 @@ def measured(index, name, X, args):
                 return np.append(scores, sure[:, None], axis=1)
 
             found, microseconds = in_turn(search, X, size)
-            deviations = -NormalDist().inv_cdf((1 - confidence) / len(engine.W))
-            counts = engine.coded(k, 1).search(X, k, engine.W, engine.bias, Selection(),
-                                               deviations, 1)[2]
-            computed = counts / len(engine.W)
+            computed = np.ones(len(X))
+            coded = engine.coded(k, 1)
+            if coded is not None:  # else a product costs less
+                deviations = -NormalDist().inv_cdf((1 - confidence) / len(engine.W))
+                computed = coded.search(X, k, engine.W, engine.bias, Selection(), deviations,
+                                        1)[2] / len(engine.W)
             yield (name, k, f"{confidence:g}", f"{found[:, -1].min():.7f}",
                    f"{computed.mean():.2%}", f"{computed.max():.2%}", wrong(found[:, :-1], exact),
                    f"{microseconds:.0f}")

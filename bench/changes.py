@@ -21,7 +21,7 @@ from sparselsh.metrics import neighbour_recall
 
 N_ROWS = 1000  # per call
 SIZES = (1, 10, 100, 1000)  # rows per call, of which the speed is measured
-MIN_CHANGES, K = 4000, 5
+N_CHANGES, K = 4000, 5
 
 
 def main():
@@ -38,7 +38,7 @@ def main():
                              for key in ("W", "bias", "H", "Q"))
         print(f"## {Path(path).stem}: {W.shape[0]:,} x {W.shape[1]}\n")
         index = made(W, bias, H, args)
-        print(speeds(index, W), "\n")
+        print(speeds(index, W, min(N_CHANGES, args.changes)), "\n")
         print(after_many(W, bias, H, Q[:1000], args), "\n", flush=True)
 
 
@@ -47,13 +47,13 @@ def made(W, bias, H, args):
     return sl.LSHIndex(recall=args.recall, plan="sketches", random_state=0).fit(W, bias, queries=H)
 
 
-def speeds(index, W):
+def speeds(index, W, n_changes):
     """Changes per CPU second, by their kind and the rows per call."""
     rng, n = np.random.default_rng(0), len(W)
     rows = []
     for size in SIZES:
         seconds = dict.fromkeys(("update", "remove", "put back", "add"), 0.0)
-        n_calls = max(3, MIN_CHANGES // size)
+        n_calls = max(3, n_changes // size)
         for _ in range(n_calls):
             ids = rng.permutation(n)[:size]
             calls = {"update": lambda ids=ids: index.update(W[ids], ids),

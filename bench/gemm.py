@@ -1,6 +1,6 @@
 """Speed of the products of a training step on one thread.
 
-usage: python -P bench/gemm.py [REPEATS]
+usage: python -P bench/gemm.py [REPEATS [CALLS]]
 
 First dense products: the library's own and NumPy's BLAS, in turns. Then the three products with
 the active rows of an output layer, in float32 and with factors in bfloat16, in turns; the update is
@@ -32,16 +32,16 @@ def seconds(product, n_calls):
     return (time.process_time() - start) / n_calls
 
 
-def medians(products, repeats):
+def medians(products, repeats, n_calls):
     """Median seconds of each call, in turns, so that all meet the same state of the machine."""
     spent = {name: [] for name in products}
     for _ in range(repeats):
         for name, product in products.items():
-            spent[name].append(seconds(product, 20))
+            spent[name].append(seconds(product, n_calls))
     return {name: statistics.median(times) for name, times in spent.items()}
 
 
-def dense_products(rng, repeats):
+def dense_products(rng, repeats, n_calls):
     for m, n, k in SHAPES:
         a, b = rng.standard_normal((m, k), np.float32), rng.standard_normal((n, k), np.float32)
         out = np.empty((m, n), np.float32)
@@ -52,11 +52,11 @@ def dense_products(rng, repeats):
                                                             in_bfloat16=True),
             "numpy": lambda a=a, b=b, out=out: np.matmul(a, b.T, out=out),
         }
-        for name, time_ in medians(products, repeats).items():
+        for name, time_ in medians(products, repeats, n_calls).items():
             print(f"{m} x {k} times {k} x {n}: {name:<20} {2e-9 * m * n * k / time_:6.1f} GF/s")
 
 
-def active_products(rng, repeats):
+def active_products(rng, repeats, n_calls):
     """Name and call(in_bfloat16) of each product, for the shapes of a training."""
     rule = _updates.sgd(1e-9, 0.0, False, 0.0)
     bias = np.zeros(N_NEURONS, np.float32)
@@ -74,16 +74,16 @@ def active_products(rng, repeats):
         for name, (kernel, arguments) in calls.items():
             products = {dtype: lambda kernel=kernel, a=arguments, half=half: kernel(*a, 1, half)
                         for dtype, half in (("float32", False), ("bfloat16", True))}
-            times = medians(products, repeats)
+            times = medians(products, repeats, n_calls)
             rates = [2e-9 * n * n_active * d / times[dtype] for dtype in ("float32", "bfloat16")]
             print(f"{n} x {d}, {n_active} active: {name:<22} {rates[0]:6.1f} GF/s in float32, "
                   f"{rates[1]:6.1f} in bfloat16, {rates[1] / rates[0]:.2f} times")
 
 
-def main(repeats=15):
+def main(repeats=15, n_calls=20):
     rng = np.random.default_rng(0)
-    dense_products(rng, repeats)
-    active_products(rng, repeats)
+    dense_products(rng, repeats, n_calls)
+    active_products(rng, repeats, n_calls)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What hashing costs: nanoseconds per row on one thread.
 
-usage: python -P bench/hash_families.py [d]
+usage: python -P bench/hash_families.py [d [n]]
 
-d dimensions, 12 tables of 14 bits, and families of similar size.
+d dimensions, n rows (128 and 4,096), 12 tables of 14 bits, and families of similar size.
 """
 import sys
 import time

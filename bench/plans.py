@@ -1,6 +1,6 @@
 """The plans of a hidden layer, measured: fits the costs of sparselsh/_plans.py, checks its choices.
 
-usage: python -P bench/plans.py [--quick] [--check] [--json FILE]
+usage: python -P bench/plans.py [--quick] [--only WORDS] [--check] [--json FILE]
 
 A training step (forward, backward, Adam, hashing with a build every 16 steps) of a layer of each
 shape, batch size, density and kind of input is timed under each plan, in turns, on one thread: CPU
@@ -94,14 +94,17 @@ def measured(args):
     for (n_in, n_out), n, fraction, density in kinds:
         if n * n_in * n_out * (density + 0.05) > (2e8 if args.quick else 1e10):
             continue
+        kind = "dense" if fraction is None else f"{fraction:.0%}"
+        name = f"{n_in} x {n_out}, batch {n}, {kind} in, {density:.0%} out"
+        if args.only not in name:
+            continue
         x = inputs(rng, n, n_in, fraction)
         n_active = max(1, round(density * n_out))
         nnz = None if fraction is None else x.nnz / n
         counts = _plans.counts(n, n_in, n_out, n_active, nnz=nnz, bits=128, oversample=2,
                                need_dx=True, builds=1 / BUILD_EVERY)
-        kind = "dense" if fraction is None else f"{fraction:.0%}"
-        cases.append({"case": f"{n_in} x {n_out}, batch {n}, {kind} in, {density:.0%} out",
-                      "counts": counts, "seconds": measure(x, n_out, density, args.rounds)})
+        cases.append({"case": name, "counts": counts,
+                      "seconds": measure(x, n_out, density, args.rounds)})
     return cases
 
 
@@ -124,6 +127,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small cases only")
+    parser.add_argument("--only", default="", metavar="WORDS", help="cases whose names have this")
     parser.add_argument("--check", action="store_true",
                         help="use the costs of _plans.py, without fitting")
     parser.add_argument("--rounds", type=int, default=3)
@@ -147,13 +151,15 @@ def main():
         estimates = _plans.estimates(case["counts"])
         chosen = _plans.choose(estimates, able=set(estimates))
         seconds = case["seconds"]
-        floor = estimates["dense"] < _plans.FLOOR
+        floor = estimates["dense"] < _plans.MIN_DENSE_NANOSECONDS
         ratios.append((seconds[chosen] / seconds["dense"],
                        min(seconds.values()) / seconds["dense"], floor))
         times = ", ".join(f"{plan} {s * 1e3:.2f}" for plan, s in seconds.items())
         note = " (below the floor)" if floor else ""
         print(f"{ratios[-1][0]:5.2f} {chosen:6s} {case['case']:45s} ms: {times}{note}")
     above = [ratio for ratio, _, floor in ratios if not floor]
+    if not above:
+        return
     of_best = np.mean([best for _, best, floor in ratios if not floor])
     print(f"chosen / dense: worst {max(above):.2f}, {sum(r > 1.1 for r in above)} of {len(above)} "
           f"above 1.1; mean {np.mean(above):.2f}, of the best plan {of_best:.2f}")

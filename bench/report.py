@@ -243,12 +243,12 @@ def arguments():
 def main():
     args = arguments()
     out = Path(args.out)
+    static = out.parent / "_static"
+    static.mkdir(parents=True, exist_ok=True)
     if args.from_results:
         document = json.loads(Path(args.from_results).read_text(encoding="utf-8"))
         report_page.write(document, out)
         return
-    static = out.parent / "_static"
-    static.mkdir(parents=True, exist_ok=True)
     results = static / f"{out.stem}.json"
     document = {"circumstances": circumstances(args), "sections": {}}
     if args.resume and results.exists():

@@ -1,7 +1,7 @@
 """Where a training step spends its time, and how near each kernel is to what the machine allows.
 
 usage: python -P bench/roofline.py TRAIN [--hidden 128] [--batch-size 256] [--density auto]
-           [--steps 100] [--json FILE]
+           [--steps 100] [--compute-dtype float32] [--second-moment element] [--json FILE]
 
 Trains one network on one thread and measures every call into the compiled core (CPU time of the
 thread). What a call has to compute and to move is computed from its arguments: `flops` counts
@@ -53,7 +53,7 @@ def weighted_rows(indptr, indices, data, w, bias, out, n_threads):
     return 2 * nnz * d, n_rows * d * w.itemsize + 8 * nnz + out.nbytes
 
 
-def sign_codes(v, planes, n_bits, codes, n_threads):
+def sign_codes(v, planes, n_bits, codes, n_threads, in_bfloat16=False):
     return 2 * v.size * planes.shape[1], v.nbytes + planes.nbytes + codes.nbytes
 
 
@@ -190,6 +190,8 @@ def main():
     parser.add_argument("--density", default="auto",
                         type=lambda text: text if text == "auto" else float(text))
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--compute-dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--second-moment", default="element", choices=("element", "row"))
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     sl.set_num_threads(1)
@@ -203,8 +205,9 @@ def main():
         clocked[name] = Clocked(getattr(module, name), work, name in BY_ROWS)
         setattr(module, name, clocked[name])
     net = sl.Network([sl.Linear(X.shape[1], args.hidden),
-                      sl.LSHLinear(args.hidden, Y.shape[1], density=args.density)], random_state=0)
-    optimizer = sl.Adam(1e-2)
+                      sl.LSHLinear(args.hidden, Y.shape[1], density=args.density)],
+                     compute_dtype=args.compute_dtype, random_state=0)
+    optimizer = sl.Adam(1e-2, second_moment=args.second_moment)
     n = args.steps * args.batch_size
     rows = np.random.default_rng(0).permutation(X.shape[0])[:n]
     X, Y = X[rows], Y[rows]

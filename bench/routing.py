@@ -6,14 +6,13 @@ bench/make_layers.py makes the layers. The classifiers are trained on H to say i
 20 best neurons are, as the index of MLANN is on queries: a softmax over inputs, one over the scores
 by which cells are ordered today, and a network of 256 ReLU units. Printed are the sketches that a
 scan in the order of each reads until it has 90, 95 and 98 % of the k best neurons of Q, k = 1, 5,
-50. Needs torch.
+50. Needs torch, but for `--steps 0`, which leaves the classifiers out.
 """
 import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import markdown_table
@@ -31,8 +30,6 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     sl.set_num_threads(1)
-    torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
     for path in args.layers:
         with np.load(path) as file:
             W, bias, H, Q = (np.ascontiguousarray(file[key], np.float32)
@@ -55,17 +52,14 @@ def table(index, H, Q, args):
     cell[sketches.ids[:n]] = sketches.cell[:n]
     sizes = np.bincount(sketches.cell[:n], minlength=n_cells)
 
-    means = [sketches.projected(X, 1)[:, sketches.n_bits:] + sketches.cells.biases for X in (H, Q)]
+    means = [sketches.projected(X, 1)[:, sketches.n_bits:][:, :n_cells] + sketches.cells.biases
+             for X in (H, Q)]
     inputs = [(X - H.mean(axis=0)) / (H.std(axis=0) + 1e-6) for X in (H, Q)]
     scores = [(X - means[0].mean(axis=0)) / (means[0].std(axis=0) + 1e-6) for X in means]
     wanted = shares_of_cells(cell[index.search(H, N_TAUGHT, exact=True)[0]], n_cells)
-    layers = {"softmax of the query": (inputs, torch.nn.Linear(H.shape[1], n_cells)),
-              "softmax of the scores": (scores, torch.nn.Linear(n_cells, n_cells)),
-              "256 ReLU units": (inputs, torch.nn.Sequential(
-                  torch.nn.Linear(H.shape[1], 256), torch.nn.ReLU(),
-                  torch.nn.Linear(256, n_cells)))}
     orders = {"mean of the neurons": means[1]}
-    for name, ((X, unseen), network) in layers.items():
+    networks = classifiers(inputs, scores, args.seed) if args.steps else {}
+    for name, ((X, unseen), network) in networks.items():
         orders[name] = taught(network, X, wanted, unseen, args.steps)
 
     best = index.search(Q, KS[-1], exact=True)[0]
@@ -90,8 +84,23 @@ def shares_of_cells(cells, n_cells):
     return (shares / np.maximum(shares.sum(axis=1, keepdims=True), 1)).astype(np.float32)
 
 
+def classifiers(inputs, scores, seed):
+    """What each classifier of PyTorch is trained and asked on, and its network."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    n_in, n_cells = inputs[0].shape[1], scores[0].shape[1]
+    return {"softmax of the query": (inputs, torch.nn.Linear(n_in, n_cells)),
+            "softmax of the scores": (scores, torch.nn.Linear(n_cells, n_cells)),
+            "256 ReLU units": (inputs, torch.nn.Sequential(
+                torch.nn.Linear(n_in, 256), torch.nn.ReLU(), torch.nn.Linear(256, n_cells)))}
+
+
 def taught(network, X, wanted, unseen, steps):
     """What a network says of unseen rows after training by cross entropy."""
+    import torch
+
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-3)
     X, wanted, unseen = (torch.tensor(a, dtype=torch.float32) for a in (X, wanted, unseen))
     for _ in range(steps):

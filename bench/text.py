@@ -317,7 +317,8 @@ def measure(name, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("contenders", nargs="*", choices=[*CONTENDERS, []], default=["sparselsh"])
+    parser.add_argument("contenders", nargs="*", choices=[*CONTENDERS, []], metavar="CONTENDER",
+                        help=f"{', '.join(CONTENDERS)}; sparselsh by default")
     parser.add_argument("--data", required=True)
     parser.add_argument("--task", choices=list(FIELDS), default="debtags")
     parser.add_argument("--threads", type=int, default=2)
@@ -333,7 +334,7 @@ def main():
         return
     pythons = dict(entry.split("=", 1) for entry in args.python)
     reports = []
-    for name in args.contenders:
+    for name in args.contenders or ["sparselsh"]:
         options = args.options
         if name == "fasttext":
             options = json.dumps({"autotune": args.autotune})
