@@ -383,7 +383,10 @@ class Sketches:
         return self.biases if self.has_biases else None
 
     def projected(self, X: Floats, n_threads: int) -> Floats:
-        """The rotated queries and their inner products with the means: (n, n_bits + n_cells)."""
+        """The rotated queries and their inner products with the means and directions of the cells.
+
+        (n, n_bits + n_cells + n_spread)
+        """
         return self._rotated(X, n_threads, True)
 
     def unit_norms(self, projected: Floats) -> NDArray[np.float64]:
