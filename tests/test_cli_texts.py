@@ -184,6 +184,8 @@ BAD = {  # content, options, words of the message
     "v.jsonl": (b'{"text": "a", "tags": "b"}\n', ["--validation", "0.1", "--hold-out", "9"],
                 "leave one of them out"),
     "w.csv": (b"\n", [], "line 1: has no column 'text', but nothing"),
+    "w2.csv": (b"text,label,text\na,b,c\n", [], "line 1: has 2 columns 'text'; rename all but one"),
+    "w3.csv": (b"text,label,label\na,b,c\n", [], "line 1: has 2 columns 'label'; rename"),
     "x.jsonl": (b'{"text": "a", "tags": "b"}\n{"text": "a"}\n', [],
                 "'x.jsonl', line 2: has no 'tags', but 'text'; give the column with --label"),
     "y.jsonl": (b'{"text": "a", "tags": [["a", "long", "list", "of", "numbers", 1]]}\n', [],

@@ -242,6 +242,7 @@ def _of_csv(path: str, columns: Columns, labelled: bool,
                                     "it with --text")
             texts = [names.index(name) for name in columns.text]
             label = names.index(_label_column(names, columns, place)) if labelled else 0
+            _check_unique(names, [*texts, *([label] if labelled else [])], place)
             for row in rows:
                 if not row:
                     continue
@@ -252,6 +253,13 @@ def _of_csv(path: str, columns: Columns, labelled: bool,
                 yield text, _label(row[label], columns, "", "") if labelled else None
         except csv.Error as error:
             raise UserError(f"{path!r}, line {rows.line_num}: is no CSV ({error})") from error
+
+
+def _check_unique(names: list[str], used: list[int], place: str) -> None:
+    for i in used:
+        if names.count(names[i]) > 1:
+            raise UserError(f"{place}: has {names.count(names[i])} columns {names[i]!r}; rename "
+                            "all but one")
 
 
 def _of_fasttext(path: str, columns: Columns, labelled: bool) -> Iterator[tuple[str, Any]]:
@@ -285,6 +293,8 @@ def _of_parquet(path: str, columns: Columns, labelled: bool) -> Iterator[tuple[s
                 raise UserError(f"{path!r}: has no column {name!r}, but {_known(names)}; give it "
                                 "with --text")
         label = _label_column(names, columns, repr(path)) if labelled else None
+        _check_unique(names, [names.index(name) for name in
+                              [*columns.text, *([label] if label else [])]], repr(path))
         n = 0
         for batch in _batches(path, file, [*columns.text, *([label] if label else [])]):
             for record in batch:

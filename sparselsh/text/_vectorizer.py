@@ -215,7 +215,7 @@ class TextVectorizer(Parameters):
             chosen = chosen[np.sort(order)]
         if not len(chosen) and known is None:
             raise ValueError(f"no word is in min_df={self.min_df} of the {len(texts)} texts or "
-                             "more; give more texts, or a smaller min_df")
+                             "more; give more texts, or TextVectorizer(min_df=1) as vectorizer")
         offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])
         strings = np.empty(offsets[-1], np.uint8)
         _text.take_ngrams(counter, chosen, offsets, strings)
