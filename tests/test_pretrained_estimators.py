@@ -134,6 +134,22 @@ def test_labels_are_those_of_the_estimator(rng, name, form, tmp_path):
         assert (got == want).mean() > 0.999
 
 
+def test_columns_in_another_order_are_refused(rng, tmp_path):
+    pytest.importorskip("sklearn")
+    pd = pytest.importorskip("pandas")
+    from sklearn.svm import LinearSVC
+
+    X, y = rows(rng, d=3)
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    fast = sl.from_sklearn(LinearSVC().fit(frame, y), frame)
+    fast.save(tmp_path / "named")
+    for network in (fast, type(fast).load(tmp_path / "named")):
+        np.testing.assert_array_equal(network.predict(frame), network.predict(X))
+        for columns in (["a", "c", "b"], ["a"], ["a", "d", "c"]):
+            with pytest.raises(ValueError, match=r"X must have the columns of fit.*column 1 is"):
+                network.predict(frame.reindex(columns=columns))
+
+
 def test_many_classes_get_an_index(rng):
     W = rng.standard_normal((9000, 32)) * rng.gamma(3, 1 / 3, (9000, 1))
     estimator = SimpleNamespace(coef_=W, intercept_=np.zeros(9000), classes_=np.arange(9000) * 2)

@@ -46,7 +46,7 @@ class EstimatorNetwork(ConvertedNetwork):
     def __init__(self, fitted: FittedClassifier) -> None:
         self.classes_ = fitted.classes
         self._is_multilabel, self._transformers = fitted.is_multilabel, fitted.transformers
-        self._threshold = fitted.threshold
+        self._threshold, self._features = fitted.threshold, fitted.features
 
     def transform(self, X: Any) -> Any:
         """X after the steps of the Pipeline before the classifier: the input of the layers.
@@ -59,7 +59,20 @@ class EstimatorNetwork(ConvertedNetwork):
         Returns
         -------
         array or sparse matrix
+
+        Raises
+        ------
+        ValueError
+            If X is a data frame with other columns than that of `fit`, or in another order.
         """
+        columns = list(getattr(X, "columns", ()))
+        if self._features is not None and columns and columns != self._features and all(
+                isinstance(column, str) for column in columns):
+            at = next((i for i, pair in enumerate(zip(columns, self._features, strict=False))
+                       if pair[0] != pair[1]), min(len(columns), len(self._features)))
+            raise ValueError(f"X must have the columns of fit in their order; column {at} is "
+                             f"{columns[at:at + 1]}, and was {self._features[at:at + 1]}: give "
+                             "X[estimator.feature_names_in_]")
         for transformer in self._transformers:
             X = transformer.transform(X)
         return X
@@ -155,7 +168,8 @@ class EstimatorNetwork(ConvertedNetwork):
         if not _are_storable(classes):
             raise TypeError(f"classes_ must be numbers or strings, got {classes.dtype}")
         return {}, {"classes": classes.tolist(), "is_multilabel": self._is_multilabel,
-                    "dtype": classes.dtype.str, "threshold": self._threshold}
+                    "dtype": classes.dtype.str, "threshold": self._threshold,
+                    "features": self._features}
 
     @classmethod
     def _restored(cls, whole: Whole, network: InferenceNetwork, source: str) -> Self:
@@ -167,7 +181,11 @@ class EstimatorNetwork(ConvertedNetwork):
         if type(is_multilabel) is not bool:
             raise ValueError(f"is_multilabel must be true or false, got {is_multilabel!r}")
         threshold = check.number(whole.config.get("threshold", 0.0), "threshold")
-        return cls(FittedClassifier([], classes, is_multilabel, [], threshold))
+        features = whole.config.get("features")
+        if features is not None and not (isinstance(features, list)
+                                         and all(isinstance(name, str) for name in features)):
+            raise ValueError("its names of features are no strings")
+        return cls(FittedClassifier([], classes, is_multilabel, [], threshold, features))
 
 
 def _are_storable(classes: np.ndarray) -> bool:

@@ -28,6 +28,7 @@ class FittedClassifier(NamedTuple):
     is_multilabel: bool
     transformers: list[Any]
     threshold: float = 0.0  # above which a score is a label, of those with several
+    features: list[str] | None = None  # names of the columns of a data frame of `fit`
 
 
 def read_estimator(estimator: Any) -> FittedClassifier:
@@ -68,7 +69,9 @@ def read_estimator(estimator: Any) -> FittedClassifier:
     if len(classes) != layers[-1].n_out:
         raise ValueError(f"{label} has {len(classes)} classes and {layers[-1].n_out} outputs, "
                          f"which are no scores of the classes; {TAKEN}")
-    return FittedClassifier(layers, classes, is_multilabel, transformers, threshold)
+    features = None if transformers else getattr(estimator, "feature_names_in_", None)
+    return FittedClassifier(layers, classes, is_multilabel, transformers, threshold,
+                            None if features is None else list(map(str, features)))
 
 
 def _is_fitted(estimator: Any) -> bool:
