@@ -147,6 +147,8 @@ def array(values: Any, name: str) -> np.ndarray:
 
 def numeric(values: Any, name: str) -> np.ndarray:
     """An array of numbers, of any shape."""
+    if sp.issparse(values):
+        raise TypeError(f"{name} is a sparse matrix; give an array: {name}.toarray()")
     array = _array(values, name)
     _check_numeric(array.dtype, name)
     return array
@@ -462,22 +464,27 @@ def indicator(Y: Any, name: str) -> csr_array:
         Sorted, without duplicates or stored zeros; a new object. Class ids give one label per row,
         and the largest id plus one columns.
     """
-    if sp.issparse(Y):
+    is_sparse = sp.issparse(Y)
+    if not is_sparse:
+        Y = _array(Y, name)
+    if Y.dtype.kind not in "biuf":
+        raise TypeError(f"{name} has dtype {Y.dtype}; give a CSR indicator matrix or integer "
+                        "class ids")
+    if is_sparse:
         if Y.ndim != 2:
             raise ValueError(f"{name} has shape {Y.shape}; give a matrix of shape "
                              "(n_rows, n_labels)")
         Y = sp.csr_array(Y, copy=True)
     else:
-        Y = np.asarray(Y)
-        if Y.dtype.kind not in "biuf":
-            raise TypeError(f"{name} has dtype {Y.dtype}; give a CSR indicator matrix or integer "
-                            "class ids")
         if Y.ndim == 1:
             return _one_label_per_row(Y, name)
         if Y.ndim != 2:
             raise ValueError(f"{name} has shape {Y.shape}; give (n_rows, n_labels), or (n_rows,) "
                              "class ids")
-        Y = sp.csr_array(Y)
+        # float16, of which SciPy has no matrices, and others alike
+        Y = sp.csr_array(Y if Y.dtype.kind != "f" else np.where(np.isnan(Y), np.nan, Y != 0))
+    if Y.dtype.kind == "f" and np.isnan(Y.data).any():
+        raise ValueError(f"{name} holds NaN; give 0 or 1 for each label, or leave the row out")
 
     Y.sum_duplicates()
     Y.eliminate_zeros()
@@ -506,12 +513,15 @@ def id_table(ids: Any, n_rows: int, name: str) -> np.ndarray:
     ValueError
         The shape is wrong, or an id is below -1.
     """
-    ids = np.asarray(ids)
+    ids = _array(ids, name)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {ids.dtype}; give integer ids, -1 for none")
     if ids.ndim != 2 or ids.shape[0] != n_rows:
         raise ValueError(f"{name} has shape {ids.shape}; give ({n_rows}, k), one row of ids "
                          "for each row")
+    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} holds the id {ids.max()}, which is no int64; give the ids that a "
+                         "search gave, -1 for none")
     ids = ids.astype(np.int64, copy=False)
     if ids.size and ids.min() < -1:
         raise ValueError(f"{name} holds the id {ids.min()}; ids are 0 or more, -1 for none")

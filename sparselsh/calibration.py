@@ -397,10 +397,10 @@ def calibrate(ids: ArrayLike, scores: ArrayLike, Y_true: MatrixLike, *,
     values = check.numeric(scores, "scores")
     if values.shape != ids.shape:
         raise ValueError(f"scores must have the shape of ids, {ids.shape}, got {values.shape}")
-    values = np.where(ids >= 0, values, -np.inf).astype(np.float32)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = np.where(ids >= 0, values, -np.inf).astype(np.float32)
         rises = np.diff(values, axis=1) > 0
-    if np.isnan(values).any() or rises.any():
+    if not (values < np.inf).all() or rises.any():  # False for NaN as well
         raise ValueError("scores must be finite and fall from left to right in each row; sort them")
     check.choice(kind, "kind", ("auto", "classes", "labels"))
     check.choice(thresholds, "thresholds", ("one", "per-label"))

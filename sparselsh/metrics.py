@@ -254,7 +254,7 @@ def neighbour_recall(ids: ArrayLike, true_ids: ArrayLike) -> float:
         A table has the wrong dtype or shape or an id below -1, an id occurs twice in one row of
         `true_ids`, or no row has a true id.
     """
-    true_ids = np.asarray(true_ids)
+    true_ids = check.numeric(true_ids, "true_ids")
     true_ids = check.id_table(true_ids, len(true_ids) if true_ids.ndim else 0, "true_ids")
     ids = check.id_table(ids, len(true_ids), "ids")
     check.distinct(true_ids, "true_ids")
@@ -466,6 +466,8 @@ def _stated(Y_true: MatrixLike, probabilities: ArrayLike) -> tuple[csr_array, np
     """The labels as csr_array, and the checked probabilities."""
     Y = check.indicator(Y_true, "Y_true")
     p = check.numeric(probabilities, "probabilities")
+    if p.dtype != np.float32:  # whole numbers would wrap around in -p, and bool has no -p
+        p = p.astype(np.float64)
     if p.ndim != 2 or len(p) != Y.shape[0] or not len(p):
         raise ValueError(f"probabilities has shape {p.shape}; give one row for each of the "
                          f"{Y.shape[0]} rows of Y_true, at least one, and a column per label")

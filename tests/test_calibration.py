@@ -442,3 +442,10 @@ def test_a_reliability_diagram_shows_the_curve(classes):
     stated, observed, counts = metrics.calibration_curve(one_label(TEST)[1], p)
     np.testing.assert_allclose(ax.lines[1].get_xydata(),
                                np.stack([stated, observed], axis=1)[counts > 0])
+
+
+@pytest.mark.parametrize("largest", [np.inf, np.nan, 1e300])
+def test_scores_that_are_not_finite_are_refused(rng, largest):
+    ids, scores = np.tile(np.arange(3), (30, 1)), np.tile([largest, 1.0, 0.5], (30, 1))
+    with pytest.raises(ValueError, match="scores must be finite and fall"):
+        sl.calibration.calibrate(ids, scores, rng.integers(3, size=30))

@@ -154,6 +154,15 @@ def test_neighbour_recall_by_hand():
     (np.array([0.0, 1.0, 2.0]), IDS3, 1, TypeError, "Y_true has dtype float64"),
     (np.array(["a", "b", "c"]), IDS3, 1, TypeError, "Y_true has dtype <U1"),
     (np.zeros((3, 1, 1)), IDS3, 1, ValueError, r"Y_true has shape \(3, 1, 1\)"),
+    (np.where(np.eye(3, 4), np.nan, 0), IDS3, 1, ValueError, "Y_true holds NaN; give 0 or 1"),
+    (sp.csr_array(np.where(np.eye(3, 4), np.nan, 0)), IDS3, 1, ValueError, "Y_true holds NaN"),
+    (np.ma.masked_array(np.eye(3, 4), mask=np.eye(3, 4)), IDS3, 1, ValueError,
+     "Y_true is masked at 3 entries"),
+    (sp.csr_array(np.eye(3, 4) * 1j), IDS3, 1, TypeError, "Y_true has dtype complex128"),
+    ([[1], [1, 2], [3]], IDS3, 1, ValueError, "Y_true must be a rectangular array"),
+    (Y3, [[0], [1, 2], [3]], 1, ValueError, "ids must be a rectangular array"),
+    (Y3, np.ma.masked_array(IDS3, mask=IDS3 == 1), 1, ValueError, "ids is masked at"),
+    (Y3, IDS3.astype(np.uint64) - np.uint64(1), 1, ValueError, "ids holds the id 18446744073709"),
 ])
 @pytest.mark.parametrize("name", [*LABEL_METRICS, "psp_at_k"])
 def test_bad_arguments_are_refused(name, Y, ids, k, exception, says):
@@ -206,3 +215,20 @@ def test_bad_arguments_of_propensities_are_refused(Y, arguments, says):
 def test_bad_arguments_of_neighbour_recall_are_refused(ids, true_ids, exception, says):
     with pytest.raises(exception, match=says):
         metrics.neighbour_recall(ids, true_ids)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint8, np.int64, np.uint64, np.float16,
+                                   np.float32, np.float64, np.longdouble])
+def test_metrics_are_the_same_for_any_dtype(dtype):
+    Y = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1]])
+    p = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(metrics.calibration_curve(Y, p.astype(dtype), n_bins=2),
+                                  [[0, 1], [0, 2 / 3], [0, 3]])
+    for metric in (metrics.brier_score, metrics.log_loss, metrics.expected_calibration_error):
+        assert metric(Y.astype(dtype), p.astype(dtype)) == metric(Y, p.astype(float))
+    assert metrics.precision_at_k(Y.astype(dtype), [[0], [0], [2]], 1) == 2 / 3
+
+
+def test_sparse_probabilities_are_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"probabilities is a sparse matrix.*probabilities\.toarr"):
+        metrics.brier_score(np.eye(2), sp.csr_array(np.eye(2)))

@@ -120,8 +120,19 @@ def test_outputs_are_those_of_onnx_runtime(rng, tmp_path, weights):
     ([node("Gemm", ["x", "x"], "y")], r"Gemm \(node 'the_y'\) must multiply its input by"),
     ([node("MatMul", ["W1", "x"], "y")], r"MatMul \(node 'the_y'\) must have its input on the"),
     ([node("MatMul", ["x", "b1"], "y")], "the weights of 'the_y' must be a matrix"),
+    ([node("Cast", ["x"], "i", to=TensorProto.INT64), node("Cast", ["i"], "f", to=1),
+      node("MatMul", ["f", "W1"], "y")], r"Cast \(node 'the_i'\) makes whole numbers"),
+    ([node("MatMul", ["x", "W1"], "a"), node("Flatten", ["a"], "y", axis=0)],
+     r"Flatten \(node 'the_y'\) has axis 0, which changes the rows"),
+    ([node("MatMul", ["x", "W1"], "a"), node("Flatten", ["a"], "y", axis=2)],
+     r"Flatten \(node 'the_y'\) has axis 2, which changes the rows"),
+    ([node("MatMul", ["x", "W1"], "a"), node("Add", ["a", "c1"], "y")],
+     r"Add \(node 'the_y'\) must add a bias"),
+    ([node("Gemm", ["x", "W1", "c1"], "y")],
+     r"Gemm \(node 'the_y'\) has a bias of shape \(7, 1\) for 7 outputs"),
 ])
 def test_unsupported_operators_are_named_with_their_node(tmp_path, weights, nodes, message):
+    weights["c1"] = weights["b1"][:, None]  # another number per row, not per output
     path = written(tmp_path / "m.onnx", nodes, weights)
     with pytest.raises(ValueError, match=message or r"m\.onnx: not a readable ONNX file .*Gelu2"):
         sl.from_onnx(path)

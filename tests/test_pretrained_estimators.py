@@ -106,6 +106,50 @@ def test_rows_with_several_labels_get_all_of_them(rng, n_classes):
     assert (got.toarray() == np.asarray(want)).mean() > 0.999
 
 
+@pytest.mark.parametrize("form", [np.asarray, list, sp.csr_array, sp.coo_array, "DataFrame"])
+@pytest.mark.parametrize("name", ["RidgeClassifier", "of regressors", "after a constant", "MLP"])
+def test_labels_are_those_of_the_estimator(rng, name, form, tmp_path):
+    pytest.importorskip("sklearn")
+    from sklearn.linear_model import LinearRegression, RidgeClassifier
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.neural_network import MLPClassifier
+
+    if form == "DataFrame":
+        form = pytest.importorskip("pandas").DataFrame
+    X, _ = rows(rng)
+    Y = (X @ rng.standard_normal((20, 40)) > -6).astype(int)
+    if name == "after a constant":
+        Y[:, 0] = 1  # whose threshold, 0.5, OneVsRestClassifier takes for all
+    estimator = {"RidgeClassifier": RidgeClassifier(), "MLP": MLPClassifier(9, random_state=0),
+                 "of regressors": OneVsRestClassifier(LinearRegression()),
+                 "after a constant": OneVsRestClassifier(RidgeClassifier())}[name]
+    fast = sl.from_sklearn(quietly(estimator, X, Y))
+    want = np.asarray(estimator.predict(X))
+    assert (want.sum(axis=1) > 32).any()  # more than are looked for first
+    fast.save(tmp_path / "labels")
+    for network in (fast, type(fast).load(tmp_path / "labels")):
+        got = network.predict(form(X)).toarray()
+        assert got.shape == want.shape
+        # a score within rounding of the threshold may fall on the other side
+        assert (got == want).mean() > 0.999
+
+
+def test_columns_in_another_order_are_refused(rng, tmp_path):
+    pytest.importorskip("sklearn")
+    pd = pytest.importorskip("pandas")
+    from sklearn.svm import LinearSVC
+
+    X, y = rows(rng, d=3)
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    fast = sl.from_sklearn(LinearSVC().fit(frame, y), frame)
+    fast.save(tmp_path / "named")
+    for network in (fast, type(fast).load(tmp_path / "named")):
+        np.testing.assert_array_equal(network.predict(frame), network.predict(X))
+        for columns in (["a", "c", "b"], ["a"], ["a", "d", "c"]):
+            with pytest.raises(ValueError, match=r"X must have the columns of fit.*column 1 is"):
+                network.predict(frame.reindex(columns=columns))
+
+
 def test_many_classes_get_an_index(rng):
     W = rng.standard_normal((9000, 32)) * rng.gamma(3, 1 / 3, (9000, 1))
     estimator = SimpleNamespace(coef_=W, intercept_=np.zeros(9000), classes_=np.arange(9000) * 2)
@@ -114,6 +158,13 @@ def test_many_classes_get_an_index(rng):
     want = 2 * (X @ W.T).argmax(1)
     # recall 0.99 of the five best
     assert (fast.predict(X) == want).mean() >= 0.99
+
+
+def of_three(m):
+    """Rows of three classes, which have three pairs: as many outputs as classes."""
+    X, y = m.data
+    kept = np.isin(y, ["class0", "class1", "class2"])
+    return X[kept], y[kept]
 
 
 def of_two_kinds(m):
@@ -129,7 +180,7 @@ def of_two_kinds(m):
     (lambda m: m.svm.LinearSVC().fit(m.data[0], m.data[1] == "class1"), ValueError,
      "LinearSVC has two classes and one output.*use the estimator itself"),
     (lambda m: m.svm.SVC(kernel="linear").fit(*m.data), ValueError,
-     "SVC has 7 classes and 21 outputs, which are no scores of the classes"),
+     "SVC has an output for each pair of classes, which are no scores of the classes"),
     (lambda m: m.pipeline.make_pipeline(m.tree.DecisionTreeClassifier()), TypeError,
      r"got DecisionTreeClassifier \(step 'decisiontreeclassifier'\)"),
     (lambda m: m.multiclass.OneVsRestClassifier(m.tree.DecisionTreeClassifier()).fit(*m.data),
@@ -138,15 +189,35 @@ def of_two_kinds(m):
      "its estimator 1 is a DecisionTreeClassifier, which has no coef_"),
     (lambda m: m.neural_network.MLPClassifier(4, max_iter=1).fit(m.data[0], m.data[1] == "class1"),
      ValueError, "MLPClassifier has two classes and one output.*use the estimator itself"),
+    (lambda m: m.svm.SVC(kernel="linear").fit(*of_three(m)), ValueError,
+     "SVC has an output for each pair of classes.*take LinearSVC"),
+    (lambda m: m.neural_network.MLPRegressor(hidden_layer_sizes=4, max_iter=1).fit(m.data[0],
+                                                                                   m.data[0]),
+     TypeError, "got MLPRegressor; from_sk"),
+    (lambda m: m.linear_model.RidgeClassifier().fit(m.data[0], m.data[1] == "class1"), ValueError,
+     "RidgeClassifier has two classes and one output"),
+    (lambda m: m.multiclass.OneVsRestClassifier(m.linear_model.PoissonRegressor()).fit(*m.data),
+     ValueError, "its estimators are PoissonRegressor, whose predictions are no linear scores"),
+    (lambda m: m.model_selection.GridSearchCV(m.svm.LinearSVC(), {"C": [1]}).fit(*m.data),
+     TypeError, "got GridSearchCV; give its best_estimator_; from_sk"),
     (lambda m: SimpleNamespace(coef_=sp.csr_array((300_000, 30_000)), intercept_=np.zeros(300_000),
                                classes_=np.arange(300_000)),
      ValueError, r"coef_ is sparse, and takes 33\.5 GiB when it is dense; leave features out"),
 ])
 def test_other_estimators_are_refused_by_name(rng, make, error, message):
     pytest.importorskip("sklearn")
-    from sklearn import multiclass, neural_network, pipeline, svm, tree
+    from sklearn import (
+        linear_model,
+        model_selection,
+        multiclass,
+        neural_network,
+        pipeline,
+        svm,
+        tree,
+    )
 
-    modules = SimpleNamespace(tree=tree, svm=svm, neural_network=neural_network, pipeline=pipeline,
+    modules = SimpleNamespace(linear_model=linear_model, model_selection=model_selection,
+                              tree=tree, svm=svm, neural_network=neural_network, pipeline=pipeline,
                               multiclass=multiclass, data=rows(rng))
     with pytest.raises(error, match=message):
         sl.from_sklearn(make(modules))

@@ -272,6 +272,11 @@ def test_a_file_gives_the_same_answers(shop, tmp_path):
 @pytest.mark.parametrize("sequences, error, message", [
     ("abc", TypeError, "sequences must be a list of sequences of items, got the string"),
     (["a", "b"], TypeError, r"sequences\[0\] is the string 'a'; give a list of items"),
+    ([["a", "b"], None], TypeError, r"sequences\[1\] is None: there are no items; leave the row"),
+    ([["a", "b"], float("nan")], TypeError, r"sequences\[1\] is nan: there are no items"),
+    ([["a", None]], TypeError, r"sequences\[0\] has None .* items are strings: leave it out"),
+    ([["a", b"b"]], TypeError, r"sequences\[0\] has b'b' .* items are strings: decode it"),
+    ([b"ab"], TypeError, r"sequences\[0\] must be a list of items.*got b'ab' of type bytes"),
     ([["a", 3]], TypeError, r"sequences\[0\] has 3 of type int as an item; items are strings"),
     ([["a", ""]], ValueError, r"sequences\[0\] has the item '', which is no name"),
     ([{"a", "b"}], TypeError, r"sequences\[0\] must be a list of items in their order, got \{"),

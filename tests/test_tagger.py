@@ -1,5 +1,6 @@
 """Tagger and TextVectorizer: texts and names in, names out."""
 import copy
+import enum
 import pickle
 
 import numpy as np
@@ -318,6 +319,8 @@ def test_arrow_columns_are_taken(data, tagger):
     (["x1", "x2", "x3"], ["a,b", "b, c", "c,a"], ValueError,
      r"tags\[0\] is 'a,b', whose parts are tags of other rows, too: give lists, as .*split\(','\)"),
     (["x1", "x2", "x3"], ["a|b", "b", "a"], ValueError, r"tags\[0\] is 'a\|b', whose parts"),
+    (["xx", "yy"], [b"a", b"b"], TypeError, r"tags\[0\] must be a list of strings.*; decode it"),
+    (["xx", "yy"], [["a"], [b"b"]], TypeError, r"tags\[1\] has b'b' of type bytes.*: decode it"),
     (["xx", "yy"], np.eye(2), TypeError, "tags is a matrix, whose columns have no names"),
     (["xx", "yy"], sp.eye_array(2), TypeError, "tags is a matrix, whose columns have no names"),
     (np.array([["xx", "yy"]]), ["a"], ValueError, r"texts must have one dimension, got shape"),
@@ -723,3 +726,28 @@ def test_one_text_follows_a_network_that_changes(data):
         change()
         (alone,), (first, _) = tagger.predict_topk([text], 3), tagger.predict_topk([text, text], 3)
         np.testing.assert_allclose([p for _, p in alone], [p for _, p in first], atol=1e-5)
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@pytest.mark.parametrize("make", [np.str_, Colour])
+@pytest.mark.parametrize("single", [False, True])
+def test_names_are_plain_strings(make, single):
+    tags = [make(name) if single else [make(name)] for name in ("red", "blue") * 30]
+    tagger = sl.Tagger(epochs=1, random_state=0).fit(["some words"] * 60, tags)
+    assert all(type(name) is str for name in tagger.classes_)
+    assert tagger.classes_.tolist() == ["blue", "red"]
+
+
+@pytest.mark.parametrize("frame", ["pandas.DataFrame", "polars.DataFrame", "pyarrow.table"])
+@pytest.mark.parametrize("call", ["predict", "predict_proba", "predict_topk"])
+def test_a_frame_as_texts_is_refused_by_its_column(tagger, frame, call):
+    module, name = frame.split(".")
+    values = getattr(pytest.importorskip(module), name)({"title": ["w1x1 w1x2"] * 3})
+    with pytest.raises(TypeError, match=r"texts must be.*give one, such as texts\['title'\]"):
+        getattr(tagger, call)(values)
+    with pytest.raises(TypeError, match=r"texts must be.*give one, such as texts\['title'\]"):
+        sl.TextVectorizer().fit(values)

@@ -177,7 +177,7 @@ def graph(path, nodes, constants, outputs=("y",), given=("x", FLOAT, ["n", 5]), 
 def arrays(rng):
     return {name: rng.standard_normal(shape).astype(np.float32)
             for name, shape in (("W", (5, 2500)), ("T", (2500, 5)), ("b", 2500), ("K", (5, 5)),
-                                ("E", (9, 5)))}
+                                ("E", (9, 5)), ("s", ()), ("c", (2500, 1)))}
 
 
 GEMM = "Gemm"
@@ -195,6 +195,16 @@ CASES = {
                          node("Softmax", "m", "y")], {"outputs": ("y", "h", "m")}),
     "dynamic axes": ([node("Tanh", "x", "h"), node("MatMul", "h W", "y")],
                      {"given": ("x", FLOAT, ["a", "b", "c", 5]), "shape": (2, 3, 4, 5)}),
+    "whole numbers before": ([node("Cast", "x", "i", to=INT64), node("Cast", "i", "h", to=FLOAT),
+                              node("MatMul", "h W", "y")], {}),
+    "whole numbers between": ([node("MatMul", "x K", "k"), node("Cast", "k", "i", to=INT64),
+                               node("Cast", "i", "h", to=FLOAT), node("MatMul", "h W", "y")], {}),
+    "a number added": ([node("MatMul", "x W", "m"), node("Add", "m s", "y")], {}),
+    "a number as bias": ([node(GEMM, "x W s", "y")], {}),
+    "another number per row": ([node("MatMul", "x W", "m"), node("Add", "m c", "y")],
+                               {"given": ("x", FLOAT, [2500, 5]), "shape": (2500, 5)}),
+    "numbers of a Constant": ([helper.make_node("Constant", [], ["v"], value_float=2.0),
+                               node("MatMul", "x W", "m"), node("Add", "m v", "y")], {}),
     "ids": ([node("Gather", "E x", "h"), node("MatMul", "h W", "y")],
             {"given": ("x", INT64, ["n", "t"]), "shape": (4, 3)}),
 }
@@ -224,6 +234,24 @@ def test_unusual_graphs_give_the_outputs_of_onnx_runtime(name, rng, arrays, tmp_
     assert (ids.ravel() != want[0].reshape(-1, 2500).argmax(-1)).sum() <= 1
 
 
+@pytest.mark.parametrize("kind, opset, options", [
+    ("FLOAT16", 17, {}), ("INT64", 17, {}), ("FLOAT", 17, {}), ("FLOAT", 9, {"k": 3})])
+def test_the_best_are_of_the_type_of_the_model(kind, opset, options, rng, arrays, tmp_path):
+    to = getattr(TensorProto, kind)
+    nodes = [node("MatMul", "x W", "m"), node("Cast", "m", "t", to=to),
+             helper.make_node("TopK", ["t"] if options else ["t", "k"], ["v", "i"], **options)]
+    path = graph(tmp_path / "m.onnx", nodes, arrays | {"k": np.array([3])}, ("v",), opset=opset)
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.elem_type = to
+    onnx.save(model, path)
+    x = rng.standard_normal((30, 5)).astype(np.float32)
+    want, = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(
+        None, {"x": x})
+    got, = sl.from_onnx(path, random_state=0)(x)
+    assert got.dtype == want.dtype
+    np.testing.assert_allclose(got, want, rtol=1e-3)  # float16 has 11 bits
+
+
 FAULTS = {
     "weight on the left": ([node("Transpose", "x", "t"), node("MatMul", "T t", "y")],
                            r"MatMul .*'the_y'|no MatMul or Gemm with a constant weight"),
@@ -233,6 +261,8 @@ FAULTS = {
               r"Gemm \(node 'the_y'\) has transA, alpha or beta.*export it without"),
     "beta": ([node(GEMM, "x W b", "y", beta=2.0)],
              r"Gemm \(node 'the_y'\) has transA, alpha or beta.*export it without"),
+    "numbers per row": ([node(GEMM, "x W C", "y")],
+                        r"Gemm \(node 'the_y'\) has a bias of shape \(5, 2500\) for 2500 outputs"),
     "weight that is computed": ([node("Mul", "x K", "k"), node("MatMul", "x k", "y")],
                                 r"no MatMul or Gemm with a constant weight.*name one by head="),
 }
@@ -241,7 +271,9 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_other_graphs_are_refused_by_their_node(name, arrays, tmp_path):
     nodes, message = FAULTS[name]
-    given = ("x", FLOAT, [5, 5]) if "computed" in name else ("x", FLOAT, ["n", 5])
+    arrays["C"] = np.zeros((5, 2500), np.float32)
+    is_square = name in ("numbers per row", "weight that is computed")
+    given = ("x", FLOAT, [5 if is_square else "n", 5])
     path = graph(tmp_path / "m.onnx", nodes, arrays, given=given)
     with pytest.raises(ValueError, match=message):
         sl.from_onnx(path)

@@ -46,6 +46,7 @@ class EstimatorNetwork(ConvertedNetwork):
     def __init__(self, fitted: FittedClassifier) -> None:
         self.classes_ = fitted.classes
         self._is_multilabel, self._transformers = fitted.is_multilabel, fitted.transformers
+        self._threshold, self._features = fitted.threshold, fitted.features
 
     def transform(self, X: Any) -> Any:
         """X after the steps of the Pipeline before the classifier: the input of the layers.
@@ -58,7 +59,20 @@ class EstimatorNetwork(ConvertedNetwork):
         Returns
         -------
         array or sparse matrix
+
+        Raises
+        ------
+        ValueError
+            If X is a data frame with other columns than that of `fit`, or in another order.
         """
+        columns = list(getattr(X, "columns", ()))
+        if self._features is not None and columns and columns != self._features and all(
+                isinstance(column, str) for column in columns):
+            at = next((i for i, pair in enumerate(zip(columns, self._features, strict=False))
+                       if pair[0] != pair[1]), min(len(columns), len(self._features)))
+            raise ValueError(f"X must have the columns of fit in their order; column {at} is "
+                             f"{columns[at:at + 1]}, and was {self._features[at:at + 1]}: give "
+                             "X[estimator.feature_names_in_]")
         for transformer in self._transformers:
             X = transformer.transform(X)
         return X
@@ -99,7 +113,8 @@ class EstimatorNetwork(ConvertedNetwork):
         Returns
         -------
         ndarray of shape (n_samples,), or csr_array of shape (n_samples, n_classes)
-            The class of each row; where a row has several, 1 for those with a score above 0.
+            The class of each row; where a row has several, 1 for those with a score above 0, or
+            above 0.5 where a OneVsRestClassifier is one of regressors.
 
         Raises
         ------
@@ -111,15 +126,15 @@ class EstimatorNetwork(ConvertedNetwork):
         return self._labels(self.transform(X))
 
     def _labels(self, x: Any) -> csr_array:
+        x = x.tocsr() if sp.issparse(x) else np.asarray(x)
         k, n_rows = min(FIRST_LABELS, len(self.classes_)), x.shape[0]
         ids, scores = self.network.topk(x, k)
-        rows, places = np.nonzero(scores > 0)
+        rows, places = np.nonzero(scores > self._threshold)
         columns = ids[rows, places]
-        more = np.flatnonzero(scores[:, -1] > 0)
+        more = np.flatnonzero(scores[:, -1] > self._threshold)
         if len(more) and k < len(self.classes_):  # all k labels: there may be others
-            x = x.tocsr() if sp.issparse(x) else x
             kept = ~np.isin(rows, more)
-            there, others = np.nonzero(self.network.decision_function(x[more]) > 0)
+            there, others = np.nonzero(self.network.decision_function(x[more]) > self._threshold)
             rows = np.concatenate([rows[kept], more[there]])
             columns = np.concatenate([columns[kept], others])
         ones = np.ones(len(rows), np.int64)
@@ -153,7 +168,8 @@ class EstimatorNetwork(ConvertedNetwork):
         if not _are_storable(classes):
             raise TypeError(f"classes_ must be numbers or strings, got {classes.dtype}")
         return {}, {"classes": classes.tolist(), "is_multilabel": self._is_multilabel,
-                    "dtype": classes.dtype.str}
+                    "dtype": classes.dtype.str, "threshold": self._threshold,
+                    "features": self._features}
 
     @classmethod
     def _restored(cls, whole: Whole, network: InferenceNetwork, source: str) -> Self:
@@ -164,7 +180,12 @@ class EstimatorNetwork(ConvertedNetwork):
         is_multilabel = whole.config["is_multilabel"]
         if type(is_multilabel) is not bool:
             raise ValueError(f"is_multilabel must be true or false, got {is_multilabel!r}")
-        return cls(FittedClassifier([], classes, is_multilabel, []))
+        threshold = check.number(whole.config.get("threshold", 0.0), "threshold")
+        features = whole.config.get("features")
+        if features is not None and not (isinstance(features, list)
+                                         and all(isinstance(name, str) for name in features)):
+            raise ValueError("its names of features are no strings")
+        return cls(FittedClassifier([], classes, is_multilabel, [], threshold, features))
 
 
 def _are_storable(classes: np.ndarray) -> bool:

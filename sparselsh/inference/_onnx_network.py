@@ -311,7 +311,7 @@ class OnnxNetwork(ConvertedNetwork):
                 over %= ndim
                 if kind != "sigmoid" and (over != axis or (over_the_rest and axis != ndim - 1)):
                     return arrays, axis, done
-            elif kind != "same":  # ArgMax and TopK
+            elif kind not in ("same", "cast"):  # ArgMax and TopK
                 return arrays, axis, done
         return arrays, axis, len(self._cut.steps)
 
@@ -322,7 +322,7 @@ class OnnxNetwork(ConvertedNetwork):
             return None
         kind, argument = cut.steps[-1]
         names = [cut.steps_output] if kind == "argmax" else argument[3]
-        changed = {step.kind for step in cut.steps} & {"softmax", "logsoftmax", "sigmoid"}
+        changed = {step.kind for step in cut.steps} & {"softmax", "logsoftmax", "sigmoid", "cast"}
         if (set(self._behind) - set(names) or (kind == "argmax" and argument[2])
                 or (kind == "topk" and (not argument[2] or argument[0] > self.n_labels
                                         or (changed and names[0] in self._behind)))):

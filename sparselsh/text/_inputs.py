@@ -53,6 +53,11 @@ def as_list(values: Any, name: str, what: str) -> list[Any]:
                         "values, in the order of the rows")
     if type(values) is list:
         return values
+    if hasattr(values, "columns") or hasattr(values, "column_names"):  # whose rows are no values
+        columns = list(getattr(values, "column_names", None) or values.columns)
+        hint = f", such as {name}[{shown(columns[0])}]" if columns else ""
+        raise TypeError(f"{name} must be a list of {what}, or a column of a data frame, got all "
+                        f"its columns; give one{hint}")
     for method in ("tolist", "to_pylist", "to_list"):  # NumPy and pandas, Arrow, polars
         if hasattr(values, method):
             if getattr(values, "ndim", 1) != 1:
@@ -75,9 +80,8 @@ def checked_texts(texts: Any, name: str, training: bool = False) -> list[str]:
                 raise TypeError(f"{name}[{i}] is {text!r}: there is no text; leave the row out, or "
                                 "give ''" if not training else
                                 f"{name}[{i}] is {text!r}: there is no text; leave the row out")
-            hint = "; decode it" if isinstance(text, bytes) else "; give str(...) of it"
             raise TypeError(f"{name}[{i}] must be a string, got {shown(text)} of type "
-                            f"{type(text).__name__}{hint}")
+                            f"{type(text).__name__}; {_remedy(text)}")
         if training and (not text or text.isspace()):
             raise ValueError(f"{name}[{i}] is {shown(text)}: a text without words teaches nothing; "
                              "leave the row out")
@@ -94,17 +98,34 @@ def _sequence(row: Any, name: str, i: int) -> list[str]:
     if isinstance(row, str):
         raise TypeError(f"{name}[{i}] is the string {shown(row)}; give a list of items, as in "
                         f"[{shown(row)}]")
-    if isinstance(row, set | frozenset | dict) or not isinstance(row, Iterable):
+    if _is_missing(row):
+        raise TypeError(f"{name}[{i}] is {row!r}: there are no items; leave the row out, or give "
+                        "[]")
+    if isinstance(row, set | frozenset | dict | bytes) or not isinstance(row, Iterable):
         raise TypeError(f"{name}[{i}] must be a list of items in their order, got {shown(row)} of "
                         f"type {type(row).__name__}")
     items = row.tolist() if hasattr(row, "tolist") else list(row)
     for item in items:
         if not isinstance(item, str):
             raise TypeError(f"{name}[{i}] has {shown(item)} of type {type(item).__name__} as an "
-                            "item; items are strings: give str(...) of it")
+                            f"item; items are strings: {_remedy(item)}")
         if not item:
             raise ValueError(f"{name}[{i}] has the item '', which is no name; leave it out")
-    return items
+    return _plain(items)
+
+
+def _remedy(value: Any) -> str:
+    """What to do with a value that is no string; str() of some is no name of anything."""
+    if _is_missing(value):
+        return "leave it out"
+    return "decode it" if isinstance(value, bytes) else "give str(...) of it"
+
+
+def _plain(values: list[str]) -> list[str]:
+    """The strings without types of their own, such as those of NumPy and of enumerations."""
+    if all(type(value) is str for value in values):
+        return values
+    return [str.__str__(value) for value in values]
 
 
 def _is_missing(value: Any) -> bool:
@@ -175,6 +196,7 @@ def names_of(values: Any, name: str, n_rows: int, known: Sequence[str] = ()) -> 
         for i, row in enumerate(rows):
             for value in row:
                 _check_name(value, name, i)
+        rows = [_plain(row) for row in rows]
     if one_per_row:
         _check_joined(found, name)
     return _numbered(rows, one_per_row, known)
@@ -192,9 +214,10 @@ def _row(value: Any, name: str, i: int) -> list[Any]:
                         f"{str(value)!r}")
     if hasattr(value, "as_py"):  # an Arrow scalar
         value = value.as_py()
-    if isinstance(value, dict) or not isinstance(value, Iterable):
+    if isinstance(value, dict | bytes) or not isinstance(value, Iterable):
+        hint = "; decode it" if isinstance(value, bytes) else ""
         raise TypeError(f"{name}[{i}] must be a list of strings, got {shown(value)} of type "
-                        f"{type(value).__name__}")
+                        f"{type(value).__name__}{hint}")
     return sorted(value, key=str) if isinstance(value, set | frozenset) else list(value)
 
 
@@ -217,8 +240,9 @@ def _check_name(value: Any, name: str, i: int) -> None:
     if isinstance(value, numbers.Number):
         raise TypeError(f"{name}[{i}] has the number {value!r} as a tag; tags are strings, such as "
                         f"{str(value)!r}")
+    hint = ": decode it" if isinstance(value, bytes) else ""
     raise TypeError(f"{name}[{i}] has {shown(value)} of type {type(value).__name__} as a tag; tags "
-                    "are strings")
+                    f"are strings{hint}")
 
 
 def _check_joined(values: Sequence[str], name: str) -> None:

@@ -10,15 +10,16 @@ from .affine import Affine, float32
 from .onnx_activations import next_activation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from onnx import NodeProto
+    from onnx import NodeProto, TensorProto
 
     from ..._arrays.types import Floats, PathLike
 
 __all__ = ["read_onnx"]
 
-SKIPPED_OPERATORS = {"Identity", "Dropout", "Flatten", "Cast"}  # no effect on a row at inference
+SKIPPED_OPERATORS = {"Identity", "Dropout"}  # no effect on a row at inference
+FLOATING_TYPES = {1, 10, 11, 16}  # of a Cast that does no more than round
 OUTPUT_OPERATORS = {"Softmax", "LogSoftmax", "Sigmoid"}
 
 
@@ -35,6 +36,31 @@ def require_runtime() -> Any:
         raise ImportError('running ONNX models needs the packages onnx and onnxruntime; '
                           'type: pip install "sparselsh-nn[onnx]"') from error
     return onnxruntime
+
+
+def constant_value(node: NodeProto, to_array: Callable[[TensorProto], np.ndarray]
+                   ) -> np.ndarray | None:
+    """The numbers of a Constant node, in whichever of its attributes they are; else None."""
+    for attribute in node.attribute:
+        match attribute.name:
+            case "value":
+                return to_array(attribute.t)
+            case "value_float":
+                return np.array(attribute.f, np.float32)
+            case "value_floats":
+                return np.array(attribute.floats, np.float32)
+            case "value_int":
+                return np.array(attribute.i, np.int64)
+            case "value_ints":
+                return np.array(attribute.ints, np.int64)
+    return None
+
+
+def bias_of(value: np.ndarray, n_out: int) -> np.ndarray | None:
+    """A bias (n_out,), or None where broadcasting adds something else to a row of outputs."""
+    if value.shape not in ((), (1,), (1, 1), (n_out,), (1, n_out)):
+        return None
+    return np.array(np.broadcast_to(np.ravel(value), n_out))
 
 
 def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
@@ -76,7 +102,9 @@ def read_onnx(path: PathLike, *, upcast: bool = False) -> list[Affine]:
         constants = {array.name: numpy_helper.to_array(array) for array in graph.initializer}
         for node in graph.node:
             if node.op_type == "Constant":
-                constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+                value = constant_value(node, numpy_helper.to_array)
+                if value is not None:
+                    constants[node.output[0]] = value
     except Exception as error:  # protobuf, the checker and missing data raise different types
         text = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: not a readable ONNX file ({text}); it may be cut short: "
@@ -150,8 +178,13 @@ class _Chain:
         W = self._float32(node.input[1])
         bias = None
         if len(node.input) > 2 and node.input[2]:
-            bias = self._float32(node.input[2]).ravel()
-        self._add_layer(node, W if options.get("transB", 0) else W.T, bias)
+            bias = self._float32(node.input[2])
+        W = W if options.get("transB", 0) else W.T
+        if bias is not None and (bias := bias_of(bias, len(W))) is None:
+            shape = self.constants[node.input[2]].shape
+            raise NoChain(f"{self.path}: {label} has a bias of shape {shape} for {len(W)} outputs; "
+                          f"export it as ({len(W)},)")
+        self._add_layer(node, W, bias)
 
     def _matmul(self, node: NodeProto, value: str, label: str) -> None:
         if node.input[0] != value:
@@ -167,12 +200,23 @@ class _Chain:
         self.out.append(Affine(name, np.ascontiguousarray(W), bias))
 
     def _add(self, node: NodeProto, value: str, label: str) -> None:
-        bias = self._constant(node, value, label).ravel()
+        constant = self._constant(node, value, label)
         last = self.out[-1] if self.out else None
         if (last is None or last.bias is not None or last.activation
-                or len(bias) != len(last.weight)):
+                or (bias := bias_of(constant, len(last.weight))) is None):
             raise NoChain(f"{self.path}: {label} must add a bias to the MatMul before it")
         self.out[-1] = last._replace(bias=bias)
+
+    def _cast(self, node: NodeProto, value: str, label: str) -> None:
+        if node.attribute[0].i not in FLOATING_TYPES:
+            raise NoChain(f"{self.path}: {label} makes whole numbers; only chains of layers with "
+                          "floating-point values are supported")
+
+    def _flatten(self, node: NodeProto, value: str, label: str) -> None:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        if axis == 0 or (self.out and axis not in (1, -1)):  # the rows are others behind it
+            raise NoChain(f"{self.path}: {label} has axis {axis}, which changes the rows; export "
+                          "it with axis 1")
 
     def _relu(self, node: NodeProto, value: str, label: str) -> None:
         if not self.out or self.out[-1].activation:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..._files import existing
 from .affine import Affine, float32
+from .onnx import bias_of, constant_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -175,8 +176,7 @@ class _Cutter:
         if node is None:
             return None
         if node.op_type == "Constant":
-            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-            return None if tensor is None else self._to_array(tensor)
+            return constant_value(node, self._to_array)
         if node.op_type not in ("Identity", "Cast", "Transpose", "DequantizeLinear"):
             return None
 
@@ -238,12 +238,11 @@ class _Cutter:
         if bias is None:
             scores, bias = self._bias_behind(scores, len(W))
         if bias is not None:
-            if bias.size not in (1, len(W)):
-                raise ValueError(f"{self.path}: {label} has a bias of {bias.size} values for "
-                                 f"{len(W)} outputs; export it again")
-            bias = np.broadcast_to(np.ravel(bias), len(W))
-            bias = float32(np.ascontiguousarray(bias), f"{self.path}: bias of {name_of(node)}",
-                           self.upcast)
+            vector = bias_of(bias, len(W))
+            if vector is None:
+                raise ValueError(f"{self.path}: {label} has a bias of shape {bias.shape} for "
+                                 f"{len(W)} outputs; export it as ({len(W)},)")
+            bias = float32(vector, f"{self.path}: bias of {name_of(node)}", self.upcast)
         return Affine(name_of(node), W, bias), rows, scores
 
     def _bias_behind(self, scores: str, n_out: int) -> tuple[str, np.ndarray | None]:
@@ -252,8 +251,7 @@ class _Cutter:
         for node in self._only_taker(end, "Add"):
             other = [name for name in node.input if name != end]
             value = self._constant(other[0]) if len(other) == 1 else None
-            if value is not None and value.size in (1, n_out) and value.shape[-1:] in (
-                    (n_out,), (1,), ()):
+            if value is not None and bias_of(value, n_out) is not None:
                 return node.output[0], value
         return scores, None
 
@@ -332,8 +330,10 @@ class _Cutter:
         while value not in self.outputs and len(nodes := self.takers.get(value, [])) == 1:
             node, options = nodes[0], attributes(nodes[0])
             kind = node.op_type
-            if kind in (*SKIPPED, "Cast"):
+            if kind in SKIPPED:
                 steps.append(Step("same"))
+            elif kind == "Cast" and options["to"] in FLOAT_TYPES:  # whole numbers would be equal
+                steps.append(Step("cast"))
             elif kind == "Reshape" and node.input[0] == value:
                 shape = self._constant(node.input[1])
                 steps.append(Step("reshape", node.input[1] if shape is None else shape.tolist()))
@@ -353,8 +353,8 @@ class _Cutter:
             elif kind == "ArgMax":
                 steps.append(Step("argmax", (options.get("axis", 0), options.get("keepdims", 1),
                                              options.get("select_last_index", 0))))
-            elif kind == "TopK" and (k := self._constant(node.input[1])) is not None:
-                steps.append(Step("topk", (int(np.ravel(k)[0]), options.get("axis", -1),
+            elif kind == "TopK" and (k := self._n_best(node, options)) is not None:
+                steps.append(Step("topk", (k, options.get("axis", -1),
                                            options.get("largest", 1), list(node.output))))
                 return steps, node.output[0]
             else:
@@ -363,6 +363,13 @@ class _Cutter:
             if kind == "ArgMax":
                 break
         return steps, value
+
+    def _n_best(self, node: NodeProto, options: dict[str, Any]) -> int | None:
+        """The k of a TopK, which is an attribute in opsets of before 10; None if not known."""
+        if len(node.input) < 2:
+            return options.get("k")
+        k = self._constant(node.input[1])
+        return None if k is None else int(np.ravel(k)[0])
 
     def _softmax_axes(self) -> tuple[int, bool]:
         """The axis of a Softmax without one, and whether all axes behind it count as one."""

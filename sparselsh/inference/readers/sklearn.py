@@ -27,6 +27,8 @@ class FittedClassifier(NamedTuple):
     classes: np.ndarray
     is_multilabel: bool
     transformers: list[Any]
+    threshold: float = 0.0  # above which a score is a label, of those with several
+    features: list[str] | None = None  # names of the columns of a data frame of `fit`
 
 
 def read_estimator(estimator: Any) -> FittedClassifier:
@@ -39,27 +41,52 @@ def read_estimator(estimator: Any) -> FittedClassifier:
         name, estimator = estimator.steps[-1]
     label = type(estimator).__name__ + (f" (step {name!r})" if name else "")
 
+    threshold = 0.0
     if hasattr(estimator, "label_binarizer_") and hasattr(estimator, "estimators_"):
         layers = [_one_vs_rest(estimator.estimators_, label)]
         is_multilabel = bool(estimator.multilabel_)
-    elif hasattr(estimator, "coefs_"):
+        # as OneVsRestClassifier does: the first one says what the scores of all are
+        if not _is_classifier(estimator.estimators_[0]):
+            threshold = 0.5
+    elif hasattr(estimator, "support_vectors_") and hasattr(estimator, "coef_"):
+        raise ValueError(f"{label} has an output for each pair of classes, which are no scores of "
+                         "the classes; take LinearSVC, or OneVsRestClassifier of it")
+    elif hasattr(estimator, "coefs_") and hasattr(estimator, "classes_"):
         layers = _mlp(estimator, label)
         is_multilabel = estimator.out_activation_ == "logistic" and estimator.n_outputs_ > 1
     elif hasattr(estimator, "coef_") and hasattr(estimator, "classes_"):
-        layers, is_multilabel = [_linear(estimator, label)], False
-    elif type(estimator).__module__.startswith("sklearn.") and not hasattr(estimator, "coef_") \
+        layers, is_multilabel = [_linear(estimator, label)], _has_several_labels(estimator)
+    elif type(estimator).__module__.startswith("sklearn.") and not _is_fitted(estimator) \
             and any(hasattr(estimator, part) for part in ("hidden_layer_sizes", "fit_intercept",
                                                           "estimator")):
         raise ValueError(f"{label} is not fitted; call fit first, or it has no coef_; {TAKEN}")
     else:
+        hint = "give its best_estimator_; " if hasattr(estimator, "best_estimator_") else ""
         raise TypeError(f"estimator must be a fitted classifier with linear layers, got {label}; "
-                        f"{TAKEN}")
+                        f"{hint}{TAKEN}")
 
     classes = np.asarray(estimator.classes_)
     if len(classes) != layers[-1].n_out:
         raise ValueError(f"{label} has {len(classes)} classes and {layers[-1].n_out} outputs, "
                          f"which are no scores of the classes; {TAKEN}")
-    return FittedClassifier(layers, classes, is_multilabel, transformers)
+    features = None if transformers else getattr(estimator, "feature_names_in_", None)
+    return FittedClassifier(layers, classes, is_multilabel, transformers, threshold,
+                            None if features is None else list(map(str, features)))
+
+
+def _is_fitted(estimator: Any) -> bool:
+    """Whether it has an attribute such as fit sets, by the convention of its name."""
+    return any(name.endswith("_") and not name.startswith("_") for name in vars(estimator))
+
+
+def _is_classifier(estimator: Any) -> bool:
+    return hasattr(estimator, "decision_function") and hasattr(estimator, "classes_")
+
+
+def _has_several_labels(estimator: Any) -> bool:
+    """Whether a linear classifier was fitted on an indicator of labels, as RidgeClassifier may."""
+    binarizer = getattr(estimator, "_label_binarizer", None)
+    return str(getattr(binarizer, "y_type_", "")).startswith("multilabel")
 
 
 def _linear(estimator: Any, label: str) -> Affine:
@@ -80,6 +107,9 @@ def _one_vs_rest(estimators: Sequence[Any], label: str) -> Affine:
     W = np.zeros((len(estimators), known.coef_.shape[-1]), np.float32)
     bias = np.zeros(len(estimators), np.float32)
     for i, estimator in enumerate(estimators):
+        if hasattr(estimator, "_linear_predictor"):  # of a generalized linear model
+            raise ValueError(f"{label}: its estimators are {type(estimator).__name__}, whose "
+                             f"predictions are no linear scores; {TAKEN}")
         if hasattr(estimator, "coef_"):
             row = estimator.coef_
             W[i] = (row.toarray() if sp.issparse(row) else np.asarray(row)).ravel()
@@ -110,4 +140,4 @@ def _dense(coefficients: Any, name: str) -> Floats:
             raise ValueError(f"{name} is sparse, and takes {n_bytes / 2**30:.1f} GiB when it is "
                              "dense; leave features out (SelectKBest), or keep the estimator")
         coefficients = coefficients.toarray()
-    return np.ascontiguousarray(coefficients, np.float32)
+    return np.ascontiguousarray(np.atleast_2d(coefficients), np.float32)
