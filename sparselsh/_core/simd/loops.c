@@ -535,6 +535,73 @@ static inline float typed_element(const void *row, ptrdiff_t k, int dtype)
         : ((const float *)row)[k];
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+
+static inline __m256 load_half(const char *row, ptrdiff_t k, int dtype)
+{
+    if (dtype == DTYPE_INT8)
+        return _mm256_cvtepi32_ps(
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(row + k))));
+    if (dtype == DTYPE_BFLOAT16)
+        return _mm256_castsi256_ps(_mm256_slli_epi32(
+            _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(row + 2 * k))), 16));
+    return _mm256_loadu_ps((const float *)row + k);
+}
+
+/* `sum` of both halves, in the same order */
+static inline float sum_of_halves(__m256 low, __m256 high)
+{
+    const __m256 eight = _mm256_add_ps(low, high);
+    __m128 v = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+    return _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps(v, v, 1)));
+}
+
+/* s[i] = a[i] . x up to the returned number. GCC keeps vectors of two registers in memory, hence the
+   intrinsics. */
+static inline ptrdiff_t dots_of_four(const char *const a[4], int dtype, const float *x, ptrdiff_t d,
+                                     float s[4])
+{
+    __m256 low0 = _mm256_setzero_ps(), low1 = low0, low2 = low0, low3 = low0;
+    __m256 high0 = low0, high1 = low0, high2 = low0, high3 = low0;
+    ptrdiff_t k = 0;
+    for (; k + FLOATS_PER_VEC <= d; k += FLOATS_PER_VEC) {
+        const __m256 low = _mm256_loadu_ps(x + k), high = _mm256_loadu_ps(x + k + 8);
+        low0 = MULTIPLY_ADD_256(load_half(a[0], k, dtype), low, low0);
+        low1 = MULTIPLY_ADD_256(load_half(a[1], k, dtype), low, low1);
+        low2 = MULTIPLY_ADD_256(load_half(a[2], k, dtype), low, low2);
+        low3 = MULTIPLY_ADD_256(load_half(a[3], k, dtype), low, low3);
+        high0 = MULTIPLY_ADD_256(load_half(a[0], k + 8, dtype), high, high0);
+        high1 = MULTIPLY_ADD_256(load_half(a[1], k + 8, dtype), high, high1);
+        high2 = MULTIPLY_ADD_256(load_half(a[2], k + 8, dtype), high, high2);
+        high3 = MULTIPLY_ADD_256(load_half(a[3], k + 8, dtype), high, high3);
+    }
+    s[0] = sum_of_halves(low0, high0), s[1] = sum_of_halves(low1, high1);
+    s[2] = sum_of_halves(low2, high2), s[3] = sum_of_halves(low3, high3);
+    return k;
+}
+
+#else
+
+static inline ptrdiff_t dots_of_four(const char *const a[4], int dtype, const float *x, ptrdiff_t d,
+                                     float s[4])
+{
+    const char *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
+    vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    ptrdiff_t k = 0;
+    for (; k + FLOATS_PER_VEC <= d; k += FLOATS_PER_VEC) {
+        vec v = load(x + k);
+        s0 += load_typed(a0, k, dtype) * v;
+        s1 += load_typed(a1, k, dtype) * v;
+        s2 += load_typed(a2, k, dtype) * v;
+        s3 += load_typed(a3, k, dtype) * v;
+    }
+    s[0] = sum(s0), s[1] = sum(s1), s[2] = sum(s2), s[3] = sum(s3);
+    return k;
+}
+
+#endif
+
 /* Four rows at a time, so that x is loaded once for all and four sums run in parallel. The last row
    is repeated if fewer than four are left, so that the sum of a row does not depend on its
    position. */
@@ -552,18 +619,8 @@ static inline void dots_typed(const void *w, int dtype, const int32_t *rows, ptr
                 prefetch_run((const char *)w + rows[k + 4] * size, size);
         }
 
-        const char *a0 = a[0], *a1 = a[1], *a2 = a[2], *a3 = a[3];
-        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        ptrdiff_t k = 0;
-        for (; k + FLOATS_PER_VEC <= d; k += FLOATS_PER_VEC) {
-            vec v = load(x + k);
-            s0 += load_typed(a0, k, dtype) * v;
-            s1 += load_typed(a1, k, dtype) * v;
-            s2 += load_typed(a2, k, dtype) * v;
-            s3 += load_typed(a3, k, dtype) * v;
-        }
-
-        float s[4] = { sum(s0), sum(s1), sum(s2), sum(s3) };
+        float s[4];
+        ptrdiff_t k = dots_of_four(a, dtype, x, d, s);
         for (; k < d; k++)
             for (int i = 0; i < 4; i++)
                 s[i] += typed_element(a[i], k, dtype) * x[k];
