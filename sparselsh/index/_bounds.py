@@ -31,8 +31,8 @@ CELL_SHARE, CELL_MISSES_OF_SHARE, SHARE_POWER = 0.1, 0.05, 0.5
 # Best estimates, and a factor of the share, up to a recall: of more of them, fewer are by chance in
 # the first half
 EVIDENCE = ((0.96, 64, 1.0), (0.985, 96, 1.0), (1.0, 128, 1.6))
-# For fewer neighbours than this, so many times more of them: where a query is like one neuron, the
-# others with large estimates are not where that one is
+# A search for fewer neighbours than FEW_K takes this many times as much evidence: a query may be
+# like one neuron only, and the neurons with the next best estimates are then in other cells
 FEW_K, EVIDENCE_OF_FEW = 4, 1.5
 # Where the spread of the cells is known, the second half may hold so many times more, and so many
 # neurons may be expected in the other cells for each miss that is allowed

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..._files import existing
 from .affine import Affine, float32
-from .onnx import bias_of, constant_value
+from .onnx import SKIPPED_OPERATORS, bias_of, constant_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MIN_HEAD_OUTPUTS = 2000  # with fewer, a layer is taken only by its name
 CANDIDATE_OPERATORS = ("MatMul", "Gemm")
-SKIPPED = ("Identity", "Dropout")
 MONOTONE = ("Softmax", "LogSoftmax", "Sigmoid")  # keep the order of the outputs of a row
 ORDERING = ("ArgMax", "TopK")
 FLOAT_TYPES = {1: np.float32, 10: np.float16, 11: np.float64}
@@ -257,7 +256,8 @@ class _Cutter:
 
     def _passed(self, value: str) -> str:
         """The value behind nodes that change nothing."""
-        while len(found := [n for n in self._only_taker(value) if n.op_type in SKIPPED]) == 1:
+        while len(found := [n for n in self._only_taker(value)
+                            if n.op_type in SKIPPED_OPERATORS]) == 1:
             value = found[0].output[0]
         return value
 
@@ -317,7 +317,7 @@ class _Cutter:
                 return None
             if node.op_type in kinds:
                 return node
-            if node.op_type not in SKIPPED:
+            if node.op_type not in SKIPPED_OPERATORS:
                 return None
             value = node.input[0]
 
@@ -330,7 +330,7 @@ class _Cutter:
         while value not in self.outputs and len(nodes := self.takers.get(value, [])) == 1:
             node, options = nodes[0], attributes(nodes[0])
             kind = node.op_type
-            if kind in SKIPPED:
+            if kind in SKIPPED_OPERATORS:
                 steps.append(Step("same"))
             elif kind == "Cast" and options["to"] in FLOAT_TYPES:  # whole numbers would be equal
                 steps.append(Step("cast"))
